@@ -1,0 +1,1 @@
+"""Waits: Trio tasks, bounded channels, deadlines and pinned model threads."""

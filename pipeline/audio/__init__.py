@@ -1,0 +1,1 @@
+"""Cuts: framing, pacing arithmetic, resampling and WAV files."""

@@ -1,0 +1,113 @@
+"""The one place that chooses what computes: Metal, CUDA or the CPU with a real BLAS.
+
+`prepare()` must run before the first `import mlx.core` of the process, because on Linux
+the CPU wheel of MLX binds its BLAS symbols when it is loaded: a library already present
+with global symbols wins over the reference BLAS inside the wheel, which is about nine
+times slower. `pipeline.models` calls it when it is imported, and imports MLX only after.
+
+What belongs here: devices, BLAS, thread counts, the dtype that each device computes in.
+What does not: anything about a model.
+"""
+
+import ctypes
+import ctypes.util
+import functools
+import os
+import platform
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+DeviceName = Literal["metal", "cuda", "cpu"]
+
+# With MKL's default of 200 ms its idle workers spin through the gap between two frames
+# and take both cores from everything else; 0 parks them at once.
+_BLOCKTIME = ("KMP_BLOCKTIME", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Blas:
+    """The BLAS that MLX's CPU device calls. `path` is None for the one inside the wheel."""
+
+    name: Literal["mkl", "openblas", "accelerate", "reference"]
+    path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """What this process computes on."""
+
+    device: DeviceName
+    blas: Blas
+    mlx_version: str
+
+    @property
+    def compute_dtype(self) -> Literal["float32", "bfloat16"]:
+        """The dtype weights are kept in: 16-bit products are unusably slow on a CPU."""
+        return "float32" if self.device == "cpu" else "bfloat16"
+
+    @property
+    def warning(self) -> str | None:
+        """A sentence for the log when the choice costs the user real time."""
+        if self.device == "cpu" and self.blas.name == "reference":
+            return (
+                "no fast BLAS found: matrix products run about 9 times slower than they could; "
+                "install the 'cpu' extra (pip install 'packet-voice[cpu]') or a system OpenBLAS "
+                "(apt-get install libopenblas0)"
+            )
+        return None
+
+
+def _mkl_path() -> Path | None:
+    # The `mkl` package installs its libraries beside the interpreter's own.
+    found = sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*"))
+    return found[-1] if found else None
+
+
+@functools.cache
+def _load_blas() -> Blas:
+    if sys.platform == "darwin":
+        return Blas("accelerate", None)
+    mkl = _mkl_path() if platform.machine() == "x86_64" else None
+    candidates: list[tuple[Literal["mkl", "openblas"], str]] = []
+    if mkl is not None:
+        candidates.append(("mkl", str(mkl)))
+    openblas = ctypes.util.find_library("openblas")
+    if openblas is not None:
+        candidates.append(("openblas", openblas))
+    for name, path in candidates:
+        try:
+            ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
+        except OSError:
+            continue  # present but unloadable, for instance built for another libc
+        return Blas(name, path)
+    return Blas("reference", None)
+
+
+@functools.cache
+def prepare() -> Backend:
+    """Choose the device and load its BLAS; called again, it answers what it chose.
+
+    Raises:
+        RuntimeError: MLX was imported earlier, so that the choice would come too late.
+    """
+    if sys.platform == "linux" and "mlx.core" in sys.modules:
+        raise RuntimeError("pipeline.backend.prepare() must run before the first import of mlx.core")
+    os.environ.setdefault(*_BLOCKTIME)
+    blas = _load_blas()
+    import mlx.core as mx  # noqa: PLC0415 - the order is the point
+
+    device: DeviceName = "cpu"
+    if mx.metal.is_available():
+        device = "metal"
+    elif mx.cuda.is_available():
+        device = "cuda"
+    return Backend(device, blas, mx.__version__)
+
+
+def limit_blas_threads(threads: int) -> None:
+    """Let products started by the calling thread use `threads` cores (MKL only; else no effect)."""
+    blas = prepare().blas
+    if blas.name == "mkl" and blas.path is not None:
+        ctypes.CDLL(blas.path).MKL_Set_Num_Threads_Local(ctypes.c_int(threads))

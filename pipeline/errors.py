@@ -1,0 +1,127 @@
+"""Every failure the project names, sorted by whose fault it is.
+
+* `StartupError` — the user's or the machine's, before a socket opens. Has an exit code.
+    * `ConfigError` (2) — a key is unknown, mistyped or out of range, or an argument is wrong.
+    * `WeightsError` (3) — a checkpoint is missing, malformed or not the one described.
+        * `TensorMismatchError` — names every tensor missing, left over or mis-shaped.
+        * `UnsupportedModelError` — a published family that is not speech to speech, or not yet ours.
+    * `AudioFileError` (2) — a sound file cannot be read or written.
+    * `PortInUseError` (4) — the address is taken.
+* `PeerError` — the other side of one connection. Ends that session, logged as info.
+* `RefusedError` — nobody's: there is no room, or the models are not ready yet.
+* `SessionError` — ours, but the damage is one session. Logged as error.
+* `BrokenInvariantError` (70) — ours, and nothing after it can be trusted.
+
+Classes carry fields; nothing is matched by message text.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar, Literal
+
+
+class StartupError(Exception):
+    """The process cannot start: one sentence for stderr, and an exit code."""
+
+    exit_code: ClassVar[int]
+
+
+class ConfigError(StartupError):
+    """A knob is wrong. `key` is its dotted path, or the argument's name."""
+
+    exit_code = 2
+
+    def __init__(self, key: str, problem: str) -> None:
+        super().__init__(f"{key}: {problem}" if key else problem)
+        self.key = key
+        self.problem = problem
+
+
+class AudioFileError(StartupError):
+    """A sound file cannot be read or written."""
+
+    exit_code = 2
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class WeightsError(StartupError):
+    """A checkpoint file is missing, malformed, or not what its config says."""
+
+    exit_code = 3
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
+        self.problem = problem
+
+
+class TensorMismatchError(WeightsError):
+    """A checkpoint and a model disagree; all of the tensors are named, not the first.
+
+    `misshaped` holds (name, expected shape, found shape).
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        missing: Sequence[str] = (),
+        extra: Sequence[str] = (),
+        misshaped: Sequence[tuple[str, tuple[int, ...], tuple[int, ...]]] = (),
+    ) -> None:
+        self.missing = tuple(missing)
+        self.extra = tuple(extra)
+        self.misshaped = tuple(misshaped)
+        parts = []
+        if self.missing:
+            parts.append("missing " + ", ".join(self.missing))
+        if self.extra:
+            parts.append("not expected " + ", ".join(self.extra))
+        if self.misshaped:
+            parts.append(
+                "wrong shape "
+                + ", ".join(f"{n} (expected {list(e)}, found {list(f)})" for n, e, f in self.misshaped)
+            )
+        super().__init__(path, "; ".join(parts))
+
+
+class UnsupportedModelError(WeightsError):
+    """The checkpoint is recognised, and this server does not run it."""
+
+
+class PortInUseError(StartupError):
+    """Another process listens on the address."""
+
+    exit_code = 4
+
+    def __init__(self, host: str, port: int) -> None:
+        super().__init__(f"{host}:{port} is in use; choose another with --set server.port=N")
+        self.host = host
+        self.port = port
+
+
+class PeerError(Exception):
+    """The peer broke an agreement; only its own session ends."""
+
+
+RefusalCode = Literal["full", "not_ready", "draining"]
+
+
+class RefusedError(Exception):
+    """No session can be opened now; `retry_after_ms` says when to ask again."""
+
+    def __init__(self, code: RefusalCode, message: str, retry_after_ms: int) -> None:
+        super().__init__(message)
+        self.code: RefusalCode = code
+        self.retry_after_ms = retry_after_ms
+
+
+class SessionError(Exception):
+    """One session cannot go on, through a fault of ours."""
+
+
+class BrokenInvariantError(Exception):
+    """Something that must always hold did not; the process ends, exit code 70."""

@@ -1,0 +1,1 @@
+"""Remembers: the lanes' streaming state, NumPy in and NumPy out."""

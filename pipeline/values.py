@@ -1,0 +1,133 @@
+"""What travels between the rooms: frozen values that hold Python, bytes or NumPy.
+
+Never an `mx.array`: an MLX stream is bound to the thread that made it. Every value
+on a channel carries the lane it belongs to; every frame also carries the session's
+frame index, so that a gap is visible downstream, and the client's capture time, which
+is echoed and never read as a clock.
+
+Shapes: `pcm [1920]` float32 at 24 kHz within ±1, `codes [K]` int32.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Pcm = npt.NDArray[np.float32]
+Codes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one session's tokens are drawn. Temperature 0 is greedy; `top_k` 0 is no limit.
+
+    `padding_bias` is added to the text logits of the padding token: above 0 the agent
+    talks less, below 0 more. `repetition_penalty` divides (or, where negative, multiplies)
+    the text logits of the last `repetition_window` text tokens that were not padding.
+    Defaults are those of the official `LMGen`.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 250
+    text_temperature: float = 0.7
+    text_top_k: int = 25
+    padding_bias: float = 0.0
+    repetition_penalty: float = 1.0
+    repetition_window: int = 64
+    seed: int = 0
+
+
+GREEDY = Sampling(temperature=0.0, text_temperature=0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class LaneOpened:
+    """The lane belongs to a new session; each stage resets exactly that row."""
+
+    lane: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class LaneConfigured:
+    """The session's sampling changes from its next frame on; its state does not."""
+
+    lane: int
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class LaneClosed:
+    """Nothing follows for this session; past the last stage the lane is free again."""
+
+    lane: int
+
+
+LaneEvent = LaneOpened | LaneConfigured | LaneClosed
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """What every frame carries through the line, whatever its payload.
+
+    `index` counts the session's frames from 0. `captured_ms` is the client's clock,
+    milliseconds since the Unix epoch, echoed bit for bit. `received_s` is the server's
+    monotonic clock at the moment the packet was read; `model_s` sums the batches it was
+    part of and its waits for a busy model thread, so that
+    `now - received_s - model_s` is the added latency.
+    """
+
+    lane: int
+    index: int
+    captured_ms: float
+    received_s: float
+    model_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class UserFrame(Frame):
+    """80 ms of microphone: `pcm [1920]`."""
+
+    pcm: Pcm
+
+
+@dataclass(frozen=True, slots=True)
+class UserCodes(Frame):
+    """The same 80 ms as Mimi codes `[K]`."""
+
+    codes: Codes
+
+
+@dataclass(frozen=True, slots=True)
+class TextPartial:
+    """The whole utterance so far; losing one costs nothing."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextFinal:
+    """An utterance, closed."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class AgentCodes(Frame):
+    """One step of the language model.
+
+    `token` is the raw text token of the step. `codes [dep_q]` are whole, undelayed agent
+    codes, or None during the first `max_delay` steps, when no frame is complete yet.
+    """
+
+    token: int
+    text: tuple[TextPartial | TextFinal, ...]
+    codes: Codes | None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentFrame(Frame):
+    """80 ms of loudspeaker, or None while the model's delay fills, and the text beside it."""
+
+    text: tuple[TextPartial | TextFinal, ...]
+    pcm: Pcm | None

@@ -1,0 +1,1 @@
+"""Speaks: HTTP, WebSocket and the pages."""
