@@ -12,6 +12,7 @@ What does not: anything about a model.
 import ctypes
 import ctypes.util
 import functools
+import importlib.metadata
 import os
 import platform
 import sys
@@ -103,7 +104,7 @@ def prepare() -> Backend:
         device = "metal"
     elif mx.cuda.is_available():
         device = "cuda"
-    return Backend(device, blas, mx.__version__)
+    return Backend(device, blas, importlib.metadata.version("mlx"))
 
 
 def limit_blas_threads(threads: int) -> None:

@@ -41,6 +41,23 @@ GREEDY = Sampling(temperature=0.0, text_temperature=0.0)
 
 
 @dataclass(frozen=True, slots=True)
+class TextPartial:
+    """The whole utterance so far; losing one costs nothing."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class TextFinal:
+    """An utterance, closed."""
+
+    text: str
+
+
+Text = TextPartial | TextFinal
+
+
+@dataclass(frozen=True, slots=True)
 class LaneOpened:
     """The lane belongs to a new session; each stage resets exactly that row."""
 
@@ -58,9 +75,13 @@ class LaneConfigured:
 
 @dataclass(frozen=True, slots=True)
 class LaneClosed:
-    """Nothing follows for this session; past the last stage the lane is free again."""
+    """Nothing follows for this session; past the last stage the lane is free again.
+
+    `text` is what the stepper still had to say: the utterance this closes.
+    """
 
     lane: int
+    text: tuple[Text, ...] = ()
 
 
 LaneEvent = LaneOpened | LaneConfigured | LaneClosed
@@ -99,20 +120,6 @@ class UserCodes(Frame):
 
 
 @dataclass(frozen=True, slots=True)
-class TextPartial:
-    """The whole utterance so far; losing one costs nothing."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class TextFinal:
-    """An utterance, closed."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class AgentCodes(Frame):
     """One step of the language model.
 
@@ -121,7 +128,7 @@ class AgentCodes(Frame):
     """
 
     token: int
-    text: tuple[TextPartial | TextFinal, ...]
+    text: tuple[Text, ...]
     codes: Codes | None
 
 
@@ -129,5 +136,5 @@ class AgentCodes(Frame):
 class AgentFrame(Frame):
     """80 ms of loudspeaker, or None while the model's delay fills, and the text beside it."""
 
-    text: tuple[TextPartial | TextFinal, ...]
+    text: tuple[Text, ...]
     pcm: Pcm | None

@@ -1,0 +1,213 @@
+"""The knobs: what the `pipeline` section of a config.json may say, with units and defaults.
+
+A config.json is Kyutai's, unmodified, plus one optional key, `pipeline`, whose content is
+`Settings`. It is read strictly: an unknown key, a wrong type or a value out of range is a
+`ConfigError` that names the dotted path. The other keys describe the model and are read
+by `pipeline.models`, which refuses what it does not know just as strictly.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from pipeline.errors import ConfigError
+from pipeline.values import Sampling
+
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Natural = Annotated[int, msgspec.Meta(ge=0)]
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+MESSAGE_BYTES = 65_552  # 17 bytes of header and the largest u16 payload
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A group of knobs; unknown keys are refused."""
+
+
+class Server(Section, frozen=True):
+    """Where to listen, and who may ask.
+
+    host: address to bind.
+    port: TCP port; 0 lets the system choose one.
+    allowed_hosts: values the Host header may have, ports ignored.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8788
+    allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
+
+
+class Lanes(Section, frozen=True):
+    """How many sessions run at once, and how many may wait.
+
+    max: rows of every streaming state; unset: 16, or 1 on models of 10⁹ parameters and more.
+    queue: sessions that may wait for a lane before new ones are refused.
+    """
+
+    max: Count | None = None
+    queue: Natural = 8
+
+
+class Limits(Section, frozen=True):
+    """Bounds on one connection.
+
+    message_bytes: largest WebSocket message accepted.
+    send_timeout_s: how long one write may wait for a peer that does not read.
+    max_lag_ms: audio older than this, waiting for its model, is dropped oldest first.
+    """
+
+    message_bytes: Annotated[int, msgspec.Meta(ge=17, le=MESSAGE_BYTES)] = MESSAGE_BYTES
+    send_timeout_s: Seconds = 2.0
+    max_lag_ms: Milliseconds = 400
+
+
+class Heartbeat(Section, frozen=True):
+    """How silence is noticed.
+
+    every_s: a heartbeat is sent this often.
+    timeout_s: a peer from which nothing came for this long is gone.
+    """
+
+    every_s: Seconds = 5.0
+    timeout_s: Seconds = 15.0
+
+
+class Text(Section, frozen=True):
+    """When an utterance of the agent ends.
+
+    final_after_padding: consecutive padding tokens that close it.
+    final_after_s: longest utterance.
+    """
+
+    final_after_padding: Count = 13
+    final_after_s: Seconds = 60.0
+
+
+class SamplingDefaults(Section, frozen=True):
+    """How tokens are drawn where a session does not say; unset: the checkpoint's own, or LMGen's.
+
+    temperature, text_temperature: 0 is greedy.
+    top_k, text_top_k: 0 is no limit.
+    padding_bias: added to the logit of the text padding token.
+    repetition_penalty: divides the logits of recent text tokens.
+    seed: seed of every session that brings none; unset: a new one each time.
+    """
+
+    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    top_k: Natural | None = None
+    text_temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    text_top_k: Natural | None = None
+    padding_bias: float | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    seed: Natural | None = None
+
+
+class Log(Section, frozen=True):
+    """What is logged, and how.
+
+    level: lowest level shown.
+    format: `console` for people, `json` for tools, `auto` by whether stderr is a terminal.
+    """
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class Settings(Section, frozen=True):
+    """The `pipeline` section.
+
+    stall_s: a model thread that does not return within this time ends the process.
+    drain_s: how long sessions may finish after SIGTERM.
+    """
+
+    server: Server = Server()
+    lanes: Lanes = Lanes()
+    limits: Limits = Limits()
+    heartbeat: Heartbeat = Heartbeat()
+    text: Text = Text()
+    sampling: SamplingDefaults = SamplingDefaults()
+    log: Log = Log()
+    stall_s: Seconds = 10.0
+    drain_s: Seconds = 5.0
+
+    def sampling_for(self, recommended: Mapping[str, Any], seed: int) -> Sampling:
+        """These settings, over the checkpoint's `lm_gen_config`, over LMGen's defaults."""
+        official = {
+            "temp": "temperature",
+            "top_k": "top_k",
+            "temp_text": "text_temperature",
+            "top_k_text": "text_top_k",
+        }
+        chosen: dict[str, Any] = {"seed": seed}
+        chosen |= {ours: recommended[theirs] for theirs, ours in official.items() if theirs in recommended}
+        chosen |= {k: v for k, v in msgspec.structs.asdict(self.sampling).items() if v is not None}
+        return Sampling(**chosen)
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """One config.json: where it lies, what it says of the model, and the settings."""
+
+    path: Path
+    model: Mapping[str, Any]
+    settings: Settings
+
+    @property
+    def folder(self) -> Path:
+        """Where the files that the config names are looked for."""
+        return self.path.parent
+
+
+def parse_settings(section: object) -> Settings:
+    """Read a `pipeline` section; a `ConfigError` names the dotted path of what is wrong."""
+    try:
+        return msgspec.convert(section, Settings)
+    except msgspec.ValidationError as error:
+        problem, _, at = str(error).partition(" - at `$")
+        raise ConfigError("pipeline" + at.rstrip("`"), problem) from None
+
+
+def _apply(section: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(override, "an override is written key=value, as in server.port=9000")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text  # a bare word is a string
+    *parents, last = key.strip().split(".")
+    for parent in parents:
+        section = section.setdefault(parent, {})
+        if not isinstance(section, dict):
+            raise ConfigError(f"pipeline.{key}", f"`{parent}` is not a section")
+    section[last] = value
+
+
+def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a config.json, or the one in a folder, with `key=value` overrides of its `pipeline` section.
+
+    Raises:
+        ConfigError: the file cannot be read, is not a JSON object, or its settings are wrong.
+    """
+    file = path / "config.json" if path.is_dir() else path
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(str(file), "no such file") from None
+    except OSError as error:
+        raise ConfigError(str(file), f"cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError(str(file), f"not JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError(str(file), "expected a JSON object")
+    section = raw.pop("pipeline", {})
+    if not isinstance(section, dict):
+        raise ConfigError("pipeline", "expected an object")
+    for override in overrides:
+        _apply(section, override)
+    return Config(file, raw, parse_settings(section))
