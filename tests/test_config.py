@@ -1,0 +1,78 @@
+"""The `pipeline` section of a config.json."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import read_config
+from pipeline.errors import ConfigError
+
+
+def written(folder: Path, content: object) -> Path:
+    path = folder / "config.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_everything_has_a_default(tmp_path: Path) -> None:
+    settings = read_config(written(tmp_path, {})).settings
+    assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8788)
+    assert settings.lanes.queue == 8
+    assert settings.stall_s == 10
+
+
+def test_model_keys_pass_untouched_and_the_section_is_taken_out(tmp_path: Path) -> None:
+    config = read_config(written(tmp_path, {"dim": 64, "pipeline": {"lanes": {"max": 2}}}))
+    assert config.model == {"dim": 64}
+    assert config.settings.lanes.max == 2
+    assert config.folder == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("section", "path"),
+    [
+        ({"servre": {}}, "pipeline"),
+        ({"server": {"prot": 1}}, "pipeline.server"),
+        ({"server": {"port": "x"}}, "pipeline.server.port"),
+        ({"server": {"port": 70000}}, "pipeline.server.port"),
+        ({"lanes": {"max": 0}}, "pipeline.lanes.max"),
+        ({"heartbeat": {"every_s": -1}}, "pipeline.heartbeat.every_s"),
+        ({"log": {"level": "loud"}}, "pipeline.log.level"),
+        ({"server": {"allowed_hosts": ["a", 1]}}, "pipeline.server.allowed_hosts[1]"),
+    ],
+)
+def test_what_is_wrong_is_named_by_its_path(tmp_path: Path, section: object, path: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_config(written(tmp_path, {"pipeline": section}))
+    assert caught.value.key == path
+    assert caught.value.exit_code == 2
+
+
+def test_an_override_wins_and_is_checked_alike(tmp_path: Path) -> None:
+    path = written(tmp_path, {"pipeline": {"server": {"port": 1}}})
+    assert read_config(path, ["server.port=9000", "log.level=debug"]).settings.server.port == 9000
+    with pytest.raises(ConfigError, match=r"server\.port: Expected"):
+        read_config(path, ["server.port=high"])
+    with pytest.raises(ConfigError, match="key=value"):
+        read_config(path, ["server.port"])
+    with pytest.raises(ConfigError, match="not a section"):
+        read_config(path, ["server.port.x=1"])
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", '{"pipeline": 3}', "\xff"])
+def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "config.json"
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError):
+        read_config(path)
+    with pytest.raises(ConfigError, match="no such file"):
+        read_config(tmp_path / "absent")
+
+
+def test_a_session_samples_by_settings_then_checkpoint_then_official_defaults(tmp_path: Path) -> None:
+    path = written(tmp_path, {})
+    settings = read_config(path, ["sampling.temperature=0.5"]).settings
+    sampling = settings.sampling_for({"temp": 0.9, "temp_text": 0.6}, seed=7)
+    assert (sampling.temperature, sampling.text_temperature, sampling.top_k) == (0.5, 0.6, 250)
+    assert sampling.seed == 7
