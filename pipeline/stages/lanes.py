@@ -18,6 +18,11 @@ def bucket_width(lanes: int) -> int:
     return 1 << max(lanes - 1, 0).bit_length()
 
 
+def bucket_widths(lanes: int) -> list[int]:
+    """1, 2, 4, … up to the bucket of `lanes`: every width a batch can have."""
+    return [1 << power for power in range(bucket_width(lanes).bit_length())]
+
+
 def padded_rows(lanes: Sequence[int], scratch: int) -> npt.NDArray[np.int32]:
     """Rows `[w]` int32: the lanes in their order, then `scratch` up to the bucket's width.
 

@@ -7,7 +7,7 @@ sequence, by its length in steps, or by the end of the session.
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import sentencepiece
 
@@ -18,7 +18,7 @@ from pipeline.values import Text, TextFinal, TextPartial
 class Spelling(Protocol):
     """How token ids become text."""
 
-    kind: str
+    kind: Literal["ids", "text"]
     end_of_sequence: int | None
 
     def spell(self, tokens: list[int]) -> str:
@@ -29,8 +29,8 @@ class Spelling(Protocol):
 class TokenIds:
     """Without a tokenizer: the ids themselves, separated by spaces."""
 
-    kind = "ids"
-    end_of_sequence = None
+    kind: Literal["ids", "text"] = "ids"
+    end_of_sequence: int | None = None
 
     def spell(self, tokens: list[int]) -> str:
         """`[7, 42]` → `"7 42"`."""
@@ -40,7 +40,7 @@ class TokenIds:
 class SentencePiece:
     """With the checkpoint's SentencePiece model (Kudo and Richardson 2018)."""
 
-    kind = "text"
+    kind: Literal["ids", "text"] = "text"
 
     def __init__(self, path: Path, vocabulary: int) -> None:
         """Read the model at `path`, which must have `vocabulary` pieces.
@@ -58,7 +58,7 @@ class SentencePiece:
         if pieces != vocabulary:
             raise WeightsError(str(path), f"has {pieces} pieces, but the model's text_card is {vocabulary}")
         end = self._pieces.eos_id()
-        self.end_of_sequence = end if end >= 0 else None
+        self.end_of_sequence: int | None = end if end >= 0 else None
 
     def spell(self, tokens: list[int]) -> str:
         """The pieces joined; a byte sequence still incomplete shows as U+FFFD."""

@@ -1,0 +1,182 @@
+"""Causal attention over rings: each lane keeps the keys and values of its last `context` positions.
+
+What belongs here: the projections, the rotation, where in a ring a position is written
+and which slots a query may read. A ring is never gathered: keys and values are written
+at `(row, slot)` in place, and each lane attends to a view of its own row. What a step
+needs beside the rings is the same in every layer, so it is worked out once per call,
+on the host, as an `AttentionPlan`. Residuals, norms and feed-forward: `transformer`.
+"""
+
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+from mlx import nn
+
+Positions = npt.NDArray[np.int64]
+Lanes = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class Rotation:
+    """Rotary tables (Su et al. 2021) `cos, sin [w, T, 1, D/2]`, float32.
+
+    `interleaved`: a pair is two neighbours; else it is one of each half of a head.
+    """
+
+    cos: mx.array
+    sin: mx.array
+    interleaved: bool
+
+    @classmethod
+    def at(cls, positions: Positions, head_dim: int, max_period: float, *, interleaved: bool) -> "Rotation":
+        """Turn pair i at position p by `p · max_period^(-2i/D)`; `positions [w, T]`.
+
+        The angles are taken in float64 on the host: in float32 a position of a day-long
+        session times a frequency would be off by whole radians.
+        """
+        frequencies = max_period ** (-np.arange(head_dim // 2, dtype=np.float64) * 2 / head_dim)
+        angles = positions[:, :, None, None] * frequencies  # [w, T, 1, D/2]
+        return cls(
+            mx.array(np.cos(angles).astype(np.float32)),
+            mx.array(np.sin(angles).astype(np.float32)),
+            interleaved,
+        )
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """Rotate `x [w, T, H, D]` in float32; the dtype stays."""
+        full = x.astype(mx.float32)
+        if self.interleaved:
+            pairs = full.reshape(*x.shape[:-1], -1, 2)
+            real, imaginary = pairs[..., 0], pairs[..., 1]
+        else:
+            real, imaginary = mx.split(full, 2, axis=-1)
+        turned = [real * self.cos - imaginary * self.sin, real * self.sin + imaginary * self.cos]
+        joined = mx.stack(turned, axis=-1) if self.interleaved else mx.concatenate(turned, axis=-1)
+        return joined.reshape(x.shape).astype(x.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """Where this call's `T` positions go in the rings of `w` lanes, and what they may see.
+
+    `rows [w, 1]` and `slots [w, T]` int32 address the writes; `reads` holds each lane's
+    (row, filled slots); `masks` each lane's `[T, filled]` bool, or None where one query
+    sees everything that is filled.
+    """
+
+    rows: mx.array
+    slots: mx.array
+    reads: tuple[tuple[int, int], ...]
+    masks: tuple[mx.array | None, ...]
+
+    @classmethod
+    def of(cls, starts: Positions, lanes: Lanes, steps: int, context: int) -> "AttentionPlan":
+        """Write `steps` positions from `starts [w]` on, then let each see its causal window.
+
+        All positions of a call are written before any attends. With a ring of exactly
+        `context` slots the first of two queries has therefore lost the oldest key of its
+        window, overwritten by its neighbour; the official implementation does the same,
+        and models were trained and published with it.
+
+        Raises:
+            ValueError: more positions than slots, so that a call would overwrite its own keys.
+        """
+        if steps > context:
+            raise ValueError(f"{steps} positions do not fit a ring of {context}")
+        queries = starts[:, None] + np.arange(steps)  # [w, T]
+        reads: list[tuple[int, int]] = []
+        masks: list[mx.array | None] = []
+        for row, lane_queries in zip(lanes.tolist(), queries, strict=True):
+            last = int(lane_queries[-1])
+            filled = min(last + 1, context)
+            reads.append((row, filled))
+            if steps == 1:
+                masks.append(None)
+            else:
+                held = last - (last - np.arange(filled)) % context  # the position in each slot
+                age = lane_queries[:, None] - held
+                masks.append(mx.array((age >= 0) & (age < context)))
+        return cls(
+            mx.array(lanes[:, None]),
+            mx.array((queries % context).astype(np.int32)),
+            tuple(reads),
+            tuple(masks),
+        )
+
+
+def write(ring: mx.array, fresh: mx.array, plan: AttentionPlan) -> mx.array:
+    """Put `fresh [w, T, H, D]` at the plan's slots of `ring [rows, H, context, D]`.
+
+    The argument still holds the old values. Once nothing refers to it any more when the
+    result is evaluated, MLX writes into its memory, and no copy is made.
+    """
+    written = mx.array(ring)
+    written[plan.rows, :, plan.slots] = fresh.astype(ring.dtype)
+    return written
+
+
+def attend(queries: mx.array, keys: mx.array, values: mx.array, plan: AttentionPlan) -> mx.array:
+    """Let each lane's `queries [w, H, T, D]` see the filled slots of its own row of the rings.
+
+    Lane by lane on views: a row's result cannot depend on its neighbours, and a session
+    of two seconds does not pay for a ring of four minutes.
+    """
+    scale = queries.shape[-1] ** -0.5
+    seen = [
+        mx.fast.scaled_dot_product_attention(
+            queries[i : i + 1],
+            keys[row : row + 1, :, :filled],
+            values[row : row + 1, :, :filled],
+            scale=scale,
+            mask=mask,
+        )
+        for i, ((row, filled), mask) in enumerate(zip(plan.reads, plan.masks, strict=True))
+    ]
+    return seen[0] if len(seen) == 1 else mx.concatenate(seen, axis=0)
+
+
+def attend_whole(queries: mx.array, keys: mx.array, values: mx.array, context: int | None) -> mx.array:
+    """Let every position see itself and the `context - 1` before it (all, where None).
+
+    `queries [B, H, T, D]`, `keys, values [B, Hkv, T, D]` → `[B, H, T, D]`.
+    """
+    time = mx.arange(queries.shape[2])
+    age = time[:, None] - time
+    visible = age >= 0
+    if context is not None:
+        visible = visible & (age < context)
+    return mx.fast.scaled_dot_product_attention(
+        queries, keys, values, scale=queries.shape[-1] ** -0.5, mask=visible
+    )
+
+
+class Projections(nn.Module):
+    """The four products around one layer's attention, in `sets` variants (one per depformer step)."""
+
+    def __init__(self, d_model: int, num_heads: int, num_kv_heads: int, sets: int = 1) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.num_kv_heads = num_kv_heads
+        width = d_model // num_heads * (num_heads + 2 * num_kv_heads)
+        self.in_projs = [nn.Linear(d_model, width, bias=False) for _ in range(sets)]
+        self.out_projs = [nn.Linear(d_model, d_model, bias=False) for _ in range(sets)]
+
+    def heads(
+        self, x: mx.array, rotation: Rotation | None, which: int = 0
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """`x [w, T, D]` → queries `[w, T, H, Dh]`, keys and values `[w, T, Hkv, Dh]`."""
+        width, steps, _ = x.shape
+        rotated = self.num_heads + self.num_kv_heads
+        # Packed along the width as all queries, all keys, all values.
+        heads = self.in_projs[which](x).reshape(width, steps, rotated + self.num_kv_heads, -1)
+        turned, values = heads[:, :, :rotated], heads[:, :, rotated:]
+        if rotation is not None:
+            turned = rotation(turned)  # queries and keys at once
+        return turned[:, :, : self.num_heads], turned[:, :, self.num_heads :], values
+
+    def merge(self, heads: mx.array, which: int = 0) -> mx.array:
+        """`heads [w, H, T, Dh]` → `[w, T, D]`."""
+        width, _, steps, _ = heads.shape
+        return self.out_projs[which](heads.swapaxes(1, 2).reshape(width, steps, -1))

@@ -1,0 +1,182 @@
+"""What one config.json describes: two models, a tokenizer, and the files that hold them.
+
+`open_bundle` finds the files and checks their headers against the config, all before a
+weight is read; `load_mimi` and `load_lm` read them. Where a config names no weights but a
+seed (`untrained.seed`), ordinary checkpoint files are made from it in the user's cache.
+"""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import mlx.core as mx
+import msgspec
+import platformdirs
+
+from pipeline import backend
+from pipeline.config import Config
+from pipeline.errors import ConfigError, WeightsError
+from pipeline.models import untrained
+from pipeline.models.checkpoint import read_header
+from pipeline.models.lm import LmModel
+from pipeline.models.lm_config import LmConfig, parse_lm_config
+from pipeline.models.mimi import Mimi
+from pipeline.models.mimi_config import MimiConfig, parse_mimi_config
+
+# The names that Kyutai's repositories use where a config names none.
+_MOSHI_NAME: Final = "model.safetensors"
+_MIMI_NAME: Final = "tokenizer-e351c8d8-checkpoint125.safetensors"
+_TOKENIZER_NAME: Final = "tokenizer_spm_32k_3.model"
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A checkpoint: what it is and where it lies. `tokenizer` is None where there is none."""
+
+    name: str
+    lm: LmConfig
+    mimi: MimiConfig
+    lm_path: Path
+    mimi_path: Path
+    tokenizer: Path | None
+    trained: bool
+    recommended_sampling: Mapping[str, Any]
+
+    def load_mimi(self) -> Mimi:
+        """The codec with its weights, in the calling thread.
+
+        Raises:
+            WeightsError: the file is not what the config says.
+        """
+        mimi = Mimi(self.mimi, self.lm.mimi_codebooks)
+        mimi.load_weights(self.mimi_path)  # float32 everywhere: fewer bits give other codes
+        return mimi
+
+    def load_lm(self) -> LmModel:
+        """The language model with its weights, in the calling thread.
+
+        Raises:
+            WeightsError: the file is not what the config says.
+        """
+        model = LmModel(self.lm)
+        dtype: mx.Dtype = getattr(mx, backend.prepare().compute_dtype)
+        model.load_weights(self.lm_path, dtype)
+        return model
+
+    def check(self) -> None:
+        """Compare both files with the config, by name and shape, reading headers only.
+
+        Raises:
+            WeightsError: a file is missing or malformed; `TensorMismatchError` names every tensor.
+        """
+        Mimi(self.mimi, self.lm.mimi_codebooks).check_weights(self.mimi_path)
+        LmModel(self.lm).check_weights(self.lm_path)
+
+    def describe(self) -> dict[str, Any]:
+        """What is loaded, for people and for tools: files, tensors, parameters, dtype."""
+        return {
+            "name": self.name,
+            "trained": self.trained,
+            "lm": {
+                "dtype": backend.prepare().compute_dtype,
+                "file": self.lm_path.name,
+                "parameters": self.lm_parameters,
+                **_sizes(self.lm_path),
+            },
+            "mimi": {
+                "file": self.mimi_path.name,
+                "codebooks": self.lm.mimi_codebooks,
+                **_sizes(self.mimi_path),
+            },
+            "tokenizer": self.tokenizer.name if self.tokenizer else None,
+        }
+
+    @property
+    def lm_parameters(self) -> int:
+        """Numbers in the language model, none of them allocated to find out."""
+        return sum(math.prod(shape) for _, shape in untrained.lm_tensors(self.lm))
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    return {"tensors": len(read_header(path)), "bytes": path.stat().st_size}
+
+
+def _read_mimi_config(folder: Path, name: object) -> dict[str, Any]:
+    if name is None:
+        return {}
+    path = folder / str(name)
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("mimi_config_name", f"{path} cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise ConfigError("mimi_config_name", f"{path} is not JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise ConfigError("mimi_config_name", f"{path} does not hold a JSON object")
+    return raw
+
+
+def _weights(
+    folder: Path, name: str, seed: int | None, make: Callable[[Path], None], key: str
+) -> tuple[Path, bool]:
+    """The file, and whether somebody trained it."""
+    path = folder / name
+    if path.is_file() or seed is None:
+        return path, True
+    made = platformdirs.user_cache_path("packet-voice") / "untrained" / key / name
+    if not made.is_file():
+        try:
+            make(made)
+        except OSError as error:
+            raise WeightsError(str(made), f"cannot be written ({error.strerror})") from None
+    return made, False
+
+
+def open_bundle(config: Config) -> Bundle:
+    """Read what `config` says of its models and find their files.
+
+    Raises:
+        ConfigError: a key of the model's configuration is unknown, mistyped or unsupported.
+        WeightsError: weights cannot be made, or a named tokenizer is missing.
+    """
+    raw = config.model
+    lm = parse_lm_config(raw)
+    mimi = parse_mimi_config(_read_mimi_config(config.folder, raw.get("mimi_config_name")))
+    if lm.mimi_codebooks > mimi.quantizer.n_q:
+        raise ConfigError("dep_q", f"{lm.mimi_codebooks} codebooks are needed, Mimi has {mimi.quantizer.n_q}")
+    if lm.card != mimi.quantizer.bins:
+        raise ConfigError("card", f"{lm.card}, but Mimi's codebooks have {mimi.quantizer.bins} entries")
+    seed = config.settings.untrained.seed
+    described = json.dumps([untrained.VERSION, seed, msgspec.to_builtins(lm), msgspec.to_builtins(mimi)])
+    key = hashlib.sha256(described.encode()).hexdigest()[:16]
+
+    def make_lm(path: Path) -> None:
+        untrained.write_checkpoint(path, untrained.lm_tensors(lm), seed or 0)
+
+    def make_mimi(path: Path) -> None:
+        untrained.write_checkpoint(path, untrained.mimi_tensors(mimi), seed or 0)
+
+    lm_path, lm_trained = _weights(
+        config.folder, str(raw.get("moshi_name") or _MOSHI_NAME), seed, make_lm, key
+    )
+    mimi_path, mimi_trained = _weights(
+        config.folder, str(raw.get("mimi_name") or _MIMI_NAME), seed, make_mimi, key
+    )
+    named = raw.get("tokenizer_name")
+    tokenizer = config.folder / str(named or _TOKENIZER_NAME)
+    if named and not tokenizer.is_file():
+        raise WeightsError(str(tokenizer), "no such file (tokenizer_name)")
+    return Bundle(
+        name=config.folder.resolve().name if config.path.name == "config.json" else config.path.stem,
+        lm=lm,
+        mimi=mimi,
+        lm_path=lm_path,
+        mimi_path=mimi_path,
+        tokenizer=tokenizer if tokenizer.is_file() else None,
+        trained=lm_trained and mimi_trained,
+        recommended_sampling=raw.get("lm_gen_config") or {},
+    )

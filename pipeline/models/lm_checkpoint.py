@@ -1,0 +1,110 @@
+"""The three layouts in which Moshi language models are published, as rules.
+
+Parameters are named as in the state dict of a current official `LMModel`, whose attention
+projections are split by weight set ("split"). Older files have them packed into one tensor
+("packed"). The MLX repositories keep the depformer as one slice per codebook, so that what
+codebooks share is there several times ("mlx").
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from pipeline.models.checkpoint import Rule
+from pipeline.models.lm_config import LmConfig
+
+Layout = Literal["packed", "split", "mlx"]
+
+
+def detect_layout(names: Iterable[str]) -> Layout:
+    """Tell the layout by tensors that only it has."""
+    layout: Layout = "split"
+    for name in names:
+        if name.startswith("depformer.slices."):
+            return "mlx"
+        if name.endswith(".self_attn.in_proj_weight"):
+            layout = "packed"
+    return layout
+
+
+def lm_rules(config: LmConfig, layout: Layout) -> list[Rule]:
+    """What has to be renamed, split or squeezed to load `layout` into an `LmModel`."""
+    if layout == "mlx":
+        return _mlx_rules(config)
+    return _norm_rules(config) + _gating_rules(config) + (_packed_rules(config) if layout == "packed" else [])
+
+
+def _norm_rules(config: LmConfig) -> list[Rule]:
+    # The official RMS norm keeps its weight as [1, 1, D].
+    rules = []
+    if config.norm.startswith("rms"):
+        norms = r"(out_norm|(?:transformer|depformer)\.layers\.\d+\.norm[12])\.alpha"
+        rules.append(Rule(norms, r"\1.alpha", leading_ones=2))
+    if config.depformer_norm is not None and config.depformer_norm.startswith("rms"):
+        rules.append(Rule(r"(depformer_norms\.\d+)\.alpha", r"\1.alpha", leading_ones=2))
+    return rules
+
+
+def _gating_rules(config: LmConfig) -> list[Rule]:
+    # Where there is only one set of weights, its files do not number it.
+    rules = []
+    if config.transformer.gating != "none":
+        rules.append(Rule(r"(transformer\.layers\.\d+\.gating)\.(linear_\w+\.weight)", r"\1.0.\2"))
+    if config.depformer.gating != "none" and not config.depformer_weights_per_step:
+        rules.append(Rule(r"(depformer\.layers\.\d+\.gating)\.(linear_\w+\.weight)", r"\1.0.\2"))
+    return rules
+
+
+def _packed_rules(config: LmConfig) -> list[Rule]:
+    sets = max(config.weight_sets) + 1
+    rules = []
+    for module, parts in (("transformer", 1), ("depformer", sets)):
+        attention = rf"({module}\.layers\.\d+\.self_attn)"
+        rules += [
+            Rule(attention + r"\.in_proj_weight", r"\1.in_projs.{part}.weight", parts=parts),
+            Rule(attention + r"\.out_proj\.weight", r"\1.out_projs.{part}.weight", parts=parts),
+        ]
+    return rules
+
+
+def _mlx_rules(config: LmConfig) -> list[Rule]:
+    layers = r"(transformer\.layers\.\d+)\."
+    rules = [
+        Rule(r"audio_embs\.(.+)", r"emb.\1"),
+        Rule(layers + r"self_attn\.(in|out)_proj\.weight", r"\1.self_attn.\2_projs.0.weight"),
+    ]
+    if config.norm.startswith("rms"):
+        rules += [
+            Rule(r"out_norm\.weight", "out_norm.alpha"),
+            Rule(layers + r"(norm[12])\.weight", r"\1.\2.alpha"),
+        ]
+    if config.transformer.gating != "none":
+        rules.append(Rule(layers + r"gating\.(linear_\w+\.weight)", r"\1.gating.0.\2"))
+    for codebook, which in enumerate(config.weight_sets):
+        rules += _slice_rules(config, codebook, which)
+    return rules
+
+
+def _slice_rules(config: LmConfig, codebook: int, which: int) -> list[Rule]:
+    one = re.escape(f"depformer.slices.{codebook}.")
+    layer = one + r"transformer\.layers\.(\d+)\."
+    heard = "depformer_text_emb" if codebook == 0 else f"depformer_emb.{codebook - 1}"
+    projection = which if config.depformer_multi_linear else 0
+    norm_weight = "alpha" if config.norm.startswith("rms") else "weight"
+    rules = [
+        Rule(one + r"linear_in\.weight", f"depformer_in.{projection}.weight", copies=True),
+        Rule(one + r"linear_out\.(weight|bias)", rf"linears.{codebook}.\1"),
+        Rule(one + r"emb\.(.+)", rf"{heard}.\1"),
+        Rule(
+            layer + r"self_attn\.(in|out)_proj\.weight",
+            rf"depformer.layers.\1.self_attn.\2_projs.{which}.weight",
+            copies=True,
+        ),
+        Rule(layer + r"(norm[12])\.weight", rf"depformer.layers.\1.\2.{norm_weight}", copies=True),
+    ]
+    if config.norm.startswith("layer"):
+        rules.append(Rule(layer + r"(norm[12])\.bias", r"depformer.layers.\1.\2.bias", copies=True))
+    if config.depformer.gating != "none":
+        gating = rf"depformer.layers.\1.gating.{which}.\2"
+        rules.append(Rule(layer + r"gating\.(linear_\w+\.weight)", gating, copies=True))
+    return rules

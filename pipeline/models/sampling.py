@@ -1,0 +1,153 @@
+"""Draws tokens: each row by its own settings and its own random numbers, untouched by the others.
+
+The randomness comes in from outside, as uniform numbers drawn on the host from a counter:
+a session's step 17 uses the same numbers whenever, wherever and beside whomever it runs.
+On the device a draw is the inverse of a cumulative distribution, so one uniform is enough.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.values import Sampling
+
+Floats = npt.NDArray[np.float32]
+Ints = npt.NDArray[np.int32]
+
+_SEED_MASK = 2**64 - 1
+
+
+def uniforms(seed: int, step: int, count: int) -> Floats:
+    """`[count]` in [0, 1), a function of the seed and the step alone (Philox, Salmon et al. 2011)."""
+    key = np.array([seed & _SEED_MASK, step], np.uint64)
+    return np.random.Generator(np.random.Philox(key=key)).random(count, np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """How one token is drawn in each of `w` rows: temperature 0 is greedy, `top_k` 0 no limit."""
+
+    temperature: Floats
+    top_k: Ints
+
+    @property
+    def greedy(self) -> bool:
+        """Whether no row needs a random number."""
+        return not self.temperature.any()
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingBatch:
+    """How one step draws, on the host: a row of everything per row of the batch.
+
+    `uniforms [w, 1 + dep_q]`: text first; None where nothing is drawn. `recent`: per row,
+    the text tokens that its `repetition_penalty` is for.
+    """
+
+    text: Choice
+    audio: Choice
+    padding_bias: Floats
+    repetition_penalty: Floats
+    recent: tuple[Ints, ...]
+    uniforms: Floats | None
+
+    @classmethod
+    def of(
+        cls,
+        lanes: Sequence[Sampling],
+        steps: Sequence[int],
+        recent: Sequence[Sequence[int]],
+        dep_q: int,
+        width: int | None = None,
+    ) -> "SamplingBatch":
+        """Rows for `lanes`, each in its own `step` and with its `recent` text tokens.
+
+        Rows beyond them, up to `width`, are greedy: they belong to nobody.
+        """
+        rows = len(lanes) if width is None else width
+
+        def column(values: Sequence[float], fill: float = 0) -> npt.NDArray[np.float64]:
+            return np.array([*values, *[fill] * (rows - len(lanes))], np.float64)
+
+        def choice(temperature: Sequence[float], top_k: Sequence[int]) -> Choice:
+            return Choice(column(temperature).astype(np.float32), column(top_k).astype(np.int32))
+
+        text = choice([s.text_temperature for s in lanes], [s.text_top_k for s in lanes])
+        audio = choice([s.temperature for s in lanes], [s.top_k for s in lanes])
+        drawn = None
+        if not (text.greedy and audio.greedy):
+            drawn = np.zeros((rows, 1 + dep_q), np.float32)
+            for row, (sampling, step) in enumerate(zip(lanes, steps, strict=True)):
+                drawn[row] = uniforms(sampling.seed, step, 1 + dep_q)
+        heard = [np.array(tokens, np.int32) for tokens in recent]
+        return cls(
+            text,
+            audio,
+            column([s.padding_bias for s in lanes]).astype(np.float32),
+            column([s.repetition_penalty for s in lanes], 1).astype(np.float32),
+            (*heard, *[np.empty(0, np.int32)] * (rows - len(lanes))),
+            drawn,
+        )
+
+    @classmethod
+    def greedy(cls, width: int) -> "SamplingBatch":
+        """`width` rows that take the likeliest token each."""
+        return cls.of((), (), (), 0, width)
+
+
+def draw(logits: mx.array, choice: Choice, uniform: mx.array | None) -> mx.array:
+    """One token for each row of `logits [w, V]`, with `uniform [w]` → `[w]` int32.
+
+    Tokens that tie with the k-th best are all kept. A row's token depends on its own row
+    of the arguments only, bit for bit.
+    """
+    best = mx.argmax(logits, axis=-1).astype(mx.int32)
+    if choice.greedy:
+        return best
+    assert uniform is not None
+    logits = logits.astype(mx.float32)
+    temperature = mx.array(np.where(choice.temperature > 0, choice.temperature, 1))[:, None]
+    likelihood = mx.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
+    kept = _kept(logits, choice.top_k)
+    if kept is not None:
+        likelihood = mx.where(kept, likelihood, 0)
+    cumulative = mx.cumsum(likelihood, axis=-1)
+    # A parallel sum need not grow from one entry to the next: only what can be drawn is asked.
+    cumulative = mx.where(likelihood > 0, cumulative, 0)
+    target = uniform[:, None] * cumulative.max(axis=-1, keepdims=True)
+    drawn = mx.argmax(cumulative > target, axis=-1).astype(mx.int32)
+    return mx.where(mx.array(choice.temperature > 0), drawn, best)
+
+
+def _kept(logits: mx.array, top_k: Ints) -> mx.array | None:
+    """Which of `logits [w, V]` are among their row's `top_k [w]` best; None where all are."""
+    vocabulary = logits.shape[-1]
+    limited = (top_k > 0) & (top_k < vocabulary)
+    if not limited.any():
+        return None
+    most = int(top_k[limited].max())
+    # The threshold is a value of the row itself, the same however many were asked for.
+    best = mx.sort(mx.topk(logits, most, axis=-1), axis=-1)  # [w, most], the best last
+    at = most - np.where(limited, top_k, 1)
+    threshold = mx.take_along_axis(best, mx.array(at[:, None].astype(np.int32)), axis=-1)
+    return (logits >= threshold) | mx.array(~limited[:, None])
+
+
+def shape_text(logits: mx.array, batch: SamplingBatch, padding_id: int) -> mx.array:
+    """Apply penalty and bias to text `logits [w, V]`; rows that have neither are unchanged."""
+    penalty = batch.repetition_penalty
+    if (penalty != 1).any():
+        heard = np.zeros(logits.shape, np.bool_)
+        for row, tokens in enumerate(batch.recent):
+            heard[row, tokens] = True
+        by = mx.array(penalty[:, None])
+        penalised = mx.where(logits > 0, logits / by, logits * by)
+        logits = mx.where(mx.array(heard & (penalty != 1)[:, None]), penalised, logits)
+    if batch.padding_bias.any():
+        padding = np.arange(logits.shape[-1]) == padding_id
+        bias = mx.array(batch.padding_bias[:, None])
+        logits = mx.where(mx.array(padding[None]), logits + bias, logits)
+    return logits

@@ -1,0 +1,86 @@
+"""Computes: SEANet, the convolutional ends of Mimi, waveform ↔ features at 25 Hz.
+
+`model` is one flat list, ELUs included, because the published checkpoints number their
+tensors by it. Source: Tagliasacchi et al. 2020, "SEANet"; package `moshi`,
+`modules/seanet.py`.
+"""
+
+import mlx.core as mx
+from mlx import nn
+
+from pipeline.models.conv import CausalConv1d, ConvTranspose1d, History, elu
+from pipeline.models.mimi_config import SeanetConfig
+
+
+class Elu(nn.Module):
+    """ELU, as a numbered member of a list; it has no past."""
+
+    def __call__(self, x: mx.array, _: History) -> mx.array:
+        """`x`, any shape, stays that shape."""
+        return elu(x)
+
+
+def _run(layers: list[nn.Module], x: mx.array, history: History) -> mx.array:
+    for layer in layers:
+        x = layer(x, history)
+    return x
+
+
+class ResidualBlock(nn.Module):
+    """What comes in, plus what a narrow convolution sees of its past."""
+
+    def __init__(self, width: int, dilation: int, config: SeanetConfig) -> None:
+        super().__init__()
+        hidden = width // config.compress
+        self.block = [
+            Elu(),
+            CausalConv1d(width, hidden, config.residual_kernel_size, dilation=dilation),
+            Elu(),
+            CausalConv1d(hidden, width, 1),
+        ]
+
+    def __call__(self, x: mx.array, history: History) -> mx.array:
+        """`x [w, T, C]` → `[w, T, C]`."""
+        return x + _run(self.block, x, history)
+
+
+def _residuals(width: int, config: SeanetConfig) -> list[nn.Module]:
+    return [
+        ResidualBlock(width, config.dilation_base**depth, config) for depth in range(config.n_residual_layers)
+    ]
+
+
+class SeanetEncoder(nn.Module):
+    """Waveform to features, the last ratio first."""
+
+    def __init__(self, config: SeanetConfig) -> None:
+        super().__init__()
+        width = config.n_filters
+        self.model: list[nn.Module] = [CausalConv1d(1, width, config.kernel_size)]
+        for ratio in reversed(config.ratios):
+            self.model += _residuals(width, config)
+            self.model += [Elu(), CausalConv1d(width, 2 * width, 2 * ratio, stride=ratio)]
+            width *= 2
+        self.model += [Elu(), CausalConv1d(width, config.dimension, config.last_kernel_size)]
+
+    def __call__(self, x: mx.array, history: History) -> mx.array:
+        """Samples `x [w, S, 1]` → features `[w, S / hop, D]`."""
+        return _run(self.model, x, history)
+
+
+class SeanetDecoder(nn.Module):
+    """Features to waveform, the first ratio first."""
+
+    def __init__(self, config: SeanetConfig) -> None:
+        super().__init__()
+        width = config.n_filters * 2 ** len(config.ratios)
+        self.model: list[nn.Module] = [CausalConv1d(config.dimension, width, config.kernel_size)]
+        for ratio in config.ratios:
+            self.model += [Elu(), ConvTranspose1d(width, width // 2, ratio)]
+            width //= 2
+            self.model += _residuals(width, config)
+        self.model += [Elu(), CausalConv1d(width, 1, config.last_kernel_size)]
+
+    def __call__(self, x: mx.array, history: History) -> mx.array:
+        """Features `x [w, T, D]` → samples `[w, T · hop, 1]`."""
+        return _run(self.model, x, history)

@@ -1,0 +1,275 @@
+"""A causal transformer: a step is the next position of the whole, however long a session lasts.
+
+Both the language model and Mimi are built on it. Weights are immutable; what a session
+leaves behind is a `TransformerState`, taken as an argument and returned anew. Attention
+itself: `attention`. Weights that change from step to step of one frame: `depformer`.
+Source: Défossez et al. 2024, "Moshi", and the behaviour of the `moshi` package.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+from mlx import nn
+
+from pipeline.models.attention import (
+    AttentionPlan,
+    Lanes,
+    Positions,
+    Projections,
+    Rotation,
+    attend,
+    attend_whole,
+    write,
+)
+
+PositionalEmbedding = Literal["rope", "rope_concat", "sin", "sin_rope", "none"]
+Gating = Literal["none", "silu"]
+Norm = Literal["layer_norm", "layer_norm_f32", "rms_norm", "rms_norm_f32"]
+
+
+@dataclass(frozen=True, slots=True)
+class TransformerConfig:
+    """The sizes of a transformer, named as in Kyutai's configs.
+
+    `context`: positions a query sees, itself among them, and slots of a ring.
+    `layer_scale`: None for none; the value is a training matter, the scales are weights.
+    `kv_repeat`: query heads that share one key and value head.
+    """
+
+    d_model: int
+    num_heads: int
+    num_layers: int
+    dim_feedforward: int
+    context: int
+    max_period: float = 10_000.0
+    positional_embedding: PositionalEmbedding = "rope"
+    gating: Gating = "none"
+    norm: Norm = "layer_norm"
+    layer_scale: float | None = None
+    kv_repeat: int = 1
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.num_heads
+
+    @property
+    def num_kv_heads(self) -> int:
+        """Heads that keys and values have."""
+        return self.num_heads // self.kv_repeat
+
+
+class TransformerState(NamedTuple):
+    """What `rows` sessions leave behind: per layer, rings `[rows, Hkv, context, Dh]`.
+
+    `positions [rows]` int64 counts what each row has seen; it lives on the host, has no
+    limit, and a row is reset by setting it to 0: unfilled slots are never read.
+    """
+
+    keys: tuple[mx.array, ...]
+    values: tuple[mx.array, ...]
+    positions: Positions
+
+
+class LayerNorm(nn.Module):
+    """Zero mean and unit variance, then a weight and a bias per channel."""
+
+    def __init__(self, dim: int, *, in_f32: bool) -> None:
+        super().__init__()
+        self.weight = mx.ones((dim,))
+        self.bias = mx.zeros((dim,))
+        self.in_f32 = in_f32
+        self.eps = 1e-8 if in_f32 else 1e-5
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`[..., D]` → `[..., D]`."""
+        full = x.astype(mx.float32) if self.in_f32 else x
+        return mx.fast.layer_norm(full, self.weight, self.bias, self.eps).astype(x.dtype)
+
+
+class RmsNorm(nn.Module):
+    """Unit root mean square, then a weight per channel."""
+
+    def __init__(self, dim: int, *, in_f32: bool) -> None:
+        super().__init__()
+        self.alpha = mx.ones((dim,))
+        self.in_f32 = in_f32
+        self.eps = 1e-8 if in_f32 else 1e-5
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`[..., D]` → `[..., D]`."""
+        full = x.astype(mx.float32) if self.in_f32 else x
+        return mx.fast.rms_norm(full, self.alpha.astype(full.dtype), self.eps).astype(x.dtype)
+
+
+def make_norm(norm: Norm, dim: int) -> LayerNorm | RmsNorm:
+    """The norm a config names."""
+    in_f32 = norm.endswith("_f32")
+    return (RmsNorm if norm.startswith("rms") else LayerNorm)(dim, in_f32=in_f32)
+
+
+def gelu(x: mx.array) -> mx.array:
+    """`x · Φ(x)`, with the error function: the exact form, not the tanh one."""
+    return x * (1 + mx.erf(x * 0.5**0.5)) / 2
+
+
+def silu(x: mx.array) -> mx.array:
+    """`x · σ(x)`."""
+    return x * mx.sigmoid(x)
+
+
+def gating_width(dim: int, dim_feedforward: int) -> int:
+    """Width that gives a gated block about the weights of a plain one (Kyutai's rounding)."""
+    return 21 * dim // 8 if dim_feedforward == 4 * dim else 2 * dim_feedforward // 3
+
+
+class GatedBlock(nn.Module):
+    """A feed-forward block in which one half of the hidden width gates the other."""
+
+    def __init__(self, dim: int, dim_feedforward: int) -> None:
+        super().__init__()
+        width = gating_width(dim, dim_feedforward)
+        self.linear_in = nn.Linear(dim, 2 * width, bias=False)
+        self.linear_out = nn.Linear(width, dim, bias=False)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`[..., D]` → `[..., D]`."""
+        gate, value = mx.split(self.linear_in(x), 2, axis=-1)
+        return self.linear_out(silu(gate) * value)
+
+
+class LayerScale(nn.Module):
+    """A learnt factor per channel on what a block adds."""
+
+    def __init__(self, dim: int, scale: float) -> None:
+        super().__init__()
+        self.scale = mx.full((dim,), scale)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`[..., D]` → `[..., D]`."""
+        return self.scale * x
+
+
+class Layer(nn.Module):
+    """Attention, then feed-forward; each is normed first and added to what came in.
+
+    `feedforward`: one size per set of weights, where there are several.
+    """
+
+    def __init__(self, config: TransformerConfig, feedforward: Sequence[int] = ()) -> None:
+        super().__init__()
+        dim = config.d_model
+        sizes = tuple(feedforward) or (config.dim_feedforward,)
+        self.self_attn = Projections(dim, config.num_heads, config.num_kv_heads, sets=len(sizes))
+        self.norm1 = make_norm(config.norm, dim)
+        self.norm2 = make_norm(config.norm, dim)
+        self.gated = config.gating == "silu"
+        if self.gated:
+            self.gating = [GatedBlock(dim, size) for size in sizes]
+        else:
+            self.linear1 = nn.Linear(dim, sizes[0], bias=False)
+            self.linear2 = nn.Linear(sizes[0], dim, bias=False)
+        self.scaled = config.layer_scale is not None
+        if config.layer_scale is not None:
+            self.layer_scale_1 = LayerScale(dim, config.layer_scale)
+            self.layer_scale_2 = LayerScale(dim, config.layer_scale)
+
+    def step(
+        self, x: mx.array, keys: mx.array, values: mx.array, plan: AttentionPlan, rotation: Rotation | None
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """`x [w, T, D]` and this layer's rings → the same, one call later."""
+        queries, fresh_keys, fresh_values = self.self_attn.heads(self.norm1(x), rotation)
+        keys = write(keys, fresh_keys, plan)
+        values = write(values, fresh_values, plan)
+        seen = attend(queries.swapaxes(1, 2), keys, values, plan)
+        return self.finish(x, self.self_attn.merge(seen)), keys, values
+
+    def whole(self, x: mx.array, context: int, rotation: Rotation | None) -> mx.array:
+        """`x [B, T, D]`, all positions at once → `[B, T, D]`."""
+        queries, keys, values = (h.swapaxes(1, 2) for h in self.self_attn.heads(self.norm1(x), rotation))
+        return self.finish(x, self.self_attn.merge(attend_whole(queries, keys, values, context)))
+
+    def finish(self, x: mx.array, update: mx.array, which: int = 0) -> mx.array:
+        """Add what attention found to `x [w, T, D]`, then the feed-forward of set `which`."""
+        x = x + (self.layer_scale_1(update) if self.scaled else update)
+        y = self.norm2(x)
+        update = self.gating[which](y) if self.gated else self.linear2(gelu(self.linear1(y)))
+        return x + (self.layer_scale_2(update) if self.scaled else update)
+
+
+def sinusoid(positions: Positions, dim: int, max_period: float) -> mx.array:
+    """`[w, T]` → `[w, T, D]` float32: cosines, then sines, of geometrically spaced periods."""
+    half = dim // 2
+    # `half - 1`: the slowest period is max_period itself, unlike in the rotary tables.
+    phase = positions[:, :, None] / max_period ** (np.arange(half, dtype=np.float64) / (half - 1))
+    return mx.array(np.concatenate([np.cos(phase), np.sin(phase)], axis=-1).astype(np.float32))
+
+
+def place(x: mx.array, positions: Positions, config: TransformerConfig) -> tuple[mx.array, Rotation | None]:
+    """Tell `x [w, T, D]` where it is: added sinusoids, or the rotation that its heads will get."""
+    way = config.positional_embedding
+    if way in ("sin", "sin_rope"):
+        x = x + sinusoid(positions, config.d_model, config.max_period).astype(x.dtype)
+    if way in ("sin", "none"):
+        return x, None
+    interleaved = way != "rope_concat"
+    return x, Rotation.at(positions, config.head_dim, config.max_period, interleaved=interleaved)
+
+
+class Transformer(nn.Module):
+    """Layers in a row. Stepping through a sequence position by position equals `whole` of it."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layers = [Layer(config) for _ in range(config.num_layers)]
+
+    def state(self, rows: int, dtype: mx.Dtype = mx.float32) -> TransformerState:
+        """`rows` sessions that have seen nothing."""
+        c = self.config
+        shape = (rows, c.num_kv_heads, c.context, c.head_dim)
+
+        def rings() -> tuple[mx.array, ...]:
+            return tuple(mx.zeros(shape, dtype) for _ in range(c.num_layers))
+
+        return TransformerState(rings(), rings(), np.zeros(rows, np.int64))
+
+    def reset(self, state: TransformerState, row: int) -> TransformerState:
+        """The state in which `row` has seen nothing; the others are as they were."""
+        positions = state.positions.copy()
+        positions[row] = 0
+        return state._replace(positions=positions)
+
+    def __call__(
+        self, x: mx.array, state: TransformerState, lanes: Lanes
+    ) -> tuple[mx.array, TransformerState]:
+        """Advance the rows `lanes [w]` by the T positions of `x [w, T, D]` → `[w, T, D]`, new state.
+
+        Rows not named keep their state bit for bit. A row may be named several times only
+        if nobody reads it: which of its inputs stays in its rings is not defined.
+
+        Raises:
+            ValueError: T is larger than the context.
+        """
+        steps = x.shape[1]
+        starts = state.positions[lanes]
+        plan = AttentionPlan.of(starts, lanes, steps, self.config.context)
+        x, rotation = place(x, starts[:, None] + np.arange(steps), self.config)
+        keys, values = [], []
+        for layer, old_keys, old_values in zip(self.layers, state.keys, state.values, strict=True):
+            x, new_keys, new_values = layer.step(x, old_keys, old_values, plan, rotation)
+            keys.append(new_keys)
+            values.append(new_values)
+        positions = state.positions.copy()
+        positions[lanes] = starts + steps
+        return x, TransformerState(tuple(keys), tuple(values), positions)
+
+    def whole(self, x: mx.array) -> mx.array:
+        """Teacher forcing: `x [B, T, D]` from position 0 → `[B, T, D]`, each within its window."""
+        x, rotation = place(x, np.arange(x.shape[1])[None], self.config)
+        for layer in self.layers:
+            x = layer.whole(x, self.config.context, rotation)
+        return x

@@ -1,0 +1,40 @@
+"""The decoder's memory: Mimi's decoder state for every lane."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.models.mimi import Mimi
+from pipeline.stages.lanes import bucket_widths, padded, padded_rows
+from pipeline.values import Codes, Pcm, Sampling
+
+
+class DecoderStage:
+    """Agent codes in, sound out. Used from one thread, the one that made it."""
+
+    def __init__(self, mimi: Mimi, lanes: int, codebooks: int) -> None:
+        """State for `lanes` lanes and the scratch row; every bucket width is computed once, to be warm."""
+        self._mimi = mimi
+        self._scratch = lanes
+        self._state = mimi.decoder_state(lanes + 1)
+        for width in bucket_widths(lanes):
+            self._run(np.full(width, self._scratch, np.int32), np.zeros((width, codebooks), np.int32))
+
+    def open(self, lane: int, sampling: Sampling) -> None:  # noqa: ARG002 - a codec draws nothing
+        """The lane's row is as if nothing had ever been said."""
+        self._state = self._mimi.reset(self._state, lane)
+
+    def close(self, lane: int) -> None:
+        """Nothing to release: the row is reset when it is opened again."""
+
+    def decode(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """One frame per lane: `codes [n, dep_q]` → `pcm [n, 1920]`."""
+        rows = padded_rows(lanes, self._scratch)
+        return self._run(rows, padded(codes, len(rows)))[: len(lanes)]
+
+    def _run(self, rows: npt.NDArray[np.int32], codes: Codes) -> Pcm:
+        pcm, self._state = self._mimi.decode(mx.array(codes[..., None]), self._state, rows)
+        mx.eval(pcm, self._state)
+        return np.array(pcm)[:, 0]  # [w, 1, 1920] → [w, 1920]

@@ -1,0 +1,41 @@
+"""The encoder's memory: Mimi's encoder state for every lane."""
+
+from collections.abc import Sequence
+
+import mlx.core as mx
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.models.mimi import Mimi
+from pipeline.stages.lanes import bucket_widths, padded, padded_rows
+from pipeline.units import FRAME_SAMPLES
+from pipeline.values import Codes, Pcm, Sampling
+
+
+class EncoderStage:
+    """User frames in, codes out. Used from one thread, the one that made it."""
+
+    def __init__(self, mimi: Mimi, lanes: int) -> None:
+        """State for `lanes` lanes and the scratch row; every bucket width is computed once, to be warm."""
+        self._mimi = mimi
+        self._scratch = lanes
+        self._state = mimi.encoder_state(lanes + 1)
+        for width in bucket_widths(lanes):
+            self._run(np.full(width, self._scratch, np.int32), np.zeros((width, FRAME_SAMPLES), np.float32))
+
+    def open(self, lane: int, sampling: Sampling) -> None:  # noqa: ARG002 - a codec draws nothing
+        """The lane's row is as if nothing had ever been heard."""
+        self._state = self._mimi.reset(self._state, lane)
+
+    def close(self, lane: int) -> None:
+        """Nothing to release: the row is reset when it is opened again."""
+
+    def encode(self, lanes: Sequence[int], pcm: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+        """One frame per lane: `pcm [n, 1920]` → `codes [n, K]`."""
+        rows = padded_rows(lanes, self._scratch)
+        return self._run(rows, padded(pcm, len(rows)))[: len(lanes)]
+
+    def _run(self, rows: npt.NDArray[np.int32], pcm: Pcm) -> Codes:
+        codes, self._state = self._mimi.encode(mx.array(pcm[:, None]), self._state, rows)
+        mx.eval(codes, self._state)
+        return np.array(codes)[..., 0]  # [w, K, 1] → [w, K]
