@@ -107,6 +107,15 @@ class SamplingDefaults(Section, frozen=True):
     seed: Natural | None = None
 
 
+class Untrained(Section, frozen=True):
+    """Weights for a configuration that has none.
+
+    seed: where a file that the config names is missing, it is made from this seed.
+    """
+
+    seed: Natural | None = None
+
+
 class Log(Section, frozen=True):
     """What is logged, and how.
 
@@ -131,6 +140,7 @@ class Settings(Section, frozen=True):
     heartbeat: Heartbeat = Heartbeat()
     text: Text = Text()
     sampling: SamplingDefaults = SamplingDefaults()
+    untrained: Untrained = Untrained()
     log: Log = Log()
     stall_s: Seconds = 10.0
     drain_s: Seconds = 5.0

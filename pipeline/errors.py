@@ -11,6 +11,7 @@
 * `RefusedError` — nobody's: there is no room, or the models are not ready yet.
 * `SessionError` — ours, but the damage is one session. Logged as error.
 * `BrokenInvariantError` (70) — ours, and nothing after it can be trusted.
+    * `StalledError` — a model thread does not come back from a call.
 
 Classes carry fields; nothing is matched by message text.
 """
@@ -125,3 +126,12 @@ class SessionError(Exception):
 
 class BrokenInvariantError(Exception):
     """Something that must always hold did not; the process ends, exit code 70."""
+
+
+class StalledError(BrokenInvariantError):
+    """Thread `thread` has not come back from a call for `stall_s` seconds, and cannot be made to."""
+
+    def __init__(self, thread: str, stall_s: float) -> None:
+        super().__init__(f"the {thread} thread has not returned for {stall_s:g} s")
+        self.thread = thread
+        self.stall_s = stall_s

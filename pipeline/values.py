@@ -9,6 +9,7 @@ Shapes: `pcm [1920]` float32 at 24 kHz within ±1, `codes [K]` int32.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -95,7 +96,8 @@ class Frame:
     milliseconds since the Unix epoch, echoed bit for bit. `received_s` is the server's
     monotonic clock at the moment the packet was read; `model_s` sums the batches it was
     part of and its waits for a busy model thread, so that
-    `now - received_s - model_s` is the added latency.
+    `now - received_s - model_s` is the added latency. `batch_s` is the batches alone:
+    what the model itself takes, whoever else is there.
     """
 
     lane: int
@@ -103,6 +105,7 @@ class Frame:
     captured_ms: float
     received_s: float
     model_s: float
+    batch_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,3 +141,19 @@ class AgentFrame(Frame):
 
     text: tuple[Text, ...]
     pcm: Pcm | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """What a client is told of the model it will talk to.
+
+    `trained` is False for seeded random weights. `model_delay_ms` is the model's own
+    acoustic delay, 80 ms times its largest codebook delay. `text` says whether what is
+    spelled is words or, without a tokenizer, token ids.
+    """
+
+    name: str
+    shape: str
+    trained: bool
+    model_delay_ms: int
+    text: Literal["ids", "text"]

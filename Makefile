@@ -1,0 +1,68 @@
+# make run      set up, then serve the embedded model on http://127.0.0.1:8788
+# make test     set up, then run every test
+# make setup    prepare .venv with what the server needs; make dev adds the tools below
+# make lint     format, lint, types, room borders, dead code
+# make smoke    boot a server, probe it, stream speech to it
+# make bench    per-stage times, memory and lanes on CONFIG
+# make goldens  regenerate the committed goldens with the official package (large download)
+
+PYTHON ?= python3
+CONFIG ?= configs/tiny
+VENV   := .venv
+BIN    := $(VENV)/bin
+SPEECH := tests/data/speech.wav
+
+# The MLX backend: Metal needs nothing more; Linux takes CUDA where a driver answers, else the CPU.
+ifeq ($(shell uname -s),Linux)
+BACKEND ?= $(shell nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
+endif
+comma := ,
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: run test setup dev lint format smoke bench goldens clean
+
+run: setup
+	$(BIN)/python -m pipeline.run --config $(CONFIG) $(ARGS)
+
+test: dev
+	$(BIN)/python -m pytest $(ARGS)
+
+setup: $(VENV)/.setup
+dev: $(VENV)/.dev
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || \
+	  { echo "Python's venv module is missing (Debian: apt-get install python3-venv)" >&2; rm -rf $(VENV); exit 1; }
+
+$(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
+	$(INSTALL) --editable ".$(if $(BACKEND),[$(BACKEND)])"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.setup
+	$(INSTALL) --editable ".[$(if $(BACKEND),$(BACKEND)$(comma))test,lint]"
+	@touch $@
+
+lint: dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+
+format: dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+smoke: setup
+	$(BIN)/python -m pipeline.smoke --config $(CONFIG) --in $(SPEECH)
+
+bench: dev
+	$(BIN)/python -m pipeline.bench --config $(CONFIG) $(ARGS)
+
+goldens:
+	tests/oracle/make-goldens
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

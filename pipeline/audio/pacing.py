@@ -1,0 +1,105 @@
+"""When a frame is due: integer nanoseconds in, integer nanoseconds out, no clock of its own.
+
+Three readings of one line, `start + 80 ms · index`:
+
+* `Pace` — a client's microphone: when frame k is complete. It never drifts, because every
+  instant is computed from the start and none from the one before.
+* `Playout` — a listener: frame k plays at the first arrival + a prebuffer + 80·k, and
+  what is not there by then is heard as a gap.
+* `DeadlineClock` — the server, which sees neither clock: it infers the line from arrivals
+  and judges its own answers by it.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from pipeline.units import FRAME_MS
+
+MS_NS: Final = 1_000_000
+FRAME_NS: Final = FRAME_MS * MS_NS
+
+_WINDOW_FRAMES: Final = 375  # 30 s, in which clocks 50 ppm apart part by 1.5 ms
+_PAUSE_NS: Final = 10 * FRAME_NS  # lateness no network jitter explains: the client paused
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The instants at which a live source completes its frames, all derived from the start."""
+
+    start_ns: int
+
+    def due_ns(self, index: int) -> int:
+        """When the last sample of frame `index` is captured."""
+        return self.start_ns + FRAME_NS * (index + 1)
+
+
+class DeadlineClock:
+    """A frame that arrived in time and left late is an underrun, and nothing else is.
+
+    Frame k is *expected* at an anchor + 80·k. The anchor is the smallest
+    `arrival − 80·k` of the last 30 s: jitter only ever adds, so the smallest is the line
+    itself, and a window lets the line follow a client whose clock is slower than ours (a
+    faster one lowers the minimum at once). The frame's *deadline* is `target_ms` after
+    that; it arrived *in time* if `budget_ms`, what the models may take, was left of it.
+
+    Frames of one packet share an arrival; only the first of them anchors, because a client
+    that sends bursts plays from the first frame of a burst. A client that paused (0.8 s
+    late) is anchored anew: silence upstream is nobody's underrun.
+    """
+
+    def __init__(self, *, target_ms: int = FRAME_MS, budget_ms: int = 30) -> None:
+        self._target_ns = target_ms * MS_NS
+        self._budget_ns = budget_ms * MS_NS
+        self._last_arrival_ns: int | None = None
+        # (index, arrival − 80·index), both increasing: the first is the window's minimum,
+        # and each later one is the minimum once those before it have left the window.
+        self._minima: deque[tuple[int, int]] = deque()
+
+    def judge(self, index: int, arrived_ns: int, left_ns: int) -> bool:
+        """Say whether session frame `index` is an underrun; call once per answered frame, in order."""
+        self._anchor(index, arrived_ns)
+        deadline_ns = self.deadline_ns(index)
+        return arrived_ns <= deadline_ns - self._budget_ns and left_ns > deadline_ns
+
+    def deadline_ns(self, index: int) -> int:
+        """When the answer to frame `index` has to have left; known once any frame was judged."""
+        return self._minima[0][1] + FRAME_NS * index + self._target_ns
+
+    def _anchor(self, index: int, arrived_ns: int) -> None:
+        if arrived_ns == self._last_arrival_ns:
+            return
+        self._last_arrival_ns = arrived_ns
+        offset_ns = arrived_ns - FRAME_NS * index
+        minima = self._minima
+        while minima and minima[0][0] <= index - _WINDOW_FRAMES:
+            minima.popleft()
+        if minima and offset_ns > minima[0][1] + _PAUSE_NS:
+            minima.clear()
+        while minima and minima[-1][1] >= offset_ns:
+            minima.pop()
+        minima.append((index, offset_ns))
+
+
+class Playout:
+    """What a listener hears who starts `prebuffer_ms` after the first frame and never waits again.
+
+    `underruns` counts the gaps: frames that came after their playout time, and frames that
+    were passed over.
+    """
+
+    def __init__(self, prebuffer_ms: int) -> None:
+        self._prebuffer_ns = prebuffer_ms * MS_NS
+        self._start_ns: int | None = None  # when frame 0 plays
+        self._next_index = 0
+        self.underruns = 0
+
+    def heard(self, index: int, arrived_ns: int) -> None:
+        """Note that frame `index` of the listener's timeline arrived; indices only increase."""
+        if self._start_ns is None:
+            self._start_ns = arrived_ns + self._prebuffer_ns - FRAME_NS * index
+            self._next_index = index
+        self.underruns += index - self._next_index
+        if arrived_ns > self._start_ns + FRAME_NS * index:
+            self.underruns += 1
+        self._next_index = index + 1

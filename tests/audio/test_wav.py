@@ -1,0 +1,147 @@
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.audio.resampling import StreamResampler, to_speech_rate
+from pipeline.audio.wav import WavWriter, read_speech, write_speech
+from pipeline.errors import AudioFileError
+
+
+def tone(rate_hz: int, seconds: float = 0.5, pitch_hz: float = 440.0) -> np.ndarray:
+    time_s = np.arange(round(rate_hz * seconds)) / rate_hz
+    return (0.5 * np.sin(2 * np.pi * pitch_hz * time_s)).astype(np.float32)
+
+
+def middle(pcm: np.ndarray) -> np.ndarray:
+    """Without the filter's edges, where a sudden start has no clean spectrum."""
+    return pcm[2000:-2000]
+
+
+@pytest.mark.parametrize("rate_hz", [8000, 16000, 22050, 44100, 48000])
+def test_any_rate_becomes_24_khz(tmp_path, rate_hz):
+    """A tone stays the same tone, at the same level and in the same place."""
+    soundfile.write(tmp_path / "a.wav", tone(rate_hz), rate_hz, subtype="FLOAT")
+    pcm = read_speech(tmp_path / "a.wav")
+    assert pcm.dtype == np.float32
+    assert len(pcm) == 12_000
+    assert np.abs(middle(pcm) - middle(tone(24_000))).max() < 1e-3
+
+
+def test_stereo_becomes_the_mean_of_its_channels(tmp_path):
+    """Channels are averaged, not summed and not chosen."""
+    left, right = tone(24_000), tone(24_000, pitch_hz=300)
+    soundfile.write(tmp_path / "a.wav", np.stack([left, right], axis=1), 24_000, subtype="FLOAT")
+    assert np.allclose(read_speech(tmp_path / "a.wav"), (left + right) / 2, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["FLAC", "OGG"])
+def test_other_sound_files_are_read(tmp_path, kind):
+    """Whatever the sound library knows is speech, not WAV alone."""
+    soundfile.write(tmp_path / "a", tone(24_000), 24_000, format=kind)
+    assert np.abs(read_speech(tmp_path / "a") - tone(24_000)).max() < 0.05
+
+
+def test_a_16_bit_file_read_and_written_is_the_same_file(tmp_path):
+    """Every 16-bit value survives reading and writing exactly."""
+    steps = np.arange(-32768, 32768, dtype=np.int16)
+    soundfile.write(tmp_path / "a.wav", steps, 24_000, subtype="PCM_16")
+    write_speech(tmp_path / "b.wav", read_speech(tmp_path / "a.wav"))
+    assert np.array_equal(soundfile.read(tmp_path / "b.wav", dtype="int16")[0], steps)
+    assert (tmp_path / "b.wav").read_bytes() == (tmp_path / "a.wav").read_bytes()
+
+
+def test_what_is_written_is_16_bit_mono_24_khz_in_order(tmp_path):
+    """Pieces are appended in order, to within half a step, and clipped at ±1 rather than wrapped."""
+    pieces = [tone(24_000)[:100], np.float32([2.0, -2.0, 1.0, -1.0]), tone(24_000)[100:250]]
+    with WavWriter(tmp_path / "a.wav") as file:
+        for piece in pieces:
+            file.write(piece)
+    info = soundfile.info(tmp_path / "a.wav")
+    assert (info.samplerate, info.channels, info.subtype, info.format) == (24_000, 1, "PCM_16", "WAV")
+    written = np.concatenate(pieces).clip(-1, 32767 / 32768)
+    assert np.abs(read_speech(tmp_path / "a.wav") - written).max() <= 0.5 / 32768
+
+
+def nothing(path):
+    pass
+
+
+def folder(path):
+    path.mkdir()
+
+
+def garbage(path):
+    path.write_bytes(bytes(range(256)) * 16)
+
+
+def zero_bytes(path):
+    path.touch()
+
+
+def header_alone(path):
+    soundfile.write(path, np.empty(0, np.float32), 24_000, format="WAV")
+
+
+def not_a_number(path):
+    soundfile.write(path, np.float32([0, np.nan]), 24_000, format="WAV", subtype="FLOAT")
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (nothing, "no such file"),
+        (folder, "not a file"),
+        (garbage, "cannot be read as a sound file"),
+        (zero_bytes, "cannot be read as a sound file"),
+        (header_alone, "holds no samples"),
+        (not_a_number, "holds samples that are NaN or infinite"),
+    ],
+)
+def test_what_is_not_speech_is_one_sentence(tmp_path, make, problem):
+    """Each unusable file is an `AudioFileError` that names the path and what is wrong."""
+    make(tmp_path / "a.wav")
+    with pytest.raises(AudioFileError) as error:
+        read_speech(tmp_path / "a.wav")
+    assert error.value.path == str(tmp_path / "a.wav")
+    assert error.value.problem.startswith(problem)
+    assert error.value.exit_code == 2
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
+    """A missing folder and a folder in the file's place are named when the file is opened."""
+    (tmp_path / "folder").mkdir()
+    for path, problem in [("none/a.wav", "does not exist"), ("folder", "is a folder")]:
+        with pytest.raises(AudioFileError, match=problem):
+            WavWriter(tmp_path / path)
+
+
+def test_a_full_disk_is_one_sentence():
+    """A write that fails is an `AudioFileError`, not a shorter file."""
+    with pytest.raises(AudioFileError, match="/dev/full: "):
+        write_speech("/dev/full", tone(24_000, seconds=5))
+
+
+@settings(max_examples=30)
+@given(st.sampled_from([(48_000, 24_000), (44_100, 24_000), (24_000, 44_100), (24_000, 24_000)]), st.data())
+def test_a_live_stream_resamples_the_same_in_any_pieces(rates, data):
+    """Pieces of any length give, concatenated, what one piece gives: as long, and in the same place."""
+    from_hz, to_hz = rates
+    source = tone(from_hz)
+    whole = StreamResampler(from_hz, to_hz)
+    expected = np.concatenate([whole.push(source), whole.flush()])
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(source)), max_size=8)))
+    stream = StreamResampler(from_hz, to_hz)
+    pieces = [stream.push(piece) for piece in np.split(source, cuts)]
+    joined = np.concatenate([*pieces, stream.flush()])
+    assert abs(len(joined) - to_hz // 2) <= 1
+    assert len(joined) == len(expected)
+    assert np.abs(joined - expected).max() < 1e-6
+    assert np.abs(middle(joined)[:8000] - middle(tone(to_hz))[:8000]).max() < 1e-3
+
+
+def test_24_khz_is_not_resampled():
+    """Speech at the right rate is passed on bit for bit."""
+    pcm = tone(24_000)
+    assert to_speech_rate(pcm, 24_000) is pcm

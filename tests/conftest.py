@@ -1,0 +1,12 @@
+"""What tests of several rooms share. Importing it chooses the backend, before any test imports MLX."""
+
+from pathlib import Path
+
+import pytest
+from checkpoints import write_folder
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small real checkpoint folder; tests only read it."""
+    return write_folder(tmp_path_factory.mktemp("checkpoint"))

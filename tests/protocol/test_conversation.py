@@ -1,0 +1,505 @@
+"""Two ends of one connection: what each message means, what is answered, what is refused."""
+
+import json
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.protocol import outgoing
+from pipeline.protocol.conversation import Conversation, capture_ms
+from pipeline.protocol.events import (
+    Acked,
+    AudioReceived,
+    HeartbeatReceived,
+    Ignored,
+    MetadataReceived,
+    Refused,
+    TextReceived,
+)
+from pipeline.protocol.farewell import Farewell
+from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
+from pipeline.protocol.metadata import (
+    Bye,
+    ClientStats,
+    Configure,
+    ConnectionEstablished,
+    ErrorNotice,
+    LimitsInfo,
+    ModelInfo,
+    Queued,
+    Ready,
+    Resumed,
+    Stats,
+    Vad,
+)
+from pipeline.protocol.packets import Packet, PacketType, Priority, decode, encode
+from pipeline.protocol.phases import Phase
+
+EPOCH_MS = 1767225600000.0
+ESTABLISHED = ConnectionEstablished(
+    1,
+    "5f2c",
+    None,
+    EPOCH_MS,
+    24_000,
+    1920,
+    ModelInfo("tiny", "moshi", trained=False, model_delay_ms=160, text="ids"),
+    LimitsInfo(65_552, 8, 400, 5_000, 15_000),
+)
+FRAME = struct.pack("<4f", 0.0, 0.5, -0.5, 1.0)
+
+
+def end(role, **kwargs):
+    return Conversation(role, heartbeat_every_s=5.0, heartbeat_timeout_s=15.0, now_s=0.0, **kwargs)
+
+
+def write(conversation, said):
+    return conversation.number(said, timestamp_ms=EPOCH_MS)
+
+
+def tell(speaker, listener, said, now_s=0.0):
+    """One packet from end to end: the event there, and the replies, which are delivered back."""
+    event, replies = listener.receive(write(speaker, said), now_s=now_s)
+    for reply in replies:
+        _, more = speaker.receive(write(listener, reply), now_s=now_s)
+        assert not more
+    return event, replies
+
+
+def pair(*, ready=True):
+    server, client = end("server"), end("client")
+    if ready:
+        tell(server, client, outgoing.metadata(ESTABLISHED))
+        tell(server, client, outgoing.metadata(Ready()))
+    return server, client
+
+
+def raw(kind, payload=b"", *, seq=0, timestamp_ms=EPOCH_MS, wants_ack=False):
+    return encode(Packet(kind, 0, seq, timestamp_ms, payload, wants_ack))
+
+
+# A session, from its first packet to its last
+
+
+def test_a_session_passes_through_its_phases_on_both_ends():
+    """Both ends are in the same phase after every packet, and each packet means what was said."""
+    server, client = pair(ready=False)
+    said = [
+        (server, client, ESTABLISHED, Phase.WAITING),
+        (client, server, Configure(seed=7), Phase.WAITING),
+        (server, client, Queued(2), Phase.WAITING),
+        (server, client, Queued(1), Phase.WAITING),
+        (server, client, Ready(), Phase.READY),
+        (client, server, Vad(speaking=True), Phase.READY),
+        (server, client, Stats(0, 0, 0, 0, 1, 16, 0), Phase.READY),
+        (client, server, Bye(), Phase.PARTED),
+    ]
+    for speaker, listener, value, phase in said:
+        event, replies = tell(speaker, listener, outgoing.metadata(value))
+        assert event == MetadataReceived(value)
+        assert replies == ()
+        assert server.phase is client.phase is phase
+
+
+def test_a_resumed_session_is_ready():
+    """`resumed` stands in the place of `ready`."""
+    server, client = pair(ready=False)
+    tell(server, client, outgoing.metadata(ESTABLISHED))
+    tell(server, client, outgoing.metadata(Resumed("5f2c", "t1")))
+    assert server.phase is client.phase is Phase.READY
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_audio_comes_out_as_it_went_in(timestamp_ms):
+    """Payload and timestamp arrive bit for bit, in both directions."""
+    server, client = pair()
+    for speaker, listener in ((client, server), (server, client)):
+        event, replies = tell(speaker, listener, outgoing.audio(FRAME, timestamp_ms))
+        assert isinstance(event, AudioReceived)
+        assert event.payload == FRAME
+        assert struct.pack("<d", event.timestamp_ms) == struct.pack("<d", timestamp_ms)
+        assert replies == ()
+
+
+def test_text_is_the_utterance_so_far_and_then_final():
+    """A partial wants no ACK, a final one does and gets it."""
+    server, client = pair()
+    event, replies = tell(server, client, outgoing.text_partial("né €", 80.0))
+    assert event == TextReceived("né €", final=False, timestamp_ms=80.0)
+    assert replies == ()
+    event, replies = tell(server, client, outgoing.text_final("né €5", 160.0))
+    assert event == TextReceived("né €5", final=True, timestamp_ms=160.0)
+    assert [reply.act for reply in replies] == ["ack"]
+    assert server.unacked == ()
+
+
+def test_priorities_are_those_of_the_protocol():
+    """CRITICAL audio, HIGH control, final text and ACKs, NORMAL partial text, LOW reports and heartbeats."""
+    client = end("client")
+    assert outgoing.audio(FRAME, 0.0).priority is Priority.CRITICAL
+    for high in (
+        outgoing.text_final(""),
+        outgoing.ack(0),
+        outgoing.metadata(Ready()),
+        outgoing.metadata(Bye()),
+    ):
+        assert high.priority is Priority.HIGH
+    assert outgoing.text_partial("").priority is Priority.NORMAL
+    for low in (
+        outgoing.metadata(Stats(0, 0, 0, 0, 0, 0, 0)),
+        outgoing.metadata(ClientStats()),
+        client.heartbeat(now_s=0.0),
+    ):
+        assert low.priority is Priority.LOW
+
+
+# Numbering and receipts
+
+
+@given(st.lists(st.sampled_from(["audio", "text_partial", "text_final"]), max_size=30))
+def test_seqs_are_contiguous_from_0_in_the_order_of_writing(kinds):
+    """Numbers are given at the write: what is left out in between takes none."""
+    server, _ = pair(ready=False)
+    messages = [write(server, outgoing.metadata(ESTABLISHED)), write(server, outgoing.metadata(Ready()))]
+    for kind in kinds:
+        said = {
+            "audio": lambda: outgoing.audio(FRAME, 1.0),
+            "text_partial": lambda: outgoing.text_partial("a"),
+            "text_final": lambda: outgoing.text_final("a"),
+        }
+        messages.append(write(server, said[kind]()))
+    assert [decode(message).seq for message in messages] == list(range(len(messages)))
+
+
+def test_seqs_wrap_from_the_last_u32_to_0():
+    """After 4,294,967,295 comes 0, and receipts still find their packet."""
+    server, client = pair()
+    server._next_seq = 0xFFFF_FFFF
+    messages = [write(server, outgoing.text_final(text)) for text in ("last", "first")]
+    assert [decode(message).seq for message in messages] == [0xFFFF_FFFF, 0]
+    for message, text in zip(messages, ("last", "first"), strict=True):
+        _, (ack,) = client.receive(message, now_s=0.0)
+        event, _ = server.receive(write(client, ack), now_s=0.0)
+        assert event == Acked(decode(message).seq, outgoing.text_final(text))
+
+
+def test_the_writer_stamps_what_has_no_time_of_its_own():
+    """An ACK carries the time of its write, an echo the time it was given."""
+    server, _ = pair()
+    assert decode(server.number(outgoing.ack(1), timestamp_ms=5.5)).timestamp_ms == 5.5
+    assert decode(server.number(outgoing.audio(FRAME, 7.25), timestamp_ms=5.5)).timestamp_ms == 7.25
+
+
+def test_what_wants_an_ack_is_kept_until_it_has_one_in_order():
+    """`unacked` is oldest first; a receipt removes exactly its packet, a second one nothing."""
+    server, _ = pair()
+    finals = [outgoing.text_final(str(i)) for i in range(3)]
+    seqs = [decode(write(server, final)).seq for final in finals]
+    assert server.unacked == tuple(finals)
+    receipt = raw(PacketType.ACK, seqs[1].to_bytes(4, "little"))
+    assert server.receive(receipt, now_s=0.0) == (Acked(seqs[1], finals[1]), ())
+    assert server.unacked == (finals[0], finals[2])
+    assert server.receive(receipt, now_s=0.0) == (Ignored("unknown_ack"), ())
+    assert server.unacked == (finals[0], finals[2])
+
+
+def test_too_many_unacked_packets_end_the_conversation_as_ours():
+    """The bound is declared; at it the write fails and says how to close, and nothing is numbered."""
+    server = end("server", unacked_max=2)
+    write(server, outgoing.metadata(ESTABLISHED))
+    write(server, outgoing.metadata(Ready()))
+    write(server, outgoing.text_final("a"))
+    write(server, outgoing.text_final("b"))
+    with pytest.raises(LocalProtocolError) as caught:
+        write(server, outgoing.text_final("c"))
+    assert caught.value.farewell is Farewell.TRY_AGAIN_LATER
+    assert decode(write(server, outgoing.audio(FRAME, 0.0))).seq == 4
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        raw(PacketType.AUDIO_CHUNK, FRAME, seq=9, wants_ack=True),
+        raw(PacketType.METADATA, b'{"type":"later"}', seq=9, wants_ack=True),
+        raw(PacketType.METADATA, b'{"type":"vad"}', seq=9, wants_ack=True),
+        raw(0x7F, b"?", seq=9, wants_ack=True),
+    ],
+    ids=["heard", "unknown metadata", "refused", "unknown packet"],
+)
+def test_whatever_wants_an_ack_gets_one(message):
+    """An ACK says that a packet has arrived, also where it is refused or passed over."""
+    server, _ = pair()
+    _, replies = server.receive(message, now_s=0.0)
+    assert replies == (outgoing.ack(9),)
+
+
+def test_an_ack_is_never_acked():
+    """The ack byte of an ACK is not obeyed: receipts of receipts would never end."""
+    server, _ = pair()
+    _, replies = server.receive(raw(PacketType.ACK, bytes(4), wants_ack=True), now_s=0.0)
+    assert replies == ()
+
+
+# Bad input: each row of the table that is decided here
+
+
+@pytest.mark.parametrize(
+    ("message", "fault", "farewell"),
+    [
+        ("hello", Fault.TEXT_FRAME, Farewell.UNSUPPORTED_DATA),
+        ("", Fault.TEXT_FRAME, Farewell.UNSUPPORTED_DATA),
+        (b"", Fault.EMPTY_MESSAGE, Farewell.PROTOCOL_ERROR),
+        (raw(PacketType.HEARTBEAT)[:-1], Fault.SHORT_HEADER, Farewell.PROTOCOL_ERROR),
+        (raw(PacketType.AUDIO_CHUNK, FRAME)[:-1], Fault.LENGTH_MISMATCH, Farewell.PROTOCOL_ERROR),
+        (raw(PacketType.TEXT_FINAL, b"\xc3"), Fault.INVALID_UTF8, Farewell.PROTOCOL_ERROR),
+        (raw(PacketType.METADATA, b"\xff{}"), Fault.INVALID_UTF8, Farewell.PROTOCOL_ERROR),
+        (raw(PacketType.METADATA, b"{"), Fault.INVALID_JSON, Farewell.PROTOCOL_ERROR),
+        (raw(PacketType.METADATA, b"[]"), Fault.INVALID_METADATA, Farewell.PROTOCOL_ERROR),
+        (bytes(65_553), Fault.TOO_BIG, Farewell.TOO_BIG),
+    ],
+    ids=lambda value: value.name if isinstance(value, Fault) else "",
+)
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_message_of_no_protocol_ends_the_connection(message, fault, farewell, ready):
+    """The fault names itself and its close; nothing after it is believed; the peer can still be told."""
+    server, _ = pair(ready=ready)
+    with pytest.raises(RemoteProtocolError) as caught:
+        server.receive(message, now_s=0.0)
+    assert (caught.value.fault, caught.value.farewell) == (fault, farewell)
+    with pytest.raises(RemoteProtocolError) as again:
+        server.receive(raw(PacketType.HEARTBEAT), now_s=0.0)
+    assert again.value is caught.value
+    notice = ErrorNotice(fault.value, str(caught.value))
+    assert json.loads(decode(write(server, outgoing.metadata(notice))).payload)["code"] == fault.value
+
+
+@pytest.mark.parametrize(
+    ("message", "event"),
+    [
+        (raw(0x00), Ignored("unknown_packet")),
+        (raw(0xFF, b"?"), Ignored("unknown_packet")),
+        (raw(PacketType.METADATA, b'{"type":"later"}'), Ignored("unknown_metadata")),
+        (raw(PacketType.METADATA, b'{"type":"ready"}'), Ignored("unknown_metadata")),
+        (raw(PacketType.TEXT_PARTIAL, b"hi"), Ignored("not_for_servers")),
+        (raw(PacketType.TEXT_FINAL, b"hi"), Ignored("not_for_servers")),
+        (raw(PacketType.ACK, bytes(4)), Ignored("unknown_ack")),
+        (raw(PacketType.ACK, b"\0\0"), Refused("bad_ack", "an ACK holds one u32, this one 2 bytes")),
+        (raw(PacketType.METADATA, b'{"type":"vad"}'), Refused("bad_metadata", "vad.speaking is missing")),
+    ],
+    ids=str,
+)
+def test_what_is_passed_over_or_refused_is_counted_and_the_session_goes_on(message, event):
+    """The packet after it is heard as if nothing had been."""
+    server, client = pair()
+    assert server.receive(message, now_s=0.0)[0] == event
+    statistics = server.statistics()
+    if isinstance(event, Ignored):
+        assert (statistics.ignored, statistics.refused) == ({event.what: 1}, {})
+    else:
+        assert (statistics.ignored, statistics.refused) == ({}, {event.code: 1})
+    assert isinstance(tell(client, server, outgoing.audio(FRAME, 1.0))[0], AudioReceived)
+
+
+@pytest.mark.parametrize("timestamp_ms", [float("nan"), float("inf"), float("-inf")])
+def test_audio_without_a_time_is_refused(timestamp_ms):
+    """What could not be counted back over a burst refuses its packet; other packets may carry any."""
+    server, _ = pair()
+    event, _ = server.receive(raw(PacketType.AUDIO_CHUNK, FRAME, timestamp_ms=timestamp_ms), now_s=0.0)
+    assert event == Refused("bad_timestamp", "the timestamp of audio must be a finite number")
+    event, _ = server.receive(raw(PacketType.HEARTBEAT, timestamp_ms=timestamp_ms), now_s=0.0)
+    assert event == HeartbeatReceived()
+
+
+def test_audio_before_ready_is_refused_and_heard_after():
+    """A client that does not wait loses its first frames and is told, once per packet, not closed."""
+    server, client = pair(ready=False)
+    refusal = Refused("not_ready", "audio may be sent once the server has said ready")
+    message = raw(PacketType.AUDIO_CHUNK, FRAME)
+    assert server.receive(message, now_s=0.0) == (refusal, ())
+    tell(server, client, outgoing.metadata(ESTABLISHED))
+    assert server.receive(message, now_s=0.0) == (refusal, ())
+    tell(server, client, outgoing.metadata(Queued(1)))
+    assert server.receive(message, now_s=0.0) == (refusal, ())
+    tell(server, client, outgoing.metadata(Ready()))
+    assert isinstance(server.receive(message, now_s=0.0)[0], AudioReceived)
+    assert server.statistics().refused == {"not_ready": 3}
+
+
+def test_after_bye_only_receipts_are_heard():
+    """What was on its way is passed over and counted; the last final text can still be ACKed."""
+    server, client = pair()
+    tell(client, server, outgoing.metadata(Bye()))
+    for message in (
+        raw(PacketType.AUDIO_CHUNK, FRAME),
+        raw(PacketType.METADATA, b'{"type":"bye"}'),
+        raw(PacketType.METADATA, b'{"type":"client_stats"}'),
+    ):
+        assert server.receive(message, now_s=0.0) == (Ignored("after_bye"), ())
+    _, replies = tell(server, client, outgoing.text_final("goodbye"))
+    assert [reply.act for reply in replies] == ["ack"]
+    assert server.unacked == ()
+
+
+@given(st.lists(st.one_of(
+    st.binary(max_size=40),
+    st.text(max_size=5),
+    st.builds(
+        lambda kind, payload, wants_ack: raw(kind, payload, wants_ack=wants_ack),
+        st.sampled_from([*PacketType, 0x99]),
+        st.one_of(st.binary(max_size=8), st.sampled_from([b'{"type":"bye"}', b'{"type":"ready"}', b"{}", b"[]"])),
+        st.booleans(),
+    ),
+), max_size=12), st.sampled_from(["server", "client"]))  # fmt: skip
+def test_any_messages_are_events_until_the_first_fault(messages, role):
+    """Nothing but events and one RemoteProtocolError comes out, and every reply can be written."""
+    conversation = end(role)
+    for i, message in enumerate(messages):
+        try:
+            _, replies = conversation.receive(message, now_s=float(i))
+        except RemoteProtocolError:
+            with pytest.raises(RemoteProtocolError):
+                conversation.receive(raw(PacketType.HEARTBEAT), now_s=float(i))
+            break
+        for reply in replies:
+            write(conversation, reply)
+
+
+# The two ends are held to the same table
+
+
+@pytest.mark.parametrize(
+    ("role", "said"),
+    [
+        ("server", outgoing.metadata(Ready())),
+        ("server", outgoing.audio(FRAME, 0.0)),
+        ("server", outgoing.metadata(Bye())),
+        ("client", outgoing.audio(FRAME, 0.0)),
+        ("client", outgoing.text_final("hi")),
+        ("client", outgoing.metadata(Ready())),
+    ],
+    ids=lambda value: getattr(value, "act", value),
+)
+def test_what_may_not_be_said_now_is_our_fault_and_takes_no_number(role, said):
+    """Before the greeting there is no audio, and no end ever says the other's words."""
+    conversation = end(role)
+    with pytest.raises(LocalProtocolError):
+        write(conversation, said)
+    assert decode(write(conversation, outgoing.ack(0))).seq == 0
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        raw(PacketType.AUDIO_CHUNK, FRAME),
+        raw(PacketType.TEXT_FINAL, b"hi"),
+        raw(PacketType.METADATA, b'{"type":"ready"}'),
+        raw(PacketType.METADATA, b'{"type":"queued","position":1}'),
+    ],
+)
+def test_a_server_out_of_turn_is_a_fault(message):
+    """A client believes no server that speaks before it has introduced itself."""
+    with pytest.raises(RemoteProtocolError) as caught:
+        end("client").receive(message, now_s=0.0)
+    assert caught.value.fault is Fault.OUT_OF_TURN
+
+
+def test_a_closed_conversation_neither_speaks_nor_hears():
+    """Using an end after its close is our mistake, in both directions."""
+    server, _ = pair()
+    server.close()
+    with pytest.raises(LocalProtocolError):
+        server.receive(raw(PacketType.HEARTBEAT), now_s=0.0)
+    with pytest.raises(LocalProtocolError):
+        write(server, outgoing.ack(0))
+
+
+def test_what_fits_no_packet_is_refused_where_it_is_said():
+    """A payload over 65,535 bytes and text that is no Unicode fail before they are queued."""
+    with pytest.raises(LocalProtocolError):
+        outgoing.text_final("é" * 32_768)
+    assert len(outgoing.text_final("é" * 32_767).payload) == 65_534
+    with pytest.raises(LocalProtocolError):
+        outgoing.text_partial("\ud800")
+
+
+# Liveness, over whole conversations
+
+
+def test_two_ends_heartbeat_without_an_echo():
+    """Over ten minutes each end sends its own heartbeats and at most one answer to each of the other's."""
+    server, client = pair()
+    ends_ = [server, client]
+    for tick in range(600):
+        now_s = float(tick)
+        for speaker, listener in (ends_, ends_[::-1]):
+            if speaker.heartbeat_due(now_s):
+                event, _ = tell(speaker, listener, speaker.heartbeat(now_s=now_s), now_s)
+                assert event == HeartbeatReceived()
+        for conversation in ends_:
+            conversation.check_alive(now_s)
+    for conversation in ends_:
+        assert 119 <= conversation.statistics().sent["heartbeat"] <= 2 * 120
+
+
+def test_a_peer_that_answers_every_heartbeat_gets_one_answer():
+    """A client that also answers answers is left alone after the first."""
+    server, _ = pair()
+    exchanged = 0
+    _, replies = server.receive(raw(PacketType.HEARTBEAT), now_s=1.0)
+    while replies:
+        exchanged += 1
+        write(server, replies[0])
+        _, replies = server.receive(raw(PacketType.HEARTBEAT), now_s=1.0 + exchanged / 100)
+    assert exchanged == 1
+
+
+@pytest.mark.parametrize("kind", [*PacketType, 0x99])
+def test_any_packet_is_a_sign_of_life(kind):
+    """Known or not, heard or refused: what arrives ends the silence."""
+    server, _ = pair()
+    payload = b'{"type":"later"}' if kind == PacketType.METADATA else bytes(4)
+    server.receive(raw(kind, payload), now_s=14.0)
+    assert server.silence_s(15.0) == 1.0
+    server.check_alive(28.9)
+    with pytest.raises(RemoteProtocolError) as caught:
+        server.check_alive(29.0)
+    assert (caught.value.fault, caught.value.farewell) == (Fault.SILENT, Farewell.TRY_AGAIN_LATER)
+
+
+def test_the_next_deadline_is_the_heartbeat_or_the_silence():
+    """One deadline to sleep until: whichever of the two comes first."""
+    server, _ = pair()
+    assert server.next_deadline_s() == 5.0
+    assert not server.heartbeat_due(4.9)
+    for now_s in (5.0, 10.0):
+        assert server.heartbeat_due(now_s)
+        server.heartbeat(now_s=now_s)
+    assert server.next_deadline_s() == 15.0
+    server.receive(raw(PacketType.HEARTBEAT), now_s=12.0)
+    server.heartbeat(now_s=14.0)
+    assert server.next_deadline_s() == 19.0
+
+
+def test_statistics_count_both_directions_by_name():
+    """Packets are counted by the name of their type, unknown ones together."""
+    server, client = pair()
+    tell(client, server, outgoing.audio(FRAME, 0.0))
+    tell(server, client, outgoing.text_final("a"))
+    for kind in (0x77, 0x78):
+        server.receive(raw(kind), now_s=0.0)
+    statistics = server.statistics()
+    assert statistics.sent == {"metadata": 2, "text_final": 1}
+    assert statistics.received == {"audio_chunk": 1, "ack": 1, "unknown": 2}
+    assert statistics.ignored == {"unknown_packet": 2}
+    assert statistics.unacked == 0
+
+
+@given(st.floats(-1e15, 1e15), st.integers(1, 8))
+def test_a_burst_is_counted_back_from_its_last_frame(timestamp_ms, frames):
+    """Frame i of N counts as ts − 80·(N−1−i); the last is the timestamp itself, bit for bit."""
+    times = [capture_ms(timestamp_ms, i, frames) for i in range(frames)]
+    assert struct.pack("<d", times[-1]) == struct.pack("<d", timestamp_ms)
+    assert times == [timestamp_ms - 80 * back for back in reversed(range(frames))]
+    assert capture_ms(1000.0, 0, 8) == 440.0

@@ -1,0 +1,322 @@
+"""METADATA: any bytes are an object of the vocabulary, an unknown one, a refusal or a fault."""
+
+import json
+import typing
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.protocol import metadata, objects
+from pipeline.protocol.faults import Fault, LocalProtocolError, RefusedPacketError, RemoteProtocolError
+from pipeline.protocol.metadata import (
+    Bye,
+    ClientStats,
+    Configure,
+    ConnectionEstablished,
+    Draining,
+    Dropped,
+    ErrorNotice,
+    LimitsInfo,
+    ModelInfo,
+    Queued,
+    Ready,
+    Resumed,
+    Stats,
+    Vad,
+)
+
+ESTABLISHED = ConnectionEstablished(
+    protocol=1,
+    session_id="5f2c",
+    resume_token=None,
+    server_time=1767225600000.25,
+    sample_rate=24_000,
+    frame_samples=1920,
+    model=ModelInfo("tiny", "moshi", trained=False, model_delay_ms=160, text="ids"),
+    limits=LimitsInfo(65_552, 8, 400, 5_000, 15_000),
+)
+
+# What docs/protocol.md promises a client in another language, spelled out field by field.
+SPELLED = [
+    (
+        ESTABLISHED,
+        {
+            "type": "connection_established",
+            "protocol": 1,
+            "sessionId": "5f2c",
+            "resumeToken": None,
+            "serverTime": 1767225600000.25,
+            "sampleRate": 24000,
+            "frameSamples": 1920,
+            "model": {"name": "tiny", "shape": "moshi", "trained": False, "modelDelayMs": 160, "text": "ids"},
+            "limits": {
+                "messageBytes": 65552,
+                "burstFrames": 8,
+                "maxLagMs": 400,
+                "heartbeatEveryMs": 5000,
+                "heartbeatTimeoutMs": 15000,
+            },
+        },
+    ),
+    (Queued(3), {"type": "queued", "position": 3}),
+    (Ready(), {"type": "ready"}),
+    (Resumed("5f2c", "t0"), {"type": "resumed", "sessionId": "5f2c", "resumeToken": "t0"}),
+    (ErrorNotice("bad_ack", "No."), {"type": "error", "code": "bad_ack", "message": "No."}),
+    (
+        ErrorNotice("full", "Later.", 2000),
+        {"type": "error", "code": "full", "message": "Later.", "retryAfterMs": 2000},
+    ),
+    (Draining(), {"type": "draining"}),
+    (Dropped("audio", 4), {"type": "dropped", "what": "audio", "count": 4}),
+    (
+        Stats(10, 8, 1, 2, 3, 16, 0, encode_ms=1.5, added_ms=0.25),
+        {
+            "type": "stats",
+            "framesIn": 10,
+            "framesOut": 8,
+            "framesDropped": 1,
+            "underruns": 2,
+            "lanesOpen": 3,
+            "lanesMax": 16,
+            "queued": 0,
+            "encodeMs": 1.5,
+            "addedMs": 0.25,
+        },
+    ),
+    (
+        Configure(0.0, 250, 0.7, 25, -0.5, 1.1, 42),
+        {
+            "type": "configure",
+            "temperature": 0.0,
+            "topK": 250,
+            "textTemperature": 0.7,
+            "textTopK": 25,
+            "paddingBias": -0.5,
+            "repetitionPenalty": 1.1,
+            "seed": 42,
+        },
+    ),
+    (Configure(), {"type": "configure"}),
+    (Vad(speaking=True), {"type": "vad", "speaking": True}),
+    (
+        ClientStats(0, 81.5, 12),
+        {"type": "client_stats", "underruns": 0, "bufferMs": 81.5, "lastPlayedFrame": 12},
+    ),
+    (Bye(), {"type": "bye"}),
+]
+
+
+def speaker_of(value):
+    return next(role for role, known in metadata.VOCABULARY.items() if value.TYPE in known)
+
+
+@pytest.mark.parametrize(("value", "spelled"), SPELLED, ids=lambda item: getattr(item, "TYPE", ""))
+def test_each_object_is_spelled_as_documented_and_read_back(value, spelled):
+    """Field names, `type` and explicit null are exactly those of the protocol, both ways."""
+    payload = metadata.spell(value)
+    assert json.loads(payload) == spelled
+    assert metadata.read(payload, speaker_of(value)) == value
+
+
+def test_every_type_of_the_vocabulary_is_spelled_above():
+    """No object can be added without its spelling being held."""
+    named = {type(value) for value, _ in SPELLED}
+    assert named == set(typing.get_args(metadata.Metadata))
+    assert named == {cls for known in metadata.VOCABULARY.values() for cls in known.values()}
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+FIELD_NAMES = sorted({name for _, spelled in SPELLED for name in spelled} - {"type"})
+objects_of_known_types = st.builds(
+    lambda name, content: {**content, "type": name},
+    st.sampled_from([value.TYPE for value, _ in SPELLED]),
+    st.dictionaries(st.sampled_from(FIELD_NAMES), json_values, max_size=6),
+)
+any_payload = st.one_of(
+    st.binary(max_size=80),
+    st.text(max_size=40).map(lambda text: text.encode("utf-8", "surrogatepass")),
+    json_values.map(lambda value: json.dumps(value).encode()),
+    objects_of_known_types.map(lambda value: json.dumps(value).encode()),
+)
+
+
+@given(any_payload, st.sampled_from(["server", "client"]))
+def test_any_bytes_are_understood_unknown_refused_or_a_fault(payload, speaker):
+    """Nothing else comes out; what is understood can be spelled again and means the same."""
+    try:
+        value = metadata.read(payload, speaker)
+    except (RemoteProtocolError, RefusedPacketError) as error:
+        str(error).encode()  # what the peer is told can always be encoded
+    else:
+        if value is not None:
+            assert metadata.read(metadata.spell(value), speaker) == value
+
+
+@pytest.mark.parametrize(
+    ("payload", "fault"),
+    [
+        (b"\xff", Fault.INVALID_UTF8),
+        (b'{"type":"bye\xc3"}', Fault.INVALID_UTF8),
+        ('{"type":"bye"}'.encode("utf-16"), Fault.INVALID_UTF8),
+        (b"", Fault.INVALID_JSON),
+        (b"\xef\xbb\xbf{}", Fault.INVALID_JSON),
+        (b'{"type":"bye"', Fault.INVALID_JSON),
+        (b'{"type":"bye"} {}', Fault.INVALID_JSON),
+        (b'{"type":"configure","temperature":NaN}', Fault.INVALID_JSON),
+        (b'{"type":"configure","temperature":-Infinity}', Fault.INVALID_JSON),
+        (b'{"type":"bye","type":"vad"}', Fault.INVALID_JSON),
+        (b'{"type":"configure","seed":' + b"9" * 60_000 + b"}", Fault.INVALID_JSON),
+        (b"[" * 65_535, Fault.INVALID_JSON),
+        (b'{"a":' * 10_000 + b"1" + b"}" * 10_000, Fault.INVALID_JSON),
+        (b"[]", Fault.INVALID_METADATA),
+        (b"null", Fault.INVALID_METADATA),
+        (b'"bye"', Fault.INVALID_METADATA),
+        (b"{}", Fault.INVALID_METADATA),
+        (b'{"type":1}', Fault.INVALID_METADATA),
+        (b'{"type":null}', Fault.INVALID_METADATA),
+    ],
+)
+def test_what_is_no_metadata_has_its_fault(payload, fault):
+    """Not UTF-8, not JSON, not an object, no string `type`: each has its name."""
+    with pytest.raises(RemoteProtocolError) as caught:
+        metadata.read(payload, "client")
+    assert caught.value.fault is fault
+
+
+@pytest.mark.parametrize(
+    ("field", "content"),
+    [
+        ("temperature", -0.1),
+        ("temperature", 10.5),
+        ("temperature", "warm"),
+        ("temperature", True),
+        ("temperature", [1]),
+        ("temperature", 10**400),
+        ("topK", -1),
+        ("topK", 2.5),
+        ("topK", 65_537),
+        ("topK", False),
+        ("textTemperature", {}),
+        ("textTopK", "25"),
+        ("paddingBias", 101),
+        ("repetitionPenalty", 0),
+        ("seed", -1),
+        ("seed", 1 << 53),
+        ("seed", 1.5),
+    ],
+)
+def test_a_wrong_field_of_configure_is_refused_by_its_name(field, content):
+    """Type and range are checked by field; the sentence names it as it is spelled on the wire."""
+    payload = json.dumps({"type": "configure", field: content}).encode()
+    with pytest.raises(RefusedPacketError, match=f"^configure\\.{field} must be a ") as caught:
+        metadata.read(payload, "client")
+    assert caught.value.code == "bad_metadata"
+
+
+def test_an_infinite_number_without_the_word_is_refused():
+    """1e999 is JSON and reads as infinity; no bound admits it."""
+    with pytest.raises(RefusedPacketError, match="temperature"):
+        metadata.read(b'{"type":"configure","temperature":1e999}', "client")
+    with pytest.raises(RefusedPacketError, match="seed"):
+        metadata.read(b'{"type":"configure","seed":1e999}', "client")
+
+
+@pytest.mark.parametrize("extreme", [{"temperature": 0}, {"temperature": 10}, {"topK": 0}, {"topK": 65_536},
+                                     {"seed": (1 << 53) - 1}, {"paddingBias": -100}])  # fmt: skip
+def test_bounds_are_included(extreme):
+    """The bounds themselves are allowed."""
+    payload = json.dumps({"type": "configure", **extreme}).encode()
+    spelled = json.loads(metadata.spell(metadata.read(payload, "client")))
+    assert spelled == {"type": "configure", **extreme}
+
+
+@pytest.mark.parametrize(
+    ("payload", "expected"),
+    [
+        (b'{"type":"configure","temperature":null,"later":{"deep":[1]}}', Configure()),
+        (b'{"type":"configure","topK":5.0,"temperature":1}', Configure(temperature=1.0, top_k=5)),
+        (b'{"type":"client_stats"}', ClientStats()),
+        (b'{"type":"bye","reason":"tea"}', Bye()),
+    ],
+)
+def test_what_clients_may_spell_differently_is_understood(payload, expected):
+    """null is absent, 5.0 is whole, fields of a later protocol are passed over."""
+    read = metadata.read(payload, "client")
+    assert read == expected
+    if isinstance(read, Configure) and read.top_k is not None:
+        assert isinstance(read.top_k, int)
+        assert isinstance(read.temperature, float)
+
+
+@pytest.mark.parametrize(
+    ("payload", "sentence"),
+    [
+        (b'{"type":"vad"}', "vad.speaking is missing"),
+        (b'{"type":"vad","speaking":null}', "vad.speaking is missing"),
+        (b'{"type":"vad","speaking":1}', "vad.speaking must be true or false"),
+        (
+            b'{"type":"client_stats","lastPlayedFrame":-1}',
+            "client_stats.lastPlayedFrame must be a whole number from 0 to 9007199254740991",
+        ),
+    ],
+)
+def test_other_client_objects_are_held_to_their_fields(payload, sentence):
+    """A required field that is missing, and a bool that is a number, are refused in one sentence."""
+    with pytest.raises(RefusedPacketError) as caught:
+        metadata.read(payload, "client")
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"model": 1}, "connection_established.model must be an object"),
+        ({"sessionId": 7}, "connection_established.sessionId must be a string"),
+        ({"model": {"name": "tiny"}}, "connection_established.model.shape is missing"),
+        (
+            {"model": {"name": "t", "shape": "s", "trained": True, "modelDelayMs": 0, "text": []}},
+            "connection_established.model.text must be one of text, ids",
+        ),
+    ],
+)
+def test_a_field_inside_an_object_is_named_by_its_path(change, sentence):
+    """Nested objects are read as strictly, and named by their dotted path."""
+    spelled = json.loads(metadata.spell(ESTABLISHED)) | change
+    with pytest.raises(RefusedPacketError) as caught:
+        metadata.read(json.dumps(spelled).encode(), "server")
+    assert str(caught.value) == sentence
+
+
+@pytest.mark.parametrize(("value", "_spelled"), SPELLED, ids=lambda item: getattr(item, "TYPE", ""))
+def test_an_object_is_known_only_from_its_own_speaker(value, _spelled):
+    """What only the server says is unknown from a client, and the other way round."""
+    other = "client" if speaker_of(value) == "server" else "server"
+    assert metadata.read(metadata.spell(value), other) is None
+    assert metadata.read(b'{"type":"not yet invented"}', other) is None
+
+
+def test_a_number_that_json_cannot_say_is_our_fault():
+    """NaN never leaves as a bare word that other parsers refuse."""
+    with pytest.raises(LocalProtocolError):
+        metadata.spell(Stats(0, 0, 0, 0, 0, 0, 0, step_ms=float("nan")))
+
+
+@given(st.text())
+def test_any_text_of_ours_can_be_sent(text):
+    """A message with a lone surrogate still becomes valid UTF-8, and is read back."""
+    notice = ErrorNotice("bad_ack", text + "\ud800")
+    assert metadata.read(metadata.spell(notice), "server") == notice
+
+
+@pytest.mark.parametrize(
+    ("field", "spelled"),
+    [("seed", "seed"), ("top_k", "topK"), ("retry_after_ms", "retryAfterMs"), ("text_top_k", "textTopK")],
+)
+def test_wire_names_follow_from_field_names(field, spelled):
+    """snake_case here, camelCase there, by one rule."""
+    assert objects.wire_name(field) == spelled
