@@ -96,8 +96,7 @@ class AttentionPlan:
                 masks.append(None)
             else:
                 held = last - (last - np.arange(filled)) % context  # the position in each slot
-                age = lane_queries[:, None] - held
-                masks.append(mx.array((age >= 0) & (age < context)))
+                masks.append(mx.array(held <= lane_queries[:, None]))
         return cls(
             mx.array(lanes[:, None]),
             mx.array((queries % context).astype(np.int32)),

@@ -146,6 +146,8 @@ def open_bundle(config: Config) -> Bundle:
     raw = config.model
     lm = parse_lm_config(raw)
     mimi = parse_mimi_config(_read_mimi_config(config.folder, raw.get("mimi_config_name")))
+    if lm.dep_q == lm.n_q:
+        raise ConfigError("dep_q", f"{lm.dep_q}, all of n_q: this model hears nobody")
     if lm.mimi_codebooks > mimi.quantizer.n_q:
         raise ConfigError("dep_q", f"{lm.mimi_codebooks} codebooks are needed, Mimi has {mimi.quantizer.n_q}")
     if lm.card != mimi.quantizer.bins:

@@ -7,6 +7,7 @@ come in one error. Which rules a model's layouts need: `lm_checkpoint`, `mimi_ch
 Format: https://huggingface.co/docs/safetensors/index#format
 """
 
+import functools
 import json
 import math
 import re
@@ -60,7 +61,7 @@ class Rule:
 
     def targets(self, source: str) -> list[str] | None:
         """Names of the parameters that `source` becomes; None where it does not match."""
-        match = re.fullmatch(self.pattern, source)
+        match = _compiled(self.pattern).fullmatch(source)
         if match is None:
             return None
         if self.target is None:
@@ -92,6 +93,11 @@ class Assignment:
     rule: Rule | None
     targets: tuple[str, ...]
     copy: bool = False
+
+
+@functools.cache  # the cache inside `re` is smaller than a layout with a rule per tensor
+def _compiled(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern)
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
@@ -140,7 +146,8 @@ def _is_entry(entry: object) -> TypeGuard[dict[str, Any]]:
 
     return (
         isinstance(entry, dict)
-        and entry.get("dtype") in _DTYPE_BITS
+        and isinstance(entry.get("dtype"), str)
+        and entry["dtype"] in _DTYPE_BITS
         and naturals(entry.get("shape"))
         and naturals(entry.get("data_offsets"))
         and len(entry["data_offsets"]) == 2
@@ -184,7 +191,7 @@ def match(
     missing = [name for name in parameters if name not in filled]
     if missing or extra or misshaped:
         raise TensorMismatchError(str(path), missing=missing, extra=extra, misshaped=misshaped)
-    unused = [rule.pattern for rule in rules if rule not in used]
+    unused = [rule.pattern.replace("\\", "") for rule in rules if rule not in used]
     if unused:
         raise WeightsError(str(path), "no tensor is named like " + ", ".join(unused))
     odd = [f"{a.source} ({header[a.source].dtype})" for a in assignments]

@@ -7,6 +7,7 @@ host (`pipeline.stages.grid`): a step sees tokens, not frames.
 Source: Défossez et al. 2024, "Moshi", section 3.4; the arithmetic of the `moshi` package.
 """
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +19,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 
 from pipeline.errors import WeightsError
 from pipeline.models.attention import Lanes
-from pipeline.models.checkpoint import Shape, load_parameters, read_header
+from pipeline.models.checkpoint import Rule, Shape, load_parameters, match, read_header
 from pipeline.models.depformer import Depformer, Past
 from pipeline.models.embedding import Embedding
 from pipeline.models.lm_checkpoint import detect_layout, lm_rules
@@ -109,11 +110,18 @@ class LmModel(nn.Module):
             WeightsError: the file is no language model, or is damaged, or does not fill
                 exactly these parameters (then `TensorMismatchError`); nothing was replaced.
         """
-        names = read_header(path).keys()
+        rules = self._rules(path, read_header(path))
+        self.update(tree_unflatten(load_parameters(path, self.parameter_shapes(), rules, dtype)))
+
+    def check_weights(self, path: Path) -> None:
+        """Compare a checkpoint with the model by its header alone; raises what `load_weights` would."""
+        header = read_header(path)
+        match(path, header, self.parameter_shapes(), self._rules(path, header))
+
+    def _rules(self, path: Path, names: Collection[str]) -> list[Rule]:
         if not any(name.startswith("transformer.layers.") for name in names):
             raise WeightsError(str(path), "not a Moshi language model: it has no transformer.layers")
-        rules = lm_rules(self.config, detect_layout(names))
-        self.update(tree_unflatten(load_parameters(path, self.parameter_shapes(), rules, dtype)))
+        return lm_rules(self.config, detect_layout(names))
 
     def state(self, rows: int) -> TransformerState:
         """`rows` sessions that have heard nothing."""

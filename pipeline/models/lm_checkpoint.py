@@ -86,25 +86,33 @@ def _mlx_rules(config: LmConfig) -> list[Rule]:
 
 
 def _slice_rules(config: LmConfig, codebook: int, which: int) -> list[Rule]:
-    one = re.escape(f"depformer.slices.{codebook}.")
-    layer = one + r"transformer\.layers\.(\d+)\."
+    # One rule per tensor: of what codebooks share, not one copy may be missing.
     heard = "depformer_text_emb" if codebook == 0 else f"depformer_emb.{codebook - 1}"
     projection = which if config.depformer_multi_linear else 0
-    norm_weight = "alpha" if config.norm.startswith("rms") else "weight"
-    rules = [
-        Rule(one + r"linear_in\.weight", f"depformer_in.{projection}.weight", copies=True),
-        Rule(one + r"linear_out\.(weight|bias)", rf"linears.{codebook}.\1"),
-        Rule(one + r"emb\.(.+)", rf"{heard}.\1"),
-        Rule(
-            layer + r"self_attn\.(in|out)_proj\.weight",
-            rf"depformer.layers.\1.self_attn.\2_projs.{which}.weight",
-            copies=True,
-        ),
-        Rule(layer + r"(norm[12])\.weight", rf"depformer.layers.\1.\2.{norm_weight}", copies=True),
-    ]
-    if config.norm.startswith("layer"):
-        rules.append(Rule(layer + r"(norm[12])\.bias", r"depformer.layers.\1.\2.bias", copies=True))
+    layer = {
+        "self_attn.in_proj.weight": f"self_attn.in_projs.{which}.weight",
+        "self_attn.out_proj.weight": f"self_attn.out_projs.{which}.weight",
+    }
+    for norm in ("norm1", "norm2"):
+        if config.norm.startswith("rms"):
+            layer[f"{norm}.weight"] = f"{norm}.alpha"
+        else:
+            layer |= {f"{norm}.weight": f"{norm}.weight", f"{norm}.bias": f"{norm}.bias"}
     if config.depformer.gating != "none":
-        gating = rf"depformer.layers.\1.gating.{which}.\2"
-        rules.append(Rule(layer + r"gating\.(linear_\w+\.weight)", gating, copies=True))
-    return rules
+        for linear in ("linear_in", "linear_out"):
+            layer[f"gating.{linear}.weight"] = f"gating.{which}.{linear}.weight"
+    one = f"depformer.slices.{codebook}."
+    return [
+        Rule(re.escape(one) + r"linear_out\.(weight|bias)", rf"linears.{codebook}.\1"),
+        Rule(re.escape(one) + r"emb\.(.+)", rf"{heard}.\1"),
+        Rule(re.escape(one + "linear_in.weight"), f"depformer_in.{projection}.weight", copies=True),
+        *(
+            Rule(
+                re.escape(f"{one}transformer.layers.{index}.{theirs}"),
+                f"depformer.layers.{index}.{ours}",
+                copies=True,
+            )
+            for index in range(config.depformer.num_layers)
+            for theirs, ours in layer.items()
+        ),
+    ]

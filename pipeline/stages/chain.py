@@ -83,5 +83,5 @@ def open_chain(config: Config) -> Chain:
         WeightsError: files are missing, malformed, or not what the configuration says.
     """
     bundle = open_bundle(config)
-    #bundle.check()
+    bundle.check()
     return Chain(bundle, config.settings)

@@ -32,6 +32,8 @@ class DecoderStage:
     def decode(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """One frame per lane: `codes [n, dep_q]` → `pcm [n, 1920]`."""
         rows = padded_rows(lanes, self._scratch)
+        if len(rows) > len(lanes):  # or the scratch row's history would grow, and cost, for ever
+            self._state = self._mimi.reset(self._state, self._scratch)
         return self._run(rows, padded(codes, len(rows)))[: len(lanes)]
 
     def _run(self, rows: npt.NDArray[np.int32], codes: Codes) -> Pcm:

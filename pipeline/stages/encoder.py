@@ -33,6 +33,8 @@ class EncoderStage:
     def encode(self, lanes: Sequence[int], pcm: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
         """One frame per lane: `pcm [n, 1920]` → `codes [n, K]`."""
         rows = padded_rows(lanes, self._scratch)
+        if len(rows) > len(lanes):  # or the scratch row's history would grow, and cost, for ever
+            self._state = self._mimi.reset(self._state, self._scratch)
         return self._run(rows, padded(pcm, len(rows)))[: len(lanes)]
 
     def _run(self, rows: npt.NDArray[np.int32], pcm: Pcm) -> Codes:

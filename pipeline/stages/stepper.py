@@ -80,6 +80,8 @@ class StepperStage:
     def step(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> list[Step]:
         """One step per lane: the users' `codes [n, K]`, K at least what the model hears."""
         rows = padded_rows(lanes, self._scratch)
+        if len(rows) > len(lanes):  # or the scratch row's history would grow, and cost, for ever
+            self._state = self._model.reset(self._state, self._scratch)
         sessions = [self._sessions[lane] for lane in lanes]
         inputs = self._grid.inputs(lanes, codes[:, : self._user_codebooks])  # [n, 1 + n_q]
         batch = SamplingBatch.of(

@@ -28,7 +28,7 @@ def as_mlx(packed: Weights, config: LmConfig) -> Weights:
     """One slice per codebook; what codebooks share is written once for each of them."""
     mlx: Weights = {}
     for name, weight in as_split(packed, config).items():
-        if name.startswith("depformer") or name.startswith("linears"):
+        if name.startswith(("depformer", "linears")):
             continue
         new = re.sub(r"^emb\.", "audio_embs.", name)
         new = re.sub(r"(in|out)_projs\.0", r"\1_proj", new).replace(".alpha", ".weight")

@@ -208,7 +208,9 @@ def test_no_token_is_no_input_and_no_prediction(model: LmModel) -> None:
 
 
 @given(
-    delays=st.lists(st.integers(0, 5), min_size=1, max_size=4), frames=st.integers(1, 7), seed=st.integers(0, 9)
+    delays=st.lists(st.integers(0, 5), min_size=1, max_size=4),
+    frames=st.integers(1, 7),
+    seed=st.integers(0, 9),
 )
 @settings(deadline=None)
 def test_undelay_undoes_delay(delays: list[int], frames: int, seed: int) -> None:

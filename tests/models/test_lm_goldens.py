@@ -9,11 +9,11 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
+from lm_layouts import as_mlx, as_split
 
 from pipeline.models.lm import LmModel
 from pipeline.models.lm_config import parse_lm_config
 from pipeline.stages.grid import GridShape, TokenGrid
-from lm_layouts import as_mlx, as_split
 
 DATA = Path(__file__).parent.parent / "data"
 
