@@ -8,8 +8,10 @@
     * `AudioFileError` (2) — a sound file cannot be read or written.
     * `PortInUseError` (4) — the address is taken.
 * `PeerError` — the other side of one connection. Ends that session, logged as info.
+    * `RemoteProtocolError`, `RefusedPacketError` — of the packet protocol (`pipeline.protocol.faults`).
 * `RefusedError` — nobody's: there is no room, or the models are not ready yet.
 * `SessionError` — ours, but the damage is one session. Logged as error.
+    * `LocalProtocolError` — we said what the packet protocol does not allow.
 * `BrokenInvariantError` (70) — ours, and nothing after it can be trusted.
     * `StalledError` — a model thread does not come back from a call.
 

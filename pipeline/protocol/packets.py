@@ -67,16 +67,14 @@ def encode(packet: Packet) -> bytes:
     Raises:
         LocalProtocolError: a field does not fit its place in the header.
     """
-    payload = memoryview(packet.payload).cast("B")
+    size_bytes = memoryview(packet.payload).nbytes
     try:
         header = _HEADER.pack(
-            packet.type, packet.priority, packet.seq, packet.timestamp_ms, payload.nbytes, packet.wants_ack
+            packet.type, packet.priority, packet.seq, packet.timestamp_ms, size_bytes, packet.wants_ack
         )
     except struct.error as error:
-        raise LocalProtocolError(
-            f"a packet of {payload.nbytes} bytes does not fit its header: {error}"
-        ) from None
-    return b"".join((header, payload))
+        raise LocalProtocolError(f"a packet of {size_bytes} bytes does not fit its header: {error}") from None
+    return b"".join((header, packet.payload))
 
 
 def decode(message: bytes) -> Packet:

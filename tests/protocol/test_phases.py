@@ -45,6 +45,13 @@ def test_the_server_may_finish_what_it_began_when_the_client_parts():
         assert MAY_SAY[phase]["server"] <= MAY_SAY[after(phase, "client", "bye")]["server"]
 
 
+def test_a_client_may_part_at_any_time():
+    """`bye` leads to PARTED from every phase that is neither that nor over."""
+    for phase in set(OPEN) - {Phase.PARTED}:
+        assert may_say(phase, "client", "bye")
+        assert after(phase, "client", "bye") is Phase.PARTED
+
+
 def test_after_bye_a_client_only_acknowledges():
     """In PARTED the client has nothing left but ACKs and heartbeats."""
     assert MAY_SAY[Phase.PARTED]["client"] == {"ack", "heartbeat"}
