@@ -94,9 +94,3 @@ class WavWriter:
             if isinstance(error, OSError) and error.strerror:
                 problem += f" ({error.strerror})"
         return AudioFileError(self._path, problem)
-
-
-def write_speech(path: str | Path, pcm: Pcm) -> None:
-    """Write `pcm [S]` as a whole 16-bit mono WAV file at 24 kHz."""
-    with WavWriter(path) as file:
-        file.write(pcm)

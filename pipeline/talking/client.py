@@ -1,0 +1,310 @@
+"""Hold one conversation with a server, in real time, and always end it with a `Report`.
+
+    connect ─▶ connection_established ─▶ (queued …) ─▶ ready
+    ─▶ configure ─▶ a frame each 80 ms ─▶ what is still owed arrives ─▶ bye ─▶ close
+
+Three tasks share the connection: one speaks, one listens, one watches for silence. Each
+write is shielded until it is through or `SEND_S` is over, because half a WebSocket frame
+would leave a stream in which nothing can follow, not even a goodbye.
+"""
+
+import time
+from contextlib import aclosing
+from typing import Final
+
+import numpy as np
+import trio
+from trio_websocket import ConnectionClosed, WebSocketConnection
+from wsproto.frame_protocol import CloseReason
+
+from pipeline.audio.framing import AudioRefusedError, frames_of, payload_of
+from pipeline.audio.pacing import MS_NS
+from pipeline.errors import PeerError
+from pipeline.protocol import outgoing
+from pipeline.protocol.conversation import Conversation, capture_ms
+from pipeline.protocol.events import AudioReceived, MetadataReceived, Refused, TextReceived
+from pipeline.protocol.faults import RemoteProtocolError
+from pipeline.protocol.metadata import (
+    Bye,
+    Configure,
+    ConnectionEstablished,
+    Draining,
+    Dropped,
+    ErrorNotice,
+    Metadata,
+    Queued,
+    Ready,
+)
+from pipeline.protocol.outgoing import Outgoing
+from pipeline.talking.connecting import UnreachableError, connected, single_errors
+from pipeline.talking.report import Ledger, Report
+from pipeline.talking.speech import Speech, now_ns, paced
+from pipeline.units import FRAME_MS
+from pipeline.values import Pcm
+
+PREBUFFER_MS: Final = FRAME_MS
+SEND_S: Final = 5.0  # for one write
+ANSWER_S: Final = 5.0  # for the next frame that is owed, once all were sent
+FAREWELL_S: Final = 2.0  # for the last words after bye, and for the close handshake
+HEARTBEAT_EVERY_S: Final = 5.0
+HEARTBEAT_TIMEOUT_S: Final = 15.0
+
+_PARTED_WELL: Final = (
+    CloseReason.NORMAL_CLOSURE,
+    CloseReason.GOING_AWAY,
+    CloseReason.NO_STATUS_RCVD,
+)
+
+
+class ConversationError(PeerError):
+    """The conversation failed; the message is one sentence, and `report` what there was of it."""
+
+    def __init__(self, message: str, report: Report) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+class NotTakenError(ConversationError):
+    """The server is not there, is full or is not ready yet: asking again in `retry_after_s` may help."""
+
+    def __init__(self, message: str, report: Report, retry_after_s: float) -> None:
+        super().__init__(message, report)
+        self.retry_after_s = retry_after_s
+
+
+class Audience:
+    """What is done with what comes back. Called at once, in order; by itself it does nothing."""
+
+    def agent_spoke(self, pcm: Pcm) -> None:
+        """80 ms of the agent, `pcm [1920]`."""
+
+    def agent_wrote(self, text: str, *, final: bool) -> None:
+        """The agent's utterance so far, or closed."""
+
+    def noticed(self, sentence: str) -> None:
+        """Something a person at the terminal would want to know."""
+
+
+async def converse(
+    url: str,
+    speech: Pcm | Speech,
+    *,
+    audience: Audience | None = None,
+    configure: Configure | None = None,
+    stop: trio.Event | None = None,
+    prebuffer_ms: int = PREBUFFER_MS,
+) -> Report:
+    """Say `speech` — samples at 24 kHz, or a live source — and hear the answer to its last frame.
+
+    `configure` is sent before the first frame. Once `stop` is set nothing more is said or
+    waited for, and the conversation ends as it would at the end of the speech.
+
+    Raises:
+        NotTakenError: the server cannot be reached, or has no room for now.
+        ConversationError: it failed in any other way.
+        ValueError: `url` is not one of a WebSocket.
+    """
+    source = paced(speech) if isinstance(speech, np.ndarray) else speech
+    client = _Client(Audience() if audience is None else audience, Ledger(prebuffer_ms))
+    try:
+        async with aclosing(source), connected(url) as ws:
+            await client.run(ws, source, configure, trio.Event() if stop is None else stop)
+    except UnreachableError as error:
+        if error.retry_after_s is None:
+            raise ConversationError(str(error), client.report()) from None
+        raise NotTakenError(str(error), client.report(), error.retry_after_s) from None
+    return client.outcome()
+
+
+class _Client:
+    """One conversation on one connection."""
+
+    _ws: WebSocketConnection
+    _conversation: Conversation
+    _nursery: trio.Nursery
+
+    def __init__(self, audience: Audience, ledger: Ledger) -> None:
+        self._audience = audience
+        self._ledger = ledger
+        # Wall time is read once: a clock set during the conversation would tear its timestamps.
+        self._epoch_ns = time.time_ns() - now_ns()
+        self._ready = trio.Event()
+        self._progress = trio.Event()  # replaced at each frame received
+        self._speaking = trio.CancelScope()
+        self._stopped = False
+        self._said_bye = False
+        self._failure: str | None = None
+        self._last_error: ErrorNotice | None = None
+        self._close: tuple[int | None, str] = (None, "")
+
+    def report(self) -> Report:
+        """What there was of the conversation."""
+        return self._ledger.report(*self._close)
+
+    def outcome(self) -> Report:
+        """The report of a conversation that went well; else the one sentence that says how it did not."""
+        code, reason = self._close
+        told = self._last_error.message if self._last_error else reason
+        closed = f"the server closed the conversation ({code}{': ' + told if told else ''})"
+        if self._failure is not None:
+            raise ConversationError(self._failure, self.report())
+        if not self._said_bye and not self._ready.is_set():
+            if code == CloseReason.TRY_AGAIN_LATER:
+                retry_ms = self._last_error.retry_after_ms if self._last_error else None
+                raise NotTakenError(closed, self.report(), (retry_ms or 1000) / 1000)
+            raise ConversationError(f"{closed} before it began", self.report())
+        if not self._said_bye:
+            raise ConversationError(f"{closed} after {self._ledger.frames_in} frames", self.report())
+        if code not in _PARTED_WELL:
+            raise ConversationError(closed, self.report())
+        if self._ledger.frames_owed and not self._stopped:
+            problem = f"{self._ledger.frames_owed} frames were not answered within {ANSWER_S:.0f} s"
+            raise ConversationError(problem + (f" ({told})" if told else ""), self.report())
+        return self.report()
+
+    async def run(
+        self,
+        ws: WebSocketConnection,
+        source: Speech,
+        configure: Configure | None,
+        stop: trio.Event,
+    ) -> None:
+        """Talk until either side has closed."""
+        self._ws = ws
+        self._conversation = Conversation(
+            "client",
+            heartbeat_every_s=HEARTBEAT_EVERY_S,
+            heartbeat_timeout_s=HEARTBEAT_TIMEOUT_S,
+            now_s=trio.current_time(),
+        )
+        try:
+            with single_errors():
+                async with trio.open_nursery() as self._nursery:
+                    self._nursery.start_soon(self._speak, source, configure)
+                    self._nursery.start_soon(self._stop_at, stop)
+                    self._nursery.start_soon(self._watch)
+                    await self._listen()
+                    self._nursery.cancel_scope.cancel()
+        finally:
+            # Whatever happened, the socket is closed: with the peer's consent if it comes soon.
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + FAREWELL_S):
+                await ws.aclose(self._close[0] or CloseReason.NORMAL_CLOSURE)
+            if self._close[0] is None and ws.closed is not None:
+                self._close = (ws.closed.code, ws.closed.reason or "")
+
+    # Speaking
+
+    async def _speak(self, source: Speech, configure: Configure | None) -> None:
+        try:
+            with self._speaking:
+                await self._ready.wait()
+                if configure is not None:
+                    await self._say(outgoing.metadata(configure))
+                async for captured in source:
+                    await trio.lowlevel.checkpoint_if_cancelled()  # what is entered is also sent
+                    timestamp_ms = (captured.at_ns + self._epoch_ns) / MS_NS
+                    self._ledger.sent(timestamp_ms, captured.at_ns)
+                    await self._say(outgoing.audio(payload_of(captured.pcm), timestamp_ms))
+                await self._hear_what_is_owed()
+            await self._say(outgoing.metadata(Bye()))
+            self._said_bye = True
+            await trio.sleep(FAREWELL_S)  # the server closes once its last words are said
+            self._nursery.cancel_scope.cancel()  # it does not: we do
+        except ConnectionClosed:
+            pass  # the listener learns it too, and why
+
+    async def _hear_what_is_owed(self) -> None:
+        waited_in_vain = False
+        while self._ledger.frames_owed and not waited_in_vain:
+            with trio.move_on_after(ANSWER_S) as wait:
+                await self._progress.wait()
+            waited_in_vain = wait.cancelled_caught
+
+    async def _stop_at(self, stop: trio.Event) -> None:
+        await stop.wait()
+        self._stopped = True
+        self._speaking.cancel()
+
+    async def _say(self, said: Outgoing) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()
+        # From here to its place in the connection's queue, nothing can overtake what is numbered.
+        timestamp_ms = (now_ns() + self._epoch_ns) / MS_NS
+        message = self._conversation.number(said, timestamp_ms=timestamp_ms)
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_S) as write:
+            await self._ws.send_message(message)
+        if write.cancelled_caught:
+            self._fail(f"the server did not read for {SEND_S:.0f} s")
+
+    async def _watch(self) -> None:
+        try:
+            while True:
+                await trio.sleep_until(self._conversation.next_deadline_s())
+                self._conversation.check_alive(trio.current_time())
+                if self._conversation.heartbeat_due(trio.current_time()):
+                    await self._say(self._conversation.heartbeat(now_s=trio.current_time()))
+        except RemoteProtocolError as fault:
+            self._fail(f"the server fell silent: {fault}")
+        except ConnectionClosed:
+            pass
+
+    # Listening
+
+    async def _listen(self) -> None:
+        try:
+            while True:
+                message = await self._ws.get_message()
+                event, replies = self._conversation.receive(message, now_s=trio.current_time())
+                self._take(event)
+                for reply in replies:
+                    await self._say(reply)
+        except ConnectionClosed as closed:
+            if closed.reason is not None:
+                self._close = (closed.reason.code, closed.reason.reason or "")
+        except (RemoteProtocolError, AudioRefusedError) as fault:
+            self._close = (CloseReason.PROTOCOL_ERROR, "")
+            self._fail(f"the server broke the protocol: {fault}")
+
+    def _take(self, event: object) -> None:
+        match event:
+            case AudioReceived(timestamp_ms=timestamp_ms, payload=payload):
+                self._take_audio(frames_of(payload), timestamp_ms)
+            case TextReceived(text=text, final=final):
+                self._ledger.told(text, final=final)
+                self._audience.agent_wrote(text, final=final)
+            case MetadataReceived(value):
+                self._take_metadata(value)
+            case Refused(code, message):
+                self._ledger.errors[f"refused_{code}"] += 1
+                self._audience.noticed(f"a packet of the server was refused: {message}")
+
+    def _take_audio(self, frames: Pcm, timestamp_ms: float) -> None:
+        received_ns = now_ns()
+        for index, pcm in enumerate(frames):
+            self._ledger.answered(capture_ms(timestamp_ms, index, len(frames)), received_ns)
+            self._audience.agent_spoke(pcm)
+        self._progress.set()
+        self._progress = trio.Event()
+
+    def _take_metadata(self, value: Metadata) -> None:
+        match value:
+            case ConnectionEstablished(model=model):
+                self._ledger.model = model
+                trained = "" if model.trained else ", untrained: expect noise, not words"
+                self._audience.noticed(f"connected to {model.name} ({model.shape}{trained})")
+            case Queued(position):
+                self._audience.noticed(f"queued, position {position}")
+            case Ready():
+                self._audience.noticed("ready")
+                self._ready.set()
+            case ErrorNotice(code, message):
+                self._ledger.errors[code] += 1
+                self._last_error = value
+                self._audience.noticed(f"{code}: {message}")
+            case Dropped(what, count):
+                self._ledger.dropped[what] += count
+            case Draining():
+                self._audience.noticed("the server is shutting down")
+
+    def _fail(self, sentence: str) -> None:
+        self._failure = sentence
+        self._nursery.cancel_scope.cancel()
