@@ -1,0 +1,184 @@
+"""`python -m pipeline.bench`: how long each stage takes, what memory it keeps, and what a server adds.
+
+Three measurements, each of the real thing:
+
+* **stages** — encode, step and decode at every batch width, one after the other;
+* **memory** — resident memory over many steps of one lane, which has to stay flat;
+* **server** — a server started as a user would, speech streamed to it at microphone pace.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import psutil
+import trio
+
+from pipeline import backend
+from pipeline.booted import boot
+from pipeline.commands import add_config_arguments, run_command
+from pipeline.config import read_config
+from pipeline.errors import ConfigError
+from pipeline.stages.chain import Chain, open_chain
+from pipeline.stages.lanes import bucket_widths
+from pipeline.talking.client import ConversationError, converse
+from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
+from pipeline.values import Pcm, Sampling
+
+WARM_STEPS = 1000  # before memory is first read: rings have wrapped, pools have grown
+STAGES = ("encode", "step", "decode")
+
+
+def _noise(frames: int) -> Pcm:
+    """`[frames, 1920]` of something to hear, the same each time."""
+    generator = np.random.Generator(np.random.PCG64(1))
+    return (0.1 * generator.standard_normal((frames, FRAME_SAMPLES))).astype(np.float32)
+
+
+def _percentiles(seconds: npt.NDArray[np.float64]) -> dict[str, float]:
+    marks = np.percentile(seconds, (50, 95, 99)) * 1000
+    return {name: round(float(mark), 2) for name, mark in zip(("p50", "p95", "p99"), marks, strict=True)}
+
+
+class Rig:
+    """The stages with every lane open, on this thread."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.lanes = chain.lanes
+        self._encoder = chain.load_encoder()
+        self._stepper = chain.load_stepper()
+        self._decoder = chain.load_decoder()
+        for lane in range(chain.lanes):
+            for stage in (self._encoder, self._stepper, self._decoder):
+                stage.open(lane, Sampling(seed=lane))
+
+    def frame(self, lanes: Sequence[int], pcm: Pcm) -> tuple[float, float, float]:
+        """One frame for each of `lanes`: seconds to encode, to step, to decode."""
+        began = time.perf_counter()
+        codes = self._encoder.encode(lanes, pcm)
+        encoded = time.perf_counter()
+        steps = self._stepper.step(lanes, codes)
+        stepped = time.perf_counter()
+        agent = [step.codes for step in steps if step.codes is not None]
+        if len(agent) == len(lanes):
+            self._decoder.decode(lanes, np.stack(agent))
+        return encoded - began, stepped - encoded, time.perf_counter() - stepped
+
+
+def measure_stages(rig: Rig, frames: int) -> dict[str, Any]:
+    """Milliseconds of each stage, and of all three, at every batch width."""
+    result: dict[str, Any] = {}
+    for width in bucket_widths(rig.lanes):
+        lanes = range(min(width, rig.lanes))
+        pcm = _noise(len(lanes))
+        for _ in range(10):
+            rig.frame(lanes, pcm)
+        times = np.array([rig.frame(lanes, pcm) for _ in range(frames)])
+        row: dict[str, Any] = {stage: _percentiles(times[:, i]) for i, stage in enumerate(STAGES)}
+        result[str(width)] = row | {"all": _percentiles(times.sum(axis=1))}
+    return result
+
+
+def measure_memory(rig: Rig, steps: int) -> dict[str, float]:
+    """Resident memory after `WARM_STEPS` steps of one lane, and after `steps` more."""
+    process, noise = psutil.Process(), _noise(1)
+
+    def run(count: int) -> float:
+        for _ in range(count):
+            rig.frame([0], noise)
+        return float(process.memory_info().rss / 2**20)
+
+    warm_mib = run(WARM_STEPS)
+    then_mib = run(steps)
+    return {
+        "steps": steps,
+        "warm_mib": round(warm_mib, 1),
+        "end_mib": round(then_mib, 1),
+        "growth_percent": round(100 * (then_mib / warm_mib - 1), 2),
+    }
+
+
+def measure_server(config: Path, overrides: Sequence[str], seconds: float) -> dict[str, Any]:
+    """Time to ready, and a session's latency, underruns and added latency."""
+    pcm = _noise(round(seconds * SAMPLE_RATE_HZ / FRAME_SAMPLES)).ravel()
+    with boot(config, overrides):
+        pass  # makes what a first start makes, so that the next one is warm
+    with boot(config, overrides) as server:
+        try:
+            report = trio.run(converse, server.socket_url, pcm)
+        except ConversationError as error:
+            raise ConfigError("", f"the conversation failed: {error}") from None
+        _, health = server.get("/health")
+        rss_mib = psutil.Process(server.pid).memory_info().rss / 2**20
+    return {
+        "ready_s": round(server.ready_s, 2),
+        "rss_mib": round(rss_mib, 1),
+        "session": report.as_json() | {"text": None},
+        "added_ms": health["metrics"]["added"],
+        "over_budget": health["metrics"]["overBudget"],
+    }
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = [f"{result['name']} on {result['device']} ({result['blas']}), milliseconds"]
+    if "stages" in result:
+        lines.append(
+            f"{'width':>6} " + "".join(f"{stage + ' p50/p95/p99':>26}" for stage in (*STAGES, "all"))
+        )
+        for width, row in result["stages"].items():
+            cells = ("{p50:8.2f} {p95:8.2f} {p99:8.2f}".format(**row[stage]) for stage in (*STAGES, "all"))
+            lines.append(f"{width:>6} " + "".join(f"{cell:>26}" for cell in cells))
+    if "memory" in result:
+        lines.append(
+            "memory: {warm_mib} MiB warm, {end_mib} MiB {steps} steps later".format(**result["memory"])
+        )
+    if "server" in result:
+        server, session = result["server"], result["server"]["session"]
+        lines.append(
+            f"server: ready after {server['ready_s']} s, {server['rss_mib']} MiB; "
+            f"{session['frames_in']} frames in, {session['frames_out']} out, "
+            f"latency p50 {session['latency_ms']['p50']} p99 {session['latency_ms']['p99']}, "
+            f"{session['underruns']} underruns, {server['over_budget']} over budget; "
+            f"added p50 {server['added_ms']['p50']} p99 {server['added_ms']['p99']}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description=__doc__)
+    add_config_arguments(parser)
+    parser.add_argument("--only", choices=("stages", "memory", "server"), action="append")
+    parser.add_argument("--frames", type=int, default=200, help="frames per batch width (default 200)")
+    parser.add_argument("--steps", type=int, default=20_000, help="steps of the memory run (default 20000)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="speech for the server (default 30)")
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    options = parser.parse_args(arguments)
+    wanted = options.only or ["stages", "memory", "server"]
+
+    config = read_config(options.config, options.set)
+    chain = open_chain(config)
+    machine = backend.prepare()
+    result: dict[str, Any] = {"name": chain.card.name, "device": machine.device, "blas": machine.blas.name}
+    if "server" in wanted:  # first, while nothing else of ours is in memory
+        result["server"] = measure_server(options.config, options.set, options.seconds)
+    measures: dict[str, Callable[[Rig], Any]] = {
+        "stages": lambda rig: measure_stages(rig, options.frames),
+        "memory": lambda rig: measure_memory(rig, options.steps),
+    }
+    chosen = [name for name in measures if name in wanted]
+    if chosen:
+        rig = Rig(chain)
+        result |= {name: measures[name](rig) for name in chosen}
+    print(json.dumps(result) if options.json else _table(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,141 @@
+"""`python -m pipeline.run`: serve one model until told to stop.
+
+Joins the parts: config → files → stages → line → web. What the user got wrong is found
+before a socket opens. SIGTERM drains and ends with 0, SIGINT drains and ends with 130, a
+second signal of either kind ends at once.
+"""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import TypeVar
+
+import structlog
+import trio
+
+from actors.line import Line, Loaders
+from pipeline import backend, log
+from pipeline.commands import INTERRUPTED, add_config_arguments, run_command
+from pipeline.config import Config, read_config
+from pipeline.errors import BrokenInvariantError, StartupError
+from pipeline.stages.chain import Chain, open_chain
+from web.app import create_app
+from web.gate import loopback_address
+from web.serve import serve
+
+BROKEN = 70
+# Three model threads and Trio share one interpreter lock. At Python's 5 ms a wake-up of
+# Trio waits for whoever computes; at half a millisecond it hardly does (docs/performance.md).
+SWITCH_INTERVAL_S = 0.0005
+
+T = TypeVar("T")
+events = structlog.get_logger()
+
+
+def _on_one_core(load: Callable[[], T]) -> T:
+    """Load a stage on its own thread, whose products then use one core: three stages run at once."""
+    backend.limit_blas_threads(1)
+    return load()
+
+
+async def _serve(config: Config, chain: Chain) -> int:
+    """Serve until a signal comes; the exit code."""
+    machine = backend.prepare()
+    line = Line(
+        config.settings,
+        Loaders(
+            partial(_on_one_core, chain.load_encoder),
+            partial(_on_one_core, chain.load_stepper),
+            partial(_on_one_core, chain.load_decoder),
+        ),
+        chain.card,
+        lanes=chain.lanes,
+        recommended=chain.bundle.recommended_sampling,
+    )
+    loaded = chain.bundle.describe()
+    app = create_app(
+        line,
+        config.settings,
+        backend={"device": machine.device, "blas": machine.blas.name, "mlx": machine.mlx_version},
+        weights=lambda: loaded if line.ready.is_set() else None,
+    )
+    shutdown = trio.Event()
+    exit_code = 0
+
+    async def announce() -> None:
+        await line.ready.wait()
+        events.info("ready", **asdict(chain.card), lanes=chain.lanes)
+
+    async def heed_signals() -> None:
+        nonlocal exit_code
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async for number in signals:
+                if shutdown.is_set():
+                    nursery.cancel_scope.cancel()
+                exit_code = INTERRUPTED if number == signal.SIGINT else 0
+                events.info("draining", signal=signal.Signals(number).name)
+                shutdown.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(heed_signals)
+        await nursery.start(line.run)
+        nursery.start_soon(announce)
+        async with trio.open_nursery() as serving:
+            web = partial(serve, app, config.settings, shutdown=shutdown, drain=line.drain)
+            address = await serving.start(web)
+            events.info("listening", url=address.url)
+        nursery.cancel_scope.cancel()
+    return exit_code
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield error
+
+
+def run(config: Config) -> int:
+    """Serve what `config` describes; the exit code.
+
+    Raises:
+        StartupError: something the user can put right, found before or while loading.
+    """
+    chain = open_chain(config)
+    loopback_address(config.settings.server)
+    machine = backend.prepare()
+    if machine.warning is not None:
+        events.warning("backend", warning=machine.warning)
+    if not chain.card.trained:
+        events.warning("untrained", warning="the weights are random, made from a seed: expect noise")
+    try:
+        return trio.run(_serve, config, chain)
+    except BaseExceptionGroup as group:
+        leaves = list(_leaves(group))
+        for leaf in leaves:
+            if isinstance(leaf, BrokenInvariantError):
+                events.critical("broken", problem=str(leaf), exc_info=leaf)
+                return BROKEN
+        for leaf in leaves:
+            if isinstance(leaf, StartupError):
+                raise leaf from None
+        raise
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.run", description=__doc__)
+    add_config_arguments(parser)
+    options = parser.parse_args(arguments)
+    config = read_config(options.config, options.set)
+    log.configure(config.settings.log)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    return run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_command(main))

@@ -1,0 +1,296 @@
+"""What the server answers over HTTP, and to whom; against a whole line over real sockets."""
+
+import base64
+import hashlib
+import threading
+
+import pytest
+import structlog
+import trio
+from small_line import SETTINGS, WEIGHTS, small_server, speech, talker
+from wires import ask, close_code, read_to_end, serving, websocket
+
+from pipeline.config import Lanes, Server, Settings
+from pipeline.errors import BrokenInvariantError, ConfigError, PortInUseError
+from web.app import create_app
+from web.serve import serve
+
+HEALTH_KEYS = {"status", "uptimeS", "readiness", "clients", "lanes", "metrics", "backend", "model"}
+STAGE_KEYS = {"count", "avgMs", "lastMs", "p50", "p95", "p99"}
+METRIC_KEYS = {"encode", "step", "decode", "overBudget", "budgetMs", "queues", "underruns", "tokenRate"}
+
+
+async def test_health_shows_the_whole_server():
+    """/health counts the frames that went through, and says what the models run on."""
+    async with small_server() as served, talker(served) as client:
+        await client.speak(speech(5))
+        answer = await ask(served, "/health")
+    health = answer.json
+    assert answer.status == 200
+    assert health.keys() >= HEALTH_KEYS
+    assert (health["status"], health["readiness"]) == ("ready", {"lm": True, "mimi": True})
+    assert (health["clients"], health["lanes"]["open"], health["lanes"]["max"]) == (1, 1, 4)
+    assert health["backend"] == {"device": "abacus"}
+    assert health["model"] == {"name": "small", "trained": False}
+    assert health["metrics"].keys() >= METRIC_KEYS
+    for stage, count in (("encode", 5), ("step", 5), ("decode", 4)):
+        assert health["metrics"][stage].keys() >= STAGE_KEYS
+        assert health["metrics"][stage]["count"] == count
+
+
+async def test_the_server_is_live_before_it_is_ready():
+    """While models load it answers everything but sessions; once they are there it is ready."""
+    loaded = threading.Event()
+    async with small_server(before=loaded.wait, weights=lambda: None) as served:
+        try:
+            assert (await ask(served, "/health/live")).status == 200
+            assert (await ask(served, "/health")).json["status"] == "not_ready"
+            unready = await ask(served, "/health/ready")
+            assert (unready.status, unready.json["readiness"]) == (503, {"lm": False, "mimi": False})
+            weights = await ask(served, "/weights")
+            assert (weights.status, weights.error) == (503, "not_ready")
+            assert (await ask(served, "/health")).json["model"] is None
+            assert b"Loading" in (await ask(served, "/")).body
+        finally:
+            loaded.set()
+        await served.line.ready.wait()
+        ready = await ask(served, "/health/ready")
+        assert (ready.status, ready.json["status"]) == (200, "ready")
+
+
+@pytest.mark.parametrize("path", ["/", "/ws"])
+async def test_a_session_is_refused_while_models_load(path):
+    """Without an Origin the upgrade is refused with 503; a page is upgraded, told, and closed with 1013."""
+    loaded = threading.Event()
+    async with small_server(before=loaded.wait) as served:
+        try:
+            answer = await upgrade(served, path)
+            assert (answer.status, answer.error) == (503, "not_ready")
+            assert int(answer.headers["retry-after"]) * 1000 >= answer.json["error"]["retryAfterMs"] > 0
+            async with talker(served, path, headers=[("Origin", origin(served))], ready=False) as page:
+                assert (await page.told("error")).code == "not_ready"
+                assert await page.close_code() == 1013
+        finally:
+            loaded.set()
+
+
+async def test_a_full_house_queues_then_refuses():
+    """One speaks, one queues, the third is refused both ways; when the first leaves the queue moves up."""
+    settings = Settings(server=Server(port=0), lanes=Lanes(queue=1), limits=SETTINGS.limits)
+    async with (
+        small_server(settings, lanes=1) as served,
+        talker(served) as first,
+        talker(served, ready=False) as second,
+    ):
+        assert (await second.told("queued")).position == 1
+        answer = await upgrade(served, "/ws")
+        assert (answer.status, answer.error) == (503, "full")
+        assert int(answer.headers["retry-after"]) > 0
+        async with talker(served, headers=[("Origin", origin(served))], ready=False) as page:
+            refusal = await page.told("error")
+            assert (refusal.code, refusal.retry_after_ms > 0) == ("full", True)
+            assert await page.close_code() == 1013
+        await first.connection.aclose()
+        await second.told("ready")
+        assert len(await second.speak(speech(3))) == 2
+
+
+async def test_weights_are_shown_as_they_were_handed_in():
+    """/weights is what the loader reported, as JSON."""
+    async with small_server() as served:
+        answer = await ask(served, "/weights")
+    assert (answer.status, answer.json) == (200, WEIGHTS)
+
+
+async def test_the_landing_page_runs_and_loads_nothing():
+    """It is one document that its own policy lets through: no script, styles by hash alone."""
+    async with small_server() as served:
+        answer = await ask(served, "/")
+    policy = answer.headers["content-security-policy"]
+    assert answer.headers["content-type"].startswith("text/html")
+    styles = answer.body.split(b"<style>")[1].split(b"</style>")[0]
+    assert b"Ready" in answer.body
+    assert b"Untrained" in answer.body
+    assert f"ws://{served.host}/ws".encode() in answer.body
+    assert b"<script" not in answer.body
+    assert b" style=" not in answer.body
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    assert f"'sha256-{base64.b64encode(hashlib.sha256(styles).digest()).decode()}'" in policy
+    assert "unsafe" not in policy
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/nothing/here"])
+async def test_every_answer_is_closed_to_other_sites(path):
+    """No answer, not even an error, may be framed, sniffed, embedded or cached."""
+    async with small_server() as served:
+        headers = (await ask(served, path)).headers
+    assert headers["cross-origin-opener-policy"] == "same-origin"
+    assert headers["cross-origin-embedder-policy"] == "require-corp"
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cache-control"] == "no-store"
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert "server" not in headers
+    assert "access-control-allow-origin" not in headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nothing/here", 404, "not_found"),
+        ("POST", "/health", 405, "method_not_allowed"),
+        ("DELETE", "/", 405, "method_not_allowed"),
+        ("GET", "/ws", 426, "upgrade_required"),
+        ("GET", "/health/", 404, "not_found"),
+        ("GET", "/%2e%2e/etc/passwd", 404, "not_found"),
+    ],
+)
+async def test_errors_are_json(method, path, status, code):
+    """Whatever is wrong with a request, the answer says so in JSON."""
+    async with small_server() as served:
+        answer = await ask(served, path, method=method)
+    assert (answer.status, answer.error) == (status, code)
+    assert ("allow" in answer.headers) is (status == 405)
+
+
+async def test_a_websocket_elsewhere_is_not_found():
+    """An upgrade of another path is refused in JSON, before it happens."""
+    async with small_server() as served:
+        answer = await upgrade(served, "/nothing")
+    assert (answer.status, answer.error) == (404, "not_found")
+
+
+FOREIGN = [
+    pytest.param({"host": "evil.example"}, 421, "host_refused", id="host"),
+    pytest.param({"headers": [("Origin", "http://evil.example")]}, 403, "origin_refused", id="origin"),
+    pytest.param({"headers": [("Origin", "null")]}, 403, "origin_refused", id="null"),
+    pytest.param({"headers": [("Origin", "http://127.0.0.1:1")]}, 403, "origin_refused", id="port"),
+    pytest.param({"headers": [("Sec-Fetch-Site", "cross-site")]}, 403, "cross_site_refused", id="site"),
+]
+
+
+@pytest.mark.parametrize(("how", "status", "code"), FOREIGN)
+@pytest.mark.parametrize("path", ["/", "/health", "/weights", "/nothing"])
+async def test_pages_of_others_get_no_answer(path, how, status, code):
+    """A request of another site's page is refused whatever it asks for."""
+    async with small_server() as served:
+        answer = await ask(served, path, **how)
+    assert (answer.status, answer.error) == (status, code)
+
+
+@pytest.mark.parametrize(("how", "status", "code"), FOREIGN)
+@pytest.mark.parametrize("path", ["/", "/ws"])
+async def test_pages_of_others_get_no_session(path, how, status, code):
+    """An upgrade by another site's page is refused before it happens, and takes no lane."""
+    async with small_server() as served:
+        answer = await upgrade(served, path, **how)
+        assert (answer.status, answer.error) == (status, code)
+        assert (await ask(served, "/health")).json["lanes"]["open"] == 0
+
+
+@pytest.mark.parametrize("path", ["/", "/ws"])
+async def test_an_own_page_gets_a_session(path):
+    """The Origin of this very server passes; its session is served like any other."""
+    async with small_server() as served, talker(served, path, headers=[("Origin", origin(served))]) as page:
+        assert len(await page.speak(speech(3))) == 2
+
+
+async def test_a_failing_request_is_logged_once_and_tells_nothing():
+    """The client of a request that broke gets a bare 500; the log gets all of it, once."""
+    async with small_server() as served:
+        served.line.health = broken(ZeroDivisionError("secret"))
+        with structlog.testing.capture_logs() as logs:
+            answer = await ask(served, "/health")
+    assert (answer.status, answer.error) == (500, "internal_error")
+    assert b"secret" not in answer.body
+    assert [(entry["event"], entry["path"]) for entry in logs] == [("request_failed", "/health")]
+
+
+async def test_a_failing_session_is_closed_as_an_internal_error():
+    """A session that breaks outside its own supervision still ends with 1011."""
+    async with small_server() as served:
+        served.line.converse = failing(ZeroDivisionError("secret"))
+        with structlog.testing.capture_logs() as logs:
+            async with websocket(served) as client:
+                assert await close_code(client) == 1011
+    assert [entry["event"] for entry in logs] == ["request_failed"]
+
+
+async def test_a_broken_invariant_ends_the_server():
+    """What makes everything after it untrustworthy is not an answer to one request."""
+    with pytest.RaisesGroup(BrokenInvariantError, flatten_subgroups=True):
+        async with small_server() as served:
+            served.line.converse = failing(BrokenInvariantError("two lanes are one"))
+            async with websocket(served) as client:
+                assert await close_code(client) == 1011
+            await served.ended.wait()
+
+
+async def test_an_own_port_is_reported_when_taken():
+    """A port that is taken is PortInUseError, naming where."""
+    async with small_server() as served:
+        settings = Settings(server=Server(port=served.port))
+        with pytest.raises(PortInUseError) as error:
+            await serve(served.app, settings, shutdown=trio.Event(), drain=trio.lowlevel.checkpoint)
+    assert (error.value.host, error.value.port) == ("127.0.0.1", served.port)
+
+
+def test_listening_for_other_machines_is_refused():
+    """The app is not even made where its address is not this machine's own."""
+    with pytest.raises(ConfigError, match="TLS and a token"):
+        create_app(None, Settings(server=Server(host="0.0.0.0")), backend={}, weights=dict)
+
+
+async def test_ipv6_loopback_is_served():
+    """[::1] is as good an address as 127.0.0.1, in Host and Origin too."""
+    settings = Settings(server=Server(host="::1", port=0))
+    async with small_server() as other, serving(other.app, settings) as served:
+        assert served.address.url == f"http://[::1]:{served.port}"
+        async with await trio.open_tcp_stream("::1", served.port) as stream:
+            await stream.send_all(
+                b"GET /health/live HTTP/1.1\r\nHost: [::1]:%d\r\nOrigin: http://[::1]:%d\r\n"
+                b"Connection: close\r\n\r\n" % (served.port, served.port)
+            )
+            assert (await read_to_end(stream)).startswith(b"HTTP/1.1 200")
+
+
+async def test_shutdown_lets_a_session_finish():
+    """SIGTERM's way: the session is told, its utterance closed, then it is closed with 1001."""
+    async with small_server() as served, talker(served) as client:
+        await client.speak(speech(3))
+        served.shutdown.set()
+        await client.told("draining")
+        assert await client.close_code() == 1001
+        assert client.texts[-1].final
+
+
+def origin(served):
+    return f"http://{served.host}"
+
+
+async def upgrade(served, path, *, host=None, headers=()):
+    """Ask for a WebSocket and give the answer that refused it."""
+    handshake = [
+        ("Upgrade", "websocket"),
+        ("Connection", "Upgrade"),
+        ("Sec-WebSocket-Key", "MDEyMzQ1Njc4OWFiY2RlZg=="),
+        ("Sec-WebSocket-Version", "13"),
+    ]
+    return await ask(served, path, host=host, headers=[*handshake, *headers])
+
+
+def broken(error):
+    def fail(*_):
+        raise error
+
+    return fail
+
+
+def failing(error):
+    async def fail(*_):
+        await trio.lowlevel.checkpoint()
+        raise error
+
+    return fail
