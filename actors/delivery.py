@@ -1,0 +1,60 @@
+"""What comes out of the line reaches the session that holds its lane at once, and frees the lane at its end.
+
+The last actor of the line, after the decoder: it waits for the line alone and never for a
+client, so the line stands still for nobody. Its recipients are plain functions.
+"""
+
+import contextlib
+from collections.abc import Iterable
+from typing import Final, Protocol
+
+import trio
+
+from actors.admission import Admission
+from actors.channel import Batch, Channel
+from pipeline.values import AgentFrame, LaneClosed, Text
+
+BUDGET_S: Final = 0.030  # encode + step + decode of one frame
+
+
+class Recipient(Protocol):
+    """Who holds a lane."""
+
+    def deliver(self, frame: AgentFrame) -> None:
+        """Take what one step released."""
+        ...
+
+    def lane_closed(self, text: Iterable[Text]) -> None:
+        """Take the last words; nothing follows."""
+        ...
+
+
+class Delivery:
+    """From the decoder's channel to sessions. `frames` counts steps, `over_budget` those that took longer."""
+
+    def __init__(self, channel: Channel[AgentFrame], admission: Admission) -> None:
+        self._channel = channel
+        self._admission = admission
+        self._recipients: dict[int, Recipient] = {}
+        self.frames = 0
+        self.over_budget = 0
+
+    def attach(self, lane: int, recipient: Recipient) -> None:
+        """From now on the lane is this recipient's, until it comes out closed."""
+        self._recipients[lane] = recipient
+
+    async def run(self) -> None:
+        """Deliver until the line has ended."""
+        with contextlib.suppress(trio.EndOfChannel):
+            while True:
+                self._deliver(await self._channel.take_batch())
+
+    def _deliver(self, batch: Batch[AgentFrame]) -> None:
+        for event in batch.events:
+            if isinstance(event, LaneClosed):
+                self._recipients.pop(event.lane).lane_closed(event.text)
+                self._admission.release(event.lane)
+        for frame in batch.frames:
+            self.frames += 1
+            self.over_budget += frame.batch_s > BUDGET_S
+            self._recipients[frame.lane].deliver(frame)

@@ -1,0 +1,51 @@
+"""The Mimi encoder: each 80 ms of microphone becomes one column of codes."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from actors.stage import header
+from pipeline.values import LaneClosed, LaneEvent, LaneOpened, Sampling, UserCodes, UserFrame
+
+
+class EncoderStage(Protocol):
+    """What the encoder remembers of every lane; used on one thread."""
+
+    def open(self, lane: int, sampling: Sampling) -> None:
+        """Reset the lane's row."""
+        ...
+
+    def close(self, lane: int) -> None:
+        """Forget the lane."""
+        ...
+
+    def encode(self, lanes: Sequence[int], pcm: npt.NDArray[np.float32]) -> npt.NDArray[np.int32]:
+        """`pcm [w, 1920]` → `codes [w, K]`, row i for `lanes[i]`."""
+        ...
+
+
+class Encoder:
+    """Frames to codes, on the encoder's thread."""
+
+    def __init__(self, stage: EncoderStage) -> None:
+        self._stage = stage
+
+    def apply(self, event: LaneEvent) -> LaneEvent:
+        """Open or close the lane; how tokens are drawn is no concern of a codec."""
+        match event:
+            case LaneOpened(lane, sampling):
+                self._stage.open(lane, sampling)
+            case LaneClosed(lane):
+                self._stage.close(lane)
+        return event
+
+    def computes(self, frame: UserFrame) -> bool:  # noqa: ARG002 - every frame does
+        """Every frame is encoded."""
+        return True
+
+    def run(self, frames: Sequence[UserFrame]) -> Sequence[UserCodes]:
+        """One call for the whole batch."""
+        codes = self._stage.encode([frame.lane for frame in frames], np.stack([f.pcm for f in frames]))
+        return [UserCodes(*header(frame), row) for frame, row in zip(frames, codes, strict=True)]

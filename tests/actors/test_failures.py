@@ -1,0 +1,327 @@
+"""Whatever raises, is cancelled, returns or hangs: it ends in bounded time, and no lane leaks.
+
+A failure of one connection is its own; a failure of the line is everyone's, and loud.
+"""
+# ruff: noqa: ARG001 - a test asks for its clock by naming it
+
+import functools
+import threading
+from collections.abc import Iterator
+
+import pytest
+import trio
+import trio.testing
+from doubles import (
+    LOADERS,
+    Client,
+    SumDecoder,
+    SumEncoder,
+    SumStepper,
+    Wire,
+    expected,
+    hold,
+    make_line,
+    slow_inline,
+    speech,
+    talk,
+)
+from structlog.testing import capture_logs
+
+from actors.line import Line, Loaders
+from actors.pinned import PinnedThread
+from actors.transport import TransportClosedError
+from pipeline.audio.framing import payload_of
+from pipeline.errors import BrokenInvariantError, RefusedError, StalledError, WeightsError
+from pipeline.protocol import outgoing
+from pipeline.protocol.farewell import Farewell
+from pipeline.protocol.metadata import Bye
+
+CALLS = ("encode", "step", "decode")
+
+
+def loaders_with(call: str, behaviour) -> Loaders:
+    """Stages of sums, one of whose calls does something else."""
+    stages = []
+    for stage, name in ((SumEncoder, "encode"), (SumStepper, "step"), (SumDecoder, "decode")):
+        methods = {name: lambda *_: behaviour()} if name == call else {}
+        stages.append(type(stage.__name__, (stage,), methods))
+    return Loaders(*stages)
+
+
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:
+            yield from leaves(inner)
+    else:
+        yield error
+
+
+async def run_to_its_end(line: Line, client: Client) -> list[BaseException]:
+    """Serve one client that speaks without end; give what `run` raised, once both have ended."""
+    failures: list[BaseException] = []
+
+    async def serve() -> None:
+        try:
+            await line.run()
+        except BaseExceptionGroup as error:
+            failures.extend(leaves(error))
+
+    async def chat() -> None:
+        await line.ready.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hold, line, client)
+            nursery.start_soon(client.listen)
+            await client.ready()
+            try:
+                while True:
+                    await client.stream(speech(1, 1), every_s=0.01)
+            except trio.BrokenResourceError:
+                pass  # the server closed
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        nursery.start_soon(chat)
+    return failures
+
+
+def is_over(line: Line, client: Client) -> bool:
+    with pytest.raises(RefusedError):
+        line.admission.request()
+    return client.wire.farewell is Farewell.INTERNAL_ERROR and line.health()["lanes"]["open"] == 0
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_stage_that_raises_ends_the_line_loudly(autojump_clock, call):
+    """The process learns the cause; every session is closed with an internal error; no lane is held."""
+
+    def diverge():
+        raise ArithmeticError("diverged")
+
+    line, client = make_line(loaders=loaders_with(call, diverge)), Client()
+    with trio.fail_after(30):
+        (failure,) = await run_to_its_end(line, client)
+    assert isinstance(failure, BrokenInvariantError)
+    assert isinstance(failure.__cause__, ArithmeticError)
+    assert is_over(line, client)
+
+
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_stage_that_hangs_ends_the_line_loudly(call):
+    """On its real thread, which never comes back: the stall is reported, everything else ends."""
+    gate = threading.Event()
+    line = make_line(loaders=loaders_with(call, gate.wait), runner=PinnedThread, stall_s=0.05)
+    client = Client()
+    try:
+        with trio.fail_after(10):
+            (failure,) = await run_to_its_end(line, client)
+    finally:
+        gate.set()
+    assert isinstance(failure, StalledError)
+    assert is_over(line, client)
+
+
+@pytest.mark.parametrize("actor", ["_encoder", "_stepper", "_decoder", "_delivery"])
+async def test_an_actor_that_returns_ends_the_line_loudly(autojump_clock, actor):
+    """None of them ends by itself; if one does, that is a broken invariant, not silence."""
+    line, client = make_line(), Client()
+
+    original = getattr(line, actor).run
+
+    async def return_after_a_while(*args: object) -> None:
+        with trio.move_on_after(1):
+            await original(*args)
+
+    getattr(line, actor).run = return_after_a_while
+    with trio.fail_after(30):
+        (failure,) = await run_to_its_end(line, client)
+    assert isinstance(failure, BrokenInvariantError)
+    assert str(failure) == f"the {actor.removeprefix('_')} ended while the line was open"
+    assert is_over(line, client)
+
+
+async def test_a_cancelled_line_ends_its_sessions(autojump_clock):
+    """Cancellation goes through at once, and nobody is left talking to nothing."""
+    line, client = make_line(), Client()
+    async with trio.open_nursery() as nursery:
+        scope = trio.CancelScope()
+
+        async def serve() -> None:
+            with scope:
+                await line.run()
+
+        nursery.start_soon(serve)
+        await line.ready.wait()
+        nursery.start_soon(hold, line, client)
+        nursery.start_soon(client.listen)
+        await client.ready()
+        with trio.fail_after(1):
+            scope.cancel()
+            await client.until(lambda c: c.over or c.wire.farewell is not None)
+    assert is_over(line, client)
+
+
+async def test_a_line_cancelled_while_it_loads_does_not_wait_for_that():
+    """A load cannot be interrupted; it is left behind."""
+    gate = threading.Event()
+
+    def load() -> SumEncoder:
+        gate.wait()
+        return SumEncoder()
+
+    loaders = Loaders(load, SumStepper, SumDecoder)
+    line = make_line(loaders=loaders, runner=PinnedThread)
+    try:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(line.run)
+                await trio.testing.wait_all_tasks_blocked()
+                nursery.cancel_scope.cancel()
+    finally:
+        gate.set()
+    assert not line.ready.is_set()
+
+
+async def test_a_checkpoint_that_cannot_be_loaded_keeps_its_error(autojump_clock):
+    """What the loader raises comes out of `run` as it is, for its exit code."""
+
+    def load() -> SumStepper:
+        raise WeightsError("model.safetensors", "truncated")
+
+    line = make_line(loaders=Loaders(LOADERS.encoder, load, LOADERS.decoder))
+    with pytest.raises(ExceptionGroup) as caught:
+        await line.run()
+    assert [type(error) for error in leaves(caught.value)] == [WeightsError]
+
+
+class Faulty(Wire):
+    """A transport one of whose halves does something else from its `after`-th call on."""
+
+    receive_fault = send_fault = None
+    after = 3
+
+    async def receive(self) -> bytes | str:
+        self.after -= 1
+        if self.receive_fault and self.after < 0:
+            return await self.receive_fault()
+        return await super().receive()
+
+    async def send(self, message: bytes) -> None:
+        self.after -= 1
+        if self.send_fault and self.after < 0:
+            await self.send_fault()
+        await super().send(message)
+
+
+async def fails() -> bytes:
+    raise RuntimeError("a bug of ours")
+
+
+async def is_gone() -> bytes:
+    raise TransportClosedError
+
+
+@pytest.mark.parametrize("half", ["receive", "send"])
+@pytest.mark.parametrize(
+    ("fault", "ending"),
+    [
+        (fails, (Farewell.INTERNAL_ERROR, "crashed")),
+        (is_gone, (Farewell.GOING_AWAY, "peer_closed")),
+        (trio.sleep_forever, (Farewell.TRY_AGAIN_LATER, "silent")),
+    ],
+)
+async def test_a_connection_that_fails_ends_alone(autojump_clock, nursery, half, fault, ending):
+    """Ingress or egress raises, loses its peer, or hangs: that connection ends, its lane is free again,
+    and a neighbour hears every frame."""
+    farewell, reason = ending
+    line = make_line(lanes=2, queue=0)
+    await nursery.start(line.run)
+    await line.ready.wait()
+    wire = Faulty(buffer=1000)
+    client = Client(wire)
+    frames = speech(2, 50)
+
+    async def go_silent() -> None:
+        await client.ready()
+        setattr(wire, f"{half}_fault", fault)
+        if fault is not trio.sleep_forever:
+            await client.say(outgoing.heartbeat())
+
+    with capture_logs() as logs, trio.fail_after(60):
+        async with trio.open_nursery() as inner:
+            inner.start_soon(hold, line, client)
+            inner.start_soon(client.listen)
+            inner.start_soon(go_silent)
+            neighbour = await talk(line, frames, seed=2)
+    assert len(neighbour.frames) == len(expected(frames, 2))
+    assert wire.farewell is farewell
+    assert reason in {entry.get("reason") for entry in logs}
+    assert [e["event"] for e in logs if e["log_level"] == "error"] == (
+        ["session_crashed", "session"] if reason == "crashed" else []
+    )
+    await trio.sleep(0.1)
+    assert line.health()["lanes"]["open"] == 0
+
+
+@pytest.mark.parametrize("moment", ["at_once", "queued", "ready", "mid_frame", "after_bye"])
+@pytest.mark.parametrize("way", ["cancelled", "vanished"])
+async def test_no_lane_leaks_whenever_a_session_dies(autojump_clock, nursery, moment, way):
+    """Cancelled, or its peer gone — at once, in the queue, ready, with a frame in the model, in its
+    farewell: a moment later both lanes are free, and serve the next session as if new."""
+    runner = functools.partial(slow_inline, batch_s=0.02)
+    line = make_line(lanes=1, queue=1, runner=runner)
+    await nursery.start(line.run)
+    await line.ready.wait()
+    scope = trio.CancelScope()
+    holder, client = Client(), Client()
+
+    async def doomed() -> None:
+        with scope:
+            await hold(line, client)
+
+    async with trio.open_nursery() as inner:
+        if moment == "queued":
+            inner.start_soon(hold, line, holder)
+            inner.start_soon(holder.listen)
+            await holder.ready()
+        inner.start_soon(doomed)
+        inner.start_soon(client.listen)
+        if moment != "at_once":
+            await trio.testing.wait_all_tasks_blocked()
+        if moment in ("mid_frame", "after_bye"):
+            await client.ready()
+            await client.say(outgoing.audio(payload_of(speech(1, 1)[0]), 0.0))
+            await trio.sleep(0.03)  # the encoder is done, the stepper is not
+        if moment == "after_bye":
+            await client.say(outgoing.metadata(Bye()))
+            await trio.sleep(0.001)
+        if way == "cancelled":
+            scope.cancel()
+        else:
+            client.wire.vanish()
+        if moment == "queued":
+            await trio.testing.wait_all_tasks_blocked()
+            await holder.bye()
+    await trio.sleep(1)
+    assert line.health()["lanes"] == {"max": 1, "open": 0, "queued": 0}
+    frames = speech(9, 6)
+    again = await talk(line, frames, seed=9)
+    assert len(again.frames) == len(expected(frames, 9))
+
+
+async def test_a_silent_peer_is_noticed_and_a_quiet_one_is_not(autojump_clock, nursery):
+    """Nothing at all for the timeout ends the session; answering heartbeats is enough to stay."""
+    line = make_line(heartbeat={"every_s": 5, "timeout_s": 15})
+    await nursery.start(line.run)
+    await line.ready.wait()
+    quiet, silent = Client(), Client(Wire(buffer=1000))
+    async with trio.open_nursery() as inner:
+        inner.start_soon(hold, line, quiet)
+        inner.start_soon(quiet.listen)
+        began_s = trio.current_time()
+        await hold(line, silent)
+        assert trio.current_time() - began_s == pytest.approx(15, abs=0.01)
+        assert silent.wire.farewell is Farewell.TRY_AGAIN_LATER
+        await trio.sleep(60)
+        assert not quiet.over
+        await quiet.bye()
+    assert line.health()["endings"] == {"silent": 1, "bye": 1}
