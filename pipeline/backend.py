@@ -20,6 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import psutil
+
 DeviceName = Literal["metal", "cuda", "cpu"]
 
 # With MKL's default of 200 ms its idle workers spin through the gap between two frames
@@ -47,6 +49,11 @@ class Backend:
     def compute_dtype(self) -> Literal["float32", "bfloat16"]:
         """The dtype weights are kept in: 16-bit products are unusably slow on a CPU."""
         return "float32" if self.device == "cpu" else "bfloat16"
+
+    @property
+    def keeps_quantized(self) -> bool:
+        """Whether quantized weights stay so: on a CPU products with them are unusably slow."""
+        return self.device != "cpu"
 
     @property
     def warning(self) -> str | None:
@@ -105,6 +112,23 @@ def prepare() -> Backend:
     elif mx.cuda.is_available():
         device = "cuda"
     return Backend(device, blas, importlib.metadata.version("mlx"))
+
+
+def free_bytes() -> int:
+    """Memory that a model could take now, where this process computes.
+
+    On Metal the model shares the machine's memory, of which the system grants a part.
+    """
+    device = prepare().device
+    available: int = psutil.virtual_memory().available
+    if device == "cpu":
+        return available
+    import mlx.core as mx  # noqa: PLC0415 - after prepare()
+
+    about = mx.device_info()
+    if device == "metal":
+        return min(available, int(about["max_recommended_working_set_size"]))
+    return int(about["free_memory"] if "free_memory" in about else about["total_memory"])
 
 
 def limit_blas_threads(threads: int) -> None:

@@ -1,17 +1,18 @@
 """`python -m pipeline.bench`: how long each stage takes, what memory it keeps, and what a server adds.
 
-Three measurements, each of the real thing:
+Four measurements, each of the real thing, the last one only when it is asked for:
 
 * **stages** — encode, step and decode at every batch width, one after the other;
 * **memory** — resident memory over many steps of one lane, which has to stay flat;
-* **server** — a server started as a user would, speech streamed to it at microphone pace.
+* **server** — a server started as a user would, speech streamed to it at microphone pace;
+* **load** — a random checkpoint of 2 GB, or of the architecture of `--config`, made, loaded and removed.
 """
 
 import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,11 @@ import trio
 from pipeline import backend
 from pipeline.booted import boot
 from pipeline.commands import add_config_arguments, run_command
-from pipeline.config import read_config
+from pipeline.config import Source, read_config
 from pipeline.errors import ConfigError
+from pipeline.loading import ARCHITECTURE, measure_load
+from pipeline.models.lm_config import parse_lm_config
+from pipeline.opened import open_config
 from pipeline.stages.chain import Chain, open_chain
 from pipeline.stages.lanes import bucket_widths
 from pipeline.talking.client import ConversationError, converse
@@ -104,7 +108,7 @@ def measure_memory(rig: Rig, steps: int) -> dict[str, float]:
     }
 
 
-def measure_server(config: Path, overrides: Sequence[str], seconds: float) -> dict[str, Any]:
+def measure_server(config: Source, overrides: Sequence[str], seconds: float) -> dict[str, Any]:
     """Time to ready, and a session's latency, underruns and added latency."""
     pcm = _noise(round(seconds * SAMPLE_RATE_HZ / FRAME_SAMPLES)).ravel()
     with boot(config, overrides):
@@ -138,6 +142,13 @@ def _table(result: dict[str, Any]) -> str:
         lines.append(
             "memory: {warm_mib} MiB warm, {end_mib} MiB {steps} steps later".format(**result["memory"])
         )
+    if "load" in result:
+        lines.append(
+            "load: {parameters} parameters, {file_mib} MiB read in {read_s} s, loaded in {load_s} s; "
+            "{kept_mib} MiB as {kept}, {peak_mib} MiB at most; a step takes {step_ms} ms".format(
+                **result["load"]
+            )
+        )
     if "server" in result:
         server, session = result["server"], result["server"]["session"]
         lines.append(
@@ -152,20 +163,42 @@ def _table(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
+    usual = ("stages", "memory", "server")
     parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description=__doc__)
-    add_config_arguments(parser)
-    parser.add_argument("--only", choices=("stages", "memory", "server"), action="append")
+    add_config_arguments(parser, required=False)
+    parser.add_argument("--only", choices=(*usual, "load"), action="append")
     parser.add_argument("--frames", type=int, default=200, help="frames per batch width (default 200)")
     parser.add_argument("--steps", type=int, default=20_000, help="steps of the memory run (default 20000)")
     parser.add_argument("--seconds", type=float, default=30.0, help="speech for the server (default 30)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args(arguments)
-    wanted = options.only or ["stages", "memory", "server"]
+    wanted = set(options.only or usual)
+    if options.config is None and wanted != {"load"}:
+        parser.error("--config is needed for everything but --only load")
 
-    config = read_config(options.config, options.set)
-    chain = open_chain(config)
     machine = backend.prepare()
-    result: dict[str, Any] = {"name": chain.card.name, "device": machine.device, "blas": machine.blas.name}
+    result: dict[str, Any] = {"device": machine.device, "blas": machine.blas.name}
+    if "load" in wanted:
+        result |= {"name": str(options.config or "random"), "load": _load(options.config, options.set)}
+    if wanted & set(usual):
+        result |= _measure(options, wanted)
+    print(json.dumps(result) if options.json else _table(result))
+    return 0
+
+
+def _load(config: Source | None, overrides: Sequence[str]) -> dict[str, Any]:
+    if config is None:
+        return measure_load(ARCHITECTURE)
+    if isinstance(config, Path):  # the architecture is enough, weights need not be there
+        return measure_load(parse_lm_config(read_config(config, overrides).model))
+    return measure_load(parse_lm_config(open_config(config, overrides, check=open_chain).model))
+
+
+def _measure(options: argparse.Namespace, wanted: Collection[str]) -> dict[str, Any]:
+    """What is `wanted` of the chain that the command line names."""
+    config = open_config(options.config, options.set, check=open_chain)
+    chain = open_chain(config)
+    result: dict[str, Any] = {"name": chain.card.name}
     if "server" in wanted:  # first, while nothing else of ours is in memory
         result["server"] = measure_server(options.config, options.set, options.seconds)
     measures: dict[str, Callable[[Rig], Any]] = {
@@ -176,8 +209,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if chosen:
         rig = Rig(chain)
         result |= {name: measures[name](rig) for name in chosen}
-    print(json.dumps(result) if options.json else _table(result))
-    return 0
+    return result
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
 """A server of our own, started as a user would start it, for the commands that probe or measure one.
 
 `boot` runs `python -m pipeline.run` on a free port, waits until it is ready, and stops it
-with SIGTERM. What it logged is at hand if it fails.
+with SIGTERM. What it logged is at hand, also while it runs.
 """
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -15,10 +16,10 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import IO, Any
 
+from pipeline.config import Source
 from pipeline.errors import StartupError
 
 READY_TIMEOUT_S = 60.0
@@ -37,8 +38,14 @@ class Booted:
     """A running server; `ready_s` is how long it took from the start of its process."""
 
     port: int
-    pid: int
     ready_s: float
+    _process: subprocess.Popen[str]
+    _log: IO[str]
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
 
     @property
     def socket_url(self) -> str:
@@ -57,6 +64,26 @@ class Booted:
         except ValueError:
             return status, body.decode(errors="replace")
 
+    def logged(self) -> str:
+        """Everything it has logged so far."""
+        size_bytes = os.fstat(self._log.fileno()).st_size
+        # Not by seeking: the server writes where this file's one position stands.
+        return os.pread(self._log.fileno(), size_bytes, 0).decode(errors="replace")
+
+    def stop(self, number: int = signal.SIGTERM) -> int | None:
+        """End it by a signal, unless it has ended; its exit code, None where it had to be killed."""
+        self._process.send_signal(number)
+        return self.ended()
+
+    def ended(self) -> int | None:
+        """Wait for its end; its exit code, None where it had to be killed."""
+        try:
+            return self._process.wait(STOP_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return None
+
 
 def _free_port() -> int:
     with socket.socket() as probe:
@@ -66,35 +93,31 @@ def _free_port() -> int:
 
 
 @contextmanager
-def boot(config: Path, overrides: Sequence[str] = ()) -> Iterator[Booted]:
-    """Serve `config` on a free port for as long as the context lasts.
+def boot(
+    config: Source, overrides: Sequence[str] = (), *, program: Sequence[str] = ("-m", "pipeline.run")
+) -> Iterator[Booted]:
+    """Serve `config` on a free port for as long as the context lasts; `program` is what Python runs.
 
     Raises:
         BootError: the server ended, or was not ready in time; the message ends with its last words.
     """
     port = _free_port()
     sets = [part for override in (*overrides, f"server.port={port}") for part in ("--set", override)]
-    command = [sys.executable, "-m", "pipeline.run", "--config", str(config), *sets]
+    command = [sys.executable, *program, "--config", str(config), *sets]
     with tempfile.TemporaryFile("w+") as log:
         began_s = time.monotonic()
-        process = subprocess.Popen(command, stdout=log, stderr=log)  # noqa: S603 - our own command
+        process = subprocess.Popen(command, stdout=log, stderr=log, text=True)  # noqa: S603 - our own command
+        booted = Booted(port, 0.0, process, log)
         try:
-            booted = Booted(port, process.pid, 0.0)
             while not _is_ready(booted):
                 waited_s = time.monotonic() - began_s
                 if process.poll() is not None or waited_s > READY_TIMEOUT_S:
-                    log.seek(0)
-                    last = log.read().strip().splitlines()[-3:]
+                    last = booted.logged().strip().splitlines()[-3:]
                     raise BootError(f"the server was not ready after {waited_s:.1f} s: {' / '.join(last)}")
                 time.sleep(_POLL_S)
-            yield Booted(port, process.pid, time.monotonic() - began_s)
+            yield replace(booted, ready_s=time.monotonic() - began_s)
         finally:
-            process.send_signal(signal.SIGTERM)
-            try:
-                process.wait(STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            booted.stop()
 
 
 def _is_ready(server: Booted) -> bool:

@@ -7,21 +7,21 @@ import argparse
 import signal
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
+from pipeline.config import parse_source
 from pipeline.errors import StartupError
 
 INTERRUPTED = 128 + signal.SIGINT
 
 
-def add_config_arguments(parser: argparse.ArgumentParser) -> None:
+def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
     """Add `--config PATH` and `--set key=value`."""
     parser.add_argument(
         "--config",
-        type=Path,
-        required=True,
+        type=parse_source,
+        required=required,
         metavar="PATH",
-        help="a config.json, or the folder that holds it",
+        help="a config.json, the folder that holds it, or hf://org/repo[@revision]",
     )
     parser.add_argument(
         "--set",

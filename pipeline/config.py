@@ -3,14 +3,17 @@
 A config.json is Kyutai's, unmodified, plus one optional key, `pipeline`, whose content is
 `Settings`. It is read strictly: an unknown key, a wrong type or a value out of range is a
 `ConfigError` that names the dotted path. The other keys describe the model and are read
-by `pipeline.models`, which refuses what it does not know just as strictly.
+by `pipeline.models`, which refuses what it does not know just as strictly. Where a config
+lies is a `Source`: a path, or a `HubAddress`, which `pipeline.hub` knows how to fetch.
 """
 
 import json
+import re
+import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
@@ -23,6 +26,9 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 MESSAGE_BYTES = 65_552  # 17 bytes of header and the largest u16 payload
+HUB_SCHEME = "hf://"
+_PART = r"[\w.-]+"
+_HUB_ADDRESS = re.compile(rf"hf://({_PART}/{_PART})(?:@([^/@]+))?(?:/(.+))?")
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -35,11 +41,27 @@ class Server(Section, frozen=True):
     host: address to bind.
     port: TCP port; 0 lets the system choose one.
     allowed_hosts: values the Host header may have, ports ignored.
+    token: what clients must show; unset: nothing. On a command line others can read it.
+    token_file: the file that holds the token instead.
+    tls_cert: the certificate chain, PEM; relative to where the server is started.
+    tls_key: its private key, PEM; unset: it is in the same file.
     """
 
     host: str = "127.0.0.1"
     port: Port = 8788
     allowed_hosts: tuple[str, ...] = ("127.0.0.1", "localhost", "[::1]")
+    token: str | None = None
+    token_file: str | None = None
+    tls_cert: str | None = None
+    tls_key: str | None = None
+
+    def __rich_repr__(self) -> list[tuple[str, Any]]:
+        """All but the token, which must not reach a log or a traceback."""
+        return [(name, value) for name, value in msgspec.structs.asdict(self).items() if name != "token"]
+
+    def __repr__(self) -> str:
+        """The same."""
+        return f"Server({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
 
 class Lanes(Section, frozen=True):
@@ -59,11 +81,19 @@ class Limits(Section, frozen=True):
     message_bytes: largest WebSocket message accepted.
     send_timeout_s: how long one write may wait for a peer that does not read.
     max_lag_ms: audio older than this, waiting for its model, is dropped oldest first.
+    resume_grace_ms: how long a session whose connection broke may be taken up again; 0: never.
+    connections: TCP connections open at once, beyond which new ones are turned away.
+    connections_per_address: the same from one address (IPv6: one /64 network).
+    failures_per_minute: wrong tokens and failed TLS handshakes an address may have.
     """
 
     message_bytes: Annotated[int, msgspec.Meta(ge=17, le=MESSAGE_BYTES)] = MESSAGE_BYTES
     send_timeout_s: Seconds = 2.0
     max_lag_ms: Milliseconds = 400
+    resume_grace_ms: Natural = 10_000
+    connections: Count = 512
+    connections_per_address: Count = 64
+    failures_per_minute: Count = 10
 
 
 class Heartbeat(Section, frozen=True):
@@ -95,6 +125,8 @@ class SamplingDefaults(Section, frozen=True):
     top_k, text_top_k: 0 is no limit.
     padding_bias: added to the logit of the text padding token.
     repetition_penalty: divides the logits of recent text tokens.
+    cfg_coef: how far what is drawn is moved away from the model's worst; 1 is not at all. Only
+        for models with conditions, fixed when the model is loaded, and at twice the work.
     seed: seed of every session that brings none; unset: a new one each time.
     """
 
@@ -104,6 +136,7 @@ class SamplingDefaults(Section, frozen=True):
     text_top_k: Natural | None = None
     padding_bias: float | None = None
     repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    cfg_coef: float | None = None
     seed: Natural | None = None
 
 
@@ -121,10 +154,12 @@ class Log(Section, frozen=True):
 
     level: lowest level shown.
     format: `console` for people, `json` for tools, `auto` by whether stderr is a terminal.
+    trace_every: every so many frames of a session leave a line of how long they took; 0: none.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     format: Literal["auto", "console", "json"] = "auto"
+    trace_every: Natural = 0
 
 
 class Settings(Section, frozen=True):
@@ -155,17 +190,67 @@ class Settings(Section, frozen=True):
         }
         chosen: dict[str, Any] = {"seed": seed}
         chosen |= {ours: recommended[theirs] for theirs, ours in official.items() if theirs in recommended}
-        chosen |= {k: v for k, v in msgspec.structs.asdict(self.sampling).items() if v is not None}
+        given = msgspec.structs.asdict(self.sampling)
+        del given["cfg_coef"]  # of the model, not of a session
+        chosen |= {k: v for k, v in given.items() if v is not None}
         return Sampling(**chosen)
 
 
 @dataclass(frozen=True, slots=True)
+class HubAddress:
+    """`hf://org/repo[@revision][/file]`, as Kyutai's configs write it.
+
+    revision: branch, tag or commit; one with a slash is written percent-encoded.
+    file: empty where the address names a whole repository.
+    """
+
+    repo: str
+    revision: str = "main"
+    file: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "HubAddress":
+        """Read an address.
+
+        Raises:
+            ConfigError: it is not written like one.
+        """
+        match = _HUB_ADDRESS.fullmatch(text)
+        if match is None:
+            raise ConfigError(text, "an address on the hub is written hf://org/repo[@revision][/file]")
+        repo, revision, file = match.groups()
+        return cls(repo, urllib.parse.unquote(revision or "main"), file or "")
+
+    def __str__(self) -> str:
+        revision = "" if self.revision == "main" else "@" + urllib.parse.quote(self.revision, safe="")
+        return f"{HUB_SCHEME}{self.repo}{revision}" + (f"/{self.file}" if self.file else "")
+
+
+Source: TypeAlias = Path | HubAddress
+
+
+def parse_source(text: str) -> Source:
+    """What `--config` names: a repository on the hub, or else a path."""
+    if not text.startswith(HUB_SCHEME):
+        return Path(text)
+    address = HubAddress.parse(text)
+    if address.file:
+        raise ConfigError("--config", f"{text} names a file; name the repository, {HUB_SCHEME}org/repo")
+    return address
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
-    """One config.json: where it lies, what it says of the model, and the settings."""
+    """One config.json: where it lies, what it says of the model, the settings, and what people call it.
+
+    A checkpoint that has none says nothing of its model: `model` is empty, and `path` is
+    where the file would be.
+    """
 
     path: Path
     model: Mapping[str, Any]
     settings: Settings
+    name: str
 
     @property
     def folder(self) -> Path:
@@ -198,13 +283,39 @@ def _apply(section: dict[str, Any], override: str) -> None:
     section[last] = value
 
 
+def make_config(raw: Mapping[str, Any], file: Path, overrides: Sequence[str], name: str) -> Config:
+    """What a config.json at `file` says, with `key=value` overrides of its `pipeline` section.
+
+    Raises:
+        ConfigError: its settings, or an override, are wrong.
+    """
+    model = dict(raw)
+    section = model.pop("pipeline", {})
+    if not isinstance(section, dict):
+        raise ConfigError("pipeline", "expected an object")
+    for override in overrides:
+        _apply(section, override)
+    return Config(file, model, parse_settings(section), name)
+
+
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config.json, or the one in a folder, with `key=value` overrides of its `pipeline` section.
+    """Read a config.json, or the one in a folder; a folder of weights without one says nothing of its model.
 
     Raises:
         ConfigError: the file cannot be read, is not a JSON object, or its settings are wrong.
     """
     file = path / "config.json" if path.is_dir() else path
+    bare = path.is_dir() and not file.exists() and any(path.glob("*.safetensors"))
+    name = file.parent.resolve().name if file.name == "config.json" else file.stem
+    return make_config({} if bare else read_object(file), file, overrides, name)
+
+
+def read_object(file: Path) -> dict[str, Any]:
+    """The JSON object in `file`.
+
+    Raises:
+        ConfigError: there is none.
+    """
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -215,9 +326,4 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(str(file), f"not JSON ({error})") from None
     if not isinstance(raw, dict):
         raise ConfigError(str(file), "expected a JSON object")
-    section = raw.pop("pipeline", {})
-    if not isinstance(section, dict):
-        raise ConfigError("pipeline", "expected an object")
-    for override in overrides:
-        _apply(section, override)
-    return Config(file, raw, parse_settings(section))
+    return raw

@@ -5,11 +5,13 @@
     * `WeightsError` (3) — a checkpoint is missing, malformed or not the one described.
         * `TensorMismatchError` — names every tensor missing, left over or mis-shaped.
         * `UnsupportedModelError` — a published family that is not speech to speech, or not yet ours.
+        * `HubError` — a repository cannot be reached, may not be read, or has not what it should.
     * `AudioFileError` (2) — a sound file cannot be read or written.
     * `PortInUseError` (4) — the address is taken.
 * `PeerError` — the other side of one connection. Ends that session, logged as info.
     * `RemoteProtocolError`, `RefusedPacketError` — of the packet protocol (`pipeline.protocol.faults`).
 * `RefusedError` — nobody's: there is no room, or the models are not ready yet.
+* `LanesOpenError` — nobody's: what was asked for needs a server without sessions.
 * `SessionError` — ours, but the damage is one session. Logged as error.
     * `LocalProtocolError` — we said what the packet protocol does not allow.
 * `BrokenInvariantError` (70) — ours, and nothing after it can be trusted.
@@ -95,6 +97,10 @@ class UnsupportedModelError(WeightsError):
     """The checkpoint is recognised, and this server does not run it."""
 
 
+class HubError(WeightsError):
+    """A repository cannot be fetched; the sentence says what to do. `path` is its address."""
+
+
 class PortInUseError(StartupError):
     """Another process listens on the address."""
 
@@ -120,6 +126,10 @@ class RefusedError(Exception):
         super().__init__(message)
         self.code: RefusalCode = code
         self.retry_after_ms = retry_after_ms
+
+
+class LanesOpenError(Exception):
+    """A measurement of the model alone cannot run beside a session."""
 
 
 class SessionError(Exception):

@@ -16,8 +16,8 @@ import numpy as np
 from pipeline.audio.framing import Framer
 from pipeline.audio.wav import WavWriter, read_speech
 from pipeline.commands import add_config_arguments, run_command
-from pipeline.config import read_config
 from pipeline.errors import ConfigError
+from pipeline.opened import open_config
 from pipeline.stages.chain import Chain, open_chain
 from pipeline.values import GREEDY, Codes, Pcm, Sampling, TextFinal
 
@@ -90,8 +90,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("output", type=Path, metavar="OUT.wav")
     options = parser.parse_args(arguments)
 
-    config = read_config(options.config, [*options.set, "lanes.max=1"])
     frames = _frames(options.input)
+    config = open_config(options.config, [*options.set, "lanes.max=1"], check=open_chain)
     chain = open_chain(config)
     recommended = chain.bundle.recommended_sampling
     sampling = GREEDY if options.greedy else config.settings.sampling_for(recommended, options.seed)

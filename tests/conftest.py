@@ -4,6 +4,11 @@ from pathlib import Path
 
 import pytest
 from checkpoints import write_folder
+from hypothesis import settings
+
+# A deadline per example would be an assertion on time, and false on a busy machine.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

@@ -10,8 +10,9 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import mlx.core as mx
 import msgspec
@@ -20,22 +21,25 @@ import platformdirs
 from pipeline import backend
 from pipeline.config import Config
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.models import untrained
-from pipeline.models.checkpoint import read_header
+from pipeline.models import families, untrained
+from pipeline.models.files import USUAL_NAMES, shard_paths
+from pipeline.models.generation import Generation, parse_generation
+from pipeline.models.headers import read_header
 from pipeline.models.lm import LmModel
+from pipeline.models.lm_checkpoint import detect_layout
 from pipeline.models.lm_config import LmConfig, parse_lm_config
+from pipeline.models.lora import Lora, parse_lora
 from pipeline.models.mimi import Mimi
+from pipeline.models.mimi_checkpoint import detect_mimi_layout
 from pipeline.models.mimi_config import MimiConfig, parse_mimi_config
 
-# The names that Kyutai's repositories use where a config names none.
-_MOSHI_NAME: Final = "model.safetensors"
-_MIMI_NAME: Final = "tokenizer-e351c8d8-checkpoint125.safetensors"
-_TOKENIZER_NAME: Final = "tokenizer_spm_32k_3.model"
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Bundle:
-    """A checkpoint: what it is and where it lies. `tokenizer` is None where there is none."""
+    """A checkpoint: what it is and where it lies. `tokenizer` is None where there is none.
+
+    `guidance`: how far what is drawn is moved away from the worst conditions; 1 is not at all.
+    """
 
     name: str
     lm: LmConfig
@@ -45,6 +49,23 @@ class Bundle:
     tokenizer: Path | None
     trained: bool
     recommended_sampling: Mapping[str, Any]
+    lora: Lora | None = None
+    guidance: float = 1.0
+
+    @property
+    def family(self) -> str:
+        """What people call models of this architecture."""
+        return families.family_of(self.lm)
+
+    @cached_property
+    def lm_layout(self) -> str:
+        """How the language model's tensors are named."""
+        return detect_layout(families.read(self.lm_path))
+
+    @cached_property
+    def mimi_layout(self) -> str:
+        """How the codec's tensors are named."""
+        return detect_mimi_layout(families.read(self.mimi_path))
 
     def load_mimi(self) -> Mimi:
         """The codec with its weights, in the calling thread.
@@ -62,25 +83,23 @@ class Bundle:
         Raises:
             WeightsError: the file is not what the config says.
         """
-        model = LmModel(self.lm)
-        dtype: mx.Dtype = getattr(mx, backend.prepare().compute_dtype)
-        model.load_weights(self.lm_path, dtype)
-        return model
+        return load_lm(self.lm, self.lm_path, guidance=self.guidance, lora=self.lora)
 
     def check(self) -> None:
-        """Compare both files with the config, by name and shape, reading headers only.
+        """Compare all files with the config, by name and shape, reading headers only.
 
         Raises:
             WeightsError: a file is missing or malformed; `TensorMismatchError` names every tensor.
         """
         Mimi(self.mimi, self.lm.mimi_codebooks).check_weights(self.mimi_path)
-        LmModel(self.lm).check_weights(self.lm_path)
+        LmModel(self.lm).check_weights(self.lm_path, self.lora)
 
     def describe(self) -> dict[str, Any]:
         """What is loaded, for people and for tools: files, tensors, parameters, dtype."""
         return {
             "name": self.name,
             "trained": self.trained,
+            "family": self.family,
             "lm": {
                 "dtype": backend.prepare().compute_dtype,
                 "file": self.lm_path.name,
@@ -101,8 +120,22 @@ class Bundle:
         return sum(math.prod(shape) for _, shape in untrained.lm_tensors(self.lm))
 
 
+def load_lm(config: LmConfig, path: Path, *, guidance: float = 1.0, lora: Lora | None = None) -> LmModel:
+    """A language model in the dtype of this machine's device, quantized only where that is fast.
+
+    Raises:
+        WeightsError: the file is not what the config says.
+    """
+    machine = backend.prepare()
+    model = LmModel(config, guidance)
+    dtype: mx.Dtype = getattr(mx, machine.compute_dtype)
+    model.load_weights(path, dtype, lora=lora, keep_quantized=machine.keeps_quantized)
+    return model
+
+
 def _sizes(path: Path) -> dict[str, int]:
-    return {"tensors": len(read_header(path)), "bytes": path.stat().st_size}
+    size_bytes = sum(file.stat().st_size for file in shard_paths(path))
+    return {"tensors": len(read_header(path)), "bytes": size_bytes}
 
 
 def _read_mimi_config(folder: Path, name: object) -> dict[str, Any]:
@@ -141,10 +174,16 @@ def open_bundle(config: Config) -> Bundle:
 
     Raises:
         ConfigError: a key of the model's configuration is unknown, mistyped or unsupported.
-        WeightsError: weights cannot be made, or a named tokenizer is missing.
+        UnsupportedModelError: the configuration is of a model that is not speech to speech.
+        WeightsError: weights cannot be made, or a named tokenizer is missing, or there is no
+            architecture in the configuration and the weights have none that is known.
     """
     raw = config.model
+    families.refuse(raw, str(config.path))
+    if families.says_nothing(raw):
+        raw = families.built_in(raw, config.folder / str(raw.get("moshi_name") or USUAL_NAMES["moshi_name"]))
     lm = parse_lm_config(raw)
+    generation = parse_generation(raw)
     mimi = parse_mimi_config(_read_mimi_config(config.folder, raw.get("mimi_config_name")))
     if lm.dep_q == lm.n_q:
         raise ConfigError("dep_q", f"{lm.dep_q}, all of n_q: this model hears nobody")
@@ -163,22 +202,33 @@ def open_bundle(config: Config) -> Bundle:
         untrained.write_checkpoint(path, untrained.mimi_tensors(mimi), seed or 0)
 
     lm_path, lm_trained = _weights(
-        config.folder, str(raw.get("moshi_name") or _MOSHI_NAME), seed, make_lm, key
+        config.folder, str(raw.get("moshi_name") or USUAL_NAMES["moshi_name"]), seed, make_lm, key
     )
     mimi_path, mimi_trained = _weights(
-        config.folder, str(raw.get("mimi_name") or _MIMI_NAME), seed, make_mimi, key
+        config.folder, str(raw.get("mimi_name") or USUAL_NAMES["mimi_name"]), seed, make_mimi, key
     )
     named = raw.get("tokenizer_name")
-    tokenizer = config.folder / str(named or _TOKENIZER_NAME)
+    tokenizer = config.folder / str(named or USUAL_NAMES["tokenizer_name"])
     if named and not tokenizer.is_file():
         raise WeightsError(str(tokenizer), "no such file (tokenizer_name)")
     return Bundle(
-        name=config.folder.resolve().name if config.path.name == "config.json" else config.path.stem,
-        lm=lm,
+        name=config.name,
+        # What was made from a seed is only what is needed.
+        lm=lm if lm_trained else msgspec.structs.replace(lm, unused_slices=0),
         mimi=mimi,
         lm_path=lm_path,
         mimi_path=mimi_path,
         tokenizer=tokenizer if tokenizer.is_file() else None,
         trained=lm_trained and mimi_trained,
-        recommended_sampling=raw.get("lm_gen_config") or {},
+        recommended_sampling=generation.recommended(),
+        lora=parse_lora(raw, config.folder),
+        guidance=_guidance(lm, generation, config.settings.sampling.cfg_coef),
     )
+
+
+def _guidance(lm: LmConfig, generation: Generation, asked_for: float | None) -> float:
+    key = "lm_gen_config.cfg_coef" if asked_for is None else "pipeline.sampling.cfg_coef"
+    guidance = generation.cfg_coef if asked_for is None else asked_for
+    if guidance != 1 and not lm.summed:
+        raise ConfigError(key, f"{guidance:g}, but this model has no conditions to be guided by")
+    return guidance

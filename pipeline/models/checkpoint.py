@@ -1,42 +1,33 @@
 """Tensors go from a safetensors file into a model all together, or not at all.
 
-The header of the file says names, shapes and dtypes. Everything is decided from it before
-a weight is read: which tensor becomes which parameter (`Rule`s, which are data), that
-every parameter is filled exactly once, and that nothing is left over. All disagreements
-come in one error. Which rules a model's layouts need: `lm_checkpoint`, `mimi_checkpoint`.
+Everything is decided from the header (`headers`) before a weight is read: which tensor
+becomes which parameter (`Rule`s, which are data), that every parameter is filled exactly
+once, and that nothing is left over. All disagreements come in one error. Weights are then
+read one tensor at a time, so that loading needs little more memory than what is loaded.
+Which rules a model's layouts need: `lm_checkpoint`, `mimi_checkpoint`; what a quantized
+tensor is: `quantized`.
 Format: https://huggingface.co/docs/safetensors/index#format
 """
 
 import functools
-import json
-import math
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
+from typing import NamedTuple
 
 import mlx.core as mx
 
 from pipeline.errors import TensorMismatchError, WeightsError
+from pipeline.models.files import shard_paths
+from pipeline.models.headers import Shape, TensorHeader, read_header
+from pipeline.models.quantized import Quantization, Quantized, told_by
 
-Shape = tuple[int, ...]
+Weight = mx.array | Quantized
 
-_HEADER_LIMIT_BYTES = 100_000_000  # the format's own bound
-_LENGTH_BYTES = 8
-_DTYPE_BITS = {
-    "BOOL": 8, "U8": 8, "I8": 8, "I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32,
-    "U32": 32, "F32": 32, "F64": 64, "I64": 64, "U64": 64, "F8_E4M3": 8, "F8_E5M2": 8,
-}  # fmt: skip
-_FLOATING = frozenset({"F16", "BF16", "F32", "F64"})
-
-
-@dataclass(frozen=True, slots=True)
-class TensorHeader:
-    """What a file says of one tensor."""
-
-    dtype: str
-    shape: Shape
+_FLOATING = frozenset({"F16", "BF16", "F32"})  # a weight of 64 bits has never been published
+_WEIGHT, _SCALES, _BIASES = ".weight", ".scales", ".biases"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +37,7 @@ class Rule:
     target: the parameter's name, with the pattern's groups as `\1`; None: not a weight,
         recognised and left out. `{part}` in it stands for the number of each part.
     parts: the tensor holds that many parameters, one after another along axis 0.
+    kept: only the first so many of the parts are parameters, the others are left out.
     leading_ones: axes of size 1 that the file has in front and the parameter has not.
     axes: the file's axes in the parameter's order, as for a transpose.
     copies: several tensors may become the same parameter; the first one does, and the
@@ -55,6 +47,7 @@ class Rule:
     pattern: str
     target: str | None
     parts: int = 1
+    kept: int | None = None
     leading_ones: int = 0
     axes: tuple[int, ...] | None = None
     copies: bool = False
@@ -67,7 +60,7 @@ class Rule:
         if self.target is None:
             return []
         name = match.expand(self.target)
-        return [name.replace("{part}", str(part)) for part in range(self.parts)]
+        return [name.replace("{part}", str(part)) for part in range(self.kept or self.parts)]
 
     def source_shape(self, target: Shape) -> Shape:
         """The shape a tensor must have to become parameters of shape `target`."""
@@ -82,76 +75,26 @@ class Rule:
         """The parameters in `tensor`, in the order of `targets`."""
         tensor = tensor.reshape(tensor.shape[self.leading_ones :])
         parts = tensor.reshape(self.parts, -1, *tensor.shape[1:]) if self.parts > 1 else tensor[None]
-        return [part if self.axes is None else part.transpose(self.axes) for part in parts]
+        return [part if self.axes is None else part.transpose(self.axes) for part in parts[: self.kept]]
 
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One tensor, the rule that takes it (None: as it is), and the parameters it becomes."""
+    """One tensor, the rule that takes it (None: as it is), and the parameters it becomes.
+
+    A quantized tensor's `source` is the name of its words; its scales and biases go with it.
+    """
 
     source: str
     rule: Rule | None
     targets: tuple[str, ...]
     copy: bool = False
+    quantization: Quantization | None = None
 
 
 @functools.cache  # the cache inside `re` is smaller than a layout with a rule per tensor
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
-
-
-def read_header(path: Path) -> dict[str, TensorHeader]:
-    """Say what a safetensors file holds without reading a weight.
-
-    Raises:
-        WeightsError: there is no such file, or it is not safetensors, or it was cut short.
-    """
-    try:
-        with path.open("rb") as file:
-            size_bytes = path.stat().st_size
-            header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            room_bytes = size_bytes - _LENGTH_BYTES - header_bytes
-            if size_bytes < _LENGTH_BYTES or header_bytes > _HEADER_LIMIT_BYTES:
-                raise WeightsError(str(path), "not a safetensors file")
-            if room_bytes < 0:
-                raise WeightsError(str(path), "truncated safetensors file, or not one")
-            text = file.read(header_bytes)
-    except OSError as error:
-        raise WeightsError(str(path), error.strerror or "cannot be read") from error
-    try:
-        header = json.loads(text)
-    except ValueError as error:  # not UTF-8, or not JSON
-        raise WeightsError(str(path), "not a safetensors file") from error
-    if not isinstance(header, dict):
-        raise WeightsError(str(path), "not a safetensors file")
-    header.pop("__metadata__", None)
-    tensors = {}
-    needed_bytes = 0
-    for name, entry in header.items():
-        if not _is_entry(entry):
-            raise WeightsError(str(path), f"the header entry of {name} is malformed")
-        begin_bytes, end_bytes = entry["data_offsets"]
-        if end_bytes - begin_bytes != math.prod(entry["shape"]) * _DTYPE_BITS[entry["dtype"]] // 8:
-            raise WeightsError(str(path), f"the header entry of {name} is malformed")
-        needed_bytes = max(needed_bytes, end_bytes)
-        tensors[name] = TensorHeader(entry["dtype"], tuple(entry["shape"]))
-    if needed_bytes > room_bytes:
-        raise WeightsError(str(path), f"truncated: {needed_bytes - room_bytes} bytes are missing at its end")
-    return tensors
-
-
-def _is_entry(entry: object) -> TypeGuard[dict[str, Any]]:
-    def naturals(value: object) -> bool:
-        return isinstance(value, list) and all(type(n) is int and n >= 0 for n in value)
-
-    return (
-        isinstance(entry, dict)
-        and isinstance(entry.get("dtype"), str)
-        and entry["dtype"] in _DTYPE_BITS
-        and naturals(entry.get("shape"))
-        and naturals(entry.get("data_offsets"))
-        and len(entry["data_offsets"]) == 2
-    )
 
 
 def match(
@@ -160,7 +103,7 @@ def match(
     """Pair every tensor of `header` with every one of `parameters`, both without remainder.
 
     The first rule whose pattern matches takes a tensor; one that no rule matches keeps
-    its name.
+    its name. Rules see a quantized tensor as the dense one that it stands for.
 
     Raises:
         TensorMismatchError: names all that is missing, left over or mis-shaped.
@@ -168,10 +111,14 @@ def match(
     """
     assignments: list[Assignment] = []
     extra: list[str] = []
-    misshaped: list[tuple[str, Shape, Shape]] = []
+    misfits = _Misfits([], [])
     filled: dict[str, str] = {}
     used: set[Rule] = set()
-    for source, found in header.items():
+    quantized = _quantized(header)
+    companions = {name for names in quantized.values() for name in names}
+    for source in header:
+        if source in companions:
+            continue
         rule, targets = _rule_for(source, rules)
         if rule is not None:
             used.add(rule)
@@ -180,24 +127,23 @@ def match(
         known = [name for name in targets if name in parameters]
         repeated = any(name in filled for name in targets)
         if len(known) < len(targets) or (repeated and not (rule is not None and rule.copies)):
-            extra.append(source)
+            extra += [name for name in (source, *quantized.get(source, ())) if name in header]
             continue
         shape = parameters[known[0]]
         expected = rule.source_shape(shape) if rule is not None else shape
-        if found.shape != expected:
-            misshaped.append((source, expected, found.shape))
+        how = _compare(header, source, quantized.get(source, ()), expected, misfits)
         filled |= dict.fromkeys(known, source)
-        assignments.append(Assignment(source, rule, tuple(known), copy=repeated))
-    missing = [name for name in parameters if name not in filled]
-    if missing or extra or misshaped:
-        raise TensorMismatchError(str(path), missing=missing, extra=extra, misshaped=misshaped)
+        assignments.append(Assignment(source, rule, tuple(known), repeated, how))
+    missing = [*misfits.missing, *(name for name in parameters if name not in filled)]
+    if missing or extra or misfits.misshaped:
+        raise TensorMismatchError(str(path), missing=missing, extra=extra, misshaped=misfits.misshaped)
     unused = [rule.pattern.replace("\\", "") for rule in rules if rule not in used]
     if unused:
         raise WeightsError(str(path), "no tensor is named like " + ", ".join(unused))
-    odd = [f"{a.source} ({header[a.source].dtype})" for a in assignments]
-    odd = [text for text, a in zip(odd, assignments, strict=True) if header[a.source].dtype not in _FLOATING]
+    numbers = [name for a in assignments for name in quantized.get(a.source, (a.source,))]
+    odd = [f"{name} ({header[name].dtype})" for name in numbers if header[name].dtype not in _FLOATING]
     if odd:
-        raise WeightsError(str(path), "not floating-point numbers: " + ", ".join(odd))
+        raise WeightsError(str(path), "not F32, F16 or BF16 numbers: " + ", ".join(odd))
     return assignments
 
 
@@ -209,27 +155,156 @@ def _rule_for(source: str, rules: Sequence[Rule]) -> tuple[Rule | None, list[str
     return None, [source]
 
 
+def _quantized(header: Mapping[str, TensorHeader]) -> dict[str, tuple[str, str]]:
+    """Tensors of packed words, and the names that their scales and biases have to have."""
+    return {
+        name: (name.removesuffix(_WEIGHT) + _SCALES, name.removesuffix(_WEIGHT) + _BIASES)
+        for name, tensor in header.items()
+        if name.endswith(_WEIGHT) and tensor.dtype == "U32"
+    }
+
+
+class _Misfits(NamedTuple):
+    """What is wrong with tensors that have a place."""
+
+    missing: list[str]
+    misshaped: list[tuple[str, Shape, Shape]]
+
+
+def _compare(
+    header: Mapping[str, TensorHeader],
+    source: str,
+    companions: tuple[str, ...],
+    expected: Shape,
+    misfits: _Misfits,
+) -> Quantization | None:
+    """How `source`, with its scales and biases if it has any, stands for a tensor of shape `expected`."""
+    found = header[source].shape
+    if not companions:
+        if found != expected:
+            misfits.misshaped.append((source, expected, found))
+        return None
+    lost = [name for name in companions if name not in header]
+    if lost:
+        misfits.missing.extend(lost)
+        return None
+    scales, biases = (header[name].shape for name in companions)
+    how = told_by(expected, found, scales)
+    if scales != biases:
+        misfits.misshaped.append((companions[1], scales, biases))
+    elif how is None:
+        misfits.misshaped.append((source, expected, found))
+    return how
+
+
 def load_parameters(
-    path: Path, parameters: Mapping[str, Shape], rules: Sequence[Rule], dtype: mx.Dtype
+    path: Path,
+    parameters: Mapping[str, Shape],
+    rules: Sequence[Rule],
+    dtype: mx.Dtype,
 ) -> list[tuple[str, mx.array]]:
-    """Read what `match` allows, cast to `dtype`, one tensor at a time, fully evaluated.
+    """Read what `match` allows, dense and in `dtype`, fully evaluated.
 
     Raises:
-        WeightsError: as `read_header` and `match`; or copies of a parameter differ.
+        WeightsError: as `read_header` and `match`; or copies of a parameter differ; or numbers
+            are infinite or none; or a tensor's scales are not its own.
     """
-    assignments = match(path, read_header(path), parameters, rules)
-    tensors = mx.load(str(path), format="safetensors")
-    assert isinstance(tensors, dict)
-    loaded: dict[str, mx.array] = {}
+    weights = stream_parameters(path, parameters, rules, dtype)
+    return [(name, weight) for name, weight in weights if isinstance(weight, mx.array)]
+
+
+def stream_parameters(
+    path: Path,
+    parameters: Mapping[str, Shape],
+    rules: Sequence[Rule],
+    dtype: mx.Dtype,
+    *,
+    keep_quantized: bool = False,
+) -> Iterator[tuple[str, Weight]]:
+    """What `load_parameters` reads, one parameter at a time; quantized ones dense only if not kept.
+
+    Nothing is held on to but what has another copy to be compared with.
+    """
+    header = read_header(path)
+    assignments = match(path, header, parameters, rules)
+    tensors = _open(path)
+    copies_left = Counter(name for assignment in assignments for name in assignment.targets)
+    held: dict[str, Weight] = {}
     for assignment in assignments:
-        # Taken out of the dict, so that a tensor stored in another dtype is freed once cast.
-        tensor = tensors.pop(assignment.source).astype(dtype)
-        pieces = assignment.rule.convert(tensor) if assignment.rule is not None else [tensor]
-        # A transposed view would be copied by every product it is used in.
-        pieces = [mx.contiguous(piece) for piece in pieces]
-        mx.eval(pieces)
-        for name, piece in zip(assignment.targets, pieces, strict=True):
-            if assignment.copy and not mx.array_equal(loaded[name], piece, equal_nan=True):
-                raise WeightsError(str(path), f"{assignment.source} differs from its other copies")
-            loaded[name] = piece
-    return list(loaded.items())
+        source = assignment.source
+        file = str(header[source].file)
+        weight = _read(file, tensors, assignment, dtype, keep_quantized=keep_quantized)
+        for name, piece in zip(assignment.targets, _pieces(weight, assignment.rule), strict=True):
+            copies_left[name] -= 1
+            if assignment.copy and not _equal(held[name], piece):
+                raise WeightsError(file, f"{source} differs from its other copies")
+            if copies_left[name] == 0:
+                held.pop(name, None)
+            else:
+                held.setdefault(name, piece)
+            if not assignment.copy:
+                yield name, piece
+
+
+def _open(path: Path) -> dict[str, mx.array]:
+    """All tensors of a checkpoint, each read when it is evaluated, and in memory until it is taken out."""
+    tensors: dict[str, mx.array] = {}
+    for shard in shard_paths(path):
+        shard_tensors = mx.load(str(shard), format="safetensors")
+        assert isinstance(shard_tensors, dict)
+        tensors |= shard_tensors
+    return tensors
+
+
+def _read(
+    file: str, tensors: dict[str, mx.array], assignment: Assignment, dtype: mx.Dtype, *, keep_quantized: bool
+) -> Weight:
+    """The tensor that `assignment` is about, evaluated, and taken out of `tensors` to be freed in time."""
+    source, how = assignment.source, assignment.quantization
+    if how is None:
+        dense = tensors.pop(source).astype(dtype)
+        if not _is_finite(dense):
+            raise WeightsError(file, f"{source} holds infinite numbers, or NaN")
+        return dense
+    name = source.removesuffix(_WEIGHT)
+    scales, biases = (tensors.pop(name + part).astype(dtype) for part in (_SCALES, _BIASES))
+    quantized = Quantized(tensors.pop(source), scales, biases, how)
+    mx.eval(quantized.arrays())
+    for part, numbers in ((_SCALES, scales), (_BIASES, biases)):
+        if not _is_finite(numbers):
+            raise WeightsError(file, f"{name}{part} holds infinite numbers, or NaN")
+    if not quantized.is_plausible():
+        raise WeightsError(file, f"the scales of {source} are not those of {how.bits}-bit numbers")
+    kept = keep_quantized and (assignment.rule is None or assignment.rule.axes is None)
+    return quantized if kept else quantized.dequantized(dtype)
+
+
+def _pieces(weight: Weight, rule: Rule | None) -> Sequence[Weight]:
+    """What `rule` makes of a tensor, evaluated."""
+    if isinstance(weight, Quantized):
+        cut = [weight] if rule is None else weight.split(rule.convert)
+        mx.eval([part.arrays() for part in cut])
+        return cut
+    # A transposed view would be copied by every product it is used in.
+    pieces = [mx.contiguous(piece) for piece in (rule.convert(weight) if rule is not None else [weight])]
+    mx.eval(pieces)
+    return pieces
+
+
+def _is_finite(tensor: mx.array) -> bool:
+    """Whether all numbers are numbers, in one pass over memory and with no array of that size made."""
+    if tensor.size == 0:
+        return True
+    # A product with ones, because BLAS is many times faster than a plain reduction on a CPU.
+    rows = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
+    total = mx.sum(rows @ mx.ones((rows.shape[1],), tensor.dtype))
+    # What is finite may still add up to infinity.
+    return bool(mx.isfinite(total).item()) or bool(mx.all(mx.isfinite(tensor)).item())
+
+
+def _equal(one: Weight, other: Weight) -> bool:
+    if isinstance(one, Quantized) and isinstance(other, Quantized):
+        return one.how == other.how and all(map(_equal, one.arrays(), other.arrays()))
+    if isinstance(one, Quantized) or isinstance(other, Quantized):
+        return False
+    return bool(mx.array_equal(one, other).item())

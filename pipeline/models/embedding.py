@@ -3,6 +3,7 @@
 import mlx.core as mx
 from mlx import nn
 
+from pipeline.models.quantized import rows
 from pipeline.models.transformer import LayerNorm
 
 
@@ -24,7 +25,7 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens: mx.array) -> mx.array:
         """`[w, T]` int32 → `[w, T, D]`."""
-        x = self.weight[mx.maximum(tokens, 0)]
+        x = rows(self, mx.maximum(tokens, 0))
         if self.normed:
             x = self.norm(x)
         x = mx.where(tokens[..., None] < 0, mx.zeros((), x.dtype), x)

@@ -15,15 +15,20 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 from mlx import nn
-from mlx.utils import tree_flatten, tree_unflatten
+from mlx.utils import tree_flatten
 
 from pipeline.errors import WeightsError
 from pipeline.models.attention import Lanes
-from pipeline.models.checkpoint import Rule, Shape, load_parameters, match, read_header
+from pipeline.models.checkpoint import Assignment, Rule, load_parameters, match, stream_parameters
+from pipeline.models.conditioning import Conditions
 from pipeline.models.depformer import Depformer, Past
 from pipeline.models.embedding import Embedding
+from pipeline.models.families import read
+from pipeline.models.headers import Shape
 from pipeline.models.lm_checkpoint import detect_layout, lm_rules
 from pipeline.models.lm_config import LmConfig
+from pipeline.models.lora import Lora
+from pipeline.models.quantized import install
 from pipeline.models.sampling import SamplingBatch, draw, shape_text
 from pipeline.models.transformer import Transformer, TransformerState, make_norm
 
@@ -67,11 +72,18 @@ class Logits(NamedTuple):
 
 
 class LmModel(nn.Module):
-    """A Moshi of any sizes. Weights are immutable and shared; sessions live in its state's rows."""
+    """A Moshi of any sizes. Weights are immutable and shared; sessions live in its state's rows.
 
-    def __init__(self, config: LmConfig) -> None:
+    `guidance` other than 1 moves what is drawn away from what the model would say under its
+    worst conditions: every row of the state then has a second one, which hears those.
+    """
+
+    def __init__(self, config: LmConfig, guidance: float = 1.0) -> None:
         super().__init__()
+        if guidance != 1 and not config.summed:
+            raise ValueError("a model without conditions cannot be guided")
         self.config = c = config
+        self.guidance = guidance
         narrow = c.depformer_low_rank_embeddings
         self.text_emb = Embedding(c.text_card + 1, c.dim, normed=c.norm_emb)
         self.emb = [Embedding(c.card + 1, c.dim, normed=c.norm_emb) for _ in range(c.n_q)]
@@ -92,44 +104,90 @@ class LmModel(nn.Module):
         if c.depformer_norm is not None:
             self.depformer_norms = [make_norm(c.depformer_norm, c.depformer_dim) for _ in range(c.dep_q)]
         self.linears = [nn.Linear(c.depformer_dim, c.card, bias=c.bias_proj) for _ in range(c.dep_q)]
-
-    @property
-    def dtype(self) -> mx.Dtype:
-        """What weights and rings are kept in."""
-        dtype: mx.Dtype = self.text_emb.weight.dtype
-        return dtype
+        if c.conditioners:
+            self.condition_provider = Conditions(c.conditioners, c.summed, c.dim)
+        self._shapes = {name: p.shape for name, p in dict(tree_flatten(self.parameters())).items()}
+        self.dtype: mx.Dtype = mx.float32  # of weights and rings
+        self._settle_conditions()
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        """Name and shape of every weight; nothing is computed for it."""
-        return {name: tensor.shape for name, tensor in dict(tree_flatten(self.parameters())).items()}
+        """Name and shape of every weight, dense; nothing is computed for it."""
+        return dict(self._shapes)
 
-    def load_weights(self, path: Path, dtype: mx.Dtype = mx.float32) -> None:  # type: ignore[override]
-        """Replace all weights by those of a checkpoint in any of the published layouts.
+    def load_weights(  # type: ignore[override]
+        self,
+        path: Path,
+        dtype: mx.Dtype = mx.float32,
+        *,
+        lora: Lora | None = None,
+        keep_quantized: bool = False,
+    ) -> None:
+        """Replace all weights by those of a checkpoint in any of the published layouts, with `lora` fused.
+
+        What is quantized in the file is made dense, unless it is kept; with `lora` it never is.
 
         Raises:
             WeightsError: the file is no language model, or is damaged, or does not fill
                 exactly these parameters (then `TensorMismatchError`); nothing was replaced.
         """
-        rules = self._rules(path, read_header(path))
-        self.update(tree_unflatten(load_parameters(path, self.parameter_shapes(), rules, dtype)))
+        rules = self._rules(path, read(path))
+        shapes = self.parameter_shapes()
+        if lora is not None:
+            dense = dict(load_parameters(path, shapes, rules, dtype))
+            lora.fuse(self.config, dense)
+            install(self, dense.items())
+        else:
+            # Complete before any of it is installed.
+            install(self, list(stream_parameters(path, shapes, rules, dtype, keep_quantized=keep_quantized)))
+        self.dtype = dtype
+        self._settle_conditions()
 
-    def check_weights(self, path: Path) -> None:
-        """Compare a checkpoint with the model by its header alone; raises what `load_weights` would."""
-        header = read_header(path)
-        match(path, header, self.parameter_shapes(), self._rules(path, header))
+    def check_weights(self, path: Path, lora: Lora | None = None) -> list[Assignment]:
+        """Compare a checkpoint with the model by its header alone: what each tensor becomes.
+
+        Raises what `load_weights` would.
+        """
+        header = read(path)
+        assignments = match(path, header, self.parameter_shapes(), self._rules(path, header))
+        if lora is not None:
+            lora.check(self.config, self.parameter_shapes())
+        return assignments
+
+    def _settle_conditions(self) -> None:
+        """What each step is told is the same in all of them, so it is worked out once."""
+        self._conditions: tuple[mx.array, ...] = ()  # each [1, 1, D]: wanted, then, with guidance, unwanted
+        if self.config.summed:
+            told = [self.condition_provider.wanted()]
+            if self.guidance != 1:
+                told.append(self.condition_provider.unwanted())
+            self._conditions = tuple(each.astype(self.dtype) for each in told)
+            mx.eval(self._conditions)
 
     def _rules(self, path: Path, names: Collection[str]) -> list[Rule]:
         if not any(name.startswith("transformer.layers.") for name in names):
             raise WeightsError(str(path), "not a Moshi language model: it has no transformer.layers")
         return lm_rules(self.config, detect_layout(names))
 
+    @property
+    def rows_per_session(self) -> int:
+        """2 with guidance: behind all sessions' rows come those that hear the unwanted conditions."""
+        return 1 if self.guidance == 1 else 2
+
     def state(self, rows: int) -> TransformerState:
         """`rows` sessions that have heard nothing."""
-        return self.transformer.state(rows, self.dtype)
+        return self.transformer.state(rows * self.rows_per_session, self.dtype)
 
     def reset(self, state: TransformerState, row: int) -> TransformerState:
-        """The state in which `row` has heard nothing; the others are as they were."""
-        return self.transformer.reset(state, row)
+        """The state in which session `row` has heard nothing; the others are as they were."""
+        for each in self._rows(state, np.array([row], np.int32)).tolist():
+            state = self.transformer.reset(state, each)
+        return state
+
+    def _rows(self, state: TransformerState, lanes: Lanes) -> Lanes:
+        """Where in the state the sessions `lanes [w]` are: `[w]`, or `[2w]` with guidance."""
+        if self.guidance == 1:
+            return lanes
+        return np.concatenate([lanes, lanes + np.int32(len(state.positions) // 2)])
 
     def step(
         self,
@@ -146,10 +204,10 @@ class LmModel(nn.Module):
         `[w, dep_q]` int32 and the new state; nothing is evaluated yet, and evaluating the
         tokens evaluates the state.
         """
-        heard = self._hear(mx.array(text), mx.array(audio))
-        context, state = self.transformer(heard, state, lanes)
-        context = self.out_norm(context)  # [w, 1, D]
-        logits = self.text_linear(context)[:, 0].astype(mx.float32)
+        heard = self._told(self._hear(text, audio))  # [w, 1, D], or [2w, 1, D] with guidance
+        context, state = self.transformer(heard, state, self._rows(state, lanes))
+        context = self.out_norm(context)
+        logits = self._guided(self.text_linear(context)[:, 0].astype(mx.float32))
         if sampling is None:
             sampling = SamplingBatch.greedy(len(lanes))
         numbers = None if sampling.uniforms is None else mx.array(sampling.uniforms)
@@ -158,9 +216,10 @@ class LmModel(nn.Module):
         codes: list[mx.array] = []
         past: list[Past] = []
         for codebook in range(self.config.dep_q):
-            logits, past = self._predict(codebook, token[:, None], context, past)
+            said = token if self.guidance == 1 else mx.concatenate([token, token])
+            logits, past = self._predict(codebook, said[:, None], context, past)
             uniform = None if numbers is None else numbers[:, 1 + codebook]
-            token = draw(logits[:, 0], sampling.audio, uniform)
+            token = draw(self._guided(logits[:, 0]), sampling.audio, uniform)
             codes.append(token)
         return next_text, mx.stack(codes, axis=1), state
 
@@ -172,9 +231,12 @@ class LmModel(nn.Module):
         c = self.config
         batch, _, frames = codes.shape
         given = delayed(codes, c.delays, np.array([c.text_card] + [c.card] * c.n_q))
-        heard = mx.array(given[:, :, :-1].astype(np.int32))
+        before = given[:, :, :-1].astype(np.int32)
         told = mx.array(given[:, :, 1:].astype(np.int32))
-        context = self.out_norm(self.transformer.whole(self._hear(heard[:, 0], heard[:, 1:])))
+        heard = self._hear(before[:, 0], before[:, 1:])
+        if self._conditions:
+            heard = heard + self._conditions[0]
+        context = self.out_norm(self.transformer.whole(heard))
         text = self.text_linear(context)[:, None]  # [B, 1, T, text_card_out]
         each = context.reshape(batch * frames, 1, -1)  # a depformer run for every step
         audio: list[mx.array] = []
@@ -192,12 +254,28 @@ class LmModel(nn.Module):
             audio_mask & (codes[:, 1 : 1 + c.dep_q] != NO_TOKEN),
         )
 
-    def _hear(self, text: mx.array, audio: mx.array) -> mx.array:
+    def _hear(self, text: Tokens, audio: Tokens) -> mx.array:
         """`text [w, T]`, `audio [w, n_q, T]` → `[w, T, D]`."""
-        heard = self.emb[0](audio[:, 0])
+        if self.config.heard_as is not None:
+            said, instead = self.config.heard_as
+            text = np.where(text == said, np.int32(instead), text)
+        codes = mx.array(audio)
+        heard = self.emb[0](codes[:, 0])
         for codebook in range(1, self.config.n_q):
-            heard = heard + self.emb[codebook](audio[:, codebook])
-        return heard + self.text_emb(text)
+            heard = heard + self.emb[codebook](codes[:, codebook])
+        return heard + self.text_emb(mx.array(text))
+
+    def _told(self, heard: mx.array) -> mx.array:
+        """Add the conditions to `heard [w, T, D]`; with guidance, once those wanted, then the others."""
+        told = [heard + condition for condition in self._conditions] or [heard]
+        return told[0] if len(told) == 1 else mx.concatenate(told)
+
+    def _guided(self, logits: mx.array) -> mx.array:
+        """`[w, V]` as it is; with guidance `[2w, V]` → `[w, V]`, away from the second half."""
+        if self.guidance == 1:
+            return logits
+        wanted, unwanted = mx.split(logits, 2)
+        return unwanted + (wanted - unwanted) * self.guidance
 
     def _predict(
         self, codebook: int, token: mx.array, context: mx.array, past: list[Past]

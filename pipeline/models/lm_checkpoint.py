@@ -31,7 +31,26 @@ def lm_rules(config: LmConfig, layout: Layout) -> list[Rule]:
     """What has to be renamed, split or squeezed to load `layout` into an `LmModel`."""
     if layout == "mlx":
         return _mlx_rules(config)
-    return _norm_rules(config) + _gating_rules(config) + (_packed_rules(config) if layout == "packed" else [])
+    rules = unused_rules(config, layout) + _norm_rules(config) + _gating_rules(config)
+    return rules + (_packed_rules(config) if layout == "packed" else [])
+
+
+def unused_rules(config: LmConfig, layout: Layout) -> list[Rule]:
+    """What recognises and leaves out the weights of codebooks that nobody needs."""
+    # One rule per codebook: of those, too, none may be missing.
+    rules = []
+    for codebook in range(config.dep_q, config.dep_q + config.unused_slices):
+        patterns = [rf"linears\.{codebook}\..+", rf"depformer_emb\.{codebook - 1}\..+"]
+        if config.depformer_multi_linear:
+            patterns.append(rf"depformer_in\.{codebook}\..+")
+        if config.depformer_norm is not None:
+            patterns.append(rf"depformer_norms\.{codebook}\..+")
+        if config.depformer_weights_per_step:
+            patterns.append(rf"depformer\.layers\.\d+\.gating\.{codebook}\..+")
+            if layout == "split":
+                patterns.append(rf"depformer\.layers\.\d+\.self_attn\.(in|out)_projs\.{codebook}\..+")
+        rules += [Rule(pattern, None) for pattern in patterns]
+    return rules
 
 
 def _norm_rules(config: LmConfig) -> list[Rule]:
@@ -56,13 +75,14 @@ def _gating_rules(config: LmConfig) -> list[Rule]:
 
 
 def _packed_rules(config: LmConfig) -> list[Rule]:
-    sets = max(config.weight_sets) + 1
+    needed = max(config.weight_sets) + 1
+    sets = needed + (config.unused_slices if config.depformer_weights_per_step else 0)
     rules = []
-    for module, parts in (("transformer", 1), ("depformer", sets)):
+    for module, parts, kept in (("transformer", 1, 1), ("depformer", sets, needed)):
         attention = rf"({module}\.layers\.\d+\.self_attn)"
         rules += [
-            Rule(attention + r"\.in_proj_weight", r"\1.in_projs.{part}.weight", parts=parts),
-            Rule(attention + r"\.out_proj\.weight", r"\1.out_projs.{part}.weight", parts=parts),
+            Rule(attention + r"\.in_proj_weight", r"\1.in_projs.{part}.weight", parts=parts, kept=kept),
+            Rule(attention + r"\.out_proj\.weight", r"\1.out_projs.{part}.weight", parts=parts, kept=kept),
         ]
     return rules
 
@@ -82,6 +102,8 @@ def _mlx_rules(config: LmConfig) -> list[Rule]:
         rules.append(Rule(layers + r"gating\.(linear_\w+\.weight)", r"\1.gating.0.\2"))
     for codebook, which in enumerate(config.weight_sets):
         rules += _slice_rules(config, codebook, which)
+    for codebook in range(config.dep_q, config.dep_q + config.unused_slices):
+        rules.append(Rule(rf"depformer\.slices\.{codebook}\..+", None))
     return rules
 
 
@@ -102,7 +124,15 @@ def _slice_rules(config: LmConfig, codebook: int, which: int) -> list[Rule]:
         for linear in ("linear_in", "linear_out"):
             layer[f"gating.{linear}.weight"] = f"gating.{which}.{linear}.weight"
     one = f"depformer.slices.{codebook}."
+    rules = []
+    if config.depformer_norm is not None:
+        scale = "alpha" if config.depformer_norm.startswith("rms") else "weight"
+        rules = [
+            Rule(re.escape(f"{one}norm.weight"), f"depformer_norms.{codebook}.{scale}"),
+            Rule(re.escape(f"{one}norm.bias"), f"depformer_norms.{codebook}.bias"),
+        ][: 1 if scale == "alpha" else 2]
     return [
+        *rules,
         Rule(re.escape(one) + r"linear_out\.(weight|bias)", rf"linears.{codebook}.\1"),
         Rule(re.escape(one) + r"emb\.(.+)", rf"{heard}.\1"),
         Rule(re.escape(one + "linear_in.weight"), f"depformer_in.{projection}.weight", copies=True),

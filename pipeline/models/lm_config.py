@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from pipeline.errors import ConfigError
+from pipeline.models.conditioning import LookupConfig, parse_conditioners, parse_fuser
 from pipeline.models.transformer import Gating, Norm, PositionalEmbedding, TransformerConfig
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -21,28 +22,31 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 # About files, other models, or how to sample, read elsewhere; or a detail of something that
 # has to be off, or (the depformer's context is always its dep_q steps) without effect.
-_NOT_LM: Final = frozenset(
+NOT_LM: Final = frozenset(
     {
-        "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "model_type", "model_id",
-        "lm_gen_config", "tts_config", "stt_config", "lora_rank", "lora_scaling", "extra_heads_dim",
-        "depformer_context", "pipeline",
+        "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "model_id", "version",
+        "lm_gen_config", "tts_config", "stt_config", "lora", "lora_name", "lora_rank", "lora_scaling",
+        "extra_heads_dim", "depformer_context", "pipeline",
     }
 )  # fmt: skip
+_CONDITIONS: Final = frozenset({"conditioners", "fuser"})
+_DERIVED: Final = frozenset({"conditioners", "summed", "unused_slices"})
 # What changes the computation in a way that is not implemented: the value that leaves it
 # off, and what the user should be told otherwise. `null` leaves everything off.
 _OFF: Final[Mapping[str, tuple[object, str]]] = {
-    "conditioners": ({}, "conditioned models are not supported yet"),
-    "fuser": ({}, "conditioned models are not supported yet"),
     "cross_attention": (False, "cross-attention models are not supported"),
     "causal": (True, "only causal models can stream"),
     "depformer_causal": (True, "only causal models can stream"),
     "demux_second_stream": (False, "two text streams in one are not supported"),
     "demux_second_text_stream": (False, "two text streams in one are not supported"),
     "extra_heads_num_heads": (0, "extra output heads (speech recognition) are not supported"),
-    "lora": (False, "LoRA adapters are not supported yet; fuse them into the weights"),
-    "lora_name": ("", "LoRA adapters are not supported yet; fuse them into the weights"),
-    "quantize": (False, "quantized weights are not supported yet"),
+    "quantize": (False, "weights quantized for PyTorch are not supported; use those quantized for MLX"),
 }
+# PersonaPlex's depformer was trained to predict the user's voice as well as the agent's.
+_PREDICTS_THE_USER: Final = "personaplex"
+# Hibiki may end its text before the user has ended: what it said then is heard as padding.
+_GOES_ON: Final = "hibiki"
+_END_OF_TEXT: Final = 2
 
 
 class LmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
@@ -52,6 +56,9 @@ class LmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     delays: steps by which text, then each codebook, lags behind.
     context: steps that attention looks back, this one among them.
     depformer_weights_per_step_schedule: codebook → which set of weights predicts it.
+    unused_slices: codebooks after the first dep_q that the checkpoint could predict, and which
+        nobody needs: their weights are not loaded.
+    conditioners: what a session can be told, by name; summed: those that the model hears.
     """
 
     dim: Count
@@ -89,36 +96,10 @@ class LmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     depformer_weights_per_step: bool = False
     depformer_weights_per_step_schedule: tuple[Natural, ...] | None = None
     depformer_low_rank_embeddings: Count | None = None
-
-    @classmethod
-    def moshi_v0_1(cls) -> "LmConfig":
-        """Moshi 7B of September 2024, whose repositories carry no config.json."""
-        agent_or_user = (0, 1, 1, 1, 1, 1, 1, 1)
-        return cls(
-            dim=4096,
-            num_heads=32,
-            num_layers=32,
-            hidden_scale=4.125,
-            n_q=16,
-            dep_q=8,
-            card=2048,
-            text_card=32_000,
-            delays=(0, *agent_or_user, *agent_or_user),
-            context=3000,
-            positional_embedding="rope",
-            gating="silu",
-            norm="rms_norm_f32",
-            depformer_dim=1024,
-            depformer_num_heads=16,
-            depformer_num_layers=6,
-            depformer_dim_feedforward=4224,
-            depformer_max_period=10_000.0,
-            depformer_gating="silu",
-            depformer_layer_scale=None,
-            depformer_pos_emb="none",
-            depformer_multi_linear=True,
-            depformer_weights_per_step=True,
-        )
+    model_type: str = "moshi"
+    unused_slices: Natural = 0
+    conditioners: dict[str, LookupConfig] = {}
+    summed: tuple[str, ...] = ()
 
     @cached_property
     def max_delay(self) -> int:
@@ -134,6 +115,11 @@ class LmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def text_vocabulary(self) -> int:
         """Text tokens that can be produced; as input there is one more, the initial token."""
         return self.text_card if self.text_card_out is None else self.text_card_out
+
+    @property
+    def heard_as(self) -> tuple[int, int] | None:
+        """A text token, and the one that is heard in its place; None where each is heard as itself."""
+        return (_END_OF_TEXT, self.existing_text_padding_id) if self.model_type == _GOES_ON else None
 
     @cached_property
     def weight_sets(self) -> tuple[int, ...]:
@@ -199,12 +185,12 @@ def parse_lm_config(raw: Mapping[str, Any]) -> LmConfig:
             this implementation does not do.
     """
     fields = msgspec.structs.fields(LmConfig)
-    known = {field.name for field in fields}
-    given = {}
+    known = {field.name for field in fields} - _DERIVED
+    given: dict[str, Any] = {}
     for key, value in raw.items():
         if key in _OFF:
             _refuse_unless_off(key, value)
-        elif key not in known and key not in _NOT_LM:
+        elif key not in known and key not in NOT_LM and key not in _CONDITIONS:
             raise ConfigError(key, "not a key that this implementation knows")
         elif key in known and (value is not None or key == "depformer_layer_scale"):
             given[key] = value
@@ -213,11 +199,17 @@ def parse_lm_config(raw: Mapping[str, Any]) -> LmConfig:
     for field in fields:
         if field.required and field.name not in given:
             raise ConfigError(field.name, "missing")
+    conditioners = parse_conditioners(raw.get("conditioners") or {})
+    summed = parse_fuser(raw.get("fuser") or {}, conditioners)
     try:
         config = msgspec.convert(given, LmConfig)
     except msgspec.ValidationError as error:
         problem, _, at = str(error).partition(" - at `$.")
         raise ConfigError(at.rstrip("`"), problem) from None
+    config = msgspec.structs.replace(config, conditioners=conditioners, summed=summed)
+    if config.model_type == _PREDICTS_THE_USER and config.dep_q == config.n_q:
+        half = config.n_q // 2
+        config = msgspec.structs.replace(config, dep_q=half, unused_slices=half)
     _check_streams(config)
     _check_weight_sets(config)
     _check_widths(config)
@@ -227,13 +219,6 @@ def parse_lm_config(raw: Mapping[str, Any]) -> LmConfig:
 def _refuse_unless_off(key: str, value: object) -> None:
     off, sentence = _OFF[key]
     if value is None or (value == off and type(value) is type(off)):
-        return
-    # A fuser that fuses nothing is written out by the official trainer.
-    if (
-        key == "fuser"
-        and isinstance(value, dict)
-        and not any(isinstance(v, list) and v for v in value.values())
-    ):
         return
     raise ConfigError(key, sentence)
 
@@ -245,8 +230,9 @@ def _check_streams(c: LmConfig) -> None:
         raise ConfigError("delays", f"{len(c.delays)} given, 1 + n_q = {c.n_q + 1} needed")
     if c.text_vocabulary > c.text_card + 1:
         raise ConfigError("text_card_out", f"more tokens than can be heard again, 1 + {c.text_card}")
-    if c.existing_text_padding_id >= c.text_vocabulary:
-        raise ConfigError("existing_text_padding_id", f"not below {c.text_vocabulary}, the text vocabulary")
+    for key in ("existing_text_padding_id", "existing_text_end_padding_id"):
+        if getattr(c, key) >= c.text_vocabulary:
+            raise ConfigError(key, f"not below {c.text_vocabulary}, the text vocabulary")
 
 
 def _check_weight_sets(c: LmConfig) -> None:
@@ -256,6 +242,8 @@ def _check_weight_sets(c: LmConfig) -> None:
         raise ConfigError(key, "needs depformer_weights_per_step")
     if schedule is not None and len(schedule) != c.dep_q:
         raise ConfigError(key, f"{len(schedule)} given, dep_q = {c.dep_q} needed")
+    if schedule is not None and c.unused_slices:
+        raise ConfigError(key, "not supported where some codebooks are not needed")
     if c.depformer_weights_per_step and c.depformer.gating == "none":
         raise ConfigError("depformer_weights_per_step", "needs a gated feed-forward (depformer_gating)")
     sets = max(c.weight_sets) + 1

@@ -15,8 +15,8 @@ from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 
 from pipeline.models.attention import Lanes
-from pipeline.models.checkpoint import Shape
 from pipeline.models.conv import Downsample, History, Upsample, history_floats
+from pipeline.models.headers import Shape
 from pipeline.models.mimi_checkpoint import check_mimi, load_mimi
 from pipeline.models.mimi_config import MimiConfig
 from pipeline.models.quantizer import SplitQuantizer

@@ -7,22 +7,24 @@ Scales are chosen so that a signal keeps its size through the network and the to
 what comes out is noise, kept quiet.
 """
 
-import json
 import math
 import re
-import tempfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.models.checkpoint import Shape
+from pipeline.models.conditioning import condition_tensors
+from pipeline.models.headers import Shape, TensorHeader
 from pipeline.models.lm_config import LmConfig
 from pipeline.models.mimi_config import MimiConfig
 from pipeline.models.transformer import TransformerConfig, gating_width
+from pipeline.models.writing import new_checkpoint
+
+StoredDtype = Literal["F32", "BF16"]
 
 VERSION: Final = 1  # part of the cache key: raise it whenever other bytes come out
 
@@ -118,6 +120,7 @@ def lm_tensors(config: LmConfig) -> Iterator[tuple[str, Shape]]:
         if config.depformer_norm is not None:
             yield from _norm_tensors(f"depformer_norms.{codebook}", config.depformer_norm, depth)
         yield f"linears.{codebook}.weight", (config.card, depth)
+    yield from condition_tensors(config.conditioners, config.dim)
 
 
 def _norm_tensors(name: str, norm: str, dim: int) -> Iterator[tuple[str, Shape]]:
@@ -167,24 +170,19 @@ def _draw(name: str, shape: Shape, seed: int) -> npt.NDArray[np.float32]:
     return generator.standard_normal(shape, np.float32) * np.float32(scale)
 
 
-def write_checkpoint(path: Path, tensors: Iterator[tuple[str, Shape]], seed: int) -> None:
-    """Write a float32 safetensors file, one tensor in memory at a time, or leave no file at all."""
-    shapes = dict(tensors)
-    header: dict[str, object] = {"__metadata__": {"untrained": "true", "seed": str(seed)}}
-    end = 0
-    for name, shape in shapes.items():
-        begin, end = end, end + 4 * math.prod(shape)
-        header[name] = {"dtype": "F32", "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the format asks for aligned data
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
-        try:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name, shape in shapes.items():
-                file.write(_draw(name, shape, seed).astype("<f4", copy=False).tobytes())
-            file.close()
-            Path(file.name).replace(path)
-        except BaseException:
-            Path(file.name).unlink(missing_ok=True)
-            raise
+def _bytes_of(drawn: npt.NDArray[np.float32], dtype: StoredDtype) -> bytes:
+    if dtype == "F32":
+        return drawn.astype("<f4", copy=False).tobytes()
+    words = drawn.view(np.uint32)
+    half = np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))  # to the nearest, ties to even
+    return ((words + half) >> np.uint32(16)).astype("<u2").tobytes()
+
+
+def write_checkpoint(
+    path: Path, tensors: Iterator[tuple[str, Shape]], seed: int, dtype: StoredDtype = "F32"
+) -> None:
+    """Write a safetensors file, one tensor in memory at a time, or leave no file at all."""
+    headers = {name: TensorHeader(dtype, shape) for name, shape in tensors}
+    with new_checkpoint(path, headers, {"untrained": "true", "seed": str(seed)}) as file:
+        for name, tensor in headers.items():
+            file.put(name, _bytes_of(_draw(name, tensor.shape, seed), dtype))

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from pipeline.config import Config, Settings
 from pipeline.models.bundle import Bundle, open_bundle
+from pipeline.models.memory import MemoryNeeds, memory_needs, require_room
 from pipeline.models.mimi import Mimi
 from pipeline.stages.decoder import DecoderStage
 from pipeline.stages.encoder import EncoderStage
@@ -56,6 +57,11 @@ class Chain:
             text=self.spelling.kind,
         )
 
+    @cached_property
+    def memory(self) -> MemoryNeeds:
+        """What serving all lanes will take."""
+        return memory_needs(self.bundle, self.lanes)
+
     def load_encoder(self) -> EncoderStage:
         """Mimi's half that hears."""
         return EncoderStage(self._shared_mimi(), self.lanes)
@@ -80,8 +86,11 @@ def open_chain(config: Config) -> Chain:
 
     Raises:
         ConfigError: the model's configuration is wrong.
-        WeightsError: files are missing, malformed, or not what the configuration says.
+        WeightsError: files are missing, malformed, or not what the configuration says; or
+            this machine has not the memory for them.
     """
     bundle = open_bundle(config)
     bundle.check()
-    return Chain(bundle, config.settings)
+    chain = Chain(bundle, config.settings)
+    require_room(chain.memory, str(bundle.lm_path))
+    return chain

@@ -44,12 +44,14 @@ def as_mlx(packed: Weights, config: LmConfig) -> Weights:
 
 def _in_slice(name: str, codebook: int, which: int) -> str | None:
     heard = "depformer_text_emb" if codebook == 0 else f"depformer_emb.{codebook - 1}"
-    if name == f"depformer_in.{which}.weight":
-        return "linear_in.weight"
-    if name == f"linears.{codebook}.weight":
-        return "linear_out.weight"
-    if name.startswith(heard + "."):
-        return "emb" + name.removeprefix(heard)
+    for theirs, ours in (
+        (f"depformer_in.{which}", "linear_in"),
+        (f"linears.{codebook}", "linear_out"),
+        (f"depformer_norms.{codebook}", "norm"),
+        (heard, "emb"),
+    ):
+        if name.startswith(theirs + "."):
+            return ours + name.removeprefix(theirs)
     layer = re.fullmatch(r"depformer\.(layers\..+)", name)
     if layer is None:
         return None

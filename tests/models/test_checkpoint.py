@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import TensorMismatchError, WeightsError
-from pipeline.models.checkpoint import Rule, TensorHeader, load_parameters, read_header
+from pipeline.models.checkpoint import Rule, load_parameters, stream_parameters
+from pipeline.models.headers import TensorHeader, read_header
 
 TENSORS = {
     "kernel": mx.arange(24).reshape(2, 3, 4).astype(mx.float32),
@@ -164,3 +165,95 @@ def test_a_path_without_a_file_is_refused(tmp_path: Path) -> None:
         read_header(tmp_path / "absent.safetensors")
     with pytest.raises(WeightsError, match="directory"):
         read_header(tmp_path)
+
+
+@pytest.mark.parametrize("name", [name for name in TENSORS if "_initialized" not in name])
+@pytest.mark.parametrize("value", [mx.nan, mx.inf, -mx.inf])
+def test_a_number_that_is_none_is_found_and_its_tensor_named(path: Path, name: str, value: float) -> None:
+    """One NaN or infinity anywhere, in any dtype, is enough; the sentence names the tensor."""
+    spoilt = mx.array(TENSORS[name])
+    spoilt[(-1,) * spoilt.ndim] = value
+    save(path, {name: spoilt})
+    with pytest.raises(WeightsError, match=f"{name} holds infinite numbers, or NaN"):
+        load_parameters(path, PARAMETERS, RULES, mx.float32)
+
+
+def test_large_numbers_are_numbers(path: Path) -> None:
+    """Weights whose sum overflows are odd, and still weights."""
+    save(path, {"kernel": mx.full((2, 3, 4), 3e38)})
+    assert dict(load_parameters(path, PARAMETERS, RULES, mx.float32))["kernel"].max().item() > 2e38
+
+
+def test_what_is_no_weight_is_never_read(path: Path) -> None:
+    """A buffer that a rule leaves out may hold anything."""
+    save(path, {"buffer._initialized": mx.array([mx.nan])})
+    load_parameters(path, PARAMETERS, RULES, mx.float32)
+
+
+def test_one_tensor_at_a_time(path: Path) -> None:
+    """Loading holds on to nothing: a tensor is freed once its numbers were given out."""
+    count, numbers = 32, 2**20  # of 2 MiB each in the file, 4 MiB as they are given
+    mx.save_safetensors(str(path), {f"t{i}": mx.ones(numbers, mx.bfloat16) for i in range(count)})
+    before_bytes = mx.get_active_memory()
+    peak_bytes = 0
+    for _ in stream_parameters(path, {f"t{i}": (numbers,) for i in range(count)}, (), mx.float32):
+        peak_bytes = max(peak_bytes, mx.get_active_memory() - before_bytes)
+    assert 4 * numbers <= peak_bytes <= 6 * 4 * numbers
+
+
+def save_shards(folder: Path, where: dict[str, str], index: dict[str, str] | None = None) -> Path:
+    for file in set(where.values()):
+        tensors = {name: t for name, t in TENSORS.items() if where.get(name) == file}
+        mx.save_safetensors(str(folder / file), tensors)
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"metadata": {}, "weight_map": where if index is None else index}))
+    return path
+
+
+def in_two() -> dict[str, str]:
+    return {name: f"model-{i % 2}.safetensors" for i, name in enumerate(TENSORS)}
+
+
+def test_shards_are_one_checkpoint(path: Path) -> None:
+    """What several files hold, an index puts together; copies may lie in different ones."""
+    save(path)
+    whole = dict(load_parameters(path, PARAMETERS, RULES, mx.float32))
+    index = save_shards(path.parent, in_two())
+    parts = dict(load_parameters(index, PARAMETERS, RULES, mx.float32))
+    assert parts.keys() == whole.keys()
+    for name, value in whole.items():
+        assert mx.array_equal(parts[name], value)
+    assert read_header(index)["packed"].file.name == in_two()["packed"]
+
+
+def test_an_index_that_is_wrong_is_named(path: Path) -> None:
+    """A tensor sent to another shard, one that is in none, and one that the index does not know."""
+    where = in_two()
+    for index, wrong in (
+        (where | {"same": where["kernel"], "kernel": where["packed"]}, "kernel"),
+        (where | {"gone": "model-0.safetensors"}, "gone"),
+        ({name: file for name, file in where.items() if name != "alpha"}, "alpha"),
+    ):
+        with pytest.raises(WeightsError, match=wrong):
+            read_header(save_shards(path.parent, where, index))
+
+
+def test_a_tensor_in_two_shards_is_named(path: Path) -> None:
+    """Nobody can say which of them is meant."""
+    index = save_shards(path.parent, in_two())
+    mx.save_safetensors(str(path.parent / "model-1.safetensors"), TENSORS)
+    with pytest.raises(WeightsError, match="kernel"):
+        read_header(index)
+
+
+def test_a_missing_or_cut_shard_is_named(path: Path) -> None:
+    """By its own path, not the index's."""
+    index = save_shards(path.parent, in_two())
+    shard = path.parent / "model-1.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(WeightsError, match="1 bytes are missing") as cut:
+        read_header(index)
+    shard.unlink()
+    with pytest.raises(WeightsError, match="No such file") as gone:
+        read_header(index)
+    assert cut.value.path == gone.value.path == str(shard)

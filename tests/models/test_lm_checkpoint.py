@@ -10,7 +10,8 @@ from lm_layouts import as_mlx, as_split
 from mlx.utils import tree_flatten
 
 from pipeline.errors import TensorMismatchError, WeightsError
-from pipeline.models.checkpoint import match, read_header
+from pipeline.models.checkpoint import match
+from pipeline.models.headers import read_header
 from pipeline.models.lm import LmModel
 from pipeline.models.lm_checkpoint import Layout, detect_layout, lm_rules
 from pipeline.models.lm_config import LmConfig, parse_lm_config

@@ -8,32 +8,15 @@ import pytest
 
 from pipeline.errors import ConfigError
 from pipeline.models.lm import LmModel
-from pipeline.models.lm_config import LmConfig, parse_lm_config
+from pipeline.models.lm_config import parse_lm_config
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 MOSHI = json.loads((CONFIGS / "moshi_7b_202409.json").read_text())
 
 
-def test_the_built_in_default_is_the_published_config() -> None:
-    """Repositories without a config.json are Moshi 7B of September 2024."""
-    assert parse_lm_config(MOSHI) == LmConfig.moshi_v0_1()
-
-
-def test_a_conditioned_model_is_refused_by_name() -> None:
-    """Hibiki's config names conditioners, and says so in the error."""
-    raw = json.loads((CONFIGS / "moshi_mlx_2b.json").read_text())
-    with pytest.raises(ConfigError, match="conditioned models are not supported yet") as caught:
-        parse_lm_config(raw)
-    assert caught.value.key == "conditioners"
-    del raw["conditioners"]
-    with pytest.raises(ConfigError) as caught:
-        parse_lm_config(raw)
-    assert caught.value.key == "fuser"
-
-
 def test_sizes_are_derived_as_published() -> None:
     """Moshi 7B: 7.69 billion parameters, gated to 11264, heads of 128, one step of delay."""
-    config = LmConfig.moshi_v0_1()
+    config = parse_lm_config(MOSHI)
     assert config.max_delay == 1
     assert config.mimi_codebooks == 8
     assert config.text_vocabulary == 32_000
@@ -70,7 +53,25 @@ def test_keys_about_other_things_are_let_through() -> None:
         "extra_heads_num_heads": 0,
         "pipeline": {},
     }
-    assert parse_lm_config(MOSHI | others) == LmConfig.moshi_v0_1()
+    assert parse_lm_config(MOSHI | others) == parse_lm_config(MOSHI)
+
+
+def test_only_half_of_what_personaplex_predicts_is_needed() -> None:
+    """The user's voice is heard, not predicted, so the depformer stops after the agent's."""
+    config = parse_lm_config(MOSHI | {"model_type": "personaplex", "dep_q": 16})
+    assert (config.dep_q, config.unused_slices, config.mimi_codebooks) == (8, 8, 8)
+    assert config.depformer.context == len(config.weight_sets) == 8
+    with pytest.raises(ConfigError, match="weights_per_step_schedule: 16 given"):
+        parse_lm_config(
+            MOSHI
+            | {"model_type": "personaplex", "dep_q": 16, "depformer_weights_per_step_schedule": [0] * 16}
+        )
+
+
+def test_hibiki_hears_the_end_of_its_text_as_padding() -> None:
+    """So that it goes on for as long as the user does; others hear what they said."""
+    assert parse_lm_config(MOSHI | {"model_type": "hibiki"}).heard_as == (2, 3)
+    assert parse_lm_config(MOSHI).heard_as is None
 
 
 def test_null_is_a_keys_default() -> None:
@@ -102,13 +103,10 @@ def test_null_is_a_keys_default() -> None:
         ("causal", 1),
         ("depformer_causal", False),
         ("cross_attention", True),
-        ("conditioners", {"description": {"type": "lut"}}),
-        ("fuser", {"sum": ["description"]}),
+        ("model_type", 7),
         ("demux_second_stream", True),
         ("demux_second_text_stream", True),
         ("extra_heads_num_heads", 4),
-        ("lora", True),
-        ("lora_name", "lora.safetensors"),
         ("quantize", True),
         ("gating", "mish"),
         ("norm", "batch_norm"),
@@ -122,6 +120,9 @@ def test_null_is_a_keys_default() -> None:
         ("kv_repeat", 3),
         ("text_card_out", 40_000),
         ("existing_text_padding_id", 32_000),
+        ("existing_text_end_padding_id", 32_000),
+        ("unused_slices", 1),
+        ("summed", ["description"]),
         ("depformer_gating", "none"),
         ("depformer_weights_per_step_schedule", [0, 1]),
         ("depformer_dim_feedforward", [1024, 1024]),

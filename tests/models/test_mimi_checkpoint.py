@@ -10,7 +10,9 @@ from mlx.utils import tree_flatten
 from safetensors.numpy import load_file, save_file
 
 from pipeline.errors import TensorMismatchError
+from pipeline.models.attention import Rotation
 from pipeline.models.mimi import Mimi
+from pipeline.models.mimi_checkpoint import _join_heads, detect_mimi_layout
 
 TENSORS = load_file(CHECKPOINT)
 
@@ -113,6 +115,95 @@ def test_packed_projections_are_the_same_weights(load):
     }
     assert packed.keys() != TENSORS.keys()
     assert_same_parameters(load(packed), mimi())
+
+
+def as_transformers(tensors, num_heads):
+    """The same codec as `kyutai/mimi` has it: other names, heads apart, and each head's pairs as halves."""
+
+    def halves(weight):
+        pairs = weight.reshape(num_heads, -1, 2, weight.shape[1])
+        return pairs.swapaxes(1, 2).reshape(weight.shape)
+
+    renamed = {}
+    for name, tensor in tensors.items():
+        new = re.sub(r"(\.conv(tr)?)+\.(weight|bias)$", r".conv.\3", name)
+        for old, other in (
+            ("coder.model.", "coder.layers."),
+            ("_transformer.transformer.", "_transformer."),
+            ("out_projs.0", "o_proj"),
+            ("linear1", "mlp.fc1"),
+            ("linear2", "mlp.fc2"),
+            ("norm1", "input_layernorm"),
+            ("norm2", "post_attention_layernorm"),
+            ("layer_scale_1", "self_attn_layer_scale"),
+            ("layer_scale_2", "mlp_layer_scale"),
+            (".vq.", "."),
+            ("rvq_first", "semantic_residual_vector_quantizer"),
+            ("rvq_rest", "acoustic_residual_vector_quantizer"),
+            ("_codebook._initialized", "codebook.initialized"),
+            ("_codebook.embedding_sum", "codebook.embed_sum"),
+            ("_codebook", "codebook"),
+        ):
+            new = new.replace(old, other)
+        if "in_projs" in new:
+            queries, keys, values = np.split(tensor, 3)
+            for part, weight in (("q", halves(queries)), ("k", halves(keys)), ("v", values)):
+                renamed[new.replace("in_projs.0", f"{part}_proj")] = np.ascontiguousarray(weight)
+        else:
+            renamed[new] = tensor
+    return renamed
+
+
+def test_the_layout_of_transformers_is_the_same_weights(load):
+    """Names, heads and rotation are another library's; the parameters are the same, bit for bit."""
+    theirs = as_transformers(TENSORS, config().transformer.num_heads)
+    assert detect_mimi_layout(theirs) == "transformers"
+    for name in (  # as `modeling_mimi.py` has them
+        "encoder.layers.1.block.1.conv.weight",
+        "decoder.layers.2.conv.bias",
+        "downsample.conv.weight",
+        "upsample.conv.weight",
+        "encoder_transformer.layers.0.self_attn.q_proj.weight",
+        "decoder_transformer.layers.0.mlp_layer_scale.scale",
+        "quantizer.semantic_residual_vector_quantizer.layers.0.codebook.embed_sum",
+        "quantizer.acoustic_residual_vector_quantizer.input_proj.weight",
+    ):
+        assert name in theirs
+    assert_same_parameters(load(theirs), mimi())
+
+
+def test_heads_rotated_in_halves_are_heads_rotated_in_pairs():
+    """Why the rows of queries and keys change places: only then do both rotations agree."""
+    heads, width = 2, 8
+    generator = np.random.default_rng(3)
+    weights = {f"a.{part}_proj.weight": mx.array(generator.normal(size=(16, 5))) for part in "qkv"}
+    x = mx.array(generator.normal(size=(1, 6, 5)))
+    scores = {}
+    for interleaved in (False, True):
+        rotation = Rotation.at(np.arange(6)[None], width, 10_000.0, interleaved=interleaved)
+        if interleaved:
+            _join_heads(weights, heads)
+            q, k, _ = mx.split(weights["a.in_projs.0.weight"], 3)
+        else:
+            q, k = weights["a.q_proj.weight"], weights["a.k_proj.weight"]
+        queries, keys = (np.array(rotation((x @ w.T).reshape(1, 6, heads, width))) for w in (q, k))
+        scores[interleaved] = np.einsum("bqhd,bkhd->bhqk", queries, keys)
+    np.testing.assert_allclose(scores[False], scores[True], atol=1e-4)
+
+
+def test_every_tensor_of_the_other_layout_is_accounted_for_too(load):
+    """Dropped, reshaped or added: named as the file names it, or as what is missing."""
+    theirs = as_transformers(TENSORS, config().transformer.num_heads)
+    for name, tensor in theirs.items():
+        with pytest.raises(TensorMismatchError) as raised:
+            load({k: v for k, v in theirs.items() if k != name})
+        assert len(raised.value.missing) == 1
+        assert not raised.value.extra
+        with pytest.raises(TensorMismatchError) as raised:
+            load({**theirs, name: np.repeat(tensor, 2, axis=0)})
+        assert [wrong for wrong, _, _ in raised.value.misshaped] == [name]
+    with pytest.raises(TensorMismatchError, match=r"codebook\.embed"):
+        load({**theirs, "quantizer.acoustic_residual_vector_quantizer.layers.0.codebook.embed": np.zeros(3)})
 
 
 def test_stored_precision_does_not_matter(load):

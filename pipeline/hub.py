@@ -1,0 +1,258 @@
+"""Repositories on a Hugging Face hub become files on this machine, through the hub's own client.
+
+A revision is resolved once, and every file comes from that one commit. What has been
+fetched stays in the client's cache; where the hub cannot be reached, the cached copy is
+used and says so. Every failure is a `HubError`: one sentence that names the address and what
+to do. The client reads `HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE` itself.
+
+What belongs here: talking to the hub. What does not: which files a model needs
+(`pipeline.models.files`).
+"""
+
+import errno
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+import httpx2
+import huggingface_hub as client
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+    RevisionResolutionError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented, but not marked as exported
+    build_hf_headers,
+    get_session,
+    hf_raise_for_status,
+)
+
+from pipeline.config import HubAddress
+from pipeline.errors import HubError
+
+# The client would tell the hub, and look up there, what kind of program is asking.
+constants.HF_HUB_DISABLE_TELEMETRY = True
+
+_TIMEOUT_S: Final = 10.0
+_HEAD_BYTES: Final = 1 << 20  # holds the header of every published checkpoint in one request
+_LENGTH_BYTES: Final = 8  # of a safetensors file: how long its header is
+_ELSEWHERE: Final = "set HF_HOME to a folder on another disk"
+_NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class Repository:
+    """One commit of one repository: the names of its files, and the files themselves when asked for.
+
+    online: whether the hub answered; if not, `names` is what the cache has.
+    """
+
+    def __init__(self, address: HubAddress) -> None:
+        """Ask the hub what `address` holds, or the cache where the hub cannot be reached.
+
+        Raises:
+            HubError: there is no such repository or revision, or nothing can be reached.
+        """
+        self.address = HubAddress(address.repo, address.revision)
+        self._api = client.HfApi()
+        self._sizes_bytes: dict[str, int] = {}
+        self._folder: Path | None = None
+        try:
+            with self._failing():
+                info = self._api.model_info(
+                    address.repo, revision=address.revision, timeout=_TIMEOUT_S, files_metadata=True
+                )
+        except _UnreachableError:
+            self._folder = self._cached()
+            self.names = _names_in(self._folder)
+            self.online = False
+            return
+        self.online = True
+        self._remembered = False
+        self._commit = info.sha or address.revision
+        self._sizes_bytes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
+        self.names = frozenset(self._sizes_bytes)
+
+    def __contains__(self, name: str) -> bool:
+        """Whether the file can be had."""
+        return name in self.names
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+    def path(self, name: str) -> Path:
+        """The whole file `name`, fetched where the cache has it not.
+
+        Raises:
+            HubError: there is no such file, it may not be read, or it did not arrive.
+        """
+        if name not in self:
+            raise self.absent(name)
+        if self._folder is not None:
+            return self._folder / name
+        try:
+            with self._failing(name):
+                if not self._remembered:
+                    # The cache notes which commit the revision was, to be found again without network.
+                    self._api.resolve_revision(self.address.repo, revision=self.address.revision)
+                    self._remembered = True
+                cached = self._in_cache(name)
+                if cached is not None:
+                    return cached
+                self._require_space(name)
+                return Path(self._api.hf_hub_download(self.address.repo, name, revision=self._commit))
+        except _UnreachableError as error:
+            raise self._error(f"the download of {name} broke off ({error}); run it again") from None
+
+    def head(self, name: str, folder: Path) -> Path:
+        """Write to `folder` a file as large as `name` with only its beginning in it, or find the whole.
+
+        The beginning holds all that a safetensors file says of its tensors. The rest is a
+        hole, which takes no room.
+
+        Raises:
+            HubError: as `path`.
+        """
+        if name not in self or self._folder is not None:
+            return self.path(name)
+        cached = self._in_cache(name)
+        if cached is not None:
+            return cached
+        target = folder / name
+        try:
+            with self._failing(name):
+                beginning = self._read(name, _HEAD_BYTES)
+                header_bytes = _LENGTH_BYTES + int.from_bytes(beginning[:_LENGTH_BYTES], "little")
+                if len(beginning) < header_bytes < self._sizes_bytes[name]:
+                    beginning = self._read(name, header_bytes)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("wb") as file:
+                    file.write(beginning)
+                    file.truncate(max(self._sizes_bytes[name], len(beginning)))
+        except _UnreachableError as error:
+            raise self._error(f"the header of {name} did not arrive ({error}); run it again") from None
+        return target
+
+    def absent(self, what: str) -> HubError:
+        """The error for a file that is not there; `what` names it."""
+        if self._folder is not None:
+            return self._error(f"{what} is not in the cache, and {self._why_offline()}")
+        held = ", ".join(sorted(self.names)[:20]) or "nothing"
+        return self._error(f"has no {what}; it holds {held}")
+
+    def _read(self, name: str, limit_bytes: int) -> bytes:
+        url = client.hf_hub_url(self.address.repo, name, revision=self._commit, endpoint=self._api.endpoint)
+        # As it is: the last byte counts from the beginning of the file, not of an encoding of it.
+        headers = {"Range": f"bytes=0-{limit_bytes - 1}", "Accept-Encoding": "identity"}
+        read = b""
+        with get_session().stream(
+            "GET", url, headers=build_hf_headers() | headers, timeout=_TIMEOUT_S
+        ) as answer:
+            hf_raise_for_status(answer)
+            for chunk in answer.iter_bytes(_HEAD_BYTES):
+                read += chunk
+                if len(read) >= limit_bytes:
+                    break
+        return read[:limit_bytes]
+
+    def _in_cache(self, name: str) -> Path | None:
+        found = client.try_to_load_from_cache(self.address.repo, name, revision=self._commit)
+        return Path(found) if isinstance(found, str) else None
+
+    def _cached(self) -> Path:
+        try:
+            found = self._api.snapshot_download(
+                self.address.repo, revision=self.address.revision, local_files_only=True
+            )
+        except LocalEntryNotFoundError:
+            raise self._error(f"is not in the cache, and {self._why_offline()}") from None
+        return Path(found)
+
+    def _require_space(self, name: str) -> None:
+        needed_bytes = self._sizes_bytes[name]
+        cache = Path(constants.HF_HUB_CACHE)
+        existing = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
+        free_bytes = shutil.disk_usage(existing).free
+        if free_bytes < needed_bytes:
+            raise self._error(
+                f"{name} needs {needed_bytes / 1e9:.1f} GB of disk and {cache} has {free_bytes / 1e9:.1f} GB "
+                f"left; make room, or {_ELSEWHERE}"
+            )
+
+    def _why_offline(self) -> str:
+        if constants.HF_HUB_OFFLINE:
+            return "HF_HUB_OFFLINE is set: unset it to fetch"
+        return f"{self._api.endpoint} cannot be reached: check the network (or HF_ENDPOINT) and run it again"
+
+    def _error(self, problem: str) -> HubError:
+        return HubError(str(self.address), problem)
+
+    @contextmanager
+    def _failing(self, name: str = "") -> Iterator[None]:
+        """Turn what the client raises into one sentence; `_UnreachableError` where nobody answered."""
+        try:
+            yield
+        except HFValidationError:
+            raise self._error("no repository can have that name") from None
+        except OfflineModeIsEnabled as error:
+            raise _UnreachableError("HF_HUB_OFFLINE is set") from error
+        except (LocalEntryNotFoundError, RevisionResolutionError) as error:  # asked in vain
+            raise _UnreachableError(_first_line(error.__cause__ or error)) from error
+        except HfHubHTTPError as error:
+            if error.response.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
+                raise _UnreachableError(f"status {error.response.status_code}") from error
+            raise self._error(self._refusal(error, name)) from None
+        except httpx2.HTTPError as error:
+            raise _UnreachableError(_first_line(error)) from error
+        except OSError as error:
+            if error.errno is None:  # the client's own: the length is not the announced one
+                raise _UnreachableError(_first_line(error)) from error
+            room = f"; make room, or {_ELSEWHERE}" if error.errno in _NO_SPACE else ""
+            raise self._error(
+                f"{name} cannot be written ({error.strerror}: {error.filename}){room}"
+            ) from None
+
+    def _refusal(self, error: HfHubHTTPError, name: str) -> str:
+        """What to do about an answer that is a refusal."""
+        page, status = f"{self._api.endpoint}/{self.address.repo}", error.response.status_code
+        if isinstance(error, GatedRepoError):
+            if status == httpx2.codes.UNAUTHORIZED:
+                todo = f"accept its terms at {page} and set HF_TOKEN to a token of that account"
+            else:
+                todo = f"the account of your token has no access yet; ask for it at {page}"
+            return f"is gated: {todo}"
+        if isinstance(error, RevisionNotFoundError):
+            return f"has no revision {self.address.revision}; {page} lists them"
+        if isinstance(error, RepositoryNotFoundError):
+            return (
+                f"no such repository on {self._api.endpoint}, or a private one: check the name, or set "
+                "HF_TOKEN to a token that may read it"
+            )
+        if isinstance(error, EntryNotFoundError):
+            return f"has no {name}"
+        if status in (httpx2.codes.UNAUTHORIZED, httpx2.codes.FORBIDDEN):
+            return (
+                f"{self._api.endpoint} refuses your token (status {status}): set HF_TOKEN to one that is "
+                "valid and may read this repository"
+            )
+        return f"{self._api.endpoint} answered with status {status}; try again"
+
+
+class _UnreachableError(Exception):
+    """Nobody answered, or not to the end."""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _names_in(folder: Path) -> frozenset[str]:
+    return frozenset(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())

@@ -1,0 +1,183 @@
+"""Repositories become files through the real client: over sockets, cut, refused, and without network."""
+
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from huggingface_hub import constants
+from local_hub import TOKEN, Hub, pointed_at, serve
+
+from pipeline.config import HubAddress
+from pipeline.errors import HubError
+from pipeline.hub import Repository
+
+REPO = "kyutai/small"
+FILES = {"config.json": b'{"dim": 3}', "model.safetensors": b"weights" * 1000}
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[Hub]:
+    with serve() as hub, pointed_at(hub.url, tmp_path / "cache"):
+        hub.add(REPO, FILES)
+        yield hub
+
+
+def open_repository(address: str = f"hf://{REPO}") -> Repository:
+    return Repository(HubAddress.parse(address))
+
+
+def test_a_fetched_file_is_the_file_and_comes_once(hub: Hub) -> None:
+    for _ in range(2):
+        repository = open_repository()
+        assert repository.online
+        assert repository.names == set(FILES)
+        assert {name: repository.path(name).read_bytes() for name in FILES} == FILES
+    assert hub.sent_bytes == {name: len(content) for name, content in FILES.items()}
+
+
+def test_only_what_is_asked_for_is_fetched(hub: Hub) -> None:
+    open_repository().path("config.json")
+    assert hub.sent_bytes == {"config.json": len(FILES["config.json"])}
+
+
+def test_nothing_is_told_of_who_asks_beyond_the_request(hub: Hub) -> None:
+    open_repository().path("config.json")
+    assert {path.split("/")[1] for _, path, _ in hub.requests} == {"api", "kyutai"}
+    assert all("/models/" in path for _, path, _ in hub.requests if path.startswith("/api/"))
+
+
+def test_a_connection_cut_in_the_middle_goes_on_where_it_broke(hub: Hub) -> None:
+    # The client writes 10 MiB at a time: what came after the last whole piece comes twice.
+    content = bytes(24 * 2**20)
+    hub.add(REPO, {"large.safetensors": content})
+    hub.cut.add("large.safetensors")
+    assert open_repository().path("large.safetensors").read_bytes() == content
+    ranges = hub.received("GET", "/cdn/")
+    assert ranges == [None, f"bytes={10 * 2**20}-"]
+    assert hub.sent_bytes["large.safetensors"] < 1.2 * len(content)
+
+
+def test_what_breaks_off_for_good_is_no_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)  # the client's, who tries for 23 s
+    repository = open_repository()
+    repository.path("config.json")
+    hub.down = True
+    with pytest.raises(HubError, match=r"download of model\.safetensors broke off"):
+        repository.path("model.safetensors")
+    hub.down = False
+    assert repository.path("model.safetensors").read_bytes() == FILES["model.safetensors"]
+
+
+def test_a_head_has_the_size_and_the_beginning_of_the_file(hub: Hub, tmp_path: Path) -> None:
+    header = b'{"a":' + b" " * 3_000_000 + b"0}"
+    content = len(header).to_bytes(8, "little") + header + bytes(6_000_000)
+    hub.add(REPO, {"large.safetensors": content})
+    head = open_repository().head("large.safetensors", tmp_path)
+    read = head.read_bytes()
+    assert len(read) == len(content)
+    assert read[: 8 + len(header)] == content[: 8 + len(header)]
+    assert hub.sent_bytes["large.safetensors"] < len(content) * 0.6
+    assert head.stat().st_blocks * 512 < len(content) * 0.6
+
+
+def test_the_head_of_a_file_in_the_cache_is_the_file(hub: Hub, tmp_path: Path) -> None:
+    whole = open_repository().path("model.safetensors")
+    assert open_repository().head("model.safetensors", tmp_path) == whole
+
+
+@pytest.mark.parametrize("without", ["a network", "a hub that works", "leave to ask"])
+def test_what_was_fetched_is_there_without(without: str, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    with serve() as hub, pointed_at(hub.url, cache):
+        hub.add(REPO, FILES)
+        for name in FILES:
+            open_repository().path(name)
+        if without == "a hub that works":
+            hub.down = True
+            assert_served_from_the_cache()
+    with pointed_at(hub.url, cache) as patch:  # nobody listens there any more
+        patch.setattr(constants, "HF_HUB_OFFLINE", without == "leave to ask")
+        assert_served_from_the_cache()
+
+
+def assert_served_from_the_cache() -> None:
+    repository = open_repository()
+    assert not repository.online
+    assert {name: repository.path(name).read_bytes() for name in repository.names} == FILES
+
+
+def test_a_file_missing_from_the_cache_is_missing_without_network(hub: Hub, tmp_path: Path) -> None:
+    open_repository().path("config.json")
+    with pointed_at("http://127.0.0.1:9", tmp_path / "cache"):
+        repository = open_repository()
+        with pytest.raises(HubError, match=r"model\.safetensors is not in the cache.*check the network"):
+            repository.path("model.safetensors")
+
+
+def test_a_revision_is_pinned_and_main_moves_on(hub: Hub) -> None:
+    first = hub.head(REPO)
+    second = hub.add(REPO, {"config.json": b'{"dim": 4}'})
+    assert first != second
+    assert open_repository(f"hf://{REPO}@{first}").path("config.json").read_bytes() == b'{"dim": 3}'
+    assert open_repository().path("config.json").read_bytes() == b'{"dim": 4}'
+
+
+def test_all_files_come_from_one_commit(hub: Hub) -> None:
+    repository = open_repository()
+    hub.add(REPO, {"config.json": b'{"dim": 4}', "model.safetensors": b"others"})
+    assert {name: repository.path(name).read_bytes() for name in FILES} == FILES
+
+
+def test_a_token_opens_what_is_gated_or_private(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.gated.add(REPO)
+    hub.private.add(REPO)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert open_repository().path("model.safetensors").read_bytes() == FILES["model.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("address", "wrong", "token", "says"),
+    [
+        (f"hf://{REPO}", "gated", "", ["is gated", f"/{REPO}", "accept its terms", "HF_TOKEN"]),
+        (f"hf://{REPO}", "closed", TOKEN, ["is gated", "no access yet", f"/{REPO}"]),
+        (f"hf://{REPO}", "private", "", ["no such repository", "private", "HF_TOKEN"]),
+        ("hf://kyutai/smal", "", "", ["hf://kyutai/smal", "no such repository", "check the name"]),
+        ("hf://kyutai/smal", "", TOKEN, ["hf://kyutai/smal", "no such repository", "check the name"]),
+        ("hf://kyutai/small--er", "", "", ["no repository can have that name"]),
+        (f"hf://{REPO}@v9", "", "", ["has no revision v9"]),
+        (f"hf://{REPO}", "", "hf_wrong", ["refuses your token", "HF_TOKEN"]),
+        (f"hf://{REPO}", "lacks", "", ["has no voice.safetensors", "config.json, model.safetensors"]),
+        (f"hf://{REPO}", "large", "", ["1000000.0 GB", "make room", "HF_HOME"]),
+        (f"hf://{REPO}", "offline", "", ["not in the cache", "HF_HUB_OFFLINE is set"]),
+        (f"hf://{REPO}", "down", "", ["not in the cache", "cannot be reached", "HF_ENDPOINT"]),
+    ],
+)
+def test_every_refusal_is_one_sentence_that_says_what_to_do(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, *, address: str, wrong: str, token: str, says: list[str]
+) -> None:
+    if wrong in ("gated", "closed"):
+        hub.gated.add(REPO)
+    if wrong == "closed":
+        hub.closed.add(REPO)
+    if wrong == "private":
+        hub.private.add(REPO)
+    if wrong == "large":
+        hub.sizes["model.safetensors"] = 10**15
+    hub.down = wrong == "down"
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", wrong == "offline")
+    monkeypatch.setenv("HF_TOKEN", token)
+    with pytest.raises(HubError) as caught:
+        open_repository(address).path("voice.safetensors" if wrong == "lacks" else "model.safetensors")
+    sentence = str(caught.value)
+    assert all(words in sentence for words in says), sentence
+    assert "\n" not in sentence
+    assert caught.value.exit_code == 3
+
+
+def test_no_network_and_no_copy_is_said_at_once(tmp_path: Path) -> None:
+    with socket.socket() as unheard:
+        unheard.bind(("127.0.0.1", 0))  # bound, and not listening
+        url = f"http://127.0.0.1:{unheard.getsockname()[1]}"
+        with pointed_at(url, tmp_path), pytest.raises(HubError, match="check the network"):
+            open_repository()
