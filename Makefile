@@ -3,6 +3,7 @@
 # make setup    prepare .venv with what the server needs; make dev adds the tools below
 # make lint     format, lint, types, room borders, dead code
 # make smoke    boot a server, probe it, stream speech to it
+# make soak     press on a server until something gives: ARGS="--sessions 12 --minutes 30", "--ramp 40", …
 # make bench    per-stage times, memory and lanes on CONFIG
 # make goldens  regenerate the committed goldens with the official package (large download)
 
@@ -19,7 +20,7 @@ endif
 comma := ,
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test setup dev lint format smoke bench goldens clean
+.PHONY: run test setup dev lint format smoke soak bench goldens clean
 
 run: setup
 	$(BIN)/python -m pipeline.run --config $(CONFIG) $(ARGS)
@@ -57,6 +58,9 @@ format: dev
 
 smoke: setup
 	$(BIN)/python -m pipeline.smoke --config $(CONFIG) --in $(SPEECH)
+
+soak: dev
+	$(BIN)/python -m pipeline.soak --config $(CONFIG) $(ARGS)
 
 bench: dev
 	$(BIN)/python -m pipeline.bench --config $(CONFIG) $(ARGS)

@@ -121,14 +121,22 @@ class Admission:
         """Admit nobody any more, for good."""
         self._closed_for = "draining"
 
+    def check_open(self) -> None:
+        """Nothing, while the doors are open.
+
+        Raises:
+            RefusedError: the models are not ready, or the server drains.
+        """
+        if self._closed_for is not None:
+            raise _refusal(self._closed_for)
+
     def request(self) -> Ticket:
         """A ticket, with a lane or with a place in the queue.
 
         Raises:
             RefusedError: the models are not ready, the server drains, or the queue is full.
         """
-        if self._closed_for is not None:
-            raise _refusal(self._closed_for)
+        self.check_open()
         if self._free:
             return Ticket(self, heapq.heappop(self._free))
         if len(self._waiting) >= self._queue_max:

@@ -11,6 +11,7 @@ declaration, limited in time as well as items).
 
 import math
 from collections import Counter, deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, NamedTuple, TypeVar
@@ -81,6 +82,7 @@ class Channel(Generic[F]):
         leak: what gives way when a lane's frames are full. Events always wait.
         max_lag_s: a frame older than this (since it was received) leaks as long as a newer one of its
             lane waits behind it, so that an overloaded lane skips rather than falls behind for good.
+        on_leak: told of each frame that leaks.
     """
 
     def __init__(
@@ -91,12 +93,14 @@ class Channel(Generic[F]):
         lane_frames: int,
         leak: Leak = Leak.NEVER,
         max_lag_s: float = math.inf,
+        on_leak: Callable[[F], None] | None = None,
     ) -> None:
         self._name = name
         self._capacity = capacity
         self._lane_frames = lane_frames
         self._leak = leak
         self._max_lag_s = max_lag_s
+        self._on_leak = on_leak
         self._waiting: deque[Entry[F]] = deque()
         self._frames: Counter[int] = Counter()  # per lane, of what waits
         self._events: Counter[int] = Counter()
@@ -209,9 +213,14 @@ class Channel(Generic[F]):
         for place, (item, _) in enumerate(self._waiting):
             if item.lane == lane and isinstance(item, Frame):
                 del self._waiting[place]
+                self._leak_one(item)
                 break
-        self._frames[lane] -= 1
+
+    def _leak_one(self, frame: F) -> None:
+        self._frames[frame.lane] -= 1
         self._leaked += 1
+        if self._on_leak is not None:
+            self._on_leak(frame)
 
     def _choose(self, now_s: float) -> Batch[F]:
         events: list[LaneEvent] = []
@@ -226,8 +235,7 @@ class Channel(Generic[F]):
                 self._events[item.lane] -= 1
                 events.append(item)
             elif now_s - item.received_s > self._max_lag_s and self._frames[item.lane] > 1:
-                self._frames[item.lane] -= 1
-                self._leaked += 1
+                self._leak_one(item)
             else:
                 self._frames[item.lane] -= 1
                 served.add(item.lane)

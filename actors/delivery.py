@@ -12,7 +12,7 @@ import trio
 
 from actors.admission import Admission
 from actors.channel import Batch, Channel
-from pipeline.values import AgentFrame, LaneClosed, Text
+from pipeline.values import AgentFrame, Frame, LaneClosed, LaneFailed, Text
 
 BUDGET_S: Final = 0.030  # encode + step + decode of one frame
 
@@ -26,6 +26,14 @@ class Recipient(Protocol):
 
     def lane_closed(self, text: Iterable[Text]) -> None:
         """Take the last words; nothing follows."""
+        ...
+
+    def left_out(self, index: int, before: str) -> None:
+        """A frame was left out before a stage: nothing will come of it."""
+        ...
+
+    def lane_failed(self, stage: str) -> None:
+        """A model failed on the lane; nothing follows but its closing."""
         ...
 
 
@@ -43,6 +51,10 @@ class Delivery:
         """From now on the lane is this recipient's, until it comes out closed."""
         self._recipients[lane] = recipient
 
+    def note_leak(self, before: str, frame: Frame) -> None:
+        """A channel of the line left a frame out: its session is told, at once."""
+        self._recipients[frame.lane].left_out(frame.index, before)
+
     async def run(self) -> None:
         """Deliver until the line has ended."""
         with contextlib.suppress(trio.EndOfChannel):
@@ -51,9 +63,12 @@ class Delivery:
 
     def _deliver(self, batch: Batch[AgentFrame]) -> None:
         for event in batch.events:
-            if isinstance(event, LaneClosed):
-                self._recipients.pop(event.lane).lane_closed(event.text)
-                self._admission.release(event.lane)
+            match event:
+                case LaneClosed(lane, text):
+                    self._recipients.pop(lane).lane_closed(text)
+                    self._admission.release(lane)
+                case LaneFailed(lane, stage):
+                    self._recipients[lane].lane_failed(stage)
         for frame in batch.frames:
             self.frames += 1
             self.over_budget += frame.batch_s > BUDGET_S

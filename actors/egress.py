@@ -4,6 +4,7 @@ What could not wait any longer never gets here: the outbox left it out.
 """
 
 import time
+from collections.abc import Iterable
 from typing import NoReturn
 
 import trio
@@ -12,19 +13,28 @@ from actors.outbox import Outbox
 from actors.session import Session
 from actors.transport import Transport
 from pipeline.protocol.conversation import Conversation
+from pipeline.protocol.outgoing import Outgoing
 
 
-async def write(transport: Transport, conversation: Conversation, session: Session) -> None:
-    """Write what the outbox holds until it is closed and empty.
+async def write(
+    transport: Transport,
+    conversation: Conversation,
+    session: Session,
+    outbox: Outbox,
+    opening: Iterable[Outgoing],
+) -> None:
+    """Write the opening, then what the outbox holds until it is closed and empty.
 
     Raises:
         TransportClosedError: the peer is gone, or (SlowPeerError) does not read.
         OutboxFullError: the peer reads too slowly for what must not be left out.
         LocalProtocolError: too much was never acknowledged.
     """
+    for said in opening:
+        await transport.send(conversation.number(said, timestamp_ms=wall_clock_ms()))
     while True:
         try:
-            posted = await session.outbox.take()
+            posted = await outbox.take()
         except trio.EndOfChannel:
             return
         await transport.send(conversation.number(posted.said, timestamp_ms=wall_clock_ms()))

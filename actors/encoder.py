@@ -45,7 +45,7 @@ class Encoder:
         """Every frame is encoded."""
         return True
 
-    def run(self, frames: Sequence[UserFrame]) -> Sequence[UserCodes]:
+    def run(self, frames: Sequence[UserFrame], now_s: float) -> Sequence[UserCodes]:  # noqa: ARG002 - none is ever too late for memory
         """One call for the whole batch."""
         codes = self._stage.encode([frame.lane for frame in frames], np.stack([f.pcm for f in frames]))
         return [UserCodes(*header(frame), row) for frame, row in zip(frames, codes, strict=True)]

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import trio
 
+from actors.outbox import Outbox
 from actors.session import Session
 from actors.transport import Transport
 from pipeline.protocol.conversation import Conversation
@@ -16,7 +17,11 @@ from pipeline.protocol.metadata import Bye, ClientStats, Configure, ErrorNotice
 
 
 async def read(
-    transport: Transport, conversation: Conversation, session: Session, on_bye: Callable[[], None]
+    transport: Transport,
+    conversation: Conversation,
+    session: Session,
+    outbox: Outbox,
+    on_bye: Callable[[], None],
 ) -> None:
     """Read until the peer is gone or breaks the protocol. Acknowledgements and answers go to the outbox.
 
@@ -29,14 +34,14 @@ async def read(
         received_s = trio.current_time()
         event, replies = conversation.receive(message, now_s=received_s)
         for reply in replies:
-            session.outbox.put(reply)
+            outbox.put(reply)
         match event:
             case AudioReceived():
                 session.hear(event, received_s)
             case MetadataReceived(Configure() as change):
                 session.configure(change)
             case MetadataReceived(ClientStats() as stats):
-                session.client_stats = stats
+                session.note(stats)
             case MetadataReceived(Bye()):
                 on_bye()
             case Refused(code, why):

@@ -15,6 +15,8 @@ how any of them works.
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from secrets import randbits
 from types import MappingProxyType
 from typing import Any, Final
@@ -22,24 +24,36 @@ from typing import Any, Final
 import structlog
 import trio
 
-from actors.admission import Admission, Ticket
+from actors.admission import Admission
 from actors.channel import Channel, Leak
 from actors.connection import Connection, Ending
 from actors.decoder import Decoder, DecoderStage
 from actors.delivery import Delivery
 from actors.egress import wall_clock_ms
 from actors.encoder import Encoder, EncoderStage
-from actors.health import Health
+from actors.health import Health, LineStatistics
 from actors.pinned import PinnedThread, Runner
-from actors.session import CONFIGURES_WAITING, Session
-from actors.stage import Stage
+from actors.reception import Reception, Seat
+from actors.recorder import Recorder
+from actors.session import CONFIGURES_WAITING, Latencies, Session
+from actors.stage import Stage, Worker
 from actors.stepper import Stepper, StepperStage
-from actors.timing import Timing
+from actors.tracing import Tracer
 from actors.transport import Transport
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError
+from pipeline.errors import BrokenInvariantError, LanesOpenError, StalledError
+from pipeline.protocol import outgoing
 from pipeline.protocol.farewell import Farewell
-from pipeline.protocol.metadata import PROTOCOL, ConnectionEstablished, LimitsInfo, ModelInfo
+from pipeline.protocol.metadata import (
+    PROTOCOL,
+    ConnectionEstablished,
+    ErrorNotice,
+    LimitsInfo,
+    Metadata,
+    ModelInfo,
+    Resumed,
+)
+from pipeline.protocol.outgoing import Outgoing
 from pipeline.units import BURST_FRAMES, FRAME_SAMPLES, SAMPLE_RATE_HZ
 from pipeline.values import AgentCodes, AgentFrame, ModelCard, UserCodes, UserFrame
 
@@ -69,6 +83,7 @@ class Line:
         card: what clients are told of the model.
         lanes: sessions served at once.
         recommended: the checkpoint's own `lm_gen_config`.
+        digest: says which weights these are, for recordings; may take its time, on a thread.
         runner: makes the place where a stage's calls run, from its name.
     """
 
@@ -81,6 +96,7 @@ class Line:
         lanes: int,
         recommended: Mapping[str, Any] = MappingProxyType({}),
         runner: Callable[[str], AbstractContextManager[Runner]] = PinnedThread,
+        digest: Callable[[], str] = str,
     ) -> None:
         self.ready = trio.Event()
         self._settings = settings
@@ -89,13 +105,26 @@ class Line:
         self._max_lag_s = settings.limits.max_lag_ms / 1000
         self._connections: set[Connection] = set()
         self._left = trio.lowlevel.ParkingLot()  # those who wait for connections to end
-        self._added = Timing()
+        self._latencies = Latencies()
+        self._tracer = Tracer(settings.log.trace_every)
+        self._profiling = False
+        self.stalled = False  # a model thread does not come back, and the process is about to end
         capacity = lanes * LANE_ITEMS
         self._user_frames = Channel[UserFrame](
-            "user_frames", capacity, lane_frames=BURST_FRAMES, leak=Leak.OLDEST, max_lag_s=self._max_lag_s
+            "user_frames",
+            capacity,
+            lane_frames=BURST_FRAMES,
+            leak=Leak.OLDEST,
+            max_lag_s=self._max_lag_s,
+            on_leak=lambda frame: self._delivery.note_leak("encoder", frame),
         )
         user_codes = Channel[UserCodes](
-            "user_codes", capacity, lane_frames=BURST_FRAMES, leak=Leak.OLDEST, max_lag_s=self._max_lag_s
+            "user_codes",
+            capacity,
+            lane_frames=BURST_FRAMES,
+            leak=Leak.OLDEST,
+            max_lag_s=self._max_lag_s,
+            on_leak=lambda frame: self._delivery.note_leak("stepper", frame),
         )
         agent_codes = Channel[AgentCodes]("agent_codes", capacity, lane_frames=ANSWERED_FRAMES)
         agent_frames = Channel[AgentFrame]("agent_frames", capacity, lane_frames=ANSWERED_FRAMES)
@@ -106,14 +135,20 @@ class Line:
         self._loaders = loaders
         self._runner = runner
         self.admission = Admission(self._user_frames, lanes=lanes, queue=settings.lanes.queue)
+        folder = settings.replay.folder
+        self._recorder = None if folder is None else Recorder(Path(folder), card.name, digest)
         self._delivery = Delivery(agent_frames, self.admission)
+        self._reception = Reception(
+            self.admission, grace_s=settings.limits.resume_grace_ms / 1000, on_end=self._note_end
+        )
         self._health = Health(
             admission=self.admission,
             delivery=self._delivery,
             stages={"encode": self._encoder, "step": self._stepper, "decode": self._decoder},
             queues=[c.statistics for c in (self._user_frames, user_codes, agent_codes, agent_frames)],
             connections=self._connections,
-            added=self._added,
+            reception=self._reception,
+            latencies=self._latencies,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -147,6 +182,9 @@ class Line:
                         lambda: self._decoder.run(decoder, lambda: Decoder(load.decoder())),
                     )
                     start(self._health.run)
+                    start(self._reception.run)
+                    if self._recorder is not None:
+                        start(self._recorder.run)
                     start(self._open)
                     task_status.started()
                     await self._actor("delivery", self._delivery.run)
@@ -156,32 +194,37 @@ class Line:
             self._user_frames.close()
             for connection in self._connections:
                 connection.lose(Ending(Farewell.INTERNAL_ERROR, "line_ended"))
+            self._reception.dismiss(Ending(Farewell.INTERNAL_ERROR, "line_ended"))
 
-    async def converse(self, transport: Transport, ticket: Ticket) -> None:
-        """Hold one whole session, from greeting to closed transport; one line in the log says how it went.
+    def admit(self, resume: str | None = None) -> Seat:
+        """A seat for one connection, at once: in the session that waits for this token, or in a new one.
+
+        Raises:
+            RefusedError: there is no room.
+        """
+        return self._reception.seat(resume)
+
+    async def converse(self, transport: Transport, seat: Seat) -> None:
+        """Carry a session, from greeting to closed transport; one line in the log says how a session went.
 
         Raises:
             BrokenInvariantError: nothing after it can be trusted.
         """
-        began_s = trio.current_time()
-        session = Session(
-            ticket,
-            self._user_frames,
-            self._settings.sampling_for(self._recommended, seed=randbits(32)),
-            self._added,
-            max_lag_s=self._max_lag_s,
-        )
-        connection = Connection(transport, session, self._delivery, self._settings)
+        session = self._new_session(seat) if seat.guest is None else seat.guest.session
+        if seat.guest is not None and not session.is_open:  # it ended while its client was on the way
+            await transport.close(Farewell.TRY_AGAIN_LATER)
+            return
+        connection = Connection(transport, session, self._delivery, self._settings, self._reception.left)
+        opening = self._opening(seat, session, connection)
         self._connections.add(connection)
         if self.admission.closed_for is not None:
             connection.drain()
         try:
-            await connection.run(self._greeting(session.id))
+            await connection.run(opening)
         finally:
             self._connections.discard(connection)
             self._left.unpark_all()
-            self._health.note_end(connection)
-            _log_end(connection, trio.current_time() - began_s)
+            self._health.note_connection(connection)
 
     async def drain(self) -> None:
         """Admit nobody, let every session finish its utterance, then let `run` end.
@@ -189,6 +232,7 @@ class Line:
         Takes at most `drain_s`, and one write's deadline for those who do not listen.
         """
         self.admission.drain()
+        self._reception.dismiss(Ending(Farewell.GOING_AWAY, "drained"))
         for connection in self._connections:
             connection.drain()
         with trio.move_on_after(self._settings.drain_s):
@@ -202,6 +246,34 @@ class Line:
         """What `/health` shows of the line."""
         return self._health.snapshot()
 
+    def statistics(self) -> LineStatistics:
+        """What `/metrics` shows of the line."""
+        return self._health.statistics()
+
+    async def profile_lm(self, *, steps: int, warmup: int) -> list[float]:
+        """Seconds of each of `steps` steps of the language model, after `warmup` that are not counted.
+
+        They run on the stepper's own thread and its scratch row, one call each, so that whoever
+        opens a lane meanwhile waits for one of them at most, and ends this.
+
+        Raises:
+            RefusedError: the models are not ready, or the server drains.
+            LanesOpenError: a lane is open, or was opened meanwhile; or another profile is running.
+        """
+        if self._profiling:
+            raise LanesOpenError("another profile is being measured")
+        self._profiling = True
+        try:
+            taken_s = []
+            for step in range(warmup + steps):
+                self.admission.check_open()
+                if self.admission.statistics().lanes_open:
+                    raise LanesOpenError("a lane is open; a profile would measure its session, and delay it")
+                taken_s.append(await self._stepper.aside(partial(_rehearse, anew=step == 0)))
+            return taken_s[warmup:]
+        finally:
+            self._profiling = False
+
     async def _open(self) -> None:
         for stage in (self._encoder, self._stepper, self._decoder):
             await stage.ready.wait()
@@ -210,21 +282,65 @@ class Line:
 
     async def _actor(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """An actor ends only when the line is being closed; the first that ends by itself is to blame."""
-        await run()
+        try:
+            await run()
+        except BrokenInvariantError as error:
+            await self._give_up(error)
+            raise
         if self.admission.closed_for != "draining":
             self.admission.drain()
             raise BrokenInvariantError(f"the {name} ended while the line was open")
+
+    async def _give_up(self, error: BrokenInvariantError) -> None:
+        """Nothing can be trusted any more: say so to all, for no longer than one write may take."""
+        self.stalled = self.stalled or isinstance(error, StalledError)
+        self.admission.drain()
+        log.critical("line_broken", problem=str(error))
+        self._user_frames.close()  # nothing will come out any more that was put in now
+        for connection in self._connections:
+            connection.lose(Ending(Farewell.INTERNAL_ERROR, "line_ended"))
+        with trio.move_on_after(self._settings.limits.send_timeout_s):
+            await self._all_left()
 
     async def _all_left(self) -> None:
         while self._connections:
             await self._left.park()
 
-    def _greeting(self, session_id: str) -> ConnectionEstablished:
+    def _new_session(self, seat: Seat) -> Session:
+        return Session(
+            seat.ticket,
+            self._user_frames,
+            self._settings.sampling_for(self._recommended, seed=randbits(32)),
+            self._latencies,
+            tracer=self._tracer,
+            max_lag_s=self._max_lag_s,
+            recorder=self._recorder,
+        )
+
+    def _opening(self, seat: Seat, session: Session, connection: Connection) -> list[Outgoing]:
+        """What a connection says first; from here on it carries the session."""
+        seat.taken = True
+        token = self._reception.carry(session, connection)
+        again = session.attach(connection.outbox)
+        session.announce()
+        told: list[Metadata] = [self._greeting(session.id, token)]
+        if seat.stale:
+            told.append(ErrorNotice("not_resumed", "that session is over; this is a new one"))
+        if seat.guest is not None and token is not None:
+            ids = tuple(said.id for said in again if said.id is not None)
+            told.append(Resumed(session.id, token, ids, session.kept.next_id))
+        return [*map(outgoing.metadata, told), *again]
+
+    def _note_end(self, connection: Connection, ending: Ending) -> None:
+        self._health.note_end(connection.session, ending)
+        _log_end(connection, ending)
+
+    def _greeting(self, session_id: str, token: str | None) -> ConnectionEstablished:
         limits, heartbeat = self._settings.limits, self._settings.heartbeat
         return ConnectionEstablished(
             protocol=PROTOCOL,
             session_id=session_id,
-            resume_token=None,
+            resume_token=token,
             server_time=wall_clock_ms(),
             sample_rate=SAMPLE_RATE_HZ,
             frame_samples=FRAME_SAMPLES,
@@ -239,10 +355,14 @@ class Line:
         )
 
 
-def _log_end(connection: Connection, duration_s: float) -> None:
+def _rehearse(worker: Worker[UserCodes, AgentCodes], *, anew: bool) -> float:
+    assert isinstance(worker, Stepper)
+    return worker.rehearse(anew=anew)
+
+
+def _log_end(connection: Connection, ending: Ending) -> None:
     """The one line that a session leaves."""
-    session, ending = connection.session, connection.ending
-    assert ending is not None, "a connection that has run has ended"
+    session = connection.session
     added = session.added.statistics()
     tell = log.error if ending.farewell is Farewell.INTERNAL_ERROR else log.info
     tell(
@@ -254,6 +374,5 @@ def _log_end(connection: Connection, duration_s: float) -> None:
         **asdict(session.tally()),
         added_p50_ms=round(added.p50_ms, 3),
         added_p99_ms=round(added.p99_ms, 3),
-        client_underruns=session.client_stats.underruns,
-        duration_s=round(duration_s, 3),
+        duration_s=round(trio.current_time() - session.began_s, 3),
     )

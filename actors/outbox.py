@@ -22,7 +22,7 @@ from pipeline.values import AgentFrame
 
 CAPACITY_PACKETS: Final = 64
 
-LeakedWhat = Literal["low", "partial", "audio", "superseded"]
+LeakedWhat = Literal["low", "partial", "audio", "superseded", "moot"]
 
 
 class OutboxFullError(PeerError):
@@ -107,6 +107,18 @@ class Outbox:
         """Nothing more is posted or written; whoever takes learns why. The first failure stays."""
         self._failure = self._failure or failure
         self.close()
+
+    def abandon(self) -> list[Outgoing]:
+        """The connection is gone: give what waits and wants an ACK, the rest is left out."""
+        self.close()
+        saved = [posted.said for queue in self._queues.values() for posted in queue if posted.said.wants_ack]
+        self._taken += len(saved)
+        kinds: dict[Priority, LeakedWhat] = {Priority.CRITICAL: "audio", Priority.NORMAL: "partial"}
+        for priority, queue in self._queues.items():
+            waiting = sum(not posted.said.wants_ack for posted in queue)
+            self._left_out[kinds.get(priority, "moot")] += waiting
+            queue.clear()
+        return saved
 
     def left_out(self, what: LeakedWhat) -> int:
         """How many of a kind were left out."""

@@ -14,18 +14,22 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+import structlog
 import trio
 
 from actors.channel import Batch, Channel
 from actors.pinned import Runner
 from actors.timing import Timing
 from pipeline.errors import BrokenInvariantError
-from pipeline.values import Frame, LaneEvent
+from pipeline.values import Frame, LaneClosed, LaneEvent, LaneFailed, Span
+
+log = structlog.get_logger()
 
 In = TypeVar("In", bound=Frame)
 Out = TypeVar("Out", bound=Frame)
 In_contra = TypeVar("In_contra", bound=Frame, contravariant=True)
 Out_co = TypeVar("Out_co", bound=Frame, covariant=True)
+T = TypeVar("T")
 
 
 class Worker(Protocol[In_contra, Out_co]):
@@ -39,8 +43,8 @@ class Worker(Protocol[In_contra, Out_co]):
         """Whether this frame needs the model; a batch in which none does is not timed."""
         ...
 
-    def run(self, frames: Sequence[In_contra]) -> Sequence[Out_co]:
-        """One batch, at most one frame per lane; the results in the same order."""
+    def run(self, frames: Sequence[In_contra], now_s: float) -> Sequence[Out_co]:
+        """One batch, at most one frame per lane, begun at `now_s`; the results in the same order."""
         ...
 
 
@@ -53,6 +57,7 @@ class _Done(NamedTuple, Generic[Out]):
     events: Sequence[LaneEvent]
     frames: Sequence[Out]
     batch_s: float
+    failure: Exception | None  # there are no frames: what the worker knows of their lanes is void
 
 
 class Stage(Generic[In, Out]):
@@ -68,18 +73,33 @@ class Stage(Generic[In, Out]):
         self._inbox = inbox
         self._outbox = outbox
         self._stall_s = stall_s
+        self._void: set[int] = set()  # lanes on which the worker failed, until they are closed
+        self._serving: tuple[Runner, Worker[In, Out]] | None = None
+
+    async def aside(self, call: Callable[[Worker[In, Out]], T]) -> T:
+        """Run `call` with the worker on its thread, between two batches; only once `ready`.
+
+        Raises:
+            StalledError: it did not return within `stall_s`.
+            Exception: whatever `call` raises.
+        """
+        assert self._serving is not None, "there is no worker yet"
+        runner, worker = self._serving
+        return await runner.run(call, worker, stall_s=self._stall_s)
 
     async def run(self, runner: Runner, load: Callable[[], Worker[In, Out]]) -> None:
         """Load the worker on `runner`, then serve until the inbox is closed and empty; then close the outbox.
 
         If what follows has ended, so does this, and closes its inbox. Loading may take its time; a
-        batch that takes `stall_s` is given up, and the process with it.
+        batch that takes `stall_s` is given up, and the process with it. A batch that fails ends its
+        lanes, unless the worker says (`StateLostError`) that no lane is whole any more.
 
         Raises:
-            BrokenInvariantError: the worker failed (its exception is the cause), or stalled.
+            BrokenInvariantError: the worker lost its state, or stalled, or could not open or close a lane.
             Exception: whatever `load` raises.
         """
         worker = await runner.run(load, abandon_on_cancel=True)
+        self._serving = runner, worker
         self.ready.set()
         with contextlib.suppress(trio.EndOfChannel, trio.ClosedResourceError):
             await self._serve(runner, worker)
@@ -90,32 +110,61 @@ class Stage(Generic[In, Out]):
     async def _serve(self, runner: Runner, worker: Worker[In, Out]) -> None:
         free_s = -math.inf  # until when what was offered meanwhile waited for this stage or the next
         while True:
-            batch = await self._inbox.take_batch()
+            batch = self._sound(await self._inbox.take_batch())
             try:
-                done = await runner.run(self._work, worker, batch, stall_s=self._stall_s)
+                done = await runner.run(self._work, worker, batch, trio.current_time(), stall_s=self._stall_s)
             except BrokenInvariantError:
                 raise
             except Exception as error:
                 raise BrokenInvariantError(f"the {self.name} failed: {error}") from error
+            span = Span(trio.current_time(), done.batch_s)
             for event in done.events:
                 await self._outbox.put(event)
-            for frame, offered_s in zip(done.frames, batch.offered_s, strict=True):
+            if done.failure is not None:
+                await self._fail(batch, done.failure)
+                continue
+            for asked, frame, offered_s in zip(batch.frames, done.frames, batch.offered_s, strict=True):
                 waited_s = max(0.0, free_s - offered_s)
                 await self._outbox.put(
                     dataclasses.replace(
                         frame,
                         model_s=frame.model_s + waited_s + done.batch_s,
                         batch_s=frame.batch_s + done.batch_s,
+                        due_s=asked.due_s,
+                        spans=None if asked.spans is None else (*asked.spans, span),
                     )
                 )
             free_s = trio.current_time()
 
-    def _work(self, worker: Worker[In, Out], batch: Batch[In]) -> _Done[Out]:
+    def _work(self, worker: Worker[In, Out], batch: Batch[In], now_s: float) -> _Done[Out]:
         """On the thread: what happens to the lanes, then the frames."""
         events = [worker.apply(event) for event in batch.events]
         began_s = time.perf_counter()
-        frames = worker.run(batch.frames) if batch.frames else ()
+        try:
+            frames = worker.run(batch.frames, now_s) if batch.frames else ()
+        except BrokenInvariantError:
+            raise
+        except Exception as error:  # noqa: BLE001 - supervised: the batch's lanes end, and are reset before reuse
+            return _Done(events, (), 0.0, error)
         batch_s = time.perf_counter() - began_s
         if any(worker.computes(frame) for frame in batch.frames):
             self.timing.add(batch_s)
-        return _Done(events, frames, batch_s)
+        return _Done(events, frames, batch_s, None)
+
+    def _sound(self, batch: Batch[In]) -> Batch[In]:
+        """Without the frames of lanes on which the worker failed; closing such a lane ends that."""
+        self._void.difference_update(event.lane for event in batch.events if isinstance(event, LaneClosed))
+        if self._void.isdisjoint(frame.lane for frame in batch.frames):
+            return batch
+        kept = [
+            pair for pair in zip(batch.frames, batch.offered_s, strict=True) if pair[0].lane not in self._void
+        ]
+        return Batch(batch.events, tuple(f for f, _ in kept), tuple(at for _, at in kept))
+
+    async def _fail(self, batch: Batch[In], failure: Exception) -> None:
+        """Say so once, and let it travel with the data: nothing of these lanes follows but their closing."""
+        lanes = [frame.lane for frame in batch.frames]
+        log.error("batch_failed", stage=self.name, lanes=lanes, exc_info=failure)
+        self._void.update(lanes)
+        for lane in lanes:
+            await self._outbox.put(LaneFailed(lane, self.name))

@@ -1,5 +1,6 @@
 """The Moshi stepper: each column of user codes is one step of the language model."""
 
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -58,6 +59,10 @@ class StepperStage(Protocol):
         """`codes [w, K]` → w steps, step i for `lanes[i]`."""
         ...
 
+    def rehearse(self, *, anew: bool) -> None:
+        """One step of nobody's lane, after the last one or from the beginning."""
+        ...
+
 
 class Stepper:
     """Codes to codes and text, on the stepper's thread."""
@@ -76,11 +81,17 @@ class Stepper:
                 return LaneClosed(lane, self._stage.close(lane))
         return event
 
+    def rehearse(self, *, anew: bool) -> float:
+        """One step of nobody's lane; how long it took, in seconds."""
+        began_s = time.perf_counter()
+        self._stage.rehearse(anew=anew)
+        return time.perf_counter() - began_s
+
     def computes(self, frame: UserCodes) -> bool:  # noqa: ARG002 - every frame does
         """Every frame is a step."""
         return True
 
-    def run(self, frames: Sequence[UserCodes]) -> Sequence[AgentCodes]:
+    def run(self, frames: Sequence[UserCodes], now_s: float) -> Sequence[AgentCodes]:  # noqa: ARG002 - none is ever too late for memory
         """One call for the whole batch."""
         steps = self._stage.step([frame.lane for frame in frames], np.stack([f.codes for f in frames]))
         return [

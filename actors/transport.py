@@ -11,7 +11,11 @@ from pipeline.protocol.farewell import Farewell
 
 
 class TransportClosedError(PeerError):
-    """The peer is gone: nothing more can be received or sent."""
+    """The peer is gone: nothing more can be received or sent. `parted`: it said so, and closed on purpose."""
+
+    def __init__(self, *, parted: bool = False) -> None:
+        super().__init__()
+        self.parted = parted
 
 
 class SlowPeerError(TransportClosedError):

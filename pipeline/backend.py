@@ -132,7 +132,11 @@ def free_bytes() -> int:
 
 
 def limit_blas_threads(threads: int) -> None:
-    """Let products started by the calling thread use `threads` cores (MKL only; else no effect)."""
+    """Let each matrix product of this process use `threads` cores (MKL only; else no effect).
+
+    For the whole process, because MLX computes on threads of its own: MKL's setting for the
+    calling thread alone would reach none of its products.
+    """
     blas = prepare().blas
     if blas.name == "mkl" and blas.path is not None:
-        ctypes.CDLL(blas.path).MKL_Set_Num_Threads_Local(ctypes.c_int(threads))
+        ctypes.CDLL(blas.path).MKL_Set_Num_Threads(ctypes.c_int(threads))

@@ -69,10 +69,12 @@ class Lanes(Section, frozen=True):
 
     max: rows of every streaming state; unset: 16, or 1 on models of 10⁹ parameters and more.
     queue: sessions that may wait for a lane before new ones are refused.
+    idle_s: a session that holds a lane and sends no audio for this long is ended.
     """
 
     max: Count | None = None
     queue: Natural = 8
+    idle_s: Seconds = 600.0
 
 
 class Limits(Section, frozen=True):
@@ -162,6 +164,15 @@ class Log(Section, frozen=True):
     trace_every: Natural = 0
 
 
+class Replay(Section, frozen=True):
+    """Recordings of sessions whose clients ask for it.
+
+    folder: where they are written, each in a folder of its own; unset: nobody is recorded.
+    """
+
+    folder: str | None = None
+
+
 class Settings(Section, frozen=True):
     """The `pipeline` section.
 
@@ -177,6 +188,7 @@ class Settings(Section, frozen=True):
     sampling: SamplingDefaults = SamplingDefaults()
     untrained: Untrained = Untrained()
     log: Log = Log()
+    replay: Replay = Replay()
     stall_s: Seconds = 10.0
     drain_s: Seconds = 5.0
 

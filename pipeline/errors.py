@@ -14,7 +14,9 @@
 * `LanesOpenError` — nobody's: what was asked for needs a server without sessions.
 * `SessionError` — ours, but the damage is one session. Logged as error.
     * `LocalProtocolError` — we said what the packet protocol does not allow.
+    * `LaneFailedError` — a model failed on the session's lane.
 * `BrokenInvariantError` (70) — ours, and nothing after it can be trusted.
+    * `StateLostError` — a model failed in a way that leaves no lane's memory whole.
     * `StalledError` — a model thread does not come back from a call.
 
 Classes carry fields; nothing is matched by message text.
@@ -138,6 +140,14 @@ class SessionError(Exception):
 
 class BrokenInvariantError(Exception):
     """Something that must always hold did not; the process ends, exit code 70."""
+
+
+class StateLostError(BrokenInvariantError):
+    """What a model remembers of its lanes can no longer be trusted, of any of them."""
+
+
+class LaneFailedError(SessionError):
+    """A model failed on this session; its neighbours are whole."""
 
 
 class StalledError(BrokenInvariantError):

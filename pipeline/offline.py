@@ -6,7 +6,7 @@ weights, sound and seed it produces the same tokens as a session of the server.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from pipeline.audio.wav import WavWriter, read_speech
 from pipeline.commands import add_config_arguments, run_command
 from pipeline.errors import ConfigError
 from pipeline.opened import open_config
+from pipeline.replay import Replay, Stop, read_replay
 from pipeline.stages.chain import Chain, open_chain
 from pipeline.values import GREEDY, Codes, Pcm, Sampling, TextFinal
 
@@ -57,12 +58,29 @@ class Trace:
 
 def converse(chain: Chain, frames: Pcm, sampling: Sampling) -> Trace:
     """Answer `frames [T, 1920]` with one lane of `chain`, and remember everything."""
+    return _answer(chain, (((), frame, None) for frame in frames), sampling)
+
+
+def replay(chain: Chain, recorded: Replay) -> Trace:
+    """Answer what a session heard as the session did: its changes of sampling, its gaps, its tokens."""
+    return _answer(chain, recorded, recorded.sampling)
+
+
+def _answer(
+    chain: Chain, heard: Iterable[tuple[Sequence[Sampling], Pcm, Stop | None]], sampling: Sampling
+) -> Trace:
     encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
     for stage in (encoder, stepper, decoder):
         stage.open(LANE, sampling)
     trace = Trace()
-    for frame in frames:
+    for changes, frame, stop in heard:
+        for change in changes:
+            stepper.configure(LANE, change)
+        if stop == "encoder":
+            continue
         codes = encoder.encode([LANE], frame[None])
+        if stop == "stepper":
+            continue
         (step,) = stepper.step([LANE], codes)
         trace.user_codes.append(codes[0])
         trace.text_tokens.append(step.token)
@@ -79,6 +97,18 @@ def _frames(path: Path) -> Pcm:
     return np.concatenate([framer.push(read_speech(path)), framer.flush()])
 
 
+def _check(recorded: Replay, chain: Chain) -> None:
+    """Tokens can only be the same with the same weights.
+
+    Raises:
+        ConfigError: these are others.
+    """
+    if recorded.digest != chain.digest():
+        raise ConfigError("--replay", f"was recorded with other weights than these, of {recorded.model}")
+    if not recorded.complete:
+        print("the recording broke off; this is what there is of it", file=sys.stderr)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.offline", description=__doc__)
@@ -86,17 +116,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--greedy", action="store_true", help="always take the likeliest token")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
     parser.add_argument("--trace", type=Path, metavar="T.npz", help="write what every stage produced")
-    parser.add_argument("input", type=Path, metavar="IN.wav")
+    parser.add_argument("--replay", type=Path, metavar="BUNDLE", help="answer a recorded session again")
+    parser.add_argument("input", type=Path, nargs="?", metavar="IN.wav")
     parser.add_argument("output", type=Path, metavar="OUT.wav")
     options = parser.parse_args(arguments)
 
-    frames = _frames(options.input)
+    if (options.input is None) == (options.replay is None):
+        raise ConfigError("", "give either IN.wav or --replay BUNDLE")
+    recorded = None if options.replay is None else read_replay(options.replay)
+    frames = _frames(options.input) if recorded is None else recorded.frames
     config = open_config(options.config, [*options.set, "lanes.max=1"], check=open_chain)
     chain = open_chain(config)
+    if recorded is not None:
+        _check(recorded, chain)
     recommended = chain.bundle.recommended_sampling
     sampling = GREEDY if options.greedy else config.settings.sampling_for(recommended, options.seed)
     with WavWriter(options.output) as wav:
-        trace = converse(chain, frames, sampling)
+        trace = converse(chain, frames, sampling) if recorded is None else replay(chain, recorded)
         for pcm in trace.agent_pcm:
             wav.write(pcm)
     if options.trace is not None:

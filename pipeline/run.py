@@ -9,11 +9,10 @@ import argparse
 import os
 import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
-from typing import NoReturn, TypeVar
+from typing import NoReturn
 
 import structlog
 import trio
@@ -26,22 +25,17 @@ from pipeline.errors import BrokenInvariantError, StartupError
 from pipeline.opened import open_config
 from pipeline.stages.chain import Chain, open_chain
 from web.app import create_app
-from web.gate import loopback_address
+from web.door import Door
 from web.serve import serve
+from web.turnstile import Turnstile
 
 BROKEN = 70
 # Three model threads and Trio share one interpreter lock. At Python's 5 ms a wake-up of
 # Trio waits for whoever computes; at half a millisecond it hardly does (docs/performance.md).
 SWITCH_INTERVAL_S = 0.0005
+STAGES = 3
 
-T = TypeVar("T")
 events = structlog.get_logger()
-
-
-def _on_one_core(load: Callable[[], T]) -> T:
-    """Load a stage on its own thread, whose products then use one core: three stages run at once."""
-    backend.limit_blas_threads(1)
-    return load()
 
 
 async def _serve(config: Config, chain: Chain) -> int:
@@ -49,21 +43,20 @@ async def _serve(config: Config, chain: Chain) -> int:
     machine = backend.prepare()
     line = Line(
         config.settings,
-        Loaders(
-            partial(_on_one_core, chain.load_encoder),
-            partial(_on_one_core, chain.load_stepper),
-            partial(_on_one_core, chain.load_decoder),
-        ),
+        Loaders(chain.load_encoder, chain.load_stepper, chain.load_decoder),
         chain.card,
         lanes=chain.lanes,
         recommended=chain.bundle.recommended_sampling,
+        digest=chain.digest,
     )
+    turnstile = Turnstile(config.settings.limits)
     loaded = chain.bundle.describe()
     app = create_app(
         line,
         config.settings,
         backend={"device": machine.device, "blas": machine.blas.name, "mlx": machine.mlx_version},
         weights=lambda: loaded if line.ready.is_set() else None,
+        turnstile=turnstile,
     )
     shutdown = trio.Event()
     exit_code = 0
@@ -85,7 +78,9 @@ async def _serve(config: Config, chain: Chain) -> int:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(heed_signals)
         async with trio.open_nursery() as serving:
-            web = partial(serve, app, config.settings, shutdown=shutdown, drain=line.drain)
+            web = partial(
+                serve, app, config.settings, shutdown=shutdown, drain=line.drain, turnstile=turnstile
+            )
             address = await serving.start(web)  # a taken port is found before anything is loaded
             events.info("listening", url=address.url)
             await nursery.start(line.run)
@@ -108,7 +103,7 @@ def run(config: Config) -> int:
     Raises:
         StartupError: something the user can put right, found before or while loading.
     """
-    loopback_address(config.settings.server)
+    Door.of(config.settings.server)
     chain = open_chain(config)
     machine = backend.prepare()
     if machine.warning is not None:
@@ -116,6 +111,8 @@ def run(config: Config) -> int:
     if not chain.card.trained:
         events.warning("untrained", warning="the weights are random, made from a seed: expect noise")
     events.info("memory", needed=str(chain.memory))
+    # Three stages compute at once; a product that wants cores of another waits for them.
+    backend.limit_blas_threads(max(1, (os.cpu_count() or 1) // STAGES))
     try:
         return trio.run(_serve, config, chain)
     except BaseExceptionGroup as group:

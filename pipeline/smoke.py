@@ -75,6 +75,14 @@ def probe_health(server: Booted) -> str:
     return f"{metrics['step']['count']} steps, p50 in ms: {times}"
 
 
+def probe_metrics(server: Booted) -> str:
+    """`/metrics` says the same to Prometheus."""
+    text = str(_get(server, "/metrics"))
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    _expect(float(samples["packet_voice_steps_total"]) > 0, "no steps were counted")
+    return f"{len(samples)} samples"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.smoke", description=__doc__)
@@ -90,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "/weights": probe_weights,
             "/ws": partial(probe_speech, speech),
             "/health": probe_health,
+            "/metrics": probe_metrics,
         }
         for path, probe in probes.items():
             try:

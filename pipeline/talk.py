@@ -12,6 +12,7 @@ import argparse
 import json
 import math
 import signal
+import ssl
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -26,12 +27,13 @@ from pipeline.errors import StartupError
 from pipeline.protocol.faults import RefusedPacketError
 from pipeline.protocol.metadata import Configure, read, spell
 from pipeline.talking.client import Audience, ConversationError, NotTakenError, converse
-from pipeline.talking.connecting import Address
+from pipeline.talking.connecting import Address, Trust
 from pipeline.talking.report import Report
 from pipeline.talking.soundcard import Soundcard, open_soundcard
 from pipeline.values import Pcm
 
 URL: Final = "ws://127.0.0.1:8788/ws"
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 FAILED: Final = 1
 INTERRUPTED: Final = 130
 
@@ -50,6 +52,14 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--wait", action="store_true", help="keep asking while the server is not there, not ready or full"
     )
+    trust = parser.add_argument_group(
+        "security", "for a server that asks for a token, or whose wss:// is its own"
+    )
+    trust.add_argument("--token", help="what the server asks for; others can read it in the process list")
+    trust.add_argument("--token-file", metavar="FILE", type=Path, help="the file that holds it instead")
+    trust.add_argument(
+        "--ca", metavar="PEM", type=Path, help="whom to believe, besides the system's authorities"
+    )
     sampling = parser.add_argument_group("sampling", "what is left out, the server decides")
     sampling.add_argument("--greedy", action="store_true", help="always take the likeliest token")
     sampling.add_argument("--seed", type=int)
@@ -62,6 +72,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     arguments = parser.parse_args(argv)
     if arguments.greedy and (arguments.temperature or arguments.text_temperature):
         parser.error("--greedy is a temperature of 0; it cannot have another one")
+    try:
+        arguments.trust = _trust(arguments)
+    except ValueError as error:
+        parser.error(str(error))
     try:
         arguments.configure = _configure(arguments)
     except RefusedPacketError as refusal:
@@ -85,6 +99,27 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
     return number
+
+
+def _trust(arguments: argparse.Namespace) -> Trust:
+    """The token and the authorities; a `ValueError` says what is wrong with them."""
+    token, address = arguments.token, Address.of(arguments.url)
+    tls = None
+    try:
+        if arguments.token_file is not None:
+            token = arguments.token_file.read_text(encoding="ascii").strip()
+        if arguments.ca is not None:
+            tls = ssl.create_default_context()
+            tls.load_verify_locations(arguments.ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise ValueError(f"{error.filename or arguments.ca}: {error.strerror or 'not a PEM file'}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{arguments.token_file} holds no token") from None
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ValueError("a token is one word of plain letters")
+    if token is not None and not address.tls and address.host not in _LOOPBACK:
+        raise ValueError(f"a token would travel to {address.host} for all to read: use wss://")
+    return Trust(token, tls)
 
 
 def _configure(arguments: argparse.Namespace) -> Configure | None:
@@ -177,7 +212,12 @@ async def talk(
                     assert source is not None
                     audience = Terminal(out, soundcard)
                     report = await converse(
-                        arguments.url, source, audience=audience, configure=arguments.configure, stop=stop
+                        arguments.url,
+                        source,
+                        audience=audience,
+                        configure=arguments.configure,
+                        stop=stop,
+                        trust=arguments.trust,
                     )
                     if soundcard is not None:
                         audience.noticed(soundcard.trouble())

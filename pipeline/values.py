@@ -8,8 +8,9 @@ is echoed and never read as a clock.
 Shapes: `pcm [1920]` float32 at 24 kHz within ±1, `codes [K]` int32.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -85,7 +86,22 @@ class LaneClosed:
     text: tuple[Text, ...] = ()
 
 
-LaneEvent = LaneOpened | LaneConfigured | LaneClosed
+@dataclass(frozen=True, slots=True)
+class LaneFailed:
+    """A model failed on a batch with this lane: what it remembers of the lane is void, of others whole."""
+
+    lane: int
+    stage: str
+
+
+LaneEvent = LaneOpened | LaneConfigured | LaneClosed | LaneFailed
+
+
+class Span(NamedTuple):
+    """One model's part of a traced frame: when it was done (monotonic clock), and its batch."""
+
+    done_s: float
+    batch_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +113,9 @@ class Frame:
     monotonic clock at the moment the packet was read; `model_s` sums the batches it was
     part of and its waits for a busy model thread, so that
     `now - received_s - model_s` is the added latency. `batch_s` is the batches alone:
-    what the model itself takes, whoever else is there.
+    what the model itself takes, whoever else is there. `spans` has one for each model
+    behind it, or is None: most frames are not traced. After `due_s`, by the server's
+    monotonic clock, its sound is not worth making any more.
     """
 
     lane: int
@@ -106,6 +124,8 @@ class Frame:
     received_s: float
     model_s: float
     batch_s: float
+    spans: tuple[Span, ...] | None = field(default=None, kw_only=True)
+    due_s: float = field(default=math.inf, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,10 +157,14 @@ class AgentCodes(Frame):
 
 @dataclass(frozen=True, slots=True)
 class AgentFrame(Frame):
-    """80 ms of loudspeaker, or None while the model's delay fills, and the text beside it."""
+    """80 ms of loudspeaker, or None while the model's delay fills, and the text beside it.
+
+    `skipped`: there would have been sound, and it was due before it could be made.
+    """
 
     text: tuple[Text, ...]
     pcm: Pcm | None
+    skipped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,9 +32,25 @@ def refused(refusal: RefusedError) -> Response:
     return response
 
 
+def unauthorized() -> Response:
+    """401: how the token is shown, and nothing about what was."""
+    response = problem(401, "unauthorized", "this server wants its token: Authorization: Bearer …")
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def too_many(wait_s: float) -> Response:
+    """429: too many attempts came from this address."""
+    retry_after_ms = math.ceil(1000 * wait_s)
+    message = "too many wrong tokens came from this address"
+    response = problem(429, "too_many_attempts", message, retry_after_ms=retry_after_ms)
+    response.headers["Retry-After"] = str(math.ceil(wait_s))
+    return response
+
+
 def harden(response: ResponseTypes) -> ResponseTypes:
-    """The headers of every answer; a page that needs more than nothing brings its own policy."""
+    """The headers of every answer; one that needs another policy, or may be kept, says so itself."""
     for name, value in HEADERS.items():
-        response.headers[name] = value
+        response.headers.setdefault(name, value)
     response.headers.setdefault("Content-Security-Policy", NOTHING)
     return response

@@ -1,18 +1,18 @@
 """Every answer is a page, a JSON object or a conversation; none is a traceback.
 
-The routes: `/` (page and packet WebSocket), `/ws` (packet WebSocket), `/health`,
-`/health/live`, `/health/ready`, `/weights`. Errors are `{"error": {"code", "message"}}` with
-the status that fits.
+The routes: `/` (page and packet WebSocket), `/ws` (packet WebSocket), `/api/session` (a token for
+a cookie), and those of `web.programs`. Errors are `{"error": {"code", "message"}}` with the
+status that fits.
 
-Neighbours: `web.gate` decides who may ask, `actors.line` whether there is room, and it holds
-the session. What does not belong here: bytes of packets, facts about models.
+Neighbours: `web.gate` decides whose pages may ask, `web.keys` who may, `actors.line` whether there
+is room, and it holds the session. What does not belong here: bytes of packets, facts about models.
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+import dataclasses
+from collections.abc import Mapping
 
 import structlog
-from quart import Response, jsonify, request, websocket
+from quart import Request, Response, request, websocket
 from quart.globals import request_ctx, websocket_ctx
 from quart.typing import ResponseTypes
 from quart.wrappers.base import BaseRequestWebsocket
@@ -23,14 +23,19 @@ from actors.line import Line
 from actors.transport import TransportClosedError
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError
-from web.answers import harden, problem
-from web.gate import Gate, content_security_policy, loopback_address
+from web.answers import harden, problem, too_many, unauthorized
+from web.asking import is_public, peer_and_port, shown_by
+from web.door import Door
+from web.gate import Gate, content_security_policy
+from web.keys import Keys, Shown
 from web.landing import STYLE_HASH, describe, render
+from web.pages import add_pages
+from web.programs import Weights, answer_programs, model_of
 from web.socket import OrderedWebsocketConnection, converse
+from web.turnstile import Turnstile
 
-REQUEST_BODY_BYTES = 64 * 1024  # no route takes a body yet
-
-Weights = Callable[[], Mapping[str, object] | None]
+REQUEST_BODY_BYTES = 4 * 1024  # the longest body is a token
+REQUEST_BODY_S = 5.0
 
 log = structlog.get_logger()
 
@@ -61,6 +66,7 @@ def create_app(
     *,
     backend: Mapping[str, object],
     weights: Weights,
+    turnstile: Turnstile,
 ) -> QuartTrio:
     """The server's HTTP face over one line.
 
@@ -68,14 +74,18 @@ def create_app(
     it is `trained` are also shown on the page and in /health.
 
     Raises:
-        ConfigError: the server would listen where other machines can reach it.
+        ConfigError: other machines could reach the server without TLS or a token.
     """
-    loopback_address(settings.server)
+    door = Door.of(settings.server)
+    keys = Keys(door.token, secure=door.tls is not None)
     app = WebApp(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = REQUEST_BODY_BYTES
-    _guard(app, Gate(settings.server.allowed_hosts))
-    _answer_people(app, line, weights)
-    _answer_programs(app, line, backend, weights)
+    app.config["BODY_TIMEOUT"] = REQUEST_BODY_S
+    _guard(app, Gate(settings.server.allowed_hosts, scheme=door.scheme), keys, turnstile)
+    _answer_people(app, line, weights, keys)
+    add_pages(app)
+    _exchange_tokens(app, keys, turnstile)
+    answer_programs(app, line, backend, weights, turnstile)
 
     @app.websocket("/")
     @app.websocket("/ws")
@@ -85,21 +95,16 @@ def create_app(
     return app
 
 
-def is_ready(health: Mapping[str, Any]) -> bool:
-    """Whether a new session would be served now, room permitting."""
-    return bool(health["status"] == "ready")
-
-
-def _guard(app: QuartTrio, gate: Gate) -> None:
+def _guard(app: QuartTrio, gate: Gate, keys: Keys, turnstile: Turnstile) -> None:
     """What every request goes through before, and every answer after."""
 
     @app.before_request
     async def check_request() -> Response | None:
-        return _denial(gate, request_ctx.request)
+        return _denial(gate, keys, turnstile, request_ctx.request)
 
     @app.before_websocket
     async def check_websocket() -> Response | None:
-        return _denial(gate, websocket_ctx.websocket)
+        return _denial(gate, keys, turnstile, websocket_ctx.websocket)
 
     @app.after_request
     async def harden_answer(response: ResponseTypes) -> ResponseTypes:
@@ -118,62 +123,70 @@ def _guard(app: QuartTrio, gate: Gate) -> None:
         return response
 
 
-def _answer_people(app: QuartTrio, line: Line, weights: Weights) -> None:
-    """Pages."""
+def _answer_people(app: QuartTrio, line: Line, weights: Weights, keys: Keys) -> None:
+    """Pages; to who has shown no token they say less."""
 
     @app.get("/")
     async def landing() -> Response:
-        shown = describe(line.health(), _model(weights), host=request.host)
+        shown = describe(line.health(), model_of(weights), host=request.host)
+        if shown_by(keys, request_ctx.request) is not Shown.RIGHT:
+            shown = dataclasses.replace(shown, facts=())
         page = Response(await render(shown), mimetype="text/html")
         page.headers["Content-Security-Policy"] = content_security_policy(style_hashes=[STYLE_HASH])
         return page
 
 
-def _answer_programs(app: QuartTrio, line: Line, backend: Mapping[str, object], weights: Weights) -> None:
-    """JSON."""
+def _exchange_tokens(app: QuartTrio, keys: Keys, turnstile: Turnstile) -> None:
+    """A page's way in: it shows the token once, and its browser remembers that it did."""
 
-    @app.get("/ws")
-    async def upgrade_required() -> Response:
-        response = problem(426, "upgrade_required", "packets are spoken over a WebSocket here")
-        response.headers["Upgrade"] = "websocket"
-        return response
-
-    @app.get("/health")
-    async def health() -> Response:
-        return jsonify({**line.health(), "backend": backend, "model": _model(weights)})
-
-    @app.get("/health/live")
-    async def live() -> Response:
-        return jsonify(status="live")
-
-    @app.get("/health/ready")
-    async def ready() -> Response:
-        state = line.health()
-        response = jsonify(status=state["status"], readiness=state["readiness"])
-        response.status_code = 200 if is_ready(state) else 503
-        return response
-
-    @app.get("/weights")
-    async def loaded_weights() -> Response:
-        loaded = weights()
-        if loaded is None:
-            return problem(503, "not_ready", "no weights are loaded yet")
-        return jsonify(loaded)
+    @app.post("/api/session")
+    async def session() -> Response:
+        if not keys.wanted:
+            return _no_content()
+        host, port = peer_and_port(request_ctx.request)
+        if wait_s := turnstile.wait_s("token", host):
+            turnstile.turn_away(host, "token")
+            return too_many(wait_s)
+        try:
+            asked = await request.get_json(force=True)
+        except RecursionError:
+            asked = None  # brackets in brackets
+        token = asked.get("token") if isinstance(asked, dict) else None
+        if not isinstance(token, str):
+            return problem(400, "bad_request", 'the body is {"token": "…"}')
+        if not keys.fits(token):
+            turnstile.fail("token", host)
+            return unauthorized()
+        answer = _no_content()
+        answer.headers["Set-Cookie"] = keys.cookie(port)
+        return answer
 
 
-def _model(weights: Weights) -> Mapping[str, object] | None:
-    """What anyone who listens should know of the model; None while it is loading."""
-    loaded = weights()
-    return None if loaded is None else {name: loaded[name] for name in ("name", "trained")}
+def _no_content() -> Response:
+    """204, which has no length either (RFC 9110 §8.6)."""
+    answer = Response("", status=204)
+    del answer.headers["Content-Length"]
+    return answer
 
 
-def _denial(gate: Gate, asked: BaseRequestWebsocket) -> Response | None:
+def _denial(gate: Gate, keys: Keys, turnstile: Turnstile, asked: BaseRequestWebsocket) -> Response | None:
     """The answer to a request that may not pass, or None."""
-    server = cast("tuple[str, int]", asked.scope["server"])
+    host, port = peer_and_port(asked)
     denial = gate.denial(
         hosts=asked.headers.getlist("Host"),
         origins=asked.headers.getlist("Origin"),
         fetch_sites=asked.headers.getlist("Sec-Fetch-Site"),
-        port=server[1],
+        port=port,
     )
-    return None if denial is None else problem(denial.status, denial.code, denial.message)
+    if denial is not None:
+        return problem(denial.status, denial.code, denial.message)
+    if not keys.wanted or (isinstance(asked, Request) and is_public(asked.path)):
+        return None
+    guesses = "Authorization" in asked.headers  # nobody can guess a cookie
+    if guesses and (wait_s := turnstile.wait_s("token", host)):
+        turnstile.turn_away(host, "token")
+        return too_many(wait_s)
+    shown = shown_by(keys, asked)
+    if shown is Shown.WRONG:
+        turnstile.fail("token", host)
+    return None if shown is Shown.RIGHT else unauthorized()

@@ -6,19 +6,15 @@ without a deadline, so that one client that does not read holds the whole server
 
 * A write that is not through within `send_timeout_s` aborts the connection: half a frame was
   written, nothing can follow it. Until then it is shielded, for the same reason.
-* Between requests a connection is idle; it is closed after `keep_alive_timeout`, or when the
-  server ends.
-* After the last byte it lingers: what the peer still sends is read and thrown away, for at most
-  `LINGER_S`. Closing a socket with unread input resets it, and the peer would lose the close
-  frame that tells it why (RFC 9112 §9.6).
+* Between requests a connection is idle, from its first byte (that of TLS, where it is spoken) to
+  the last of a request's head; it is closed after `keep_alive_timeout`, or when the server ends.
+* After the last byte it parts from the peer politely (`web.wire`), which takes a moment at most.
 
-Neighbours: `web.frames` (HTTP and WebSocket on these bytes), `web.serve` (accepts).
+Neighbours: `web.wire` (the socket), `web.frames` (HTTP and WebSocket on these bytes), `web.serve`
+(accepts).
 """
 
-import contextlib
 import math
-import socket
-import struct
 from collections.abc import Awaitable, Callable
 from typing import cast
 
@@ -41,11 +37,9 @@ from hypercorn.utils import parse_socket_addr
 from actors.transport import SlowPeerError, TransportClosedError
 from pipeline.errors import BrokenInvariantError
 from web.frames import Http11Protocol
+from web.wire import Wire
 
-READ_BYTES = 2**16
-LINGER_S = 1.0
 APP_END_S = 5.0  # an application that goes on this long after its peer has gone is cancelled
-_DROP_UNSENT = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
 
 Say = Callable[[ASGISendEvent | None], Awaitable[None]]
 Tell = Callable[[ASGIReceiveEvent], Awaitable[None]]
@@ -64,19 +58,20 @@ class Connection:
         app: ASGIFramework,
         config: Config,
         context: WorkerContext,
-        stream: trio.SocketStream,
+        wire: Wire,
         *,
         send_timeout_s: float,
     ) -> None:
         self._app = app
         self._config = config
         self._context = context
-        self._stream = stream
+        self._wire = wire
         self._send_timeout_s = send_timeout_s
         self._write_turn = trio.Lock()
         self._reading = trio.CancelScope()
         self._idle = True
-        self._ended = False  # nothing more is said; what still arrives is thrown away
+        self._ended = False  # nothing more is said
+        self._aborted = False
 
     async def run(self) -> None:
         """Speak until either side ends; the socket is closed on every way out.
@@ -88,6 +83,8 @@ class Connection:
             async with trio.open_nursery() as self._nursery:
                 self._protocol = self._speak_http()
                 await self._read()
+                if self._ended and not self._aborted:
+                    await self._wire.part()
                 await self._protocol.handle(Closed())
                 self._nursery.cancel_scope.deadline = trio.current_time() + APP_END_S
         except* BrokenInvariantError:
@@ -97,7 +94,7 @@ class Connection:
         except* Exception:
             log.exception("connection_failed")
         finally:
-            await trio.aclose_forcefully(self._stream)
+            await self._wire.close()
 
     def end_if_idle(self) -> None:
         """Close at once between requests; never blocks."""
@@ -118,7 +115,7 @@ class Connection:
         return tell
 
     def _speak_http(self) -> Http11Protocol:
-        sock = self._stream.socket
+        sock = self._wire.socket
         # As far as a task group is used: the rest of one is for pings, and none are sent.
         tasks: TaskGroup = cast("TaskGroup", self)
         return Http11Protocol(
@@ -127,7 +124,7 @@ class Connection:
             self._context,
             tasks,
             ConnectionState({}),
-            False,  # noqa: FBT003 -- `ssl`, which Hypercorn takes by position
+            self._wire.is_tls,
             parse_socket_addr(sock.family, sock.getpeername()),
             parse_socket_addr(sock.family, sock.getsockname()),
             self._handle,
@@ -145,15 +142,10 @@ class Connection:
     async def _read(self) -> None:
         self._set_idle(idle=True)
         with self._reading:
-            while data := await self._receive():
-                if not self._ended:
-                    await self._protocol.handle(RawData(data))
-
-    async def _receive(self) -> bytes:
-        try:
-            return bytes(await self._stream.receive_some(READ_BYTES))
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return b""
+            if not await self._wire.shake_hands():
+                return
+            while not self._ended and (data := await self._wire.receive()):
+                await self._protocol.handle(RawData(data))
 
     def _set_idle(self, *, idle: bool) -> None:
         self._idle = idle
@@ -165,8 +157,7 @@ class Connection:
         if isinstance(event, RawData):
             await self._write(event.data)
         elif isinstance(event, Updated):
-            if not self._ended:
-                self._set_idle(idle=event.idle)
+            self._set_idle(idle=event.idle)
         elif isinstance(event, Closed):
             await self._end()
             await self._protocol.handle(Closed())
@@ -177,27 +168,24 @@ class Connection:
                 if self._ended:
                     raise TransportClosedError
                 try:
-                    await self._stream.send_all(data)
-                except (trio.BrokenResourceError, trio.ClosedResourceError):
+                    await self._wire.send(data)
+                except TransportClosedError:
                     self._abort()
-                    raise TransportClosedError from None
+                    raise
             return
         self._abort()
         raise SlowPeerError
 
     async def _end(self) -> None:
-        """Say that this was all, and hear the peer out for a moment."""
+        """This was all: once it is written, stop reading."""
         if self._ended:
             return
         self._ended = True
-        self._reading.deadline = trio.current_time() + LINGER_S
         with trio.move_on_after(self._send_timeout_s, shield=True):
             async with self._write_turn:
-                with contextlib.suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-                    await self._stream.send_eof()
+                self._reading.cancel()
 
     def _abort(self) -> None:
         """Close without waiting, and drop what the peer did not take."""
-        self._ended = True
-        self._stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP_UNSENT)
-        self._stream.socket.close()
+        self._ended = self._aborted = True
+        self._wire.abort()

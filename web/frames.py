@@ -29,6 +29,14 @@ from wsproto.frame_protocol import CloseReason
 from actors.transport import TransportClosedError
 from pipeline.protocol.faults import Fault
 
+# A peer that parts says so, or says nothing but does close (RFC 6455 §7.4.1); anything else is a loss.
+_PARTED = (CloseReason.NORMAL_CLOSURE, CloseReason.GOING_AWAY, CloseReason.NO_STATUS_RCVD)
+
+
+def closed_by(code: int) -> TransportClosedError:
+    """What a close with this code means to a session."""
+    return TransportClosedError(parted=code in _PARTED)
+
 
 class WebSocketStream(WSStream):
     """One upgraded connection, between ASGI messages and frames."""
@@ -57,7 +65,7 @@ class WebSocketStream(WSStream):
             await self._send_wsproto_event(CloseConnection(code=code))
             await self.send(StreamClosed(stream_id=self.stream_id))
         elif message is not None and message["type"] == "websocket.send" and self.closed:
-            raise TransportClosedError
+            raise closed_by(self._code)
         else:
             await super().app_send(message)
 

@@ -5,19 +5,15 @@ browser about itself. A page of another site can send requests to a loopback add
 DNS rebinding even under a name of its own; it cannot choose the Host, Origin and
 Sec-Fetch-Site headers that its browser adds. Command-line clients send no Origin.
 
-Neighbours: `web.app` asks before it answers. What does not belong here: whether there is room
-(`actors.admission`).
+Neighbours: `web.app` asks before it answers; who must show a token is `web.keys`. What does not
+belong here: whether there is room (`actors.admission`).
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from pipeline.config import Server
-from pipeline.errors import ConfigError
-
-HTTP_PORT = 80  # the one a browser leaves out of Host and Origin
+_DEFAULT_PORTS = {"http": 80, "https": 443}  # a browser leaves them out of Host and Origin
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 
 HEADERS: Mapping[str, str] = {
@@ -49,7 +45,8 @@ class Denial:
 class Gate:
     """Only this server's own pages, and clients that are no pages at all, come through."""
 
-    def __init__(self, allowed_hosts: Sequence[str]) -> None:
+    def __init__(self, allowed_hosts: Sequence[str], *, scheme: str = "http") -> None:
+        self._scheme = scheme
         self._hosts = frozenset(_bracketed(host) for host in allowed_hosts)
 
     def denial(
@@ -61,7 +58,7 @@ class Gate:
         machine, which is another program's, is another origin.
         """
         if len(hosts) != 1 or not self._is_own_host(hosts[0]):
-            return Denial(421, "host_refused", "the Host header names no host of this server")
+            return Denial(421, "host_refused", "the Host header names none of server.allowed_hosts")
         if any(site.strip().lower() == "cross-site" for site in fetch_sites):
             return Denial(403, "cross_site_refused", "requests from other sites are refused")
         if origins and (len(origins) != 1 or origins[0] not in self._own_origins(port)):
@@ -73,32 +70,11 @@ class Gate:
         return host is not None and host["name"].lower() in self._hosts
 
     def _own_origins(self, port: int) -> frozenset[str]:
-        suffix = "" if port == HTTP_PORT else f":{port}"
-        return frozenset(f"http://{host}{suffix}" for host in self._hosts)
+        suffix = "" if port == _DEFAULT_PORTS[self._scheme] else f":{port}"
+        return frozenset(f"{self._scheme}://{host}{suffix}" for host in self._hosts)
 
 
 def _bracketed(host: str) -> str:
     """A host as the Host header spells it: lower case, an IPv6 address in brackets."""
     bare = host.lower()
     return f"[{bare}]" if ":" in bare and not bare.startswith("[") else bare
-
-
-def loopback_address(server: Server) -> str:
-    """The address to bind; a `ConfigError` where other machines could reach it.
-
-    Source: RFC 6761 §6.3 ("localhost" is loopback), RFC 1122 §3.2.1.3 and RFC 4291 §2.5.3.
-    """
-    name = server.host.removeprefix("[").removesuffix("]")
-    if name.lower() == "localhost":
-        return "127.0.0.1"
-    try:
-        loopback = ipaddress.ip_address(name).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise ConfigError(
-            "pipeline.server.host",
-            f"{server.host} is not a loopback address; listening for other machines needs TLS and a token, "
-            "which this version does not offer",
-        )
-    return name

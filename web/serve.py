@@ -19,8 +19,10 @@ from quart_trio import QuartTrio
 
 from pipeline.config import Server, Settings
 from pipeline.errors import ConfigError, PortInUseError
-from web.connection import LINGER_S, Connection
-from web.gate import loopback_address
+from web.connection import Connection
+from web.door import Door
+from web.turnstile import Turnstile
+from web.wire import LINGER_S, Wire
 
 REQUEST_HEAD_BYTES = 16 * 1024
 KEEP_ALIVE_S = 5.0
@@ -31,13 +33,14 @@ QUEUED_MESSAGES = 64  # ahead of ingress, which takes them at once: a stall of 6
 class Address:
     """Where the server listens; `port` is the real one where 0 was asked for."""
 
+    scheme: str
     host: str
     port: int
 
     @property
     def url(self) -> str:
         """The address as a browser takes it."""
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 async def serve(
@@ -46,6 +49,7 @@ async def serve(
     *,
     shutdown: trio.Event,
     drain: Callable[[], Awaitable[None]],
+    turnstile: Turnstile,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set and the sessions have ended, or until cancelled.
@@ -57,7 +61,8 @@ async def serve(
         PortInUseError: another process listens there.
         ConfigError: the address is not this machine's own, or may not be listened on.
     """
-    listener = await bind(settings.server)
+    door = Door.of(settings.server)
+    listener = await bind(settings.server, door)
     name = listener.socket.getsockname()
     context = WorkerContext(max_requests=None)
     connect = partial(
@@ -70,19 +75,27 @@ async def serve(
     open_connections: set[Connection] = set()
 
     async def handle(stream: trio.SocketStream) -> None:
-        connection = connect(stream)
+        wire = Wire(stream, door.tls)
+        host = peer_host(stream)
+        if host is None or not turnstile.enter(host):
+            wire.abort()
+            return
+        connection = connect(wire)
         open_connections.add(connection)
         try:
             await connection.run()
         finally:
             open_connections.remove(connection)
+            turnstile.leave(host)
+            if door.tls is not None and not wire.is_agreed:
+                turnstile.fail("handshake", host)
 
     async with listener, trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             accepting.start_soon(
                 partial(trio.serve_listeners, handle, [listener], handler_nursery=connections)
             )
-            task_status.started(Address(name[0], name[1]))
+            task_status.started(Address(door.scheme, name[0], name[1]))
             await shutdown.wait()
             accepting.cancel_scope.cancel()
         await listener.aclose()
@@ -95,23 +108,33 @@ async def serve(
         await drain()
 
 
-async def bind(server: Server) -> trio.SocketListener:
+async def bind(server: Server, door: Door) -> trio.SocketListener:
     """Listen on exactly the address asked for.
 
     Raises:
         PortInUseError: another process listens there.
-        ConfigError: the address is not this machine's own, or may not be listened on.
+        ConfigError: the address is not this machine's own.
     """
-    host = loopback_address(server)
     try:
-        (listener,) = await trio.open_tcp_listeners(server.port, host=host)
+        listener, *others = await trio.open_tcp_listeners(server.port, host=door.address)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise PortInUseError(server.host, server.port) from None
         raise ConfigError(
             "pipeline.server", f"cannot listen on {server.host}:{server.port} ({error.strerror})"
         ) from None
+    for other in others:  # of a name with several addresses, the first
+        await other.aclose()
     return listener
+
+
+def peer_host(stream: trio.SocketStream) -> str | None:
+    """The address of the other end; None where it is gone already."""
+    try:
+        host: str = stream.socket.getpeername()[0]
+    except OSError:
+        return None
+    return host
 
 
 def hypercorn_config(settings: Settings) -> Config:

@@ -28,6 +28,7 @@ from pipeline.protocol.farewell import Farewell
 from pipeline.protocol.faults import Fault, RemoteProtocolError
 from pipeline.protocol.metadata import ErrorNotice
 from web.answers import refused
+from web.frames import closed_by
 
 # RFC 6455 §7.4.1; 1012 to 1014 are in IANA's registry; 4000 and above are private.
 CLOSE_CODES: Mapping[Farewell, int] = {
@@ -61,19 +62,19 @@ class OrderedWebsocketConnection(TrioASGIWebsocketConnection):
                     data = event["bytes"]
                     await self.send_channel.send(event["text"] or "" if data is None else data)
             fault = cast("Mapping[str, Fault | None]", event)["reason"]
-            if fault is not None:
-                await self.send_channel.send(cast("Any", RemoteProtocolError(fault, _SENTENCES[fault])))
+            end = closed_by(event["code"]) if fault is None else RemoteProtocolError(fault, _SENTENCES[fault])
+            await self.send_channel.send(cast("Any", end))
 
 
 async def converse(line: Line, settings: Settings, websocket: Websocket) -> Response | None:
-    """Admit, upgrade, hold one whole session; an answer is returned only where there was no upgrade.
+    """Admit or resume, upgrade, hold one session; an answer is returned only where there was no upgrade.
 
     A browser cannot read the answer to an upgrade that was refused, so a page (it sends an
     Origin) is upgraded, told, and closed with 1013.
     """
     transport = WebSocketTransport(websocket)
     try:
-        ticket = line.admission.request()
+        ticket = line.admit(websocket.args.get("resume"))
     except RefusedError as refusal:
         if "Origin" not in websocket.headers:
             return refused(refusal)
@@ -114,14 +115,14 @@ class WebSocketTransport:
         """The next message.
 
         Raises:
-            TransportClosedError: after the last one.
+            TransportClosedError: after the last one; it says whether the peer parted or was lost.
             RemoteProtocolError: it was malformed or over the size limit; the peer was told, and is gone.
         """
         try:
             message: object = await self._websocket.receive()
         except trio.EndOfChannel:
             raise TransportClosedError from None
-        if isinstance(message, RemoteProtocolError):
+        if isinstance(message, RemoteProtocolError | TransportClosedError):
             raise message
         assert isinstance(message, bytes | str)
         return message

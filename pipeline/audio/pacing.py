@@ -62,6 +62,15 @@ class DeadlineClock:
         deadline_ns = self.deadline_ns(index)
         return arrived_ns <= deadline_ns - self._budget_ns and left_ns > deadline_ns
 
+    def due_ns(self, index: int, arrived_ns: int) -> int:
+        """When the answer to a frame that arrived just now is due; call once per frame, in order.
+
+        A frame that came late is given as long as one that came in time: that it did is nobody's
+        overload here.
+        """
+        self._anchor(index, arrived_ns)
+        return max(self.deadline_ns(index), arrived_ns + self._target_ns)
+
     def deadline_ns(self, index: int) -> int:
         """When the answer to frame `index` has to have left; known once any frame was judged."""
         return self._minima[0][1] + FRAME_NS * index + self._target_ns

@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Final
 
 from pipeline.protocol import metadata, outgoing, phases
 from pipeline.protocol.events import (
@@ -28,17 +27,15 @@ from pipeline.protocol.events import (
     Refused,
     TextReceived,
 )
-from pipeline.protocol.farewell import Farewell
 from pipeline.protocol.faults import Fault, LocalProtocolError, RefusedPacketError, RemoteProtocolError
+from pipeline.protocol.kept import Heard, Kept
 from pipeline.protocol.liveness import Liveness
-from pipeline.protocol.metadata import Role
+from pipeline.protocol.metadata import Resumed, Role
 from pipeline.protocol.objects import decode_text
 from pipeline.protocol.outgoing import Outgoing
 from pipeline.protocol.packets import SEQS, Packet, PacketType, decode, encode, name_of, read_ack
 from pipeline.protocol.phases import Phase
 from pipeline.units import FRAME_MS
-
-UNACKED_PACKETS: Final = 1024  # about an hour of utterances, should a client never ACK
 
 
 def capture_ms(timestamp_ms: float, index: int, frames: int) -> float:
@@ -58,7 +55,7 @@ class ConversationStatistics:
 
 
 class Conversation:
-    """One end. `unacked_max` bounds what is kept for a peer that does not ACK."""
+    """One end of one connection. `kept` and `heard` are those of the session, where it has had another."""
 
     def __init__(
         self,
@@ -67,7 +64,8 @@ class Conversation:
         heartbeat_every_s: float,
         heartbeat_timeout_s: float,
         now_s: float,
-        unacked_max: int = UNACKED_PACKETS,
+        kept: Kept | None = None,
+        heard: Heard | None = None,
     ) -> None:
         self._role: Role = role
         self._peer: Role = "client" if role == "server" else "server"
@@ -75,8 +73,9 @@ class Conversation:
         self._fault: RemoteProtocolError | None = None
         self._liveness = Liveness(every_s=heartbeat_every_s, timeout_s=heartbeat_timeout_s, now_s=now_s)
         self._next_seq = 0
-        self._unacked: dict[int, Outgoing] = {}
-        self._unacked_max = unacked_max
+        self._kept = Kept() if kept is None else kept
+        self._heard_ids = Heard() if heard is None else heard
+        self._awaited: dict[int, int] = {}  # seq → id, of what this connection sent and wants an ACK for
         self._sent: Counter[str] = Counter()
         self._received: Counter[str] = Counter()
         self._ignored: Counter[str] = Counter()
@@ -90,7 +89,7 @@ class Conversation:
     @property
     def unacked(self) -> tuple[Outgoing, ...]:
         """What was sent, wants an ACK and has none yet, oldest first."""
-        return tuple(self._unacked.values())
+        return self._kept.packets
 
     def statistics(self) -> ConversationStatistics:
         """The counters so far."""
@@ -99,7 +98,7 @@ class Conversation:
             received=MappingProxyType(dict(self._received)),
             ignored=MappingProxyType(dict(self._ignored)),
             refused=MappingProxyType(dict(self._refused)),
-            unacked=len(self._unacked),
+            unacked=len(self._kept.packets),
         )
 
     def close(self) -> None:
@@ -143,9 +142,13 @@ class Conversation:
         replies = []
         if packet.wants_ack and packet.type != PacketType.ACK:
             replies.append(outgoing.ack(packet.seq))
+            if not self._heard_ids.hear():
+                event = Ignored("again")
         match event:
             case HeartbeatReceived() if self._liveness.answers(now_s):
                 replies.append(outgoing.heartbeat())
+            case MetadataReceived(Resumed(unacked=again, next_id=next_id)):
+                self._heard_ids.resume(again, next_id)
             case Ignored(what):
                 self._ignored[what] += 1
             case Refused(code):
@@ -196,7 +199,8 @@ class Conversation:
         seq = read_ack(payload)
         if seq is None:
             raise RefusedPacketError("bad_ack", f"an ACK holds one u32, this one {len(payload)} bytes")
-        sent = self._unacked.pop(seq, None)
+        awaited = self._awaited.pop(seq, None)
+        sent = None if awaited is None else self._kept.release(awaited)
         return Ignored("unknown_ack") if sent is None else Acked(seq, sent)
 
     # Saying
@@ -209,15 +213,11 @@ class Conversation:
         """
         if not phases.may_say(self._phase, self._role, said.act):
             raise LocalProtocolError(f"the {self._role} may not say {said.act} in {self._phase.name}")
-        if said.wants_ack and len(self._unacked) >= self._unacked_max:
-            raise LocalProtocolError(
-                f"{self._unacked_max} packets were never acknowledged", Farewell.TRY_AGAIN_LATER
-            )
         seq = self._next_seq
         stamp = timestamp_ms if said.timestamp_ms is None else said.timestamp_ms
         message = encode(Packet(said.type, said.priority, seq, stamp, said.payload, said.wants_ack))
         if said.wants_ack:
-            self._unacked[seq] = said
+            self._awaited[seq] = self._kept.enter(said)
         self._next_seq = (seq + 1) % SEQS
         self._sent[said.type.name.lower()] += 1
         self._phase = phases.after(self._phase, self._role, said.act)

@@ -15,6 +15,7 @@ IgnoredWhat = Literal[
     "unknown_packet",  # a packet type of a later protocol
     "unknown_metadata",  # a metadata `type` of a later protocol, or not one for this end
     "unknown_ack",  # of a packet that wanted none, or had one already
+    "again",  # sent again after a resume, though it had arrived
     "after_bye",  # on its way when the client parted
     "not_for_servers",  # text, which only the agent says
 ]

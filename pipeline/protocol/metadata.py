@@ -75,12 +75,18 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """The session goes on where its former connection broke; the token is new, and good once."""
+    """The session goes on where its former connection broke; the token is new, and good once.
+
+    The packets that want an ACK have ids, counted over the whole session from 0. `unacked` are
+    those of the packets that follow first, `next_id` that of the first one after them.
+    """
 
     TYPE: ClassVar = "resumed"
 
     session_id: str
     resume_token: str
+    unacked: tuple[Natural, ...]
+    next_id: Natural
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,10 @@ class Stats:
     step_ms: Amount | None = None
     decode_ms: Amount | None = None
     added_ms: Amount | None = None
+    low_left_out: Natural | None = None
+    partials_left_out: Natural | None = None
+    decodes_skipped: Natural | None = None
+    audio_left_out: Natural | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,10 +145,20 @@ class Dropped:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordingNotice:
+    """Whether what this client says is written to the server's disk, and under which name."""
+
+    TYPE: ClassVar = "recording"
+
+    on: bool
+    name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Configure:
     """How the session's tokens are drawn from its next frame on; what is None stays as it is.
 
-    Temperature 0 is greedy, top-k 0 no limit.
+    Temperature 0 is greedy, top-k 0 no limit. `replay` asks that the session be recorded, or no more.
     """
 
     TYPE: ClassVar = "configure"
@@ -150,6 +170,7 @@ class Configure:
     padding_bias: Annotated[float, Between(-100, 100)] | None = None
     repetition_penalty: Annotated[float, Between(0.1, 10)] | None = None
     seed: Annotated[int, Between(0, SEED_MAX)] | None = None
+    replay: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +203,17 @@ class Bye:
     TYPE: ClassVar = "bye"
 
 
-ServerMetadata = ConnectionEstablished | Queued | Ready | Resumed | Stats | ErrorNotice | Draining | Dropped
+ServerMetadata = (
+    ConnectionEstablished
+    | Queued
+    | Ready
+    | Resumed
+    | Stats
+    | ErrorNotice
+    | Draining
+    | Dropped
+    | RecordingNotice
+)
 ClientMetadata = Configure | Vad | ClientStats | Bye
 Metadata = ServerMetadata | ClientMetadata
 Role = Literal["server", "client"]
@@ -190,7 +221,17 @@ Role = Literal["server", "client"]
 VOCABULARY: dict[Role, dict[str, type[Metadata]]] = {
     "server": {
         cls.TYPE: cls
-        for cls in (ConnectionEstablished, Queued, Ready, Resumed, Stats, ErrorNotice, Draining, Dropped)
+        for cls in (
+            ConnectionEstablished,
+            Queued,
+            Ready,
+            Resumed,
+            Stats,
+            ErrorNotice,
+            Draining,
+            Dropped,
+            RecordingNotice,
+        )
     },
     "client": {cls.TYPE: cls for cls in (Configure, Vad, ClientStats, Bye)},
 }

@@ -112,6 +112,10 @@ def _read_value(hint: object, content: object, at: str) -> object:
         if content not in get_args(hint):
             raise FieldError(at, f"must be one of {', '.join(get_args(hint))}")
         return content
+    if get_origin(hint) is tuple:
+        if not isinstance(content, list):
+            raise FieldError(at, "must be a list")
+        return tuple(_read_value(get_args(hint)[0], each, f"{at}[{i}]") for i, each in enumerate(content))
     if get_origin(hint) is Annotated:
         kind, bounds = get_args(hint)
         return _read_number(kind, bounds, content, at)

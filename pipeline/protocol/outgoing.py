@@ -4,7 +4,7 @@ Between the two lies the sender's queue, in which `priority` decides who goes fi
 is left out. Nothing here depends on the state of a conversation.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pipeline.protocol.faults import LocalProtocolError
 from pipeline.protocol.metadata import ClientStats, Metadata, Stats
@@ -19,7 +19,8 @@ _REPORTS = (Stats, ClientStats)
 class Outgoing:
     """One packet to be. `act` is what saying it means, for the table of who may say what.
 
-    `timestamp_ms` None is filled in at the write, by the sender's clock.
+    `timestamp_ms` None is filled in at the write, by the sender's clock. `id` is its number in the
+    session, once it has been kept (`pipeline.protocol.kept`).
     """
 
     act: str
@@ -28,6 +29,7 @@ class Outgoing:
     payload: bytes | memoryview
     timestamp_ms: float | None = None
     wants_ack: bool = False
+    id: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse here what could not be written later, so that the fault is found at its source."""

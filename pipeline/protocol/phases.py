@@ -25,7 +25,7 @@ class Phase(Enum):
 
 
 _ALWAYS = frozenset({"ack", "heartbeat"})
-_SERVER_NOTICES = _ALWAYS | {"error", "stats", "draining", "dropped"}
+_SERVER_NOTICES = _ALWAYS | {"error", "stats", "draining", "dropped", "recording"}
 _SERVER_METADATA = frozenset(VOCABULARY["server"])
 _CLIENT_CONTROL = _ALWAYS | frozenset(VOCABULARY["client"])
 

@@ -4,11 +4,13 @@ The encoder's and the decoder's threads share one Mimi: its weights are evaluate
 is loaded, and evaluated arrays belong to no thread.
 """
 
+import hashlib
 import threading
 from functools import cached_property
 
 from pipeline.config import Config, Settings
 from pipeline.models.bundle import Bundle, open_bundle
+from pipeline.models.files import shard_paths
 from pipeline.models.memory import MemoryNeeds, memory_needs, require_room
 from pipeline.models.mimi import Mimi
 from pipeline.stages.decoder import DecoderStage
@@ -61,6 +63,15 @@ class Chain:
     def memory(self) -> MemoryNeeds:
         """What serving all lanes will take."""
         return memory_needs(self.bundle, self.lanes)
+
+    def digest(self) -> str:
+        """Which weights these are: SHA-256 over the files of both models."""
+        whole = hashlib.sha256()
+        for path in (self.bundle.lm_path, self.bundle.mimi_path):
+            for file in shard_paths(path):
+                with file.open("rb") as content:
+                    whole.update(hashlib.file_digest(content, "sha256").digest())
+        return whole.hexdigest()
 
     def load_encoder(self) -> EncoderStage:
         """Mimi's half that hears."""

@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from pipeline.models.mimi import Mimi
 from pipeline.stages.lanes import bucket_widths, padded, padded_rows
+from pipeline.stages.settling import settle
 from pipeline.values import Codes, Pcm, Sampling
 
 
@@ -38,5 +39,5 @@ class DecoderStage:
 
     def _run(self, rows: npt.NDArray[np.int32], codes: Codes) -> Pcm:
         pcm, self._state = self._mimi.decode(mx.array(codes[..., None]), self._state, rows)
-        mx.eval(pcm, self._state)
+        settle("decoder", pcm, self._state)
         return np.array(pcm)[:, 0]  # [w, 1, 1920] → [w, 1920]

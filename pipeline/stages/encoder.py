@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from pipeline.models.mimi import Mimi
 from pipeline.stages.lanes import bucket_widths, padded, padded_rows
+from pipeline.stages.settling import settle
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import Codes, Pcm, Sampling
 
@@ -39,5 +40,5 @@ class EncoderStage:
 
     def _run(self, rows: npt.NDArray[np.int32], pcm: Pcm) -> Codes:
         codes, self._state = self._mimi.encode(mx.array(pcm[:, None]), self._state, rows)
-        mx.eval(codes, self._state)
+        settle("encoder", codes, self._state)
         return np.array(codes)[..., 0]  # [w, K, 1] → [w, K]

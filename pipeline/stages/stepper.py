@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
@@ -12,6 +11,7 @@ from pipeline.models.lm import LmModel
 from pipeline.models.sampling import SamplingBatch
 from pipeline.stages.grid import GridShape, TokenGrid
 from pipeline.stages.lanes import bucket_widths, padded, padded_rows
+from pipeline.stages.settling import settle
 from pipeline.stages.text import Spelling, Utterance, UtteranceRules
 from pipeline.values import Codes, Sampling, Text
 
@@ -57,11 +57,7 @@ class StepperStage:
         self._rules = rules
         self._sessions: dict[int, _Session] = {}
         for width in bucket_widths(lanes):
-            self._run(
-                np.full(width, self._scratch, np.int32),
-                np.tile(self._grid.shape.initial, (width, 1)),
-                SamplingBatch.of([Sampling()], [0], [()], config.dep_q, width),
-            )
+            self._run_scratch(width)
 
     def open(self, lane: int, sampling: Sampling) -> None:
         """The lane's row is as if no step had ever been taken."""
@@ -99,6 +95,19 @@ class StepperStage:
             for session, token, frame in zip(sessions, text, frames, strict=True)
         ]
 
+    def rehearse(self, *, anew: bool) -> None:
+        """One step of nobody: on the scratch row, whose history begins again where `anew`."""
+        if anew:
+            self._state = self._model.reset(self._state, self._scratch)
+        self._run_scratch(width=1)
+
+    def _run_scratch(self, width: int) -> None:
+        self._run(
+            np.full(width, self._scratch, np.int32),
+            np.tile(self._grid.shape.initial, (width, 1)),
+            SamplingBatch.of([Sampling()], [0], [()], self._model.config.dep_q, width),
+        )
+
     def _finish(self, session: _Session, token: int, frame: Codes | None) -> Step:
         if token not in self._rules.padding:
             session.recent.append(token)
@@ -111,5 +120,5 @@ class StepperStage:
         text, audio, self._state = self._model.step(
             inputs[:, :1], inputs[:, 1:, None], self._state, rows, batch
         )
-        mx.eval(text, audio, self._state)
+        settle("stepper", text, audio, self._state)
         return np.array(text), np.array(audio)

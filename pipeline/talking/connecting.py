@@ -7,9 +7,10 @@ one that never answers at all. Each of these is an `UnreachableError`.
 import json
 import math
 import os
+import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 from urllib.parse import urlsplit
 
@@ -49,6 +50,22 @@ class Address:
         return cls(host, port, authority, resource, parts.scheme == "wss")
 
 
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What we show a server, and whom we believe that it is one; `tls` None: the system's authorities."""
+
+    token: str | None = field(default=None, repr=False)
+    tls: ssl.SSLContext | None = None
+
+    @property
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """What goes into the handshake."""
+        return [] if self.token is None else [(b"Authorization", b"Bearer " + self.token.encode("ascii"))]
+
+
+ANYBODY: Final = Trust()
+
+
 class UnreachableError(PeerError):
     """There is no connection. `retry_after_s` is when to ask again, None where that is of no use."""
 
@@ -58,7 +75,7 @@ class UnreachableError(PeerError):
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[WebSocketConnection]:
+async def connected(url: str, trust: Trust = ANYBODY) -> AsyncIterator[WebSocketConnection]:
     """A WebSocket to `url` for the length of the block; at its end the socket is closed, however it ends.
 
     Saying goodbye before is the caller's part. What the block raises comes out as it is.
@@ -73,12 +90,13 @@ async def connected(url: str) -> AsyncIterator[WebSocketConnection]:
     with trio.CancelScope(deadline=trio.current_time() + CONNECT_S) as connecting:
         try:
             with single_errors():
-                async with await _stream(address) as stream, trio.open_nursery() as nursery:
+                async with await _stream(address, trust.tls) as stream, trio.open_nursery() as nursery:
                     ws = await wrap_client_stream(
                         nursery,
                         stream,
                         address.authority,
                         address.resource,
+                        extra_headers=trust.headers,
                         max_message_size=MESSAGE_BYTES,
                         message_queue_size=_QUEUED_MESSAGES,
                     )
@@ -102,12 +120,20 @@ def single_errors() -> Iterator[None]:
         raise group.exceptions[0] if len(group.exceptions) == 1 else group from None
 
 
-async def _stream(address: Address) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
+async def _stream(
+    address: Address, tls: ssl.SSLContext | None
+) -> trio.SocketStream | trio.SSLStream[trio.SocketStream]:
     try:
         if not address.tls:
             return await trio.open_tcp_stream(address.host, address.port)
-        stream = await trio.open_ssl_over_tcp_stream(address.host, address.port, https_compatible=True)
-        await stream.do_handshake()
+        stream = await trio.open_ssl_over_tcp_stream(
+            address.host, address.port, https_compatible=True, ssl_context=tls
+        )
+        try:
+            await stream.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(stream)
+            raise
     except trio.BrokenResourceError as error:
         problem = f"cannot connect to {address.authority}: TLS failed ({error.__cause__})"
         raise UnreachableError(problem, None) from None
@@ -128,9 +154,9 @@ def _cause(error: OSError) -> str:
 
 
 def _rejected(url: str, rejection: ConnectionRejected) -> UnreachableError:
-    """What an HTTP answer in place of a WebSocket says: our servers send `{message}` and Retry-After."""
+    """What an HTTP answer in place of a WebSocket says: ours say `{error: {message}}` and Retry-After."""
     try:
-        message = str(json.loads(rejection.body or b"")["message"])
+        message = str(json.loads(rejection.body or b"")["error"]["message"])
     except (ValueError, TypeError, KeyError, RecursionError):
         message = f"{url} is not a WebSocket"
     problem = f"the server refused: {message} (HTTP {rejection.status_code})"

@@ -43,7 +43,8 @@ class Report:
     `underruns` are the gaps a listener hears who starts `prebuffer_ms` after the first frame:
     frames too late for their playout time, and frames that never came. `in_order` says that
     what came echoes the frames sent one after the other, none twice and none skipped.
-    `dropped` and `errors` count what the server said of itself, by name. `close` is the
+    `dropped` and `errors` count what the server said of itself, by name, `resumed` how often the session
+    was taken up again. `close` is the
     WebSocket close code, None where there never was a connection.
     """
 
@@ -59,6 +60,7 @@ class Report:
     dropped: Mapping[str, int]
     errors: Mapping[str, int]
     model: ModelInfo | None
+    resumed: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -75,6 +77,7 @@ class Report:
             "prebuffer_ms": self.prebuffer_ms,
             "dropped": dict(self.dropped),
             "errors": dict(self.errors),
+            "resumed": self.resumed,
             "model": model
             and {"name": model.name, "trained": model.trained, "modelDelayMs": model.model_delay_ms},
         }
@@ -87,6 +90,8 @@ class Ledger:
         self.frames_in = 0
         self.frames_out = 0
         self.in_order = True
+        self.resumed = 0
+        self._waived = 0
         self.dropped: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
         self.model: ModelInfo | None = None
@@ -101,8 +106,20 @@ class Ledger:
     @property
     def frames_owed(self) -> int:
         """Frames still to come: one for each frame sent, less the model's delay and what was dropped."""
-        delay_frames = self.model.model_delay_ms // FRAME_MS if self.model else 0
-        return max(0, self.frames_in - delay_frames - self.dropped["audio"] - self.frames_out)
+        lost = self.dropped["audio"] + self.dropped["agent_audio"] + self._waived
+        return max(0, self.frames_in - self._delay_frames - lost - self.frames_out)
+
+    @property
+    def _delay_frames(self) -> int:
+        return self.model.model_delay_ms // FRAME_MS if self.model else 0
+
+    def interrupted(self) -> None:
+        """The connection broke: what was on its way will not come."""
+        self._waived += self.frames_owed
+
+    def began_anew(self) -> None:
+        """A new session took the place of one that was lost: its model, too, begins with its delay."""
+        self._waived += self._delay_frames
 
     def sent(self, timestamp_ms: float, captured_ns: int) -> None:
         """A frame goes out; its timestamp is unlike any before."""
@@ -149,4 +166,5 @@ class Ledger:
             dropped=dict(self.dropped),
             errors=dict(self.errors),
             model=self.model,
+            resumed=self.resumed,
         )

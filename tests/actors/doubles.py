@@ -36,7 +36,7 @@ class Memory:
         self.sums: dict[int, int] = {}
         self.widths: list[int] = []
 
-    def open(self, lane: int, sampling: Sampling) -> None:  # noqa: ARG002 - as codecs do
+    def open(self, lane: int, sampling: Sampling) -> None:
         assert lane not in self.sums, "opened twice"
         self.sums[lane] = 0
 
@@ -129,7 +129,7 @@ class Inline:
 
     batch_s = 0.0
 
-    async def run(self, call, *args, stall_s=0.0, abandon_on_cancel=False):  # noqa: ARG002 - a Runner
+    async def run(self, call, *args, stall_s=0.0, abandon_on_cancel=False):
         await trio.lowlevel.checkpoint_if_cancelled()
         with trio.CancelScope(shield=True):
             await trio.sleep(self.batch_s)
@@ -152,10 +152,22 @@ LOADERS = Loaders(SumEncoder, SumStepper, SumDecoder)
 
 
 def make_line(
-    *, lanes: int = 4, queue: int = 2, loaders: Loaders = LOADERS, runner=inline, **section
+    *,
+    lanes: int = 4,
+    queue: int = 2,
+    idle_s: float = 600,
+    loaders: Loaders = LOADERS,
+    runner=inline,
+    **section,
 ) -> Line:
-    """A line of sums. The seed, 0 unless configured, is where the stepper's running sum begins."""
-    settings: Settings = parse_settings({"lanes": {"queue": queue}, "sampling": {"seed": 0}, **section})
+    """A line of sums. The seed, 0 unless configured, is where the stepper's running sum begins.
+
+    A lost connection is the end of its session, unless `limits` say otherwise.
+    """
+    section["limits"] = {"resume_grace_ms": 0, **section.get("limits", {})}
+    settings: Settings = parse_settings(
+        {"lanes": {"queue": queue, "idle_s": idle_s}, "sampling": {"seed": 0}, **section}
+    )
     return Line(settings, loaders, CARD, lanes=lanes, runner=runner)
 
 
@@ -246,6 +258,10 @@ class Client:
                 self._news.notify_all()
 
     async def until(self, done: Callable[["Client"], bool]) -> None:
+        with trio.fail_after(60):
+            await self._until(done)
+
+    async def _until(self, done: Callable[["Client"], bool]) -> None:
         async with self._news:
             while not done(self):
                 assert not self.over, f"closed with {self.wire.farewell}, heard {self.metadata}"
@@ -279,10 +295,10 @@ class Client:
         return [event.text for event in self.heard if isinstance(event, TextReceived) and event.final]
 
 
-async def hold(line: Line, client: Client) -> None:
+async def hold(line: Line, client: Client, resume: str | None = None) -> None:
     """What the web does with a connection."""
-    with line.admission.request() as ticket:
-        await line.converse(client.wire, ticket)
+    with line.admit(resume) as seat:
+        await line.converse(client.wire, seat)
 
 
 async def talk(line: Line, frames: Sequence[np.ndarray], *, seed: int, buffer: int = 64) -> Client:

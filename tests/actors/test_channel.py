@@ -1,5 +1,4 @@
 """Laws of the channel, first against a model, then against the virtual clock."""
-# ruff: noqa: ARG001 - a test asks for its clock by naming it
 
 from collections import deque
 
@@ -154,17 +153,20 @@ async def test_a_full_channel_makes_put_wait_first_come_first_served(autojump_cl
     with pytest.raises(trio.WouldBlock):
         channel.put_nowait(frame(0, 1))
     began_s = trio.current_time()
-    async with trio.open_nursery() as nursery:
-        for index in (1, 2, 3):
-            nursery.start_soon(channel.put, frame(0, index))
-            await trio.testing.wait_all_tasks_blocked()
-        with pytest.raises(trio.WouldBlock):
-            channel.put_nowait(frame(7, 0))  # even with room of its own: it may not jump the queue
-        order = []
-        for _ in range(4):
-            await trio.sleep(1)
-            batch = await channel.take_batch()
-            order += [(f.index, at - began_s) for f, at in zip(batch.frames, batch.offered_s, strict=True)]
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            for index in (1, 2, 3):
+                nursery.start_soon(channel.put, frame(0, index))
+                await trio.testing.wait_all_tasks_blocked()
+            with pytest.raises(trio.WouldBlock):
+                channel.put_nowait(frame(7, 0))  # even with room of its own: it may not jump the queue
+            order = []
+            for _ in range(4):
+                await trio.sleep(1)
+                batch = await channel.take_batch()
+                order += [
+                    (f.index, at - began_s) for f, at in zip(batch.frames, batch.offered_s, strict=True)
+                ]
     assert order == [(0, 0), (1, 0), (2, 0), (3, 0)]
     assert adds_up(channel)
 
@@ -176,20 +178,21 @@ async def test_a_cancelled_put_or_take_changes_nothing(autojump_clock):
         await channel.take_batch()
     assert scope.cancelled_caught
     channel.put_nowait(frame(0, 0))
-    async with trio.open_nursery() as nursery:
-        blocked = trio.CancelScope()
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            blocked = trio.CancelScope()
 
-        async def put_cancelled():
-            with blocked:
-                await channel.put(frame(0, 1))
+            async def put_cancelled():
+                with blocked:
+                    await channel.put(frame(0, 1))
 
-        nursery.start_soon(put_cancelled)
-        await trio.testing.wait_all_tasks_blocked()
-        nursery.start_soon(channel.put, frame(1, 0))
-        await trio.testing.wait_all_tasks_blocked()
-        assert channel.statistics().depth == 1
-        blocked.cancel()
-        await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(put_cancelled)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(channel.put, frame(1, 0))
+            await trio.testing.wait_all_tasks_blocked()
+            assert channel.statistics().depth == 1
+            blocked.cancel()
+            await trio.testing.wait_all_tasks_blocked()
     assert flat(await channel.take_batch()) == [frame(0, 0), frame(1, 0)]
     assert adds_up(channel)
 
@@ -212,15 +215,16 @@ async def test_closing_lets_what_waits_be_taken_and_nothing_be_added(autojump_cl
     """After `close`: puts fail, also those that waited; takers get what is there, then the end."""
     channel: Channel[Frame] = Channel("c", 3, lane_frames=1)
     channel.put_nowait(frame(0, 0))
-    async with trio.open_nursery() as nursery:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
 
-        async def put_in_vain():
-            with pytest.raises(trio.ClosedResourceError):
-                await channel.put(frame(0, 1))
+            async def put_in_vain():
+                with pytest.raises(trio.ClosedResourceError):
+                    await channel.put(frame(0, 1))
 
-        nursery.start_soon(put_in_vain)
-        await trio.testing.wait_all_tasks_blocked()
-        channel.close()
+            nursery.start_soon(put_in_vain)
+            await trio.testing.wait_all_tasks_blocked()
+            channel.close()
     with pytest.raises(trio.ClosedResourceError):
         channel.put_nowait(frame(1, 0))
     assert flat(await channel.take_batch()) == [frame(0, 0)]
@@ -232,12 +236,13 @@ async def test_closing_lets_what_waits_be_taken_and_nothing_be_added(autojump_cl
 async def test_closing_wakes_who_waits_for_items(autojump_clock):
     """A taker of an empty channel learns of its end."""
     channel: Channel[Frame] = Channel("c", 3, lane_frames=1)
-    async with trio.open_nursery() as nursery:
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
 
-        async def take_in_vain():
-            with pytest.raises(trio.EndOfChannel):
-                await channel.take_batch()
+            async def take_in_vain():
+                with pytest.raises(trio.EndOfChannel):
+                    await channel.take_batch()
 
-        nursery.start_soon(take_in_vain)
-        await trio.testing.wait_all_tasks_blocked()
-        channel.close()
+            nursery.start_soon(take_in_vain)
+            await trio.testing.wait_all_tasks_blocked()
+            channel.close()

@@ -2,12 +2,12 @@
 
 A failure of one connection is its own; a failure of the line is everyone's, and loud.
 """
-# ruff: noqa: ARG001 - a test asks for its clock by naming it
 
 import functools
 import threading
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 import trio
 import trio.testing
@@ -31,7 +31,7 @@ from actors.line import Line, Loaders
 from actors.pinned import PinnedThread
 from actors.transport import TransportClosedError
 from pipeline.audio.framing import payload_of
-from pipeline.errors import BrokenInvariantError, RefusedError, StalledError, WeightsError
+from pipeline.errors import BrokenInvariantError, RefusedError, StalledError, StateLostError, WeightsError
 from pipeline.protocol import outgoing
 from pipeline.protocol.farewell import Farewell
 from pipeline.protocol.metadata import Bye
@@ -91,18 +91,69 @@ def is_over(line: Line, client: Client) -> bool:
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_stage_that_raises_ends_the_line_loudly(autojump_clock, call):
+async def test_a_stage_that_lost_its_state_ends_the_line_loudly(autojump_clock, call):
     """The process learns the cause; every session is closed with an internal error; no lane is held."""
 
     def diverge():
-        raise ArithmeticError("diverged")
+        raise StateLostError("diverged")
 
     line, client = make_line(loaders=loaders_with(call, diverge)), Client()
     with trio.fail_after(30):
         (failure,) = await run_to_its_end(line, client)
-    assert isinstance(failure, BrokenInvariantError)
-    assert isinstance(failure.__cause__, ArithmeticError)
+    assert isinstance(failure, StateLostError)
     assert is_over(line, client)
+    assert client.errors == ["internal_error"]
+    assert not line.stalled
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_stage_that_fails_on_a_batch_ends_its_lanes_alone(autojump_clock, nursery, call, waits):
+    """Told, closed with an internal error, logged once; its lane is free and as new; a neighbour hears all.
+    So it is when the session was waiting for another connection just then."""
+    poisoned: set[int] = set()
+
+    def poison(stage, name):
+        whole = getattr(stage, name)
+
+        def run(self, lanes, rows):
+            if poisoned & set(lanes):
+                raise ArithmeticError("diverged")
+            return whole(self, lanes, rows)
+
+        return type(stage.__name__, (stage,), {name: run} if name == call else {})
+
+    loaders = Loaders(poison(SumEncoder, "encode"), poison(SumStepper, "step"), poison(SumDecoder, "decode"))
+    line = make_line(loaders=loaders, lanes=2, limits={"resume_grace_ms": 10_000 if waits else 0})
+    await nursery.start(line.run)
+    await line.ready.wait()
+    doomed = Client(Wire(buffer=1000))
+    frames = speech(2, 20)
+    with capture_logs() as logs:
+        async with trio.open_nursery() as inner:
+            inner.start_soon(hold, line, doomed)
+            inner.start_soon(doomed.listen)
+            await doomed.ready()
+
+            async def fall() -> None:
+                await trio.sleep(0.5)
+                poisoned.add(0)
+                await doomed.say(*(outgoing.audio(payload_of(f), 1.0) for f in frames[:4]))
+                if waits:
+                    doomed.wire.vanish()
+
+            inner.start_soon(fall)
+            neighbour = await talk(line, frames, seed=2)
+    assert all(map(np.array_equal, neighbour.frames, expected(frames, 2)))
+    assert len(neighbour.frames) == 18
+    assert [e["lanes"] for e in logs if e["event"] == "batch_failed"] == [[0]]
+    if not waits:
+        assert doomed.wire.farewell is Farewell.INTERNAL_ERROR
+        assert doomed.errors == ["internal_error"]
+    assert line.health()["lanes"]["open"] == line.health()["waiting"] == 0
+    poisoned.clear()
+    again = await talk(line, frames, seed=2)
+    assert all(map(np.array_equal, again.frames, expected(frames, 2)))
 
 
 @pytest.mark.parametrize("call", CALLS)
@@ -118,20 +169,21 @@ async def test_a_stage_that_hangs_ends_the_line_loudly(call):
         gate.set()
     assert isinstance(failure, StalledError)
     assert is_over(line, client)
+    assert line.stalled
+    assert client.errors == ["internal_error"]
 
 
 @pytest.mark.parametrize("actor", ["_encoder", "_stepper", "_decoder", "_delivery"])
-async def test_an_actor_that_returns_ends_the_line_loudly(autojump_clock, actor):
+async def test_an_actor_that_returns_ends_the_line_loudly(autojump_clock, nursery, actor):
     """None of them ends by itself; if one does, that is a broken invariant, not silence."""
     line, client = make_line(), Client()
 
-    original = getattr(line, actor).run
+    async def end_its_input() -> None:
+        await trio.sleep(1)
+        part = getattr(line, actor)
+        (part._channel if actor == "_delivery" else part._inbox).close()
 
-    async def return_after_a_while(*args: object) -> None:
-        with trio.move_on_after(1):
-            await original(*args)
-
-    getattr(line, actor).run = return_after_a_while
+    nursery.start_soon(end_its_input)
     with trio.fail_after(30):
         (failure,) = await run_to_its_end(line, client)
     assert isinstance(failure, BrokenInvariantError)
@@ -308,6 +360,32 @@ async def test_no_lane_leaks_whenever_a_session_dies(autojump_clock, nursery, mo
     assert len(again.frames) == len(expected(frames, 9))
 
 
+class Lingering(Wire):
+    """A transport whose close never returns."""
+
+    async def close(self, farewell: Farewell) -> None:
+        self.farewell = farewell
+        await trio.sleep_forever()
+
+
+async def test_a_lane_does_not_wait_for_a_close(autojump_clock, nursery):
+    """However long the farewell takes, the lane is free at once; and it takes no longer than one write."""
+    line = make_line(lanes=1, limits={"send_timeout_s": 2})
+    await nursery.start(line.run)
+    await line.ready.wait()
+    client = Client(Lingering())
+    with trio.fail_after(60):
+        async with trio.open_nursery() as inner:
+            inner.start_soon(hold, line, client)
+            await trio.testing.wait_all_tasks_blocked()
+            client.wire.vanish()
+            began_s = trio.current_time()
+            await trio.sleep(0.1)
+            assert line.health()["lanes"]["open"] == 0
+            assert line.health()["clients"] == 1
+    assert trio.current_time() - began_s == pytest.approx(2, abs=0.1)
+
+
 async def test_a_silent_peer_is_noticed_and_a_quiet_one_is_not(autojump_clock, nursery):
     """Nothing at all for the timeout ends the session; answering heartbeats is enough to stay."""
     line = make_line(heartbeat={"every_s": 5, "timeout_s": 15})
@@ -318,10 +396,33 @@ async def test_a_silent_peer_is_noticed_and_a_quiet_one_is_not(autojump_clock, n
         inner.start_soon(hold, line, quiet)
         inner.start_soon(quiet.listen)
         began_s = trio.current_time()
-        await hold(line, silent)
+        with trio.fail_after(60):
+            await hold(line, silent)
         assert trio.current_time() - began_s == pytest.approx(15, abs=0.01)
         assert silent.wire.farewell is Farewell.TRY_AGAIN_LATER
         await trio.sleep(60)
         assert not quiet.over
         await quiet.bye()
     assert line.health()["endings"] == {"silent": 1, "bye": 1}
+
+
+async def test_who_holds_a_lane_and_sends_nothing_gives_it_up(autojump_clock, nursery):
+    """After `idle_s` without audio, told why; who waits in the queue is not idle, and gets the lane."""
+    line = make_line(lanes=1, queue=1, idle_s=60)
+    await nursery.start(line.run)
+    await line.ready.wait()
+    idle, waiting = Client(), Client()
+    async with trio.open_nursery() as inner:
+        for client in (idle, waiting):
+            inner.start_soon(hold, line, client)
+            inner.start_soon(client.listen)
+            await trio.testing.wait_all_tasks_blocked()
+        began_s = trio.current_time()
+        await idle.stream(speech(1, 50), every_s=1)
+        await idle.until(lambda c: c.over)
+        assert trio.current_time() - began_s == pytest.approx(49 + 60, abs=0.1)
+        assert (idle.errors, idle.wire.farewell) == (["idle"], Farewell.NORMAL)
+        await waiting.ready()
+        await trio.sleep(50)
+        await waiting.bye()
+    assert line.health()["endings"] == {"idle": 1, "bye": 1}

@@ -1,5 +1,4 @@
 """Laws of the outbox: it never blocks, never grows beyond its bound, and leaves out the least first."""
-# ruff: noqa: ARG001 - a test asks for its clock by naming it
 
 import pytest
 import trio

@@ -20,6 +20,7 @@ from pipeline.protocol.events import (
 )
 from pipeline.protocol.farewell import Farewell
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
+from pipeline.protocol.kept import Kept
 from pipeline.protocol.metadata import (
     Bye,
     ClientStats,
@@ -107,7 +108,7 @@ def test_a_resumed_session_is_ready():
     """`resumed` stands in the place of `ready`."""
     server, client = pair(ready=False)
     tell(server, client, outgoing.metadata(ESTABLISHED))
-    tell(server, client, outgoing.metadata(Resumed("5f2c", "t1")))
+    tell(server, client, outgoing.metadata(Resumed("5f2c", "t1", (), 0)))
     assert server.phase is client.phase is Phase.READY
 
 
@@ -207,7 +208,7 @@ def test_what_wants_an_ack_is_kept_until_it_has_one_in_order():
 
 def test_too_many_unacked_packets_end_the_conversation_as_ours():
     """The bound is declared; at it the write fails and says how to close, and nothing is numbered."""
-    server = end("server", unacked_max=2)
+    server = end("server", kept=Kept(2))
     write(server, outgoing.metadata(ESTABLISHED))
     write(server, outgoing.metadata(Ready()))
     write(server, outgoing.text_final("a"))

@@ -21,6 +21,7 @@ from pipeline.protocol.metadata import (
     ModelInfo,
     Queued,
     Ready,
+    RecordingNotice,
     Resumed,
     Stats,
     Vad,
@@ -61,7 +62,11 @@ SPELLED = [
     ),
     (Queued(3), {"type": "queued", "position": 3}),
     (Ready(), {"type": "ready"}),
-    (Resumed("5f2c", "t0"), {"type": "resumed", "sessionId": "5f2c", "resumeToken": "t0"}),
+    (RecordingNotice(True, "5f2c"), {"type": "recording", "on": True, "name": "5f2c"}),
+    (
+        Resumed("5f2c", "t0", (3, 5), 6),
+        {"type": "resumed", "sessionId": "5f2c", "resumeToken": "t0", "unacked": [3, 5], "nextId": 6},
+    ),
     (ErrorNotice("bad_ack", "No."), {"type": "error", "code": "bad_ack", "message": "No."}),
     (
         ErrorNotice("full", "Later.", 2000),

@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 from pipeline.protocol import metadata, objects
-from pipeline.protocol.conversation import UNACKED_PACKETS
 from pipeline.protocol.farewell import Farewell
 from pipeline.protocol.faults import Fault, RefusedCode
+from pipeline.protocol.kept import UNACKED_PACKETS
 from pipeline.protocol.packets import MESSAGE_BYTES, PAYLOAD_BYTES, PacketType, decode
 from pipeline.protocol.phases import Phase
 

@@ -1,5 +1,6 @@
 """A whole conversation over a real socket; Trio's clock runs fast, so nothing here waits for long."""
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -19,6 +20,7 @@ from pipeline.protocol.metadata import (
     ErrorNotice,
     Queued,
     Ready,
+    Resumed,
 )
 from pipeline.protocol.packets import PacketType
 from pipeline.talking.client import Audience, ConversationError, NotTakenError, converse
@@ -295,7 +297,9 @@ async def test_a_refused_upgrade_says_why_and_when_to_ask_again(fast_clock):
     async def refuse(request):
         headers = [(b"Retry-After", b"3"), (b"Content-Type", b"application/json")]
         await request.reject(
-            503, extra_headers=headers, body=b'{"code":"full","message":"all lanes are taken"}'
+            503,
+            extra_headers=headers,
+            body=b'{"error":{"code":"full","message":"all lanes are taken"}}',
         )
 
     async with trio.open_nursery() as nursery:
@@ -399,3 +403,58 @@ async def test_what_the_audience_raises_reaches_the_caller(fast_clock):
 def test_the_greeting_used_here_is_a_whole_one():
     """What this peer says first is what the vocabulary demands."""
     assert isinstance(GREETING, ConnectionEstablished)
+
+
+class Breaking(Agent):
+    """Gives up its first connection after three frames, and goes on with the session on the next."""
+
+    def __init__(self, ws):
+        super().__init__(ws)
+        self.resumes = "resume=" in ws.path
+        if self.resumes:  # its model is past its delay
+            self.heard += [np.zeros(1920, np.float32)] * DELAY_FRAMES
+
+    async def greet(self):
+        token = "t2" if self.resumes else "t1"
+        await self.say(outgoing.metadata(dataclasses.replace(GREETING, resume_token=token)))
+        if self.resumes:
+            await self.say(outgoing.metadata(Resumed(GREETING.session_id, token, (1,), 2)))
+        else:
+            await self.say(outgoing.metadata(Ready()))
+            await self.say(outgoing.text_final("one"))
+        await self.say(outgoing.text_final("two"))
+
+    async def answer(self, index, timestamp_ms):
+        if not self.resumes and index == 2:
+            await self.ws.aclose(1013)
+        await super().answer(index, timestamp_ms)
+
+
+async def test_a_broken_connection_is_taken_up_again_and_nothing_is_shown_twice(fast_clock):
+    """With the token it was given, once; what comes again, and was shown, is passed over."""
+    audience = Recorder()
+    async with serving(Breaking) as served:
+        report = await converse(served.url, np.tile(SPEECH, 4), audience=audience)
+    assert [agent.ws.path for agent in served.agents] == ["/ws", "/ws?resume=t1"]
+    finals = [text for text, final in audience.written if final]
+    assert finals[:2] == ["one", "two"]
+    assert "two" not in finals[2:]
+    assert (report.resumed, report.close) == (1, 1000)
+    assert "the session goes on" in audience.notices
+
+
+class Gone(Breaking):
+    """Gives up, and takes nobody back."""
+
+    async def greet(self):
+        if self.resumes:
+            await self.ws.aclose(1013)
+        await super().greet()
+
+
+async def test_a_connection_that_does_not_come_back_ends_the_conversation(fast_clock):
+    """It was tried, and the error says how it ended."""
+    async with serving(Gone) as served:
+        with pytest.raises(ConversationError):
+            await converse(served.url, np.tile(SPEECH, 4))
+    assert 1 < len(served.agents) < 20

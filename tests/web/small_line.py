@@ -22,6 +22,7 @@ from pipeline.protocol.metadata import Vad
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import ModelCard, TextFinal, TextPartial
 from web.app import create_app
+from web.turnstile import Turnstile
 
 CARD = ModelCard(name="small", shape="2 codebooks", trained=False, model_delay_ms=80, text="ids")
 WEIGHTS = {"name": "small", "trained": False, "lm": {"parameters": 7}}
@@ -66,6 +67,11 @@ class DelayStepper:
         heard = self.heard.pop(lane)
         return (TextFinal(" ".join(map(str, heard))),) if heard else ()
 
+    def rehearse(self, *, anew):
+        if anew:
+            self.rehearsed = 0
+        self.rehearsed += 1
+
     def step(self, lanes, codes):
         steps = []
         for lane, row in zip(lanes, codes, strict=True):
@@ -107,16 +113,17 @@ def small_loaders(before=lambda: None):
 
 
 @asynccontextmanager
-async def small_server(settings=SETTINGS, *, lanes=4, before=None, weights=lambda: WEIGHTS):
+async def small_server(settings=SETTINGS, *, lanes=4, before=None, weights=lambda: WEIGHTS, tls=None):
     """A served line; without `before`, the block starts when it is ready."""
     line = Line(settings, small_loaders(before) if before else small_loaders(), CARD, lanes=lanes)
-    app = create_app(line, settings, backend={"device": "abacus"}, weights=weights)
+    turnstile = Turnstile(settings.limits)
+    app = create_app(line, settings, backend={"device": "abacus"}, weights=weights, turnstile=turnstile)
     async with trio.open_nursery() as nursery:
         await nursery.start(line.run)
         if before is None:
             await line.ready.wait()
-        async with serving(app, settings, line.drain) as served:
-            served.line, served.app = line, app
+        async with serving(app, settings, line.drain, turnstile, tls) as served:
+            served.line, served.app, served.turnstile = line, app, turnstile
             yield served
         nursery.cancel_scope.cancel()
 

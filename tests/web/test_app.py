@@ -14,6 +14,7 @@ from pipeline.config import Lanes, Server, Settings
 from pipeline.errors import BrokenInvariantError, ConfigError, PortInUseError
 from web.app import create_app
 from web.serve import serve
+from web.turnstile import Turnstile
 
 HEALTH_KEYS = {"status", "uptimeS", "readiness", "clients", "lanes", "metrics", "backend", "model"}
 STAGE_KEYS = {"count", "avgMs", "lastMs", "p50", "p95", "p99"}
@@ -233,14 +234,20 @@ async def test_an_own_port_is_reported_when_taken():
     async with small_server() as served:
         settings = Settings(server=Server(port=served.port))
         with pytest.raises(PortInUseError) as error:
-            await serve(served.app, settings, shutdown=trio.Event(), drain=trio.lowlevel.checkpoint)
+            await serve(
+                served.app,
+                settings,
+                shutdown=trio.Event(),
+                drain=trio.lowlevel.checkpoint,
+                turnstile=Turnstile(settings.limits),
+            )
     assert (error.value.host, error.value.port) == ("127.0.0.1", served.port)
 
 
 def test_listening_for_other_machines_is_refused():
     """The app is not even made where its address is not this machine's own."""
     with pytest.raises(ConfigError, match="TLS and a token"):
-        create_app(None, Settings(server=Server(host="0.0.0.0")), backend={}, weights=dict)
+        create_app(None, Settings(server=Server(host="0.0.0.0")), backend={}, weights=dict, turnstile=None)
 
 
 async def test_ipv6_loopback_is_served():

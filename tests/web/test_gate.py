@@ -5,8 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Server
-from pipeline.errors import ConfigError
-from web.gate import Gate, loopback_address
+from web.gate import Gate
 
 GATE = Gate(Server().allowed_hosts)
 PORT = 8788
@@ -113,19 +112,3 @@ def test_an_ipv6_address_may_be_configured_without_brackets():
     """`::1` in the settings is `[::1]` on the wire."""
     gate = Gate(["::1"])
     assert gate.denial(hosts=["[::1]:1"], origins=["http://[::1]:1"], fetch_sites=[], port=1) is None
-
-
-@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost", "LOCALHOST"])
-def test_loopback_may_be_listened_on(host):
-    """Addresses that only this machine reaches need nothing more."""
-    assert loopback_address(Server(host=host))
-
-
-@pytest.mark.parametrize(
-    "host", ["0.0.0.0", "::", "192.168.1.2", "example.org", "", "localhost.evil.example"]
-)
-def test_other_addresses_are_a_configuration_error(host):
-    """An address that other machines reach is refused before a socket opens, saying what it needs."""
-    with pytest.raises(ConfigError, match="TLS and a token") as error:
-        loopback_address(Server(host=host))
-    assert error.value.key == "pipeline.server.host"

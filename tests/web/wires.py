@@ -2,6 +2,7 @@
 
 import json
 import socket
+import ssl
 import struct
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import trio
 import trio_websocket
 
 from web.serve import serve
+from web.turnstile import Turnstile
 
 HANDSHAKE = (
     b"GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -27,6 +29,7 @@ class Served:
     shutdown: trio.Event
     stop: trio.CancelScope
     ended: trio.Event
+    tls: ssl.SSLContext | None = None  # what its clients trust, where it speaks TLS
 
     @property
     def port(self):
@@ -38,13 +41,13 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(app, settings, drain=None):
+async def serving(app, settings, drain=None, turnstile=None, tls=None):
     """Serve `app` on a port of its own while the block runs."""
 
     async def nothing_to_drain():
         await trio.lowlevel.checkpoint()
 
-    served = Served(None, trio.Event(), trio.CancelScope(), trio.Event())
+    served = Served(None, trio.Event(), trio.CancelScope(), trio.Event(), tls)
 
     async def run(task_status):
         with served.stop:
@@ -53,6 +56,7 @@ async def serving(app, settings, drain=None):
                 settings,
                 shutdown=served.shutdown,
                 drain=drain or nothing_to_drain,
+                turnstile=turnstile or Turnstile(settings.limits),
                 task_status=task_status,
             )
         served.ended.set()
@@ -80,8 +84,13 @@ class Answer:
 
 
 async def connect(served):
-    """A connection that has said nothing yet."""
-    return await trio.open_tcp_stream("127.0.0.1", served.port)
+    """A connection that has said nothing yet, but what TLS needs."""
+    stream = await trio.open_tcp_stream("127.0.0.1", served.port)
+    if served.tls is None:
+        return stream
+    stream = trio.SSLStream(stream, served.tls, server_hostname="127.0.0.1", https_compatible=True)
+    await stream.do_handshake()
+    return stream
 
 
 async def ask(served, path, *, method="GET", headers=(), host=None, body=b""):
@@ -106,6 +115,8 @@ async def read_answer(client, stream):
         event = client.next_event()
         if event is h11.NEED_DATA:
             client.receive_data(await stream.receive_some())
+        elif isinstance(event, h11.InformationalResponse):
+            return Answer(event.status_code, {}, b"")  # 101: what follows is not HTTP
         elif isinstance(event, h11.Response):
             headers = {name.decode(): value.decode() for name, value in event.headers}
             answer = Answer(event.status_code, headers, b"")

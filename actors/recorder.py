@@ -1,0 +1,152 @@
+"""What a session asked to be recorded is on disk when it ends, and no session ever waits for a disk.
+
+A bundle is a folder: `audio.f32`, every frame that was accepted, and `session.jsonl`, one object
+a line: how the session began, each change of sampling and each frame that was left out, by the
+number of the frame at which it happened, and how it ended. That is all that its tokens depend
+on: `pipeline.offline --replay` makes them again. A bundle without its last line, or whose last
+line says so, is incomplete.
+
+The session posts; one task writes, on a thread. Where it cannot keep up, the bundle is given up.
+"""
+
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+import structlog
+import trio
+
+from pipeline.values import Pcm
+
+FORMAT: Final = 1
+WAITING_ITEMS: Final = 512  # of all sessions: 4 MB, or 40 s of one session's audio
+CLOSING_S: Final = 2.0
+
+log = structlog.get_logger()
+
+
+class Recording:
+    """One session's bundle in the making."""
+
+    def __init__(self, recorder: "Recorder", folder: Path) -> None:
+        self.folder = folder
+        self.is_whole = True
+        self._recorder = recorder
+
+    @property
+    def name(self) -> str:
+        """What it is called among the bundles."""
+        return self.folder.name
+
+    def hear(self, pcm: Pcm) -> None:
+        """The next frame, `pcm [1920]`."""
+        self._post(pcm.astype("<f4").tobytes())
+
+    def note(self, kind: str, **facts: object) -> None:
+        """One line."""
+        self._post(_line(kind, facts))
+
+    def end(self, reason: str, frames: int) -> None:
+        """The last line."""
+        facts = {"reason": reason, "frames": frames, "complete": self.is_whole}
+        self._recorder.post(_Item(self, _line("ended", facts), last=True))
+
+    def _post(self, content: "bytes | str") -> None:
+        if self.is_whole and not self._recorder.post(_Item(self, content)):
+            self.is_whole = False
+            log.warning("recording_given_up", bundle=self.name, problem="the disk cannot keep up")
+
+
+class _Item(NamedTuple):
+    recording: Recording
+    content: bytes | str  # audio, or a line
+    last: bool = False
+
+
+class Recorder:
+    """Writes the bundles of `model` under `folder`. `digest` says of which weights; it may take its time."""
+
+    def __init__(self, folder: Path, model: str, digest: Callable[[], str]) -> None:
+        self._folder = folder
+        self._model = model
+        self._digest = digest
+        self._waiting: deque[_Item] = deque()
+        self._arrived = trio.lowlevel.ParkingLot()
+        self._open: dict[Recording, tuple[BinaryIO, BinaryIO]] = {}
+        self._failed: set[Recording] = set()
+
+    def begin(self, session: str, **facts: object) -> Recording:
+        """A new bundle; `facts` are its first line."""
+        recording = Recording(self, self._folder / session)
+        recording.note("began", format=FORMAT, session=session, model=self._model, **facts)
+        return recording
+
+    def post(self, item: _Item) -> bool:
+        """Whether there is room; for a last line there is always."""
+        if len(self._waiting) >= WAITING_ITEMS and not item.last:
+            return False
+        self._waiting.append(item)
+        self._arrived.unpark_all()
+        return True
+
+    async def run(self) -> None:
+        """Write what comes; cancelled, what waits is still written, for a while, and every file is closed."""
+        try:
+            while True:
+                while not self._waiting:
+                    await self._arrived.park()
+                await self._write()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_S):
+                await self._write()
+            for files in self._open.values():
+                for file in files:
+                    file.close()
+
+    async def _write(self) -> None:
+        await trio.lowlevel.checkpoint_if_cancelled()  # what is taken below is also written
+        items = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if items:
+            await trio.to_thread.run_sync(self._write_all, items)
+
+    def _write_all(self, items: list[_Item]) -> None:
+        """On a thread."""
+        for item in items:
+            if item.recording in self._failed:
+                self._failed -= {item.recording} if item.last else set()
+                continue
+            try:
+                self._write_one(item)
+            except OSError as error:
+                log.warning("recording_given_up", bundle=item.recording.name, problem=str(error))
+                item.recording.is_whole = False
+                self._close(item.recording)
+                self._failed |= set() if item.last else {item.recording}
+
+    def _write_one(self, item: _Item) -> None:
+        recording = item.recording
+        if recording not in self._open:
+            recording.folder.mkdir(parents=True, mode=0o700)
+            files = (
+                (recording.folder / "audio.f32").open("xb"),
+                (recording.folder / "session.jsonl").open("xb"),
+            )
+            self._open[recording] = files
+            files[1].write(_line("weights", {"digest": self._digest()}).encode())
+        audio, lines = self._open[recording]
+        if isinstance(item.content, bytes):
+            audio.write(item.content)
+        else:
+            lines.write(item.content.encode())
+        if item.last:
+            self._close(recording)
+
+    def _close(self, recording: Recording) -> None:
+        for file in self._open.pop(recording, ()):
+            file.close()
+
+
+def _line(kind: str, facts: Mapping[str, object]) -> str:
+    return json.dumps({"type": kind, **facts}) + "\n"

@@ -1,0 +1,211 @@
+"""The isolation law on the whole line with real models: alone or among any others, a session is the same.
+
+Others join, wait in the queue, leave, part in the middle, change their sampling, lose their connection
+and come back, are ended by a failing model: none of it shows in what a session hears.
+"""
+
+import math
+import sys
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+import trio.testing
+from checkpoints import write_folder
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).parent / "actors"))
+from doubles import Client, Wire, hold, slow_inline  # noqa: E402 - the actors' own doubles
+
+from actors.line import Line, Loaders  # noqa: E402
+from pipeline.audio.framing import payload_of  # noqa: E402
+from pipeline.config import read_config  # noqa: E402
+from pipeline.offline import Trace, converse  # noqa: E402
+from pipeline.protocol import outgoing  # noqa: E402
+from pipeline.protocol.conversation import Conversation  # noqa: E402
+from pipeline.protocol.kept import Heard  # noqa: E402
+from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Ready, Resumed  # noqa: E402
+from pipeline.stages.chain import Chain, open_chain  # noqa: E402
+from pipeline.stages.stepper import StepperStage  # noqa: E402
+from pipeline.values import Pcm, Sampling  # noqa: E402
+
+LANES = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One session: when it comes, how long it talks, what becomes of it."""
+
+    seed: int
+    comes_s: float
+    frames: int
+    cut_after: int | None  # then it comes back
+    away_s: float
+    fails_after: int | None
+    vanishes: bool  # at its end, in place of bye
+
+
+PLANS = st.builds(
+    Plan,
+    seed=st.integers(0, 3),
+    comes_s=st.floats(0, 1),
+    frames=st.integers(1, 14),
+    cut_after=st.none() | st.integers(0, 13),
+    away_s=st.floats(0.01, 3),
+    fails_after=st.none() | st.none() | st.integers(0, 13),
+    vanishes=st.booleans(),
+)
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+    folder = write_folder(tmp_path_factory.mktemp("small"))
+    return open_chain(read_config(folder, [f"lanes.max={LANES}", "text.final_after_padding=2"]))
+
+
+def speech(seed: int, frames: int) -> Pcm:
+    return np.random.default_rng(seed).uniform(-0.3, 0.3, (frames, 1920)).astype(np.float32)
+
+
+@lru_cache(maxsize=64)
+def alone(chain: Chain, seed: int, frames: int) -> Trace:
+    return converse(chain, speech(seed, frames), Sampling(seed=seed))
+
+
+class Fragile(StepperStage):
+    """Raises where it is told to, once for each time it is told, and counts who was in that batch."""
+
+    doomed: set[int]
+    hurt: int
+    widest: int
+
+    def step(self, lanes, codes):
+        self.widest = max(self.widest, len(lanes))
+        hit = self.doomed & set(lanes)
+        if hit:
+            self.doomed -= hit
+            self.hurt += len(lanes)
+            raise ArithmeticError("diverged")
+        return super().step(lanes, codes)
+
+
+async def connect(line: Line, nursery: trio.Nursery, heard: Heard, token: str | None) -> Client:
+    client = Client(Wire(buffer=1000))
+    client.conversation = Conversation(
+        "client", heartbeat_every_s=5, heartbeat_timeout_s=math.inf, now_s=trio.current_time(), heard=heard
+    )
+    nursery.start_soon(hold, line, client, token)
+    nursery.start_soon(client.listen)
+    return client
+
+
+@dataclass
+class Said:
+    """What a session heard, over all its connections, and whether a model failed on it."""
+
+    text: list[str]
+    pcm: list[Pcm]
+    failed: bool
+
+
+async def live(line: Line, plan: Plan, stage: Fragile) -> Said:
+    """One session from beginning to end."""
+    await trio.sleep(plan.comes_s)
+    heard = Heard()
+    clients: list[Client] = []
+    async with trio.open_nursery() as nursery:
+        client = await connect(line, nursery, heard, None)
+        clients.append(client)
+        await client.say(outgoing.metadata(Configure(seed=plan.seed)))
+        await client.until(lambda c: any(isinstance(m, Ready) for m in c.metadata))
+        session = next(c.session for c in line._connections if c._transport is client.wire)
+        for index, frame in enumerate(speech(plan.seed, plan.frames)):
+            if client.over:
+                break
+            if index == plan.cut_after:
+                await trio.sleep(0.5)  # what is on its way arrives
+                if client.over:
+                    break
+                client.wire.vanish()
+                await trio.sleep(plan.away_s)
+                greeting = next(m for m in client.metadata if isinstance(m, ConnectionEstablished))
+                client = await connect(line, nursery, heard, greeting.resume_token)
+                clients.append(client)
+                await client.until(lambda c: any(isinstance(m, Resumed) for m in c.metadata))
+            if index == plan.fails_after:
+                stage.doomed.add(session.ticket.lane)
+            await client.say(outgoing.audio(payload_of(frame), 0.0))
+            await trio.sleep(0.08)
+        else:
+            await trio.sleep(0.5)
+            if client.over:
+                pass
+            elif plan.vanishes:
+                client.wire.vanish()
+            else:
+                await client.say(outgoing.metadata(Bye()))
+                await client.until(lambda c: c.over)
+    return Said(
+        [text for c in clients for text in c.finals],
+        [frame for c in clients for frame in c.frames],
+        "internal_error" in client.errors,
+    )
+
+
+async def run(chain: Chain, plans: list[Plan]) -> None:
+    stages: list[Fragile] = []
+
+    def load_stepper() -> Fragile:
+        stage = chain.load_stepper()
+        stage.__class__ = Fragile
+        stage.doomed, stage.hurt, stage.widest = set(), 0, 0
+        stages.append(stage)
+        return stage
+
+    config = read_config(
+        chain.bundle.lm_path.parent,
+        [f"lanes.max={LANES}", "lanes.queue=8", "sampling.seed=0", "text.final_after_padding=2"],
+    )
+    line = Line(
+        config.settings,
+        Loaders(chain.load_encoder, load_stepper, chain.load_decoder),
+        chain.card,
+        lanes=LANES,
+        runner=partial(slow_inline, batch_s=0.02),
+    )
+    said: dict[int, Said] = {}
+    async with trio.open_nursery() as nursery:
+        await nursery.start(line.run)
+        await line.ready.wait()
+
+        async def one(number: int) -> None:
+            said[number] = await live(line, plans[number], stages[0])
+
+        async with trio.open_nursery() as sessions:
+            for number in range(len(plans)):
+                sessions.start_soon(one, number)
+        await trio.sleep(11)  # who vanished is waited for
+        health = line.health()
+        assert (health["lanes"]["open"], health["waiting"], health["clients"]) == (0, 0, 0)
+        assert sum(health["endings"].values()) == len(plans)
+        assert health["metrics"]["dropped"]["audio"] == health["metrics"]["ladder"]["decodeSkipped"] == 0
+        await line.drain()
+    assert sum(each.failed for each in said.values()) == stages[0].hurt
+    for number, plan in enumerate(plans):
+        each, due = said[number], alone(chain, plan.seed, plan.frames)
+        count = len(each.text) if each.failed or plan.vanishes else len(due.text)
+        assert each.text == due.text[:count]
+        assert each.failed or len(each.pcm) == len(due.agent_pcm)
+        for mine, theirs in zip(each.pcm, due.agent_pcm, strict=False):
+            np.testing.assert_allclose(mine, theirs, atol=1e-4)
+
+
+@given(st.lists(PLANS, min_size=2, max_size=5))
+@settings(max_examples=12, deadline=None, derandomize=True)
+def test_whoever_else_is_there_a_session_is_as_if_alone(chain: Chain, plans: list[Plan]) -> None:
+    """Interleaved at random with sessions that join, queue, leave, vanish, resume and fail."""
+    trio.run(run, chain, plans, clock=trio.testing.MockClock(autojump_threshold=0))
