@@ -5,6 +5,7 @@
 # make smoke    boot a server, probe it, stream speech to it
 # make soak     press on a server until something gives: ARGS="--sessions 12 --minutes 30", "--ramp 40", …
 # make bench    per-stage times, memory and lanes on CONFIG
+# make vendor   fetch the page's voice detection with the npm client
 # make goldens  regenerate the committed goldens with the official package (large download)
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ endif
 comma := ,
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test setup dev lint format smoke soak bench goldens clean
+.PHONY: run test setup dev lint format smoke soak bench vendor goldens clean
 
 run: setup
 	$(BIN)/python -m pipeline.run --config $(CONFIG) $(ARGS)
@@ -64,6 +65,9 @@ soak: dev
 
 bench: dev
 	$(BIN)/python -m pipeline.bench --config $(CONFIG) $(ARGS)
+
+vendor: setup
+	$(BIN)/python -m web.vendor
 
 goldens:
 	tests/oracle/make-goldens

@@ -19,19 +19,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).parent / "actors"))
-from doubles import Client, Wire, hold, slow_inline  # noqa: E402 - the actors' own doubles
+from doubles import Client, Wire, hold, slow_inline
 
-from actors.line import Line, Loaders  # noqa: E402
-from pipeline.audio.framing import payload_of  # noqa: E402
-from pipeline.config import read_config  # noqa: E402
-from pipeline.offline import Trace, converse  # noqa: E402
-from pipeline.protocol import outgoing  # noqa: E402
-from pipeline.protocol.conversation import Conversation  # noqa: E402
-from pipeline.protocol.kept import Heard  # noqa: E402
-from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Ready, Resumed  # noqa: E402
-from pipeline.stages.chain import Chain, open_chain  # noqa: E402
-from pipeline.stages.stepper import StepperStage  # noqa: E402
-from pipeline.values import Pcm, Sampling  # noqa: E402
+from actors.line import Line, Loaders
+from pipeline.audio.framing import payload_of
+from pipeline.config import read_config
+from pipeline.offline import Trace, converse
+from pipeline.protocol import outgoing
+from pipeline.protocol.conversation import Conversation
+from pipeline.protocol.kept import Heard
+from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Ready, Resumed
+from pipeline.stages.chain import Chain, open_chain
+from pipeline.stages.stepper import StepperStage
+from pipeline.values import Pcm, Sampling
 
 LANES = 3
 

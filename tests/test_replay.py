@@ -1,6 +1,7 @@
 """A recorded session is answered again token by token, whatever became of its frames."""
 
 import json
+import time
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,7 @@ async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
 
     class Watched(StepperStage):
         def step(self, lanes, codes):
+            time.sleep(0.005)  # a model slower than the one that encodes for it
             steps = super().step(lanes, codes)
             drawn.extend(step.token for step in steps)
             return steps
@@ -142,6 +144,7 @@ async def test_a_replay_draws_the_very_tokens_that_the_session_drew(folder, tmp_
     assert recorded.complete
     assert len(recorded.frames) == 60
     assert 0 < len(recorded.stopped) == 60 - len(drawn)
+    assert set(recorded.stopped.values()) == {"encoder", "stepper"}
     assert np.array_equal(recorded.frames, SPEECH)
     assert offline.replay(chain_of(folder, None), recorded).text_tokens == drawn
     assert [value.on for value in client.told if isinstance(value, RecordingNotice)] == [True, False]

@@ -146,6 +146,22 @@ async def test_what_is_said_while_nobody_listens_is_kept_and_its_audio_is_not(au
     assert dropped == Dropped("agent_audio", 8 - DELAY)
 
 
+async def test_what_waited_to_be_written_when_the_connection_broke_is_kept(autojump_clock, nursery):
+    """The client had stopped reading: the finals behind the blocked write come on the next connection."""
+    line = await resumable(nursery)
+    async with trio.open_nursery() as inner:
+        first = await begin(line, inner, wire=Wire(buffer=0, send_timeout_s=1e9))
+        first.pause_s = 2.0
+        await first.stream(speech(5, 9))
+        heard = list(first.finals)
+        first.wire.vanish()
+        await trio.sleep(0.1)
+        second = await begin(line, inner, token_of(first), first)
+        await second.bye()
+    assert len(heard) < 2
+    assert [*first.finals, *second.finals] == ["1 2 3 4", "5 6 7 8", "9"]
+
+
 async def test_a_token_is_good_once(autojump_clock, nursery):
     """The second who shows it gets a new session and is told so; the first goes on."""
     line = await resumable(nursery)
