@@ -27,6 +27,9 @@ DeviceName = Literal["metal", "cuda", "cpu"]
 # With MKL's default of 200 ms its idle workers spin through the gap between two frames
 # and take both cores from everything else; 0 parks them at once.
 _BLOCKTIME = ("KMP_BLOCKTIME", "0")
+# Encoder, stepper and decoder compute at once. A product that wants the cores of another
+# waits for them, and a small one is slower on two cores than on one at any time.
+_THREADS = ("MKL_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 3)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +105,8 @@ def prepare() -> Backend:
     """
     if sys.platform == "linux" and "mlx.core" in sys.modules:
         raise RuntimeError("pipeline.backend.prepare() must run before the first import of mlx.core")
-    os.environ.setdefault(*_BLOCKTIME)
+    for name, value in (_BLOCKTIME, _THREADS):
+        os.environ.setdefault(name, value)
     blas = _load_blas()
     import mlx.core as mx  # noqa: PLC0415 - the order is the point
 
@@ -129,14 +133,3 @@ def free_bytes() -> int:
     if device == "metal":
         return min(available, int(about["max_recommended_working_set_size"]))
     return int(about["free_memory"] if "free_memory" in about else about["total_memory"])
-
-
-def limit_blas_threads(threads: int) -> None:
-    """Let each matrix product of this process use `threads` cores (MKL only; else no effect).
-
-    For the whole process, because MLX computes on threads of its own: MKL's setting for the
-    calling thread alone would reach none of its products.
-    """
-    blas = prepare().blas
-    if blas.name == "mkl" and blas.path is not None:
-        ctypes.CDLL(blas.path).MKL_Set_Num_Threads(ctypes.c_int(threads))

@@ -33,7 +33,6 @@ BROKEN = 70
 # Three model threads and Trio share one interpreter lock. At Python's 5 ms a wake-up of
 # Trio waits for whoever computes; at half a millisecond it hardly does (docs/performance.md).
 SWITCH_INTERVAL_S = 0.0005
-STAGES = 3
 
 events = structlog.get_logger()
 
@@ -111,8 +110,6 @@ def run(config: Config) -> int:
     if not chain.card.trained:
         events.warning("untrained", warning="the weights are random, made from a seed: expect noise")
     events.info("memory", needed=str(chain.memory))
-    # Three stages compute at once; a product that wants cores of another waits for them.
-    backend.limit_blas_threads(max(1, (os.cpu_count() or 1) // STAGES))
     try:
         return trio.run(_serve, config, chain)
     except BaseExceptionGroup as group:

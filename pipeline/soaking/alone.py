@@ -9,7 +9,6 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from pipeline import backend
 from pipeline.stages.chain import Chain
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import Pcm, Sampling
@@ -24,7 +23,6 @@ class Stages:
     """Encoder, stepper and decoder on this thread and one core, as each has in the server; all lanes open."""
 
     def __init__(self, chain: Chain) -> None:
-        backend.limit_blas_threads(1)
         self._encoder, self._stepper, self._decoder = (
             chain.load_encoder(),
             chain.load_stepper(),
