@@ -65,6 +65,27 @@ def test_every_family_loads_when_quantized(tmp_path: Path, changes: dict[str, An
     LmModel(config).load_weights(made.path, keep_quantized=True)
 
 
+@pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 64)])
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES.keys())
+def test_every_family_says_quantized_what_its_dense_reference_says(
+    tmp_path: Path, changes: dict[str, Any], bits: int, group: int
+) -> None:
+    """Logits of products with packed words are those of the same words made dense, up to rounding."""
+    source, config = make(tmp_path, changes)
+    made = quantize_checkpoint(source, tmp_path / "quantized.safetensors", config, bits, group)
+    generator = np.random.Generator(np.random.PCG64(3))
+    codes = generator.integers(0, config.card, (1, 1 + config.n_q, 12), dtype=np.int32)
+    said = []
+    for keep_quantized in (False, True):
+        model = LmModel(config)
+        model.load_weights(made.path, keep_quantized=keep_quantized)
+        logits = model.logits(codes)
+        said.append(np.concatenate([np.array(logits.text).ravel(), np.array(logits.audio).ravel()]))
+    dense, packed = (values[~np.isnan(said[0])] for values in said)
+    assert len(dense) > 100
+    np.testing.assert_allclose(packed, dense, atol=1e-3 * np.abs(dense).max())
+
+
 def test_what_does_not_divide_is_kept_and_named(tmp_path: Path) -> None:
     """Narrow tables stay as they were, bit for bit, in the dtype of the source."""
     source, config = make(tmp_path, FAMILIES["hibiki"])
