@@ -11,7 +11,6 @@ Four measurements, each of the real thing, the last one only when it is asked fo
 import argparse
 import json
 import sys
-import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,11 +28,12 @@ from pipeline.errors import ConfigError
 from pipeline.loading import ARCHITECTURE, measure_load
 from pipeline.models.lm_config import parse_lm_config
 from pipeline.opened import open_config
-from pipeline.stages.chain import Chain, open_chain
+from pipeline.rig import Rig
+from pipeline.stages.chain import open_chain
 from pipeline.stages.lanes import bucket_widths
 from pipeline.talking.client import ConversationError, converse
 from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
-from pipeline.values import Pcm, Sampling
+from pipeline.values import Pcm
 
 WARM_STEPS = 1000  # before memory is first read: rings have wrapped, pools have grown
 STAGES = ("encode", "step", "decode")
@@ -48,31 +48,6 @@ def _noise(frames: int) -> Pcm:
 def _percentiles(seconds: npt.NDArray[np.float64]) -> dict[str, float]:
     marks = np.percentile(seconds, (50, 95, 99)) * 1000
     return {name: round(float(mark), 2) for name, mark in zip(("p50", "p95", "p99"), marks, strict=True)}
-
-
-class Rig:
-    """The stages with every lane open, on this thread."""
-
-    def __init__(self, chain: Chain) -> None:
-        self.lanes = chain.lanes
-        self._encoder = chain.load_encoder()
-        self._stepper = chain.load_stepper()
-        self._decoder = chain.load_decoder()
-        for lane in range(chain.lanes):
-            for stage in (self._encoder, self._stepper, self._decoder):
-                stage.open(lane, Sampling(seed=lane))
-
-    def frame(self, lanes: Sequence[int], pcm: Pcm) -> tuple[float, float, float]:
-        """One frame for each of `lanes`: seconds to encode, to step, to decode."""
-        began = time.perf_counter()
-        codes = self._encoder.encode(lanes, pcm)
-        encoded = time.perf_counter()
-        steps = self._stepper.step(lanes, codes)
-        stepped = time.perf_counter()
-        agent = [step.codes for step in steps if step.codes is not None]
-        if len(agent) == len(lanes):
-            self._decoder.decode(lanes, np.stack(agent))
-        return encoded - began, stepped - encoded, time.perf_counter() - stepped
 
 
 def measure_stages(rig: Rig, frames: int) -> dict[str, Any]:

@@ -2,16 +2,17 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import psutil
 
+from pipeline.rig import Rig
 from pipeline.stages.chain import Chain
 from pipeline.units import FRAME_SAMPLES
-from pipeline.values import Pcm, Sampling
+from pipeline.values import Pcm
 
 WARM_STEPS: Final = 1000  # rings have wrapped, pools have grown
 TENTHS: Final = 10
@@ -19,38 +20,17 @@ BLOCKS: Final = 20  # ways of ticking take turns, so that a busy moment hits all
 DIFFERENT_FRAMES: Final = 64
 
 
-class Stages:
-    """Encoder, stepper and decoder on this thread and one core, as each has in the server; all lanes open."""
-
-    def __init__(self, chain: Chain) -> None:
-        self._encoder, self._stepper, self._decoder = (
-            chain.load_encoder(),
-            chain.load_stepper(),
-            chain.load_decoder(),
-        )
-        for lane in range(chain.lanes):
-            for stage in (self._encoder, self._stepper, self._decoder):
-                stage.open(lane, Sampling(seed=lane))
-
-    def tick(self, lanes: Sequence[int], pcm: Pcm) -> None:
-        """One frame, `pcm [w, 1920]`, for each of `lanes`, in one call of each stage."""
-        steps = self._stepper.step(lanes, self._encoder.encode(lanes, pcm))
-        agent = [step.codes for step in steps if step.codes is not None]
-        if len(agent) == len(lanes):
-            self._decoder.decode(lanes, np.stack(agent))
-
-
 def measure_ticks(chain: Chain, ticks: int, width: int = 8) -> dict[str, Any]:
     """Milliseconds of a tick with one lane, with `width`, and of `width` calls with one each."""
-    stages, noise = Stages(chain), _noise(width)
+    stages, noise = Rig(chain), _noise(width)
 
     def calls() -> None:
         for lane in range(width):
-            stages.tick([lane], noise[lane : lane + 1])
+            stages.frame([lane], noise[lane : lane + 1])
 
-    ways: dict[str, Callable[[], None]] = {
-        "one_lane": lambda: stages.tick([0], noise[:1]),
-        f"{width}_lanes": lambda: stages.tick(range(width), noise),
+    ways: dict[str, Callable[[], object]] = {
+        "one_lane": lambda: stages.frame([0], noise[:1]),
+        f"{width}_lanes": lambda: stages.frame(range(width), noise),
         f"{width}_calls": calls,
     }
     times_s: dict[str, list[float]] = {name: [] for name in ways}
@@ -73,16 +53,16 @@ def measure_ticks(chain: Chain, ticks: int, width: int = 8) -> dict[str, Any]:
 
 def measure_steps(chain: Chain, steps: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """One lane for `steps` frames: resident memory and times, tenth by tenth."""
-    stages, noise, process = Stages(chain), _noise(DIFFERENT_FRAMES), psutil.Process()
+    stages, noise, process = Rig(chain), _noise(DIFFERENT_FRAMES), psutil.Process()
     for step in range(min(WARM_STEPS, steps)):
-        stages.tick([0], noise[step % DIFFERENT_FRAMES][np.newaxis])
+        stages.frame([0], noise[step % DIFFERENT_FRAMES][np.newaxis])
     rows = []
     warm_mib = process.memory_info().rss / 2**20
     for tenth in range(TENTHS):
         times_s: npt.NDArray[np.float64] = np.empty(max(1, steps // TENTHS))
         for step in range(len(times_s)):
             began_s = time.perf_counter()
-            stages.tick([0], noise[step % DIFFERENT_FRAMES][np.newaxis])
+            stages.frame([0], noise[step % DIFFERENT_FRAMES][np.newaxis])
             times_s[step] = time.perf_counter() - began_s
         p50_ms, p99_ms = (round(float(mark) * 1000, 2) for mark in np.percentile(times_s, (50, 99)))
         row = {"p50_ms": p50_ms, "p99_ms": p99_ms, "rss_mib": round(process.memory_info().rss / 2**20, 1)}
