@@ -25,6 +25,7 @@ Natural = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+RepositoryPattern = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._*-]+/[A-Za-z0-9._*-]+$")]
 MESSAGE_BYTES = 65_552  # 17 bytes of header and the largest u16 payload
 HUB_SCHEME = "hf://"
 _PART = r"[\w.-]+"
@@ -173,6 +174,31 @@ class Replay(Section, frozen=True):
     folder: str | None = None
 
 
+class Proxy(Section, frozen=True):
+    """The way of the pages to a Hugging Face hub, `/api/hf`.
+
+    allow: the repositories it gives, `*` standing for anything within a name; none: there is no such way.
+    folder: where files are kept; unset: in the user's cache folder.
+    cache_bytes: the most that is kept, least recently used first to go.
+    file_bytes: the largest file that is given.
+    fetches: files that come from the hub at once.
+    queue_s: how long a request may wait for its turn to be one of them.
+    timeout_s: how long the hub may take to say what a file is, and how long to go on with it.
+    fresh_s: how long a branch or a tag is taken for unchanged. A commit always is.
+    absent_s: how long a file that the hub has not is taken for absent.
+    """
+
+    allow: tuple[RepositoryPattern, ...] = ("onnx-community/whisper-*", "Xenova/whisper-*")
+    folder: str | None = None
+    cache_bytes: Count = 8 * 2**30
+    file_bytes: Count = 4 * 2**30
+    fetches: Count = 4
+    queue_s: Seconds = 10.0
+    timeout_s: Seconds = 10.0
+    fresh_s: Annotated[float, msgspec.Meta(ge=0)] = 300.0
+    absent_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+
+
 class Settings(Section, frozen=True):
     """The `pipeline` section.
 
@@ -189,6 +215,7 @@ class Settings(Section, frozen=True):
     untrained: Untrained = Untrained()
     log: Log = Log()
     replay: Replay = Replay()
+    proxy: Proxy = Proxy()
     stall_s: Seconds = 10.0
     drain_s: Seconds = 5.0
 

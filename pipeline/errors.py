@@ -11,6 +11,7 @@
 * `PeerError` — the other side of one connection. Ends that session, logged as info.
     * `RemoteProtocolError`, `RefusedPacketError` — of the packet protocol (`pipeline.protocol.faults`).
 * `RefusedError` — nobody's: there is no room, or the models are not ready yet.
+* `NotServedError` — a file of a hub cannot be given; its `code` says whose fault that is.
 * `LanesOpenError` — nobody's: what was asked for needs a server without sessions.
 * `SessionError` — ours, but the damage is one session. Logged as error.
     * `LocalProtocolError` — we said what the packet protocol does not allow.
@@ -127,6 +128,38 @@ class RefusedError(Exception):
     def __init__(self, code: RefusalCode, message: str, retry_after_ms: int) -> None:
         super().__init__(message)
         self.code: RefusalCode = code
+        self.retry_after_ms = retry_after_ms
+
+
+NotServedCode = Literal[
+    "bad_path",
+    "repo_refused",
+    "gated",
+    "not_found",
+    "too_large",
+    "busy",
+    "cache_full",
+    "hub_error",
+    "hub_unreachable",
+    "hub_timeout",
+    "draining",
+]
+
+
+class NotServedError(Exception):
+    """A file of a hub cannot be given. `hub_status` is what the hub answered, where that says more."""
+
+    def __init__(
+        self,
+        code: NotServedCode,
+        message: str,
+        *,
+        hub_status: int | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.code: NotServedCode = code
+        self.hub_status = hub_status
         self.retry_after_ms = retry_after_ms
 
 

@@ -13,6 +13,7 @@ import errno
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +48,20 @@ _HEAD_BYTES: Final = 1 << 20  # holds the header of every published checkpoint i
 _LENGTH_BYTES: Final = 8  # of a safetensors file: how long its header is
 _ELSEWHERE: Final = "set HF_HOME to a folder on another disk"
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How this user reaches the hub, by HF_ENDPOINT, HF_TOKEN or `hf auth login`, and HF_HUB_OFFLINE."""
+
+    endpoint: str
+    token: str | None = field(repr=False)
+    offline: bool
+
+
+def access() -> Access:
+    """As the hub's own client would."""
+    return Access(constants.ENDPOINT, client.get_token(), constants.HF_HUB_OFFLINE)
 
 
 class Repository:

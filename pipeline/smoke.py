@@ -18,6 +18,11 @@ from pipeline.commands import add_config_arguments, run_command
 from pipeline.talking.client import ConversationError, converse
 from pipeline.values import Pcm
 
+HUB_PROBE = "/api/test/hf-proxy?path="
+HUB_FILE = "onnx-community/whisper-tiny/resolve/main/config.json"
+HUB_ABSENT = ("hub_unreachable", "hub_timeout", "repo_refused")
+HUB_TIMEOUT = "proxy.timeout_s=3"  # shorter than a probe's
+
 
 class ProbeFailedError(Exception):
     """A probe did not find what it looks for."""
@@ -83,6 +88,28 @@ def probe_metrics(server: Booted) -> str:
     return f"{len(samples)} samples"
 
 
+def probe_packets(server: Booted) -> str:
+    """`/api/test/packet-health`: a packet of every type is spelled and read, and lanes are free."""
+    found = _get(server, "/api/test/packet-health")
+    _expect(found["ok"], f"not well: {found}")
+    _expect(found["lanes"]["free"] > 0, f"no lane is free: {found['lanes']}")
+    return f"protocol {found['protocol']}, {len(found['packets'])} types, {found['lanes']['free']} lanes free"
+
+
+def probe_hub(server: Booted) -> str:
+    """`/api/test/hf-proxy` gives an allowed file, or says why the hub gives none; others it refuses."""
+    status, refused = server.get(f"{HUB_PROBE}somebody/else/resolve/main/config.json")
+    if status == 404:
+        return "none: proxy.allow is empty"
+    _expect(refused["code"] == "repo_refused", f"gave a repository that is not allowed: {refused}")
+    found = _get(server, f"{HUB_PROBE}{HUB_FILE}")
+    if not found["ok"]:
+        _expect(found["code"] in HUB_ABSENT, f"status {found['status']}: {found['message']}")
+        return f"not given, and it says why: {found['code']}"
+    _expect(found["bytes"] > 0, f"an empty file: {found}")
+    return f"{found['bytes']} bytes of {HUB_FILE}, {found['origin']}, in {found['ms']} ms"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.smoke", description=__doc__)
@@ -91,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     speech = read_speech(options.speech)
     failed = 0
-    with boot(options.config, options.set) as server:
+    with boot(options.config, (HUB_TIMEOUT, *options.set)) as server:
         probes: dict[str, Callable[[Booted], str]] = {
             "/health/live": probe_live,
             "/health/ready": probe_ready,
@@ -99,6 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "/ws": partial(probe_speech, speech),
             "/health": probe_health,
             "/metrics": probe_metrics,
+            "/api/test/packet-health": probe_packets,
+            "/api/test/hf-proxy": probe_hub,
         }
         for path, probe in probes.items():
             try:

@@ -1,9 +1,10 @@
 """A small hub on loopback, over the API that the hub's client speaks.
 
 Real HTTP on real sockets. A repository is a row of commits, each a hash of what it holds.
-Large files (`.safetensors`) are answered with a redirect to where the bytes are, as the
-public hub answers with one to its CDN. What can go wrong is switched on by name: gated,
-private, a connection cut in the middle, a server that is down.
+Large files (`.safetensors`, `.onnx`) are answered with a redirect to where the bytes are: a
+second host, as the public hub redirects to its CDN. Every request is remembered with its
+headers. What can go wrong is switched on by name: gated, private, a connection cut in the
+middle, held, silent, an error, a redirect to anywhere, a server that is down.
 """
 
 import functools
@@ -12,7 +13,7 @@ import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,9 +24,41 @@ import pytest
 from huggingface_hub import close_session, constants
 
 TOKEN = "hf_loopback"
+LARGE = (".safetensors", ".onnx")
+PIECE_BYTES = 1 << 20
 _INFO = re.compile(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?")
 _RESOLVE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 _BLOB = re.compile(r"/cdn/([^/]+/[^/]+)/([^/]+)/(.+)")
+
+
+class OnDisk:
+    """A file's content, in memory only where it is looked at."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._size_bytes = path.stat().st_size
+
+    def __len__(self) -> int:
+        return self._size_bytes
+
+    def __getitem__(self, part: slice) -> bytes:
+        begin, end, _ = part.indices(self._size_bytes)
+        with self._path.open("rb") as file:
+            file.seek(begin)
+            return file.read(end - begin)
+
+
+Content = bytes | OnDisk
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request, of the hub or (`cdn`) of where it keeps large files."""
+
+    method: str
+    path: str
+    headers: dict[str, str]
+    cdn: bool
 
 
 @dataclass
@@ -35,27 +68,43 @@ class Hub:
     gated, private: repositories that only `TOKEN` may read; of a private one nothing is told.
     closed: gated ones to which `TOKEN`, too, has no access.
     cut: files whose connection breaks once, in the middle of the first whole transfer.
+    held: files of which half is sent, and the rest when the event is set.
+    silent: files to whose requests nothing is answered until the event is set.
+    statuses: files that are answered with this status instead.
+    redirects: files that are answered with a redirect to this address instead.
     sizes: what is announced as a file's size where that is not the truth.
+    wrong: files of which other bytes are sent than were announced.
+    extra_headers: of every answer.
     down: every request is answered with 503.
     """
 
     url: str = ""
-    commits: dict[str, dict[str, dict[str, bytes]]] = field(default_factory=dict)
+    cdn_url: str = ""
+    commits: dict[str, dict[str, dict[str, Content]]] = field(default_factory=dict)
     gated: set[str] = field(default_factory=set)
     private: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     cut: set[str] = field(default_factory=set)
+    held: dict[str, threading.Event] = field(default_factory=dict)
+    silent: dict[str, threading.Event] = field(default_factory=dict)
+    statuses: dict[str, int] = field(default_factory=dict)
+    redirects: dict[str, str] = field(default_factory=dict)
+    wrong: set[str] = field(default_factory=set)
+    extra_headers: list[tuple[str, str]] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
     down: bool = False
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
+    asked: list[Asked] = field(default_factory=list)
     sent_bytes: dict[str, int] = field(default_factory=dict)
 
     def add(self, repo: str, files: Mapping[str, bytes | Path]) -> str:
         """Commit `files` (contents, or where they lie) on top of what `repo` holds; the commit."""
         commits = self.commits.setdefault(repo, {})
         held = dict(commits[self.head(repo)]) if commits else {}
-        held |= {name: c if isinstance(c, bytes) else c.read_bytes() for name, c in files.items()}
-        digest = hashlib.sha1(b"".join(n.encode() + held[n] for n in sorted(held)), usedforsecurity=False)
+        held |= {name: c if isinstance(c, bytes) else OnDisk(c) for name, c in files.items()}
+        digest = hashlib.sha1(usedforsecurity=False)
+        for name in sorted(held):
+            digest.update(name.encode() + _etag(held[name]).encode())
         commits[digest.hexdigest()] = held
         return digest.hexdigest()
 
@@ -75,6 +124,7 @@ class Hub:
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     hub: Hub
+    is_cdn = False
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         pass
@@ -88,8 +138,16 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
+        self.hub.asked.append(Asked(self.command, path, dict(self.headers.items()), self.is_cdn))
+        name = path.rsplit("/", 1)[-1]
+        if name in self.hub.silent:
+            self.hub.silent[name].wait()
         if self.hub.down:
             self._refuse(503, "")
+        elif name in self.hub.statuses:
+            self._refuse(self.hub.statuses[name], "")
+        elif name in self.hub.redirects:
+            self._refuse(302, "", ("Location", self.hub.redirects[name]))
         elif match := _INFO.fullmatch(path):
             self._info(*match.groups())
         elif match := _RESOLVE.fullmatch(path):
@@ -141,39 +199,69 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(403 if token else 401, "GatedRepo")
         elif content is None:
             self._refuse(404, "EntryNotFound", ("X-Repo-Commit", commit))
-        elif name.endswith(".safetensors"):
-            self.send_response(302)
-            self.send_header("Location", f"{self.hub.url}/cdn/{repo}/{commit}/{name}")
-            self.send_header("X-Linked-Etag", f'"{_etag(content)}"')
-            self.send_header("X-Linked-Size", str(len(content)))
-            self.send_header("X-Repo-Commit", commit)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
+        elif name.endswith(LARGE):
+            self._refuse(
+                302,
+                "",
+                ("Location", f"{self.hub.cdn_url}/cdn/{repo}/{commit}/{name}?signature=secret"),
+                ("X-Linked-Etag", f'"{_etag(content)}"'),
+                ("X-Linked-Size", str(len(content))),
+                ("X-Repo-Commit", commit),
+            )
+        elif self.headers.get("If-None-Match") == f'"{_etag(content)}"':
+            self._refuse(304, "", ("ETag", f'"{_etag(content)}"'), ("X-Repo-Commit", commit))
         else:
             self._send(name, content, commit)
 
-    def _send(self, name: str, content: bytes, commit: str) -> None:
+    def _send(self, name: str, content: Content, commit: str) -> None:
         begin, end = 0, len(content)
         asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if asked and int(asked[1]) >= end:
+            self._refuse(416, "", ("Content-Range", f"bytes */{end}"))
+            return
         if asked:
             begin, end = int(asked[1]), min(int(asked[2] or end) + bool(asked[2]), len(content))
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
         else:
             self.send_response(200)
-        self.send_header("ETag", f'"{_etag(content)}"')
+        # A large file's own ETag is the CDN's affair: not the digest of its content.
+        self.send_header("ETag", f'"cdn-{len(content)}"' if self.is_cdn else f'"{_etag(content)}"')
         self.send_header("X-Repo-Commit", commit)
         self.send_header("Accept-Ranges", "bytes")
         self.send_header("Content-Length", str(end - begin))
-        self.end_headers()
+        self._end_headers()
         if self.command == "HEAD":
             return
-        if name in self.hub.cut and not asked:
-            self.hub.cut.discard(name)
-            end = begin + (end - begin) // 2
+        base, middle = name.rsplit("/", 1)[-1], begin + (end - begin) // 2
+        if base in self.hub.cut and not asked:
+            self.hub.cut.discard(base)
+            self._write(name, content, begin, middle)
             self.close_connection = True
-        self.wfile.write(content[begin:end])
-        self.hub.sent_bytes[name] = self.hub.sent_bytes.get(name, 0) + end - begin
+            return
+        if base in self.hub.held:
+            self._write(name, content, begin, middle)
+            self.hub.held[base].wait()
+            begin = middle
+        self._write(name, content, begin, end)
+
+    def _write(self, name: str, content: Content, begin: int, end: int) -> None:
+        """What was sent is counted piece by piece, also to a client that leaves."""
+        for at in range(begin, end, PIECE_BYTES):
+            piece = content[at : min(at + PIECE_BYTES, end)]
+            if name.rsplit("/", 1)[-1] in self.hub.wrong:
+                piece = bytes(byte ^ 1 for byte in piece)
+            try:
+                self.wfile.write(piece)
+            except OSError:  # the client has what it wanted
+                self.close_connection = True
+                return
+            self.hub.sent_bytes[name] = self.hub.sent_bytes.get(name, 0) + len(piece)
+
+    def _end_headers(self) -> None:
+        for name, value in self.hub.extra_headers:
+            self.send_header(name, value)
+        self.end_headers()
 
     def _refuse(self, status: int, code: str, *headers: tuple[str, str]) -> None:
         self.send_response(status)
@@ -181,27 +269,52 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", code)
         for name, value in headers:
             self.send_header(name, value)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+        if status != 304:
+            self.send_header("Content-Length", "0")
+        self._end_headers()
+
+
+class _CdnHandler(_Handler):
+    is_cdn = True
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 128
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is none; anything else fails the test by what was not answered."""
 
 
 @functools.cache
-def _etag(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+def _etag(content: Content) -> str:
+    digest = hashlib.sha256()
+    for at in range(0, len(content), PIECE_BYTES):
+        digest.update(content[at : at + PIECE_BYTES])
+    return digest.hexdigest()
 
 
 @contextmanager
-def serve() -> Iterator[Hub]:
+def serve(port: int = 0) -> Iterator[Hub]:
     """An empty hub, for as long as the context lasts."""
     hub = Hub()
-    handler = type("Handler", (_Handler,), {"hub": hub})
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        server.daemon_threads = True
-        hub.url = f"http://127.0.0.1:{server.server_address[1]}"
+    with ExitStack() as stack:
+        hub.cdn_url = stack.enter_context(_listening(type("Cdn", (_CdnHandler,), {"hub": hub}), 0))
+        hub.url = stack.enter_context(_listening(type("Handler", (_Handler,), {"hub": hub}), port))
+        try:
+            yield hub
+        finally:
+            for event in (*hub.held.values(), *hub.silent.values()):
+                event.set()
+
+
+@contextmanager
+def _listening(handler: type[_Handler], port: int) -> Iterator[str]:
+    with _Server(("127.0.0.1", port), handler) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         try:
-            yield hub
+            yield f"http://127.0.0.1:{server.server_address[1]}"
         finally:
             server.shutdown()
             thread.join()

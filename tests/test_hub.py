@@ -10,7 +10,7 @@ from local_hub import TOKEN, Hub, pointed_at, serve
 
 from pipeline.config import HubAddress
 from pipeline.errors import HubError
-from pipeline.hub import Repository
+from pipeline.hub import Repository, access
 
 REPO = "kyutai/small"
 FILES = {"config.json": b'{"dim": 3}', "model.safetensors": b"weights" * 1000}
@@ -181,3 +181,11 @@ def test_no_network_and_no_copy_is_said_at_once(tmp_path: Path) -> None:
         url = f"http://127.0.0.1:{unheard.getsockname()[1]}"
         with pointed_at(url, tmp_path), pytest.raises(HubError, match="check the network"):
             open_repository()
+
+
+def test_others_reach_the_hub_as_its_own_client_does(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert (access().endpoint, access().token, access().offline) == (hub.url, None, False)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert (access().token, access().offline) == (TOKEN, True)
+    assert TOKEN not in repr(access())

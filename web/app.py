@@ -1,8 +1,8 @@
 """Every answer is a page, a JSON object or a conversation; none is a traceback.
 
 The routes: `/` (page and packet WebSocket), `/ws` (packet WebSocket), `/api/session` (a token for
-a cookie), and those of `web.programs`. Errors are `{"error": {"code", "message"}}` with the
-status that fits.
+a cookie), and those of `web.pages`, `web.programs`, `web.probes` and `web.hub`. Errors are
+`{"error": {"code", "message"}}` with the status that fits.
 
 Neighbours: `web.gate` decides whose pages may ask, `web.keys` who may, `actors.line` whether there
 is room, and it holds the session. What does not belong here: bytes of packets, facts about models.
@@ -20,6 +20,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from actors.line import Line
+from actors.proxy import Proxy
 from actors.transport import TransportClosedError
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError
@@ -27,9 +28,11 @@ from web.answers import harden, problem, too_many, unauthorized
 from web.asking import is_public, peer_and_port, shown_by
 from web.door import Door
 from web.gate import Gate, content_security_policy
+from web.hub import add_hub
 from web.keys import Keys, Shown
 from web.landing import STYLE_HASH, describe, render
 from web.pages import add_pages
+from web.probes import answer_probes
 from web.programs import Weights, answer_programs, model_of
 from web.socket import OrderedWebsocketConnection, converse
 from web.turnstile import Turnstile
@@ -67,8 +70,9 @@ def create_app(
     backend: Mapping[str, object],
     weights: Weights,
     turnstile: Turnstile,
+    proxy: Proxy | None = None,
 ) -> QuartTrio:
-    """The server's HTTP face over one line.
+    """The server's HTTP face over one line, and over one hub if there is a `proxy`.
 
     `weights` says what is loaded, None while nothing is; of it, the model's `name` and whether
     it is `trained` are also shown on the page and in /health.
@@ -85,7 +89,10 @@ def create_app(
     _answer_people(app, line, weights, keys)
     add_pages(app)
     _exchange_tokens(app, keys, turnstile)
-    answer_programs(app, line, backend, weights, turnstile)
+    answer_programs(app, line, backend, weights, turnstile, proxy=proxy)
+    answer_probes(app, line, proxy)
+    if proxy is not None:
+        add_hub(app, proxy)
 
     @app.websocket("/")
     @app.websocket("/ws")

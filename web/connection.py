@@ -5,7 +5,8 @@ takes the place of `hypercorn.trio.tcp_server`, whose writes are shielded from c
 without a deadline, so that one client that does not read holds the whole server at its end.
 
 * A write that is not through within `send_timeout_s` aborts the connection: half a frame was
-  written, nothing can follow it. Until then it is shielded, for the same reason.
+  written, nothing can follow it. Until then it is shielded, for the same reason. An answer may ask
+  for more patience (`Connection.be_patient`): its writes are not shielded, and abort when cancelled.
 * Between requests a connection is idle, from its first byte (that of TLS, where it is spoken) to
   the last of a request's head; it is closed after `keep_alive_timeout`, or when the server ends.
 * After the last byte it parts from the peer politely (`web.wire`), which takes a moment at most.
@@ -39,6 +40,7 @@ from pipeline.errors import BrokenInvariantError
 from web.frames import Http11Protocol
 from web.wire import Wire
 
+PATIENCE = "be_patient"  # in an ASGI scope's state
 APP_END_S = 5.0  # an application that goes on this long after its peer has gone is cancelled
 
 Say = Callable[[ASGISendEvent | None], Awaitable[None]]
@@ -72,6 +74,7 @@ class Connection:
         self._idle = True
         self._ended = False  # nothing more is said
         self._aborted = False
+        self._patience_s: float | None = None
 
     async def run(self) -> None:
         """Speak until either side ends; the socket is closed on every way out.
@@ -101,6 +104,13 @@ class Connection:
         if self._idle:
             self._reading.cancel()
 
+    def be_patient(self, patience_s: float) -> None:
+        """A write of the answer that is being given may wait this long: its peer works on what it has.
+
+        The answer is no conversation: nothing is lost that would have to be told when it is cut.
+        """
+        self._patience_s = patience_s
+
     async def spawn_app(self, app: AppWrapper, config: Config, scope: Scope, send: Say) -> Tell:  # noqa: ARG002
         """Start the application on one request; what is told to one that has ended is dropped."""
         to_app, from_peer = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
@@ -123,7 +133,7 @@ class Connection:
             self._config,
             self._context,
             tasks,
-            ConnectionState({}),
+            ConnectionState({PATIENCE: self.be_patient}),
             self._wire.is_tls,
             parse_socket_addr(sock.family, sock.getpeername()),
             parse_socket_addr(sock.family, sock.getsockname()),
@@ -149,6 +159,7 @@ class Connection:
 
     def _set_idle(self, *, idle: bool) -> None:
         self._idle = idle
+        self._patience_s = None
         wait_s = self._config.keep_alive_timeout if idle else math.inf
         self._reading.deadline = trio.current_time() + wait_s
 
@@ -163,13 +174,14 @@ class Connection:
             await self._protocol.handle(Closed())
 
     async def _write(self, data: bytes) -> None:
-        with trio.move_on_after(self._send_timeout_s, shield=True):
+        wait_s, shield = self._patience_s or self._send_timeout_s, self._patience_s is None
+        with trio.move_on_after(wait_s, shield=shield):
             async with self._write_turn:
                 if self._ended:
                     raise TransportClosedError
                 try:
                     await self._wire.send(data)
-                except TransportClosedError:
+                except (TransportClosedError, trio.Cancelled):
                     self._abort()
                     raise
             return
@@ -187,5 +199,6 @@ class Connection:
 
     def _abort(self) -> None:
         """Close without waiting, and drop what the peer did not take."""
-        self._ended = self._aborted = True
-        self._wire.abort()
+        if not self._aborted:
+            self._ended = self._aborted = True
+            self._wire.abort()

@@ -3,8 +3,8 @@
 Every time is in seconds, every counter has been counted since the process began. The names are an
 interface: `configs/grafana/packet-voice.json` and `docs/operations.md` use them.
 
-Neighbours: `actors.health` (the numbers), `web.turnstile` (connections). What does not belong here:
-a counter of its own.
+Neighbours: `actors.health` and `actors.proxy` (the numbers), `web.turnstile` (connections). What
+does not belong here: a counter of its own.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from actors.health import LineStatistics
 from actors.line import Line
+from actors.proxy import Proxy, ProxyStatistics
 from actors.timing import BOUNDS_MS, TimingStatistics
 from web.turnstile import Attempt, TurnedAway, Turnstile
 
@@ -34,8 +35,9 @@ Model = Callable[[], Mapping[str, object] | None]
 class Metrics(Collector):
     """The registry of one server. `model` gives its name and whether it is trained, None while loading."""
 
-    def __init__(self, line: Line, turnstile: Turnstile, model: Model) -> None:
+    def __init__(self, line: Line, turnstile: Turnstile, model: Model, proxy: Proxy | None) -> None:
         self._line = line
+        self._proxy = proxy
         self._turnstile = turnstile
         self._model = model
         self._process = psutil.Process()
@@ -60,6 +62,8 @@ class Metrics(Collector):
         yield from _queues(now)
         yield from _packets(now)
         yield from self._connections()
+        if self._proxy is not None:
+            yield from _hub(self._proxy.statistics())
         yield from self._process_metrics()
 
     def _model_info(self) -> Iterator[Metric]:
@@ -199,6 +203,21 @@ def _packets(now: LineStatistics) -> Iterator[Metric]:
     yield packets
     yield _counters("packets_ignored", "Packets passed over.", "reason", now.packets.ignored)
     yield _counters("packets_refused", "Packets refused.", "reason", now.packets.refused)
+
+
+def _hub(now: ProxyStatistics) -> Iterator[Metric]:
+    yield _counters(
+        "hub_requests", "Files of the hub: where they came from, or why not.", "result", now.results
+    )
+    yield _gauge("hub_fetches", "Questions to the hub, files on their way included.", now.fetching)
+    yield _gauge("hub_fetches_queued", "Files that wait for their turn.", now.queued)
+    yield _gauge("hub_readers", "Clients that are being sent one.", now.reading)
+    yield _counter("hub_fetched_bytes", "Received from the hub.", now.fetched_bytes)
+    yield _counter("hub_sent_bytes", "Sent to clients.", now.sent_bytes)
+    yield _counter("hub_cut", "Answers that broke off.", now.cut)
+    yield _gauge("hub_cache_files", "Files kept, unfinished ones included.", now.kept.files)
+    yield _gauge("hub_cache_bytes", "Their size.", now.kept.size_bytes)
+    yield _counter("hub_cache_removed", "Files that had to go for others.", now.removed)
 
 
 def _observe(family: HistogramMetricFamily, timing: TimingStatistics, *labels: str) -> None:

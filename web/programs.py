@@ -14,6 +14,7 @@ from quart import Response, jsonify, request
 from quart_trio import QuartTrio
 
 from actors.line import Line
+from actors.proxy import Proxy, ProxyStatistics
 from pipeline.errors import LanesOpenError, RefusedError
 from web.answers import problem, refused
 from web.metrics import CONTENT_TYPE, Metrics
@@ -32,10 +33,12 @@ def answer_programs(
     backend: Mapping[str, object],
     weights: Weights,
     turnstile: Turnstile,
+    *,
+    proxy: Proxy | None,
 ) -> None:
     """Register the routes."""
-    metrics = Metrics(line, turnstile, lambda: model_of(weights))
-    _answer_health(app, line, backend, weights)
+    metrics = Metrics(line, turnstile, lambda: model_of(weights), proxy)
+    _answer_health(app, line, backend, weights, proxy)
     _answer_profile(app, line, weights)
 
     @app.get("/ws")
@@ -56,10 +59,13 @@ def answer_programs(
         return jsonify(loaded)
 
 
-def _answer_health(app: QuartTrio, line: Line, backend: Mapping[str, object], weights: Weights) -> None:
+def _answer_health(
+    app: QuartTrio, line: Line, backend: Mapping[str, object], weights: Weights, proxy: Proxy | None
+) -> None:
     @app.get("/health")
     async def health() -> Response:
-        return jsonify({**line.health(), "backend": backend, "model": model_of(weights)})
+        hub = None if proxy is None else _hub_facts(proxy.statistics())
+        return jsonify({**line.health(), "backend": backend, "model": model_of(weights), "hub": hub})
 
     @app.get("/health/live")
     async def live() -> Response:
@@ -93,6 +99,19 @@ def _answer_profile(app: QuartTrio, line: Line, weights: Weights) -> None:
         except RefusedError as refusal:
             return refused(refusal)
         return jsonify(steps=steps, warmup=warmup, model=model_of(weights), stepMs=_summary_ms(taken_s))
+
+
+def _hub_facts(now: ProxyStatistics) -> dict[str, object]:
+    return {
+        "results": now.results,
+        "fetching": now.fetching,
+        "queued": now.queued,
+        "reading": now.reading,
+        "fetchedBytes": now.fetched_bytes,
+        "sentBytes": now.sent_bytes,
+        "cut": now.cut,
+        "cache": {"files": now.kept.files, "bytes": now.kept.size_bytes, "removed": now.removed},
+    }
 
 
 def is_ready(health: Mapping[str, Any]) -> bool:

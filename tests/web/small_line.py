@@ -113,16 +113,29 @@ def small_loaders(before=lambda: None):
 
 
 @asynccontextmanager
-async def small_server(settings=SETTINGS, *, lanes=4, before=None, weights=lambda: WEIGHTS, tls=None):
+async def small_server(
+    settings=SETTINGS, *, lanes=4, before=None, weights=lambda: WEIGHTS, tls=None, proxy=None
+):
     """A served line; without `before`, the block starts when it is ready."""
     line = Line(settings, small_loaders(before) if before else small_loaders(), CARD, lanes=lanes)
     turnstile = Turnstile(settings.limits)
-    app = create_app(line, settings, backend={"device": "abacus"}, weights=weights, turnstile=turnstile)
+    app = create_app(
+        line, settings, backend={"device": "abacus"}, weights=weights, turnstile=turnstile, proxy=proxy
+    )
+
+    async def drain():
+        async with trio.open_nursery() as draining:
+            draining.start_soon(line.drain)
+            if proxy is not None:
+                draining.start_soon(proxy.drain)
+
     async with trio.open_nursery() as nursery:
         await nursery.start(line.run)
+        if proxy is not None:
+            await nursery.start(proxy.run)
         if before is None:
             await line.ready.wait()
-        async with serving(app, settings, line.drain, turnstile, tls) as served:
+        async with serving(app, settings, drain, turnstile, tls) as served:
             served.line, served.app, served.turnstile = line, app, turnstile
             yield served
         nursery.cancel_scope.cancel()

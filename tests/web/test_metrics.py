@@ -6,6 +6,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from hub_rig import proxy_of
 from prometheus_client.parser import text_string_to_metric_families
 from small_line import SETTINGS, small_server, speech, talker
 from wires import ask
@@ -161,9 +162,10 @@ async def test_a_line_that_still_loads_is_scraped_too():
     assert metrics.of("packet_voice_batch_seconds_count", stage="step") == 0
 
 
-async def test_names_that_people_use_exist():
+async def test_names_that_people_use_exist(tmp_path):
     """What the dashboard asks for and what operations.md explains is there; operations.md explains all."""
-    async with small_server(SETTINGS) as served, talker(served) as client:
+    proxy = proxy_of("http://127.0.0.1:9", tmp_path)
+    async with small_server(SETTINGS, proxy=proxy) as served, talker(served) as client:
         await client.speak(speech(3))
         metrics = await scrape(served)
     there = {sample.name for family in metrics.families.values() for sample in family.samples}
