@@ -11,7 +11,7 @@ declaration, limited in time as well as items).
 
 import math
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Generic, NamedTuple, TypeVar
@@ -106,6 +106,7 @@ class Channel(Generic[F]):
         self._events: Counter[int] = Counter()
         self._putters: deque[_Putter[F]] = deque()
         self._takers = trio.lowlevel.ParkingLot()
+        self._emptied = trio.lowlevel.ParkingLot()
         self._closed = False
         self._peak = self._sent = self._taken = self._leaked = 0
 
@@ -147,11 +148,41 @@ class Channel(Generic[F]):
         if not putter.admitted:
             raise trio.ClosedResourceError
 
+    async def put_all(self, items: Iterable[F | LaneEvent]) -> None:
+        """Add items together: whoever waits for them wakes to all that there is room for.
+
+        Raises:
+            trio.ClosedResourceError: the channel is closed, or was while this waited.
+        """
+        for item in items:
+            try:
+                self.put_nowait(item)
+            except trio.WouldBlock:
+                await self.put(item)
+        await trio.lowlevel.checkpoint()
+
     async def take_batch(self) -> Batch[F]:
         """Wait until something is there, then take all that can be worked on at once.
 
         That is, for each lane, its events up to its first frame, and that frame. Frames come in
         the order in which they were received. It never waits for more than there is.
+
+        Raises:
+            trio.EndOfChannel: the channel is closed and empty.
+        """
+        await self.wait_waiting()
+        return self.take_batch_nowait()
+
+    def take_batch_nowait(self) -> Batch[F]:
+        """Take now what `take_batch` would, which may be nothing."""
+        batch = self._choose(trio.current_time())
+        self._admit_putters()
+        if not self._waiting:
+            self._emptied.unpark_all()
+        return batch
+
+    async def wait_waiting(self) -> None:
+        """Wait until something is there.
 
         Raises:
             trio.EndOfChannel: the channel is closed and empty.
@@ -163,9 +194,14 @@ class Channel(Generic[F]):
             if self._closed:
                 raise trio.EndOfChannel
             await self._takers.park()
-        batch = self._choose(trio.current_time())
-        self._admit_putters()
-        return batch
+
+    async def wait_empty(self) -> None:
+        """Wait until all that was put has been taken, or the channel is closed."""
+        await trio.lowlevel.checkpoint_if_cancelled()
+        if not self._waiting or self._closed:
+            await trio.lowlevel.cancel_shielded_checkpoint()
+        while self._waiting and not self._closed:
+            await self._emptied.park()
 
     def waiting_events(self, lane: int) -> int:
         """Events of one lane that wait; whoever makes them bounds them by this."""
@@ -190,6 +226,7 @@ class Channel(Generic[F]):
         while self._putters:
             self._putters.popleft().woken.set()
         self._takers.unpark_all()
+        self._emptied.unpark_all()
 
     def _has_room(self, item: F | LaneEvent) -> bool:
         if isinstance(item, Frame) and self._frames[item.lane] >= self._lane_frames:

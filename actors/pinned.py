@@ -11,7 +11,7 @@ import contextlib
 import math
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Generic, Protocol, Self, TypeVar, TypeVarTuple
 
@@ -24,7 +24,11 @@ Ts = TypeVarTuple("Ts")
 
 
 class Runner(Protocol):
-    """Where a model actor's calls run: one at a time, always in the same place."""
+    """Where a model actor's calls run: one at a time, in places that are all alike."""
+
+    def turn(self) -> contextlib.AbstractAsyncContextManager["Runner"]:
+        """Wait for a place that is free, and keep it: what is run there begins at once."""
+        ...
 
     async def run(
         self,
@@ -69,14 +73,25 @@ class _Call(Generic[T]):
 class PinnedThread:
     """One OS thread for life, as a context manager; leaving it waits for the thread, unless it was given up.
 
+    `staying`: around everything the thread does, made anew on it: where it may run, for one.
     The thread is a daemon: a call that never returns cannot keep the process from ending.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(
+        self,
+        name: str,
+        staying: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+    ) -> None:
         self.name = name
+        self._staying = staying
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._given_up = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+
+    @contextlib.asynccontextmanager
+    async def turn(self) -> AsyncIterator["PinnedThread"]:
+        """Nobody else's calls are waited for: the thread has one owner."""
+        yield self
 
     async def run(
         self,
@@ -119,6 +134,7 @@ class PinnedThread:
             self._thread.join()
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            call()
-            del call  # or the last result would live until the next call
+        with self._staying():
+            while (call := self._calls.get()) is not None:
+                call()
+                del call  # or the last result would live until the next call

@@ -110,22 +110,29 @@ class Stage(Generic[In, Out]):
     async def _serve(self, runner: Runner, worker: Worker[In, Out]) -> None:
         free_s = -math.inf  # until when what was offered meanwhile waited for this stage or the next
         while True:
-            batch = self._sound(await self._inbox.take_batch())
-            try:
-                done = await runner.run(self._work, worker, batch, trio.current_time(), stall_s=self._stall_s)
-            except BrokenInvariantError:
-                raise
-            except Exception as error:
-                raise BrokenInvariantError(f"the {self.name} failed: {error}") from error
+            await self._inbox.wait_waiting()
+            asked_s = trio.current_time()
+            # A third batch under way would only keep the first two from their threads. What waits
+            # here makes the next one wider.
+            await self._outbox.wait_empty()
+            async with runner.turn() as place:
+                batch = self._sound(self._inbox.take_batch_nowait())
+                begun_s = trio.current_time()
+                try:
+                    done = await place.run(self._work, worker, batch, begun_s, stall_s=self._stall_s)
+                except BrokenInvariantError:
+                    raise
+                except Exception as error:
+                    raise BrokenInvariantError(f"the {self.name} failed: {error}") from error
             span = Span(trio.current_time(), done.batch_s)
-            for event in done.events:
-                await self._outbox.put(event)
             if done.failure is not None:
+                await self._outbox.put_all(done.events)
                 await self._fail(batch, done.failure)
                 continue
+            handed_on: list[LaneEvent | Out] = [*done.events]
             for asked, frame, offered_s in zip(batch.frames, done.frames, batch.offered_s, strict=True):
-                waited_s = max(0.0, free_s - offered_s)
-                await self._outbox.put(
+                waited_s = max(0.0, free_s - offered_s) + begun_s - max(asked_s, offered_s)
+                handed_on.append(
                     dataclasses.replace(
                         frame,
                         model_s=frame.model_s + waited_s + done.batch_s,
@@ -134,6 +141,7 @@ class Stage(Generic[In, Out]):
                         spans=None if asked.spans is None else (*asked.spans, span),
                     )
                 )
+            await self._outbox.put_all(handed_on)
             free_s = trio.current_time()
 
     def _work(self, worker: Worker[In, Out], batch: Batch[In], now_s: float) -> _Done[Out]:

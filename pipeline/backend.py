@@ -9,6 +9,7 @@ What belongs here: devices, BLAS, thread counts, the dtype that each device comp
 What does not: anything about a model.
 """
 
+import contextlib
 import ctypes
 import ctypes.util
 import functools
@@ -16,6 +17,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,9 +29,10 @@ DeviceName = Literal["metal", "cuda", "cpu"]
 # With MKL's default of 200 ms its idle workers spin through the gap between two frames
 # and take both cores from everything else; 0 parks them at once.
 _BLOCKTIME = ("KMP_BLOCKTIME", "0")
+STAGES = 3  # encoder, stepper, decoder
 # Encoder, stepper and decoder compute at once. A product that wants the cores of another
 # waits for them, and a small one is slower on two cores than on one at any time.
-_THREADS = ("MKL_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 3)))
+_THREADS = ("MKL_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // STAGES)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +119,35 @@ def prepare() -> Backend:
     elif mx.cuda.is_available():
         device = "cuda"
     return Backend(device, blas, importlib.metadata.version("mlx"))
+
+
+@functools.cache
+def homes() -> tuple[frozenset[int] | None, ...]:
+    """One home for each thread that computes and the one that MLX starts for it: a core, or None for any.
+
+    The two hand each other hundreds of operations for every frame. On one core that is a queue;
+    between two, each hand-over wakes a core that has just fallen asleep, which on a virtual
+    machine costs more than the operation (a step of 13 ms takes 8). Where a product has several
+    threads of its own, they need the other cores, and nobody is told where to be.
+    """
+    if sys.platform != "linux" or prepare().device != "cpu" or os.environ[_THREADS[0]] != "1":
+        return (None,) * STAGES
+    cores = sorted(os.sched_getaffinity(0))[:STAGES]
+    return tuple(frozenset({core}) for core in cores) if len(cores) > 1 else (None,)
+
+
+@contextlib.contextmanager
+def staying_at(cores: frozenset[int] | None) -> Iterator[None]:
+    """Keep the calling thread, and threads that it starts meanwhile, on `cores`."""
+    if cores is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def free_bytes() -> int:

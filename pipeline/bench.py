@@ -182,8 +182,8 @@ def _measure(options: argparse.Namespace, wanted: Collection[str]) -> dict[str, 
     }
     chosen = [name for name in measures if name in wanted]
     if chosen:
-        rig = Rig(chain)
-        result |= {name: measures[name](rig) for name in chosen}
+        with Rig.of(chain) as rig:
+            result |= {name: measures[name](rig) for name in chosen}
     return result
 
 

@@ -1,16 +1,18 @@
 """The three stages of a chain on one thread, for the commands that measure them without a server."""
 
+import contextlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from pipeline import backend
 from pipeline.stages.chain import Chain
 from pipeline.values import Pcm, Sampling
 
 
 class Rig:
-    """The stages with every lane open, on this thread."""
+    """The stages with every lane open, on this thread, which meanwhile stays where a server's stage would."""
 
     def __init__(self, chain: Chain) -> None:
         self.lanes = chain.lanes
@@ -20,6 +22,13 @@ class Rig:
         for lane in range(chain.lanes):
             for stage in (self._encoder, self._stepper, self._decoder):
                 stage.open(lane, Sampling(seed=lane))
+
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, chain: Chain) -> "Iterator[Rig]":
+        """Load the stages; afterwards the thread may go where it likes."""
+        with backend.staying_at(backend.homes()[-1]):
+            yield cls(chain)
 
     def frame(self, lanes: Sequence[int], pcm: Pcm) -> tuple[float, float, float]:
         """One frame for each of `lanes`: seconds to encode, to step, to decode."""

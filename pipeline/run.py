@@ -12,16 +12,24 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
+from pathlib import Path
 from typing import NoReturn
 
+import platformdirs
 import structlog
 import trio
 
+from actors.crew import Crew
 from actors.line import Line, Loaders
+from actors.pinned import PinnedThread
+from actors.proxy import Proxy
+from actors.proxying.hub import HubClient
+from actors.proxying.store import Store
 from pipeline import backend, log
 from pipeline.commands import INTERRUPTED, add_config_arguments, run_command
-from pipeline.config import Config
+from pipeline.config import Config, Settings
 from pipeline.errors import BrokenInvariantError, StartupError
+from pipeline.hub import access
 from pipeline.opened import open_config
 from pipeline.stages.chain import Chain, open_chain
 from web.app import create_app
@@ -40,6 +48,9 @@ events = structlog.get_logger()
 async def _serve(config: Config, chain: Chain) -> int:
     """Serve until a signal comes; the exit code."""
     machine = backend.prepare()
+    crew = Crew(
+        [PinnedThread(f"models {n}", partial(backend.staying_at, at)) for n, at in enumerate(backend.homes())]
+    )
     line = Line(
         config.settings,
         Loaders(chain.load_encoder, chain.load_stepper, chain.load_decoder),
@@ -47,8 +58,10 @@ async def _serve(config: Config, chain: Chain) -> int:
         lanes=chain.lanes,
         recommended=chain.bundle.recommended_sampling,
         digest=chain.digest,
+        runner=crew.member,
     )
     turnstile = Turnstile(config.settings.limits)
+    proxy = _proxy(config.settings)
     loaded = chain.bundle.describe()
     app = create_app(
         line,
@@ -56,6 +69,7 @@ async def _serve(config: Config, chain: Chain) -> int:
         backend={"device": machine.device, "blas": machine.blas.name, "mlx": machine.mlx_version},
         weights=lambda: loaded if line.ready.is_set() else None,
         turnstile=turnstile,
+        proxy=proxy,
     )
     shutdown = trio.Event()
     exit_code = 0
@@ -63,6 +77,12 @@ async def _serve(config: Config, chain: Chain) -> int:
     async def announce() -> None:
         await line.ready.wait()
         events.info("ready", **asdict(chain.card), lanes=chain.lanes)
+
+    async def drain() -> None:
+        async with trio.open_nursery() as draining:
+            draining.start_soon(line.drain)
+            if proxy is not None:
+                draining.start_soon(proxy.drain)
 
     async def heed_signals() -> None:
         nonlocal exit_code
@@ -74,18 +94,38 @@ async def _serve(config: Config, chain: Chain) -> int:
                 events.info("draining", signal=signal.Signals(number).name)
                 shutdown.set()
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(heed_signals)
-        async with trio.open_nursery() as serving:
-            web = partial(
-                serve, app, config.settings, shutdown=shutdown, drain=line.drain, turnstile=turnstile
-            )
-            address = await serving.start(web)  # a taken port is found before anything is loaded
-            events.info("listening", url=address.url)
-            await nursery.start(line.run)
-            nursery.start_soon(announce)
-        nursery.cancel_scope.cancel()
+    with crew.running():
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(heed_signals)
+            async with trio.open_nursery() as serving:
+                web = partial(
+                    serve, app, config.settings, shutdown=shutdown, drain=drain, turnstile=turnstile
+                )
+                address = await serving.start(web)  # a taken port is found before anything is loaded
+                events.info("listening", url=address.url)
+                if proxy is not None:
+                    await nursery.start(proxy.run)
+                await nursery.start(line.run)
+                nursery.start_soon(announce)
+            nursery.cancel_scope.cancel()
     return exit_code
+
+
+def _proxy(settings: Settings) -> Proxy | None:
+    """The way to the hub, as this user reaches it; None where no repository is allowed."""
+    knobs = settings.proxy
+    if not knobs.allow:
+        return None
+    hub = access()
+    upstream = HubClient(
+        hub.endpoint,
+        hub.token,
+        offline=hub.offline,
+        timeout_s=knobs.timeout_s,
+        connections=knobs.fetches,
+    )
+    folder = Path(knobs.folder) if knobs.folder else platformdirs.user_cache_path("packet-voice") / "hub"
+    return Proxy(knobs, upstream, Store(folder), drain_s=settings.drain_s)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

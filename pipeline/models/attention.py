@@ -20,13 +20,12 @@ Lanes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """Rotary tables (Su et al. 2021) `cos, sin [w, T, 1, D/2]`, float32.
+    """A rotary table (Su et al. 2021): unit complex numbers `turns [w, T, 1, D/2]`.
 
     `interleaved`: a pair is two neighbours; else it is one of each half of a head.
     """
 
-    cos: mx.array
-    sin: mx.array
+    turns: mx.array
     interleaved: bool
 
     @classmethod
@@ -38,23 +37,17 @@ class Rotation:
         """
         frequencies = max_period ** (-np.arange(head_dim // 2, dtype=np.float64) * 2 / head_dim)
         angles = positions[:, :, None, None] * frequencies  # [w, T, 1, D/2]
-        return cls(
-            mx.array(np.cos(angles).astype(np.float32)),
-            mx.array(np.sin(angles).astype(np.float32)),
-            interleaved,
-        )
+        return cls(mx.array(np.exp(1j * angles).astype(np.complex64)), interleaved)
 
     def __call__(self, x: mx.array) -> mx.array:
         """Rotate `x [w, T, H, D]` in float32; the dtype stays."""
         full = x.astype(mx.float32)
-        if self.interleaved:
-            pairs = full.reshape(*x.shape[:-1], -1, 2)
-            real, imaginary = pairs[..., 0], pairs[..., 1]
-        else:
-            real, imaginary = mx.split(full, 2, axis=-1)
-        turned = [real * self.cos - imaginary * self.sin, real * self.sin + imaginary * self.cos]
-        joined = mx.stack(turned, axis=-1) if self.interleaved else mx.concatenate(turned, axis=-1)
-        return joined.reshape(x.shape).astype(x.dtype)
+        if self.interleaved:  # two neighbours are a complex number as they lie there
+            return (full.view(mx.complex64) * self.turns).view(mx.float32).astype(x.dtype)
+        real, imaginary = mx.split(full, 2, axis=-1)
+        cos, sin = mx.real(self.turns), mx.imag(self.turns)
+        turned = [real * cos - imaginary * sin, real * sin + imaginary * cos]
+        return mx.concatenate(turned, axis=-1).astype(x.dtype)
 
 
 @dataclass(frozen=True, slots=True)

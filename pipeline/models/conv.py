@@ -12,21 +12,18 @@ import mlx.core as mx
 from mlx import nn
 
 
-def elu(x: mx.array) -> mx.array:
-    """`x` above 0, exp(x) − 1 below; without a select: on the CPU that costs more than both halves."""
-    return mx.maximum(x, 0) + mx.expm1(mx.minimum(x, 0))
-
-
 class History:
     """The past of every layer, taken and left again in the order the layers run.
 
     `packed [w, floats]` is what the previous call left; `repacked()` is what this one leaves.
+    `marks`: what the layers computed on their way, the first first; see `mark`.
     """
 
-    def __init__(self, packed: mx.array) -> None:
+    def __init__(self, packed: mx.array, marks: list[mx.array] | None = None) -> None:
         self._packed = packed
         self._offset = 0
         self._left: list[mx.array] = []
+        self._marks = marks
 
     def take(self, steps: int, channels: int) -> mx.array:
         """The next layer's past, `[w, steps, channels]`."""
@@ -38,6 +35,11 @@ class History:
     def leave(self, past: mx.array) -> None:
         """Put away `[w, steps, channels]`, what the same layer takes next time."""
         self._left.append(past.reshape(past.shape[0], -1))
+
+    def mark(self, x: mx.array) -> None:
+        """Note that a good part of the work ends with `x`, for who wants to evaluate it in parts."""
+        if self._marks is not None:
+            self._marks.append(x)
 
     def repacked(self) -> mx.array:
         """Everything left, `[w, floats]`; each layer must have taken and left its part."""

@@ -31,8 +31,13 @@ class Depformer(nn.Module):
         sizes = config.depformer_feedforward
         self.layers = [Layer(config.depformer, sizes) for _ in range(config.depformer.num_layers)]
 
-    def step(self, x: mx.array, codebook: int, past: list[Past]) -> tuple[mx.array, list[Past]]:
-        """`x [w, 1, D]` for `codebook`, after the `past` of the ones before (none: []) → `[w, 1, D]`."""
+    def step(
+        self, x: mx.array, codebook: int, past: list[Past], marks: list[mx.array] | None = None
+    ) -> tuple[mx.array, list[Past]]:
+        """`x [w, 1, D]` for `codebook`, after the `past` of the ones before (none: []) → `[w, 1, D]`.
+
+        To `marks` is added what the layers make of it.
+        """
         which = self.config.weight_sets[codebook]
         x, rotation = place(x, np.array([[codebook]]), self.config.depformer)
         now = []
@@ -48,4 +53,6 @@ class Depformer(nn.Module):
                 queries, keys, values, scale=self.config.depformer.head_dim**-0.5
             )
             x = layer.finish(x, layer.self_attn.merge(seen, which), which)
+        if marks is not None:
+            marks.append(x)
         return x, now

@@ -22,12 +22,13 @@ from pipeline.models.attention import Lanes
 from pipeline.models.checkpoint import Assignment, Rule, load_parameters, match, stream_parameters
 from pipeline.models.conditioning import Conditions
 from pipeline.models.depformer import Depformer, Past
-from pipeline.models.embedding import Embedding
+from pipeline.models.embedding import Embedding, Hearing
 from pipeline.models.families import read
 from pipeline.models.headers import Shape
 from pipeline.models.lm_checkpoint import detect_layout, lm_rules
 from pipeline.models.lm_config import LmConfig
 from pipeline.models.lora import Lora
+from pipeline.models.products import Products
 from pipeline.models.quantized import install
 from pipeline.models.sampling import SamplingBatch, draw, shape_text
 from pipeline.models.transformer import Transformer, TransformerState, make_norm
@@ -108,7 +109,7 @@ class LmModel(nn.Module):
             self.condition_provider = Conditions(c.conditioners, c.summed, c.dim)
         self._shapes = {name: p.shape for name, p in dict(tree_flatten(self.parameters())).items()}
         self.dtype: mx.Dtype = mx.float32  # of weights and rings
-        self._settle_conditions()
+        self._lay_out()
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """Name and shape of every weight, dense; nothing is computed for it."""
@@ -140,7 +141,9 @@ class LmModel(nn.Module):
             # Complete before any of it is installed.
             install(self, list(stream_parameters(path, shapes, rules, dtype, keep_quantized=keep_quantized)))
         self.dtype = dtype
-        self._settle_conditions()
+        self._lay_out()
+        self._hearing.settle()
+        self._depformer_in.settle()
 
     def check_weights(self, path: Path, lora: Lora | None = None) -> list[Assignment]:
         """Compare a checkpoint with the model by its header alone: what each tensor becomes.
@@ -153,8 +156,10 @@ class LmModel(nn.Module):
             lora.check(self.config, self.parameter_shapes())
         return assignments
 
-    def _settle_conditions(self) -> None:
-        """What each step is told is the same in all of them, so it is worked out once."""
+    def _lay_out(self) -> None:
+        """What is the same in every step is worked out once: conditions, and weights that work together."""
+        self._hearing = Hearing([self.text_emb, *self.emb])
+        self._depformer_in = Products(self.depformer_in)
         self._conditions: tuple[mx.array, ...] = ()  # each [1, 1, D]: wanted, then, with guidance, unwanted
         if self.config.summed:
             told = [self.condition_provider.wanted()]
@@ -196,16 +201,19 @@ class LmModel(nn.Module):
         state: TransformerState,
         lanes: Lanes,
         sampling: SamplingBatch | None = None,
+        *,
+        marks: list[mx.array] | None = None,
     ) -> tuple[mx.array, mx.array, TransformerState]:
         """Advance the rows `lanes [w]` by one step; repeated, it draws from `logits` of the whole.
 
         `text [w, 1]`, `audio [w, n_q, 1]`, delays already applied; −1 is no input. Without
         `sampling` every token is the likeliest. Returns the next text `[w]` and audio
         `[w, dep_q]` int32 and the new state; nothing is evaluated yet, and evaluating the
-        tokens evaluates the state.
+        tokens evaluates the state. To `marks` is added what is computed on the way, in this
+        order, a few dozen operations apart.
         """
         heard = self._told(self._hear(text, audio))  # [w, 1, D], or [2w, 1, D] with guidance
-        context, state = self.transformer(heard, state, self._rows(state, lanes))
+        context, state = self.transformer(heard, state, self._rows(state, lanes), marks)
         context = self.out_norm(context)
         logits = self._guided(self.text_linear(context)[:, 0].astype(mx.float32))
         if sampling is None:
@@ -215,13 +223,15 @@ class LmModel(nn.Module):
         token = next_text = draw(shaped, sampling.text, None if numbers is None else numbers[:, 0])
         codes: list[mx.array] = []
         past: list[Past] = []
+        given = self._depformer_in(context)
         for codebook in range(self.config.dep_q):
             said = token if self.guidance == 1 else mx.concatenate([token, token])
-            logits, past = self._predict(codebook, said[:, None], context, past)
+            heard = self._told_depformer(codebook).of_drawn(said[:, None])
+            logits, past = self._predict(codebook, given[self._weight_set(codebook)] + heard, past, marks)
             uniform = None if numbers is None else numbers[:, 1 + codebook]
             token = draw(self._guided(logits[:, 0]), sampling.audio, uniform)
             codes.append(token)
-        return next_text, mx.stack(codes, axis=1), state
+        return next_text.astype(mx.int32), mx.stack(codes, axis=1).astype(mx.int32), state
 
     def logits(self, codes: Tokens) -> Logits:
         """What each token of `codes [B, 1 + n_q, T]` was expected to be, given all before it.
@@ -231,9 +241,9 @@ class LmModel(nn.Module):
         c = self.config
         batch, _, frames = codes.shape
         given = delayed(codes, c.delays, np.array([c.text_card] + [c.card] * c.n_q))
-        before = given[:, :, :-1].astype(np.int32)
+        until = given[:, :, :-1].astype(np.int32)
         told = mx.array(given[:, :, 1:].astype(np.int32))
-        heard = self._hear(before[:, 0], before[:, 1:])
+        heard = self._hear(until[:, 0], until[:, 1:])
         if self._conditions:
             heard = heard + self._conditions[0]
         context = self.out_norm(self.transformer.whole(heard))
@@ -241,8 +251,10 @@ class LmModel(nn.Module):
         each = context.reshape(batch * frames, 1, -1)  # a depformer run for every step
         audio: list[mx.array] = []
         past: list[Past] = []
+        inputs = self._depformer_in(each)
         for codebook in range(c.dep_q):
-            logits, past = self._predict(codebook, told[:, codebook].reshape(-1, 1), each, past)
+            before = self._told_depformer(codebook)(told[:, codebook].reshape(-1, 1))
+            logits, past = self._predict(codebook, inputs[self._weight_set(codebook)] + before, past)
             audio.append(logits.reshape(batch, frames, -1))
         said = c.delays[: 1 + c.dep_q]
         text, text_mask = undelayed(text.astype(mx.float32), said[:1])
@@ -259,11 +271,7 @@ class LmModel(nn.Module):
         if self.config.heard_as is not None:
             said, instead = self.config.heard_as
             text = np.where(text == said, np.int32(instead), text)
-        codes = mx.array(audio)
-        heard = self.emb[0](codes[:, 0])
-        for codebook in range(1, self.config.n_q):
-            heard = heard + self.emb[codebook](codes[:, codebook])
-        return heard + self.text_emb(mx.array(text))
+        return self._hearing(np.concatenate([text[:, None], audio], axis=1))
 
     def _told(self, heard: mx.array) -> mx.array:
         """Add the conditions to `heard [w, T, D]`; with guidance, once those wanted, then the others."""
@@ -277,13 +285,19 @@ class LmModel(nn.Module):
         wanted, unwanted = mx.split(logits, 2)
         return unwanted + (wanted - unwanted) * self.guidance
 
+    def _weight_set(self, codebook: int) -> int:
+        """Which of the depformer's inputs a codebook has."""
+        return self.config.weight_sets[codebook] if self.config.depformer_multi_linear else 0
+
+    def _told_depformer(self, codebook: int) -> Embedding:
+        """How the depformer hears the token before `codebook`."""
+        return self.depformer_text_emb if codebook == 0 else self.depformer_emb[codebook - 1]
+
     def _predict(
-        self, codebook: int, token: mx.array, context: mx.array, past: list[Past]
+        self, codebook: int, x: mx.array, past: list[Past], marks: list[mx.array] | None = None
     ) -> tuple[mx.array, list[Past]]:
-        """From the token before, `[w, 1]`, and `context [w, 1, D]`: logits `[w, 1, card]` float32."""
-        which = self.config.weight_sets[codebook] if self.config.depformer_multi_linear else 0
-        emb = self.depformer_text_emb if codebook == 0 else self.depformer_emb[codebook - 1]
-        x, past = self.depformer.step(self.depformer_in[which](context) + emb(token), codebook, past)
+        """From `x [w, 1, D]`, the context and the token before: logits `[w, 1, card]` float32."""
+        x, past = self.depformer.step(x, codebook, past, marks)
         if self.config.depformer_norm is not None:
             x = self.depformer_norms[codebook](x)
         return self.linears[codebook](x).astype(mx.float32), past

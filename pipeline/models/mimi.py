@@ -95,8 +95,12 @@ class Mimi(nn.Module):
         # Both directions' transformers have one shape, so either may clear the row.
         return MimiState(history, self.encoder_transformer.reset(state.transformer, row))
 
-    def encode(self, pcm: mx.array, state: MimiState, lanes: Lanes) -> tuple[mx.array, MimiState]:
+    def encode(
+        self, pcm: mx.array, state: MimiState, lanes: Lanes, marks: list[mx.array] | None = None
+    ) -> tuple[mx.array, MimiState]:
         """`pcm [w, 1, n · 1920]` at 24 kHz → codes `[w, K, n]` int32, and the new state.
+
+        To `marks` is added what is computed on the way, in this order, a few operations apart.
 
         Raises:
             ValueError: the samples are not whole frames.
@@ -105,23 +109,27 @@ class Mimi(nn.Module):
         if samples == 0 or samples % FRAME_SAMPLES:
             raise ValueError(f"{samples} samples are not whole frames of {FRAME_SAMPLES}")
         rows = mx.array(lanes)
-        history = History(state.history[rows])
+        history = History(state.history[rows], marks)
         fresh = mx.array(state.transformer.positions[lanes] == 0)  # [w]
         x = self.encoder(pcm.reshape(w, samples, 1).astype(self.dtype), history)  # [w, 2n, D]
         x, transformer = self._attend(self.encoder_transformer, x, state.transformer, lanes)
+        history.mark(x)
         x = self.downsample(x, history, fresh)  # [w, n, D]
         return self.quantizer.encode(x), _put(state, rows, history, transformer)
 
-    def decode(self, codes: mx.array, state: MimiState, lanes: Lanes) -> tuple[mx.array, MimiState]:
+    def decode(
+        self, codes: mx.array, state: MimiState, lanes: Lanes, marks: list[mx.array] | None = None
+    ) -> tuple[mx.array, MimiState]:
         """Codes `[w, K, n]`, each below `bins`, → `pcm [w, 1, n · 1920]` float32, and the new state.
 
-        Fewer codebooks than the codec has are as if the others added nothing.
+        Fewer codebooks than the codec has are as if the others added nothing. `marks`: see `encode`.
         """
         rows = mx.array(lanes)
-        history = History(state.history[rows])
+        history = History(state.history[rows], marks)
         x = self.quantizer.decode(codes).astype(self.dtype)  # [w, n, D]
         x = self.upsample(x, history)  # [w, 2n, D]
         x, transformer = self._attend(self.decoder_transformer, x, state.transformer, lanes)
+        history.mark(x)
         pcm = self.decoder(x, history).astype(mx.float32)  # [w, n · 1920, 1]
         return pcm.swapaxes(1, 2), _put(state, rows, history, transformer)
 

@@ -99,41 +99,47 @@ class SamplingBatch:
 
 
 def draw(logits: mx.array, choice: Choice, uniform: mx.array | None) -> mx.array:
-    """One token for each row of `logits [w, V]`, with `uniform [w]` → `[w]` int32.
+    """One token for each row of `logits [w, V]`, with `uniform [w]` → `[w]` integers.
 
     Tokens that tie with the k-th best are all kept. A row's token depends on its own row
     of the arguments only, bit for bit.
     """
-    best = mx.argmax(logits, axis=-1).astype(mx.int32)
     if choice.greedy:
-        return best
+        return mx.argmax(logits, axis=-1)
     assert uniform is not None
     logits = logits.astype(mx.float32)
-    temperature = mx.array(np.where(choice.temperature > 0, choice.temperature, 1))[:, None]
-    likelihood = mx.exp((logits - logits.max(axis=-1, keepdims=True)) / temperature)
-    kept = _kept(logits, choice.top_k)
-    if kept is not None:
-        likelihood = mx.where(kept, likelihood, 0)
+    drawing = choice.temperature > 0
+    # A row that does not draw keeps what its neighbours keep, lest it be a case of its own.
+    threshold = _threshold(logits, np.where(drawing, choice.top_k, choice.top_k[drawing][0]))
+    kept = logits if threshold is None else mx.where(logits >= threshold, logits, -mx.inf)
+    likelihood = mx.softmax(kept / mx.array(np.where(drawing, choice.temperature, 1))[:, None], axis=-1)
     cumulative = mx.cumsum(likelihood, axis=-1)
     # A parallel sum need not grow from one entry to the next: only what can be drawn is asked.
     cumulative = mx.where(likelihood > 0, cumulative, 0)
     target = uniform[:, None] * cumulative.max(axis=-1, keepdims=True)
-    drawn = mx.argmax(cumulative > target, axis=-1).astype(mx.int32)
-    return mx.where(mx.array(choice.temperature > 0), drawn, best)
+    drawn = mx.argmax(cumulative > target, axis=-1)
+    return drawn if drawing.all() else mx.where(mx.array(drawing), drawn, mx.argmax(logits, axis=-1))
 
 
-def _kept(logits: mx.array, top_k: Ints) -> mx.array | None:
-    """Which of `logits [w, V]` are among their row's `top_k [w]` best; None where all are."""
+def _threshold(logits: mx.array, top_k: Ints) -> mx.array | None:
+    """The least of `logits [w, V]` that is among its row's `top_k [w]` best; None where all rows keep all.
+
+    It is a number of the row itself, the same however many the others keep.
+    """
     vocabulary = logits.shape[-1]
     limited = (top_k > 0) & (top_k < vocabulary)
     if not limited.any():
         return None
-    most = int(top_k[limited].max())
-    # The threshold is a value of the row itself, the same however many were asked for.
-    best = mx.sort(mx.topk(logits, most, axis=-1), axis=-1)  # [w, most], the best last
-    at = most - np.where(limited, top_k, 1)
-    threshold = mx.take_along_axis(best, mx.array(at[:, None].astype(np.int32)), axis=-1)
-    return (logits >= threshold) | mx.array(~limited[:, None])
+    ranks = np.unique(top_k[limited])
+    if len(ranks) == 1:
+        least = vocabulary - int(ranks[0])
+        threshold = mx.partition(logits, least, axis=-1)[:, least : least + 1]
+    else:
+        most = int(ranks[-1])
+        best = mx.sort(mx.topk(logits, most, axis=-1), axis=-1)  # [w, most], the best last
+        at = most - np.where(limited, top_k, 1)
+        threshold = mx.take_along_axis(best, mx.array(at[:, None].astype(np.int32)), axis=-1)
+    return threshold if limited.all() else mx.where(mx.array(limited[:, None]), threshold, -mx.inf)
 
 
 def shape_text(logits: mx.array, batch: SamplingBatch, padding_id: int) -> mx.array:

@@ -8,7 +8,8 @@ tensors by it. Source: Tagliasacchi et al. 2020, "SEANet"; package `moshi`,
 import mlx.core as mx
 from mlx import nn
 
-from pipeline.models.conv import CausalConv1d, ConvTranspose1d, History, elu
+from pipeline.models.activations import elu
+from pipeline.models.conv import CausalConv1d, ConvTranspose1d, History
 from pipeline.models.mimi_config import SeanetConfig
 
 
@@ -41,7 +42,9 @@ class ResidualBlock(nn.Module):
 
     def __call__(self, x: mx.array, history: History) -> mx.array:
         """`x [w, T, C]` → `[w, T, C]`."""
-        return x + _run(self.block, x, history)
+        x = x + _run(self.block, x, history)
+        history.mark(x)
+        return x
 
 
 def _residuals(width: int, config: SeanetConfig) -> list[nn.Module]:

@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
+from pipeline.models.activations import gelu, silu
 from pipeline.models.attention import (
     AttentionPlan,
     Lanes,
@@ -109,16 +110,6 @@ def make_norm(norm: Norm, dim: int) -> LayerNorm | RmsNorm:
     """The norm a config names."""
     in_f32 = norm.endswith("_f32")
     return (RmsNorm if norm.startswith("rms") else LayerNorm)(dim, in_f32=in_f32)
-
-
-def gelu(x: mx.array) -> mx.array:
-    """`x · Φ(x)`, with the error function: the exact form, not the tanh one."""
-    return x * (1 + mx.erf(x * 0.5**0.5)) / 2
-
-
-def silu(x: mx.array) -> mx.array:
-    """`x · σ(x)`."""
-    return x * mx.sigmoid(x)
 
 
 def gating_width(dim: int, dim_feedforward: int) -> int:
@@ -244,12 +235,13 @@ class Transformer(nn.Module):
         return state._replace(positions=positions)
 
     def __call__(
-        self, x: mx.array, state: TransformerState, lanes: Lanes
+        self, x: mx.array, state: TransformerState, lanes: Lanes, marks: list[mx.array] | None = None
     ) -> tuple[mx.array, TransformerState]:
         """Advance the rows `lanes [w]` by the T positions of `x [w, T, D]` → `[w, T, D]`, new state.
 
         Rows not named keep their state bit for bit. A row may be named several times only
-        if nobody reads it: which of its inputs stays in its rings is not defined.
+        if nobody reads it: which of its inputs stays in its rings is not defined. To `marks`
+        is added what each layer makes of them.
 
         Raises:
             ValueError: T is larger than the context.
@@ -263,6 +255,8 @@ class Transformer(nn.Module):
             x, new_keys, new_values = layer.step(x, old_keys, old_values, plan, rotation)
             keys.append(new_keys)
             values.append(new_values)
+            if marks is not None:
+                marks.append(x)
         positions = state.positions.copy()
         positions[lanes] = starts + steps
         return x, TransformerState(tuple(keys), tuple(values), positions)

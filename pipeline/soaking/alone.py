@@ -22,7 +22,12 @@ DIFFERENT_FRAMES: Final = 64
 
 def measure_ticks(chain: Chain, ticks: int, width: int = 8) -> dict[str, Any]:
     """Milliseconds of a tick with one lane, with `width`, and of `width` calls with one each."""
-    stages, noise = Rig(chain), _noise(width)
+    with Rig.of(chain) as stages:
+        return _ticks(stages, ticks, width)
+
+
+def _ticks(stages: Rig, ticks: int, width: int) -> dict[str, Any]:
+    noise = _noise(width)
 
     def calls() -> None:
         for lane in range(width):
@@ -53,7 +58,12 @@ def measure_ticks(chain: Chain, ticks: int, width: int = 8) -> dict[str, Any]:
 
 def measure_steps(chain: Chain, steps: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """One lane for `steps` frames: resident memory and times, tenth by tenth."""
-    stages, noise, process = Rig(chain), _noise(DIFFERENT_FRAMES), psutil.Process()
+    with Rig.of(chain) as stages:
+        return _steps(stages, steps, tell)
+
+
+def _steps(stages: Rig, steps: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    noise, process = _noise(DIFFERENT_FRAMES), psutil.Process()
     for step in range(min(WARM_STEPS, steps)):
         stages.frame([0], noise[step % DIFFERENT_FRAMES][np.newaxis])
     rows = []

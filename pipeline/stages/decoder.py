@@ -26,6 +26,7 @@ class DecoderStage:
     def open(self, lane: int, sampling: Sampling) -> None:  # noqa: ARG002 - a codec draws nothing
         """The lane's row is as if nothing had ever been said."""
         self._state = self._mimi.reset(self._state, lane)
+        settle("decoder", self._state.history)
 
     def close(self, lane: int) -> None:
         """Nothing to release: the row is reset when it is opened again."""
@@ -38,6 +39,7 @@ class DecoderStage:
         return self._run(rows, padded(codes, len(rows)))[: len(lanes)]
 
     def _run(self, rows: npt.NDArray[np.int32], codes: Codes) -> Pcm:
-        pcm, self._state = self._mimi.decode(mx.array(codes[..., None]), self._state, rows)
-        settle("decoder", pcm, self._state)
+        marks: list[mx.array] = []
+        pcm, self._state = self._mimi.decode(mx.array(codes[..., None]), self._state, rows, marks)
+        settle("decoder", pcm, self._state, marks=marks)
         return np.array(pcm)[:, 0]  # [w, 1, 1920] → [w, 1920]

@@ -27,6 +27,7 @@ class EncoderStage:
     def open(self, lane: int, sampling: Sampling) -> None:  # noqa: ARG002 - a codec draws nothing
         """The lane's row is as if nothing had ever been heard."""
         self._state = self._mimi.reset(self._state, lane)
+        settle("encoder", self._state.history)
 
     def close(self, lane: int) -> None:
         """Nothing to release: the row is reset when it is opened again."""
@@ -39,6 +40,7 @@ class EncoderStage:
         return self._run(rows, padded(pcm, len(rows)))[: len(lanes)]
 
     def _run(self, rows: npt.NDArray[np.int32], pcm: Pcm) -> Codes:
-        codes, self._state = self._mimi.encode(mx.array(pcm[:, None]), self._state, rows)
-        settle("encoder", codes, self._state)
+        marks: list[mx.array] = []
+        codes, self._state = self._mimi.encode(mx.array(pcm[:, None]), self._state, rows, marks)
+        settle("encoder", codes, self._state, marks=marks)
         return np.array(codes)[..., 0]  # [w, K, 1] → [w, K]

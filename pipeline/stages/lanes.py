@@ -1,9 +1,10 @@
 """Which rows of a batch a call works on.
 
-Every streaming state has one row per lane and one *scratch* row behind them. A call
+Every streaming state has one row per lane and one *scratch* row behind them. On a GPU a call
 that serves `n` lanes runs at the next bucket width (1, 2, 4, 8, …), its spare places
-filled with the scratch row, so that few widths are ever computed and one session does
-not pay for eight. What lands in the scratch row is never read.
+filled with the scratch row, so that few widths are ever compiled and one session does
+not pay for eight. What lands in the scratch row is never read. On a CPU nothing is compiled
+and every row is paid for: a call is as wide as its lanes.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,10 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
+
+from pipeline.backend import prepare
+
+IN_BUCKETS = prepare().device != "cpu"
 
 
 def bucket_width(lanes: int) -> int:
@@ -23,15 +28,17 @@ def bucket_widths(lanes: int) -> list[int]:
     return [1 << power for power in range(bucket_width(lanes).bit_length())]
 
 
-def padded_rows(lanes: Sequence[int], scratch: int) -> npt.NDArray[np.int32]:
-    """Rows `[w]` int32: the lanes in their order, then `scratch` up to the bucket's width.
+def padded_rows(
+    lanes: Sequence[int], scratch: int, *, in_buckets: bool = IN_BUCKETS
+) -> npt.NDArray[np.int32]:
+    """Rows `[w]` int32: the lanes in their order, then `scratch` up to the width, `in_buckets` the bucket's.
 
     Raises:
         ValueError: a lane is named twice; its two frames would race for one state.
     """
     if len(set(lanes)) != len(lanes):
         raise ValueError(f"a lane is named twice in one batch: {list(lanes)}")
-    rows = np.full(bucket_width(len(lanes)), scratch, np.int32)
+    rows = np.full(bucket_width(len(lanes)) if in_buckets else len(lanes), scratch, np.int32)
     rows[: len(lanes)] = lanes
     return rows
 

@@ -6,18 +6,30 @@ evaluation itself writes the new state into the memory of the old one (that is w
 affordable): if it fails, neither exists any more, for any lane.
 """
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 
+from pipeline.backend import prepare
 from pipeline.errors import StateLostError
 
+# MLX's CPU backend lets about a hundred operations wait at a time, of all threads together. A
+# codec's call, queued whole, leaves no place for the language model's hundreds of small ones.
+_IN_PARTS = prepare().device == "cpu"
 
-def settle(stage: str, *arrays: object) -> None:
+
+def settle(stage: str, *arrays: object, marks: Sequence[mx.array] = ()) -> None:
     """Evaluate a call's results and its new state, which from now on is the state.
+
+    `marks`: results on the way to them, in their order, after each of which other stages get a turn.
 
     Raises:
         StateLostError: it failed.
     """
     try:
+        if _IN_PARTS:
+            for mark in marks:
+                mx.eval(mark)
         mx.eval(*arrays)
     except Exception as error:
         raise StateLostError(f"the {stage} lost its state: {error}") from error

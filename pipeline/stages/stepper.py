@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
@@ -117,8 +118,9 @@ class StepperStage:
         self, rows: npt.NDArray[np.int32], inputs: npt.NDArray[np.int32], batch: SamplingBatch
     ) -> tuple[Codes, Codes]:
         """`inputs [w, 1 + n_q]` → text `[w]`, audio `[w, dep_q]`; the step's one synchronisation."""
+        marks: list[mx.array] = []
         text, audio, self._state = self._model.step(
-            inputs[:, :1], inputs[:, 1:, None], self._state, rows, batch
+            inputs[:, :1], inputs[:, 1:, None], self._state, rows, batch, marks=marks
         )
-        settle("stepper", text, audio, self._state)
+        settle("stepper", text, audio, self._state, marks=marks)
         return np.array(text), np.array(audio)

@@ -6,7 +6,7 @@ the lane was opened, and on nothing else), refuse lanes that are not open, and a
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -128,6 +128,10 @@ class Inline:
     """A runner without threads, for the virtual clock: a call takes `batch_s` of virtual time."""
 
     batch_s = 0.0
+
+    @asynccontextmanager
+    async def turn(self):
+        yield self
 
     async def run(self, call, *args, stall_s=0.0, abandon_on_cancel=False):
         await trio.lowlevel.checkpoint_if_cancelled()

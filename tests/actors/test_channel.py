@@ -246,3 +246,59 @@ async def test_closing_wakes_who_waits_for_items(autojump_clock):
             nursery.start_soon(take_in_vain)
             await trio.testing.wait_all_tasks_blocked()
             channel.close()
+
+
+async def test_what_is_put_together_wakes_its_taker_to_all_of_it(nursery):
+    """A taker that waits sees every item of one `put_all` in one batch."""
+    channel: Channel[Frame] = Channel("c", 100, lane_frames=4)
+    batches: list[Batch[Frame]] = []
+
+    async def take() -> None:
+        batches.append(await channel.take_batch())
+
+    nursery.start_soon(take)
+    await trio.testing.wait_all_tasks_blocked()
+    items = [LaneOpened(0, SAMPLING), frame(0, 0), frame(1, 0), frame(2, 0)]
+    await channel.put_all(items)
+    await trio.testing.wait_all_tasks_blocked()
+    assert [flat(batch) for batch in batches] == [items]
+
+
+async def test_what_does_not_fit_waits_in_its_place(nursery):
+    """`put_all` beyond the capacity goes on as room is made, in order."""
+    channel: Channel[Frame] = Channel("c", 2, lane_frames=4)
+    items = [frame(lane, 0) for lane in range(5)]
+    nursery.start_soon(channel.put_all, items)
+    seen: list[Frame | LaneEvent] = []
+    while len(seen) < len(items):
+        seen += flat(await channel.take_batch())
+        assert adds_up(channel)
+    assert seen == items
+
+
+async def test_waiting_for_emptiness_ends_with_the_last_taking_or_the_close(nursery):
+    """Not with a taking that leaves something; and at once where nothing waits."""
+    channel: Channel[Frame] = Channel("c", 10, lane_frames=4)
+    await channel.wait_empty()
+    ends: list[str] = []
+
+    async def wait(name: str) -> None:
+        await channel.wait_empty()
+        ends.append(name)
+
+    channel.put_nowait(frame(0, 0))
+    channel.put_nowait(frame(0, 1))
+    nursery.start_soon(wait, "taken")
+    await trio.testing.wait_all_tasks_blocked()
+    await channel.take_batch()
+    await trio.testing.wait_all_tasks_blocked()
+    assert not ends
+    await channel.take_batch()
+    await trio.testing.wait_all_tasks_blocked()
+    assert ends == ["taken"]
+    channel.put_nowait(frame(0, 2))
+    nursery.start_soon(wait, "closed")
+    await trio.testing.wait_all_tasks_blocked()
+    channel.close()
+    await trio.testing.wait_all_tasks_blocked()
+    assert ends == ["taken", "closed"]

@@ -47,6 +47,19 @@ async def drain(channel) -> list:
         return out
 
 
+async def serve(stage: Stage, outbox: Channel, load, runner: Inline | None = None) -> list:
+    """All that comes out of a stage whose inbox is closed, taken as it comes."""
+    out: list = []
+
+    async def take() -> None:
+        out.extend(await drain(outbox))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(take)
+        await stage.run(runner or Inline(), load)
+    return out
+
+
 async def test_what_waits_runs_as_one_batch_and_nobody_waits_for_more():
     """Frames of several lanes that wait together are one call; a lone frame is a call of its own."""
     inbox, outbox, stage = encoder_stage()
@@ -57,8 +70,7 @@ async def test_what_waits_runs_as_one_batch_and_nobody_waits_for_more():
         inbox.put_nowait(user_frame(lane, 0, pcm[lane]))
     inbox.put_nowait(user_frame(1, 1, pcm[3]))
     inbox.close()
-    await stage.run(Inline(), lambda: Encoder(sums))
-    out = await drain(outbox)
+    out = await serve(stage, outbox, lambda: Encoder(sums))
     assert sums.widths == [3, 1]
     assert [(o.lane, o.index) for o in out if isinstance(o, UserCodes)] == [(0, 0), (1, 0), (2, 0), (1, 1)]
     assert stage.timing.count == 2
@@ -85,8 +97,7 @@ async def test_events_are_applied_in_their_place_and_travel_on():
     for item in items:
         inbox.put_nowait(item)
     inbox.close()
-    await stage.run(Inline(), lambda: Encoder(SumEncoder()))
-    out = await drain(outbox)
+    out = await serve(stage, outbox, lambda: Encoder(SumEncoder()))
     assert [o if not isinstance(o, UserCodes) else "frame" for o in out] == [
         i if not isinstance(i, UserFrame) else "frame" for i in items
     ]
@@ -102,8 +113,8 @@ async def test_a_closing_lane_takes_its_last_words_along():
     inbox.put_nowait(UserCodes(3, 0, 0.0, 0.0, 0.0, 0.0, np.ones(4, np.int32)))
     inbox.put_nowait(LaneClosed(3))
     inbox.close()
-    await Stage("stepper", inbox, outbox, stall_s=1).run(Inline(), lambda: Stepper(SumStepper()))
-    assert (await drain(outbox))[-1] == LaneClosed(3, (TextFinal("1"),))
+    stage = Stage("stepper", inbox, outbox, stall_s=1)
+    assert (await serve(stage, outbox, lambda: Stepper(SumStepper())))[-1] == LaneClosed(3, (TextFinal("1"),))
 
 
 async def test_a_step_without_codes_passes_the_decoder_by():
@@ -117,8 +128,8 @@ async def test_a_step_without_codes_passes_the_decoder_by():
     inbox.close()
     sums = SumDecoder()
     stage = Stage("decoder", inbox, outbox, stall_s=1)
-    await stage.run(Inline(), lambda: Decoder(sums))
-    silent, spoken, _ = [o for o in await drain(outbox) if isinstance(o, AgentFrame)]
+    out = await serve(stage, outbox, lambda: Decoder(sums))
+    silent, spoken, _ = [o for o in out if isinstance(o, AgentFrame)]
     assert silent.pcm is None
     assert silent.text == (TextFinal("x"),)
     assert spoken.pcm is not None
@@ -132,8 +143,13 @@ async def test_waiting_for_a_busy_model_is_not_added_latency(autojump_clock):
     runner = Inline()
     runner.batch_s = 0.02
     inbox.put_nowait(LaneOpened(0, Sampling()))
+    out: list = []
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(stage.run, runner, lambda: Encoder(SumEncoder()))
+
+        @nursery.start_soon
+        async def run() -> None:
+            out.extend(await serve(stage, outbox, lambda: Encoder(SumEncoder()), runner))
+
         await stage.ready.wait()
         await trio.testing.wait_all_tasks_blocked()
         await trio.sleep(1)
@@ -142,7 +158,7 @@ async def test_waiting_for_a_busy_model_is_not_added_latency(autojump_clock):
         await trio.sleep(0.005)
         inbox.put_nowait(user_frame(0, 1, pcm))
         inbox.close()
-    first, second = [o for o in await drain(outbox) if isinstance(o, UserCodes)]
+    first, second = [o for o in out if isinstance(o, UserCodes)]
     assert first.model_s == pytest.approx(first.batch_s)
     assert second.model_s - second.batch_s == pytest.approx(0.015)
 
@@ -164,6 +180,25 @@ async def test_a_full_channel_downstream_holds_the_stage_back(autojump_clock):
     assert seen[4].model_s > 0.2
 
 
+async def test_nothing_is_begun_while_what_was_begun_before_waits(autojump_clock):
+    """As long as the next stage has not taken what there is for it, frames gather, and are then one batch."""
+    inbox, outbox, stage = encoder_stage()
+    sums = SumEncoder()
+    pcm = speech(5, 3)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.run, Inline(), lambda: Encoder(sums))
+        for lane in range(3):
+            inbox.put_nowait(LaneOpened(lane, Sampling()))
+            inbox.put_nowait(user_frame(lane, 0, pcm[lane]))
+            await trio.testing.wait_all_tasks_blocked()
+        assert sums.widths == [1]
+        assert [f.lane for f in (await outbox.take_batch()).frames] == [0]
+        await trio.testing.wait_all_tasks_blocked()
+        assert sums.widths == [1, 2]
+        assert [f.lane for f in (await outbox.take_batch()).frames] == [1, 2]
+        inbox.close()
+
+
 class Failing(SumEncoder):
     def encode(self, *_):
         raise ArithmeticError("diverged")
@@ -182,8 +217,7 @@ async def test_a_failing_batch_ends_its_lanes_and_no_other():
         inbox.put_nowait(event)
     inbox.put_nowait(user_frame(0, 2, pcm))
     inbox.close()
-    await stage.run(Inline(), lambda: Encoder(failing))
-    out = await drain(outbox)
+    out = await serve(stage, outbox, lambda: Encoder(failing))
     assert [type(item) for item in out if item.lane == 0] == [
         LaneOpened,
         LaneFailed,

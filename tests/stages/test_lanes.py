@@ -18,9 +18,14 @@ def test_a_bucket_is_the_smallest_power_of_two_that_holds_the_lanes(lanes: int) 
 
 @given(st.lists(st.integers(0, 15), unique=True, min_size=1))
 def test_the_lanes_come_first_and_only_the_scratch_row_fills_up(lanes: list[int]) -> None:
-    rows = padded_rows(lanes, scratch=16)
+    rows = padded_rows(lanes, scratch=16, in_buckets=True)
     assert rows[: len(lanes)].tolist() == lanes
     assert set(rows[len(lanes) :].tolist()) <= {16}
+
+
+@given(st.lists(st.integers(0, 15), unique=True, min_size=1))
+def test_without_buckets_a_batch_is_its_lanes(lanes: list[int]) -> None:
+    assert padded_rows(lanes, scratch=16, in_buckets=False).tolist() == lanes
 
 
 def test_a_lane_named_twice_is_refused() -> None:

@@ -1,0 +1,29 @@
+"""However a curve is spelt for a device, it is the same curve."""
+
+from collections.abc import Callable
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from pipeline.models.activations import elu_by_expm1, elu_by_power, silu_by_power, silu_by_sigmoid
+
+ULP = 2.0**-23  # the spacing of float32 above 1
+
+
+@pytest.mark.parametrize("elu", [elu_by_power, elu_by_expm1])
+def test_elu_is_exact(elu: Callable[[mx.array], mx.array]) -> None:
+    """Above 0 a number stays to the bit; below, it is e to it minus one, to an ulp of 1, without overflow."""
+    x = np.concatenate([np.linspace(-30, 30, 1001), [-1e4, -1e-6, -1e-30, 0, 1e-6, 1e4]]).astype(np.float32)
+    curve = np.array(elu(mx.array(x)))
+    np.testing.assert_array_equal(curve[x >= 0], x[x >= 0])
+    np.testing.assert_allclose(curve[x < 0], np.expm1(x[x < 0].astype(np.float64)), rtol=0, atol=ULP)
+
+
+@pytest.mark.parametrize("silu", [silu_by_power, silu_by_sigmoid])
+def test_silu_is_exact(silu: Callable[[mx.array], mx.array]) -> None:
+    """A number times the logistic function of it, to a few ulp, and 0 or itself far out."""
+    x = np.concatenate([np.linspace(-30, 30, 1001), [-1e4, -200, -1e-6, 0, 1e-6, 200, 1e4]])
+    exact = x / (1 + np.exp(np.minimum(-x, 700)))
+    curve = np.array(silu(mx.array(x.astype(np.float32))))
+    np.testing.assert_allclose(curve, exact, rtol=64 * ULP, atol=ULP)

@@ -1,0 +1,52 @@
+"""Where models compute, and that nobody else is moved there."""
+
+import os
+import sys
+import threading
+
+import pytest
+
+from pipeline import backend
+
+on_linux = pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux alone")
+
+
+def test_every_home_is_a_core_of_this_process() -> None:
+    """There is a home for each thread that computes, three at most, and no two share a core."""
+    homes = backend.homes()
+    assert 1 <= len(homes) <= backend.STAGES
+    cores = [core for home in homes if home is not None for core in home]
+    assert len(cores) == len(set(cores))
+    if cores:
+        assert set(cores) <= os.sched_getaffinity(0)
+
+
+@on_linux
+def test_a_thread_stays_only_as_long_as_it_is_told() -> None:
+    """Inside, it and the threads it starts are on the core; outside, and elsewhere, nothing changed."""
+    before = os.sched_getaffinity(0)
+    core = frozenset({max(before)})
+    seen: dict[str, set[int]] = {}
+
+    def note(name: str) -> None:
+        seen[name] = os.sched_getaffinity(0)
+
+    def stay() -> None:
+        with backend.staying_at(core):
+            started = threading.Thread(target=note, args=("started inside",))
+            started.start()
+            started.join()
+            note("inside")
+        note("after")
+
+    thread = threading.Thread(target=stay)
+    thread.start()
+    thread.join()
+    assert seen == {"started inside": core, "inside": core, "after": before}
+    assert os.sched_getaffinity(0) == before
+
+
+def test_who_has_no_home_may_be_anywhere() -> None:
+    """Staying at no core in particular changes nothing."""
+    with backend.staying_at(None):
+        pass
