@@ -5,7 +5,8 @@
 # make smoke    boot a server, probe it, stream speech to it
 # make soak     press on a server until something gives: ARGS="--sessions 12 --minutes 30", "--ramp 40", …
 # make bench    per-stage times, memory and lanes on CONFIG
-# make vendor   fetch the page's voice detection with the npm client
+# make bench-peers  the same frames through this project and its peers, in environments of their own (large download)
+# make vendor   fetch the pages' third-party files with the npm client; make setup does, where npm is installed
 # make goldens  regenerate the committed goldens with the official package (large download)
 
 PYTHON ?= python3
@@ -21,7 +22,7 @@ endif
 comma := ,
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test setup dev lint format smoke soak bench vendor goldens clean
+.PHONY: run test setup dev lint format smoke soak bench bench-peers vendor goldens clean
 
 run: setup
 	$(BIN)/python -m pipeline.run --config $(CONFIG) $(ARGS)
@@ -29,8 +30,8 @@ run: setup
 test: dev
 	$(BIN)/python -m pytest $(ARGS)
 
-setup: $(VENV)/.setup
-dev: $(VENV)/.dev
+setup: $(VENV)/.setup $(VENV)/.vendored
+dev: $(VENV)/.dev $(VENV)/.vendored
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -41,6 +42,11 @@ $(BIN)/python:
 $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
 	$(INSTALL) --editable ".$(if $(BACKEND),[$(BACKEND)])"
 	@touch $@
+
+# Voice detection and Whisper in the pages. Without them the server runs, and the pages say what they lack.
+$(VENV)/.vendored: web/vendor.lock.json | $(VENV)/.setup
+	@if command -v npm >/dev/null && $(BIN)/python -m web.vendor; then touch $@; else \
+	  echo "The pages go without voice detection and Whisper: install npm, then make vendor" >&2; fi
 
 $(VENV)/.dev: $(VENV)/.setup
 	$(INSTALL) --editable ".[$(if $(BACKEND),$(BACKEND)$(comma))test,lint]"
@@ -66,7 +72,10 @@ soak: dev
 bench: dev
 	$(BIN)/python -m pipeline.bench --config $(CONFIG) $(ARGS)
 
-vendor: setup
+bench-peers: dev
+	PYTHONPATH=tests $(BIN)/python -m peers $(ARGS)
+
+vendor: $(VENV)/.setup
 	$(BIN)/python -m web.vendor
 
 goldens:
