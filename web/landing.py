@@ -28,6 +28,7 @@ main { max-width: 44rem; margin: 0 auto; padding: clamp(2rem, 9vh, 6rem) 1.5rem 
 .wave .agent { fill: var(--agent); }
 h1 { font-size: clamp(2rem, 6vw, 3rem); line-height: 1.1; margin: 0 0 1rem; letter-spacing: -.03em; }
 h2 { font-size: 1rem; margin: 2.25rem 0 .5rem; }
+h2 + p { margin: 0; }
 .lead { color: var(--faint); font-size: 1.12rem; margin: 0 0 2rem; max-width: 36rem; }
 .start { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: center; margin: 0 0 2rem; }
 .talk { display: inline-flex; align-items: center; min-height: 54px; padding: 0 1.75rem; border-radius: 99px;
@@ -69,6 +70,9 @@ no transcript leaves this computer.</p>
 <p class="state {{ 'ready' if ready else 'waiting' }}" role="status"><strong>{{ headline }}.</strong>
 <span>{{ sentence }}</span></p></div>
 <dl>{% for term, value in facts %}<dt>{{ term }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+<h2>Words alone</h2>
+<p><a href="/whisperx">Write down what is said</a>: Whisper in this browser, from the microphone or
+a file.</p>
 <h2>From a terminal</h2>
 <pre><code>python -m pipeline.talk --url {{ url }} --in question.wav --out answer.wav</code></pre>
 <footer>For programs: <a href="/health">health</a> and <a href="/weights">weights</a> as JSON, packets on

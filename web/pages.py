@@ -11,6 +11,8 @@ the conversation, which goes over the WebSocket.
 
 import hashlib
 import mimetypes
+import posixpath
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +26,7 @@ from web.vendor import FOLDER, installed, read_lock
 STATIC = Path(__file__).parent / "static"
 FOR_EVER = "public, max-age=31536000, immutable"
 VERSION_LENGTH = 12
+IMPORT = re.compile(r'^(?:import|export|\}) .*?from "(\.{1,2}/[^"]+)";$', re.MULTILINE)
 # 'self' of connect-src covers ws: of the same origin (CSP 3). A worker goes by the policy of its own script.
 POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
@@ -65,14 +68,18 @@ def read_assets(folder: Path = STATIC) -> Assets:
 
 
 def add_pages(app: QuartTrio) -> None:
-    """Register `/packet-voice`, `/static/…`, `/vendor/…` and the icon that browsers ask for by themselves."""
+    """Register `/packet-voice`, `/whisperx`, `/static/…`, `/vendor/…` and the icon that browsers ask for."""
     assets = read_assets()
     vendored = {path.relative_to(FOLDER).as_posix(): path for path in installed()}
-    voice = _voice_page(assets)
+    voice, whisperx = _filled(assets, "voice"), _filled(assets, "whisperx")
 
     @app.get("/packet-voice")
     async def packet_voice() -> Response:
         return _page(voice)
+
+    @app.get("/whisperx")
+    async def transcribe() -> Response:
+        return _page(whisperx)
 
     @app.get("/favicon.ico")
     async def icon() -> Response:
@@ -91,22 +98,34 @@ def add_pages(app: QuartTrio) -> None:
         return _file(name, await trio.Path(vendored[name]).read_bytes())
 
 
-def _voice_page(assets: Assets) -> str:
-    """The page of this version; its modules are named up front, so that a browser asks for all at once."""
-    modules = sorted(name for name in assets.files if name.startswith("voice/") and name.endswith(".js"))
-    links = [
-        f'<link rel="modulepreload" href="{assets.base}/{name}">'
-        for name in modules
-        if not name.endswith(("-worklet.js", "-worker.js", "wire.js", "main.js"))
+def _filled(assets: Assets, folder: str) -> str:
+    """The page in `folder`, of this version.
+
+    Its modules are named up front, so that a browser asks for all at once; so are the third-party
+    packages that are installed, and where they are.
+    """
+    modules = _imported(assets.files, f"{folder}/main.js")
+    links = [f'<link rel="modulepreload" href="{assets.base}/{name}">' for name in modules]
+    links += [
+        f'<link rel="vendored" title="{package.name}" href="/vendor/{package.slug}/">'
+        for package in read_lock()
+        if package.is_installed
     ]
-    packages = read_lock()
-    if all(package.is_installed for package in packages):
-        links += [
-            f'<link rel="vendored" title="{package.name}" href="/vendor/{package.slug}/">'
-            for package in packages
-        ]
-    page = assets.files["voice/index.html"].decode()
+    page = assets.files[f"{folder}/index.html"].decode()
     return page.replace("{{static}}", assets.base).replace("{{preload}}", "\n".join(links))
+
+
+def _imported(files: Mapping[str, bytes], start: str) -> list[str]:
+    """Every module that comes with `start`: what it imports, what they import, and so on."""
+    found, waiting = {start}, [start]
+    while waiting:
+        name = waiting.pop()
+        for target in IMPORT.findall(files[name].decode()):
+            module = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+            if module not in found:
+                found.add(module)
+                waiting.append(module)
+    return sorted(found - {start})
 
 
 def _page(html: str) -> Response:

@@ -191,9 +191,8 @@ class Conversation:
             )
         if self._phase is Phase.PARTED:
             return Ignored("after_bye")
-        if act == "audio":
-            raise RefusedPacketError("not_ready", "audio may be sent once the server has said ready")
-        return Ignored("not_for_servers")
+        assert act == "audio", f"a client may say {act} at any time"
+        raise RefusedPacketError("not_ready", "audio may be sent once the server has said ready")
 
     def _acked(self, payload: bytes) -> Event:
         seq = read_ack(payload)

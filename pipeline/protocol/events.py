@@ -17,7 +17,6 @@ IgnoredWhat = Literal[
     "unknown_ack",  # of a packet that wanted none, or had one already
     "again",  # sent again after a resume, though it had arrived
     "after_bye",  # on its way when the client parted
-    "not_for_servers",  # text, which only the agent says
 ]
 
 
@@ -32,7 +31,7 @@ class AudioReceived:
 
 @dataclass(frozen=True, slots=True)
 class TextReceived:
-    """An utterance so far, or (`final`) closed."""
+    """An utterance so far, or (`final`) closed: the agent's, or the user's as their client wrote it down."""
 
     text: str
     final: bool

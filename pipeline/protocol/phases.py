@@ -27,20 +27,20 @@ class Phase(Enum):
 _ALWAYS = frozenset({"ack", "heartbeat"})
 _SERVER_NOTICES = _ALWAYS | {"error", "stats", "draining", "dropped", "recording"}
 _SERVER_METADATA = frozenset(VOCABULARY["server"])
-_CLIENT_CONTROL = _ALWAYS | frozenset(VOCABULARY["client"])
+_CLIENT_WORDS = _ALWAYS | {"text"} | frozenset(VOCABULARY["client"])
 
 MAY_SAY: dict[Phase, dict[Role, frozenset[str]]] = {
     Phase.GREETING: {
         "server": _SERVER_NOTICES | {"connection_established"},
-        "client": _CLIENT_CONTROL,
+        "client": _CLIENT_WORDS,
     },
     Phase.WAITING: {
         "server": _SERVER_NOTICES | {"queued", "ready", "resumed"},
-        "client": _CLIENT_CONTROL,
+        "client": _CLIENT_WORDS,
     },
     Phase.READY: {
         "server": _SERVER_NOTICES | {"audio", "text"},
-        "client": _CLIENT_CONTROL | {"audio"},
+        "client": _CLIENT_WORDS | {"audio"},
     },
     Phase.PARTED: {
         # Whatever was on its way when the client said bye.

@@ -18,7 +18,7 @@ import numpy as np
 from pipeline.audio.framing import AudioRefusedError, frames_of
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import Conversation
-from pipeline.protocol.events import AudioReceived, Event, Ignored, MetadataReceived, Refused
+from pipeline.protocol.events import AudioReceived, Event, Ignored, MetadataReceived, Refused, TextReceived
 from pipeline.protocol.faults import RemoteProtocolError
 from pipeline.protocol.metadata import Bye, ConnectionEstablished, LimitsInfo, ModelInfo, Ready
 from pipeline.soaking.talker import WrongAnswerError, speech
@@ -79,7 +79,7 @@ def _judge_payload(kind: int, payload: bytes, timestamp_ms: float) -> tuple[Effe
         case 0x10:
             return _judge_audio(payload, timestamp_ms)
         case 0x20 | 0x21:
-            return ("fatal", "invalid_utf8") if _text(payload) is None else ("ignored", "not_for_servers")
+            return ("fatal", "invalid_utf8") if _text(payload) is None else ("taken", "text")
         case 0x30:
             return _judge_metadata(payload)
         case _:
@@ -320,12 +320,12 @@ def _effect(event: Event) -> tuple[Effect, str]:
             return "refused", code
         case Ignored(what):
             return "ignored", what
-        case MetadataReceived(Bye()):
-            return "bye", ""
         case MetadataReceived(value):
-            return "taken", value.TYPE
+            return ("bye", "") if isinstance(value, Bye) else ("taken", value.TYPE)
         case AudioReceived(payload=payload):
             return _heard(payload)
+        case TextReceived():
+            return "taken", "text"
         case _:
             return "taken", "heartbeat"
 

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,11 +27,12 @@ def free_port() -> int:
 
 
 class Server:
-    """`python -m pipeline.run` on one port, as often as it is started."""
+    """`python -m pipeline.run` on one port, as often as it is started; `environment` adds to our own."""
 
-    def __init__(self, *overrides: str) -> None:
+    def __init__(self, *overrides: str, environment: Mapping[str, str] | None = None) -> None:
         self.port = free_port()
         self._overrides = overrides
+        self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -42,7 +43,7 @@ class Server:
         sets = [part for o in (*self._overrides, f"server.port={self.port}") for part in ("--set", o)]
         command = [sys.executable, "-m", "pipeline.run", "--config", str(TINY), *sets]
         quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, cwd=ROOT, stdout=quiet, stderr=quiet)
+        self._process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=quiet, stderr=quiet)
         ends_s = time.monotonic() + READY_TIMEOUT_S
         while not self._is_ready():
             assert self._process.poll() is None, "the server ended"
@@ -88,8 +89,8 @@ class Server:
 
 
 @contextmanager
-def serving(*overrides: str) -> Iterator[Server]:
-    server = Server(*overrides)
+def serving(*overrides: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
+    server = Server(*overrides, environment=environment)
     try:
         server.start()
         yield server

@@ -5,6 +5,7 @@ import { Heard } from "voice/heard.js";
 import { Liveness } from "voice/liveness.js";
 import { Outbox } from "voice/outbox.js";
 import { Priority, Type, decode, encode, payloadOf } from "voice/packets.js";
+import { Receipts } from "voice/receipts.js";
 import { equal, holds, law, seeded, thrown } from "./laws.js";
 
 const text = (content) => new TextEncoder().encode(content);
@@ -17,15 +18,15 @@ function packet(type, payload, { seq = 0, timestampMs = 0, wantsAck = false } = 
 const metadata = (content) => packet(Type.METADATA, text(JSON.stringify(content)));
 
 /** A client, the messages it wrote, and what it was told. */
-function client({ heard = new Heard() } = {}) {
-  const outbox = new Outbox({ audioLimit: 8 });
-  const conversation = new Conversation({ outbox, heard, nowMs: 0, epochMs: () => 1000 });
+function client({ heard = new Heard(), receipts = new Receipts() } = {}) {
+  const outbox = new Outbox({ audioLimit: 8, receipts });
+  const conversation = new Conversation({ outbox, heard, receipts, nowMs: 0, epochMs: () => 1000 });
   const written = () => {
     const packets = [];
     for (let message = outbox.take(); message !== null; message = outbox.take()) packets.push(decode(message));
     return packets;
   };
-  return { conversation, outbox, written, hear: (message, nowMs = 0) => conversation.receive(message, nowMs) };
+  return { conversation, outbox, receipts, written, hear: (message, nowMs = 0) => conversation.receive(message, nowMs) };
 }
 
 law("whatever wants an ACK is acknowledged by its seq, once shown, and never shown again", () => {
@@ -185,4 +186,67 @@ law("each way to end has one way to go on", () => {
   equal([after(1011).again, after(1011).resume], [true, false]);
   const full = after(1013, { code: "full", retryAfterMs: 5000 });
   equal([full.again, full.why, full.retryAfterMs], [true, "full", 5000]);
+});
+
+const ackOf = (seq) => packet(Type.ACK, Uint8Array.of(seq, 0, 0, 0));
+
+law("the user's words go out as partials without an ACK and finals with one, once there is a lane", () => {
+  const { conversation, hear, written, receipts } = client();
+  conversation.write({ text: "too early", final: false });
+  hear(metadata({ type: "ready" }));
+  conversation.write({ text: "né €", final: false });
+  const [partial] = written();
+  equal([partial.type, partial.priority, partial.wantsAck], [Type.TEXT_PARTIAL, Priority.NORMAL, false]);
+  conversation.write({ text: "né €5", final: true });
+  const [final] = written();
+  equal([final.type, final.priority, final.wantsAck], [Type.TEXT_FINAL, Priority.HIGH, true]);
+  equal(new TextDecoder().decode(final.payload), "né €5");
+  equal([receipts.waiting, receipts.acked], [1, 0]);
+  hear(ackOf(final.seq));
+  hear(ackOf(final.seq));
+  equal([receipts.waiting, receipts.acked, conversation.ignored], [0, 1, 1]);
+  conversation.tell({ type: "bye" });
+  conversation.write({ text: "too late", final: true });
+  equal(written().map(({ type }) => type), [Type.METADATA]);
+});
+
+law("under pressure the words so far go first: only the newest waits, and behind everything but reports", () => {
+  const { conversation, outbox, hear, written } = client();
+  hear(metadata({ type: "ready" }));
+  conversation.tell({ type: "client_stats", underruns: 0 });
+  for (let k = 0; k < 5; k += 1) {
+    conversation.write({ text: `so far ${k}`, final: false });
+    conversation.speak(new Float32Array(1920), k);
+  }
+  conversation.tell({ type: "vad", speaking: true });
+  equal(outbox.droppedPartials, 4);
+  equal(outbox.droppedFrames, 0);
+  const packets = written();
+  equal(packets.map(({ priority }) => priority), [0, 0, 0, 0, 0, 1, 2, 3]);
+  equal(new TextDecoder().decode(packets[6].payload), "so far 4");
+});
+
+law("what an utterance was so far does not follow its end", () => {
+  const { conversation, hear, written } = client();
+  hear(metadata({ type: "ready" }));
+  conversation.write({ text: "so", final: false });
+  conversation.write({ text: "so far", final: true });
+  equal(written().map(({ type }) => type), [Type.TEXT_FINAL]);
+});
+
+law("after a cut, what had no ACK is known, in order, and once", () => {
+  const receipts = new Receipts();
+  const first = client({ receipts });
+  first.hear(metadata({ type: "ready" }));
+  for (const text of ["one", "two", "three"]) first.conversation.write({ text, final: true });
+  const [one] = first.written();
+  first.hear(ackOf(one.seq));
+  const again = receipts.takeAll();
+  equal(again.map(({ payload }) => new TextDecoder().decode(payload)), ["two", "three"]);
+  equal(receipts.takeAll(), []);
+  const second = client({ receipts });
+  for (const kept of again) second.outbox.offer(kept);
+  equal(second.written().map(({ seq }) => seq), [0, 1]);
+  second.hear(ackOf(1));
+  equal([receipts.waiting, receipts.acked], [1, 2]);
 });

@@ -124,16 +124,21 @@ def test_audio_comes_out_as_it_went_in(timestamp_ms):
         assert replies == ()
 
 
-def test_text_is_the_utterance_so_far_and_then_final():
-    """A partial wants no ACK, a final one does and gets it."""
+@pytest.mark.parametrize("role", ["server", "client"])
+def test_text_is_the_utterance_so_far_and_then_final(role):
+    """Of the agent or of the user: a partial wants no ACK, a final one does and gets it; both are counted."""
     server, client = pair()
-    event, replies = tell(server, client, outgoing.text_partial("né €", 80.0))
+    speaker, listener = (server, client) if role == "server" else (client, server)
+    event, replies = tell(speaker, listener, outgoing.text_partial("né €", 80.0))
     assert event == TextReceived("né €", final=False, timestamp_ms=80.0)
     assert replies == ()
-    event, replies = tell(server, client, outgoing.text_final("né €5", 160.0))
+    event, replies = tell(speaker, listener, outgoing.text_final("né €5", 160.0))
     assert event == TextReceived("né €5", final=True, timestamp_ms=160.0)
     assert [reply.act for reply in replies] == ["ack"]
-    assert server.unacked == ()
+    assert speaker.unacked == ()
+    counted = listener.statistics()
+    assert (counted.received["text_partial"], counted.received["text_final"]) == (1, 1)
+    assert counted.ignored == {}
 
 
 def test_priorities_are_those_of_the_protocol():
@@ -283,8 +288,6 @@ def test_a_message_of_no_protocol_ends_the_connection(message, fault, farewell, 
         (raw(0xFF, b"?"), Ignored("unknown_packet")),
         (raw(PacketType.METADATA, b'{"type":"later"}'), Ignored("unknown_metadata")),
         (raw(PacketType.METADATA, b'{"type":"ready"}'), Ignored("unknown_metadata")),
-        (raw(PacketType.TEXT_PARTIAL, b"hi"), Ignored("not_for_servers")),
-        (raw(PacketType.TEXT_FINAL, b"hi"), Ignored("not_for_servers")),
         (raw(PacketType.ACK, bytes(4)), Ignored("unknown_ack")),
         (raw(PacketType.ACK, b"\0\0"), Refused("bad_ack", "an ACK holds one u32, this one 2 bytes")),
         (raw(PacketType.METADATA, b'{"type":"vad"}'), Refused("bad_metadata", "vad.speaking is missing")),
@@ -377,7 +380,7 @@ def test_any_messages_are_events_until_the_first_fault(messages, role):
         ("server", outgoing.audio(FRAME, 0.0)),
         ("server", outgoing.metadata(Bye())),
         ("client", outgoing.audio(FRAME, 0.0)),
-        ("client", outgoing.text_final("hi")),
+        ("server", outgoing.text_final("hi")),
         ("client", outgoing.metadata(Ready())),
     ],
     ids=lambda value: getattr(value, "act", value),

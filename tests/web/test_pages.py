@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import posixpath
 import re
 import tarfile
 from pathlib import Path
@@ -17,25 +18,45 @@ from web.vendor import Package, VendorError, lay_out, read_lock
 LINK = re.compile(r'(?:href|src)="(/[^"]+)"')
 
 
-async def test_every_file_the_page_names_is_served_and_may_be_kept_for_ever():
+PAGES = ("/packet-voice", "/whisperx")
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_file_the_page_names_is_served_and_may_be_kept_for_ever(path):
     async with small_server() as served:
-        page = await ask(served, "/packet-voice")
-        files = [path for path in LINK.findall(page.body.decode()) if path.startswith("/static/")]
-        answers = {path: await ask(served, path) for path in files}
+        page = await ask(served, path)
+        files = [file for file in LINK.findall(page.body.decode()) if file.startswith("/static/")]
+        answers = {file: await ask(served, file) for file in files}
     assert page.headers["cache-control"] == "no-store"
-    assert len(files) > 20
-    for path, answer in answers.items():
-        assert answer.status == 200, path
+    assert len(files) > 15
+    for file, answer in answers.items():
+        assert answer.status == 200, file
         assert "immutable" in answer.headers["cache-control"]
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert "{{" not in answer.body.decode(), path
+        assert "{{" not in answer.body.decode(), file
 
 
-async def test_the_page_may_load_and_reach_this_server_alone():
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_module_that_a_page_begins_with_is_named_up_front(path):
+    """And none that it does not: worklets and workers come when they are needed."""
+    async with small_server() as served:
+        page = (await ask(served, path)).body.decode()
+    files = read_assets().files
+    named = {link.split("/", 3)[3] for link in re.findall(r'modulepreload" href="([^"]+)"', page)}
+    needed = {path.replace("packet-voice", "voice").strip("/") + "/main.js"}
+    for name in needed | named:
+        for target in re.findall(r'from "(\.[^"]+)";', files[name].decode()):
+            needed.add(posixpath.normpath(f"{name}/../{target}"))
+    assert named == {name for name in needed if not name.endswith("/main.js")}
+    assert not any(name.endswith(("-worklet.js", "worker.js", "wire.js")) for name in named)
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_the_page_may_load_and_reach_this_server_alone(path):
     """No inline code or styles, nothing of other origins, isolated from other pages."""
     async with small_server() as served:
-        page = await ask(served, "/packet-voice")
-        script = await ask(served, next(p for p in LINK.findall(page.body.decode()) if p.endswith("main.js")))
+        page = await ask(served, path)
+        script = await ask(served, next(f for f in LINK.findall(page.body.decode()) if f.endswith("main.js")))
     for answer in (page, script):  # a worker goes by the policy of its own script
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy

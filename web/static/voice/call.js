@@ -1,5 +1,5 @@
 /**
- * A call is one press of the button to the next: sound, wire and voice detection, opened and closed together.
+ * A call is one press of the button to the next: sound, wire and what listens along, opened and closed together.
  *
  * Everything that happens is told to `heed(event)` as a plain object with a `kind`: from the worklets
  * `heard` and `played`, from the wire the protocol's events and `connecting`, `lost`, `wire`, `ended`,
@@ -11,16 +11,17 @@ import { Vad } from "./vad.js";
 
 export class Call {
   /** Open the sound path and start connecting. Throws SoundError; then nothing is left open. */
-  static async open({ url, preferences, echo, heed }) {
+  static async open({ url, preferences, echo, words, heed }) {
     const sound = await Sound.open(preferences, heed);
-    return new Call({ url, preferences, echo, heed, sound });
+    return new Call({ url, preferences, echo, words, heed, sound });
   }
 
-  constructor({ url, preferences, echo, heed, sound }) {
+  constructor({ url, preferences, echo, words, heed, sound }) {
     this._heed = heed;
     this._sound = sound;
     this._barge = preferences.barge;
     this._speaking = false;
+    this._words = words;
     this._ended = new Promise((resolve) => {
       this._resolve = resolve;
     });
@@ -30,6 +31,7 @@ export class Call {
     const up = new MessageChannel();
     const down = new MessageChannel();
     const ears = new MessageChannel();
+    const pen = new MessageChannel();
     sound.wire({ capture: up.port1, playback: down.port1 });
     this._wire.postMessage(
       {
@@ -39,15 +41,21 @@ export class Call {
         settings: preferences.sampling,
         capture: up.port2,
         playback: down.port2,
-        listener: ears.port1,
+        listeners: { vad: ears.port1, words: pen.port1 },
       },
-      [up.port2, down.port2, ears.port1],
+      [up.port2, down.port2, ears.port1, pen.port1],
     );
     this._vad = new Vad(ears.port2, heed, {
       speaking: (speaking) => this._heard(speaking),
-      listen: (listening) => this._wire.postMessage({ kind: "listen", listening }),
+      listen: (listening) => this._wire.postMessage({ kind: "listen", who: "vad", listening }),
     });
     if (preferences.vad && !echo) this._vad.start();
+    if (!echo) {
+      words.join(pen.port2, {
+        write: ({ text, final }) => this._wire.postMessage({ kind: "words", text, final }),
+        listen: (listening) => this._wire.postMessage({ kind: "listen", who: "words", listening }),
+      });
+    }
     heed({ kind: "sound", ...sound.describe() });
   }
 
@@ -86,6 +94,7 @@ export class Call {
 
   /** Say goodbye and close; `ended` resolves when the last word was heard. */
   close() {
+    this._words.leave(); // its last words go ahead of the goodbye
     this._wire.postMessage({ kind: "close" });
   }
 
@@ -103,6 +112,7 @@ export class Call {
   async _pass(event) {
     if (event.kind === "ended") {
       this._vad.close();
+      this._words.leave();
       this._heed({ kind: "speaking", speaking: false });
       this._wire.terminate();
       await this._sound.close();

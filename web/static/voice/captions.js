@@ -1,5 +1,5 @@
 /**
- * The user's own words are written down only where the browser does it on this device.
+ * The browser's own recognition writes the user's words down only where it does so on this device.
  *
  * Many browsers send sound to their maker for this; such a one is refused, plainly. Source: Web Speech API,
  * `processLocally`.
@@ -21,7 +21,7 @@ export class Captions {
 
   /** Follow the setting and the conversation. */
   async _update() {
-    const wanted = this._live && this._preferences.captions;
+    const wanted = this._live && this._preferences.words === "browser";
     if (!wanted) {
       this._recognition?.abort();
       this._recognition = null;

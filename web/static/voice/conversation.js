@@ -22,10 +22,11 @@ export class ServerProtocolError extends Error {
 }
 
 export class Conversation {
-  /** `heard` is the session's: it is handed on from one connection to the next. */
-  constructor({ outbox, heard, nowMs, epochMs }) {
+  /** `heard` and `receipts` are the session's: they are handed on from one connection to the next. */
+  constructor({ outbox, heard, receipts, nowMs, epochMs }) {
     this._outbox = outbox;
     this._heard = heard;
+    this._receipts = receipts;
     this._epochMs = epochMs;
     this._liveness = new Liveness({ ...ASSUMED, nowMs });
     this._parted = false;
@@ -47,7 +48,8 @@ export class Conversation {
         if (this._liveness.answers(nowMs)) this._beat();
         return [];
       case Type.ACK:
-        return []; // nothing that this client sends asks for one
+        this._acked(packet);
+        return [];
       case Type.AUDIO_CHUNK:
         return this._audio(packet);
       case Type.TEXT_PARTIAL:
@@ -77,12 +79,31 @@ export class Conversation {
     this._offer(Type.AUDIO_CHUNK, Priority.CRITICAL, payloadOf(samples), { timestampMs: lastMs });
   }
 
+  /** What the user says, as it was written down here: the utterance so far, or closed. */
+  write({ text, final }) {
+    if (!this.isReady || this._parted) return;
+    const payload = new TextEncoder().encode(text);
+    if (!final) {
+      this._offer(Type.TEXT_PARTIAL, Priority.NORMAL, payload);
+      return;
+    }
+    this._outbox.forgetPartials();
+    this._offer(Type.TEXT_FINAL, Priority.HIGH, payload, { wantsAck: true });
+  }
+
   /** Client metadata: `configure`, `vad`, `client_stats` or `bye`. */
   tell(metadata) {
     if (this._parted) return;
     const priority = metadata.type === "client_stats" ? Priority.LOW : Priority.HIGH;
     this._offer(Type.METADATA, priority, new TextEncoder().encode(JSON.stringify(metadata)));
     if (metadata.type === "bye") this._parted = true;
+  }
+
+  _acked({ payload }) {
+    const known =
+      payload.length === 4 &&
+      this._receipts.release(new DataView(payload.buffer, payload.byteOffset).getUint32(0, true));
+    if (!known) this.ignored += 1;
   }
 
   _audio({ payload, timestampMs }) {
@@ -140,8 +161,8 @@ export class Conversation {
     this._offer(Type.HEARTBEAT, Priority.LOW, EMPTY);
   }
 
-  _offer(type, priority, payload, { timestampMs = this._epochMs() } = {}) {
-    this._outbox.offer({ type, priority, timestampMs, payload, wantsAck: false });
+  _offer(type, priority, payload, { timestampMs = this._epochMs(), wantsAck = false } = {}) {
+    this._outbox.offer({ type, priority, timestampMs, payload, wantsAck });
   }
 }
 

@@ -21,6 +21,7 @@ import { Status } from "./status.js";
 import { exchangeToken } from "./token.js";
 import { Transcript } from "./transcript.js";
 import { Voices } from "./voices.js";
+import { Words } from "./words.js";
 
 const ECHO_TEST_MS = 5000;
 
@@ -31,6 +32,7 @@ class Page {
     this._call = null;
     this._muted = false;
     this._figures = new Figures();
+    this._words = new Words(this._preferences, { heed: (event) => this.heed(event) });
     this._views = [
       new Stage({
         toggle: () => this.toggle(),
@@ -75,7 +77,13 @@ class Page {
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const url = `${scheme}//${location.host}/ws`;
     try {
-      this._call = await Call.open({ url, preferences: this._preferences, echo, heed: (e) => this.heed(e) });
+      this._call = await Call.open({
+        url,
+        preferences: this._preferences,
+        echo,
+        words: this._words,
+        heed: (event) => this.heed(event),
+      });
     } catch (error) {
       if (!(error instanceof SoundError)) throw error;
       this.heed({ kind: "failed", why: error.why });
@@ -101,6 +109,7 @@ class Page {
   async _adopt(changed) {
     keepPreferences(localStorage, this._preferences);
     this.heed({ kind: "preferences", changed });
+    if (changed === "words" || changed === "wordsModel") this._words.adopt();
     if (changed === "sampling") this._call?.configure(this._preferences.sampling);
     try {
       await this._call?.adopt(this._preferences, changed);

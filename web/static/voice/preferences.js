@@ -10,7 +10,8 @@ export const DEFAULTS = Object.freeze({
   autoGainControl: true,
   barge: "duck", // off, duck or flush
   vad: false,
-  captions: false,
+  words: "off", // off, whisper or browser
+  wordsModel: "", // empty is the first of the list
   shortcuts: true,
   sampling: Object.freeze({}), // only what was set: the rest is the server's choice
 });

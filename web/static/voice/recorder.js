@@ -6,7 +6,7 @@
  */
 
 import { RATE_HZ } from "./units.js";
-import { quantize, stereoWav } from "./wav.js";
+import { quantize, wav } from "./wav.js";
 
 const SECOND_SAMPLES = 2 * RATE_HZ; // left and right
 const LIMIT_S = 3600;
@@ -48,7 +48,7 @@ export class Recorder {
     const whole = [...this._seconds];
     const last = whole.length - 1;
     if (last >= 0) whole[last] = whole[last].subarray(0, 2 * (this._endSamples - last * RATE_HZ));
-    return stereoWav(whole);
+    return wav(whole, { rateHz: RATE_HZ, channels: 2 });
   }
 
   transcript() {

@@ -103,3 +103,21 @@ export function droppedSentence({ what, count }) {
   if (what === "audio") return `${missing} of your voice came too late and were left out.`;
   return `${missing} of the agent's voice were left out: they would have come too late.`;
 }
+
+/** How Whisper is doing beside the conversation; `why` and `message` are the engine's. */
+export function wordsSentence({ state, model, device, loaded, total, message }) {
+  switch (state) {
+    case "loading":
+      return total ? `Fetching the model, ${megabytes(loaded)} of ${megabytes(total)}…` : "Loading…";
+    case "on":
+      return `Whisper ${model} listens along, on ${device === "webgpu" ? "the graphics card" : "the processor"}.`;
+    case "behind":
+      return "It cannot keep up and leaves words out: a smaller model is faster.";
+    case "not_ready":
+      return `Not ready: ${message}`;
+    default:
+      return "They stand beside the agent's, and go to the server as text.";
+  }
+}
+
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(0)} MB`;

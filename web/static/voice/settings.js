@@ -1,10 +1,14 @@
 /** Every choice takes effect at once, says what it does, and refuses openly what this browser cannot. */
 
+import { MODELS } from "../whisper/models.js";
+import { titleOf } from "../whisperx/titles.js";
 import { isLocal } from "./captions.js";
 import { listDevices } from "./microphone.js";
+import { wordsSentence } from "./sentences.js";
 
 const SAMPLING = ["temperature", "topK", "textTemperature", "textTopK", "seed"];
-const CHOICES = ["echoCancellation", "noiseSuppression", "autoGainControl", "vad", "captions", "shortcuts"];
+const CHOICES = ["echoCancellation", "noiseSuppression", "autoGainControl", "vad", "shortcuts"];
+const SELECTS = ["barge", "words", "wordsModel"];
 const VAD_STATES = Object.freeze({
   on: "Listening for your voice.",
   off: "Voice detection, in this browser.",
@@ -20,6 +24,7 @@ export class Settings {
     this._dialog = document.getElementById("settings");
     this._form = document.getElementById("settings-form");
     this._vadState = document.getElementById("vad-state");
+    this._wordsState = document.getElementById("words-state");
     this._fill();
     this._form.addEventListener("change", (event) => this._take(event.target));
     this._form.addEventListener("submit", (event) => event.preventDefault());
@@ -35,16 +40,13 @@ export class Settings {
   heed(event) {
     if (event.kind === "sound" && event.granted !== undefined) this._listDevices();
     if (event.kind === "vad") this._showVad(event.state);
+    if (event.kind === "words") this._wordsState.textContent = wordsSentence(event);
   }
 
   async _open() {
     this._dialog.showModal();
     await this._listDevices();
-    const local = await isLocal();
-    this._field("captions").disabled = !local;
-    document.getElementById("captions-state").textContent = local
-      ? "Your words, recognized on this device."
-      : "Not ready: this browser would send your voice away for it.";
+    this._field("words").options.namedItem("browser-words").disabled = !(await isLocal());
   }
 
   _field(name) {
@@ -53,7 +55,9 @@ export class Settings {
 
   _fill() {
     for (const name of CHOICES) this._field(name).checked = this._preferences[name];
-    this._field("barge").value = this._preferences.barge;
+    this._field("wordsModel").replaceChildren(...MODELS.map((model) => new Option(titleOf(model), model.name)));
+    for (const name of SELECTS) this._field(name).value = this._preferences[name];
+    if (this._field("wordsModel").selectedIndex < 0) this._field("wordsModel").selectedIndex = 0;
     for (const name of SAMPLING) this._field(name).value = this._preferences.sampling[name] ?? "";
   }
 

@@ -115,6 +115,7 @@ export class Status {
     set("dropped-up", count(wire === null ? null : wire.droppedFrames + this._figures.droppedUserFrames));
     set("dropped-down", count(wire === null ? null : this._figures.droppedAgentFrames));
     set("outbox", wire === null ? NONE : `${wire.outboxDepth} packets, ${wire.socketBytes} bytes`);
+    set("words", wire?.words?.written ? words(wire.words) : NONE);
     set("lanes", lanes(stats, this._health));
     set("server-queues", queues(this._health));
     set("server-health", health(this._health));
@@ -144,6 +145,11 @@ function lanes(stats, healthNow) {
   if (healthNow === null) return NONE;
   const { open, max, queued } = healthNow.lanes;
   return `${open} of ${max}, ${queued} waiting`;
+}
+
+function words({ written, leftOut, acked, unacked }) {
+  const finals = unacked === 0 ? `${acked} acknowledged` : `${acked} of ${acked + unacked} acknowledged`;
+  return `${written}, ${leftOut} left out, ${finals}`;
 }
 
 function queues(healthNow) {

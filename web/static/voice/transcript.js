@@ -61,7 +61,8 @@ export class Transcript {
     this._open[who] ??= this._line(who);
     const body = this._open[who].lastElementChild;
     body.textContent = text;
-    if (final) this._close(who);
+    if (text === "") this._open[who].remove(); // it was nothing after all
+    if (final || text === "") this._close(who);
     this._follow();
   }
 

@@ -1,63 +1,31 @@
 /**
- * Silero v5 hears every sample once: 512 at 16 kHz with the 64 before them, its state handed on.
+ * The page learns when the user speaks, and is never in the way of the sound.
  *
  * The detector and its runtime are vendored files at `assets`; where they are missing or do not load,
  * the worker says `not_ready` and stays silent. Nothing is fetched from anywhere else.
- * Source of shapes: the model file (input [1, 576], state [2, 1, 128], sr; output [1, 1], stateN).
  */
 
 import { Resampler } from "./resampler.js";
+import { Detector, VAD_HZ } from "./silero.js";
 import { SpeechGate } from "./speech.js";
 import { RATE_HZ } from "./units.js";
 
-const VAD_HZ = 16_000;
-const WINDOW_SAMPLES = 512;
-const CONTEXT_SAMPLES = 64;
-const STATE_SHAPE = [2, 1, 128];
 const WAITING_LIMIT_FRAMES = 25; // two seconds behind is no detection any more
 
-class Detector {
-  static async open({ runtime: runtimeUrl, model: modelUrl }) {
-    const runtime = await import(new URL("ort.wasm.min.mjs", runtimeUrl));
-    runtime.env.wasm.wasmPaths = runtimeUrl; // unset, it would ask a public server
-    runtime.env.wasm.numThreads = 1;
-    const session = await runtime.InferenceSession.create(new URL("silero_vad_v5.onnx", modelUrl).href, {
-      executionProviders: ["wasm"],
-    });
-    return new Detector(runtime, session);
+/** The detector, fed with the page's rate. */
+class Ear {
+  static async open(assets) {
+    return new Ear(await Detector.open(assets));
   }
 
-  constructor(runtime, session) {
-    this._runtime = runtime;
-    this._session = session;
-    this._rate = new runtime.Tensor("int64", BigInt64Array.of(BigInt(VAD_HZ)), []);
+  constructor(detector) {
+    this._detector = detector;
     this._resampler = new Resampler(RATE_HZ, VAD_HZ);
-    this._input = new Float32Array(CONTEXT_SAMPLES + WINDOW_SAMPLES);
-    this._filled = CONTEXT_SAMPLES;
-    this._state = new runtime.Tensor("float32", new Float32Array(2 * 128), STATE_SHAPE);
   }
 
   /** The probabilities of speech in the windows that `samples` (24 kHz) complete. */
-  async hear(samples) {
-    const resampled = this._resampler.process(samples);
-    const probabilities = [];
-    for (let taken = 0; taken < resampled.length; ) {
-      const part = resampled.subarray(taken, taken + this._input.length - this._filled);
-      this._input.set(part, this._filled);
-      this._filled += part.length;
-      taken += part.length;
-      if (this._filled === this._input.length) probabilities.push(await this._judge());
-    }
-    return probabilities;
-  }
-
-  async _judge() {
-    const input = new this._runtime.Tensor("float32", this._input.slice(), [1, this._input.length]);
-    const { output, stateN } = await this._session.run({ input, state: this._state, sr: this._rate });
-    this._state = stateN;
-    this._input.copyWithin(0, WINDOW_SAMPLES);
-    this._filled = CONTEXT_SAMPLES;
-    return output.data[0];
+  hear(samples) {
+    return this._detector.hear(this._resampler.process(samples));
   }
 }
 
@@ -92,7 +60,7 @@ async function open({ assets, frames }) {
   }
   postMessage({ kind: "vad", state: "loading" });
   try {
-    detector = await Detector.open(assets);
+    detector = await Ear.open(assets);
     postMessage({ kind: "vad", state: running ? "on" : "off" });
   } catch (error) {
     postMessage({ kind: "vad", state: "not_ready", why: "failed", message: String(error) });

@@ -4,6 +4,8 @@
  * The page's half: it starts the worker that runs the detector, and says plainly when it cannot.
  */
 
+import { vendored } from "../whisper/vendored.js";
+
 export class Vad {
   /**
    * `port` brings the microphone's frames while `listen(true)` holds; `speaking(bool)` is called when the
@@ -30,8 +32,8 @@ export class Vad {
     this._worker = new Worker(new URL("./vad-worker.js", import.meta.url), { type: "module" });
     this._worker.onmessage = ({ data }) => this._receive(data);
     this._worker.onerror = () => this._receive({ kind: "vad", state: "not_ready", why: "failed" });
-    const assets = { runtime: vendored("onnxruntime-web"), model: vendored("@ricky0123/vad-web") };
-    this._worker.postMessage({ kind: "open", assets, frames: this._port }, [this._port]);
+    const { runtime, vad: model } = vendored();
+    this._worker.postMessage({ kind: "open", assets: { runtime, model }, frames: this._port }, [this._port]);
   }
 
   stop() {
@@ -53,9 +55,4 @@ export class Vad {
     this._listen(message.state === "on");
     this._heed(message);
   }
-}
-
-/** Where the server keeps the files of a package; null where they are not installed. */
-function vendored(name) {
-  return document.querySelector(`link[rel="vendored"][title="${name}"]`)?.href ?? null;
 }

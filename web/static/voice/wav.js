@@ -1,9 +1,6 @@
-/** A stereo recording is RIFF/WAVE, PCM of 16 bits: any player opens it. Source: RFC 2361, WAVE_FORMAT_PCM. */
-
-import { RATE_HZ } from "./units.js";
+/** A recording is RIFF/WAVE, PCM of 16 bits: any player opens it. Source: RFC 2361, WAVE_FORMAT_PCM. */
 
 const HEADER_BYTES = 44;
-const CHANNELS = 2;
 const BYTES = 2;
 
 /** 16-bit samples of floats within ±1; what is beyond is clipped. */
@@ -11,8 +8,8 @@ export function quantize(samples) {
   return Int16Array.from(samples, (sample) => Math.round(32767 * Math.max(-1, Math.min(1, sample))));
 }
 
-/** A Blob of a WAV file; `chunks` are Int16Arrays of interleaved left and right. */
-export function stereoWav(chunks) {
+/** A Blob of a WAV file; `chunks` are Int16Arrays, interleaved where there are more channels than one. */
+export function wav(chunks, { rateHz, channels }) {
   const dataBytes = chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
   const header = new DataView(new ArrayBuffer(HEADER_BYTES));
   const ascii = (at, text) => [...text].forEach((c, i) => header.setUint8(at + i, c.charCodeAt(0)));
@@ -21,10 +18,10 @@ export function stereoWav(chunks) {
   ascii(8, "WAVEfmt ");
   header.setUint32(16, 16, true);
   header.setUint16(20, 1, true);
-  header.setUint16(22, CHANNELS, true);
-  header.setUint32(24, RATE_HZ, true);
-  header.setUint32(28, RATE_HZ * CHANNELS * BYTES, true);
-  header.setUint16(32, CHANNELS * BYTES, true);
+  header.setUint16(22, channels, true);
+  header.setUint32(24, rateHz, true);
+  header.setUint32(28, rateHz * channels * BYTES, true);
+  header.setUint16(32, channels * BYTES, true);
   header.setUint16(34, 8 * BYTES, true);
   ascii(36, "data");
   header.setUint32(40, dataBytes, true);

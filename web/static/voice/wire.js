@@ -5,7 +5,7 @@
  * to the loudspeaker through another. The page is told what happened and decides only what people decide.
  * After a cut it comes back with growing pauses, with the session's token where there is one.
  *
- * From the page: open, configure, vad, listen, close. To the page: objects with a `kind`; see call.js.
+ * From the page: open, configure, vad, words, listen, close. To the page: objects with a `kind`; see call.js.
  */
 
 import { Backoff } from "./backoff.js";
@@ -14,6 +14,7 @@ import { CLOSE_PROTOCOL_ERROR, afterClose } from "./endings.js";
 import { Heard } from "./heard.js";
 import { Outbox } from "./outbox.js";
 import { Window } from "./percentiles.js";
+import { Receipts } from "./receipts.js";
 
 const TICK_MS = 250;
 const REPORT_EVERY_TICKS = 4;
@@ -25,20 +26,23 @@ const STEADY_MS = 5000;
 const CLOSE_SILENT = 4013; // a page may only close with 1000 or 3000 to 4999
 
 class Wire {
-  constructor({ url, capture, playback, listener, settings }) {
+  constructor({ url, capture, playback, listeners, settings }) {
     this._url = url;
     this._playback = playback;
-    this._listener = listener;
-    this._listening = false;
+    this._listeners = listeners; // ports by name
+    this._listening = new Set();
     this._settings = settings;
     this._backoff = new Backoff();
     this._heard = new Heard();
+    this._receipts = new Receipts();
+    this._again = []; // what was not acknowledged when the connection broke
     this._resumeToken = null;
     this._parted = false;
     this._why = "unreachable"; // why there is no connection, until there is one
     this._played = { lastPlayedFrame: null, underruns: 0, bufferMs: 0 };
     this._ticks = 0;
     this._droppedFrames = 0;
+    this._words = { written: 0, leftOut: 0 };
     capture.onmessage = ({ data }) => this._speak(data);
     playback.onmessage = ({ data }) => Object.assign(this._played, data);
     this._timer = setInterval(() => this._tick(), TICK_MS);
@@ -54,9 +58,18 @@ class Wire {
     this._tell({ type: "vad", speaking });
   }
 
-  /** Whether the voice detector is fed; a port that nobody reads would fill up for ever. */
-  listen(listening) {
-    this._listening = listening;
+  /** What the user says, so far or closed. */
+  words({ text, final }) {
+    if (this._socket.readyState !== WebSocket.OPEN || !this._conversation.isReady) return;
+    this._conversation.write({ text, final });
+    this._words.written += 1;
+    this._flush();
+  }
+
+  /** Whether `who` (vad or words) is fed the frames; a port that nobody reads would fill up for ever. */
+  listen(who, listening) {
+    if (listening) this._listening.add(who);
+    else this._listening.delete(who);
   }
 
   /** Say goodbye, hear the server out for a moment, end. */
@@ -74,10 +87,11 @@ class Wire {
 
   _connect(resuming) {
     const query = resuming ? `?resume=${encodeURIComponent(this._resumeToken)}` : "";
-    this._outbox = new Outbox({ audioLimit: AUDIO_LIMIT_FRAMES });
+    this._outbox = new Outbox({ audioLimit: AUDIO_LIMIT_FRAMES, receipts: this._receipts });
     this._conversation = new Conversation({
       outbox: this._outbox,
       heard: this._heard,
+      receipts: this._receipts,
       nowMs: performance.now(),
       epochMs: () => performance.timeOrigin + performance.now(),
     });
@@ -97,7 +111,7 @@ class Wire {
   }
 
   _speak({ samples, lastMs }) {
-    if (this._listening) this._listener.postMessage({ samples });
+    for (const who of this._listening) this._listeners[who].postMessage({ samples });
     if (this._conversation.isReady) this._remember(lastMs);
     this._conversation.speak(samples, lastMs);
     this._flush();
@@ -150,9 +164,11 @@ class Wire {
         break;
       case "resumed":
         this._resumeToken = event.resumeToken;
+        for (const packet of this._again.splice(0)) this._outbox.offer(packet);
         this._readyMs = performance.now();
         break;
       case "ready": // a new session: what is chosen before the first frame holds from the first frame
+        this._again = [];
         this._conversation.tell({ type: "configure", ...this._settings });
         this._readyMs = performance.now();
         break;
@@ -197,6 +213,12 @@ class Wire {
       outboxDepth: this._outbox.depth,
       socketBytes: this._socket.bufferedAmount,
       droppedFrames: this._droppedFrames + this._outbox.droppedFrames,
+      words: {
+        written: this._words.written,
+        leftOut: this._words.leftOut + this._outbox.droppedPartials,
+        acked: this._receipts.acked,
+        unacked: this._receipts.waiting + this._again.length,
+      },
       ignored: this._conversation.ignored,
     });
   }
@@ -213,6 +235,8 @@ class Wire {
     socket.onclose = null;
     socket.onmessage = null;
     this._droppedFrames += this._outbox.droppedFrames;
+    this._words.leftOut += this._outbox.droppedPartials;
+    this._again.push(...this._receipts.takeAll(), ...this._outbox.unwritten);
     this._playback.postMessage({ kind: "pause" });
     const next = afterClose({ code, error: this._error, parted: this._parted });
     if (!next.again) {
@@ -264,8 +288,11 @@ onmessage = ({ data }) => {
     case "vad":
       current.vad(data.speaking);
       break;
+    case "words":
+      current.words(data);
+      break;
     case "listen":
-      current.listen(data.listening);
+      current.listen(data.who, data.listening);
       break;
     case "close":
       current.close();
