@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Final
 
 # Each list is one call of pip. The packages' own pins would bring an MLX that does not import on
-# Linux, or CUDA libraries by the gigabyte, hence --no-deps and the index of CPU builds.
+# Linux, hence --no-deps. PyTorch from PyPI brings CUDA's libraries, several gigabytes; who has an
+# index of CPU builds names it by PIP_EXTRA_INDEX_URL.
 _SHARED: Final = ("numpy", "safetensors", "huggingface_hub", "sentencepiece")
 _PINNED: Final = {*_SHARED, "mlx", "mlx-cpu", "mkl"}
 _LINUX: Final = sys.platform == "linux"
-_CPU_BUILDS: Final = ("--extra-index-url", "https://download.pytorch.org/whl/cpu") if _LINUX else ()
 INSTALLS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
     "torch": (
-        (*_CPU_BUILDS, "torch==2.13.0", "einops==0.8.2", *_SHARED),
+        ("torch==2.13.0", "einops==0.8.2", *_SHARED),
         ("--no-deps", "moshi==0.2.13"),
     ),
     "mlx": (
