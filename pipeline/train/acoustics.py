@@ -1,0 +1,96 @@
+"""Rooms and noise for training, made anew for every batch, on the device that trains.
+
+`evaluate` has noises of its own, so that nothing here is what a model is tested with.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from pipeline.units import SAMPLE_RATE_HZ
+
+
+def uniform(shape: tuple[int, ...], low: float, high: float, device: torch.device) -> Tensor:
+    """Evenly from `low` to `high`."""
+    return low + (high - low) * torch.rand(shape, device=device)
+
+
+def chance(count: int, probability: float, device: torch.device) -> Tensor:
+    """`[count, 1]` bool."""
+    return torch.rand(count, 1, device=device) < probability
+
+
+def from_db(decibels: Tensor) -> Tensor:
+    """A factor of amplitude."""
+    return 10.0 ** (decibels / 20)
+
+
+def loudness(x: Tensor) -> Tensor:
+    """`[B, S]` → `[B, 1]`: root mean square of where there is sound."""
+    heard = (x.abs() > 1e-3).float()
+    return (x.square().sum(1, keepdim=True) / heard.sum(1, keepdim=True).clamp(min=1)).sqrt()
+
+
+def _shaped(x: Tensor, response: Tensor) -> Tensor:
+    """`x [B, S]` filtered by `response [B, F]`, spread over all frequencies."""
+    samples = x.shape[1]
+    spectrum = torch.fft.rfft(x)
+    full = functional.interpolate(response[:, None], spectrum.shape[1], mode="linear")[:, 0]
+    return torch.fft.irfft(spectrum * full, samples)
+
+
+def _convolved(x: Tensor, response: Tensor) -> Tensor:
+    """`x [B, S]` by the causal `response [B, L]`, cut to `S` samples."""
+    size = x.shape[1] + response.shape[1]
+    return torch.fft.irfft(torch.fft.rfft(x, size) * torch.fft.rfft(response, size), size)[:, : x.shape[1]]
+
+
+def coloured(batch: int, samples: int, device: torch.device) -> Tensor:
+    """`[B, S]` noise of unit loudness: of any slope, steady or not, some with hum, some with knocks."""
+    x = torch.randn(batch, samples, device=device)
+    spectrum = torch.fft.rfft(x)
+    frequency = torch.linspace(0, SAMPLE_RATE_HZ / 2, spectrum.shape[1], device=device).clamp(min=40)
+    slope = uniform((batch, 1), 0.0, 1.2, device)
+    x = torch.fft.irfft(spectrum * (frequency / 1000) ** -slope, samples)
+    x = x / x.std(1, keepdim=True)
+    time_s = torch.arange(samples, device=device) / SAMPLE_RATE_HZ
+    swell = 1 + 0.9 * torch.sin(
+        2 * torch.pi * (uniform((batch, 1), 0.2, 4, device) * time_s + torch.rand(batch, 1, device=device))
+    )
+    x = torch.where(chance(batch, 0.4, device), x * swell, x)
+    hum = torch.sin(2 * torch.pi * uniform((batch, 1), 48, 400, device) * time_s)
+    x = torch.where(chance(batch, 0.2, device), x + uniform((batch, 1), 0.3, 2, device) * hum, x)
+    knocks = (torch.rand(batch, samples, device=device) < 1.5 / SAMPLE_RATE_HZ).float()
+    fall = torch.exp(-torch.arange(1200, device=device) / 200) * torch.randn(1200, device=device)
+    knocking = _convolved(knocks, fall[None])
+    x = torch.where(chance(batch, 0.2, device), x + uniform((batch, 1), 1, 8, device) * knocking, x)
+    return x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-6)
+
+
+def in_a_room(speech: Tensor) -> Tensor:
+    """`[B, S]` through a microphone of some tone, at some level, half of them with some echo."""
+    batch, samples = speech.shape
+    device = speech.device
+    speech = _shaped(speech, from_db(uniform((batch, 7), -6, 6, device)))
+    length = min(samples, SAMPLE_RATE_HZ // 4)
+    time_s = torch.arange(length, device=device) / SAMPLE_RATE_HZ
+    tail = torch.randn(batch, length, device=device) * torch.exp(
+        -time_s / uniform((batch, 1), 0.02, 0.08, device)
+    )
+    tail = tail / tail.square().sum(1, keepdim=True).sqrt() * uniform((batch, 1), 0.05, 0.5, device)
+    echo = _convolved(speech, tail)
+    speech = torch.where(chance(batch, 0.4, device), speech + echo, speech)
+    level = from_db(uniform((batch, 1), -24, 2, device)) * 0.12
+    return speech * level / loudness(speech).clamp(min=1e-4)
+
+
+def noisy(speech: Tensor, babble: Tensor) -> Tensor:
+    """`[B, S]` with noise, or the `babble [B, S]` of others, 3 to 35 dB below; a third stay clean."""
+    batch, samples = speech.shape
+    device = speech.device
+    noise = coloured(batch, samples, device)
+    others = babble / loudness(babble).clamp(min=1e-4)
+    noise = torch.where(chance(batch, 0.2, device), others, noise)
+    reference = torch.maximum(loudness(speech), from_db(uniform((batch, 1), -60, -30, device)))
+    noise = noise * reference * from_db(-uniform((batch, 1), 3, 35, device))
+    return torch.where(chance(batch, 0.33, device), speech, speech + noise).clamp(-1, 1)

@@ -1,0 +1,181 @@
+"""`python -m pipeline.train.codec`: train the codec on windows of the corpus.
+
+    python -m pipeline.train.codec --corpus build/train/corpus --out build/train/run --steps 20000
+
+Users are heard in rooms and noise, and told back without them; the agent is heard as it is.
+Only the agent is ever decoded when the model is used, through the first codebooks, so most
+windows are decoded through those alone. The first codebook has also to tell the phonemes.
+`--only decoder` goes on from a trained codec without changing what makes codes, beside or after
+the training of a language model.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from pipeline.train import device as machine
+from pipeline.train.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
+from pipeline.train.bank import read_shards
+from pipeline.train.checkpoints import CODEC, DECODER, take
+from pipeline.train.command import run
+from pipeline.train.journal import Journal, add_run_arguments
+from pipeline.train.losses import SpectralLoss
+from pipeline.train.networks.adversary import Judged
+from pipeline.train.networks.mimi import Coded, MimiNetwork
+from pipeline.train.recordings import SOUNDS_PER_FRAME, Recordings, phoneme_table
+from pipeline.train.windows import Batch, Windows
+
+_FREE_STEPS: Final = 300  # before anything is quantized: centroids are then put where features are
+_WEIGHTS: Final = {
+    "spectral": 1.0,
+    "wave": 4.0,
+    "phonemes": 1.0,
+    "commitment": 0.25,
+    "deceived": 0.3,
+    "matching": 0.6,
+}
+_CLIP: Final = 1.0
+
+
+class PhonemeHead(nn.Module):
+    """What the first codebook says of four sounds a frame; used in training only."""
+
+    def __init__(self, dim: int, phonemes: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(dim, SOUNDS_PER_FRAME * phonemes)
+
+    def forward(self, first: Tensor) -> Tensor:
+        """`[B, T, D]` → `[B, T, 4, phonemes]`."""
+        return self.linear(first).unflatten(-1, (SOUNDS_PER_FRAME, -1))
+
+
+def losses(batch: Batch, coded: Coded, head: PhonemeHead, spectral: SpectralLoss) -> dict[str, Tensor]:
+    """Each part of the loss, unweighted, and the share of phonemes that was told right."""
+    made = coded.sound[:, 0].float()
+    told = head(coded.first.float())
+    known = batch.phonemes >= 0
+    apart = (made - batch.wanted).abs() * batch.agent
+    return {
+        "spectral": spectral(made, batch.wanted),
+        "wave": apart.sum() / (batch.agent.sum() * made.shape[1]).clamp(min=1),
+        "phonemes": functional.cross_entropy(told[known], batch.phonemes[known]),
+        "commitment": coded.commitment,
+        "told_right": (told[known].argmax(-1) == batch.phonemes[known]).float().mean(),
+    }
+
+
+def _trainable(model: MimiNetwork, only: str | None) -> list[nn.Parameter]:
+    if only == "decoder":
+        for part in (model.encoder, model.encoder_transformer, model.downsample, model.quantizer):
+            part.requires_grad_(requires_grad=False)
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the arguments."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.train.codec", description="Train the codec.")
+    add_run_arguments(parser, batch=16, rate=6e-4)
+    add_recipe_argument(parser)
+    parser.add_argument("--frames", type=int, default=16, help="80 ms frames a window")
+    parser.add_argument("--shards", type=int, default=0, help="training shards to keep in memory; 0: all")
+    parser.add_argument("--only", choices=("decoder",))
+    parser.add_argument("--adversary", action="store_true", help="train against judges of the spectrum, too")
+    parser.add_argument("--compile", action="store_true", help="compile the networks first (pays on a card)")
+    return parser.parse_args(argv)
+
+
+class Trainer:
+    """The codec, what helps to train it, and where that stands."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.device = machine.choose()
+        shards = read_shards(arguments.corpus, "train-")
+        table = phoneme_table(shards)
+        sizes = mimi_sizes(arguments.recipe)
+        self.windows = Windows(
+            Recordings(shards[: arguments.shards or None], table, self.device),
+            Recordings(read_shards(arguments.corpus, "agent"), table, self.device),
+            arguments.frames,
+            arguments.batch,
+            (moshi_sizes(arguments.recipe).dep_q, sizes.codebooks),
+        )
+        torch.manual_seed(arguments.seed)
+        self.model = MimiNetwork(sizes).to(self.device)
+        self.head = PhonemeHead(sizes.dim, len(table)).to(self.device)
+        self.spectral = SpectralLoss().to(self.device)
+        self.trained = [*_trainable(self.model, arguments.only), *self.head.parameters()]
+        self.optimizer = torch.optim.AdamW(self.trained, arguments.rate, betas=(0.8, 0.99), weight_decay=1e-3)
+        self.parts: dict[str, nn.Module | Optimizer] = {
+            "model": self.model,
+            "head": self.head,
+            "optimizer": self.optimizer,
+        }
+        self.judged = Judged(arguments.rate, self.device) if arguments.adversary else None
+        if self.judged is not None:
+            self.parts |= {"adversary": self.judged.adversary, "judging": self.judged.optimizer}
+        self.journal = Journal(
+            arguments.out, DECODER if arguments.only else CODEC, arguments.minutes, arguments.finish
+        )
+        if self.journal.resume(self.parts, self.device):
+            torch.manual_seed(arguments.seed + self.journal.step)  # new data, not the first again
+        elif arguments.only:
+            take(arguments.out / f"{CODEC}.pt", {"model": self.model, "head": self.head}, self.device)
+        if arguments.compile:
+            for part in (self.model.encoder, self.model.decoder):
+                part.compile()
+
+    def step(self) -> Tensor:
+        """One step; gives the codes of its batch."""
+        frozen = self.arguments.only is not None
+        batch = self.windows.draw()
+        with machine.half(self.device):
+            coded: Coded = self.model(
+                batch.heard[:, None],
+                batch.levels,
+                quantize=frozen or self.journal.step >= _FREE_STEPS,
+                learn=not frozen,
+            )
+        parts = losses(batch, coded, self.head, self.spectral)
+        if self.judged is not None:
+            made = coded.sound[:, 0].float()
+            self.judged.learn(made, batch.wanted)
+            parts |= self.judged.losses(made, batch.wanted)
+        weighted = [_WEIGHTS[name] * part for name, part in parts.items() if name in _WEIGHTS]
+        self.journal.schedule(self.optimizer, self.arguments.rate, self.arguments.steps)
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.stack(weighted).sum().backward()
+        nn.utils.clip_grad_norm_(self.trained, _CLIP)
+        self.optimizer.step()
+        self.journal.step += 1
+        self.journal.add(parts)
+        return coded.codes
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Take steps until there are enough, or the time is over."""
+    trainer = Trainer(arguments)
+    journal = trainer.journal
+    while journal.step < arguments.steps and not journal.out_of_time:
+        codes = trainer.step()
+        if journal.reports:
+            used = [torch.unique(each).numel() for each in codes.unbind(1)]
+            journal.log(**journal.means(), codes_used=used)
+        journal.save_in_time(trainer.parts)
+    journal.save(trainer.parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code."""
+    return run(partial(train, parse(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,141 @@
+"""`python -m pipeline.train.encode`: lay conversations out in time and turn them into codes.
+
+    python -m pipeline.train.encode --corpus build/train/corpus --out build/train/run --sessions 8192
+
+A file at a time, each from a seed of its own: rooms, noise, voices and timings differ in every
+session. Files that are there are left as they are. They belong to one encoder: their folder
+is named after it, and a codec trained further has another, unless only its decoder was.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.train import device as machine
+from pipeline.train.acoustics import chance, from_db, in_a_room, noisy, uniform
+from pipeline.train.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
+from pipeline.train.bank import read_shards
+from pipeline.train.checkpoints import codec_of, fingerprint
+from pipeline.train.command import run
+from pipeline.train.networks.mimi import MimiNetwork
+from pipeline.train.phrases import understood_words
+from pipeline.train.sessions import Session, by_frame, compose, results_by_frame
+from pipeline.train.speakers import Agent, Codes, Speech, agent_codes, agent_of, tracks
+from pipeline.train.vocabulary import PADDING, word_numbers
+
+SESSION_FRAMES: Final = 300
+FILE_SESSIONS: Final = 128
+_CPU_GROUP: Final = 8  # sessions encoded at once
+_CUDA_GROUP: Final = 64
+VALIDATION: Final = "validation"
+_ECHO_SHARE: Final = 0.25
+
+
+class Encoding:
+    """Sessions of some speech, as files of codes; deterministic on one machine."""
+
+    def __init__(self, corpus: Path, speech: Speech, agent: Agent, model: MimiNetwork) -> None:
+        self.speech, self.agent, self.model = speech, agent, model
+        self.tokens = word_numbers(corpus)
+        self.words = {word: number for number, word in enumerate(understood_words(), start=1)}
+        self.device = next(model.parameters()).device
+        self.group = _CUDA_GROUP if self.device.type == "cuda" else _CPU_GROUP
+
+    def write(self, path: Path, seed: tuple[int, ...]) -> None:
+        """One file of sessions, whole or not at all."""
+        rng = np.random.default_rng(seed)
+        torch.manual_seed(int(rng.integers(2**31)))
+        groups = [self._group(rng) for _ in range(FILE_SESSIONS // self.group)]
+        arrays: dict[str, Any] = {name: np.concatenate([each[name] for each in groups]) for name in groups[0]}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            np.savez(file, **arrays)
+        partial.replace(path)
+
+    def _group(self, rng: np.random.Generator) -> dict[str, Any]:
+        sessions = [
+            compose(rng, self.speech.utterances, self.agent.utterances, SESSION_FRAMES)
+            for _ in range(self.group)
+        ]
+        users, played = tracks(sessions, self.speech, self.agent, rng)
+        said = [agent_codes(session, self.agent) for session in sessions]
+        return {
+            "user": self._heard(users, played),
+            "agent": np.stack([codes for codes, _ in said]),
+            "speaking": np.stack([speaking for _, speaking in said]),
+            "text": np.stack([self._text(session) for session in sessions]),
+            "heard": np.stack([self._words(session) for session in sessions]),
+            "results": np.stack([results_by_frame(session).astype(np.int16) for session in sessions]),
+        }
+
+    def _heard(self, users: Tensor, played: Tensor) -> Codes:
+        """`[B, N · 1920]` both → codes `[B, K, N]` of a room in which a loudspeaker may be heard."""
+        count = len(users)
+        others = torch.roll(users, 1, 0) + torch.roll(users, 3, 0)
+        loud = from_db(uniform((count, 1), -36, -18, self.device)) * chance(count, _ECHO_SHARE, self.device)
+        sound = (noisy(in_a_room(users), others) + loud * played).clamp(-1, 1)
+        # In float32, as it will be: fewer bits give other codes.
+        return self.model.encode(sound[:, None]).cpu().numpy().astype(np.int16)
+
+    def _text(self, session: Session) -> Codes:
+        tokens = by_frame(session.words, self.tokens, session.frames, other=0)
+        return np.where(tokens == 0, PADDING, tokens).astype(np.int16)
+
+    def _words(self, session: Session) -> Codes:
+        strange = len(self.words) + 1
+        return by_frame(session.heard, self.words, session.frames, other=strange).astype(np.int16)
+
+
+def encode(arguments: argparse.Namespace) -> None:
+    """Write every file that is not there."""
+    began_s = time.monotonic()
+    device = machine.choose()
+    model = codec_of(arguments.out, mimi_sizes(arguments.recipe), device)
+    folder = arguments.out / f"codes-{fingerprint(model)}"
+    spoken = moshi_sizes(arguments.recipe).dep_q
+    agent = agent_of(read_shards(arguments.corpus, "agent")[0], model, spoken, device)
+    elapsed_s = time.monotonic() - began_s
+    print(f"{folder}: {len(agent.codes)} answers encoded after {elapsed_s:.0f} s", flush=True)
+    if not (folder / f"{VALIDATION}.npz").is_file():
+        held_out = Speech.of(read_shards(arguments.corpus, "held-out-all"), device)
+        encoding = Encoding(arguments.corpus, held_out, agent, model)
+        encoding.write(folder / f"{VALIDATION}.npz", (arguments.seed, 4))
+    speech = Speech.of(read_shards(arguments.corpus, "train-"), device)
+    encoding = Encoding(arguments.corpus, speech, agent, model)
+    files = -(-arguments.sessions // FILE_SESSIONS)
+    for index in range(files):
+        path = folder / f"train-{index:04d}.npz"
+        if path.is_file():
+            continue
+        encoding.write(path, (arguments.seed, 3, index))
+        elapsed_s = time.monotonic() - began_s
+        print(f"{path.name}: {index + 1} of {files} after {elapsed_s:.0f} s", flush=True)
+        if arguments.minutes and elapsed_s > 60 * arguments.minutes:
+            break
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.train.encode", description="Turn sessions into codes."
+    )
+    parser.add_argument("--corpus", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--out", metavar="DIR", type=Path, required=True)
+    add_recipe_argument(parser)
+    parser.add_argument("--sessions", type=int, default=8192, help="of 24 s each (default 8192)")
+    parser.add_argument("--minutes", type=float, default=0.0, help="stop, resumable, after so long")
+    parser.add_argument("--seed", type=int, default=1)
+    return run(partial(encode, parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

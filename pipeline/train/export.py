@@ -1,0 +1,110 @@
+"""`python -m pipeline.train.export`: a run's networks as a checkpoint folder that the server runs.
+
+    python -m pipeline.train.export --corpus build/train/corpus --run build/train/run --to build/train/tiny
+
+Names, shapes and files are those Kyutai publishes; numbers are halved to float16, but for the
+codebooks, on which decisions hang. Beside the run lies then what these very numbers compute,
+for `python -m pipeline.train.verify` to compare with what the server computes of them.
+"""
+
+import argparse
+import shutil
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from pipeline.train.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
+from pipeline.train.bank import read_shards
+from pipeline.train.checkpoints import codec_of, language_of
+from pipeline.train.command import run
+from pipeline.train.networks.mimi import MimiNetwork
+from pipeline.train.networks.moshi import MoshiNetwork, delayed
+from pipeline.train.vocabulary import FILE, PADDING
+from pipeline.units import FRAME_SAMPLES
+from pipeline.values import Pcm
+
+GOLDEN: Final = "golden.npz"
+_GOLDEN_FRAMES: Final = 40
+
+
+def _stored(name: str, tensor: Tensor) -> Tensor:
+    whole = "quantizer." in name
+    return tensor.detach().cpu().to(torch.float32 if whole else torch.float16).contiguous()
+
+
+def _rounded(model: nn.Module) -> None:
+    """Let the network compute with what will be stored of it."""
+    for name, tensor in model.state_dict().items():
+        tensor.copy_(_stored(name, tensor).to(tensor.dtype))
+
+
+@torch.no_grad()
+def golden(mimi: MimiNetwork, moshi: MoshiNetwork, speech: Pcm) -> dict[str, Any]:
+    """A recording, its codes and sound; a session's codes and all logits of them."""
+    _rounded(mimi)
+    _rounded(moshi)
+    samples = _GOLDEN_FRAMES * FRAME_SAMPLES
+    pcm = torch.from_numpy(np.pad(speech, (0, samples))[:samples])[None, None]
+    codes = mimi.encode(pcm)
+    session = _session(codes, moshi)
+    grid = delayed(session, moshi.sizes)
+    context = moshi.context(grid.given)
+    told = grid.wanted[:, : moshi.sizes.dep_q].transpose(1, 2).flatten(0, 1)
+    # Where a delay leaves nothing to tell, the depth transformer hears the initial token.
+    initial = torch.tensor([moshi.sizes.text_card] + [moshi.sizes.card] * (moshi.sizes.dep_q - 1))
+    audio = moshi.audio_logits(context.flatten(0, 1), torch.where(told < 0, initial, told))
+    return {
+        "pcm": pcm[0, 0].numpy(),
+        "codes": codes[0].numpy().astype(np.int32),
+        "sound": mimi.decode(codes[:, : moshi.sizes.dep_q])[0, 0].numpy(),
+        "session": session.numpy().astype(np.int32),
+        "text_logits": moshi.text_linear(context)[0].numpy(),
+        "audio_logits": audio.unflatten(0, (1, -1))[0].numpy(),
+    }
+
+
+def _session(codes: Tensor, moshi: MoshiNetwork) -> Tensor:
+    """`[1, 1 + n_q, T]`: the agent repeats what it hears, which is as good as anything."""
+    text = torch.full_like(codes[:, :1], PADDING)
+    text[0, 0, ::5] = torch.arange(len(text[0, 0, ::5])) % moshi.sizes.text_card
+    return torch.cat([text, codes[:, : moshi.sizes.dep_q], codes[:, : moshi.sizes.user_q]], 1)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write the folder, and what its numbers compute."""
+    mimi = codec_of(arguments.run, mimi_sizes(arguments.recipe), torch.device("cpu"))
+    moshi = language_of(arguments.run, moshi_sizes(arguments.recipe), torch.device("cpu"))
+    speech = read_shards(arguments.corpus, "held-out-all")[0].recording(0)
+    arguments.to.mkdir(parents=True, exist_ok=True)
+    for name in ("config.json", "mimi_config.json"):
+        shutil.copyfile(arguments.recipe / name, arguments.to / name)
+    shutil.copyfile(arguments.corpus / FILE, arguments.to / FILE)
+    for model, name in ((mimi, "mimi.safetensors"), (moshi, "model.safetensors")):
+        tensors = {key: _stored(key, tensor) for key, tensor in model.published().items()}
+        save_file(tensors, arguments.to / name)
+        print(f"{arguments.to / name}: {(arguments.to / name).stat().st_size / 1e6:.1f} MB")
+    with (arguments.run / GOLDEN).open("wb") as file:
+        np.savez(file, **golden(mimi, moshi, speech))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.train.export", description="Write a checkpoint folder."
+    )
+    parser.add_argument("--corpus", metavar="DIR", type=Path, required=True)
+    parser.add_argument("--run", metavar="DIR", type=Path, required=True, help="where the checkpoints are")
+    parser.add_argument("--to", metavar="DIR", type=Path, required=True, help="the folder to write")
+    add_recipe_argument(parser)
+    return run(partial(export, parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""`python -m pipeline.train.language`: train the language model on encoded conversations.
+
+    python -m pipeline.train.language --corpus build/train/corpus --out build/train/run --steps 20000
+
+Text is the agent's words alone: an answer to a sum begins with its operands, so it does say
+what it heard. Hearing is taught by a head that names the user's words as they end, and that
+is thrown away. Codes of the user are hidden at random, or a few voices would be learnt by heart.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim import Optimizer
+
+from pipeline.train import device as machine
+from pipeline.train.architecture import MoshiSizes, add_recipe_argument, mimi_sizes, moshi_sizes
+from pipeline.train.checkpoints import LANGUAGE, codec_of, fingerprint
+from pipeline.train.command import run
+from pipeline.train.encode import VALIDATION
+from pipeline.train.encoded import Sessions
+from pipeline.train.journal import Journal, add_run_arguments
+from pipeline.train.networks.moshi import Delayed, MoshiNetwork, delayed
+from pipeline.train.phrases import understood_words
+from pipeline.train.sessions import NO_RESULT
+from pipeline.train.vocabulary import word_numbers
+
+_WEIGHTS: Final = {
+    "words": 1.0,
+    "padding": 1.0,
+    "speech": 1.0,
+    "silence": 0.2,
+    "heard": 1.0,
+    "unheard": 0.5,
+    "result": 0.5,
+}
+_SILENT_STEPS: Final = 256  # of a batch that the depth transformer is trained on
+_HIDDEN: Final = 0.1  # of the user's codes beyond the first codebook
+_HIDDEN_FIRST: Final = 0.03
+_DROP: Final = 0.1
+_TEN: Final = 10.0  # results are told in tens
+_CLIP: Final = 1.0
+_TEST_EVERY: Final = 250  # steps
+
+
+class Heads(nn.Module):
+    """What the model has to know beside what it says, told from its state; used in training only."""
+
+    def __init__(self, dim: int, words: int) -> None:
+        super().__init__()
+        self.heard = nn.Linear(dim, words)
+        self.result = nn.Linear(dim, 1)
+
+
+def hide(given: Tensor, sizes: MoshiSizes) -> Tensor:
+    """Some of the user's codes become −1, nothing."""
+    hidden = torch.rand(given.shape, device=given.device)
+    limits = torch.zeros(given.shape[1], device=given.device)
+    limits[1 + sizes.dep_q] = _HIDDEN_FIRST
+    limits[2 + sizes.dep_q :] = _HIDDEN
+    return torch.where(hidden < limits[:, None], -1, given)
+
+
+def _mean(values: Tensor, where: Tensor) -> Tensor:
+    return (values * where).sum() / where.sum().clamp(min=1)
+
+
+def _audio(
+    model: MoshiNetwork, context: Tensor, grid: Delayed, speaking: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Cross entropies `[N, dep_q]` of some steps' codes; which of them count; which of those are speech."""
+    sizes = model.sizes
+    late = max(sizes.delays)  # steps after a frame in which there are still codes of it to say
+    busy = functional.max_pool1d(functional.pad(speaking[:, None].float(), (late, 0)), late + 1, 1)
+    busy = busy[:, 0].flatten() > 0
+    silent = (~busy).nonzero()[:, 0]
+    chosen = silent[torch.randint(len(silent), (min(_SILENT_STEPS, len(silent)),), device=silent.device)]
+    steps = torch.cat([busy.nonzero()[:, 0], chosen])
+    wanted = grid.wanted.transpose(1, 2).flatten(0, 1)[steps]  # [N, 1 + n_q]
+    codes = wanted[:, 1 : 1 + sizes.dep_q]
+    logits = model.audio_logits(context.flatten(0, 1)[steps], wanted[:, : sizes.dep_q].clamp(min=0)).float()
+    entropies = functional.cross_entropy(logits.transpose(1, 2), codes.clamp(min=0), reduction="none")
+    known = (codes >= 0).float()
+    return entropies, known, busy[steps][:, None] * known
+
+
+def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Each part of the loss, unweighted, and what was told right."""
+    sizes = model.sizes
+    grid = delayed(batch["codes"], sizes)
+    context = model.context(hide(grid.given, sizes), _DROP)
+    text = grid.wanted[:, 0]
+    logits = model.text_linear(context).float()
+    each = functional.cross_entropy(logits.transpose(1, 2), text, reduction="none")
+    spoken = text != sizes.padding
+    heard = functional.cross_entropy(
+        heads.heard(context).float().transpose(1, 2), batch["heard"], reduction="none"
+    )
+    ended = batch["heard"] > 0
+    known_result = batch["results"] > NO_RESULT
+    amount = heads.result(context)[..., 0].float()
+    apart = functional.smooth_l1_loss(amount, batch["results"] / _TEN, reduction="none")
+    of_code, known, loud = _audio(model, context, grid, batch["speaking"])
+    return {
+        "words": _mean(each, spoken),
+        "padding": _mean(each, ~spoken),
+        "speech": _mean(of_code, loud),
+        "silence": _mean(of_code, known - loud),
+        "heard": _mean(heard, ended),
+        "unheard": _mean(heard, ~ended),
+        "result": _mean(apart, known_result),
+        "words_right": _mean((logits.argmax(-1) == text).float(), spoken),
+    }
+
+
+@torch.no_grad()
+def results_right(model: MoshiNetwork, sessions: Sessions, numbers: dict[str, int]) -> dict[str, float]:
+    """The share of words that are the likeliest, each given those before it, in sessions never heard.
+
+    `held_out_results`: of the first words after "is" alone, which no voice gives away.
+    """
+    model.train(mode=False)
+    right = words = results = results_good = 0.0
+    count = len(sessions.rows["text"])
+    for start in range(0, count, 32):
+        batch = sessions.of(torch.arange(start, min(start + 32, count), device=sessions.device))
+        grid = delayed(batch["codes"], model.sizes)
+        said = model.text_linear(model.context(grid.given)).argmax(-1)
+        text = grid.wanted[:, 0]
+        spoken = text != model.sizes.padding
+        right += (said == text)[spoken].sum().item()
+        words += spoken.sum().item()
+        before = torch.zeros_like(text)
+        for row, line in enumerate(text.tolist()):
+            last = 0
+            for frame, token in enumerate(line):
+                before[row, frame] = last
+                last = token if token != model.sizes.padding else last
+        result = spoken & (before == numbers["is"])
+        results += result.sum().item()
+        results_good += (said == text)[result].sum().item()
+    model.train(mode=True)
+    return {"held_out_words": right / max(words, 1), "held_out_results": results_good / max(results, 1)}
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Read the arguments."""
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.train.language", description="Train the language model."
+    )
+    add_run_arguments(parser, batch=8, rate=1e-3)
+    add_recipe_argument(parser)
+    parser.add_argument("--decay", type=float, default=0.1, help="weight decay")
+    parser.add_argument("--compile", action="store_true", help="compile the networks first (pays on a card)")
+    return parser.parse_args(argv)
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Take steps until there are enough, or the time is over."""
+    device = machine.choose()
+    sizes = moshi_sizes(arguments.recipe)
+    numbers = word_numbers(arguments.corpus)
+    folder = (
+        arguments.out / f"codes-{fingerprint(codec_of(arguments.out, mimi_sizes(arguments.recipe), device))}"
+    )
+    sessions = Sessions(folder, "train-*.npz", device)
+    held_out = Sessions(folder, f"{VALIDATION}.npz", device)
+    held_out.refresh()
+    torch.manual_seed(arguments.seed)
+    model = MoshiNetwork(sizes).to(device)
+    heads = Heads(sizes.transformer.dim, len(understood_words()) + 2).to(device)
+    matrices = [p for p in (*model.parameters(), *heads.parameters()) if p.dim() > 1]
+    vectors = [p for p in (*model.parameters(), *heads.parameters()) if p.dim() <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": arguments.decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=arguments.rate,
+        betas=(0.9, 0.98),
+    )
+    parts: dict[str, nn.Module | Optimizer] = {"model": model, "heads": heads, "optimizer": optimizer}
+    journal = Journal(arguments.out, LANGUAGE, arguments.minutes, arguments.finish)
+    if journal.resume(parts, device):
+        torch.manual_seed(arguments.seed + journal.step)
+    if arguments.compile:
+        for layer in (*model.layers, *model.depth_layers):
+            layer.compile()
+    while journal.step < arguments.steps and not journal.out_of_time:
+        if journal.step % 100 == 0 or not sessions.names:
+            sessions.refresh()
+        journal.schedule(optimizer, arguments.rate, arguments.steps)
+        batch = sessions.draw(arguments.batch)
+        with machine.half(device):
+            parts_of_loss = losses(model, heads, batch)
+        loss = sum(
+            (weight * parts_of_loss[name] for name, weight in _WEIGHTS.items()),
+            torch.zeros((), device=device),
+        )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_((*matrices, *vectors), _CLIP)
+        optimizer.step()
+        journal.step += 1
+        journal.add(parts_of_loss)
+        if journal.reports:
+            right = results_right(model, held_out, numbers) if journal.step % _TEST_EVERY == 0 else {}
+            journal.log(**journal.means(), **right, sessions=len(sessions.rows["text"]))
+        journal.save_in_time(parts)
+    journal.save(parts)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code."""
+    return run(partial(train, parse(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

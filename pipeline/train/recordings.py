@@ -1,0 +1,73 @@
+"""The bank on the device: windows of speech with their phonemes, gathered a batch at a time."""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.train.bank import SOUND_SAMPLES, Shard
+from pipeline.train.spoken import SILENCE
+from pipeline.units import FRAME_SAMPLES
+
+SOUNDS_PER_FRAME: Final = FRAME_SAMPLES // SOUND_SAMPLES
+_FULL_SCALE: Final = 32767
+
+
+def phoneme_table(shards: Sequence[Shard]) -> list[str]:
+    """All phonemes of the shards, silence first."""
+    return [SILENCE, *sorted({phoneme for shard in shards for phoneme in shard.phonemes} - {SILENCE})]
+
+
+class Recordings:
+    """Utterances of several shards: `pcm` int16 and `sounds` in rows, on one device."""
+
+    def __init__(self, shards: Sequence[Shard], table: Sequence[str], device: torch.device) -> None:
+        numbers = {phoneme: number for number, phoneme in enumerate(table)}
+        pcm, sounds, starts, sound_starts, lengths = [], [], [], [], []
+        samples_before = sounds_before = 0
+        for shard in shards:
+            local = np.array([numbers[phoneme] for phoneme in shard.phonemes], np.uint8)
+            pcm.append(torch.from_numpy(np.array(shard.pcm)))
+            sounds.append(torch.from_numpy(local[shard.sounds]))
+            starts += [samples_before + one.start for one in shard.utterances]
+            lengths += [one.samples for one in shard.utterances]
+            sound_starts += (sounds_before + shard.sound_starts).tolist()
+            samples_before += len(shard.pcm)
+            sounds_before += len(shard.sounds)
+        self.pcm = torch.cat(pcm).to(device)
+        self.sounds = torch.cat(sounds).to(device)
+        self._starts = starts
+        self.starts = torch.tensor(starts, device=device)
+        self.sound_starts = torch.tensor(sound_starts, device=device)
+        self.lengths = torch.tensor(lengths, device=device)
+        self.device = device
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def stretch(self, which: int, begin: int, end: int) -> Tensor:
+        """Samples `[begin, end)` of one utterance."""
+        start = self._starts[which]
+        return self.pcm[start + begin : start + end].float() / _FULL_SCALE
+
+    def window(self, which: Tensor, offset: Tensor, samples: int) -> Tensor:
+        """`[B, S]`: from `offset [B]` samples into the utterances `which [B]`, silence around them."""
+        at = offset[:, None] + torch.arange(samples, device=self.device)
+        inside = (at >= 0) & (at < self.lengths[which, None])
+        index = (self.starts[which, None] + at).clamp(0, len(self.pcm) - 1)
+        return torch.where(inside, self.pcm[index].float() / _FULL_SCALE, 0.0)
+
+    def phonemes(self, which: Tensor, offset: Tensor, frames: int) -> Tensor:
+        """`[B, T, 4]`: what sounds in each 20 ms of each frame of the same window."""
+        middles = (
+            torch.arange(frames * SOUNDS_PER_FRAME, device=self.device) * SOUND_SAMPLES + SOUND_SAMPLES // 2
+        )
+        at = offset[:, None] + middles
+        inside = (at >= 0) & (at < self.lengths[which, None])
+        index = (self.sound_starts[which, None] + at.div(SOUND_SAMPLES, rounding_mode="floor")).clamp(
+            0, len(self.sounds) - 1
+        )
+        found = torch.where(inside, self.sounds[index].long(), 0)
+        return found.unflatten(1, (frames, SOUNDS_PER_FRAME))

@@ -1,0 +1,100 @@
+"""Who speaks in a session: recordings of users, and the agent's answers as sound and as codes.
+
+Answers are encoded once, out of silence, and put where they are said: an agent's codes never
+came out of an encoder when the model is used, so they may begin wherever it pleases.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from pipeline.train.bank import Shard, Utterance
+from pipeline.train.networks.mimi import MimiNetwork
+from pipeline.train.recordings import Recordings, phoneme_table
+from pipeline.train.sessions import Session
+from pipeline.units import FRAME_SAMPLES
+
+_LEAD_FRAMES: Final = 12  # of silence before an answer that is encoded
+_SILENCE_FRAMES: Final = 64  # after which the codes of silence no longer change
+
+Codes = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True)
+class Speech:
+    """The utterances of several shards, and their sound on the device."""
+
+    utterances: list[Utterance]
+    recordings: Recordings
+
+    @classmethod
+    def of(cls, shards: Sequence[Shard], device: torch.device) -> "Speech":
+        """All of them."""
+        utterances = [one for shard in shards for one in shard.utterances]
+        return cls(utterances, Recordings(shards, phoneme_table(shards), device))
+
+
+@dataclass(frozen=True)
+class Agent:
+    """What the agent can say: sound and codes by sentence, and the codes of saying nothing."""
+
+    utterances: dict[str, Utterance]
+    pcm: dict[str, Tensor]
+    codes: dict[str, Codes]
+    silence: Codes
+
+
+def agent_of(shard: Shard, model: MimiNetwork, codebooks: int, device: torch.device) -> Agent:
+    """Encode every answer once, out of silence."""
+    lead = torch.zeros(_LEAD_FRAMES * FRAME_SAMPLES, device=device)
+
+    def encoded(sound: Tensor) -> Codes:
+        return model.encode(sound[None, None])[0, :codebooks].cpu().numpy().astype(np.int16)
+
+    pcm = {
+        one.text: torch.from_numpy(shard.recording(index)).to(device)
+        for index, one in enumerate(shard.utterances)
+    }
+    codes = {text: encoded(torch.cat([lead, sound]))[:, _LEAD_FRAMES:] for text, sound in pcm.items()}
+    silence = encoded(torch.zeros(_SILENCE_FRAMES * FRAME_SAMPLES, device=device))[:, -1]
+    return Agent({one.text: one for one in shard.utterances}, pcm, codes, silence)
+
+
+def tracks(
+    sessions: Sequence[Session], speech: Speech, agent: Agent, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """What microphones hear of the users, and of the agent, when it is played; `[B, N · 1920]` each."""
+    samples = sessions[0].frames * FRAME_SAMPLES
+    shape = (len(sessions), samples)
+    device = speech.recordings.device
+    users, played = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
+    for user, loudspeaker, session in zip(users, played, sessions, strict=True):
+        for said in session.said:
+            piece = speech.recordings.stretch(said.utterance, said.begin, said.end)
+            _put(user, said.at, piece)
+        late = int(rng.integers(2, 5))  # frames from step to loudspeaker
+        for answered in session.answered:
+            piece = agent.pcm[answered.answer][: answered.frames * FRAME_SAMPLES]
+            _put(loudspeaker, (answered.frame + late) * FRAME_SAMPLES, piece)
+    return users, played
+
+
+def _put(track: Tensor, at: int, piece: Tensor) -> None:
+    piece = piece[: max(0, len(track) - at)]
+    track[at : at + len(piece)] += piece
+
+
+def agent_codes(session: Session, agent: Agent) -> tuple[Codes, npt.NDArray[np.bool_]]:
+    """`[K, N]`, and in which frames it speaks."""
+    codes = np.repeat(agent.silence[:, None], session.frames, axis=1)
+    speaking = np.zeros(session.frames, np.bool_)
+    for answered in session.answered:
+        end = answered.frame + answered.frames
+        codes[:, answered.frame : end] = agent.codes[answered.answer][:, : answered.frames]
+        speaking[answered.frame : end] = True
+    return codes, speaking

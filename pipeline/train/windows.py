@@ -1,0 +1,80 @@
+"""What the codec is trained on: windows of users in rooms and noise, and of the agent as it is."""
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from pipeline.train.acoustics import in_a_room, noisy
+from pipeline.train.recordings import SOUNDS_PER_FRAME, Recordings
+from pipeline.units import FRAME_SAMPLES
+
+_AGENT_SHARE: Final = 0.4
+_SILENT_SHARE: Final = 0.08
+_FEW_SHARE: Final = 0.6  # of windows, decoded through the first codebooks alone
+_BABBLERS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """`heard` and `wanted [B, S]`; `phonemes [B, T, 4]`; `levels [B]`; `agent [B, 1]` bool."""
+
+    heard: Tensor
+    wanted: Tensor
+    phonemes: Tensor
+    levels: Tensor
+    agent: Tensor
+
+
+class Windows:
+    """Batches without end: users and the agent, each in a window of `frames`."""
+
+    def __init__(
+        self, users: Recordings, agent: Recordings, frames: int, batch: int, codebooks: tuple[int, int]
+    ) -> None:
+        self.users, self.agent = users, agent
+        self.frames, self.batch = frames, batch
+        self.few, self.all = codebooks
+
+    def draw(self) -> Batch:
+        """The next one."""
+        device, samples = self.users.device, self.frames * FRAME_SAMPLES
+        agents = round(self.batch * _AGENT_SHARE)
+        users = self.batch - agents
+        which = torch.randint(len(self.users), (users,), device=device)
+        offset = self._offsets(self.users.lengths[which], step=1)
+        clean = self.users.window(which, offset, samples)
+        phonemes = self.users.phonemes(which, offset, self.frames)
+        silent = torch.rand(users, device=device) < _SILENT_SHARE
+        clean = in_a_room(torch.where(silent[:, None], 0.0, clean))
+        phonemes = torch.where(silent[:, None, None], 0, phonemes)
+        heard = noisy(clean, self._babble(users, samples))
+        who = torch.randint(len(self.agent), (agents,), device=device)
+        start = self._offsets(self.agent.lengths[who], step=FRAME_SAMPLES)
+        spoken = self.agent.window(who, start, samples)
+        none = torch.full((agents, self.frames, SOUNDS_PER_FRAME), -1, device=device)
+        few = torch.rand(self.batch, device=device) < _FEW_SHARE
+        return Batch(
+            torch.cat([heard, spoken]),
+            torch.cat([clean, spoken]),
+            torch.cat([phonemes, none]),
+            torch.where(few, self.few, self.all),
+            torch.arange(self.batch, device=device)[:, None] >= users,
+        )
+
+    def _offsets(self, lengths: Tensor, step: int) -> Tensor:
+        """Windows that hold at least some of the speech."""
+        samples = self.frames * FRAME_SAMPLES
+        low = -samples // 2
+        span = (lengths - samples // 4 - low).clamp(min=step)
+        return (low + (torch.rand(len(lengths), device=lengths.device) * span).long()).div(
+            step, rounding_mode="floor"
+        ) * step
+
+    def _babble(self, count: int, samples: int) -> Tensor:
+        total = torch.zeros(count, samples, device=self.users.device)
+        for _ in range(_BABBLERS):
+            which = torch.randint(len(self.users), (count,), device=self.users.device)
+            total = total + self.users.window(which, self._offsets(self.users.lengths[which], 1), samples)
+        return total

@@ -1,0 +1,96 @@
+"""What is asked and answered, and what training is kept from."""
+
+import re
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.train import phrases
+from pipeline.train.phrases import (
+    LARGEST_OPERAND,
+    agent_words,
+    answers,
+    arithmetic_answer,
+    draw,
+    held_out_pairs,
+    in_words,
+)
+from pipeline.train.voices import draw_user
+
+SEEDS = st.integers(0, 2**32 - 1)
+KINDS = ("sum", "difference", "greeting", "wellbeing", "name", "ability", "thanks", "goodbye")
+
+
+def test_numbers_are_told_apart():
+    """No two numbers that can be asked or answered are said the same way."""
+    said = [in_words(number) for number in range(-20, 41)]
+    assert len(set(said)) == len(said)
+    assert in_words(-13) == "minus thirteen"
+    assert in_words(21) == "twenty one"
+
+
+def test_an_answer_is_true():
+    """The last words of an arithmetic answer are the result of its first."""
+    for a in range(LARGEST_OPERAND + 1):
+        for b in range(LARGEST_OPERAND + 1):
+            assert arithmetic_answer("sum", a, b).endswith(f" is {in_words(a + b)}")
+            assert arithmetic_answer("difference", a, b).endswith(f" is {in_words(a - b)}")
+
+
+def test_a_held_out_pair_is_held_out_both_ways_round():
+    """Who has heard four plus three has heard three plus four."""
+    pairs = held_out_pairs()
+    assert {(b, a) for a, b in pairs} == pairs
+    assert 0.05 < len(pairs) / (LARGEST_OPERAND + 1) ** 2 < 0.2
+
+
+@given(SEEDS)
+def test_training_never_sees_a_held_out_pair(seed):
+    """Neither as a question nor as an answer; an evaluation of pairs sees nothing else."""
+    rng = np.random.default_rng(seed)
+    seen, kept = draw(rng, kind="sum"), draw(rng, kind="difference", pairs="held_out")
+    assert seen.operands not in held_out_pairs()
+    assert kept.operands in held_out_pairs()
+    assert seen.answer in answers("train")
+    assert kept.answer not in answers("train")
+
+
+def test_no_phrasing_is_in_both_splits():
+    """What is asked in a held-out way is asked in words that training never put together."""
+    for kind in KINDS:
+        assert phrases._PHRASINGS[kind, "held_out"]
+        assert not set(phrases._PHRASINGS[kind, "held_out"]) & set(phrases._PHRASINGS[kind, "train"])
+
+
+@given(SEEDS)
+def test_what_is_not_understood_is_held_out_too(seed):
+    """No sentence beyond the agent is in both splits, unless it is about numbers."""
+    rng = np.random.default_rng(seed)
+    numbers = re.compile(r"times|divided|multiply|count|comes after")
+    for _ in range(50):
+        one = draw(rng, kind="unknown", phrasing="train").question
+        assert one != draw(rng, kind="unknown", phrasing="held_out").question or numbers.search(one)
+
+
+@given(SEEDS)
+def test_a_draw_is_decided_by_its_seed(seed):
+    """The corpus can be made again."""
+    assert draw(np.random.default_rng(seed)) == draw(np.random.default_rng(seed))
+
+
+def test_the_agent_has_few_words():
+    """Every answer is made of them."""
+    words = set(agent_words())
+    assert len(words) < 60
+    assert {word for answer in answers("held_out") for word in answer.split()} == words
+
+
+@given(SEEDS)
+def test_a_held_out_voice_or_speed_is_never_trained_on(seed):
+    """Variants and speeds of the two splits have nothing in common."""
+    rng = np.random.default_rng(seed)
+    trained = [draw_user(rng) for _ in range(100)]
+    kept = [draw_user(rng, voice="held_out", speed="held_out") for _ in range(100)]
+    assert not {v.name.split("+")[1] for v in trained} & {v.name.split("+")[1] for v in kept}
+    assert not {v.speed for v in trained} & {v.speed for v in kept}
