@@ -158,7 +158,7 @@ class Line:
         is admitted any more, and those there are end with it.
 
         Raises (in an exception group):
-            BrokenInvariantError: a stage failed, stalled or ended by itself.
+            BrokenInvariantError: an actor failed, stalled or ended by itself.
             Exception: whatever a loader raises.
         """
         load, runner = self._loaders, self._runner
@@ -181,10 +181,10 @@ class Line:
                         "decoder",
                         lambda: self._decoder.run(decoder, lambda: Decoder(load.decoder())),
                     )
-                    start(self._health.run)
-                    start(self._reception.run)
+                    start(self._actor, "health", self._health.run)
+                    start(self._actor, "reception", self._reception.run)
                     if self._recorder is not None:
-                        start(self._recorder.run)
+                        start(self._actor, "recorder", self._recorder.run)
                     start(self._open)
                     task_status.started()
                     await self._actor("delivery", self._delivery.run)
@@ -287,6 +287,12 @@ class Line:
         except BrokenInvariantError as error:
             await self._give_up(error)
             raise
+        except Exception as error:
+            if not self.ready.is_set():
+                raise  # a loader's, which has an exit code of its own
+            broken = BrokenInvariantError(f"the {name} failed: {error}")
+            await self._give_up(broken)
+            raise broken from error
         if self.admission.closed_for != "draining":
             self.admission.drain()
             raise BrokenInvariantError(f"the {name} ended while the line was open")
@@ -299,7 +305,8 @@ class Line:
         self._user_frames.close()  # nothing will come out any more that was put in now
         for connection in self._connections:
             connection.lose(Ending(Farewell.INTERNAL_ERROR, "line_ended"))
-        with trio.move_on_after(self._settings.limits.send_timeout_s):
+        # Where the stages are sound they end meanwhile, and that must not hide what is to be raised.
+        with trio.move_on_after(self._settings.limits.send_timeout_s, shield=True):
             await self._all_left()
 
     async def _all_left(self) -> None:

@@ -9,6 +9,7 @@ line says so, is incomplete.
 The session posts; one task writes, on a thread. Where it cannot keep up, the bundle is given up.
 """
 
+import contextlib
 import json
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -74,6 +75,8 @@ class Recorder:
         self._digest = digest
         self._waiting: deque[_Item] = deque()
         self._arrived = trio.lowlevel.ParkingLot()
+        self._patience = trio.CancelScope(shield=True)  # around what is being written
+        self._closing = self._abandoned = False
         self._open: dict[Recording, tuple[BinaryIO, BinaryIO]] = {}
         self._failed: set[Recording] = set()
 
@@ -92,26 +95,35 @@ class Recorder:
         return True
 
     async def run(self) -> None:
-        """Write what comes; cancelled, what waits is still written, for a while, and every file is closed."""
-        try:
-            while True:
-                while not self._waiting:
-                    await self._arrived.park()
-                await self._write()
-        finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING_S):
-                await self._write()
-            for files in self._open.values():
-                for file in files:
-                    file.close()
+        """Write what comes; cancelled, what waits is still written and every file closed, for a while.
 
-    async def _write(self) -> None:
-        await trio.lowlevel.checkpoint_if_cancelled()  # what is taken below is also written
-        items = [self._waiting.popleft() for _ in range(len(self._waiting))]
-        if items:
-            await trio.to_thread.run_sync(self._write_all, items)
+        A disk that takes longer than that is left to its thread.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_all)
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._closing = True
+                self._patience.deadline = trio.current_time() + CLOSING_S
+                self._arrived.unpark_all()
 
-    def _write_all(self, items: list[_Item]) -> None:
+    async def _write_all(self) -> None:
+        with self._patience:
+            try:
+                while self._waiting or not self._closing:
+                    if not self._waiting:
+                        await self._arrived.park()
+                        continue
+                    items = [self._waiting.popleft() for _ in range(len(self._waiting))]
+                    await trio.to_thread.run_sync(self._write, items, abandon_on_cancel=True)
+            finally:
+                await trio.to_thread.run_sync(self._close_all, abandon_on_cancel=True)
+        if self._patience.cancelled_caught:
+            self._abandoned = True
+            log.warning("recordings_cut", problem="the disk did not keep up until the end")
+
+    def _write(self, items: list[_Item]) -> None:
         """On a thread."""
         for item in items:
             if item.recording in self._failed:
@@ -120,10 +132,10 @@ class Recorder:
             try:
                 self._write_one(item)
             except OSError as error:
-                log.warning("recording_given_up", bundle=item.recording.name, problem=str(error))
-                item.recording.is_whole = False
-                self._close(item.recording)
+                self._give_up(item.recording, error)
                 self._failed |= set() if item.last else {item.recording}
+        if self._abandoned:
+            self._close_all()  # nobody else does
 
     def _write_one(self, item: _Item) -> None:
         recording = item.recording
@@ -143,9 +155,24 @@ class Recorder:
         if item.last:
             self._close(recording)
 
+    def _give_up(self, recording: Recording, error: OSError) -> None:
+        log.warning("recording_given_up", bundle=recording.name, problem=str(error))
+        recording.is_whole = False
+        with contextlib.suppress(OSError):  # what could not be written cannot be flushed either
+            self._close(recording)
+
     def _close(self, recording: Recording) -> None:
-        for file in self._open.pop(recording, ()):
-            file.close()
+        with contextlib.ExitStack() as closing:
+            for file in self._open.pop(recording, ()):
+                closing.callback(file.close)
+
+    def _close_all(self) -> None:
+        """On a thread, at the end."""
+        for recording in list(self._open):
+            try:
+                self._close(recording)
+            except OSError as error:
+                self._give_up(recording, error)
 
 
 def _line(kind: str, facts: Mapping[str, object]) -> str:

@@ -22,4 +22,4 @@ def hanging_step(self, lanes, codes):
 
 
 StepperStage.step = hanging_step
-sys.exit(run_command(lambda: run.main(arguments)))
+run._leave(run_command(lambda: run.main(arguments)))  # as the command itself ends

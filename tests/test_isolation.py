@@ -1,11 +1,15 @@
 """The isolation law on the whole line with real models: alone or among any others, a session is the same.
 
 Others join, wait in the queue, leave, part in the middle, change their sampling, lose their connection
-and come back, are ended by a failing model: none of it shows in what a session hears.
+and come back, are ended by a failing model: none of it shows in what a session hears. So it is with a
+place for each stage's calls, and with a crew of fewer threads than stages, as the server has.
 """
 
 import math
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -21,19 +25,23 @@ from hypothesis import strategies as st
 sys.path.insert(0, str(Path(__file__).parent / "actors"))
 from doubles import Client, Wire, hold, slow_inline
 
+from actors.crew import Crew, Member
 from actors.line import Line, Loaders
+from actors.pinned import PinnedThread, Runner
 from pipeline.audio.framing import payload_of
 from pipeline.config import read_config
-from pipeline.offline import Trace, converse
+from pipeline.offline import Trace, replay
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.kept import Heard
-from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Ready, Resumed
+from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Queued, Ready, Resumed
+from pipeline.replay import Replay
 from pipeline.stages.chain import Chain, open_chain
 from pipeline.stages.stepper import StepperStage
 from pipeline.values import Pcm, Sampling
 
 LANES = 3
+CHANGED = Sampling(seed=9, temperature=0.0)
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,7 @@ class Plan:
     frames: int
     cut_after: int | None  # then it comes back
     away_s: float
+    changes_after: int | None  # its sampling, to `CHANGED`
     fails_after: int | None
     vanishes: bool  # at its end, in place of bye
 
@@ -56,6 +65,7 @@ PLANS = st.builds(
     frames=st.integers(1, 14),
     cut_after=st.none() | st.integers(0, 13),
     away_s=st.floats(0.01, 3),
+    changes_after=st.none() | st.integers(0, 13),
     fails_after=st.none() | st.none() | st.integers(0, 13),
     vanishes=st.booleans(),
 )
@@ -71,9 +81,65 @@ def speech(seed: int, frames: int) -> Pcm:
     return np.random.default_rng(seed).uniform(-0.3, 0.3, (frames, 1920)).astype(np.float32)
 
 
+class Timed:
+    """A crew's member by the virtual clock: a call takes `batch_s` of it, and stops it while it computes."""
+
+    computing = 0
+
+    def __init__(self, runner: Member | PinnedThread, batch_s: float) -> None:
+        self._runner = runner
+        self._batch_s = batch_s
+
+    @asynccontextmanager
+    async def turn(self):
+        async with self._runner.turn() as thread:
+            yield Timed(thread, self._batch_s)
+
+    async def run(self, call, *args, stall_s=math.inf, abandon_on_cancel=False):
+        if isinstance(self._runner, Member):
+            async with self.turn() as place:
+                return await place.run(call, *args, stall_s=stall_s, abandon_on_cancel=abandon_on_cancel)
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self._batch_s)
+        clock = trio.lowlevel.current_clock()
+        Timed.computing += 1
+        clock.autojump_threshold = math.inf
+        try:
+            return await self._runner.run(call, *args, stall_s=stall_s, abandon_on_cancel=abandon_on_cancel)
+        finally:
+            Timed.computing -= 1
+            if not Timed.computing:
+                clock.autojump_threshold = 0
+
+
+Runners = Callable[[str], AbstractContextManager[Runner]]
+
+
+@contextmanager
+def places() -> Iterator[Runners]:
+    """A place for each stage."""
+    yield partial(slow_inline, batch_s=0.02)
+
+
+@contextmanager
+def crew() -> Iterator[Runners]:
+    """Two threads for three stages."""
+    threads = Crew([PinnedThread(f"models {number}") for number in range(2)])
+
+    @contextmanager
+    def member(name: str) -> Iterator[Runner]:
+        with threads.member(name) as runner:
+            yield Timed(runner, 0.01)
+
+    with threads.running():
+        yield member
+
+
 @lru_cache(maxsize=64)
-def alone(chain: Chain, seed: int, frames: int) -> Trace:
-    return converse(chain, speech(seed, frames), Sampling(seed=seed))
+def alone(chain: Chain, seed: int, frames: int, changes_after: int | None) -> Trace:
+    changes = {} if changes_after is None else {changes_after: [CHANGED]}
+    heard = speech(seed, frames)
+    return replay(chain, Replay("small", "", Sampling(seed=seed), changes, {}, heard, complete=True))
 
 
 class Fragile(StepperStage):
@@ -81,10 +147,10 @@ class Fragile(StepperStage):
 
     doomed: set[int]
     hurt: int
-    widest: int
+    seen: Counter[str]
 
     def step(self, lanes, codes):
-        self.widest = max(self.widest, len(lanes))
+        self.seen["shared batch"] += len(lanes) > 1
         hit = self.doomed & set(lanes)
         if hit:
             self.doomed -= hit
@@ -122,6 +188,7 @@ async def live(line: Line, plan: Plan, stage: Fragile) -> Said:
         clients.append(client)
         await client.say(outgoing.metadata(Configure(seed=plan.seed)))
         await client.until(lambda c: any(isinstance(m, Ready) for m in c.metadata))
+        stage.seen["queued"] += any(isinstance(m, Queued) for m in client.metadata)
         session = next(c.session for c in line._connections if c._transport is client.wire)
         for index, frame in enumerate(speech(plan.seed, plan.frames)):
             if client.over:
@@ -138,6 +205,10 @@ async def live(line: Line, plan: Plan, stage: Fragile) -> Said:
                 await client.until(lambda c: any(isinstance(m, Resumed) for m in c.metadata))
             if index == plan.fails_after:
                 stage.doomed.add(session.ticket.lane)
+            if index == plan.changes_after:
+                stage.seen["changed"] += 1
+                change = Configure(seed=CHANGED.seed, temperature=CHANGED.temperature)
+                await client.say(outgoing.metadata(change))
             await client.say(outgoing.audio(payload_of(frame), 0.0))
             await trio.sleep(0.08)
         else:
@@ -156,13 +227,14 @@ async def live(line: Line, plan: Plan, stage: Fragile) -> Said:
     )
 
 
-async def run(chain: Chain, plans: list[Plan]) -> None:
+async def run(chain: Chain, plans: list[Plan], runner: Runners, seen: Counter[str]) -> None:
+    """All of them at once; `seen` counts what came about."""
     stages: list[Fragile] = []
 
     def load_stepper() -> Fragile:
         stage = chain.load_stepper()
         stage.__class__ = Fragile
-        stage.doomed, stage.hurt, stage.widest = set(), 0, 0
+        stage.doomed, stage.hurt, stage.seen = set(), 0, seen
         stages.append(stage)
         return stage
 
@@ -175,7 +247,7 @@ async def run(chain: Chain, plans: list[Plan]) -> None:
         Loaders(chain.load_encoder, load_stepper, chain.load_decoder),
         chain.card,
         lanes=LANES,
-        runner=partial(slow_inline, batch_s=0.02),
+        runner=runner,
     )
     said: dict[int, Said] = {}
     async with trio.open_nursery() as nursery:
@@ -195,8 +267,10 @@ async def run(chain: Chain, plans: list[Plan]) -> None:
         assert health["metrics"]["dropped"]["audio"] == health["metrics"]["ladder"]["decodeSkipped"] == 0
         await line.drain()
     assert sum(each.failed for each in said.values()) == stages[0].hurt
+    seen["resumed"] += health["resumed"] > 0
+    seen["fault"] += stages[0].hurt > 0
     for number, plan in enumerate(plans):
-        each, due = said[number], alone(chain, plan.seed, plan.frames)
+        each, due = said[number], alone(chain, plan.seed, plan.frames, plan.changes_after)
         count = len(each.text) if each.failed or plan.vanishes else len(due.text)
         assert each.text == due.text[:count]
         assert each.failed or len(each.pcm) == len(due.agent_pcm)
@@ -204,8 +278,19 @@ async def run(chain: Chain, plans: list[Plan]) -> None:
             np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
-@given(st.lists(PLANS, min_size=2, max_size=5))
-@settings(max_examples=12, deadline=None, derandomize=True)
-def test_whoever_else_is_there_a_session_is_as_if_alone(chain: Chain, plans: list[Plan]) -> None:
-    """Interleaved at random with sessions that join, queue, leave, vanish, resume and fail."""
-    trio.run(run, chain, plans, clock=trio.testing.MockClock(autojump_threshold=0))
+@pytest.mark.parametrize("runners", [places, crew])
+def test_whoever_else_is_there_a_session_is_as_if_alone(
+    chain: Chain, runners: Callable[[], AbstractContextManager[Runners]]
+) -> None:
+    """Interleaved at random with sessions that join, queue, leave, vanish, resume, change and fail.
+    Each of these came about."""
+    seen: Counter[str] = Counter()
+
+    @given(st.lists(PLANS, min_size=2, max_size=6))
+    @settings(max_examples=12, deadline=None, derandomize=True)
+    def law(plans: list[Plan]) -> None:
+        with runners() as runner:
+            trio.run(run, chain, plans, runner, seen, clock=trio.testing.MockClock(autojump_threshold=0))
+
+    law()
+    assert set(+seen) == {"shared batch", "queued", "changed", "resumed", "fault"}, seen

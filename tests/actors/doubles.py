@@ -162,6 +162,7 @@ def make_line(
     idle_s: float = 600,
     loaders: Loaders = LOADERS,
     runner=inline,
+    digest: Callable[[], str] = str,
     **section,
 ) -> Line:
     """A line of sums. The seed, 0 unless configured, is where the stepper's running sum begins.
@@ -172,7 +173,7 @@ def make_line(
     settings: Settings = parse_settings(
         {"lanes": {"queue": queue, "idle_s": idle_s}, "sampling": {"seed": 0}, **section}
     )
-    return Line(settings, loaders, CARD, lanes=lanes, runner=runner)
+    return Line(settings, loaders, CARD, lanes=lanes, runner=runner, digest=digest)
 
 
 @dataclass

@@ -3,9 +3,11 @@
 A failure of one connection is its own; a failure of the line is everyone's, and loud.
 """
 
+import contextlib
 import functools
+import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import numpy as np
 import pytest
@@ -25,16 +27,29 @@ from doubles import (
     speech,
     talk,
 )
+from hub_rig import HANG_S, REPO, file, proxy_of, read, read_found, running, until
+from local_hub import serve
 from structlog.testing import capture_logs
 
+from actors.connection import Connection
+from actors.crew import Crew
 from actors.line import Line, Loaders
-from actors.pinned import PinnedThread
+from actors.pinned import PinnedThread, Runner
+from actors.proxying.flight import PIECE_BYTES, CutShortError
+from actors.proxying.store import Store
 from actors.transport import TransportClosedError
 from pipeline.audio.framing import payload_of
-from pipeline.errors import BrokenInvariantError, RefusedError, StalledError, StateLostError, WeightsError
+from pipeline.errors import (
+    BrokenInvariantError,
+    NotServedError,
+    RefusedError,
+    StalledError,
+    StateLostError,
+    WeightsError,
+)
 from pipeline.protocol import outgoing
 from pipeline.protocol.farewell import Farewell
-from pipeline.protocol.metadata import Bye
+from pipeline.protocol.metadata import Bye, Ready
 
 CALLS = ("encode", "step", "decode")
 
@@ -156,26 +171,135 @@ async def test_a_stage_that_fails_on_a_batch_ends_its_lanes_alone(autojump_clock
     assert all(map(np.array_equal, again.frames, expected(frames, 2)))
 
 
+@contextlib.contextmanager
+def crew_of(threads: int) -> Iterator[Callable[[str], contextlib.AbstractContextManager[Runner]]]:
+    """What makes the stages' runners: with three threads each stage keeps its own."""
+    crew = Crew([PinnedThread(f"models {n}") for n in range(threads)])
+    with crew.running():
+        yield crew.member
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_stage_that_hangs_ends_the_line_loudly(call):
-    """On its real thread, which never comes back: the stall is reported, everything else ends."""
+async def test_a_stage_that_hangs_ends_the_line_loudly(call, threads):
+    """On its real thread, which never comes back: the stall is reported, everything else ends.
+    So it is when the others share that thread, and wait for it in vain."""
     gate = threading.Event()
-    line = make_line(loaders=loaders_with(call, gate.wait), runner=PinnedThread, stall_s=0.05)
-    client = Client()
-    try:
-        with trio.fail_after(10):
-            (failure,) = await run_to_its_end(line, client)
-    finally:
-        gate.set()
-    assert isinstance(failure, StalledError)
+    with crew_of(threads) as runner:
+        line = make_line(loaders=loaders_with(call, gate.wait), runner=runner, stall_s=0.05)
+        client = Client()
+        try:
+            with trio.fail_after(10):
+                failures = await run_to_its_end(line, client)
+        finally:
+            gate.set()
+    assert {type(failure) for failure in failures} == {StalledError}
     assert is_over(line, client)
     assert line.stalled
     assert client.errors == ["internal_error"]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("call", CALLS)
+async def test_a_stage_that_fails_on_a_shared_thread_gives_it_back(call, threads):
+    """The lane it failed on is ended and free, and the next session hears every answer."""
+    fails = True
+
+    def poison(stage, name):
+        def run(self, lanes, rows):
+            if fails:
+                raise ArithmeticError("diverged")
+            return getattr(super(type(self), self), name)(lanes, rows)
+
+        return type(stage.__name__, (stage,), {name: run} if name == call else {})
+
+    loaders = Loaders(poison(SumEncoder, "encode"), poison(SumStepper, "step"), poison(SumDecoder, "decode"))
+    frames = speech(2, 8)
+    with crew_of(threads) as runner, trio.fail_after(30):
+        line = make_line(loaders=loaders, lanes=1, runner=runner)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(line.run)
+            await line.ready.wait()
+            for _ in range(2):
+                client = Client()
+                nursery.start_soon(hold, line, client)
+                nursery.start_soon(client.listen)
+                await client.ready()
+                await client.say(outgoing.audio(payload_of(np.concatenate(frames)), 1.0))
+                if fails:
+                    await client.until(lambda c: c.over)
+                    assert client.errors == ["internal_error"]
+                    while line.health()["lanes"]["open"]:  # its closing is on its way through the threads
+                        await trio.lowlevel.checkpoint()
+                    fails = False
+            await client.until(lambda c: len(c.audio) == len(expected(frames, 0)))
+            await client.bye()
+            await line.drain()
+    assert all(map(np.array_equal, client.frames, expected(frames, 0)))
+    assert line.health()["lanes"]["open"] == 0
+
+
+async def fails() -> bytes:
+    raise RuntimeError("a bug of ours")
+
+
+async def returns() -> None:
+    await trio.lowlevel.checkpoint()
+
+
+def sabotaged(run: Callable[..., Awaitable[object]], fault: Callable[[], Awaitable[object]], after_s: float):
+    """The actor itself until it is cancelled, and nobody else is; then `fault` in its place."""
+
+    async def sabotage(*args: object) -> None:
+        with trio.move_on_after(after_s):
+            await run(*args)
+        await fault()
+
+    return sabotage
+
+
+LINE_ACTORS = ["encoder", "stepper", "decoder", "delivery", "health", "reception", "recorder"]
+
+
+@pytest.mark.parametrize(("fault", "problem"), [(fails, "failed: a bug of ours"), (returns, "ended while")])
+@pytest.mark.parametrize("actor", LINE_ACTORS)
+async def test_an_actor_that_raises_or_ends_ends_the_line_loudly(
+    autojump_clock, tmp_path, actor, fault, problem
+):
+    """None of them ends by itself, cancelled alone or not; if one does, that is a broken invariant, not
+    silence: the sessions that talk and those that wait for a connection are over, their lanes free."""
+    line = make_line(replay={"folder": str(tmp_path)}, limits={"resume_grace_ms": 60_000})
+    part = getattr(line, f"_{actor}")
+    part.run = sabotaged(part.run, fault, 2.0)
+    talking, lost = Client(), Client()
+
+    async def lose() -> None:
+        await line.ready.wait()
+        with line.admit() as seat:
+            await line.converse(lost.wire, seat)
+
+    async def fall() -> None:
+        await lost.ready()
+        lost.wire.vanish()
+        await trio.sleep(0.5)
+        assert line.health()["waiting"] == 1
+
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            for task in (lose, lost.listen, fall):
+                nursery.start_soon(task)
+            (failure,) = await run_to_its_end(line, talking)
+    assert isinstance(failure, BrokenInvariantError)
+    assert str(failure).startswith(f"the {actor} {problem}")
+    assert is_over(line, talking)
+    assert talking.errors == ["internal_error"]
+    assert line.health()["waiting"] == 0
+    assert sum(line.health()["endings"].values()) == 2
+
+
 @pytest.mark.parametrize("actor", ["_encoder", "_stepper", "_decoder", "_delivery"])
-async def test_an_actor_that_returns_ends_the_line_loudly(autojump_clock, nursery, actor):
-    """None of them ends by itself; if one does, that is a broken invariant, not silence."""
+async def test_an_actor_whose_input_ends_ends_the_line_loudly(autojump_clock, nursery, actor):
+    """Its own way to return, while the line is open."""
     line, client = make_line(), Client()
 
     async def end_its_input() -> None:
@@ -189,6 +313,32 @@ async def test_an_actor_that_returns_ends_the_line_loudly(autojump_clock, nurser
     assert isinstance(failure, BrokenInvariantError)
     assert str(failure) == f"the {actor.removeprefix('_')} ended while the line was open"
     assert is_over(line, client)
+
+
+@pytest.mark.parametrize("actor", ["health", "reception", "recorder"])
+async def test_what_hangs_beside_the_line_holds_nobody_up(autojump_clock, tmp_path, actor):
+    """Who talks hears every answer, who is lost leaves a free lane, and a drain ends the line.
+    (The model actors hang on their threads, and the delivery waits for them alone: above.)"""
+    line = make_line(replay={"folder": str(tmp_path)}, limits={"resume_grace_ms": 5000}, drain_s=3)
+    part = getattr(line, f"_{actor}")
+    part.run = sabotaged(part.run, trio.sleep_forever, 0.2)
+    lost, frames = Client(), speech(2, 10)
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(line.run)
+            await line.ready.wait()
+            nursery.start_soon(hold, line, lost)
+            nursery.start_soon(lost.listen)
+            await lost.ready()
+            talking = await talk(line, frames, seed=2)
+            lost.wire.vanish()
+            await trio.sleep(6)
+            assert line.health()["lanes"]["open"] == line.health()["waiting"] == 0
+            began_s = trio.current_time()
+            await line.drain()
+        assert trio.current_time() - began_s <= 3
+    assert all(map(np.array_equal, talking.frames, expected(frames, 2)))
+    assert len(talking.frames) == len(expected(frames, 2))
 
 
 async def test_a_cancelled_line_ends_its_sessions(autojump_clock):
@@ -212,8 +362,9 @@ async def test_a_cancelled_line_ends_its_sessions(autojump_clock):
     assert is_over(line, client)
 
 
-async def test_a_line_cancelled_while_it_loads_does_not_wait_for_that():
-    """A load cannot be interrupted; it is left behind."""
+@pytest.mark.parametrize("threads", [1, 2, 3])
+async def test_a_line_cancelled_while_it_loads_does_not_wait_for_that(threads):
+    """A load cannot be interrupted; it is left behind, by those too who wait for its thread."""
     gate = threading.Event()
 
     def load() -> SumEncoder:
@@ -221,15 +372,16 @@ async def test_a_line_cancelled_while_it_loads_does_not_wait_for_that():
         return SumEncoder()
 
     loaders = Loaders(load, SumStepper, SumDecoder)
-    line = make_line(loaders=loaders, runner=PinnedThread)
-    try:
-        with trio.fail_after(10):
-            async with trio.open_nursery() as nursery:
-                await nursery.start(line.run)
-                await trio.testing.wait_all_tasks_blocked()
-                nursery.cancel_scope.cancel()
-    finally:
-        gate.set()
+    with crew_of(threads) as runner:
+        line = make_line(loaders=loaders, runner=runner)
+        try:
+            with trio.fail_after(10):
+                async with trio.open_nursery() as nursery:
+                    await nursery.start(line.run)
+                    await trio.testing.wait_all_tasks_blocked()
+                    nursery.cancel_scope.cancel()
+        finally:
+            gate.set()
     assert not line.ready.is_set()
 
 
@@ -262,10 +414,6 @@ class Faulty(Wire):
         if self.send_fault and self.after < 0:
             await self.send_fault()
         await super().send(message)
-
-
-async def fails() -> bytes:
-    raise RuntimeError("a bug of ours")
 
 
 async def is_gone() -> bytes:
@@ -312,6 +460,122 @@ async def test_a_connection_that_fails_ends_alone(autojump_clock, nursery, half,
     )
     await trio.sleep(0.1)
     assert line.health()["lanes"]["open"] == 0
+
+
+@pytest.mark.parametrize("fault", list(itertools.product([fails, returns, trio.sleep_forever], [0.0, 0.5])))
+@pytest.mark.parametrize("task", ["read", "write", "keep_alive", "admit", "part", "watch_idleness"])
+async def test_whatever_becomes_of_a_connections_tasks_it_ends_alone(
+    autojump_clock, nursery, monkeypatch, task, fault
+):
+    """Each of them raises, hangs, or returns, at once or cancelled in its midst: it ends when its client has
+    gone, at the latest after the heartbeat's timeout; its lane is free, and its neighbour hears all."""
+    line = make_line(lanes=2, queue=0, heartbeat={"every_s": 5, "timeout_s": 15})
+    await nursery.start(line.run)
+    await line.ready.wait()
+    client = Client(Wire(buffer=1000))
+    whole = getattr(Connection, f"_{task}")
+
+    async def sabotage(self: Connection) -> None:
+        await (sabotaged(whole, *fault) if self._transport is client.wire else whole)(self)
+
+    sabotage.__name__ = f"_{task}"
+    monkeypatch.setattr(Connection, f"_{task}", sabotage)
+    frames = speech(2, 12)
+
+    async def speak_and_vanish() -> None:
+        with trio.move_on_after(1):  # without its admission it is never ready
+            await client.until(lambda c: c.over or any(isinstance(m, Ready) for m in c.metadata))
+            with contextlib.suppress(trio.BrokenResourceError):
+                await client.stream([] if client.over else frames)
+        client.wire.vanish()
+
+    with trio.fail_after(60):
+        async with trio.open_nursery() as inner:
+            inner.start_soon(hold, line, client)
+            inner.start_soon(client.listen)
+            inner.start_soon(speak_and_vanish)
+            neighbour = await talk(line, frames, seed=2)
+            await trio.sleep(15 + 2)
+            assert line.health()["clients"] == 0
+    assert line.health()["lanes"]["open"] == 0
+    assert all(map(np.array_equal, neighbour.frames, expected(frames, 2)))
+    assert len(neighbour.frames) == len(expected(frames, 2))
+    if fails in fault:
+        assert client.wire.farewell is Farewell.INTERNAL_ERROR
+        assert line.health()["endings"] == {"crashed": 1, "bye": 1}
+
+
+class FragileStore(Store):
+    """Fails in a way it never should, for as long as it is told to."""
+
+    fragile = True
+
+    def find(self, name):
+        if self.fragile:
+            raise LookupError(name)
+        return super().find(name)
+
+
+@pytest.fixture
+def hub():
+    with serve() as hub:
+        hub.add(REPO, {"config.json": b"{}", "model.onnx": bytes(3 * PIECE_BYTES)})
+        yield hub
+
+
+async def test_a_proxy_that_fails_fails_for_one_file(hub, tmp_path):
+    """Who wanted it is told; what was on its way goes on, and the next question is answered."""
+    store = FragileStore(tmp_path)
+    async with running(hub, tmp_path) as proxy:
+        proxy._shelf._store = store
+        store.fragile = False
+        found = await proxy.find(file("model.onnx"))
+        store.fragile = True
+        with pytest.raises(NotServedError) as caught:
+            await proxy.find(file("config.json"))
+        assert caught.value.code == "hub_error"
+        store.fragile = False
+        assert await read_found(proxy, found) == bytes(3 * PIECE_BYTES)
+        assert await read(proxy, file("config.json")) == b"{}"
+    assert proxy.statistics().fetching == proxy.statistics().reading == 0
+
+
+@pytest.mark.parametrize("way", ["cancelled", "drained"])
+async def test_a_proxy_that_ends_leaves_nobody_waiting(hub, tmp_path, way):
+    """Whoever reads, waits for the hub, or stands in the queue for it hears of it; nothing stays open."""
+    hub.held["model.onnx"] = threading.Event()  # in the middle of it the hub hangs
+    hub.silent["config.json"] = threading.Event()  # and this one it never answers
+    ends: list[str] = []
+
+    async def want(path: str) -> None:
+        try:
+            await read(proxy, file(path))
+        except NotServedError as refusal:
+            ends.append(refusal.code)
+        except CutShortError:
+            ends.append("cut")
+
+    proxy, scope = proxy_of(hub, tmp_path, fetches=2, drain_s=0.05), trio.CancelScope()
+
+    async def run(task_status: trio.TaskStatus[None]) -> None:
+        with scope:
+            await proxy.run(task_status=task_status)
+
+    with trio.fail_after(HANG_S):
+        async with trio.open_nursery() as wanting:
+            await wanting.start(run)
+            for path in ("model.onnx", "config.json"):
+                wanting.start_soon(want, path)
+            await until(lambda: proxy.statistics().reading and proxy.statistics().fetching == 2)
+            wanting.start_soon(want, "other.json")
+            await until(lambda: proxy.statistics().queued)
+            if way == "cancelled":
+                scope.cancel()
+            else:
+                await proxy.drain()
+    assert sorted(ends) == ["cut", "draining", "draining"]
+    now = proxy.statistics()
+    assert (now.fetching, now.queued, now.reading) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("moment", ["at_once", "queued", "ready", "mid_frame", "after_bye"])

@@ -6,16 +6,19 @@ What happens when a part fails is in `test_failures`.
 import contextlib
 import functools
 import math
+import random
 
 import numpy as np
 import pytest
 import trio
 import trio.testing
 from doubles import (
+    CODEBOOKS,
     DELAY,
     LOADERS,
     Client,
     Loaders,
+    SumDecoder,
     SumStepper,
     Wire,
     expected,
@@ -27,12 +30,21 @@ from doubles import (
 )
 from structlog.testing import capture_logs
 
+from actors.admission import Admission
+from actors.channel import Batch, Channel
+from actors.decoder import Decoder
+from actors.delivery import Delivery
 from actors.line import Line
+from actors.outbox import Outbox
 from actors.pinned import PinnedThread
+from actors.session import Latencies, Session, Tally
+from actors.stage import header
+from actors.tracing import Tracer
 from pipeline.audio.framing import payload_of
+from pipeline.audio.pacing import Playout
 from pipeline.errors import RefusedError
 from pipeline.protocol import outgoing
-from pipeline.protocol.events import HeartbeatReceived, Ignored, TextReceived
+from pipeline.protocol.events import AudioReceived, HeartbeatReceived, Ignored, TextReceived
 from pipeline.protocol.farewell import Farewell
 from pipeline.protocol.metadata import (
     ClientStats,
@@ -46,6 +58,7 @@ from pipeline.protocol.metadata import (
     Stats,
 )
 from pipeline.protocol.packets import Packet, PacketType, encode
+from pipeline.values import AgentCodes, Sampling, UserFrame
 
 
 @pytest.fixture
@@ -545,6 +558,51 @@ async def test_a_frame_that_came_in_time_and_left_late_is_an_underrun(autojump_c
     line = await serving(make_line(runner=functools.partial(slow_inline, batch_s=0.03)), nursery)
     client = await talk(line, speech(1, 12), seed=1)
     assert line.health()["metrics"]["underruns"] == len(client.audio)
+
+
+HOUR_FRAMES = 3600 * 1000 // 80
+
+
+@pytest.mark.parametrize("ppm", [-24 * 50, 24 * 50])
+async def test_clocks_that_part_as_far_as_in_a_day_neither_drift_nor_underrun(mock_clock, ppm):
+    """An hour of a session, its client's clock 24 times 50 ppm off: 4.3 s apart, as 50 ppm are after a day.
+
+    No underrun here or at the listener, nothing left out, nothing skipped; and the deadline is still at its
+    place: the one answer that leaves 150 ms late is an underrun. (A real session, delivery, decoder and
+    outbox; the models between them are as long under way as models are. The day itself: `test_pacing`.)
+    """
+    inbox = Channel[UserFrame]("user_frames", 18, lane_frames=8)
+    admission = Admission(inbox, lanes=1, queue=0)
+    admission.open()
+    delivery = Delivery(Channel("agent_frames", 18, lane_frames=2), admission)
+    session = Session(
+        admission.request(), inbox, Sampling(), Latencies(), tracer=Tracer(0), max_lag_s=0.4, recorder=None
+    )
+    outbox, decoder = Outbox(max_lag_s=0.4), Decoder(SumDecoder())
+    session.attach(outbox)
+    session.open(delivery)
+    await outbox.take()  # ready
+    decoder.apply(inbox.take_batch_nowait().events[0])
+    said, codes = bytes(payload_of(speech(1, 1)[0])), np.ones(CODEBOOKS, np.int32)
+    dice, listener, skew = random.Random(ppm), Playout(prebuffer_ms=80), 1 - ppm / 1e6
+    for index in range(HOUR_FRAMES):
+        is_last = index == HOUR_FRAMES - 1
+        jitter_s = 0.0 if is_last else 0.03 * dice.random()
+        mock_clock.jump(0.08 * skew * (index + 1) + jitter_s - trio.current_time())
+        session.hear(AudioReceived(index, 80.0 * index, said), trio.current_time())
+        (frame,) = inbox.take_batch_nowait().frames
+        mock_clock.jump(0.005 + 0.015 * dice.random())
+        step = AgentCodes(*header(frame), 0, (), codes, due_s=frame.due_s)
+        answers = decoder.run([step], trio.current_time())
+        if is_last:
+            assert (session.tally().underruns, listener.underruns) == (0, 0)
+            mock_clock.jump(0.15)
+        delivery._deliver(Batch((), tuple(answers), ()))
+        (_, answer, _) = await outbox.take()
+        session.sent(answer)
+        listener.heard(index, round(trio.current_time() / skew * 1e9))
+    assert session.tally() == Tally(frames_in=HOUR_FRAMES, frames_out=HOUR_FRAMES, underruns=1)
+    assert listener.underruns == 1
 
 
 async def test_before_the_models_are_there_nobody_is_admitted(autojump_clock, nursery):
