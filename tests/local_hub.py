@@ -11,9 +11,10 @@ import functools
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -68,6 +69,7 @@ class Hub:
     gated, private: repositories that only `TOKEN` may read; of a private one nothing is told.
     closed: gated ones to which `TOKEN`, too, has no access.
     cut: files whose connection breaks once, in the middle of the first whole transfer.
+    broken: files whose every transfer breaks off in the middle.
     held: files of which half is sent, and the rest when the event is set.
     silent: files to whose requests nothing is answered until the event is set.
     statuses: files that are answered with this status instead.
@@ -85,6 +87,7 @@ class Hub:
     private: set[str] = field(default_factory=set)
     closed: set[str] = field(default_factory=set)
     cut: set[str] = field(default_factory=set)
+    broken: set[str] = field(default_factory=set)
     held: dict[str, threading.Event] = field(default_factory=dict)
     silent: dict[str, threading.Event] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
@@ -234,7 +237,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         base, middle = name.rsplit("/", 1)[-1], begin + (end - begin) // 2
-        if base in self.hub.cut and not asked:
+        if base in self.hub.broken or (base in self.hub.cut and not asked):
             self.hub.cut.discard(base)
             self._write(name, content, begin, middle)
             self.close_connection = True
@@ -281,6 +284,25 @@ class _CdnHandler(_Handler):
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 128
+
+    def __init__(self, address: tuple[str, int], handler: type[_Handler]) -> None:
+        super().__init__(address, handler)
+        self._open: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        """Whoever kept a connection finds nobody there either."""
+        super().server_close()
+        for request in tuple(self._open):
+            with suppress(OSError):
+                request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
         """A client that went away is none; anything else fails the test by what was not answered."""

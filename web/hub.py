@@ -9,9 +9,8 @@ here: the hub.
 """
 
 import math
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
-from functools import partial
 from pathlib import PurePosixPath
 from typing import Final
 
@@ -106,8 +105,9 @@ def _answer(proxy: Proxy, found: Found) -> Response:
         response.headers["Content-Range"] = f"bytes */{described.size_bytes}"
         return response
     has_body = part.status != 304 and request.method == "GET" and part.size_bytes > 0
-    be_patient = partial(request.scope["state"][PATIENCE], PATIENCE_S)
-    response = Response(_body(proxy, found, part, be_patient) if has_body else "", status=part.status)
+    if has_body:
+        request.scope["state"][PATIENCE](PATIENCE_S)
+    response = Response(_body(proxy, found, part) if has_body else "", status=part.status)
     response.timeout = None  # a large file takes its time
     _describe(response, found, part, etag)
     return response
@@ -131,10 +131,7 @@ def _describe(response: Response, found: Found, part: Part, etag: str | None) ->
     headers["X-Hub-Cache"] = found.origin
 
 
-async def _body(
-    proxy: Proxy, found: Found, part: Part, be_patient: Callable[[], None]
-) -> AsyncIterator[bytes]:
-    be_patient()
+async def _body(proxy: Proxy, found: Found, part: Part) -> AsyncIterator[bytes]:
     try:
         async with aclosing(proxy.stream(found, part.begin, part.end)) as pieces:
             async for piece in pieces:

@@ -9,6 +9,7 @@ import threading
 from contextlib import aclosing
 from pathlib import Path
 
+import psutil
 import pytest
 import structlog
 import trio
@@ -98,6 +99,25 @@ async def test_who_began_may_leave(hub, tmp_path):
         held.set()
     assert got == [LARGE]
     assert len(gets(hub, "model.onnx")) == 1
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_who_leaves_in_the_middle_leaves_nothing_behind(hub, tmp_path, comes):
+    """What was read ahead for a reader is let go of with it, of a file that still comes too; none is cut."""
+    process = psutil.Process()
+    if comes:
+        hub.held["model.onnx"] = threading.Event()
+    async with running(hub, tmp_path) as proxy:
+        if not comes:
+            assert await read(proxy, file("onnx/model.onnx")) == LARGE
+            await until(lambda: not proxy.statistics().fetching)
+        found = await proxy.find(file("onnx/model.onnx"))
+        before = process.num_fds()
+        for _ in range(3):
+            async with aclosing(proxy.stream(found, 0, len(LARGE))) as pieces:
+                assert LARGE.startswith(await anext(pieces))
+        await until(lambda: process.num_fds() <= before)
+        assert (proxy.statistics().reading, proxy.statistics().cut) == (0, 0)
 
 
 async def test_what_nobody_wants_is_not_fetched(hub, tmp_path):

@@ -2,7 +2,10 @@
 
 import itertools
 import re
+import threading
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +16,7 @@ from playwright.sync_api import Browser, Playwright, Route
 from tiny_whisper import SLOT_S, WORDS
 from visitors import SPEECH, Visit, launch, visiting
 from whisper_rig import Listener, packed, texts
-from whispering import Whispering, whispering
+from whispering import Whispering, repository, whispering
 
 from web.vendor import read_lock
 
@@ -28,6 +31,8 @@ UNALIGNED = "onnx-community/whisper-unaligned"
 GATED = "onnx-community/whisper-gated"
 # A browser without a GPU says so, and writes each file that is not there into its console.
 FORGIVEN = ("No available adapters", "status of 404")
+FAILING = (*FORGIVEN, "status of", "net::ERR")  # where files that do not come are what a test is about
+DECODER = "decoder_model_merged_quantized.onnx"
 SOFTWARE_GPU = (
     "--enable-unsafe-webgpu",
     "--use-webgpu-adapter=swiftshader",
@@ -56,7 +61,7 @@ def listener(browser: Browser, rig: Whispering) -> Iterator[Listener]:
 @pytest.fixture
 def visit(browser: Browser, rig: Whispering) -> Iterator[Visit]:
     """A visitor who was never here; some failures are what a test is about."""
-    with visiting(browser, rig.server.origin, forgiven=(*FORGIVEN, "status of", "net::ERR")) as visit:
+    with visiting(browser, rig.server.origin, forgiven=FAILING) as visit:
         yield visit
 
 
@@ -265,20 +270,63 @@ def test_what_the_hub_refuses_is_said_in_words(visit: Visit, rig: Whispering) ->
     assert listener.load("small.en")["device"] == "wasm"
 
 
-def test_a_file_that_breaks_off_is_not_kept_and_comes_the_next_time(visit: Visit) -> None:
+def test_a_file_that_breaks_off_is_not_kept_and_comes_the_next_time(visit: Visit, rig: Whispering) -> None:
+    """The hub breaks off, the proxy with it; what the proxy had by then is not asked for again."""
     listener = Listener(visit)
-
-    def break_off(route: Route) -> None:
-        whole = route.fetch()
-        route.fulfill(response=whole, body=whole.body()[:1000])
-
-    listener.page.context.route("**/whisper-small_timestamped/**/tokenizer.json", break_off)
+    rig.hub.broken.add(DECODER)
     trouble = listener.load_trouble("small")
-    assert (trouble["code"], trouble["facts"]["file"]) == ("cut", "tokenizer.json")
-    listener.page.context.unroute("**/whisper-small_timestamped/**/tokenizer.json")
+    assert (trouble["code"], trouble["facts"]["file"]) == ("cut", f"onnx/{DECODER}")
+    rig.hub.broken.clear()
     kept = {file["file"]: file["cached"] for file in listener.load("small")["files"]}
+    assert not kept[f"onnx/{DECODER}"]
     assert kept["config.json"]
-    assert not kept["tokenizer.json"]
+    rest = rig.hub.received("GET", f"cdn/{repository('small')}")[-1]
+    assert rest is not None  # a Range: the hub was asked for the rest alone
+    assert texts(listener.transcribe(tiny_whisper.sound(0, 1))) == said(0, 1)
+
+
+def test_a_hub_that_goes_silent_is_not_waited_for_and_one_that_is_gone_is_not_missed(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Silent from the start or in the middle: words. Gone: what anybody had before comes from the proxy."""
+    with whispering(tmp_path, "proxy.timeout_s=2", "proxy.fresh_s=0") as rig:
+        with visiting(browser, rig.server.origin, forgiven=FAILING) as visit:
+            listener = Listener(visit)
+            rig.hub.silent["config.json"] = threading.Event()
+            silent = listener.load_trouble("base")
+            assert silent["code"] == "unreachable"
+            assert "did not answer within 2 s" in silent["message"]
+            rig.hub.silent.pop("config.json").set()
+            rig.hub.held[DECODER] = threading.Event()
+            assert listener.load_trouble("base")["code"] == "cut"
+            rig.hub.held.pop(DECODER).set()
+            assert listener.load("base")["device"] == "wasm"
+        rig.end_hub()
+        with visiting(browser, rig.server.origin, forgiven=FAILING) as visit:
+            listener = Listener(visit)
+            assert listener.load_trouble("tiny")["code"] == "unreachable"
+            assert [file["cached"] for file in listener.load("base")["files"]] == [False] * 7
+            assert texts(listener.transcribe(tiny_whisper.sound(0, 1))) == said(0, 1)
+
+
+def look_elsewhere(browser: Browser, origin: str, where: str) -> None:
+    look = "fetch('http://127.0.0.2:9/').catch(() => 0)"
+    in_worker = "new Promise((done) => { new Worker('/look.js').onmessage = () => done(); })"
+    files = {"/look": "", "/look.js": f"{look}.then(() => postMessage(0))"}
+    with visiting(browser, origin, forgiven=("",)) as visit:
+        page = visit("/health/live")
+        for path, body in files.items():
+            kind = "text/javascript" if path.endswith(".js") else "text/html"
+            page.route(f"**{path}", partial(Route.fulfill, body=body, content_type=kind))
+        page.goto(f"{origin}/look")  # a page that no policy holds back
+        page.evaluate(look if where == "page" else in_worker)
+
+
+@pytest.mark.parametrize("where", ["page", "worker"])
+def test_a_look_elsewhere_would_be_found_out(browser: Browser, rig: Whispering, where: str) -> None:
+    """Every test here fails on a request to another origin, also where a worker makes it."""
+    with pytest.raises(AssertionError):
+        look_elsewhere(browser, rig.server.origin, where)
 
 
 def test_a_decode_that_hangs_is_ended_and_the_next_one_goes_on(visit: Visit) -> None:

@@ -6,7 +6,7 @@ that the page's way to them is the one its users go.
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,11 +27,16 @@ class Whispering:
 
     hub: Hub
     server: Server
+    hubs: ExitStack
 
     @property
     def asked(self) -> int:
         """How many requests reached the hub."""
         return len(self.hub.requests)
+
+    def end_hub(self) -> None:
+        """From now on nobody listens where it was."""
+        self.hubs.close()
 
 
 def repository(name: str) -> str:
@@ -47,14 +52,15 @@ def offered() -> dict[str, tuple[bool, str]]:
 @contextmanager
 def whispering(folder: Path, *overrides: str) -> Iterator[Whispering]:
     """A hub with every offered model, and a server before it that keeps its files in `folder`."""
-    with local_hub.serve() as hub:
+    with ExitStack() as hubs:
+        hub = hubs.enter_context(local_hub.serve())
         for name, (multilingual, revision) in offered().items():
             files = tiny_whisper.files(multilingual=multilingual, quantized=True)
             hub.commits[repository(name)] = {"0" * 40 if revision == "main" else revision: files}
         environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "", "HF_HUB_OFFLINE": ""}
         sets = (f'proxy.folder="{folder}"', "proxy.absent_s=0", *overrides)
         with serving(*sets, environment=environment) as server:
-            yield Whispering(hub, server)
+            yield Whispering(hub, server, hubs)
 
 
 def spoken_file(folder: Path, *loud: int) -> Path:

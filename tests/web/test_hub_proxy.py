@@ -441,7 +441,12 @@ async def test_a_session_speaks_beside_a_download(hub, tmp_path):
     """Every frame is answered while a file passes through."""
     hub.add(REPO, {"slow.onnx": random.Random(7).randbytes(SLOW_BYTES)})
     proxy = proxy_of(hub, tmp_path)
-    async with small_server(proxy=proxy) as served, talker(served) as client, trio.open_nursery() as both:
+    settings = Settings(server=Server(port=0), limits=Limits(send_timeout_s=20.0, max_lag_ms=60_000))
+    async with (
+        small_server(settings, proxy=proxy) as served,
+        talker(served) as client,
+        trio.open_nursery() as both,
+    ):
         both.start_soon(ask, served, f"{PATH}/slow.onnx")
         assert len(await client.speak(speech(20))) == 19
 

@@ -1,0 +1,42 @@
+"""A wheel brings the third-party files of the lock file, or there is none."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from setuptools.dist import Distribution
+from setuptools.errors import SetupError
+
+from web import wheel
+from web.vendor import read_lock
+
+LOCK = Path(wheel.__file__).parent / "vendor.lock.json"
+
+
+def build_in(folder, monkeypatch):
+    """The build step, where `folder` stands for the source tree."""
+    monkeypatch.setattr(wheel, "_HERE", folder)
+    shutil.copy(LOCK, folder)
+    build = wheel.WholeBuild(Distribution())
+    build.ensure_finalized()
+    return build
+
+
+def test_without_third_party_files_there_is_no_wheel(tmp_path, monkeypatch):
+    """What is missing is named, with the command that fetches it; with the last file there is a wheel."""
+    build = build_in(tmp_path, monkeypatch)
+    for package in read_lock():
+        with pytest.raises(SetupError, match=rf"{package.name}.*python -m web\.vendor"):
+            build.run()
+        folder = tmp_path / "vendored" / package.slug
+        folder.mkdir(parents=True)
+        for file in package.files:
+            (folder / file.rpartition("/")[2]).touch()
+    build.run()
+
+
+def test_an_editable_installation_goes_without(tmp_path, monkeypatch):
+    """It runs from the source tree, and its pages say what is missing."""
+    build = build_in(tmp_path, monkeypatch)
+    build.editable_mode = True
+    build.run()
