@@ -112,7 +112,9 @@ def draw(logits: mx.array, choice: Choice, uniform: mx.array | None) -> mx.array
     # A row that does not draw keeps what its neighbours keep, lest it be a case of its own.
     threshold = _threshold(logits, np.where(drawing, choice.top_k, choice.top_k[drawing][0]))
     kept = logits if threshold is None else mx.where(logits >= threshold, logits, -mx.inf)
-    likelihood = mx.softmax(kept / mx.array(np.where(drawing, choice.temperature, 1))[:, None], axis=-1)
+    # Against the best first: divided by a tiny temperature, both would be infinite.
+    temperature = mx.array(np.where(drawing, choice.temperature, 1))[:, None]
+    likelihood = mx.softmax((kept - logits.max(axis=-1, keepdims=True)) / temperature, axis=-1)
     cumulative = mx.cumsum(likelihood, axis=-1)
     # A parallel sum need not grow from one entry to the next: only what can be drawn is asked.
     cumulative = mx.where(likelihood > 0, cumulative, 0)

@@ -69,6 +69,12 @@ def test_a_row_depends_on_itself_alone(rows: list[tuple[float, int, int]], data:
         assert rank < top_k[mine]
 
 
+def test_the_least_temperature_there_is_draws_the_best() -> None:
+    """A number that float32 can hardly tell from 0 is a temperature like any other."""
+    tokens = draw(mx.array(LOGITS[None]), choice([2.0**-149], [0]), mx.array([0.999], mx.float32))
+    assert int(tokens[0]) == LOGITS.argmax()
+
+
 @pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
 def test_the_ends_of_the_unit_interval_draw_what_can_be_drawn(number: float) -> None:
     """Neither end falls on a token outside the k best, nor outside the vocabulary."""

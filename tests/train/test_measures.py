@@ -77,6 +77,7 @@ def test_a_server_is_asked_as_a_client_asks(checkpoint, monkeypatch):
     with boot(checkpoint) as server:
         outcomes, report = trio.run(trial.ask, server.socket_url, questions, 10.0, 1)
     assert [outcome.wanted for outcome in outcomes] == ["hello", "three"]
-    assert report.frames_out == report.frames_in - 1
+    left_out = report.dropped.get("agent_audio", 0)  # where the machine is short of time, and told
+    assert report.frames_out + left_out == report.frames_in - 1
     for outcome in outcomes:
         assert 8 * 1920 <= len(outcome.sound) <= 12 * 1920
