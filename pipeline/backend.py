@@ -26,13 +26,17 @@ import psutil
 
 DeviceName = Literal["metal", "cuda", "cpu"]
 
-# With MKL's default of 200 ms its idle workers spin through the gap between two frames
-# and take both cores from everything else; 0 parks them at once.
-_BLOCKTIME = ("KMP_BLOCKTIME", "0")
+# With MKL's default of 200 ms its idle workers spin through the gap between two frames and take
+# both cores from everything else. Parked at once, they have to be woken for the next product of
+# the same step, which takes longer than the product. A millisecond reaches from one to the next.
+_BLOCKTIME = ("KMP_BLOCKTIME", "1")
 STAGES = 3  # encoder, stepper, decoder
 # Encoder, stepper and decoder compute at once. A product that wants the cores of another
 # waits for them, and a small one is slower on two cores than on one at any time.
-_THREADS = ("MKL_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // STAGES)))
+_SHARE = max(1, (os.cpu_count() or 1) // STAGES)
+_THREADS = "MKL_NUM_THREADS"
+_SETTERS = {"mkl": "MKL_Set_Num_Threads", "openblas": "openblas_set_num_threads"}
+_threads_asked = _THREADS in os.environ
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,7 @@ def prepare() -> Backend:
     """
     if sys.platform == "linux" and "mlx.core" in sys.modules:
         raise RuntimeError("pipeline.backend.prepare() must run before the first import of mlx.core")
-    for name, value in (_BLOCKTIME, _THREADS):
+    for name, value in (_BLOCKTIME, (_THREADS, str(_SHARE))):
         os.environ.setdefault(name, value)
     blas = _load_blas()
     import mlx.core as mx  # noqa: PLC0415 - the order is the point
@@ -121,7 +125,20 @@ def prepare() -> Backend:
     return Backend(device, blas, importlib.metadata.version("mlx"))
 
 
-@functools.cache
+def divide_cores(*, lone: bool) -> None:
+    """Let every product of this process have a third of the cores, or all of them for a `lone` big model.
+
+    One that is larger than the caches and serves one session waits for memory, and a core alone
+    reads slower than all together. `MKL_NUM_THREADS`, where the user has set it, stays.
+    """
+    blas = prepare().blas
+    if _threads_asked or blas.name not in _SETTERS:
+        return
+    threads = (os.cpu_count() or 1) if lone else _SHARE
+    ctypes.CDLL(blas.path)[_SETTERS[blas.name]](threads)
+    os.environ[_THREADS] = str(threads)  # where `homes` finds it
+
+
 def homes() -> tuple[frozenset[int] | None, ...]:
     """One home for each thread that computes and the one that MLX starts for it: a core, or None for any.
 
@@ -130,7 +147,7 @@ def homes() -> tuple[frozenset[int] | None, ...]:
     machine costs more than the operation (a step of 13 ms takes 8). Where a product has several
     threads of its own, they need the other cores, and nobody is told where to be.
     """
-    if sys.platform != "linux" or prepare().device != "cpu" or os.environ[_THREADS[0]] != "1":
+    if sys.platform != "linux" or prepare().device != "cpu" or os.environ[_THREADS] != "1":
         return (None,) * STAGES
     cores = sorted(os.sched_getaffinity(0))[:STAGES]
     return tuple(frozenset({core}) for core in cores) if len(cores) > 1 else (None,)

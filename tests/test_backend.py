@@ -1,5 +1,6 @@
 """Where models compute, and that nobody else is moved there."""
 
+import ctypes
 import os
 import sys
 import threading
@@ -50,3 +51,22 @@ def test_who_has_no_home_may_be_anywhere() -> None:
     """Staying at no core in particular changes nothing."""
     with backend.staying_at(None):
         pass
+
+
+@pytest.mark.skipif(backend.prepare().blas.name != "mkl", reason="only MKL says how many threads it takes")
+def test_a_lone_big_model_has_all_cores_for_a_product() -> None:
+    """Products take all cores where one session is served from memory, and a share of them otherwise."""
+    path = backend.prepare().blas.path
+    assert path is not None
+    most = ctypes.CDLL(path).MKL_Get_Max_Threads
+    asked = os.environ.get("MKL_NUM_THREADS")
+    try:
+        backend.divide_cores(lone=True)
+        alone = most()
+        homes = backend.homes()
+    finally:
+        backend.divide_cores(lone=False)
+    assert asked is not None
+    assert alone in (os.cpu_count(), int(asked))  # whoever set a number keeps it
+    assert alone == 1 or homes == (None,) * backend.STAGES
+    assert most() == int(asked)

@@ -8,6 +8,7 @@ import hashlib
 import threading
 from functools import cached_property
 
+from pipeline.backend import divide_cores
 from pipeline.config import Config, Settings
 from pipeline.models.bundle import Bundle, open_bundle
 from pipeline.models.files import shard_paths
@@ -22,6 +23,7 @@ from pipeline.values import ModelCard
 
 SMALL_LANES = 16  # lanes.max, unset, of a model that leaves room for many
 LARGE_PARAMETERS = 10**9  # from here on one session is what most machines can hold
+STREAMED_PARAMETERS = 25 * 10**6  # 100 MB in float32: from here on no cache holds them from step to step
 
 
 class Chain:
@@ -104,4 +106,5 @@ def open_chain(config: Config) -> Chain:
     bundle.check()
     chain = Chain(bundle, config.settings)
     require_room(chain.memory, str(bundle.lm_path))
+    divide_cores(lone=chain.lanes == 1 and bundle.lm_parameters >= STREAMED_PARAMETERS)
     return chain
