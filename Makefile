@@ -7,6 +7,9 @@
 # make bench    per-stage times, memory and lanes on CONFIG
 # make bench-peers  the same frames through this project and its peers, in environments of their own (large download)
 # make vendor   fetch the pages' third-party files with the npm client; make setup does, where npm is installed
+# make install  the packet-voice command and a service of this user's, which need no checkout (docs/installation.md)
+# make image-steps  the steps of the container image, done in a root of its own without a container engine
+# make docs     write the tables of keys in docs/configuration.md anew
 # make goldens  regenerate the committed goldens with the official package (large download)
 
 PYTHON ?= python3
@@ -20,9 +23,13 @@ ifeq ($(shell uname -s),Linux)
 BACKEND ?= $(shell nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 endif
 comma := ,
+# Where make install puts things; pipeline/installing/places.py knows them by the same names.
+HOME_VENV := $(or $(filter /%,$(XDG_DATA_HOME)),$(HOME)/.local/share)/packet-voice/venv
+HOME_BIN  := $(HOME)/.local/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test setup dev lint format smoke soak bench bench-peers vendor goldens clean
+.PHONY: run test setup dev lint format smoke soak bench bench-peers vendor install image-steps docs goldens \
+  clean
 
 run: setup
 	$(BIN)/python -m pipeline.run --config $(CONFIG) $(ARGS)
@@ -58,6 +65,8 @@ lint: dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/vulture
+	$(BIN)/hadolint configs/docker/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec configs/docker/*.yaml
 
 format: dev
 	$(BIN)/ruff format .
@@ -77,6 +86,28 @@ bench-peers: dev
 
 vendor: $(VENV)/.setup
 	$(BIN)/python -m web.vendor
+
+# What an older tree left in build/lib would be in the wheel.
+install:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make install PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m web.vendor
+	rm -rf build/lib build/bdist.*
+	@test -x "$(HOME_VENV)/bin/python" || $(PYTHON) -m venv "$(HOME_VENV)" || \
+	  { echo "Python's venv module is missing (Debian: apt-get install python3-venv)" >&2; \
+	    rm -rf "$(HOME_VENV)"; exit 1; }
+	"$(HOME_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	  ".$(if $(BACKEND),[$(BACKEND)])"
+	@mkdir -p "$(HOME_BIN)"
+	ln -sf "$(HOME_VENV)/bin/packet-voice" "$(HOME_BIN)/packet-voice"
+	@case ":$$PATH:" in *":$(HOME_BIN):"*) ;; *) echo "Add $(HOME_BIN) to your PATH to call packet-voice by name" ;; esac
+	"$(HOME_BIN)/packet-voice" service install $(ARGS)
+
+image-steps: dev
+	$(BIN)/python tests/installation/image_steps.py $(ARGS)
+
+docs: setup
+	$(BIN)/python -m pipeline.configuration --write docs/configuration.md
 
 goldens:
 	tests/oracle/make-goldens

@@ -33,11 +33,12 @@ _REASONS: Final[dict[RefusalCode, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class AdmissionStatistics:
-    """`lanes_open` are in use or on their way back; `queued` wait for one."""
+    """`lanes_open` are in use or on their way back; `queued` wait for one, `queue_max` may."""
 
     lanes_max: int
     lanes_open: int
     queued: int
+    queue_max: int
 
 
 class Ticket:
@@ -130,15 +131,17 @@ class Admission:
         if self._closed_for is not None:
             raise _refusal(self._closed_for)
 
-    def request(self) -> Ticket:
-        """A ticket, with a lane or with a place in the queue.
+    def request(self, *, may_wait: bool = True) -> Ticket:
+        """A ticket, with a lane or, if it `may_wait`, with a place in the queue.
 
         Raises:
-            RefusedError: the models are not ready, the server drains, or the queue is full.
+            RefusedError: the models are not ready, the server drains, or there is no room.
         """
         self.check_open()
         if self._free:
             return Ticket(self, heapq.heappop(self._free))
+        if not may_wait:
+            raise RefusedError("full", "every lane is taken", RETRY_AFTER_MS["full"])
         if len(self._waiting) >= self._queue_max:
             raise _refusal("full")
         ticket = Ticket(self, None)
@@ -180,7 +183,8 @@ class Admission:
 
     def statistics(self) -> AdmissionStatistics:
         """The lanes and the queue now."""
-        return AdmissionStatistics(self._lanes_max, self._lanes_max - len(self._free), len(self._waiting))
+        open_lanes = self._lanes_max - len(self._free)
+        return AdmissionStatistics(self._lanes_max, open_lanes, len(self._waiting), self._queue_max)
 
     def _move_up(self) -> None:
         for ticket in self._waiting:

@@ -139,7 +139,10 @@ class Line:
         self._recorder = None if folder is None else Recorder(Path(folder), card.name, digest)
         self._delivery = Delivery(agent_frames, self.admission)
         self._reception = Reception(
-            self.admission, grace_s=settings.limits.resume_grace_ms / 1000, on_end=self._note_end
+            self.admission,
+            grace_s=settings.limits.resume_grace_ms / 1000,
+            on_end=self._note_end,
+            replica=settings.server.replica,
         )
         self._health = Health(
             admission=self.admission,
@@ -196,13 +199,15 @@ class Line:
                 connection.lose(Ending(Farewell.INTERNAL_ERROR, "line_ended"))
             self._reception.dismiss(Ending(Farewell.INTERNAL_ERROR, "line_ended"))
 
-    def admit(self, resume: str | None = None) -> Seat:
+    def admit(self, resume: str | None = None, *, may_wait: bool = True) -> Seat:
         """A seat for one connection, at once: in the session that waits for this token, or in a new one.
+
+        A new one may have to wait for its lane, unless it may not.
 
         Raises:
             RefusedError: there is no room.
         """
-        return self._reception.seat(resume)
+        return self._reception.seat(resume, may_wait=may_wait)
 
     async def converse(self, transport: Transport, seat: Seat) -> None:
         """Carry a session, from greeting to closed transport; one line in the log says how a session went.
@@ -241,6 +246,10 @@ class Line:
             connection.lose(Ending(Farewell.GOING_AWAY, "drained"))
         await self._all_left()
         self._user_frames.close()
+
+    async def fail(self, error: BrokenInvariantError) -> None:
+        """Tell everybody of what was found outside the line, as if an actor had failed; then raise it."""
+        await self._give_up(error)
 
     def health(self) -> dict[str, Any]:
         """What `/health` shows of the line."""

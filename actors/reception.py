@@ -72,16 +72,23 @@ class Reception:
     Args:
         admission: what new sessions are admitted by.
         grace_s: how long a session waits; 0 is not at all, and no token is given out.
+        replica: what a balancer calls this server; it goes before each token, with a dot.
         on_end: told of each session once it is over, with the last connection that carried it.
     """
 
     def __init__(
-        self, admission: Admission, *, grace_s: float, on_end: Callable[[Connection, Ending], None]
+        self,
+        admission: Admission,
+        *,
+        grace_s: float,
+        on_end: Callable[[Connection, Ending], None],
+        replica: str | None = None,
     ) -> None:
         self.resumed = 0
         self._admission = admission
         self._grace_s = grace_s
         self._on_end = on_end
+        self._home = "" if replica is None else f"{replica}."
         self._guests: dict[Session, Guest] = {}
         self._tokens: dict[str, Guest] = {}
         self._nursery: trio.Nursery | None = None
@@ -102,8 +109,10 @@ class Reception:
         """Sessions without a connection."""
         return sum(guest.lost is not None for guest in self._guests.values())
 
-    def seat(self, token: str | None) -> Seat:
+    def seat(self, token: str | None, *, may_wait: bool = True) -> Seat:
         """A seat, at once. A token is spent by it, whatever comes of the connection.
+
+        A new session gets a place in the queue only if it `may_wait`.
 
         Raises:
             RefusedError: there is no room for a new session, or the doors are closed to all.
@@ -111,7 +120,7 @@ class Reception:
         self._admission.check_open()
         guest = self._tokens.get(token) if token else None
         if guest is None or not guest.session.is_open:
-            return Seat(self, self._admission.request(), stale=bool(token))
+            return Seat(self, self._admission.request(may_wait=may_wait), stale=bool(token))
         self._forget_token(guest)
         guest.claimed = True
         return Seat(self, guest.session.ticket, guest)
@@ -136,7 +145,7 @@ class Reception:
         guest.claimed = guest.overdue = False
         session.disturbed.set()
         if self._grace_s:
-            guest.token = secrets.token_urlsafe(TOKEN_BYTES)
+            guest.token = self._home + secrets.token_urlsafe(TOKEN_BYTES)
             self._tokens[guest.token] = guest
         return guest.token
 

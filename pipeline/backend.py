@@ -5,7 +5,8 @@ the CPU wheel of MLX binds its BLAS symbols when it is loaded: a library already
 with global symbols wins over the reference BLAS inside the wheel, which is about nine
 times slower. `pipeline.models` calls it when it is imported, and imports MLX only after.
 
-What belongs here: devices, BLAS, thread counts, the dtype that each device computes in.
+What belongs here: devices, BLAS, thread counts, the dtype that each device computes in, and
+which other processes share a model with this one.
 What does not: anything about a model.
 """
 
@@ -14,15 +15,22 @@ import ctypes
 import ctypes.util
 import functools
 import importlib.metadata
+import json
 import os
 import platform
+import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import psutil
+
+from pipeline.errors import ConfigError
+
+if TYPE_CHECKING:
+    import mlx.core as mx
 
 DeviceName = Literal["metal", "cuda", "cpu"]
 
@@ -63,6 +71,15 @@ class Backend:
     @property
     def keeps_quantized(self) -> bool:
         """Whether quantized weights stay so: on a CPU products with them are unusably slow."""
+        return self.device != "cpu"
+
+    @property
+    def compiles(self) -> bool:
+        """Whether models compute by compiled graphs.
+
+        A GPU computes a step faster than Python lays it out. On a CPU it does not, and MLX
+        would need a C++ compiler at run time.
+        """
         return self.device != "cpu"
 
     @property
@@ -182,3 +199,66 @@ def free_bytes() -> int:
     if device == "metal":
         return min(available, int(about["max_recommended_working_set_size"]))
     return int(about["free_memory"] if "free_memory" in about else about["total_memory"])
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Which of the `size` processes that share one model this is; rank 0 serves."""
+
+    rank: int
+    size: int
+
+
+ALONE = Ranks(0, 1)
+# Files of `mlx.launch` that have one entry for each rank, by the variable that names them.
+_RANK_FILES = ("MLX_HOSTFILE", "MLX_IBV_DEVICES")
+
+
+def launched() -> Ranks:
+    """What `mlx.launch` says in the environment; `ALONE` without it.
+
+    Raises:
+        ConfigError: it contradicts itself.
+    """
+    rank = os.environ.get("MLX_RANK")
+    if rank is None:
+        return ALONE
+    size = 1
+    try:
+        if "MLX_WORLD_SIZE" in os.environ:
+            size = int(os.environ["MLX_WORLD_SIZE"])
+        for variable in _RANK_FILES:
+            if variable in os.environ:
+                listed = Path(os.environ[variable]).read_text(encoding="utf-8").strip()
+                size = len(json.loads(listed)) if listed else 1  # of a single rank the file is empty
+        ranks = Ranks(int(rank), size)
+    except (OSError, ValueError) as error:
+        raise ConfigError("MLX_RANK", f"what mlx.launch left in the environment is no use: {error}") from None
+    if not 0 <= ranks.rank < ranks.size:
+        raise ConfigError("MLX_RANK", f"{rank}, of {size} ranks")
+    return ranks
+
+
+@contextlib.contextmanager
+def joining(within_s: float) -> "Iterator[mx.distributed.Group]":
+    """Find the other ranks, and do what the block does with them, or the process ends by SIGALRM.
+
+    MLX waits for them inside one call, which holds the interpreter: nothing else can end it.
+    On the main thread.
+
+    Raises:
+        ConfigError: they cannot be reached.
+    """
+    import mlx.core as mx  # noqa: PLC0415 - after prepare()
+
+    before = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, within_s)
+    try:
+        try:
+            group = mx.distributed.init(strict=True)
+        except RuntimeError as error:
+            raise ConfigError("mlx.launch", f"the other ranks cannot be reached: {error}") from None
+        yield group
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)

@@ -1,10 +1,11 @@
 """`python -m pipeline.bench`: how long each stage takes, what memory it keeps, and what a server adds.
 
-Four measurements, each of the real thing, the last one only when it is asked for:
+Five measurements, each of the real thing, the last two only when they are asked for:
 
 * **stages** — encode, step and decode at every batch width, one after the other;
 * **memory** — resident memory over many steps of one lane, which has to stay flat;
 * **server** — a server started as a user would, speech streamed to it at microphone pace;
+* **profile** — of each stage with one lane, what the time is for: Python, products, convolutions, …;
 * **load** — a random checkpoint of 2 GB, or of the architecture of `--config`, made, loaded and removed.
 """
 
@@ -25,9 +26,11 @@ from pipeline.booted import boot
 from pipeline.commands import add_config_arguments, run_command
 from pipeline.config import Source, read_config
 from pipeline.errors import ConfigError
+from pipeline.installing.calling import program
 from pipeline.loading import ARCHITECTURE, measure_load
 from pipeline.models.lm_config import parse_lm_config
 from pipeline.opened import open_config
+from pipeline.profiling import measure_profile
 from pipeline.rig import Rig
 from pipeline.stages.chain import open_chain
 from pipeline.stages.lanes import bucket_widths
@@ -113,6 +116,13 @@ def _table(result: dict[str, Any]) -> str:
         for width, row in result["stages"].items():
             cells = ("{p50:8.2f} {p95:8.2f} {p99:8.2f}".format(**row[stage]) for stage in (*STAGES, "all"))
             lines.append(f"{width:>6} " + "".join(f"{cell:>26}" for cell in cells))
+    for stage, seen in result.get("profile", {}).items():
+        apart = ", ".join(f"{kind} {ms}" for kind, ms in seen["apart_ms"].items())
+        frequent = ", ".join(f"{name} {count}" for name, count in seen["most_frequent"].items())
+        lines.append(
+            f"{stage}: {seen['whole_ms']}, {seen['python_ms']} of them Python; "
+            f"{seen['operations']} operations, {frequent}, …; layer by layer: {apart}"
+        )
     if "memory" in result:
         lines.append(
             "memory: {warm_mib} MiB warm, {end_mib} MiB {steps} steps later".format(**result["memory"])
@@ -139,9 +149,9 @@ def _table(result: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     usual = ("stages", "memory", "server")
-    parser = argparse.ArgumentParser(prog="python -m pipeline.bench", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("bench"), description=__doc__)
     add_config_arguments(parser, required=False)
-    parser.add_argument("--only", choices=(*usual, "load"), action="append")
+    parser.add_argument("--only", choices=(*usual, "profile", "load"), action="append")
     parser.add_argument("--frames", type=int, default=200, help="frames per batch width (default 200)")
     parser.add_argument("--steps", type=int, default=20_000, help="steps of the memory run (default 20000)")
     parser.add_argument("--seconds", type=float, default=30.0, help="speech for the server (default 30)")
@@ -155,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     result: dict[str, Any] = {"device": machine.device, "blas": machine.blas.name}
     if "load" in wanted:
         result |= {"name": str(options.config or "random"), "load": _load(options.config, options.set)}
-    if wanted & set(usual):
+    if wanted & {*usual, "profile"}:
         result |= _measure(options, wanted)
     print(json.dumps(result) if options.json else _table(result))
     return 0
@@ -180,6 +190,9 @@ def _measure(options: argparse.Namespace, wanted: Collection[str]) -> dict[str, 
         "stages": lambda rig: measure_stages(rig, options.frames),
         "memory": lambda rig: measure_memory(rig, options.steps),
     }
+    if "profile" in wanted:
+        with backend.staying_at(backend.homes()[-1]):
+            result["profile"] = measure_profile(chain, options.frames, width=1)
     chosen = [name for name in measures if name in wanted]
     if chosen:
         with Rig.of(chain) as rig:

@@ -85,7 +85,8 @@ class Booted:
             return None
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A TCP port on which nobody listens now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -94,14 +95,20 @@ def _free_port() -> int:
 
 @contextmanager
 def boot(
-    config: Source, overrides: Sequence[str] = (), *, program: Sequence[str] = ("-m", "pipeline.run")
+    config: Source,
+    overrides: Sequence[str] = (),
+    *,
+    program: Sequence[str] = ("-m", "pipeline.run"),
+    port: int | None = None,
 ) -> Iterator[Booted]:
-    """Serve `config` on a free port for as long as the context lasts; `program` is what Python runs.
+    """Serve `config` for as long as the context lasts; `program` is what Python runs.
+
+    On `port`, or a free one.
 
     Raises:
         BootError: the server ended, or was not ready in time; the message ends with its last words.
     """
-    port = _free_port()
+    port = free_port() if port is None else port
     sets = [part for override in (*overrides, f"server.port={port}") for part in ("--set", override)]
     command = [sys.executable, *program, "--config", str(config), *sets]
     with tempfile.TemporaryFile("w+") as log:

@@ -10,18 +10,24 @@ from collections.abc import Callable
 
 from pipeline.config import parse_source
 from pipeline.errors import StartupError
+from pipeline.installing.calling import is_installed_command
+from pipeline.installing.places import usual_config
 
 INTERRUPTED = 128 + signal.SIGINT
+LAN = ("server.host=0.0.0.0", "server.tls=auto")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
-    """Add `--config PATH` and `--set key=value`."""
+    """Add `--config PATH` and `--set key=value`; `packet-voice` knows what to take for the first."""
+    usual = usual_config() if required and is_installed_command() else None
     parser.add_argument(
         "--config",
         type=parse_source,
-        required=required,
+        required=required and usual is None,
+        default=usual,
         metavar="PATH",
-        help="a config.json, the folder that holds it, or hf://org/repo[@revision]",
+        help="a config.json, the folder that holds it, or hf://org/repo[@revision]"
+        + ("" if usual is None else " (default %(default)s)"),
     )
     parser.add_argument(
         "--set",
@@ -29,6 +35,17 @@ def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = Tr
         default=[],
         metavar="KEY=VALUE",
         help="override a key of the `pipeline` section, as in server.port=9000; may be repeated",
+    )
+
+
+def add_lan_argument(parser: argparse.ArgumentParser) -> None:
+    """Add `--lan`, which stands for the overrides `LAN`; those of `--set` go over them."""
+    parser.add_argument(
+        "--lan",
+        action="store_const",
+        const=LAN,
+        default=(),
+        help="let phones and other machines of this network in: --set " + " --set ".join(LAN),
     )
 
 

@@ -25,6 +25,7 @@ Natural = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+ReplicaName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9-]{1,32}$")]
 RepositoryPattern = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._*-]+/[A-Za-z0-9._*-]+$")]
 MESSAGE_BYTES = 65_552  # 17 bytes of header and the largest u16 payload
 HUB_SCHEME = "hf://"
@@ -39,13 +40,26 @@ class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 class Server(Section, frozen=True):
     """Where to listen, and who may ask.
 
-    host: address to bind.
+    host: address to bind; anything but loopback needs TLS and a token.
     port: TCP port; 0 lets the system choose one.
-    allowed_hosts: values the Host header may have, ports ignored.
-    token: what clients must show; unset: nothing. On a command line others can read it.
+    allowed_hosts: values the Host header may have, ports ignored. Those of a certificate made by
+        `server.tls` need not be named.
+    token: what clients must show, at least 16 characters; unset: nothing. On a command line others
+        can read it.
     token_file: the file that holds the token instead.
-    tls_cert: the certificate chain, PEM; relative to where the server is started.
+    tls_cert: the certificate chain, PEM; relative to where the server is started; unset: no TLS.
     tls_key: its private key, PEM; unset: it is in the same file.
+    tls: `auto` makes a certificate of this machine's own and, off loopback, a token if none is set
+        (`docs/phone.md`).
+    tls_folder: where these are kept; unset: `packet-voice/lan` in the user's data folder.
+    public_url: the address that people use where a balancer stands in front, such as
+        `https://voice.example.org`; its host is allowed, and its pages are the server's own.
+    trusted_proxies: addresses or networks of balancers, which say in X-Forwarded-For who is asking.
+    replica: what a balancer calls this server, letters, digits and hyphens; tokens to resume with
+        begin with it.
+    agent_port: TCP port on which a balancer is told how much room there is (HAProxy's agent check);
+        unset: none.
+    agent_host: address to bind for that; it tells nobody more than a number.
     """
 
     host: str = "127.0.0.1"
@@ -55,6 +69,13 @@ class Server(Section, frozen=True):
     token_file: str | None = None
     tls_cert: str | None = None
     tls_key: str | None = None
+    tls: Literal["auto"] | None = None
+    tls_folder: str | None = None
+    public_url: str | None = None
+    trusted_proxies: tuple[str, ...] = ()
+    replica: ReplicaName | None = None
+    agent_port: Port | None = None
+    agent_host: str = "127.0.0.1"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
         """All but the token, which must not reach a log or a traceback."""
@@ -70,7 +91,7 @@ class Lanes(Section, frozen=True):
 
     max: rows of every streaming state; unset: 16, or 1 on models of 10⁹ parameters and more.
     queue: sessions that may wait for a lane before new ones are refused.
-    idle_s: a session that holds a lane and sends no audio for this long is ended.
+    idle_s: a session that holds a lane and sends no audio (silence is audio) for this long is ended.
     """
 
     max: Count | None = None
@@ -86,7 +107,7 @@ class Limits(Section, frozen=True):
     max_lag_ms: audio older than this, waiting for its model, is dropped oldest first.
     resume_grace_ms: how long a session whose connection broke may be taken up again; 0: never.
     connections: TCP connections open at once, beyond which new ones are turned away.
-    connections_per_address: the same from one address (IPv6: one /64 network).
+    connections_per_address: the same from one address; an IPv6 network of 64 bits is one.
     failures_per_minute: wrong tokens and failed TLS handshakes an address may have.
     """
 
@@ -124,9 +145,11 @@ class Text(Section, frozen=True):
 class SamplingDefaults(Section, frozen=True):
     """How tokens are drawn where a session does not say; unset: the checkpoint's own, or LMGen's.
 
-    temperature, text_temperature: 0 is greedy.
-    top_k, text_top_k: 0 is no limit.
-    padding_bias: added to the logit of the text padding token.
+    temperature: of audio tokens; 0 is greedy.
+    top_k: of audio tokens, the likeliest that may be drawn; 0 is no limit.
+    text_temperature: of text tokens; 0 is greedy.
+    text_top_k: of text tokens; 0 is no limit.
+    padding_bias: added to the logit of the text padding token: above 0 the agent talks less.
     repetition_penalty: divides the logits of recent text tokens.
     cfg_coef: how far what is drawn is moved away from the model's worst; 1 is not at all. Only
         for models with conditions, fixed when the model is loaded, and at twice the work.
@@ -175,10 +198,10 @@ class Replay(Section, frozen=True):
 
 
 class Proxy(Section, frozen=True):
-    """The way of the pages to a Hugging Face hub, `/api/hf`.
+    """The way of the pages to a Hugging Face hub, `/api/hf` (`docs/hub-proxy.md`).
 
-    allow: the repositories it gives, `*` standing for anything within a name; none: there is no such way.
-    folder: where files are kept; unset: in the user's cache folder.
+    allow: the repositories it gives, `*` standing for anything within a name; empty: there is no such way.
+    folder: where files are kept; unset: `packet-voice/hub` in the user's cache folder.
     cache_bytes: the most that is kept, least recently used first to go.
     file_bytes: the largest file that is given.
     fetches: files that come from the hub at once.
@@ -199,6 +222,18 @@ class Proxy(Section, frozen=True):
     absent_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
 
 
+class Ranks(Section, frozen=True):
+    """How several processes share one model, where `mlx.launch` starts them (`docs/tensor-parallel.md`).
+
+    depformer: `cut`: each has a part of it; `whole`: each has all of it, which takes more memory and
+        most of the exchanges out of a step.
+    join_s: how long they may take to find each other; at least 1.
+    """
+
+    depformer: Literal["cut", "whole"] = "cut"
+    join_s: Annotated[float, msgspec.Meta(ge=1)] = 60.0
+
+
 class Settings(Section, frozen=True):
     """The `pipeline` section.
 
@@ -216,6 +251,7 @@ class Settings(Section, frozen=True):
     log: Log = Log()
     replay: Replay = Replay()
     proxy: Proxy = Proxy()
+    ranks: Ranks = Ranks()
     stall_s: Seconds = 10.0
     drain_s: Seconds = 5.0
 

@@ -18,7 +18,6 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Final
 
 from pipeline.commands import add_config_arguments, run_command
@@ -28,13 +27,13 @@ from pipeline.doctoring import machine
 from pipeline.doctoring.chain import Times, time_chain, time_codec
 from pipeline.doctoring.estimates import PUBLISHED, USABLE_MS, Estimate, Measured, estimate, layer_s
 from pipeline.doctoring.surroundings import Finding, look_at_browser, look_at_disk, look_at_port
-from pipeline.errors import ConfigError
+from pipeline.installing.calling import program
+from pipeline.installing.places import embedded
 from pipeline.opened import open_config
 from pipeline.stages.chain import open_chain
 from pipeline.units import FRAME_MS
 from web.door import Door
 
-EMBEDDED: Final = Path(__file__).parents[1] / "configs" / "tiny"
 TOO_SLOW: Final = 1
 CODEC_LANES: Final = {"cpu": 8, "cuda": 32, "metal": 16}  # at most so many are tried
 SECONDS: Final = 1.0
@@ -202,7 +201,7 @@ def _lines(found: Diagnosis) -> Iterator[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.doctor",
+        prog=program("doctor"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -212,10 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.seconds <= 0:
         parser.error("--seconds must be positive")
-    source = options.config or EMBEDDED
-    if source == EMBEDDED and not EMBEDDED.is_dir():
-        raise ConfigError("--config", "the embedded model is not beside this installation; name one")
-    found = diagnose(open_config(source, options.set, check=open_chain), options.seconds)
+    found = diagnose(
+        open_config(options.config or embedded(), options.set, check=open_chain), options.seconds
+    )
     print(json.dumps(found.as_json) if options.json else page(found))
     return found.exit_code
 

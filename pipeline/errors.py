@@ -8,6 +8,7 @@
         * `HubError` — a repository cannot be reached, may not be read, or has not what it should.
     * `AudioFileError` (2) — a sound file cannot be read or written.
     * `PortInUseError` (4) — the address is taken.
+    * `ServiceError` (1) — the system's service manager does not answer, or does not do what it is asked.
 * `PeerError` — the other side of one connection. Ends that session, logged as info.
     * `RemoteProtocolError`, `RefusedPacketError` — of the packet protocol (`pipeline.protocol.faults`).
 * `RefusedError` — nobody's: there is no room, or the models are not ready yet.
@@ -19,6 +20,7 @@
 * `BrokenInvariantError` (70) — ours, and nothing after it can be trusted.
     * `StateLostError` — a model failed in a way that leaves no lane's memory whole.
     * `StalledError` — a model thread does not come back from a call.
+    * `RanksLostError` — the processes that share a model have lost each other.
 
 Classes carry fields; nothing is matched by message text.
 """
@@ -109,10 +111,16 @@ class PortInUseError(StartupError):
 
     exit_code = 4
 
-    def __init__(self, host: str, port: int) -> None:
-        super().__init__(f"{host}:{port} is in use; choose another with --set server.port=N")
+    def __init__(self, host: str, port: int, key: str = "server.port") -> None:
+        super().__init__(f"{host}:{port} is in use; choose another with --set {key}=N")
         self.host = host
         self.port = port
+
+
+class ServiceError(StartupError):
+    """The manager of the user's services is not there, or says no; the sentence has its words."""
+
+    exit_code = 1
 
 
 class PeerError(Exception):
@@ -190,3 +198,7 @@ class StalledError(BrokenInvariantError):
         super().__init__(f"the {thread} thread has not returned for {stall_s:g} s")
         self.thread = thread
         self.stall_s = stall_s
+
+
+class RanksLostError(BrokenInvariantError):
+    """Another rank of the same model has ended, or does not answer; the sentence says which is known."""

@@ -17,6 +17,7 @@ from pipeline.audio.framing import Framer
 from pipeline.audio.wav import WavWriter, read_speech
 from pipeline.commands import add_config_arguments, run_command
 from pipeline.errors import ConfigError
+from pipeline.installing.calling import program
 from pipeline.opened import open_config
 from pipeline.replay import Replay, Stop, read_replay
 from pipeline.stages.chain import Chain, open_chain
@@ -111,7 +112,7 @@ def _check(recorded: Replay, chain: Chain) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.offline", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("offline"), description=__doc__)
     add_config_arguments(parser)
     parser.add_argument("--greedy", action="store_true", help="always take the likeliest token")
     parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")

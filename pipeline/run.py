@@ -26,14 +26,20 @@ from actors.proxy import Proxy
 from actors.proxying.hub import HubClient
 from actors.proxying.store import Store
 from pipeline import backend, log
-from pipeline.commands import INTERRUPTED, add_config_arguments, run_command
+from pipeline.commands import INTERRUPTED, add_config_arguments, add_lan_argument, run_command
 from pipeline.config import Config, Settings
 from pipeline.errors import BrokenInvariantError, StartupError
 from pipeline.hub import access
+from pipeline.installing.calling import program
+from pipeline.lan.invitation import Invitation
 from pipeline.opened import open_config
+from pipeline.ranks import attend, follow, lead
 from pipeline.stages.chain import Chain, open_chain
+from pipeline.stages.rounds import Lead
+from web.agent import answer_balancers
 from web.app import create_app
 from web.door import Door
+from web.front import Front
 from web.serve import serve
 from web.turnstile import Turnstile
 
@@ -45,22 +51,22 @@ SWITCH_INTERVAL_S = 0.0005
 events = structlog.get_logger()
 
 
-async def _serve(config: Config, chain: Chain) -> int:
-    """Serve until a signal comes; the exit code."""
+async def _serve(config: Config, chain: Chain, door: Door, leading: Lead | None) -> int:
+    """Serve until a signal comes; the exit code. `leading`: the other ranks that have a part of the model."""
     machine = backend.prepare()
     crew = Crew(
         [PinnedThread(f"models {n}", partial(backend.staying_at, at)) for n, at in enumerate(backend.homes())]
     )
     line = Line(
         config.settings,
-        Loaders(chain.load_encoder, chain.load_stepper, chain.load_decoder),
+        Loaders(chain.load_encoder, partial(chain.load_stepper, leading), chain.load_decoder),
         chain.card,
         lanes=chain.lanes,
         recommended=chain.bundle.recommended_sampling,
         digest=chain.digest,
         runner=crew.member,
     )
-    turnstile = Turnstile(config.settings.limits)
+    turnstile = Turnstile(config.settings.limits, Front.of(config.settings.server))
     proxy = _proxy(config.settings)
     loaded = chain.bundle.describe()
     app = create_app(
@@ -97,18 +103,40 @@ async def _serve(config: Config, chain: Chain) -> int:
     with crew.running():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(heed_signals)
+            if leading is not None:
+                nursery.start_soon(attend, leading, line, shutdown, config.settings.stall_s)
+            if config.settings.server.agent_port is not None:
+                await nursery.start(answer_balancers, config.settings.server, line)
             async with trio.open_nursery() as serving:
                 web = partial(
                     serve, app, config.settings, shutdown=shutdown, drain=drain, turnstile=turnstile
                 )
                 address = await serving.start(web)  # a taken port is found before anything is loaded
                 events.info("listening", url=address.url)
+                _invite(door, address.port, config.settings)
                 if proxy is not None:
                     await nursery.start(proxy.run)
                 await nursery.start(line.run)
                 nursery.start_soon(announce)
             nursery.cancel_scope.cancel()
     return exit_code
+
+
+def _invite(door: Door, port: int, settings: Settings) -> None:
+    """Tell how other machines get in: the log without the token, the person at the terminal with it."""
+    kept = door.credentials
+    if kept is None:
+        return
+    events.info(
+        "certificate",
+        made=kept.made,
+        fingerprint=kept.fingerprint,
+        expires=kept.expires.date().isoformat(),
+        hosts=kept.reach.hosts(),
+        folder=str(kept.folder),
+    )
+    if sys.stderr.isatty() and settings.log.format != "json":
+        Invitation.to(kept, door.address, port, door.token).show(sys.stderr)
 
 
 def _proxy(settings: Settings) -> Proxy | None:
@@ -137,21 +165,31 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def run(config: Config) -> int:
-    """Serve what `config` describes; the exit code.
+    """Serve what `config` describes, or help rank 0 to; the exit code.
 
     Raises:
         StartupError: something the user can put right, found before or while loading.
     """
-    Door.of(config.settings.server)
-    chain = open_chain(config)
+    ranks = backend.launched()
+    if ranks.rank > 0:
+        return follow(open_chain(config, ranks), config.settings)
+    door = Door.of(config.settings.server)
+    Front.of(config.settings.server)
+    chain = open_chain(config, ranks)
     machine = backend.prepare()
     if machine.warning is not None:
         events.warning("backend", warning=machine.warning)
     if not chain.card.trained:
         events.warning("untrained", warning="the weights are random, made from a seed: expect noise")
     events.info("memory", needed=str(chain.memory))
+    if ranks.size > 1:
+        return lead(chain, config.settings, partial(_run, config, chain, door))
+    return _run(config, chain, door)
+
+
+def _run(config: Config, chain: Chain, door: Door, leading: Lead | None = None) -> int:
     try:
-        return trio.run(_serve, config, chain)
+        return trio.run(_serve, config, chain, door, leading)
     except BaseExceptionGroup as group:
         leaves = list(_leaves(group))
         for leaf in leaves:
@@ -166,10 +204,12 @@ def run(config: Config) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.run", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("run"), description=__doc__)
     add_config_arguments(parser)
+    add_lan_argument(parser)
     options = parser.parse_args(arguments)
-    config = open_config(options.config, options.set, check=open_chain)
+    check = partial(open_chain, ranks=backend.launched())
+    config = open_config(options.config, [*options.lan, *options.set], check=check)
     log.configure(config.settings.log)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     return run(config)

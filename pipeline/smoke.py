@@ -15,6 +15,7 @@ import trio
 from pipeline.audio.wav import read_speech
 from pipeline.booted import Booted, boot
 from pipeline.commands import add_config_arguments, run_command
+from pipeline.installing.calling import program
 from pipeline.talking.client import ConversationError, converse
 from pipeline.values import Pcm
 
@@ -112,7 +113,7 @@ def probe_hub(server: Booted) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.smoke", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("smoke"), description=__doc__)
     add_config_arguments(parser)
     parser.add_argument("--in", dest="speech", type=Path, required=True, metavar="IN.wav")
     options = parser.parse_args(arguments)

@@ -7,6 +7,7 @@
     python -m pipeline.soak --fuzz 1000000                    packets nobody should send
     python -m pipeline.soak --ticks 400                       a tick with 8 lanes, beside one with 1
     python -m pipeline.soak --steps 200000                    one lane, as fast as it goes
+    python -m pipeline.soak --replicas 3 --sessions 12        behind HAProxy, and each replica replaced once
 
 Several may be asked for at once. Everything stays on this machine. Exit codes: 0; 1 a law was
 broken (a wrong answer, a crash, a leak; a poor figure breaks none); 2 usage; 130 interrupted.
@@ -24,10 +25,13 @@ import trio
 from pipeline.booted import Booted, boot
 from pipeline.commands import add_config_arguments, run_command
 from pipeline.config import Config
+from pipeline.installing.calling import program
 from pipeline.opened import open_config
 from pipeline.soaking.alone import measure_steps, measure_ticks
 from pipeline.soaking.crowd import Crowd, press, ramp, stall
+from pipeline.soaking.fleet import fleet
 from pipeline.soaking.fuzzing import Fuzzer, fuzz_protocol
+from pipeline.soaking.replicas import press_replicas
 from pipeline.soaking.rogues import fuzz_socket
 from pipeline.soaking.talker import WrongAnswerError
 from pipeline.soaking.watch import Watch
@@ -106,12 +110,21 @@ def soak_steps(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     return measure_steps(open_chain(config), options.steps, _tell)
 
 
+def soak_replicas(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
+    """Several servers behind a balancer, each with room for everybody."""
+    settings = _server_settings(options, options.sessions + SPARE_LANES)
+    with fleet(options.config, settings, options.replicas) as servers:
+        seconds = round(60 * options.minutes, 3)
+        return trio.run(press_replicas, servers, options.sessions, seconds, options.seed)
+
+
 SCENARIOS: Final[dict[str, Callable[[argparse.Namespace, Config], dict[str, Any]]]] = {
     "ticks": soak_ticks,
     "steps": soak_steps,
     "fuzz": soak_fuzz,
     "stall": soak_stall,
     "ramp": soak_ramp,
+    "replicas": soak_replicas,
 }
 
 
@@ -150,7 +163,7 @@ def _print(name: str, result: dict[str, Any]) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.soak", description="Press on a server of our own, and report what gives."
+        prog=program("soak"), description="Press on a server of our own, and report what gives."
     )
     add_config_arguments(parser)
     parser.add_argument("--sessions", type=int, default=12, help="of the crowd")
@@ -164,6 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--fuzz", type=int, metavar="PACKETS", help="and one in a hundred over sockets")
     parser.add_argument("--ticks", type=int, metavar="TICKS", help="of 1 lane, 8 lanes, and 8 calls")
     parser.add_argument("--steps", type=int, metavar="STEPS", help="of one lane")
+    parser.add_argument("--replicas", type=int, metavar="REPLICAS", help="behind HAProxy, each replaced")
     parser.add_argument("--json", action="store_true", help="make the last line of stdout one JSON object")
     options = parser.parse_args(arguments)
     config = open_config(options.config, options.set, check=open_chain)

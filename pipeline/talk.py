@@ -24,6 +24,7 @@ import trio
 
 from pipeline.audio.wav import WavWriter, read_speech
 from pipeline.errors import StartupError
+from pipeline.installing.calling import program
 from pipeline.protocol.faults import RefusedPacketError
 from pipeline.protocol.metadata import Configure, read, spell
 from pipeline.talking.client import Audience, ConversationError, NotTakenError, converse
@@ -41,7 +42,7 @@ INTERRUPTED: Final = 130
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Read the arguments; what is wrong with them is one sentence and exit code 2."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.talk", description="Speak to a running server in real time."
+        prog=program("talk"), description="Speak to a running server in real time."
     )
     parser.add_argument("--url", default=URL, type=_url, help=f"where the server listens (default {URL})")
     speech = parser.add_mutually_exclusive_group(required=True)

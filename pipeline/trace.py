@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipeline.commands import run_command
+from pipeline.installing.calling import program
 
 EVENT: Final = "frame"
 NOTHING_TRACED: Final = 1
@@ -114,7 +115,7 @@ def _is_number(value: object) -> bool:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(
-        prog="python -m pipeline.trace",
+        prog=program("trace"),
         description="Print where the time of frames went, from a server's JSON log on stdin.",
         epilog="The server writes such lines with --set log.trace_every=N --set log.format=json.",
     )

@@ -25,6 +25,7 @@ from pipeline import backend
 from pipeline.commands import add_config_arguments, run_command
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StartupError, WeightsError
+from pipeline.installing.calling import program
 from pipeline.models.bundle import open_bundle
 from pipeline.models.files import shard_paths
 from pipeline.models.inspection import describe_checkpoint, describe_tensors
@@ -202,7 +203,7 @@ VERBS: Mapping[str, Verb] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.weights", description=__doc__)
+    parser = argparse.ArgumentParser(prog=program("weights"), description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     for name, (_, _, summary) in VERBS.items():
         verb = verbs.add_parser(name, help=summary, description=summary)

@@ -121,6 +121,16 @@ def test_the_address_is_one_that_a_browser_gives_the_microphone_to() -> None:
         assert f"open {address}/packet-voice" in look_at_browser(server, Door.of(server)).sentence
 
 
+def test_a_server_that_lets_others_in_has_an_address_for_them(tmp_path: Path) -> None:
+    server = Server(host="192.0.2.7", tls="auto", tls_folder=str(tmp_path / "lan"))
+    assert "open https://192.0.2.7:8788/packet-voice" in look_at_browser(server, Door.of(server)).sentence
+    everywhere = Server(host="0.0.0.0", tls="auto", tls_folder=str(tmp_path / "lan"))
+    door = Door.of(everywhere)
+    assert door.credentials is not None
+    for host in door.credentials.reach.hosts_elsewhere("0.0.0.0")[:1]:
+        assert f"open https://{host}:8788/packet-voice" in look_at_browser(everywhere, door).sentence
+
+
 def test_the_disk_is_looked_at_where_things_will_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "not" / "yet"))
     downloads, made = look_at_disk()

@@ -5,6 +5,7 @@ and come back, are ended by a failing model: none of it shows in what a session 
 place for each stage's calls, and with a crew of fewer threads than stages, as the server has.
 """
 
+import copy
 import math
 import sys
 from collections import Counter
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 
+import mlx.core as mx
 import numpy as np
 import pytest
 import trio
@@ -36,6 +38,7 @@ from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.kept import Heard
 from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Queued, Ready, Resumed
 from pipeline.replay import Replay
+from pipeline.stages import chain as chain_module
 from pipeline.stages.chain import Chain, open_chain
 from pipeline.stages.stepper import StepperStage
 from pipeline.values import Pcm, Sampling
@@ -278,16 +281,39 @@ async def run(chain: Chain, plans: list[Plan], runner: Runners, seen: Counter[st
             np.testing.assert_allclose(mine, theirs, atol=1e-4)
 
 
+@pytest.fixture
+def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The stages compute by graphs, whose functions are called as they are when they are compiled."""
+    for name in ("EncoderStage", "StepperStage", "DecoderStage"):
+        stage = getattr(chain_module, name)
+        monkeypatch.setattr(chain_module, name, partial(stage, compiles=True))
+    mx.disable_compile()
+    yield
+    mx.enable_compile()
+
+
+@pytest.mark.usefixtures("graphs")
+def test_so_it_is_where_models_are_graphs(chain: Chain) -> None:
+    """The same, where every lane has a place in a graph of fixed width."""
+    law_of_isolation(copy.copy(chain), crew, examples=12)
+
+
 @pytest.mark.parametrize("runners", [places, crew])
 def test_whoever_else_is_there_a_session_is_as_if_alone(
     chain: Chain, runners: Callable[[], AbstractContextManager[Runners]]
 ) -> None:
     """Interleaved at random with sessions that join, queue, leave, vanish, resume, change and fail.
     Each of these came about."""
+    law_of_isolation(chain, runners, examples=12)
+
+
+def law_of_isolation(
+    chain: Chain, runners: Callable[[], AbstractContextManager[Runners]], examples: int
+) -> None:
     seen: Counter[str] = Counter()
 
     @given(st.lists(PLANS, min_size=2, max_size=6))
-    @settings(max_examples=12, deadline=None, derandomize=True)
+    @settings(max_examples=examples, deadline=None, derandomize=True)
     def law(plans: list[Plan]) -> None:
         with runners() as runner:
             trio.run(run, chain, plans, runner, seen, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -27,6 +27,7 @@ from pipeline.errors import BrokenInvariantError
 from web.answers import harden, problem, too_many, unauthorized
 from web.asking import is_public, peer_and_port, shown_by
 from web.door import Door
+from web.front import Front, Fronted
 from web.gate import Gate, content_security_policy
 from web.hub import add_hub
 from web.keys import Keys, Shown
@@ -81,14 +82,19 @@ def create_app(
         ConfigError: other machines could reach the server without TLS or a token.
     """
     door = Door.of(settings.server)
-    keys = Keys(door.token, secure=door.tls is not None)
+    front = Front.of(settings.server)
+    is_secure = door.tls is not None or front.is_secure
+    keys = Keys(door.token, secure=is_secure)
     app = WebApp(__name__, static_folder=None)
+    app.asgi_app = Fronted(app.asgi_app, front)  # type: ignore[method-assign]  # as Quart documents it
     app.config["MAX_CONTENT_LENGTH"] = REQUEST_BODY_BYTES
     app.config["BODY_TIMEOUT"] = REQUEST_BODY_S
-    _guard(app, Gate(settings.server.allowed_hosts, scheme=door.scheme), keys, turnstile)
-    _answer_people(app, line, weights, keys)
+    _guard(app, _gate(door, front), keys, turnstile)
+    _answer_people(app, line, weights, keys, scheme="wss" if is_secure else "ws")
     add_pages(app)
     _exchange_tokens(app, keys, turnstile)
+    if door.credentials is not None:
+        _give_authority(app, door.credentials.authority_file.read_bytes())
     answer_programs(app, line, backend, weights, turnstile, proxy=proxy)
     answer_probes(app, line, proxy)
     if proxy is not None:
@@ -100,6 +106,14 @@ def create_app(
         return await converse(line, settings, websocket_ctx.websocket)
 
     return app
+
+
+def _gate(door: Door, front: Front) -> Gate:
+    """The server's own names, and those it has in front of a balancer."""
+    if front.public is None:
+        return Gate(door.hosts, scheme=door.scheme)
+    hosts = (*door.hosts, front.public.host)
+    return Gate(hosts, scheme=door.scheme, public_origin=front.public.origin)
 
 
 def _guard(app: QuartTrio, gate: Gate, keys: Keys, turnstile: Turnstile) -> None:
@@ -130,12 +144,12 @@ def _guard(app: QuartTrio, gate: Gate, keys: Keys, turnstile: Turnstile) -> None
         return response
 
 
-def _answer_people(app: QuartTrio, line: Line, weights: Weights, keys: Keys) -> None:
+def _answer_people(app: QuartTrio, line: Line, weights: Weights, keys: Keys, *, scheme: str) -> None:
     """Pages; to who has shown no token they say less."""
 
     @app.get("/")
     async def landing() -> Response:
-        shown = describe(line.health(), model_of(weights), host=request.host)
+        shown = describe(line.health(), model_of(weights), url=f"{scheme}://{request.host}/ws")
         if shown_by(keys, request_ctx.request) is not Shown.RIGHT:
             shown = dataclasses.replace(shown, facts=())
         page = Response(await render(shown), mimetype="text/html")
@@ -167,6 +181,14 @@ def _exchange_tokens(app: QuartTrio, keys: Keys, turnstile: Turnstile) -> None:
         answer = _no_content()
         answer.headers["Set-Cookie"] = keys.cookie(port)
         return answer
+
+
+def _give_authority(app: QuartTrio, authority: bytes) -> None:
+    """What a phone has to trust, for it to fetch; a certificate is no secret."""
+
+    @app.get("/authority.crt")
+    async def give_authority() -> Response:
+        return Response(authority, content_type="application/x-x509-ca-cert")
 
 
 def _no_content() -> Response:

@@ -1,7 +1,8 @@
 """Another machine may speak to this server only through TLS, and only with a token.
 
 What belongs here: where to listen and what that takes, read from the settings and the files
-they name before a socket opens. Loopback needs neither; both may be had there too.
+they name before a socket opens. Loopback needs neither; both may be had there too. With
+`server.tls=auto` they are made (`pipeline.lan`).
 
 Neighbours: `web.serve` listens, `web.keys` asks for the token. What does not belong here: pages
 of other origins (`web.gate`).
@@ -11,11 +12,13 @@ import ipaddress
 import re
 import ssl
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
 from pipeline.config import Server
 from pipeline.errors import ConfigError
+from pipeline.lan.credentials import Credentials, prepare
 
 # What an Authorization header can carry (RFC 6750 §2.1); of 16 characters none is found by trying.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*", re.ASCII)
@@ -24,11 +27,16 @@ _SECTION = "pipeline.server"
 
 @dataclass(frozen=True, slots=True)
 class Door:
-    """Where to listen: `address` to bind, `tls` and `token` or None."""
+    """Where to listen: `address` to bind, `tls` and `token` or None; `credentials` where they are our own.
+
+    hosts: what the Host header may say.
+    """
 
     address: str
     tls: ssl.SSLContext | None
     token: str | None = field(repr=False)
+    hosts: tuple[str, ...]
+    credentials: Credentials | None = None
 
     @classmethod
     def of(cls, server: Server) -> Self:
@@ -39,16 +47,33 @@ class Door:
                 read; a token is none.
         """
         address = _address(server.host)
-        token, tls = _token(server), _tls(server)
+        if server.tls is not None:
+            return cls._own(server, address)
+        token, tls = _token(server), _tls(server.tls_cert, server.tls_key)
         missing = [what for what, found in (("TLS", tls), ("a token", token)) if found is None]
         if missing and not _is_loopback(address):
             keys = {"TLS": "server.tls_cert", "a token": "server.token_file"}
             raise ConfigError(
                 f"{_SECTION}.host",
                 f"{server.host} is not a loopback address; listening for other machines needs "
-                f"{' and '.join(missing)} (set {' and '.join(keys[what] for what in missing)})",
+                f"{' and '.join(missing)}, because without them browsers give no microphone and anybody "
+                f"could listen in: set server.tls=auto, which makes both, or "
+                f"{' and '.join(keys[what] for what in missing)}",
             )
-        return cls(address, tls, token)
+        return cls(address, tls, token, server.allowed_hosts)
+
+    @classmethod
+    def _own(cls, server: Server, address: str) -> Self:
+        """With a certificate of this machine's own; its names are names of the server."""
+        if server.tls_cert is not None or server.tls_key is not None:
+            raise ConfigError(f"{_SECTION}.tls", "there is a tls_cert or tls_key too; one of them must go")
+        token = _token(server)
+        makes_token = token is None and not _is_loopback(address)
+        credentials = prepare(server, address, datetime.now(UTC), token=makes_token)
+        if makes_token:
+            token = _token(Server(token_file=str(credentials.token_file)))
+        tls = _tls(str(credentials.server_file), None)
+        return cls(address, tls, token, (*server.allowed_hosts, *credentials.reach.hosts()), credentials)
 
     @property
     def scheme(self) -> str:
@@ -96,9 +121,9 @@ def _token(server: Server) -> str | None:
     return token
 
 
-def _tls(server: Server) -> ssl.SSLContext | None:
-    if server.tls_cert is None:
-        if server.tls_key is not None:
+def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
+    if cert is None:
+        if key is not None:
             raise ConfigError(f"{_SECTION}.tls_cert", "there is a tls_key and no certificate")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
@@ -108,13 +133,13 @@ def _tls(server: Server) -> ssl.SSLContext | None:
         raise ConfigError(f"{_SECTION}.tls_key", "is encrypted, and nobody is there to be asked how")
 
     try:
-        context.load_cert_chain(server.tls_cert, server.tls_key, password=no_passphrase)
+        context.load_cert_chain(cert, key, password=no_passphrase)
     except FileNotFoundError:
-        missing = [path for path in (server.tls_cert, server.tls_key) if path and not Path(path).exists()]
+        missing = [path for path in (cert, key) if path and not Path(path).exists()]
         raise ConfigError(f"{_SECTION}.tls_cert", f"no such file: {', '.join(missing)}") from None
     except OSError as error:  # ssl.SSLError is one: not PEM, or a key of another certificate
         problem = getattr(error, "reason", None) or error.strerror or "not a PEM file"
         raise ConfigError(
-            f"{_SECTION}.tls_cert", f"cannot use {server.tls_cert} ({problem.lower().replace('_', ' ')})"
+            f"{_SECTION}.tls_cert", f"cannot use {cert} ({problem.lower().replace('_', ' ')})"
         ) from None
     return context

@@ -45,8 +45,12 @@ class Denial:
 class Gate:
     """Only this server's own pages, and clients that are no pages at all, come through."""
 
-    def __init__(self, allowed_hosts: Sequence[str], *, scheme: str = "http") -> None:
+    def __init__(
+        self, allowed_hosts: Sequence[str], *, scheme: str = "http", public_origin: str | None = None
+    ) -> None:
+        """`public_origin`: that of the server's own pages as they come through a balancer."""
         self._scheme = scheme
+        self._public = frozenset(() if public_origin is None else (public_origin,))
         self._hosts = frozenset(_bracketed(host) for host in allowed_hosts)
 
     def denial(
@@ -71,7 +75,7 @@ class Gate:
 
     def _own_origins(self, port: int) -> frozenset[str]:
         suffix = "" if port == _DEFAULT_PORTS[self._scheme] else f":{port}"
-        return frozenset(f"{self._scheme}://{host}{suffix}" for host in self._hosts)
+        return self._public | {f"{self._scheme}://{host}{suffix}" for host in self._hosts}
 
 
 def _bracketed(host: str) -> str:

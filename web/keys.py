@@ -11,16 +11,25 @@ the token comes from (`web.door`).
 
 import hashlib
 import hmac
-import secrets
 import time
 from collections.abc import Sequence
 from enum import Enum
 from typing import Final
 
 COOKIE_S: Final = 12 * 3600
+_COOKIE_LABEL: Final = b"packet-voice cookie 1"  # the token itself signs nothing (RFC 5869 §3.2)
 # What a page needs before it can show its token, and what tells a supervisor whether to restart.
 PUBLIC_PATHS: Final = frozenset(
-    {"/", "/packet-voice", "/whisperx", "/favicon.ico", "/api/session", "/health/live", "/health/ready"}
+    {
+        "/",
+        "/packet-voice",
+        "/whisperx",
+        "/favicon.ico",
+        "/authority.crt",
+        "/api/session",
+        "/health/live",
+        "/health/ready",
+    }
 )
 PUBLIC_FOLDERS: Final = ("/static/", "/vendor/")
 
@@ -38,7 +47,8 @@ class Keys:
 
     def __init__(self, token: str | None, *, secure: bool) -> None:
         self._digest = None if token is None else _digest(token)
-        self._cookie_key = secrets.token_bytes(32)
+        # Where there is no token nobody looks at a cookie.
+        self._cookie_key = hmac.new(_bytes(token or ""), _COOKIE_LABEL, hashlib.sha256).digest()
         self._secure = secure
 
     @property

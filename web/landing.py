@@ -115,8 +115,8 @@ _STATES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, host: str) -> Landing:
-    """The page of a server in this state, asked for under this `host:port`; `model` once it is loaded."""
+def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url: str) -> Landing:
+    """The page of a server in this state, whose packet WebSocket is at `url`; `model` once it is loaded."""
     headline, sentence = _STATES[health["status"]]
     lanes = health["lanes"]
     facts = [] if model is None else [("Model", model["name"])]
@@ -126,7 +126,7 @@ def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, host
         ("Conversations", f"{lanes['open']} of {lanes['max']}, {lanes['queued']} waiting"),
         ("Up for", _duration(health["uptimeS"])),
     ]
-    return Landing(health["status"] == "ready", headline, sentence, facts, f"ws://{host}/ws")
+    return Landing(health["status"] == "ready", headline, sentence, facts, url)
 
 
 async def render(landing: Landing) -> str:

@@ -88,7 +88,7 @@ class Metrics(Collector):
         )
         yield _counters(
             "failed_attempts",
-            "Wrong tokens, and TLS handshakes that led nowhere.",
+            "Wrong tokens, TLS handshakes that led nowhere, and peers that did not believe the certificate.",
             "attempt",
             {attempt: self._turnstile.failures[attempt] for attempt in get_args(Attempt)},
         )

@@ -87,7 +87,9 @@ async def serve(
         finally:
             open_connections.remove(connection)
             turnstile.leave(host)
-            if door.tls is not None and not wire.is_agreed:
+            if wire.is_distrusted:
+                turnstile.count_distrust()
+            elif door.tls is not None and not wire.is_agreed:
                 turnstile.fail("handshake", host)
 
     async with listener, trio.open_nursery() as connections:

@@ -9,6 +9,7 @@ Neighbours: `web.app` accepts and admits; `web.frames` holds the frames to their
 not belong here: packets, which are `pipeline.protocol`'s.
 """
 
+import re
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -41,6 +42,7 @@ CLOSE_CODES: Mapping[Farewell, int] = {
     Farewell.TRY_AGAIN_LATER: 1013,
     Farewell.REPLACED: 4001,
 }
+_NO_WAIT = re.compile(r"(^|[,;\s])wait=0($|[,;\s])", re.IGNORECASE)
 _SENTENCES: Mapping[Fault, str] = {
     Fault.TOO_BIG: "a message was over the size limit",
     Fault.BAD_FRAME: "what came is no WebSocket frame",
@@ -70,13 +72,15 @@ async def converse(line: Line, settings: Settings, websocket: Websocket) -> Resp
     """Admit or resume, upgrade, hold one session; an answer is returned only where there was no upgrade.
 
     A browser cannot read the answer to an upgrade that was refused, so a page (it sends an
-    Origin) is upgraded, told, and closed with 1013.
+    Origin) is upgraded, told, and closed with 1013. A balancer that would rather ask another
+    server says so by `Prefer: wait=0` (RFC 7240 §4.3), and is refused whoever it speaks for.
     """
     transport = WebSocketTransport(websocket)
+    is_impatient = _NO_WAIT.search(websocket.headers.get("Prefer", "")) is not None
     try:
-        ticket = line.admit(websocket.args.get("resume"))
+        ticket = line.admit(websocket.args.get("resume"), may_wait=not is_impatient)
     except RefusedError as refusal:
-        if "Origin" not in websocket.headers:
+        if is_impatient or "Origin" not in websocket.headers:
             return refused(refusal)
         await websocket.accept()
         await _tell_refusal(transport, refusal, settings)

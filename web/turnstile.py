@@ -1,6 +1,7 @@
 """One address can neither take all connections nor try tokens for ever; what is kept of addresses is bounded.
 
-An IPv6 client can choose among the 2⁶⁴ addresses of its network, which therefore counts as one.
+An IPv6 client can choose among the 2⁶⁴ addresses of its network, which therefore counts as one. A balancer
+that is trusted is everybody: its connections are counted together with all others, and only so.
 
 Neighbours: `web.serve` lets connections in, `web.app` reports wrong tokens. What does not belong
 here: lanes and their queue (`actors.admission`).
@@ -15,11 +16,13 @@ import structlog
 import trio
 
 from pipeline.config import Limits
+from web.front import Front
 
 ADDRESSES: Final = 4096  # of those that failed; the one that did so longest ago is forgotten first
 TELL_EVERY_S: Final = 10.0
+_NOBODY: Final = Front()
 
-Attempt = Literal["handshake", "token"]
+Attempt = Literal["handshake", "token", "distrust"]
 TurnedAway = Literal["connections", "address", "handshake", "token"]
 
 log = structlog.get_logger()
@@ -36,8 +39,9 @@ class _Credit:
 class Turnstile:
     """Counts connections and failures by address."""
 
-    def __init__(self, limits: Limits) -> None:
+    def __init__(self, limits: Limits, front: Front = _NOBODY) -> None:
         self._limits = limits
+        self._front = front
         self._open: Counter[str] = Counter()
         self._credits: OrderedDict[tuple[Attempt, str], _Credit] = OrderedDict()
         self._told_s = -TELL_EVERY_S
@@ -51,13 +55,13 @@ class Turnstile:
 
     def enter(self, host: str) -> bool:
         """Count one more connection from here, or turn it away."""
-        address = address_of(host)
+        address, is_balancer = address_of(host), self._front.believes(host)
         reason: TurnedAway | None = None
-        if self.wait_s("handshake", host):
+        if self.wait_s("handshake", host) and not is_balancer:
             reason = "handshake"
         elif self.connections >= self._limits.connections:
             reason = "connections"
-        elif self._open[address] >= self._limits.connections_per_address:
+        elif self._open[address] >= self._limits.connections_per_address and not is_balancer:
             reason = "address"
         if reason is None:
             self._open[address] += 1
@@ -88,6 +92,14 @@ class Turnstile:
         self._credits.move_to_end(key)
         if len(self._credits) > ADDRESSES:
             self._credits.popitem(last=False)
+
+    def count_distrust(self) -> None:
+        """A peer did not believe our certificate, and said so.
+
+        That is no misdeed: a browser whose user made an exception does it on every new connection, before
+        it comes again. And whoever meant harm could complete the handshake as often as they like.
+        """
+        self.failures["distrust"] += 1
 
     def wait_s(self, attempt: Attempt, host: str) -> float:
         """How long an attempt from here is not looked at; 0 where it may try."""

@@ -19,6 +19,8 @@ from actors.transport import TransportClosedError
 READ_BYTES = 2**16
 LINGER_S = 1.0
 _DROP_UNSENT = struct.pack("ii", 1, 0)  # SO_LINGER: on, 0 s
+# How a peer says that it does not believe a certificate (RFC 8446 §6.2), in OpenSSL's names.
+_DISTRUST = ("_BAD_CERTIFICATE", "_CERTIFICATE_EXPIRED", "_CERTIFICATE_UNKNOWN", "_UNKNOWN_CA")
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -28,6 +30,7 @@ class Wire:
     def __init__(self, stream: trio.SocketStream, tls: ssl.SSLContext | None) -> None:
         self.socket = stream.socket
         self.is_agreed = False
+        self.is_distrusted = False
         self._stream = stream
         # `https_compatible`: a peer that leaves without closing TLS has left all the same.
         self._tls = (
@@ -40,11 +43,16 @@ class Wire:
         return self._tls is not None
 
     async def shake_hands(self) -> bool:
-        """Agree on TLS, where it is spoken; whether the peer does. `is_agreed` from then on."""
+        """Agree on TLS, where it is spoken; whether the peer does.
+
+        From then on `is_agreed`, or `is_distrusted` where the peer did not believe our certificate.
+        """
         if self._tls is not None:
             try:
                 await self._tls.do_handshake()
-            except _GONE:
+            except _GONE as gone:
+                reason = gone.__cause__.reason if isinstance(gone.__cause__, ssl.SSLError) else None
+                self.is_distrusted = reason is not None and reason.endswith(_DISTRUST)
                 return False
         self.is_agreed = True
         return True

@@ -21,7 +21,7 @@ from pipeline.units import FRAME_MS
 
 # A machine that is busy to the last millisecond has none left for anything else it does.
 USABLE_MS: Final = 0.8 * FRAME_MS
-_BYTES: Final[Mapping[Format, float]] = {
+BYTES: Final[Mapping[Format, float]] = {  # of one weight
     "float32": 4.0,
     "bfloat16": 2.0,
     # With a scale and a bias of 16 bits for each group.
@@ -93,18 +93,18 @@ def layer_s(step_s: float, lm: LmConfig, products_s: float) -> float:
 def estimate(model: str, kept: Format, measured: Measured, free_bytes: int) -> Estimate:
     """What `model` would take with its weights kept as `kept`, on a machine with `free_bytes` free."""
     lm = PUBLISHED[model]
-    lane_bytes = _ring_bytes(lm, kept)
-    weights_bytes = _weights_bytes(lm, kept)
+    lane_bytes = ring_bytes(lm, kept)
+    kept_bytes = weights_bytes(lm, kept)
     frame_ms = {
         width: 1000 * _step_s(lm, kept, width, measured) + codec.p50_ms
         for width, codec in measured.codec.items()
     }
     lanes = 0
     for width, ms in frame_ms.items():
-        if ms > USABLE_MS or weights_bytes + (width + 1) * lane_bytes > free_bytes:
+        if ms > USABLE_MS or kept_bytes + (width + 1) * lane_bytes > free_bytes:
             break
         lanes = width
-    one_lane_bytes = weights_bytes + 2 * lane_bytes  # one row is for padding
+    one_lane_bytes = kept_bytes + 2 * lane_bytes  # one row is for padding
     return Estimate(model, kept, REPOSITORIES[model, kept], one_lane_bytes, lane_bytes, frame_ms, lanes)
 
 
@@ -115,15 +115,15 @@ def _step_s(lm: LmConfig, kept: Format, width: int, measured: Measured) -> float
     return products_s + rings_s + work.calls * measured.layer_s
 
 
-def _weights_bytes(lm: LmConfig, kept: Format) -> int:
+def weights_bytes(lm: LmConfig, kept: Format) -> int:
     """Both models, and room to work in. The codec is float32 everywhere."""
     mimi = parse_mimi_config({})
     codec = encode_work(mimi, max(CODEBOOKS, lm.mimi_codebooks)).numbers + decode_work(mimi).numbers
-    largest_bytes = lm.dim * (lm.text_card + 1) * _BYTES[kept]  # while it is read
-    return round(weight_numbers(lm) * _BYTES[kept] + 4 * codec + largest_bytes + _PROCESS_BYTES)
+    largest_bytes = lm.dim * (lm.text_card + 1) * BYTES[kept]  # while it is read
+    return round(weight_numbers(lm) * BYTES[kept] + 4 * codec + largest_bytes + _PROCESS_BYTES)
 
 
-def _ring_bytes(lm: LmConfig, kept: Format) -> int:
+def ring_bytes(lm: LmConfig, kept: Format) -> int:
     """What one more lane leaves behind, in both models."""
     codec = 2 * _rings(parse_mimi_config({}).transformer)
     return round(_rings(lm.transformer) * _number_bytes(kept) + 4 * codec)

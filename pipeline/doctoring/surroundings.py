@@ -83,6 +83,8 @@ def look_at_browser(server: Server, door: Door) -> Finding:
     """
     name = server.host.strip("[]")
     host = f"[{name}]" if ":" in name else name
+    if door.credentials is not None:
+        host = next(iter(door.credentials.reach.hosts_elsewhere(door.address)), host)
     page = f"{door.scheme}://{host}:{server.port}/packet-voice"
     if door.tls is not None:
         return Finding(
@@ -92,6 +94,6 @@ def look_at_browser(server: Server, door: Door) -> Finding:
         "browser",
         "ok",
         f"open {page} on this machine, in that spelling: browsers give the microphone to loopback "
-        "addresses and to https pages only. From another machine: TLS and a token (docs/operations.md), "
+        "addresses and to https pages only. From another machine: --lan (docs/phone.md), "
         f"or a tunnel, ssh -L {server.port}:127.0.0.1:{server.port} HOST",
     )

@@ -4,10 +4,12 @@ What belongs here: the projections, the rotation, where in a ring a position is 
 and which slots a query may read. A ring is never gathered: keys and values are written
 at `(row, slot)` in place, and each lane attends to a view of its own row. What a step
 needs beside the rings is the same in every layer, so it is worked out once per call,
-on the host, as an `AttentionPlan`. Residuals, norms and feed-forward: `transformer`.
+on the host, as an `AttentionPlan`. The plan of a compiled call, whose lengths are arrays:
+`compiled_attention`. Residuals, norms and feed-forward: `transformer`.
 """
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -35,9 +37,7 @@ class Rotation:
         The angles are taken in float64 on the host: in float32 a position of a day-long
         session times a frequency would be off by whole radians.
         """
-        frequencies = max_period ** (-np.arange(head_dim // 2, dtype=np.float64) * 2 / head_dim)
-        angles = positions[:, :, None, None] * frequencies  # [w, T, 1, D/2]
-        return cls(mx.array(np.exp(1j * angles).astype(np.complex64)), interleaved)
+        return cls(mx.array(turns(positions, head_dim, max_period)), interleaved)
 
     def __call__(self, x: mx.array) -> mx.array:
         """Rotate `x [w, T, H, D]` in float32; the dtype stays."""
@@ -48,6 +48,24 @@ class Rotation:
         cos, sin = mx.real(self.turns), mx.imag(self.turns)
         turned = [real * cos - imaginary * sin, real * sin + imaginary * cos]
         return mx.concatenate(turned, axis=-1).astype(x.dtype)
+
+
+def turns(positions: Positions, head_dim: int, max_period: float) -> npt.NDArray[np.complex64]:
+    """The table of a `Rotation` at `positions [w, T]`: `[w, T, 1, D/2]`."""
+    frequencies = max_period ** (-np.arange(head_dim // 2, dtype=np.float64) * 2 / head_dim)
+    angles = positions[:, :, None, None] * frequencies  # [w, T, 1, D/2]
+    table: npt.NDArray[np.complex64] = np.exp(1j * angles).astype(np.complex64)
+    return table
+
+
+class Plan(Protocol):
+    """What a layer needs to know of a call: where its positions are written, and what they see."""
+
+    def write(self, ring: mx.array, fresh: mx.array) -> mx.array:
+        """`ring [rows, H, context, D]` with `fresh [w, T, H, D]` in it."""
+
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """`queries [w, H, T, D]` and the rings, written already → `[w, H, T, D]`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,36 +115,34 @@ class AttentionPlan:
             tuple(masks),
         )
 
+    def write(self, ring: mx.array, fresh: mx.array) -> mx.array:
+        """Put `fresh [w, T, H, D]` at the plan's slots of `ring [rows, H, context, D]`.
 
-def write(ring: mx.array, fresh: mx.array, plan: AttentionPlan) -> mx.array:
-    """Put `fresh [w, T, H, D]` at the plan's slots of `ring [rows, H, context, D]`.
+        The argument still holds the old values. Once nothing refers to it any more when the
+        result is evaluated, MLX writes into its memory, and no copy is made.
+        """
+        written = mx.array(ring)
+        written[self.rows, :, self.slots] = fresh.astype(ring.dtype)
+        return written
 
-    The argument still holds the old values. Once nothing refers to it any more when the
-    result is evaluated, MLX writes into its memory, and no copy is made.
-    """
-    written = mx.array(ring)
-    written[plan.rows, :, plan.slots] = fresh.astype(ring.dtype)
-    return written
+    def attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """Let each lane's `queries [w, H, T, D]` see the filled slots of its own row of the rings.
 
-
-def attend(queries: mx.array, keys: mx.array, values: mx.array, plan: AttentionPlan) -> mx.array:
-    """Let each lane's `queries [w, H, T, D]` see the filled slots of its own row of the rings.
-
-    Lane by lane on views: a row's result cannot depend on its neighbours, and a session
-    of two seconds does not pay for a ring of four minutes.
-    """
-    scale = queries.shape[-1] ** -0.5
-    seen = [
-        mx.fast.scaled_dot_product_attention(
-            queries[i : i + 1],
-            keys[row : row + 1, :, :filled],
-            values[row : row + 1, :, :filled],
-            scale=scale,
-            mask=mask,
-        )
-        for i, ((row, filled), mask) in enumerate(zip(plan.reads, plan.masks, strict=True))
-    ]
-    return seen[0] if len(seen) == 1 else mx.concatenate(seen, axis=0)
+        Lane by lane on views: a row's result cannot depend on its neighbours, and a session
+        of two seconds does not pay for a ring of four minutes.
+        """
+        scale = queries.shape[-1] ** -0.5
+        seen = [
+            mx.fast.scaled_dot_product_attention(
+                queries[i : i + 1],
+                keys[row : row + 1, :, :filled],
+                values[row : row + 1, :, :filled],
+                scale=scale,
+                mask=mask,
+            )
+            for i, ((row, filled), mask) in enumerate(zip(self.reads, self.masks, strict=True))
+        ]
+        return seen[0] if len(seen) == 1 else mx.concatenate(seen, axis=0)
 
 
 def attend_whole(queries: mx.array, keys: mx.array, values: mx.array, context: int | None) -> mx.array:

@@ -5,6 +5,7 @@ weight is read; `load_mimi` and `load_lm` read them. Where a config names no wei
 seed (`untrained.seed`), ordinary checkpoint files are made from it in the user's cache.
 """
 
+import fcntl
 import hashlib
 import json
 import math
@@ -20,7 +21,7 @@ import platformdirs
 
 from pipeline import backend
 from pipeline.config import Config
-from pipeline.errors import ConfigError, WeightsError
+from pipeline.errors import ConfigError, UnsupportedModelError, WeightsError
 from pipeline.models import families, untrained
 from pipeline.models.files import USUAL_NAMES, shard_paths
 from pipeline.models.generation import Generation, parse_generation
@@ -32,6 +33,7 @@ from pipeline.models.lora import Lora, parse_lora
 from pipeline.models.mimi import Mimi
 from pipeline.models.mimi_checkpoint import detect_mimi_layout
 from pipeline.models.mimi_config import MimiConfig, parse_mimi_config
+from pipeline.models.sharding import Member, Share
 
 
 @dataclass(frozen=True)
@@ -77,22 +79,32 @@ class Bundle:
         mimi.load_weights(self.mimi_path)  # float32 everywhere: fewer bits give other codes
         return mimi
 
-    def load_lm(self) -> LmModel:
-        """The language model with its weights, in the calling thread.
+    def load_lm(self, member: Member | None = None) -> LmModel:
+        """The language model with its weights, or a `member`'s share of them, in the calling thread.
 
         Raises:
             WeightsError: the file is not what the config says.
         """
-        return load_lm(self.lm, self.lm_path, guidance=self.guidance, lora=self.lora)
+        return load_lm(self.lm, self.lm_path, guidance=self.guidance, lora=self.lora, member=member)
 
-    def check(self) -> None:
+    def check(self, share: Share | None = None) -> None:
         """Compare all files with the config, by name and shape, reading headers only.
 
         Raises:
+            ConfigError: there is a `share`, and the model cannot be dealt out so.
             WeightsError: a file is missing or malformed; `TensorMismatchError` names every tensor.
         """
+        if share is not None:
+            share.check(self.lm)
+            if self.lora is not None:
+                raise UnsupportedModelError(
+                    str(self.lora.path),
+                    "an adapter is fused into whole weights, which no rank of several has; run one process",
+                )
         Mimi(self.mimi, self.lm.mimi_codebooks).check_weights(self.mimi_path)
-        LmModel(self.lm).check_weights(self.lm_path, self.lora)
+        assignments = LmModel(self.lm).check_weights(self.lm_path, self.lora)
+        if share is not None and backend.prepare().keeps_quantized:
+            share.check_quantized(self.lm, assignments, str(self.lm_path))
 
     def describe(self) -> dict[str, Any]:
         """What is loaded, for people and for tools: files, tensors, parameters, dtype."""
@@ -120,8 +132,17 @@ class Bundle:
         return sum(math.prod(shape) for _, shape in untrained.lm_tensors(self.lm))
 
 
-def load_lm(config: LmConfig, path: Path, *, guidance: float = 1.0, lora: Lora | None = None) -> LmModel:
+def load_lm(
+    config: LmConfig,
+    path: Path,
+    *,
+    guidance: float = 1.0,
+    lora: Lora | None = None,
+    member: Member | None = None,
+) -> LmModel:
     """A language model in the dtype of this machine's device, quantized only where that is fast.
+
+    `member`: whose share of it is wanted; all of it without.
 
     Raises:
         WeightsError: the file is not what the config says.
@@ -129,7 +150,7 @@ def load_lm(config: LmConfig, path: Path, *, guidance: float = 1.0, lora: Lora |
     machine = backend.prepare()
     model = LmModel(config, guidance)
     dtype: mx.Dtype = getattr(mx, machine.compute_dtype)
-    model.load_weights(path, dtype, lora=lora, keep_quantized=machine.keeps_quantized)
+    model.load_weights(path, dtype, lora=lora, keep_quantized=machine.keeps_quantized, member=member)
     return model
 
 
@@ -163,7 +184,11 @@ def _weights(
     made = platformdirs.user_cache_path("packet-voice") / "untrained" / key / name
     if not made.is_file():
         try:
-            make(made)
+            made.parent.mkdir(parents=True, exist_ok=True)
+            with made.with_suffix(".lock").open("w") as turn:
+                fcntl.flock(turn, fcntl.LOCK_EX)  # another rank, or another server, may be making it
+                if not made.is_file():
+                    make(made)
         except OSError as error:
             raise WeightsError(str(made), f"cannot be written ({error.strerror})") from None
     return made, False

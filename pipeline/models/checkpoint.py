@@ -244,6 +244,8 @@ def stream_parameters(
                 held.setdefault(name, piece)
             if not assignment.copy:
                 yield name, piece
+        # Who keeps less than all of it should not have two whole ones in memory.
+        del weight, piece
 
 
 def _open(path: Path) -> dict[str, mx.array]:

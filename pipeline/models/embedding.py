@@ -80,3 +80,11 @@ class Hearing:
         if (tokens < 0).any():
             heard = mx.where(mx.array(tokens[..., None] >= 0), heard, mx.zeros((), heard.dtype))
         return heard.sum(axis=1)
+
+    def of_arrays(self, tokens: mx.array) -> mx.array:
+        """The same where only the device knows the tokens, and whether one of them is −1."""
+        if self._whole is None:
+            each = [table(tokens[:, i]) for i, table in enumerate(self._tables)]
+            return sum(each[1:], each[0])
+        heard = self._whole[mx.maximum(tokens, 0) + mx.array(self._begins)[:, None]]  # [w, tables, T, D]
+        return mx.where(tokens[..., None] >= 0, heard, mx.zeros((), heard.dtype)).sum(axis=1)

@@ -7,7 +7,7 @@ host (`pipeline.stages.grid`): a step sees tokens, not frames.
 Source: Défossez et al. 2024, "Moshi", section 3.4; the arithmetic of the `moshi` package.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,14 @@ from mlx.utils import tree_flatten
 
 from pipeline.errors import WeightsError
 from pipeline.models.attention import Lanes
-from pipeline.models.checkpoint import Assignment, Rule, load_parameters, match, stream_parameters
+from pipeline.models.checkpoint import (
+    Assignment,
+    Rule,
+    Weight,
+    load_parameters,
+    match,
+    stream_parameters,
+)
 from pipeline.models.conditioning import Conditions
 from pipeline.models.depformer import Depformer, Past
 from pipeline.models.embedding import Embedding, Hearing
@@ -30,7 +37,8 @@ from pipeline.models.lm_config import LmConfig
 from pipeline.models.lora import Lora
 from pipeline.models.products import Products
 from pipeline.models.quantized import install
-from pipeline.models.sampling import SamplingBatch, draw, shape_text
+from pipeline.models.sampling import BatchDrawing, Drawing, SamplingBatch
+from pipeline.models.sharding import GatheredLinear, Member, Share, deal_layer
 from pipeline.models.transformer import Transformer, TransformerState, make_norm
 
 Tokens = npt.NDArray[np.int32]
@@ -122,10 +130,12 @@ class LmModel(nn.Module):
         *,
         lora: Lora | None = None,
         keep_quantized: bool = False,
+        member: Member | None = None,
     ) -> None:
         """Replace all weights by those of a checkpoint in any of the published layouts, with `lora` fused.
 
         What is quantized in the file is made dense, unless it is kept; with `lora` it never is.
+        Of a model that several ranks share, once and without `lora`, a `member` keeps its own share.
 
         Raises:
             WeightsError: the file is no language model, or is damaged, or does not fill
@@ -138,9 +148,13 @@ class LmModel(nn.Module):
             lora.fuse(self.config, dense)
             install(self, dense.items())
         else:
-            # Complete before any of it is installed.
-            install(self, list(stream_parameters(path, shapes, rules, dtype, keep_quantized=keep_quantized)))
+            weights = stream_parameters(path, shapes, rules, dtype, keep_quantized=keep_quantized)
+            if member is not None:
+                weights = self._shares(weights, member.share)
+            install(self, list(weights))  # complete before any of it is installed
         self.dtype = dtype
+        if member is not None:
+            self._deal(member)
         self._lay_out()
         self._hearing.settle()
         self._depformer_in.settle()
@@ -155,6 +169,24 @@ class LmModel(nn.Module):
         if lora is not None:
             lora.check(self.config, self.parameter_shapes())
         return assignments
+
+    def _shares(self, weights: Iterable[tuple[str, Weight]], share: Share) -> Iterator[tuple[str, Weight]]:
+        """What `share` has of each parameter; no whole one is held on to while the next is read."""
+        for name, weight in weights:
+            mine = share.take(self.config, name, weight)
+            del weight
+            yield name, mine
+
+    def _deal(self, member: Member) -> None:
+        """Compute with a share of the weights from now on, and with the other ranks."""
+        share, group = member.share, member.group
+        layers = [*self.transformer.layers, *([] if share.whole_depformer else self.depformer.layers)]
+        for layer in layers:
+            deal_layer(layer, group)
+        if share.cut(self.config, "text_linear.weight") is not None:
+            self["text_linear"] = GatheredLinear(self.text_linear, group)
+        if share.cut(self.config, "linears.0.weight") is not None:
+            self["linears"] = [GatheredLinear(linear, group) for linear in self.linears]
 
     def _lay_out(self) -> None:
         """What is the same in every step is worked out once: conditions, and weights that work together."""
@@ -214,13 +246,20 @@ class LmModel(nn.Module):
         """
         heard = self._told(self._hear(text, audio))  # [w, 1, D], or [2w, 1, D] with guidance
         context, state = self.transformer(heard, state, self._rows(state, lanes), marks)
+        drawing = BatchDrawing(
+            sampling or SamplingBatch.greedy(len(lanes)), self.config.existing_text_padding_id
+        )
+        return *self.say(context, drawing, marks), state
+
+    def say(
+        self, context: mx.array, drawing: Drawing, marks: list[mx.array] | None = None
+    ) -> tuple[mx.array, mx.array]:
+        """What follows from `context [w, 1, D]` (`[2w, 1, D]` with guidance): text `[w]`, audio `[w, dep_q]`.
+
+        `context` is what the temporal transformer made of the step; `marks`: see `step`.
+        """
         context = self.out_norm(context)
-        logits = self._guided(self.text_linear(context)[:, 0].astype(mx.float32))
-        if sampling is None:
-            sampling = SamplingBatch.greedy(len(lanes))
-        numbers = None if sampling.uniforms is None else mx.array(sampling.uniforms)
-        shaped = shape_text(logits, sampling, self.config.existing_text_padding_id)
-        token = next_text = draw(shaped, sampling.text, None if numbers is None else numbers[:, 0])
+        token = text = drawing.text(self._guided(self.text_linear(context)[:, 0].astype(mx.float32)))
         codes: list[mx.array] = []
         past: list[Past] = []
         given = self._depformer_in(context)
@@ -228,10 +267,9 @@ class LmModel(nn.Module):
             said = token if self.guidance == 1 else mx.concatenate([token, token])
             heard = self._told_depformer(codebook).of_drawn(said[:, None])
             logits, past = self._predict(codebook, given[self._weight_set(codebook)] + heard, past, marks)
-            uniform = None if numbers is None else numbers[:, 1 + codebook]
-            token = draw(self._guided(logits[:, 0]), sampling.audio, uniform)
+            token = drawing.audio(self._guided(logits[:, 0]), codebook)
             codes.append(token)
-        return next_text.astype(mx.int32), mx.stack(codes, axis=1).astype(mx.int32), state
+        return text.astype(mx.int32), mx.stack(codes, axis=1).astype(mx.int32)
 
     def logits(self, codes: Tokens) -> Logits:
         """What each token of `codes [B, 1 + n_q, T]` was expected to be, given all before it.
@@ -268,10 +306,18 @@ class LmModel(nn.Module):
 
     def _hear(self, text: Tokens, audio: Tokens) -> mx.array:
         """`text [w, T]`, `audio [w, n_q, T]` → `[w, T, D]`."""
+        return self._hearing(self.inputs(text, audio))
+
+    def inputs(self, text: Tokens, audio: Tokens) -> Tokens:
+        """`text [w, T]`, `audio [w, n_q, T]` → `[w, 1 + n_q, T]`, as the model is to hear them."""
         if self.config.heard_as is not None:
             said, instead = self.config.heard_as
             text = np.where(text == said, np.int32(instead), text)
-        return self._hearing(np.concatenate([text[:, None], audio], axis=1))
+        return np.concatenate([text[:, None], audio], axis=1)
+
+    def hear_all(self, inputs: mx.array) -> mx.array:
+        """`inputs [w, 1 + n_q, 1]` → `[w, 1, D]` (`[2w, 1, D]` with guidance), conditions added."""
+        return self._told(self._hearing.of_arrays(inputs))
 
     def _told(self, heard: mx.array) -> mx.array:
         """Add the conditions to `heard [w, T, D]`; with guidance, once those wanted, then the others."""

@@ -19,6 +19,7 @@ from pipeline.models.conv import history_floats
 from pipeline.models.headers import Shape
 from pipeline.models.lm import LmModel
 from pipeline.models.mimi import Mimi
+from pipeline.models.sharding import Share
 from pipeline.models.transformer import TransformerConfig
 
 # Resident memory of a whole server beside weights and sessions, after a thousand steps, measured
@@ -56,8 +57,10 @@ class MemoryNeeds:
         )
 
 
-def memory_needs(bundle: Bundle, lanes: int) -> MemoryNeeds:
+def memory_needs(bundle: Bundle, lanes: int, share: Share | None = None) -> MemoryNeeds:
     """What `bundle` needs to serve `lanes` sessions on this machine's device; reads headers only.
+
+    Of a model that several ranks share, what the rank of this `share` needs; the codec is at rank 0.
 
     Raises:
         WeightsError: the language model's file is not what the config says.
@@ -65,24 +68,29 @@ def memory_needs(bundle: Bundle, lanes: int) -> MemoryNeeds:
     machine = backend.prepare()
     dtype_bytes = _DTYPE_BYTES[machine.compute_dtype]
     lm, mimi = LmModel(bundle.lm, bundle.guidance), Mimi(bundle.mimi, bundle.lm.mimi_codebooks)
-    shapes = lm.parameter_shapes()
+    whole = lm.parameter_shapes()
+    shapes = whole if share is None else share.shapes(bundle.lm, whole)
     keep = machine.keeps_quantized and bundle.lora is None
     assignments = lm.check_weights(bundle.lm_path, bundle.lora)
-    kept = [_kept_bytes(a, shapes, dtype_bytes, keep=keep) for a in assignments if not a.copy]
+    weights = [a for a in assignments if not a.copy]
+    read = [_kept_bytes(a, whole, dtype_bytes, keep=keep) for a in weights]
     rows = lanes + 1  # one is for padding
     histories = history_floats(mimi.encoder) + history_floats(mimi.downsample)
     histories += history_floats(mimi.upsample) + history_floats(mimi.decoder)
-    rings_bytes = rows * (
-        lm.rows_per_session * _ring_numbers(bundle.lm.transformer) * dtype_bytes
-        + (2 * _ring_numbers(bundle.mimi.transformer) + histories) * _FLOAT32_BYTES
-    )
+    ring_bytes = lm.rows_per_session * _ring_numbers(bundle.lm.transformer) * dtype_bytes
+    codec_bytes = (2 * _ring_numbers(bundle.mimi.transformer) + histories) * _FLOAT32_BYTES
     parameters = dict(tree_flatten(mimi.parameters()))
+    mimi_bytes = sum(p.size * _FLOAT32_BYTES for p in parameters.values())
+    if share is not None:
+        ring_bytes //= share.size
+        if share.rank > 0:
+            codec_bytes = mimi_bytes = 0
     return MemoryNeeds(
         lanes=lanes,
-        lm_bytes=sum(kept),
-        mimi_bytes=sum(p.size * _FLOAT32_BYTES for p in parameters.values()),
-        rings_bytes=rings_bytes,
-        working_bytes=_PROCESS_BYTES + max(kept),
+        lm_bytes=sum(_kept_bytes(a, shapes, dtype_bytes, keep=keep) for a in weights),
+        mimi_bytes=mimi_bytes,
+        rings_bytes=rows * (ring_bytes + codec_bytes),
+        working_bytes=_PROCESS_BYTES + max(read),
     )
 
 

@@ -105,17 +105,24 @@ class Mimi(nn.Module):
         Raises:
             ValueError: the samples are not whole frames.
         """
-        w, _, samples = pcm.shape
+        samples = pcm.shape[-1]
         if samples == 0 or samples % FRAME_SAMPLES:
             raise ValueError(f"{samples} samples are not whole frames of {FRAME_SAMPLES}")
         rows = mx.array(lanes)
         history = History(state.history[rows], marks)
         fresh = mx.array(state.transformer.positions[lanes] == 0)  # [w]
-        x = self.encoder(pcm.reshape(w, samples, 1).astype(self.dtype), history)  # [w, 2n, D]
+        x = self.hear(pcm, history)
         x, transformer = self._attend(self.encoder_transformer, x, state.transformer, lanes)
+        return self.quantize(x, history, fresh), _put(state, rows, history, transformer)
+
+    def hear(self, pcm: mx.array, history: History) -> mx.array:
+        """`pcm [w, 1, n · 1920]` → what the encoder's transformer takes, `[w, 2n, D]`."""
+        return self.encoder(pcm.reshape(len(pcm), -1, 1).astype(self.dtype), history)
+
+    def quantize(self, x: mx.array, history: History, fresh: mx.array) -> mx.array:
+        """What it made of that, `x [w, 2n, D]` → codes `[w, K, n]`; `fresh [w]`: rows without a past."""
         history.mark(x)
-        x = self.downsample(x, history, fresh)  # [w, n, D]
-        return self.quantizer.encode(x), _put(state, rows, history, transformer)
+        return self.quantizer.encode(self.downsample(x, history, fresh))
 
     def decode(
         self, codes: mx.array, state: MimiState, lanes: Lanes, marks: list[mx.array] | None = None
@@ -126,12 +133,18 @@ class Mimi(nn.Module):
         """
         rows = mx.array(lanes)
         history = History(state.history[rows], marks)
-        x = self.quantizer.decode(codes).astype(self.dtype)  # [w, n, D]
-        x = self.upsample(x, history)  # [w, 2n, D]
+        x = self.dequantize(codes, history)
         x, transformer = self._attend(self.decoder_transformer, x, state.transformer, lanes)
+        return self.speak(x, history), _put(state, rows, history, transformer)
+
+    def dequantize(self, codes: mx.array, history: History) -> mx.array:
+        """Codes `[w, K, n]` → what the decoder's transformer takes, `[w, 2n, D]`."""
+        return self.upsample(self.quantizer.decode(codes).astype(self.dtype), history)
+
+    def speak(self, x: mx.array, history: History) -> mx.array:
+        """What it made of that, `x [w, 2n, D]` → `pcm [w, 1, n · 1920]` float32."""
         history.mark(x)
-        pcm = self.decoder(x, history).astype(mx.float32)  # [w, n · 1920, 1]
-        return pcm.swapaxes(1, 2), _put(state, rows, history, transformer)
+        return self.decoder(x, history).astype(mx.float32).swapaxes(1, 2)
 
     def _attend(
         self, transformer: Transformer, x: mx.array, state: TransformerState, lanes: Lanes

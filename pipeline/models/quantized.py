@@ -112,7 +112,10 @@ class QuantizedLinear(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """`[..., in]` → `[..., out]`."""
         kept = (self.weight, self.scales, self.biases)
-        y = mx.quantized_matmul(x, *kept, transpose=True, group_size=self.group, bits=self.bits)
+        # As one matrix: MLX's CUDA kernels would read the weight once for every leading index.
+        flat = x.reshape(-1, x.shape[-1])
+        y = mx.quantized_matmul(flat, *kept, transpose=True, group_size=self.group, bits=self.bits)
+        y = y.reshape(*x.shape[:-1], -1)
         return y + self.bias if "bias" in self else y
 
 

@@ -7,6 +7,7 @@ On the device a draw is the inverse of a cumulative distribution, so one uniform
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -96,6 +97,36 @@ class SamplingBatch:
     def greedy(cls, width: int) -> "SamplingBatch":
         """`width` rows that take the likeliest token each."""
         return cls.of((), (), (), 0, width)
+
+
+class Drawing(Protocol):
+    """What turns the logits of one step into its tokens."""
+
+    def text(self, logits: mx.array) -> mx.array:
+        """`[w, V]` → `[w]` integers."""
+
+    def audio(self, logits: mx.array, codebook: int) -> mx.array:
+        """The same, of one codebook."""
+
+
+class BatchDrawing:
+    """Draws as a batch on the host says; where nobody asks for a thing, no operation is spent on it."""
+
+    def __init__(self, batch: SamplingBatch, padding_id: int) -> None:
+        self._batch = batch
+        self._padding_id = padding_id
+        self._numbers = None if batch.uniforms is None else mx.array(batch.uniforms)
+
+    def text(self, logits: mx.array) -> mx.array:
+        """`[w, V]` → `[w]` integers."""
+        return draw(shape_text(logits, self._batch, self._padding_id), self._batch.text, self._number(0))
+
+    def audio(self, logits: mx.array, codebook: int) -> mx.array:
+        """The same, of one codebook."""
+        return draw(logits, self._batch.audio, self._number(1 + codebook))
+
+    def _number(self, index: int) -> mx.array | None:
+        return None if self._numbers is None else self._numbers[:, index]
 
 
 def draw(logits: mx.array, choice: Choice, uniform: mx.array | None) -> mx.array:

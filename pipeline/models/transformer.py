@@ -12,18 +12,18 @@ from typing import Literal, NamedTuple
 
 import mlx.core as mx
 import numpy as np
+import numpy.typing as npt
 from mlx import nn
 
 from pipeline.models.activations import gelu, silu
 from pipeline.models.attention import (
     AttentionPlan,
     Lanes,
+    Plan,
     Positions,
     Projections,
     Rotation,
-    attend,
     attend_whole,
-    write,
 )
 
 PositionalEmbedding = Literal["rope", "rope_concat", "sin", "sin_rope", "none"]
@@ -169,13 +169,13 @@ class Layer(nn.Module):
             self.layer_scale_2 = LayerScale(dim, config.layer_scale)
 
     def step(
-        self, x: mx.array, keys: mx.array, values: mx.array, plan: AttentionPlan, rotation: Rotation | None
+        self, x: mx.array, keys: mx.array, values: mx.array, plan: Plan, rotation: Rotation | None
     ) -> tuple[mx.array, mx.array, mx.array]:
         """`x [w, T, D]` and this layer's rings → the same, one call later."""
         queries, fresh_keys, fresh_values = self.self_attn.heads(self.norm1(x), rotation)
-        keys = write(keys, fresh_keys, plan)
-        values = write(values, fresh_values, plan)
-        seen = attend(queries.swapaxes(1, 2), keys, values, plan)
+        keys = plan.write(keys, fresh_keys)
+        values = plan.write(values, fresh_values)
+        seen = plan.attend(queries.swapaxes(1, 2), keys, values)
         return self.finish(x, self.self_attn.merge(seen)), keys, values
 
     def whole(self, x: mx.array, context: int, rotation: Rotation | None) -> mx.array:
@@ -191,19 +191,19 @@ class Layer(nn.Module):
         return x + (self.layer_scale_2(update) if self.scaled else update)
 
 
-def sinusoid(positions: Positions, dim: int, max_period: float) -> mx.array:
-    """`[w, T]` → `[w, T, D]` float32: cosines, then sines, of geometrically spaced periods."""
+def sinusoid(positions: Positions, dim: int, max_period: float) -> npt.NDArray[np.float32]:
+    """`[w, T]` → `[w, T, D]`: cosines, then sines, of geometrically spaced periods."""
     half = dim // 2
     # `half - 1`: the slowest period is max_period itself, unlike in the rotary tables.
     phase = positions[:, :, None] / max_period ** (np.arange(half, dtype=np.float64) / (half - 1))
-    return mx.array(np.concatenate([np.cos(phase), np.sin(phase)], axis=-1).astype(np.float32))
+    return np.concatenate([np.cos(phase), np.sin(phase)], axis=-1).astype(np.float32)
 
 
 def place(x: mx.array, positions: Positions, config: TransformerConfig) -> tuple[mx.array, Rotation | None]:
     """Tell `x [w, T, D]` where it is: added sinusoids, or the rotation that its heads will get."""
     way = config.positional_embedding
     if way in ("sin", "sin_rope"):
-        x = x + sinusoid(positions, config.d_model, config.max_period).astype(x.dtype)
+        x = x + mx.array(sinusoid(positions, config.d_model, config.max_period)).astype(x.dtype)
     if way in ("sin", "none"):
         return x, None
     interleaved = way != "rope_concat"
@@ -221,7 +221,8 @@ class Transformer(nn.Module):
     def state(self, rows: int, dtype: mx.Dtype = mx.float32) -> TransformerState:
         """`rows` sessions that have seen nothing."""
         c = self.config
-        shape = (rows, c.num_kv_heads, c.context, c.head_dim)
+        heads = self.layers[0].self_attn.num_kv_heads  # of a model that ranks share, this one's
+        shape = (rows, heads, c.context, c.head_dim)
 
         def rings() -> tuple[mx.array, ...]:
             return tuple(mx.zeros(shape, dtype) for _ in range(c.num_layers))
@@ -250,16 +251,30 @@ class Transformer(nn.Module):
         starts = state.positions[lanes]
         plan = AttentionPlan.of(starts, lanes, steps, self.config.context)
         x, rotation = place(x, starts[:, None] + np.arange(steps), self.config)
-        keys, values = [], []
-        for layer, old_keys, old_values in zip(self.layers, state.keys, state.values, strict=True):
-            x, new_keys, new_values = layer.step(x, old_keys, old_values, plan, rotation)
-            keys.append(new_keys)
-            values.append(new_values)
-            if marks is not None:
-                marks.append(x)
+        x, keys, values = self.through(x, state.keys, state.values, plan, rotation, marks=marks)
         positions = state.positions.copy()
         positions[lanes] = starts + steps
-        return x, TransformerState(tuple(keys), tuple(values), positions)
+        return x, TransformerState(keys, values, positions)
+
+    def through(
+        self,
+        x: mx.array,
+        keys: Sequence[mx.array],
+        values: Sequence[mx.array],
+        plan: Plan,
+        rotation: Rotation | None,
+        *,
+        marks: list[mx.array] | None = None,
+    ) -> tuple[mx.array, tuple[mx.array, ...], tuple[mx.array, ...]]:
+        """`x [w, T, D]`, told where it is, and the rings → the same, one call later; `marks` as above."""
+        new_keys, new_values = [], []
+        for layer, old_key, old_value in zip(self.layers, keys, values, strict=True):
+            x, new_key, new_value = layer.step(x, old_key, old_value, plan, rotation)
+            new_keys.append(new_key)
+            new_values.append(new_value)
+            if marks is not None:
+                marks.append(x)
+        return x, tuple(new_keys), tuple(new_values)
 
     def whole(self, x: mx.array) -> mx.array:
         """Teacher forcing: `x [B, T, D]` from position 0 → `[B, T, D]`, each within its window."""

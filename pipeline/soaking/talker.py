@@ -169,11 +169,11 @@ class Talker:
         self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.stream.socket.close()
 
-    async def mark(self) -> None:
-        """Wait until everything said so far has been heard, or the connection has closed."""
+    async def mark(self, said: Outgoing | None = None) -> None:
+        """Say a packet that wants an ACK; wait until it has been heard, or the connection has closed."""
         mark = Outgoing("vad", PacketType.METADATA, Priority.HIGH, spell(Vad(speaking=False)), wants_ack=True)
         passed = self._marks
-        await self.say(mark)
+        await self.say(said or mark)
         while self._marks == passed and not self.closed.is_set():
             await first_of(self._progress.wait, self.closed.wait)
 

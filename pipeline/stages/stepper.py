@@ -8,10 +8,13 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.backend import prepare
+from pipeline.models.compiled_lm import CompiledLm
 from pipeline.models.lm import LmModel
 from pipeline.models.sampling import SamplingBatch
 from pipeline.stages.grid import GridShape, TokenGrid
-from pipeline.stages.lanes import bucket_widths, padded, padded_rows
+from pipeline.stages.lanes import IN_BUCKETS, bucket_widths, padded, padded_rows
+from pipeline.stages.leader import Leader
 from pipeline.stages.settling import settle
 from pipeline.stages.text import Spelling, Utterance, UtteranceRules
 from pipeline.values import Codes, Sampling, Text
@@ -43,8 +46,19 @@ class _Session:
 class StepperStage:
     """User codes in, agent codes and text out. Used from one thread, the one that made it."""
 
-    def __init__(self, model: LmModel, lanes: int, spelling: Spelling, rules: UtteranceRules) -> None:
-        """State for `lanes` lanes and the scratch row; every bucket width is computed once, to be warm."""
+    def __init__(
+        self,
+        model: LmModel | Leader,
+        lanes: int,
+        spelling: Spelling,
+        rules: UtteranceRules,
+        *,
+        compiles: bool | None = None,
+    ) -> None:
+        """State for `lanes` lanes and the scratch row; every width of a batch is computed once, to be warm.
+
+        `compiles`: whether by compiled graphs; unless it is said, as this machine does.
+        """
         config = model.config
         self._model = model
         self._scratch = lanes
@@ -57,8 +71,16 @@ class StepperStage:
         self._spelling = spelling
         self._rules = rules
         self._sessions: dict[int, _Session] = {}
-        for width in bucket_widths(lanes):
-            self._run_scratch(width)
+        self._stepping: LmModel | Leader | CompiledLm = model
+        self._in_buckets = IN_BUCKETS
+        # What ranks share is not compiled: they wait for each other in the middle of it.
+        if isinstance(model, LmModel) and (prepare().compiles if compiles is None else compiles):
+            self._stepping = CompiledLm(model, lanes)
+            self._in_buckets = False  # who sits where in a graph is the graph's business
+            self._state = self._stepping.warm(self._state)
+        else:
+            for width in bucket_widths(lanes):
+                self._run_scratch(width)
 
     def open(self, lane: int, sampling: Sampling) -> None:
         """The lane's row is as if no step had ever been taken."""
@@ -76,7 +98,7 @@ class StepperStage:
 
     def step(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> list[Step]:
         """One step per lane: the users' `codes [n, K]`, K at least what the model hears."""
-        rows = padded_rows(lanes, self._scratch)
+        rows = padded_rows(lanes, self._scratch, in_buckets=self._in_buckets)
         if len(rows) > len(lanes):  # or the scratch row's history would grow, and cost, for ever
             self._state = self._model.reset(self._state, self._scratch)
         sessions = [self._sessions[lane] for lane in lanes]
@@ -119,8 +141,8 @@ class StepperStage:
     ) -> tuple[Codes, Codes]:
         """`inputs [w, 1 + n_q]` → text `[w]`, audio `[w, dep_q]`; the step's one synchronisation."""
         marks: list[mx.array] = []
-        text, audio, self._state = self._model.step(
+        text, audio, self._state = self._stepping.step(
             inputs[:, :1], inputs[:, 1:, None], self._state, rows, batch, marks=marks
         )
-        settle("stepper", text, audio, self._state, marks=marks)
+        settle("stepper", text, audio, state=self._state, marks=marks)
         return np.array(text), np.array(audio)

@@ -2,7 +2,8 @@
 
     connect ─▶ connection_established ─▶ (queued …) ─▶ ready
     ─▶ configure ─▶ a frame each 80 ms ─▶ what is still owed arrives ─▶ bye ─▶ close
-                        ╰─ lost ─▶ connect again, with the token ─▶ resumed ─╯
+                        ├─ lost ─▶ connect again, with the token ─▶ resumed ─╯
+                        ╰─ draining ─▶ connect again, without ─▶ ready, of a new session
 
 One task speaks as long as the conversation lasts; two more belong to each connection: one
 listens, one watches for silence. What is captured while there is no connection is not said,
@@ -110,7 +111,8 @@ async def converse(
 
     `configure` is sent before the first frame. Once `stop` is set nothing more is said or
     waited for, and the conversation ends as it would at the end of the speech. A connection that
-    is lost is opened again for `RETURN_S`, and the session goes on where it broke.
+    is lost is opened again for `RETURN_S`, and the session goes on where it broke. A server that
+    shuts down is called again just so: if another stands in for it, a new session takes over.
 
     Raises:
         NotTakenError: the server cannot be reached, or has no room for now.
@@ -170,6 +172,7 @@ class _Client:
         self._is_heard = False  # whether audio may be said now
         self._session_id: str | None = None
         self._token: str | None = None
+        self._is_sent_away = False  # the server shuts down, and its session with it
         self._heard = Heard()
         self._ready = trio.Event()
         self._progress = trio.Event()  # replaced at each frame received
@@ -223,26 +226,27 @@ class _Client:
     async def _stay_connected(self) -> None:
         await self._hold_connection(self._url)
         while self._may_return():
-            self._audience.noticed("the connection is lost; trying to take it up again")
+            trouble = "the server has shut down" if self._is_sent_away else "the connection is lost"
+            self._audience.noticed(f"{trouble}; connecting again")
             if not await self._return():
                 return
 
     def _may_return(self) -> bool:
         well = self._failure is None and not self._said_bye and not self._stopped
-        return well and self._ready.is_set() and self._token is not None and self._close[0] in _LOST
+        is_lost = self._token is not None and self._close[0] in _LOST
+        return well and self._ready.is_set() and (is_lost or self._is_sent_away)
 
     async def _return(self) -> bool:
         """Connect again, and hold that connection to its end; False where none came about."""
         self._ledger.interrupted()
+        resume = "" if self._token is None else f"{'&' if '?' in self._url else '?'}resume={self._token}"
         tries = chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))
         end_s = trio.current_time() + RETURN_S
         problem = ""
         while trio.current_time() < end_s:
             await trio.sleep(next(tries))
             try:
-                await self._hold_connection(
-                    f"{self._url}{'&' if '?' in self._url else '?'}resume={self._token}"
-                )
+                await self._hold_connection(self._url + resume)
             except UnreachableError as error:
                 problem = f": {error}"
             else:
@@ -333,7 +337,7 @@ class _Client:
     # Listening
 
     async def _listen(self, line: _Line) -> None:
-        self._close = (None, "")
+        self._close, self._is_sent_away = (None, ""), False
         try:
             while True:
                 message = await line.ws.get_message()
@@ -385,6 +389,7 @@ class _Client:
                 if self._session_id not in (None, session_id):
                     self._heard.forget()
                     self._ledger.began_anew()
+                    self._audience.noticed("this is a new conversation: the one before is over")
                 self._session_id = session_id
                 self._ledger.model = model
                 trained = "" if model.trained else ", untrained: expect noise, not words"
@@ -404,6 +409,7 @@ class _Client:
             case Dropped(what, count):
                 self._ledger.dropped[what] += count
             case Draining():
+                self._token, self._is_sent_away = None, True  # it will not be known anywhere else
                 self._audience.noticed("the server is shutting down")
 
     def _fail(self, sentence: str) -> None:

@@ -42,10 +42,10 @@ class Report:
 
     `underruns` are the gaps a listener hears who starts `prebuffer_ms` after the first frame:
     frames too late for their playout time, and frames that never came. `in_order` says that
-    what came echoes the frames sent one after the other, none twice and none skipped.
+    what came over a connection echoes the frames sent one after the other, none twice and none skipped.
     `dropped` and `errors` count what the server said of itself, by name, `resumed` how often the session
-    was taken up again. `close` is the
-    WebSocket close code, None where there never was a connection.
+    was taken up again, `renewed` how often a new one took the place of one that could not be. `close` is
+    the WebSocket close code, None where there never was a connection.
     """
 
     frames_in: int
@@ -61,6 +61,7 @@ class Report:
     errors: Mapping[str, int]
     model: ModelInfo | None
     resumed: int = 0
+    renewed: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -78,6 +79,7 @@ class Report:
             "dropped": dict(self.dropped),
             "errors": dict(self.errors),
             "resumed": self.resumed,
+            "renewed": self.renewed,
             "model": model
             and {"name": model.name, "trained": model.trained, "modelDelayMs": model.model_delay_ms},
         }
@@ -91,6 +93,7 @@ class Ledger:
         self.frames_out = 0
         self.in_order = True
         self.resumed = 0
+        self.renewed = 0
         self._waived = 0
         self.dropped: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -114,11 +117,13 @@ class Ledger:
         return self.model.model_delay_ms // FRAME_MS if self.model else 0
 
     def interrupted(self) -> None:
-        """The connection broke: what was on its way will not come."""
+        """The connection broke: what was on its way will not come, and what comes next is the first again."""
         self._waived += self.frames_owed
+        self._last_index = None
 
     def began_anew(self) -> None:
         """A new session took the place of one that was lost: its model, too, begins with its delay."""
+        self.renewed += 1
         self._waived += self._delay_frames
 
     def sent(self, timestamp_ms: float, captured_ns: int) -> None:
@@ -167,4 +172,5 @@ class Ledger:
             errors=dict(self.errors),
             model=self.model,
             resumed=self.resumed,
+            renewed=self.renewed,
         )

@@ -305,3 +305,14 @@ async def test_who_waits_ends_with_the_line(autojump_clock, nursery):
         await trio.sleep(0.1)
     assert line.health()["endings"] == {"drained": 1}
     assert line.health()["lanes"]["open"] == 0
+
+
+async def test_a_replicas_tokens_begin_with_its_name(autojump_clock, nursery):
+    """So that a balancer knows where to; without a name they begin with none."""
+    for settings, starts in (({"server": {"replica": "r-7"}}, "r-7."), ({}, "")):
+        line = await resumable(nursery, **settings)
+        async with trio.open_nursery() as inner:
+            token = token_of(await begin(line, inner))
+            assert token.startswith(starts)
+            assert "." not in token.removeprefix(starts)
+            inner.cancel_scope.cancel()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.attention import AttentionPlan, Rotation, attend, write
+from pipeline.models.attention import AttentionPlan, Rotation
 from pipeline.models.transformer import Transformer, TransformerConfig, gating_width, gelu
 
 ROPE = TransformerConfig(d_model=16, num_heads=4, num_layers=2, dim_feedforward=24, context=5)
@@ -81,8 +81,8 @@ def test_rings_hold_exactly_the_last_positions(context: int, calls: list, data: 
         fresh = random.standard_normal((3, len(lanes), steps, 2, 4)).astype(np.float32)
         starts = np.array([len(past[lane]) for lane in lanes], np.int64)
         plan = AttentionPlan.of(starts, lanes, steps, context)
-        keys, values = write(keys, mx.array(fresh[1]), plan), write(values, mx.array(fresh[2]), plan)
-        seen = np.array(attend(mx.array(fresh[0]).swapaxes(1, 2), keys, values, plan))
+        keys, values = plan.write(keys, mx.array(fresh[1])), plan.write(values, mx.array(fresh[2]))
+        seen = np.array(plan.attend(mx.array(fresh[0]).swapaxes(1, 2), keys, values))
         for i, lane in enumerate(lanes):
             past[lane] += [(fresh[1][i, t], fresh[2][i, t]) for t in range(steps)]
             last = len(past[lane]) - 1

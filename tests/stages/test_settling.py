@@ -61,3 +61,25 @@ def test_an_evaluation_that_fails_is_a_lost_state():
     thread.join()
     with pytest.raises(StateLostError, match="encoder lost its state"):
         settle("encoder", foreign[0])
+
+
+@pytest.mark.parametrize("in_parts", [True, False])
+def test_results_are_there_and_the_state_follows(*, in_parts: bool):
+    """Waited for or not, a state is what the call made it, and the next call goes on from it."""
+    state = mx.zeros((64, 64))
+    for call in range(20):
+        result = state.sum()
+        state = state + 1
+        settle("encoder", result, state=(state, np.arange(3)), marks=[result * 2], in_parts=in_parts)
+        assert result.item() == 64 * 64 * call
+    assert (np.array(state) == 20).all()
+
+
+def test_a_state_that_cannot_be_computed_is_lost():
+    """Also where only results are waited for; here it is one that only another thread could compute."""
+    foreign: list[mx.array] = []
+    thread = threading.Thread(target=lambda: foreign.append(mx.ones(3) + 1))
+    thread.start()
+    thread.join()
+    with pytest.raises(StateLostError, match="stepper lost its state"):
+        settle("stepper", mx.ones(2) * 2, state=foreign[0], in_parts=False)

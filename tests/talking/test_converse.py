@@ -16,6 +16,7 @@ from pipeline.protocol.metadata import (
     Bye,
     Configure,
     ConnectionEstablished,
+    Draining,
     Dropped,
     ErrorNotice,
     Queued,
@@ -458,3 +459,46 @@ async def test_a_connection_that_does_not_come_back_ends_the_conversation(fast_c
         with pytest.raises(ConversationError):
             await converse(served.url, np.tile(SPEECH, 4))
     assert 1 < len(served.agents) < 20
+
+
+class ShuttingDown(Agent):
+    """Shuts down after three frames; the next one is another server, which knows nothing of it."""
+
+    served = 0
+
+    async def greet(self):
+        ShuttingDown.served += 1
+        self.is_first = ShuttingDown.served == 1
+        own = dataclasses.replace(GREETING, session_id=f"s{ShuttingDown.served}", resume_token="t")
+        await self.say(outgoing.metadata(own))
+        await self.say(outgoing.metadata(Ready()))
+
+    async def answer(self, index, timestamp_ms):
+        await super().answer(index, timestamp_ms)
+        if self.is_first and index == 2:
+            await self.say(outgoing.metadata(Draining()))
+            await self.ws.aclose(1001)
+
+
+async def test_a_server_that_shuts_down_is_replaced_by_another(fast_clock, monkeypatch):
+    """Who is told to leave comes again without the token, and is told that the conversation is a new one."""
+    monkeypatch.setattr(ShuttingDown, "served", 0)
+    audience = Recorder()
+    async with serving(ShuttingDown) as served:
+        report = await converse(served.url, np.tile(SPEECH, 4), audience=audience)
+    assert [agent.ws.path for agent in served.agents] == ["/ws", "/ws"]
+    assert (report.renewed, report.resumed, report.close) == (1, 0, 1000)
+    assert report.in_order
+    assert "this is a new conversation: the one before is over" in audience.notices
+    assert report.frames_out > 3
+
+
+async def test_a_server_that_closes_unasked_ends_the_conversation(fast_clock):
+    """1001 alone is no invitation."""
+
+    class Leaving(Agent):
+        async def answer(self, index, timestamp_ms):
+            await self.ws.aclose(1001)
+
+    error, _ = await failing(Leaving)
+    assert "1001" in str(error)

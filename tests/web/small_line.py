@@ -22,6 +22,7 @@ from pipeline.protocol.metadata import Vad
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import ModelCard, TextFinal, TextPartial
 from web.app import create_app
+from web.front import Front
 from web.turnstile import Turnstile
 
 CARD = ModelCard(name="small", shape="2 codebooks", trained=False, model_delay_ms=80, text="ids")
@@ -118,7 +119,7 @@ async def small_server(
 ):
     """A served line; without `before`, the block starts when it is ready."""
     line = Line(settings, small_loaders(before) if before else small_loaders(), CARD, lanes=lanes)
-    turnstile = Turnstile(settings.limits)
+    turnstile = Turnstile(settings.limits, Front.of(settings.server))
     app = create_app(
         line, settings, backend={"device": "abacus"}, weights=weights, turnstile=turnstile, proxy=proxy
     )

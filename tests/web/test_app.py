@@ -96,6 +96,19 @@ async def test_a_full_house_queues_then_refuses():
         assert len(await second.speak(speech(3))) == 2
 
 
+async def test_who_would_rather_not_wait_is_refused():
+    """With `Prefer: wait=0` a place in the queue is no answer, and a page is refused like anybody else."""
+    settings = Settings(server=Server(port=0), lanes=Lanes(queue=1), limits=SETTINGS.limits)
+    async with small_server(settings, lanes=1) as served:
+        impatient = [("Prefer", "respond-async, wait=0"), ("Origin", origin(served))]
+        async with talker(served, headers=impatient) as _:
+            answer = await upgrade(served, "/ws", headers=impatient)
+            assert (answer.status, answer.error) == (503, "full")
+            assert served.line.health()["lanes"]["queued"] == 0
+            async with talker(served, headers=[("Prefer", "wait=05")], ready=False) as patient:
+                assert (await patient.told("queued")).position == 1
+
+
 async def test_weights_are_shown_as_they_were_handed_in():
     """/weights is what the loader reported, as JSON."""
     async with small_server() as served:

@@ -50,6 +50,41 @@ def test_other_addresses_need_both(host, certified):
     without_token = refused(host=host, **{**both, "token": None}).problem
     assert "token_file" in without_token
     assert "TLS" not in without_token
+    assert all("server.tls=auto" in each for each in (neither.problem, without_tls, without_token))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.2", "voice.example", "::"])
+def test_both_can_be_made(host, tmp_path):
+    """With tls=auto a certificate and a token are made and kept, and its names are names of the server."""
+    server = Server(host=host, tls="auto", tls_folder=str(tmp_path / "lan"))
+    door, again = Door.of(server), Door.of(server)
+    assert (door.address, door.scheme) == (host, "https")
+    assert isinstance(door.tls, ssl.SSLContext)
+    assert len(door.token) >= 16
+    assert door.token == again.token
+    assert door.token not in repr(door)
+    assert set(door.hosts) >= {*server.allowed_hosts, *door.credentials.reach.hosts()}
+
+
+def test_a_token_that_is_there_is_the_token(tmp_path):
+    """None is made beside it, nor for loopback, which needs none."""
+    own = {"tls": "auto", "tls_folder": str(tmp_path / "lan")}
+    (tmp_path / "token").write_text(TOKEN)
+    for server in (
+        Server(host="0.0.0.0", token=TOKEN, **own),
+        Server(host="0.0.0.0", token_file=str(tmp_path / "token"), **own),
+    ):
+        assert Door.of(server).token == TOKEN
+    assert Door.of(Server(**own)).token is None
+    assert not (tmp_path / "lan" / "token").exists()
+
+
+def test_a_certificate_is_made_or_named(certified, tmp_path):
+    """Not both."""
+    own = {"tls": "auto", "tls_folder": str(tmp_path)}
+    for named in ({"tls_cert": str(certified.cert)}, {"tls_key": str(certified.key)}):
+        assert refused(**own, **named).key == "pipeline.server.tls"
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_loopback_may_have_them_too(certified):

@@ -1,5 +1,8 @@
 """Who shows the token may speak, and a cookie is worth what its signature and its date say."""
 
+import hashlib
+import hmac
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,8 +63,20 @@ def test_anything_else_does_not(keys, headers):
 
 
 def test_nothing_shown_is_no_attempt(keys):
-    """Who shows nothing, or a cookie from before a restart, is told to; it does not count as a guess."""
-    assert shown(keys) is shown(keys, cookie=cookie_of(Keys(TOKEN, secure=True))) is Shown.NOTHING
+    """Who shows nothing, or a cookie from before the token was changed, does not count as a guess."""
+    former = Keys("incorrect-horse-battery-staple", secure=True)
+    assert shown(keys) is shown(keys, cookie=cookie_of(former)) is Shown.NOTHING
+
+
+def test_every_server_with_the_token_takes_the_cookie_of_one(keys):
+    """Behind a balancer, and after a restart, nobody has to show the token again."""
+    assert shown(keys, cookie=cookie_of(Keys(TOKEN, secure=True))) is Shown.RIGHT
+
+
+def test_a_cookie_does_not_tell_the_token_to_another_signature(keys):
+    """What signs is derived from the token and is not the token."""
+    expires, _, signature = cookie_of(keys).partition(".")
+    assert hmac.new(TOKEN.encode(), expires.encode(), hashlib.sha256).hexdigest() != signature
 
 
 def test_a_cookie_opens_until_it_expires(keys, monkeypatch):

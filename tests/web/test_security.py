@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import socket
 import ssl
 from contextlib import asynccontextmanager
 
@@ -240,6 +241,34 @@ async def test_the_talking_client_shows_its_token(certified):
     assert TOKEN not in repr(Trust(TOKEN))
 
 
+async def test_a_certificate_of_its_own_is_served(tmp_path):
+    """Its authority is there for all to fetch; who trusts that one is served under each of its names."""
+    server = Server(port=0, host="0.0.0.0", tls="auto", tls_folder=str(tmp_path / "lan"))
+    door = Door.of(server)
+    client = ssl.create_default_context(cafile=str(door.credentials.authority_file))
+    bearer = ("Authorization", f"Bearer {door.token}")
+    settings = Settings(server=server, limits=SETTINGS.limits, drain_s=1.0)
+    async with small_server(settings, tls=client) as served:
+        authority = await ask(served, "/authority.crt")
+        assert authority.headers["content-type"] == "application/x-x509-ca-cert"
+        assert authority.body == door.credentials.authority_file.read_bytes()
+        assert (await ask(served, "/health")).status == 401
+        for host in door.credentials.reach.hosts():
+            named = f"{host}:{served.port}"
+            origin = ("Origin", f"https://{named}")
+            assert (await ask(served, "/health", headers=[bearer, origin], host=named)).status == 200
+        evil = f"evil.local:{served.port}"
+        assert (await ask(served, "/health", headers=[bearer], host=evil)).status == 421
+        landing = await ask(served, "/", headers=[bearer])
+        assert f"wss://{served.host}/ws".encode() in landing.body
+
+
+async def test_who_brought_a_certificate_gives_no_authority(certified):
+    """What is not ours to give is not there."""
+    async with tls_server(certified) as served:
+        assert (await ask(served, "/authority.crt")).status == 404
+
+
 async def test_a_goodbye_through_tls_is_whole(certified):
     """The close frame is followed by TLS's own goodbye, without which a peer must think it was cut off."""
     async with tls_server(certified) as served:
@@ -267,6 +296,26 @@ async def test_failed_handshakes_are_slowed_down(certified):
             assert await read_to_end(stream) == b""
         assert served.turnstile.turned_away == {"handshake": 1}
         assert served.turnstile.connections == 0
+
+
+async def test_who_does_not_believe_the_certificate_may_come_again(certified):
+    """Browsers do, on every new connection of a user who made an exception: it is counted, and no misdeed."""
+    files = {"tls_cert": str(certified.cert), "tls_key": str(certified.key)}
+    settings = limited(Server(port=0, **files), failures_per_minute=2)
+    sceptic = ssl.create_default_context()
+    async with small_server(settings, tls=certified.client) as served:
+
+        def disbelieve():  # with the sockets of the standard library, which say why they leave
+            with socket.create_connection(("127.0.0.1", served.port)) as tcp:
+                sceptic.wrap_socket(tcp, server_hostname="127.0.0.1")
+
+        for _ in range(5):
+            with pytest.raises(ssl.SSLCertVerificationError):
+                await trio.to_thread.run_sync(disbelieve)
+        await until(lambda: served.turnstile.failures["distrust"] == 5)
+        assert (await ask(served, "/health")).status == 200
+        assert served.turnstile.failures == {"distrust": 5}
+        assert not served.turnstile.turned_away
 
 
 @pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\x16\x03\x01\xff\xff", b""])

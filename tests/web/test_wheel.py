@@ -1,4 +1,4 @@
-"""A wheel brings the third-party files of the lock file, or there is none."""
+"""A wheel brings the third-party files of the lock file and the embedded model, or there is none."""
 
 import shutil
 from pathlib import Path
@@ -10,6 +10,7 @@ from setuptools.errors import SetupError
 from web import wheel
 from web.vendor import read_lock
 
+EMBEDDED = Path(__file__).parents[2] / "configs/tiny"
 LOCK = Path(wheel.__file__).parent / "vendor.lock.json"
 
 
@@ -18,6 +19,7 @@ def build_in(folder, monkeypatch):
     monkeypatch.setattr(wheel, "_HERE", folder)
     shutil.copy(LOCK, folder)
     build = wheel.WholeBuild(Distribution())
+    build.build_lib = str(folder / "built")
     build.ensure_finalized()
     return build
 
@@ -33,6 +35,9 @@ def test_without_third_party_files_there_is_no_wheel(tmp_path, monkeypatch):
         for file in package.files:
             (folder / file.rpartition("/")[2]).touch()
     build.run()
+    embedded = tmp_path / "built/pipeline/configs/tiny"
+    assert {path.name for path in embedded.iterdir()} == {path.name for path in EMBEDDED.iterdir()}
+    assert str(embedded / "config.json") in build.get_outputs()
 
 
 def test_an_editable_installation_goes_without(tmp_path, monkeypatch):

@@ -1,0 +1,41 @@
+"""Three replicas behind the real balancer, whole again at the start of each test."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from checkpoints import LM, write_folder
+
+from pipeline.soaking.balancer import HAPROXY
+from pipeline.soaking.fleet import Fleet, fleet
+
+SETTINGS = (
+    "lanes.max=2",
+    "lanes.queue=1",
+    "limits.resume_grace_ms=3000",
+    "sampling.temperature=0",
+    "sampling.text_temperature=0",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if HAPROXY is None and "CI" not in os.environ and here in item.path.parents:
+            item.add_marker(pytest.mark.skip("no HAProxy (Debian: apt-get install haproxy)"))
+
+
+@pytest.fixture(scope="package")
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    folder = write_folder(tmp_path_factory.mktemp("replicas"), lm=LM)
+    with fleet(folder, SETTINGS, 3) as servers:
+        yield servers
+
+
+@pytest.fixture
+def servers(started: Fleet) -> Fleet:
+    """Whatever a test before ended runs again, and nobody is in a lane."""
+    started.complete()
+    started.await_idle()
+    return started
