@@ -1,9 +1,10 @@
-"""Where the milliseconds of encode, step and decode go: Python, products, convolutions, curves, the rest.
+"""Where the milliseconds of encode, step and decode go: Python, products, convolutions, curves, norms.
 
-Each call is looked at three times. As it is. Without its evaluation: that is Python, which lays
-the operations out, and their number. And layer by layer, each evaluated by itself: that tells
-kinds of work apart, and costs a synchronisation a layer, so that the parts add up to more than
-the whole.
+Each call is looked at three times. As a stage makes it. Without its evaluation: that is Python,
+which lays the operations out, and their number. And layer by layer, each evaluated by itself:
+that tells kinds of work apart, and costs a synchronisation a layer. What is no such layer,
+attention, gating and drawing above all, is in the whole alone: looked at piece by piece it
+would copy the rings that a whole call writes in place.
 """
 
 import contextlib
@@ -27,6 +28,7 @@ from pipeline.models.sampling import SamplingBatch
 from pipeline.models.seanet import Elu
 from pipeline.models.transformer import LayerNorm, RmsNorm
 from pipeline.stages.chain import Chain
+from pipeline.stages.settling import settle
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import Sampling
 
@@ -44,11 +46,10 @@ KINDS: Final[dict[type, str]] = {
     Hearing: "embeddings",
     SplitQuantizer: "quantizer",
 }
-REST: Final = "the rest"  # attention, gating, sampling, rings and histories
 WARM_FRAMES: Final = 20
 _PRIMITIVE: Final = re.compile(r'\[label ="(\w+)"')
 
-Call = Callable[[], list[mx.array]]
+Call = Callable[[list[mx.array]], list[mx.array]]  # marks to add to, as a stage has them → results
 
 
 class Stopwatch:
@@ -113,19 +114,19 @@ def calls(chain: Chain, width: int) -> dict[str, Call]:
     batch = SamplingBatch.of([Sampling(seed=1)] * width, [0] * width, [()] * width, c.dep_q, width)
     hearing, speaking, thinking = mimi.encoder_state(width), mimi.decoder_state(width), lm.state(width)
 
-    def encode() -> list[mx.array]:
+    def encode(marks: list[mx.array]) -> list[mx.array]:
         nonlocal hearing
-        codes, hearing = mimi.encode(mx.array(pcm), hearing, rows)
+        codes, hearing = mimi.encode(mx.array(pcm), hearing, rows, marks)
         return [codes, *_arrays(hearing)]
 
-    def step() -> list[mx.array]:
+    def step(marks: list[mx.array]) -> list[mx.array]:
         nonlocal thinking
-        said, codes, thinking = lm.step(text, audio, thinking, rows, batch)
+        said, codes, thinking = lm.step(text, audio, thinking, rows, batch, marks=marks)
         return [said, codes, *_arrays(thinking)]
 
-    def decode() -> list[mx.array]:
+    def decode(marks: list[mx.array]) -> list[mx.array]:
         nonlocal speaking
-        sound, speaking = mimi.decode(mx.array(audio[:, : c.dep_q]), speaking, rows)
+        sound, speaking = mimi.decode(mx.array(audio[:, : c.dep_q]), speaking, rows, marks)
         return [sound, *_arrays(speaking)]
 
     return {"encode": encode, "step": step, "decode": decode}
@@ -137,32 +138,32 @@ def profile(call: Call, frames: int) -> dict[str, Any]:
     whole: as it is. python: what lays the operations out. apart: each kind of layer by itself.
     """
     for _ in range(WARM_FRAMES):
-        mx.eval(*call())
+        mx.eval(*call([]))
     whole, python = np.empty(frames), np.empty(frames)
     for frame in range(frames):
+        marks: list[mx.array] = []
         began_s = time.perf_counter()
-        results = call()
+        results = call(marks)
         python[frame] = time.perf_counter() - began_s
-        mx.eval(*results)
+        settle("profile", *results, marks=marks)
         whole[frame] = time.perf_counter() - began_s
-    results = call()
+    results = call([])
     drawn = io.StringIO()
     mx.export_to_dot(drawn, *results)
     mx.eval(*results)
     operations = Counter(_PRIMITIVE.findall(drawn.getvalue()))
     watch = Stopwatch()
     with watch.running():
-        began_s = time.perf_counter()
         for _ in range(frames):
-            mx.eval(*call())
-        in_all_s = time.perf_counter() - began_s
-    apart = dict(watch.seconds) | {REST: in_all_s - sum(watch.seconds.values())}
+            mx.eval(*call([]))
     return {
         "whole_ms": round(1000 * float(np.median(whole)), 2),
         "python_ms": round(1000 * float(np.median(python)), 2),
         "operations": operations.total(),
         "most_frequent": dict(operations.most_common(8)),
-        "apart_ms": {kind: round(1000 * seconds / frames, 2) for kind, seconds in sorted(apart.items())},
+        "apart_ms": {
+            kind: round(1000 * seconds / frames, 2) for kind, seconds in sorted(watch.seconds.items())
+        },
     }
 
 
