@@ -162,9 +162,11 @@ def homes() -> tuple[frozenset[int] | None, ...]:
     The two hand each other hundreds of operations for every frame. On one core that is a queue;
     between two, each hand-over wakes a core that has just fallen asleep, which on a virtual
     machine costs more than the operation (a step of 13 ms takes 8). Where a product has several
-    threads of its own, they need the other cores, and nobody is told where to be.
+    threads of its own, they need the other cores, and nobody is told where to be; nor where ranks
+    share a model, because MLX waits for the others' parts with a thread that never rests.
     """
-    if sys.platform != "linux" or prepare().device != "cpu" or os.environ[_THREADS] != "1":
+    here = sys.platform == "linux" and prepare().device == "cpu"
+    if not here or os.environ[_THREADS] != "1" or launched().size > 1:
         return (None,) * STAGES
     cores = sorted(os.sched_getaffinity(0))[:STAGES]
     return tuple(frozenset({core}) for core in cores) if len(cores) > 1 else (None,)

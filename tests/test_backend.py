@@ -22,6 +22,13 @@ def test_every_home_is_a_core_of_this_process() -> None:
         assert set(cores) <= os.sched_getaffinity(0)
 
 
+def test_ranks_of_one_model_have_no_homes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that never rests, waiting for the other ranks, would share the core of those that compute."""
+    monkeypatch.setenv("MLX_RANK", "0")
+    monkeypatch.setenv("MLX_WORLD_SIZE", "2")
+    assert set(backend.homes()) == {None}
+
+
 @on_linux
 def test_a_thread_stays_only_as_long_as_it_is_told() -> None:
     """Inside, it and the threads it starts are on the core; outside, and elsewhere, nothing changed."""
