@@ -21,6 +21,7 @@ from pipeline.booted import STOP_TIMEOUT_S, BootError, free_port
 
 HAPROXY: Final = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/local/sbin:/usr/sbin:/sbin")
 CONFIGURATION: Final = Path(__file__).parents[2] / "configs/haproxy.cfg"
+BACKENDS: Final = ("lanes", "queue", "anyone")  # of that file, each with checks of its own
 SOON_S: Final = 30.0
 _POLL_S: Final = 0.05
 
@@ -47,9 +48,14 @@ class Seen:
     weight: int
 
     @property
+    def is_up(self) -> bool:
+        """Whether its checks say that it is there."""
+        return self.status.startswith("UP")
+
+    @property
     def takes_new(self) -> bool:
         """Whether a new session may come here."""
-        return self.status.startswith("UP") and self.weight > 0
+        return self.is_up and self.weight > 0
 
 
 class Balancer:

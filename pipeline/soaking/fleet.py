@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.booted import Booted, boot, free_port
 from pipeline.config import Source
-from pipeline.soaking.balancer import Balancer, Slot, await_soon
+from pipeline.soaking.balancer import BACKENDS, Balancer, Slot, await_soon
 
 
 class Fleet:
@@ -48,17 +48,18 @@ class Fleet:
         self.await_taken_in(self._slots)
 
     def await_taken_in(self, names: Iterable[str]) -> None:
-        """Wait until the balancer sends new sessions to these replicas.
+        """Wait until the balancer sends new sessions to these replicas, and everything else.
 
         Raises:
             BootError: it does not.
         """
 
         def all_are() -> bool:
-            seen = self.balancer.seen("lanes")
-            return all(seen[name].takes_new for name in names)
+            lanes, *others = (self.balancer.seen(backend) for backend in BACKENDS)
+            return all(lanes[name].takes_new and all(seen[name].is_up for seen in others) for name in waited)
 
-        await_soon(all_are, lambda: f"a replica gets no sessions: {self.balancer.seen('lanes')}")
+        waited = tuple(names)
+        await_soon(all_are, lambda: f"a replica gets no sessions: {[*map(self.balancer.seen, BACKENDS)]}")
 
     def await_idle(self) -> None:
         """Wait until every lane of every replica is free, and the balancer knows.
