@@ -45,6 +45,7 @@ _SHARE = max(1, (os.cpu_count() or 1) // STAGES)
 _THREADS = "MKL_NUM_THREADS"
 _SETTERS = {"mkl": "MKL_Set_Num_Threads", "openblas": "openblas_set_num_threads"}
 _threads_asked = _THREADS in os.environ
+_set_here: set[str] = set()  # of the environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +131,9 @@ def prepare() -> Backend:
     if sys.platform == "linux" and "mlx.core" in sys.modules:
         raise RuntimeError("pipeline.backend.prepare() must run before the first import of mlx.core")
     for name, value in (_BLOCKTIME, (_THREADS, str(_SHARE))):
-        os.environ.setdefault(name, value)
+        if name not in os.environ:
+            os.environ[name] = value
+            _set_here.add(name)
     blas = _load_blas()
     import mlx.core as mx  # noqa: PLC0415 - the order is the point
 
@@ -154,6 +157,11 @@ def divide_cores(*, lone: bool) -> None:
     threads = (os.cpu_count() or 1) if lone else _SHARE
     ctypes.CDLL(blas.path)[_SETTERS[blas.name]](threads)
     os.environ[_THREADS] = str(threads)  # where `homes` finds it
+
+
+def users_environment() -> dict[str, str]:
+    """The environment without what `prepare` put there: a process started in it chooses for itself."""
+    return {name: value for name, value in os.environ.items() if name not in _set_here}
 
 
 def homes() -> tuple[frozenset[int] | None, ...]:

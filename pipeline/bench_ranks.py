@@ -122,7 +122,12 @@ def _measured(config: Source, overrides: Sequence[str], size: int, steps: int) -
     # The launcher reads its input all the time, and what has ended all the faster: an open pipe.
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=backend.users_environment(),
         )
         with process:
             assert process.stdout is not None

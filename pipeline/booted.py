@@ -19,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
+from pipeline.backend import users_environment
 from pipeline.config import Source
 from pipeline.errors import StartupError
 
@@ -113,7 +114,9 @@ def boot(
     command = [sys.executable, *program, "--config", str(config), *sets]
     with tempfile.TemporaryFile("w+") as log:
         began_s = time.monotonic()
-        process = subprocess.Popen(command, stdout=log, stderr=log, text=True)  # noqa: S603 - our own command
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command, stdout=log, stderr=log, text=True, env=users_environment()
+        )
         booted = Booted(port, 0.0, process, log)
         try:
             while not _is_ready(booted):

@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import subprocess
 import sys
 import threading
 
@@ -77,3 +78,16 @@ def test_a_lone_big_model_has_all_cores_for_a_product() -> None:
     assert alone in (os.cpu_count(), int(asked))  # whoever set a number keeps it
     assert alone == 1 or homes == (None,) * backend.STAGES
     assert most() == int(asked)
+
+
+def test_a_process_that_is_started_chooses_for_itself() -> None:
+    """What was put into the environment for this process does not look like the user's wish to the next."""
+    asks = (
+        "import os; from pipeline import backend; given = dict(os.environ); backend.prepare();"
+        "print(backend.users_environment() == given, 'MKL_NUM_THREADS' in os.environ)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "MKL_NUM_THREADS"}
+    done = subprocess.run(
+        [sys.executable, "-c", asks], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True", "True"]
