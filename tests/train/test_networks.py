@@ -13,12 +13,12 @@ from safetensors.torch import load_file, save_file  # noqa: E402 - after the ski
 from pipeline.errors import WeightsError  # noqa: E402
 from pipeline.models.lm import delayed as served_delayed  # noqa: E402
 from pipeline.train import codec, encode, export, language, verify  # noqa: E402
-from pipeline.train.architecture import mimi_sizes, moshi_sizes  # noqa: E402
+from pipeline.train.architecture import RECIPE, mimi_sizes, moshi_sizes  # noqa: E402
 from pipeline.train.bank import read_shards  # noqa: E402
 from pipeline.train.checkpoints import codec_of, fingerprint  # noqa: E402
 from pipeline.train.journal import Journal, learning_rate  # noqa: E402
 from pipeline.train.losses import SpectralLoss  # noqa: E402
-from pipeline.train.networks.convolution import CausalTransposed, Doubling  # noqa: E402
+from pipeline.train.networks.convolution import CausalConv, CausalTransposed, Doubling  # noqa: E402
 from pipeline.train.networks.mimi import MimiNetwork  # noqa: E402
 from pipeline.train.networks.moshi import MoshiNetwork, delayed  # noqa: E402
 from pipeline.train.networks.quantizer import Codebook, ResidualQuantizer  # noqa: E402
@@ -150,6 +150,44 @@ def test_a_transposed_convolution_has_the_right_gradient(half):
     (made.float() * weights).sum().backward()
     alike = torch.nn.functional.cosine_similarity(x.grad.flatten(), wanted.flatten(), 0)
     assert alike > (0.999 if half else 0.999999)
+
+
+def _passed(layer, x, sent_back, *, half):
+    """What a layer gives, and the gradients of what it was given and of its weights."""
+    x = x.clone().requires_grad_()
+    layer.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        y = layer(x)
+    y.float().backward(sent_back(y.shape))
+    return [y.detach().float(), x.grad, *(parameter.grad.clone() for parameter in layer.parameters())]
+
+
+@pytest.mark.parametrize("end", ["encoder", "decoder"])
+def test_fewer_bits_are_the_same_layer(end):
+    """In bfloat16, layers of the shipped sizes compute what they do in float32, forwards and back."""
+    network = MimiNetwork(mimi_sizes(RECIPE))
+    x = torch.randn(2, 1, 4 * FRAME_SAMPLES) if end == "encoder" else torch.randn(2, network.sizes.dim, 8)
+    for index, layer in enumerate(getattr(network, end).model):
+        generator = torch.Generator().manual_seed(index)
+        back = torch.randn(layer(x).shape, generator=generator)
+        whole = _passed(layer, x, back.view, half=False)
+        halved = _passed(layer, x, back.view, half=True)
+        for one, other in zip(whole, halved, strict=True):
+            assert (one - other).norm() <= 0.02 * one.norm(), f"{end} {index}: {type(layer).__name__}"
+        x = whole[0] / whole[0].std()
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("channels", "stride"), [(16, 4), (32, 5), (3, 1)])
+def test_a_strided_convolution_is_pytorchs_own(channels, stride, half):
+    """The product that stands for it gives what PyTorch's float32 convolution gives."""
+    layer = CausalConv(channels, 2 * channels, 2 * stride, stride=stride)
+    x = torch.randn(2, channels, 40 * stride)
+    inner = layer.conv["conv"]
+    wanted = inner(torch.nn.functional.pad(x, (layer.past, 0)))
+    with torch.autocast("cpu", torch.bfloat16, enabled=half):
+        found = layer(x).float()
+    assert (found - wanted).norm() <= (0.01 if half else 1e-5) * wanted.norm()
 
 
 def test_doubling_is_pytorchs_own():

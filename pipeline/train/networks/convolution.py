@@ -5,6 +5,7 @@ Module names follow the published tensors', so a state dict needs no renaming.
 
 from typing import Final
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,7 +18,12 @@ _QUIET: Final = 0.01  # of the decoder's last layer
 
 
 class CausalConv(nn.Module):
-    """`[B, in, T]` → `[B, out, T / stride]`; silence before the first sample."""
+    """`[B, in, T]` → `[B, out, T / stride]`; silence before the first sample.
+
+    A stride is half the kernel, and then it is a matrix product, not PyTorch's own: on a CPU in
+    bfloat16 that one takes 8 taps in steps of 4, from 16 channels to 32, for 4 taps, two
+    apart (PyTorch 2.13).
+    """
 
     def __init__(
         self, channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, dilation: int = 1
@@ -26,10 +32,20 @@ class CausalConv(nn.Module):
         inner = nn.Conv1d(channels_in, channels_out, kernel, stride=stride, dilation=dilation)
         self.conv = nn.ModuleDict({"conv": inner})
         self.past = (kernel - 1) * dilation + 1 - stride
+        self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
         """As the class says."""
-        return self.conv["conv"](functional.pad(x, (self.past, 0)))
+        inner = self.conv["conv"]
+        x = functional.pad(x, (self.past, 0))
+        if self.stride == 1:
+            return inner(x)
+        out = inner.out_channels
+        taps = inner.weight.permute(2, 1, 0).unflatten(0, (2, self.stride))
+        taps = taps.flatten(1, 2)  # [2, stride · in, out]
+        blocks = x.transpose(1, 2).unflatten(1, (-1, self.stride)).flatten(2)  # [B, T + 1, stride · in]
+        seen = blocks @ torch.cat([taps[0], taps[1]], 1)  # as a first half and as a second
+        return (seen[:, :-1, :out] + seen[:, 1:, out:] + inner.bias).transpose(1, 2)
 
 
 def overlap_add(spread: Tensor) -> Tensor:
