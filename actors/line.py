@@ -99,8 +99,8 @@ class Line:
         digest: Callable[[], str] = str,
     ) -> None:
         self.ready = trio.Event()
+        self.card = card
         self._settings = settings
-        self._card = card
         self._recommended = recommended
         self._max_lag_s = settings.limits.max_lag_ms / 1000
         self._connections: set[Connection] = set()
@@ -360,7 +360,7 @@ class Line:
             server_time=wall_clock_ms(),
             sample_rate=SAMPLE_RATE_HZ,
             frame_samples=FRAME_SAMPLES,
-            model=ModelInfo(**asdict(self._card)),
+            model=ModelInfo(**asdict(self.card)),
             limits=LimitsInfo(
                 message_bytes=limits.message_bytes,
                 burst_frames=BURST_FRAMES,

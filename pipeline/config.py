@@ -25,6 +25,9 @@ Natural = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
+Saying = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
+Description = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Sayings = Annotated[tuple[Saying, ...], msgspec.Meta(max_length=8)]
 ReplicaName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9-]{1,32}$")]
 RepositoryPattern = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._*-]+/[A-Za-z0-9._*-]+$")]
 MESSAGE_BYTES = 65_552  # 17 bytes of header and the largest u16 payload
@@ -166,6 +169,17 @@ class SamplingDefaults(Section, frozen=True):
     seed: Natural | None = None
 
 
+class Greeting(Section, frozen=True):
+    """What people are told of this model, on the page, in `/health` and when a conversation begins.
+
+    about: one sentence that says what it can do; unset: none.
+    suggestions: what may be asked, each as one would say it.
+    """
+
+    about: Description | None = None
+    suggestions: Sayings = ()
+
+
 class Untrained(Section, frozen=True):
     """Weights for a configuration that has none.
 
@@ -247,6 +261,7 @@ class Settings(Section, frozen=True):
     heartbeat: Heartbeat = Heartbeat()
     text: Text = Text()
     sampling: SamplingDefaults = SamplingDefaults()
+    greeting: Greeting = Greeting()
     untrained: Untrained = Untrained()
     log: Log = Log()
     replay: Replay = Replay()

@@ -89,12 +89,14 @@ def _words(kind: Type) -> str:
             words = "whole number" + _range(gt, ge, lt, le)
         case FloatType(gt=gt, ge=ge, lt=lt, le=le):
             words = "number" + _range(gt, ge, lt, le)
-        case StrType(pattern=pattern):
+        case StrType(pattern=pattern, min_length=least, max_length=most):
             words = "text" if pattern is None else f"text like `{pattern}`"
+            words += "" if most is None else f" of {least or 0} to {most} characters"
         case BoolType():
             words = "`true` or `false`"
-        case VarTupleType(item_type):
-            words = f"list: {_words(item_type)}"
+        case VarTupleType(item_type, max_length=most):
+            words = "list" if most is None else f"list of at most {most}"
+            words += f": {_words(item_type)}"
         case _:
             raise TypeError(f"no words for {kind}")
     return words

@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import NoReturn
@@ -82,7 +81,16 @@ async def _serve(config: Config, chain: Chain, door: Door, leading: Lead | None)
 
     async def announce() -> None:
         await line.ready.wait()
-        events.info("ready", **asdict(chain.card), lanes=chain.lanes)
+        card = chain.card
+        events.info(
+            "ready",
+            name=card.name,
+            shape=card.shape,
+            trained=card.trained,
+            model_delay_ms=card.model_delay_ms,
+            text=card.text,
+            lanes=chain.lanes,
+        )
 
     async def drain() -> None:
         async with trio.open_nursery() as draining:

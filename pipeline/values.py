@@ -173,7 +173,8 @@ class ModelCard:
 
     `trained` is False for seeded random weights. `model_delay_ms` is the model's own
     acoustic delay, 80 ms times its largest codebook delay. `text` says whether what is
-    spelled is words or, without a tokenizer, token ids.
+    spelled is words or, without a tokenizer, token ids. `about` is one sentence on what it can
+    do, `suggestions` are what may be asked: the words of whoever configured it, for people.
     """
 
     name: str
@@ -181,3 +182,5 @@ class ModelCard:
     trained: bool
     model_delay_ms: int
     text: Literal["ids", "text"]
+    about: str | None = None
+    suggestions: tuple[str, ...] = ()

@@ -39,6 +39,12 @@ def test_model_keys_pass_untouched_and_the_section_is_taken_out(tmp_path: Path) 
         ({"lanes": {"max": 0}}, "pipeline.lanes.max"),
         ({"heartbeat": {"every_s": -1}}, "pipeline.heartbeat.every_s"),
         ({"log": {"level": "loud"}}, "pipeline.log.level"),
+        ({"greeting": {"about": ""}}, "pipeline.greeting.about"),
+        ({"greeting": {"about": "x" * 201}}, "pipeline.greeting.about"),
+        ({"greeting": {"suggestions": "hello"}}, "pipeline.greeting.suggestions"),
+        ({"greeting": {"suggestions": ["hello"] * 9}}, "pipeline.greeting.suggestions"),
+        ({"greeting": {"suggestions": ["hello", ""]}}, "pipeline.greeting.suggestions[1]"),
+        ({"greeting": {"suggestions": ["x" * 81]}}, "pipeline.greeting.suggestions[0]"),
         ({"server": {"allowed_hosts": ["a", 1]}}, "pipeline.server.allowed_hosts[1]"),
     ],
 )
@@ -47,6 +53,15 @@ def test_what_is_wrong_is_named_by_its_path(tmp_path: Path, section: object, pat
         read_config(written(tmp_path, {"pipeline": section}))
     assert caught.value.key == path
     assert caught.value.exit_code == 2
+
+
+def test_a_model_suggests_what_its_configuration_says(tmp_path: Path) -> None:
+    """Nothing unless told, and up to the bounds, in characters of any script."""
+    assert read_config(written(tmp_path, {})).settings.greeting.suggestions == ()
+    greeting = {"about": "ü" * 200, "suggestions": ["?", *["é" * 80] * 7]}
+    settings = read_config(written(tmp_path, {"pipeline": {"greeting": greeting}})).settings
+    assert settings.greeting.about == greeting["about"]
+    assert list(settings.greeting.suggestions) == greeting["suggestions"]
 
 
 def test_an_override_wins_and_is_checked_alike(tmp_path: Path) -> None:

@@ -4,8 +4,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import msgspec
 import pytest
 
 from pipeline import configuration
@@ -77,6 +78,9 @@ def test_a_key_without_a_word_is_found_out(monkeypatch: pytest.MonkeyPatch) -> N
         tables()
 
 
+Short = Annotated[str, msgspec.Meta(min_length=1, max_length=9)]
+
+
 class Told(Section, frozen=True):
     """Every kind of key.
 
@@ -85,6 +89,7 @@ class Told(Section, frozen=True):
     wait_s: how long.
     kind: which.
     many: more than one.
+    few: not too many, nor too long.
     flag: yes or no.
     """
 
@@ -93,6 +98,7 @@ class Told(Section, frozen=True):
     wait_s: Seconds = 2.0
     kind: Literal["a", "b", "c"] = "a"
     many: tuple[str, ...] = ("x", "y")
+    few: Annotated[tuple[Short, ...], msgspec.Meta(max_length=3)] = ()
     flag: bool = False
 
 
@@ -112,6 +118,7 @@ def test_values_are_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
         "| `told.wait_s` | number > 0, seconds | `2.0` | how long |",
         '| `told.kind` | `a` or `b` or `c` | `"a"` | which |',
         '| `told.many` | list: text | `["x", "y"]` | more than one |',
+        "| `told.few` | list of at most 3: text of 1 to 9 characters | `[]` | not too many, nor too long |",
         "| `told.flag` | `true` or `false` | `false` | yes or no |",
     ):
         assert row in printed

@@ -65,7 +65,10 @@ def _answer_health(
     @app.get("/health")
     async def health() -> Response:
         hub = None if proxy is None else _hub_facts(proxy.statistics())
-        return jsonify({**line.health(), "backend": backend, "model": model_of(weights), "hub": hub})
+        model = model_of(weights)
+        if model is not None:
+            model = {**model, "about": line.card.about, "suggestions": line.card.suggestions}
+        return jsonify({**line.health(), "backend": backend, "model": model, "hub": hub})
 
     @app.get("/health/live")
     async def live() -> Response:

@@ -21,13 +21,18 @@ Amount = Annotated[float, Between(0, objects.SAFE_INTEGER)]
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Who speaks. `text` says what TEXT packets hold: words, or token ids for want of a tokenizer."""
+    """Who speaks. `text` says what TEXT packets hold: words, or token ids for want of a tokenizer.
+
+    `about` is a sentence on what it can do, `suggestions` are what to ask it; a server need not say either.
+    """
 
     name: str
     shape: str
     trained: bool
     model_delay_ms: Natural
     text: Literal["text", "ids"]
+    about: str | None = None
+    suggestions: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

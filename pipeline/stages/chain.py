@@ -63,6 +63,7 @@ class Chain:
             padding_run=settings.text.final_after_padding,
             max_steps=round(settings.text.final_after_s * 1000 / FRAME_MS),
         )
+        self._greeting = settings.greeting
         self._loading_mimi = threading.Lock()
         self._mimi: Mimi | None = None
 
@@ -76,6 +77,8 @@ class Chain:
             trained=self.bundle.trained,
             model_delay_ms=FRAME_MS * lm.max_delay,
             text=self.spelling.kind,
+            about=self._greeting.about,
+            suggestions=self._greeting.suggestions,
         )
 
     @cached_property

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = ROOT / "configs/tiny"
+UNTRAINED = ROOT / "tests/data/untrained"  # it always has something to say
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.05
 
@@ -29,8 +29,11 @@ def free_port() -> int:
 class Server:
     """`python -m pipeline.run` on one port, as often as it is started; `environment` adds to our own."""
 
-    def __init__(self, *overrides: str, environment: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, *overrides: str, config: Path = UNTRAINED, environment: Mapping[str, str] | None = None
+    ) -> None:
         self.port = free_port()
+        self._config = config
         self._overrides = overrides
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
@@ -41,7 +44,7 @@ class Server:
 
     def start(self) -> None:
         sets = [part for o in (*self._overrides, f"server.port={self.port}") for part in ("--set", o)]
-        command = [sys.executable, "-m", "pipeline.run", "--config", str(TINY), *sets]
+        command = [sys.executable, "-m", "pipeline.run", "--config", str(self._config), *sets]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=quiet, stderr=quiet)
         ends_s = time.monotonic() + READY_TIMEOUT_S
@@ -89,8 +92,10 @@ class Server:
 
 
 @contextmanager
-def serving(*overrides: str, environment: Mapping[str, str] | None = None) -> Iterator[Server]:
-    server = Server(*overrides, environment=environment)
+def serving(
+    *overrides: str, config: Path = UNTRAINED, environment: Mapping[str, str] | None = None
+) -> Iterator[Server]:
+    server = Server(*overrides, config=config, environment=environment)
     try:
         server.start()
         yield server

@@ -22,7 +22,7 @@ from acts import expect_phase, open_panel, start, stop, until_played
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from playwright.sync_api import Browser, Error, Playwright, expect
-from servers import ROOT, TINY, free_port
+from servers import ROOT, UNTRAINED, free_port
 from visitors import MICROPHONE, launch, visiting
 
 from pipeline.lan.reach import Reach
@@ -61,7 +61,7 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     if not Reach.of("0.0.0.0").hosts_elsewhere("0.0.0.0"):
         pytest.skip("this machine has no address but loopback")
     folder = tmp_path_factory.mktemp("phone") / "lan"
-    command = [sys.executable, "-m", "pipeline.run", "--config", str(TINY), "--lan"]
+    command = [sys.executable, "-m", "pipeline.run", "--config", str(UNTRAINED), "--lan"]
     command += ["--set", f"server.port={free_port()}", "--set", f"server.tls_folder={folder}"]
     screen, keyboard = pty.openpty()
     fcntl.ioctl(keyboard, termios.TIOCSWINSZ, struct.pack("HHHH", LINES, COLUMNS, 0, 0))

@@ -5,6 +5,7 @@ import { DEFAULTS, keepPreferences, loadPreferences } from "voice/preferences.js
 import { Recorder, clock } from "voice/recorder.js";
 import { diagnose } from "voice/silence.js";
 import { SpeechGate } from "voice/speech.js";
+import { Suggestions } from "voice/suggestions.js";
 import { equal, holds, law, near } from "./laws.js";
 
 const WELL = Object.freeze({
@@ -118,4 +119,75 @@ law("a goodbye is not undone by what was on its way", () => {
   equal(phases(["opening", "connecting", "ready", "lost", "connecting", "resumed"]), "live");
   equal(phases(["opening", "closing", "connecting", "ready"]), "closing");
   equal(phases(["opening", "closing", "ready", "ended"]), "idle");
+});
+
+/** A view of suggestions in a section of its own, told what happens as the page is: event and phase. */
+function suggesting() {
+  document.getElementById("suggestions")?.remove();
+  const section = document.createElement("section");
+  section.id = "suggestions";
+  section.hidden = true;
+  document.body.append(section);
+  const view = new Suggestions();
+  let phase = "idle";
+  const tell = (kind, content) => {
+    phase = nextPhase(phase, { kind });
+    view.heed({ kind, ...content }, phase);
+  };
+  return { section, tell };
+}
+
+const ASKED = Object.freeze({ name: "sums", about: "It adds.", suggestions: ["what is <b>1</b> plus 2", "bye"] });
+
+law("what to ask is said until words were exchanged, and again when the conversation is over", () => {
+  const { section, tell } = suggesting();
+  const seen = [];
+  const after = (kind, content) => {
+    tell(kind, content);
+    seen.push(!section.hidden);
+  };
+  after("health", { health: { status: "ready", model: ASKED } });
+  for (const kind of ["opening", "connecting", "queued"]) after(kind);
+  after("connection_established", { model: ASKED });
+  after("ready");
+  after("text", { text: "", final: false });
+  equal(seen, Array(7).fill(true));
+  seen.length = 0;
+  after("text", { text: "three", final: false });
+  after("health", { health: { status: "ready", model: ASKED } });
+  for (const kind of ["lost", "connecting", "resumed", "closing"]) after(kind);
+  equal(seen, Array(6).fill(false));
+  after("ended");
+  after("user_text", { text: "late", final: true });
+  after("opening");
+  after("ready");
+  equal(seen.slice(6), Array(4).fill(true));
+  after("user_text", { text: "what", final: false });
+  equal(section.hidden, true);
+});
+
+law("what a model suggests is text, in quotation marks, and stays in place while it is the same", () => {
+  const { section, tell } = suggesting();
+  tell("health", { health: { status: "ready", model: ASKED } });
+  const items = [...section.querySelectorAll("ul > li")];
+  equal(items.map((item) => item.textContent), ["“what is <b>1</b> plus 2”", "“bye”"]);
+  equal([section.querySelector("b"), section.querySelector("p").textContent], [null, "It adds."]);
+  equal(section.querySelector("ul").getAttribute("aria-labelledby"), section.querySelector("h2").id);
+  for (const health of [{ model: ASKED }, { model: null }, { status: "unauthorized" }, null]) {
+    tell("health", { health });
+    holds(section.querySelector("li") === items[0], "the list was made anew");
+  }
+});
+
+law("of a model that suggests nothing, nothing is shown, whatever is left out", () => {
+  const { section, tell } = suggesting();
+  tell("health", { health: { status: "ready", model: ASKED } });
+  for (const none of [{}, { about: null, suggestions: [] }, { suggestions: null }]) {
+    tell("connection_established", { model: none });
+    equal([section.hidden, section.childElementCount], [true, 0]);
+  }
+  tell("health", { health: { model: { about: "It adds." } } });
+  equal([section.hidden, section.querySelector("h2"), section.textContent], [false, null, "It adds."]);
+  tell("health", { health: { model: { suggestions: ["bye"] } } });
+  equal([section.hidden, section.querySelector("p")], [false, null]);
 });

@@ -2,6 +2,7 @@
 
 import json
 import typing
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -38,25 +39,40 @@ ESTABLISHED = ConnectionEstablished(
     limits=LimitsInfo(65_552, 8, 400, 5_000, 15_000),
 )
 
+SUGGESTING = replace(
+    ESTABLISHED,
+    model=replace(ESTABLISHED.model, about="Sums, “spoken”.", suggestions=("what is <b>1</b> plus 2", "bye")),
+)
+
 # What docs/protocol.md promises a client in another language, spelled out field by field.
+SPELLED_MODEL = {"name": "tiny", "shape": "moshi", "trained": False, "modelDelayMs": 160, "text": "ids"}
+SPELLED_ESTABLISHED = {
+    "type": "connection_established",
+    "protocol": 1,
+    "sessionId": "5f2c",
+    "resumeToken": None,
+    "serverTime": 1767225600000.25,
+    "sampleRate": 24000,
+    "frameSamples": 1920,
+    "model": SPELLED_MODEL,
+    "limits": {
+        "messageBytes": 65552,
+        "burstFrames": 8,
+        "maxLagMs": 400,
+        "heartbeatEveryMs": 5000,
+        "heartbeatTimeoutMs": 15000,
+    },
+}
 SPELLED = [
+    (ESTABLISHED, SPELLED_ESTABLISHED),
     (
-        ESTABLISHED,
+        SUGGESTING,
         {
-            "type": "connection_established",
-            "protocol": 1,
-            "sessionId": "5f2c",
-            "resumeToken": None,
-            "serverTime": 1767225600000.25,
-            "sampleRate": 24000,
-            "frameSamples": 1920,
-            "model": {"name": "tiny", "shape": "moshi", "trained": False, "modelDelayMs": 160, "text": "ids"},
-            "limits": {
-                "messageBytes": 65552,
-                "burstFrames": 8,
-                "maxLagMs": 400,
-                "heartbeatEveryMs": 5000,
-                "heartbeatTimeoutMs": 15000,
+            **SPELLED_ESTABLISHED,
+            "model": {
+                **SPELLED_MODEL,
+                "about": "Sums, “spoken”.",
+                "suggestions": ["what is <b>1</b> plus 2", "bye"],
             },
         },
     ),
@@ -286,6 +302,14 @@ def test_other_client_objects_are_held_to_their_fields(payload, sentence):
         (
             {"model": {"name": "t", "shape": "s", "trained": True, "modelDelayMs": 0, "text": []}},
             "connection_established.model.text must be one of text, ids",
+        ),
+        (
+            {"model": {**SPELLED_MODEL, "suggestions": "hello"}},
+            "connection_established.model.suggestions must be a list",
+        ),
+        (
+            {"model": {**SPELLED_MODEL, "suggestions": ["hello", 1]}},
+            "connection_established.model.suggestions[1] must be a string",
         ),
     ],
 )

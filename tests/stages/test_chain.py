@@ -24,6 +24,14 @@ def chain(checkpoint: Path) -> Chain:
     return open_chain(read_config(checkpoint, [f"lanes.max={LANES}"]))
 
 
+def test_clients_are_told_what_the_configuration_suggests(checkpoint: Path) -> None:
+    """The card of a model bears its greeting; without one, nothing is suggested."""
+    assert open_chain(read_config(checkpoint)).card.suggestions == ()
+    greeting = 'greeting={"about": "It adds.", "suggestions": ["what is one plus one"]}'
+    card = open_chain(read_config(checkpoint, [greeting])).card
+    assert (card.about, card.suggestions) == ("It adds.", ("what is one plus one",))
+
+
 class Session:
     """One session of a chain: what it says in, and what comes out."""
 

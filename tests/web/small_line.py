@@ -25,7 +25,15 @@ from web.app import create_app
 from web.front import Front
 from web.turnstile import Turnstile
 
-CARD = ModelCard(name="small", shape="2 codebooks", trained=False, model_delay_ms=80, text="ids")
+CARD = ModelCard(
+    name="small",
+    shape="2 codebooks",
+    trained=False,
+    model_delay_ms=80,
+    text="ids",
+    about="It adds up.",
+    suggestions=("what is <b>three</b> plus four", "how much is that"),
+)
 WEIGHTS = {"name": "small", "trained": False, "lm": {"parameters": 7}}
 DELAY_FRAMES = 1
 SETTINGS = Settings(server=Server(port=0), limits=Limits(send_timeout_s=0.3, max_lag_ms=60_000), drain_s=1.0)

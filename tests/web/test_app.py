@@ -7,7 +7,7 @@ import threading
 import pytest
 import structlog
 import trio
-from small_line import SETTINGS, WEIGHTS, small_server, speech, talker
+from small_line import CARD, SETTINGS, WEIGHTS, small_server, speech, talker
 from wires import ask, close_code, read_to_end, serving, websocket
 
 from pipeline.config import Lanes, Server, Settings
@@ -32,7 +32,10 @@ async def test_health_shows_the_whole_server():
     assert (health["status"], health["readiness"]) == ("ready", {"lm": True, "mimi": True})
     assert (health["clients"], health["lanes"]["open"], health["lanes"]["max"]) == (1, 1, 4)
     assert health["backend"] == {"device": "abacus"}
-    assert health["model"] == {"name": "small", "trained": False}
+    greeting = {"about": CARD.about, "suggestions": list(CARD.suggestions)}
+    assert health["model"] == {"name": "small", "trained": False, **greeting}
+    (established,) = client.metadata["connection_established"]
+    assert (established.model.about, established.model.suggestions) == (CARD.about, CARD.suggestions)
     assert health["metrics"].keys() >= METRIC_KEYS
     for stage, count in (("encode", 5), ("step", 5), ("decode", 4)):
         assert health["metrics"][stage].keys() >= STAGE_KEYS

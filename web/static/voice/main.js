@@ -18,6 +18,7 @@ import { Settings } from "./settings.js";
 import { listenForShortcuts } from "./shortcuts.js";
 import { Stage } from "./stage.js";
 import { Status } from "./status.js";
+import { Suggestions } from "./suggestions.js";
 import { exchangeToken } from "./token.js";
 import { Transcript } from "./transcript.js";
 import { Voices } from "./voices.js";
@@ -39,6 +40,7 @@ class Page {
         mute: () => this.mute(),
         resume: () => this._call?.resume(),
       }),
+      new Suggestions(),
       new Voices(),
       new Transcript(),
       new Notices({ resume: () => this._call?.resume() }),
