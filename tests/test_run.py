@@ -24,17 +24,17 @@ from pipeline.talking.report import Report
 
 ROOT = Path(__file__).parent.parent
 SPEECH = ROOT / "tests/data/speech.wav"
-TINY = ROOT / "configs/tiny"
+UNTRAINED = ROOT / "tests/data/untrained"
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
-    """A server on the embedded default, its weights made in a cache of its own."""
+    """A server on random weights, made in a cache of its own: they always have something to say."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.setenv("HOME", str(cache))
-        with boot(TINY) as booted:
+        with boot(UNTRAINED) as booted:
             yield booted
 
 
@@ -175,7 +175,7 @@ def test_a_wrong_checkpoint_is_exit_3_before_a_socket_opens(checkpoint: Path, tm
 
 
 def test_a_read_only_checkout_works(tmp_path: Path) -> None:
-    folder = Path(shutil.copytree(TINY, tmp_path / "tiny"))
+    folder = Path(shutil.copytree(UNTRAINED, tmp_path / "tiny"))
     for path in (*folder.iterdir(), folder):
         path.chmod(0o555 if path.is_dir() else 0o444)
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}

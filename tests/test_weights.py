@@ -263,7 +263,7 @@ def test_a_quantized_folder_is_a_checkpoint(
 
 
 def test_untrained_weights_are_not_made_to_look_trained(command: Command, tmp_path: Path) -> None:
-    code, said = command("quantize", "--config", ROOT / "configs/tiny", tmp_path / "out")
+    code, said = command("quantize", "--config", ROOT / "tests/data/untrained", tmp_path / "out")
     assert code == 2
     assert "made from a seed" in said["stderr"]
 

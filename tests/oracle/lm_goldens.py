@@ -103,8 +103,15 @@ def packed(model: LMModel) -> dict[str, torch.Tensor]:
     return {name: torch.cat(weights).bfloat16().contiguous() for name, weights in merged.items()}
 
 
-@torch.no_grad()
 def trace(model: LMModel, steps: int, seed: int) -> dict[str, np.ndarray]:
+    """What is said to random codes."""
+    users = model.n_q - model.dep_q
+    return traced(model, np.random.default_rng(seed).integers(0, model.card, (steps, users)))
+
+
+@torch.no_grad()
+def traced(model: LMModel, user: np.ndarray) -> dict[str, np.ndarray]:
+    """What is said to the codes `user [T, n_q - dep_q]`."""
     text, audio, out = [], [], []
     margins: list[float] = []
     gen = LMGen(
@@ -126,11 +133,9 @@ def trace(model: LMModel, steps: int, seed: int) -> dict[str, np.ndarray]:
 
     model.forward_depformer = watched
     gen.on_text_logits_hook = margin
-    users = model.n_q - model.dep_q
-    user = np.random.default_rng(seed).integers(0, model.card, (steps, users))
     with gen.streaming(1):
         for frame in user:
-            result = gen.step(torch.from_numpy(frame)[None, :, None])
+            result = gen.step(torch.from_numpy(frame.astype(np.int64))[None, :, None])
             if result is not None:
                 out.append(result[0, :, 0].clone())
     # A tie could fall either way and would make a golden of rounding.
