@@ -28,8 +28,8 @@ HOME_VENV := $(or $(filter /%,$(XDG_DATA_HOME)),$(HOME)/.local/share)/packet-voi
 HOME_BIN  := $(HOME)/.local/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test setup dev lint format smoke soak bench bench-peers vendor install image-steps docs goldens \
-  clean
+.PHONY: run test setup dev lint format smoke soak bench bench-peers evaluate vendor install image-steps docs \
+  goldens clean
 
 run: setup
 	$(BIN)/python -m pipeline.run --config $(CONFIG) $(ARGS)
@@ -83,6 +83,10 @@ bench: dev
 
 bench-peers: dev
 	PYTHONPATH=tests $(BIN)/python -m peers $(ARGS)
+
+evaluate: dev
+	$(BIN)/python -m pipeline.train.corpus --out build/train/corpus --utterances 0
+	$(BIN)/python -m pipeline.train.evaluate --corpus build/train/corpus --config $(CONFIG) $(ARGS)
 
 vendor: $(VENV)/.setup
 	$(BIN)/python -m web.vendor

@@ -30,7 +30,7 @@ from pipeline.train.losses import SpectralLoss
 from pipeline.train.networks.adversary import Judged
 from pipeline.train.networks.mimi import Coded, MimiNetwork
 from pipeline.train.recordings import SOUNDS_PER_FRAME, Recordings, phoneme_table
-from pipeline.train.windows import Batch, Windows
+from pipeline.train.windows import DECODING, WHOLE, Batch, Windows
 
 _FREE_STEPS: Final = 300  # before anything is quantized: centroids are then put where features are
 _WEIGHTS: Final = {
@@ -106,6 +106,7 @@ class Trainer:
             arguments.frames,
             arguments.batch,
             (moshi_sizes(arguments.recipe).dep_q, sizes.codebooks),
+            shares=DECODING if arguments.only else WHOLE,
         )
         torch.manual_seed(arguments.seed)
         self.model = MimiNetwork(sizes).to(self.device)

@@ -4,7 +4,8 @@
 
 Text is the agent's words alone: an answer to a sum begins with its operands, so it does say
 what it heard. Hearing is taught by a head that names the user's words as they end, and that
-is thrown away. Codes of the user are hidden at random, or a few voices would be learnt by heart.
+is thrown away; arithmetic by sums in writing (`drills`). Codes of the user are hidden at
+random, or a few voices would be learnt by heart.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from pipeline.train import device as machine
 from pipeline.train.architecture import MoshiSizes, add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.checkpoints import LANGUAGE, codec_of, fingerprint
 from pipeline.train.command import run
+from pipeline.train.drills import Amount, Drills
 from pipeline.train.encode import VALIDATION
 from pipeline.train.encoded import Sessions
 from pipeline.train.journal import Journal, add_run_arguments
@@ -37,13 +39,15 @@ _WEIGHTS: Final = {
     "silence": 0.2,
     "heard": 1.0,
     "unheard": 0.5,
-    "result": 0.5,
+    "result": 0.25,
+    "drill": 1.0,
+    "amount": 1.0,
 }
 _SILENT_STEPS: Final = 256  # of a batch that the depth transformer is trained on
-_HIDDEN: Final = 0.1  # of the user's codes beyond the first codebook
-_HIDDEN_FIRST: Final = 0.03
+_HIDDEN: Final = 0.2  # of the user's codes beyond the first codebook
+_HIDDEN_FIRST: Final = 0.08
 _DROP: Final = 0.1
-_TEN: Final = 10.0  # results are told in tens
+_DRILLS_A_SESSION: Final = 6
 _CLIP: Final = 1.0
 _TEST_EVERY: Final = 250  # steps
 
@@ -54,7 +58,7 @@ class Heads(nn.Module):
     def __init__(self, dim: int, words: int) -> None:
         super().__init__()
         self.heard = nn.Linear(dim, words)
-        self.result = nn.Linear(dim, 1)
+        self.amount = Amount(dim)
 
 
 def hide(given: Tensor, sizes: MoshiSizes) -> Tensor:
@@ -103,8 +107,6 @@ def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor]) -> dict[
     )
     ended = batch["heard"] > 0
     known_result = batch["results"] > NO_RESULT
-    amount = heads.result(context)[..., 0].float()
-    apart = functional.smooth_l1_loss(amount, batch["results"] / _TEN, reduction="none")
     of_code, known, loud = _audio(model, context, grid, batch["speaking"])
     return {
         "words": _mean(each, spoken),
@@ -113,8 +115,20 @@ def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor]) -> dict[
         "silence": _mean(of_code, known - loud),
         "heard": _mean(heard, ended),
         "unheard": _mean(heard, ~ended),
-        "result": _mean(apart, known_result),
+        "result": heads.amount.loss(context[known_result], batch["results"][known_result]),
         "words_right": _mean((logits.argmax(-1) == text).float(), spoken),
+    }
+
+
+def drill_losses(model: MoshiNetwork, heads: Heads, drills: Drills, count: int) -> dict[str, Tensor]:
+    """Each part of the loss of sums in writing, unweighted, and what was told right."""
+    drill = drills.draw(count)
+    context = model.context(drills.given(drill), _DROP)
+    told, wanted = model.text_linear(context[drill.asked]).float(), drill.text[drill.asked]
+    return {
+        "drill": functional.cross_entropy(told, wanted),
+        "amount": heads.amount.loss(context[drill.known], drill.results[drill.known]),
+        "drills_right": (told.argmax(-1) == wanted).float().mean(),
     }
 
 
@@ -171,6 +185,7 @@ def train(arguments: argparse.Namespace) -> None:
     sessions = Sessions(folder, "train-*.npz", device)
     held_out = Sessions(folder, f"{VALIDATION}.npz", device)
     held_out.refresh()
+    drills = Drills(numbers, sizes, device)
     torch.manual_seed(arguments.seed)
     model = MoshiNetwork(sizes).to(device)
     heads = Heads(sizes.transformer.dim, len(understood_words()) + 2).to(device)
@@ -195,6 +210,7 @@ def train(arguments: argparse.Namespace) -> None:
         batch = sessions.draw(arguments.batch)
         with machine.half(device):
             parts_of_loss = losses(model, heads, batch)
+            parts_of_loss |= drill_losses(model, heads, drills, _DRILLS_A_SESSION * arguments.batch)
         loss = sum(
             (weight * parts_of_loss[name] for name, weight in _WEIGHTS.items()),
             torch.zeros((), device=device),

@@ -10,10 +10,20 @@ from pipeline.train.acoustics import in_a_room, noisy
 from pipeline.train.recordings import SOUNDS_PER_FRAME, Recordings
 from pipeline.units import FRAME_SAMPLES
 
-_AGENT_SHARE: Final = 0.4
 _SILENT_SHARE: Final = 0.08
-_FEW_SHARE: Final = 0.6  # of windows, decoded through the first codebooks alone
 _BABBLERS: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """Of windows: those of the agent, and those that are decoded through the first codebooks alone."""
+
+    agent: float
+    few: float
+
+
+WHOLE: Final = Shares(agent=0.4, few=0.6)
+DECODING: Final = Shares(agent=0.8, few=1.0)  # as the decoder is used when the model is
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,16 +41,24 @@ class Windows:
     """Batches without end: users and the agent, each in a window of `frames`."""
 
     def __init__(
-        self, users: Recordings, agent: Recordings, frames: int, batch: int, codebooks: tuple[int, int]
+        self,
+        users: Recordings,
+        agent: Recordings,
+        frames: int,
+        batch: int,
+        codebooks: tuple[int, int],
+        *,
+        shares: Shares = WHOLE,
     ) -> None:
         self.users, self.agent = users, agent
         self.frames, self.batch = frames, batch
         self.few, self.all = codebooks
+        self.shares = shares
 
     def draw(self) -> Batch:
         """The next one."""
         device, samples = self.users.device, self.frames * FRAME_SAMPLES
-        agents = round(self.batch * _AGENT_SHARE)
+        agents = round(self.batch * self.shares.agent)
         users = self.batch - agents
         which = torch.randint(len(self.users), (users,), device=device)
         offset = self._offsets(self.users.lengths[which], step=1)
@@ -54,7 +72,7 @@ class Windows:
         start = self._offsets(self.agent.lengths[who], step=FRAME_SAMPLES)
         spoken = self.agent.window(who, start, samples)
         none = torch.full((agents, self.frames, SOUNDS_PER_FRAME), -1, device=device)
-        few = torch.rand(self.batch, device=device) < _FEW_SHARE
+        few = torch.rand(self.batch, device=device) < self.shares.few
         return Batch(
             torch.cat([heard, spoken]),
             torch.cat([clean, spoken]),
