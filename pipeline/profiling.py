@@ -17,11 +17,11 @@ from typing import Any, Final
 
 import mlx.core as mx
 import numpy as np
-from mlx import nn
 from mlx.utils import tree_flatten
 
 from pipeline.models.conv import CausalConv1d, ConvTranspose1d, Downsample, Upsample
 from pipeline.models.embedding import Embedding, Hearing
+from pipeline.models.linear import Linear
 from pipeline.models.products import Products
 from pipeline.models.quantizer import SplitQuantizer
 from pipeline.models.sampling import SamplingBatch
@@ -33,7 +33,7 @@ from pipeline.units import FRAME_SAMPLES
 from pipeline.values import Sampling
 
 KINDS: Final[dict[type, str]] = {
-    nn.Linear: "products",
+    Linear: "products",
     Products: "products",
     CausalConv1d: "convolutions",
     ConvTranspose1d: "convolutions",

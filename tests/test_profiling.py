@@ -4,8 +4,8 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from mlx import nn
 
+from pipeline.models.linear import Linear
 from pipeline.opened import open_config
 from pipeline.profiling import KINDS, Stopwatch, measure_profile
 from pipeline.stages.chain import open_chain
@@ -29,7 +29,7 @@ def test_every_stage_is_accounted_for() -> None:
 def test_a_stopped_watch_leaves_every_layer_as_it_was() -> None:
     """Also when what it measured failed; and what a layer gives is what it gives unwatched."""
     before = {layer: dict(vars(layer)) for layer in KINDS}
-    layer, x = nn.Linear(4, 3), mx.ones((2, 4))
+    layer, x = Linear(4, 3), mx.ones((2, 4))
     expected = layer(x)
     watch = Stopwatch()
     with watch.running():

@@ -16,13 +16,15 @@ import numpy as np
 import numpy.typing as npt
 from mlx import nn
 
+from pipeline.models.linear import Linear
+
 Positions = npt.NDArray[np.int64]
 Lanes = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """A rotary table (Su et al. 2021): unit complex numbers `turns [w, T, 1, D/2]`.
+    """A rotary table (Su et al. 2021): unit complex numbers `turns [w, 1, T, D/2]`.
 
     `interleaved`: a pair is two neighbours; else it is one of each half of a head.
     """
@@ -40,7 +42,7 @@ class Rotation:
         return cls(mx.array(turns(positions, head_dim, max_period)), interleaved)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """Rotate `x [w, T, H, D]` in float32; the dtype stays."""
+        """Rotate `x [w, H, T, D]` in float32; the dtype stays."""
         full = x.astype(mx.float32)
         if self.interleaved:  # two neighbours are a complex number as they lie there
             return (full.view(mx.complex64) * self.turns).view(mx.float32).astype(x.dtype)
@@ -51,9 +53,9 @@ class Rotation:
 
 
 def turns(positions: Positions, head_dim: int, max_period: float) -> npt.NDArray[np.complex64]:
-    """The table of a `Rotation` at `positions [w, T]`: `[w, T, 1, D/2]`."""
+    """The table of a `Rotation` at `positions [w, T]`: `[w, 1, T, D/2]`."""
     frequencies = max_period ** (-np.arange(head_dim // 2, dtype=np.float64) * 2 / head_dim)
-    angles = positions[:, :, None, None] * frequencies  # [w, T, 1, D/2]
+    angles = positions[:, None, :, None] * frequencies  # [w, 1, T, D/2]
     table: npt.NDArray[np.complex64] = np.exp(1j * angles).astype(np.complex64)
     return table
 
@@ -61,8 +63,12 @@ def turns(positions: Positions, head_dim: int, max_period: float) -> npt.NDArray
 class Plan(Protocol):
     """What a layer needs to know of a call: where its positions are written, and what they see."""
 
+    @property
+    def width(self) -> int:
+        """How many rows of the state a call advances."""
+
     def write(self, ring: mx.array, fresh: mx.array) -> mx.array:
-        """`ring [rows, H, context, D]` with `fresh [w, T, H, D]` in it."""
+        """`ring [rows, H, context, D]` with `fresh [w, H, T, D]` in it."""
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         """`queries [w, H, T, D]` and the rings, written already → `[w, H, T, D]`."""
@@ -72,24 +78,24 @@ class Plan(Protocol):
 class AttentionPlan:
     """Where this call's `T` positions go in the rings of `w` lanes, and what they may see.
 
-    `rows [w, 1]` and `slots [w, T]` int32 address the writes; `reads` holds each lane's
+    `written`: row, head and slot of what is written, each `[w, H, T]` int32; or, of one lane whose
+    slots lie one behind the other, where the first is, `[4]`. `reads` holds each lane's
     (row, filled slots); `masks` each lane's `[T, filled]` bool, or None where one query
     sees everything that is filled.
     """
 
-    rows: mx.array
-    slots: mx.array
+    written: tuple[mx.array, mx.array, mx.array] | mx.array
     reads: tuple[tuple[int, int], ...]
     masks: tuple[mx.array | None, ...]
 
     @classmethod
-    def of(cls, starts: Positions, lanes: Lanes, steps: int, context: int) -> "AttentionPlan":
+    def of(cls, starts: Positions, lanes: Lanes, steps: int, context: int, heads: int) -> "AttentionPlan":
         """Write `steps` positions from `starts [w]` on, then let each see its causal window.
 
-        All positions of a call are written before any attends. With a ring of exactly
-        `context` slots the first of two queries has therefore lost the oldest key of its
-        window, overwritten by its neighbour; the official implementation does the same,
-        and models were trained and published with it.
+        `heads`: those of keys and values. All positions of a call are written before any attends.
+        With a ring of exactly `context` slots the first of two queries has therefore lost the
+        oldest key of its window, overwritten by its neighbour; the official implementation does
+        the same, and models were trained and published with it.
 
         Raises:
             ValueError: more positions than slots, so that a call would overwrite its own keys.
@@ -108,21 +114,24 @@ class AttentionPlan:
             else:
                 held = last - (last - np.arange(filled)) % context  # the position in each slot
                 masks.append(mx.array(held <= lane_queries[:, None]))
-        return cls(
-            mx.array(lanes[:, None]),
-            mx.array((queries % context).astype(np.int32)),
-            tuple(reads),
-            tuple(masks),
-        )
+        return cls(_places(lanes, (queries % context).astype(np.int32), heads), tuple(reads), tuple(masks))
+
+    @property
+    def width(self) -> int:
+        """How many lanes a call advances."""
+        return len(self.reads)
 
     def write(self, ring: mx.array, fresh: mx.array) -> mx.array:
-        """Put `fresh [w, T, H, D]` at the plan's slots of `ring [rows, H, context, D]`.
+        """Put `fresh [w, H, T, D]` at the plan's slots of `ring [rows, H, context, D]`.
 
         The argument still holds the old values. Once nothing refers to it any more when the
         result is evaluated, MLX writes into its memory, and no copy is made.
         """
+        fresh = fresh.astype(ring.dtype)
+        if isinstance(self.written, mx.array):  # a fraction of what a scatter costs
+            return mx.slice_update(ring, fresh, self.written, (0, 1, 2, 3))
         written = mx.array(ring)
-        written[self.rows, :, self.slots] = fresh.astype(ring.dtype)
+        written[self.written] = fresh
         return written
 
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
@@ -143,6 +152,18 @@ class AttentionPlan:
             for i, ((row, filled), mask) in enumerate(zip(self.reads, self.masks, strict=True))
         ]
         return seen[0] if len(seen) == 1 else mx.concatenate(seen, axis=0)
+
+
+def _places(
+    lanes: Lanes, slots: npt.NDArray[np.int32], heads: int
+) -> tuple[mx.array, mx.array, mx.array] | mx.array:
+    """`written` of a plan for `slots [w, T]`: spread out here, or every layer would do it for itself."""
+    width, steps = slots.shape
+    if width == 1 and slots[0, -1] - slots[0, 0] == steps - 1:
+        return mx.array(np.array([lanes[0], 0, slots[0, 0], 0], np.int32))
+    head = np.arange(heads, dtype=np.int32)[:, None]
+    row, head, slot = np.broadcast_arrays(lanes[:, None, None], head, slots[:, None])
+    return mx.array(row), mx.array(head), mx.array(slot)
 
 
 def attend_whole(queries: mx.array, keys: mx.array, values: mx.array, context: int | None) -> mx.array:
@@ -168,23 +189,34 @@ class Projections(nn.Module):
         self.num_heads = num_heads
         self.num_kv_heads = num_kv_heads
         width = d_model // num_heads * (num_heads + 2 * num_kv_heads)
-        self.in_projs = [nn.Linear(d_model, width, bias=False) for _ in range(sets)]
-        self.out_projs = [nn.Linear(d_model, d_model, bias=False) for _ in range(sets)]
+        self.in_projs = [Linear(d_model, width, bias=False) for _ in range(sets)]
+        self.out_projs = [Linear(d_model, d_model, bias=False) for _ in range(sets)]
 
     def heads(
-        self, x: mx.array, rotation: Rotation | None, which: int = 0
+        self, x: mx.array, width: int, rotation: Rotation | None, which: int = 0
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """`x [w, T, D]` → queries `[w, T, H, Dh]`, keys and values `[w, T, Hkv, Dh]`."""
-        width, steps, _ = x.shape
+        """`x [w · T, D]` → queries `[w, H, T, Dh]`, keys and values `[w, Hkv, T, Dh]`."""
         rotated = self.num_heads + self.num_kv_heads
         # Packed along the width as all queries, all keys, all values.
-        heads = self.in_projs[which](x).reshape(width, steps, rotated + self.num_kv_heads, -1)
-        turned, values = heads[:, :, :rotated], heads[:, :, rotated:]
-        if rotation is not None:
-            turned = rotation(turned)  # queries and keys at once
-        return turned[:, :, : self.num_heads], turned[:, :, self.num_heads :], values
+        heads = _apart(self.in_projs[which](x), width, rotated + self.num_kv_heads)
+        if rotation is None:
+            queries, keys, values = mx.split(heads, [self.num_heads, rotated], axis=1)
+            return queries, keys, values
+        turned, values = mx.split(heads, [rotated], axis=1)
+        queries, keys = mx.split(rotation(turned), [self.num_heads], axis=1)
+        return queries, keys, values
 
     def merge(self, heads: mx.array, which: int = 0) -> mx.array:
-        """`heads [w, H, T, Dh]` → `[w, T, D]`."""
+        """`heads [w, H, T, Dh]` → `[w · T, D]`."""
         width, _, steps, _ = heads.shape
-        return self.out_projs[which](heads.swapaxes(1, 2).reshape(width, steps, -1))
+        # Of one position, as it lies there.
+        rows = heads if steps == 1 else heads.swapaxes(1, 2)
+        return self.out_projs[which](rows.reshape(width * steps, -1))
+
+
+def _apart(packed: mx.array, width: int, heads: int) -> mx.array:
+    """`packed [w · T, heads · Dh]` → `[w, heads, T, Dh]`."""
+    steps = len(packed) // width
+    if steps == 1:
+        return packed.reshape(width, heads, 1, -1)
+    return packed.reshape(width, steps, heads, -1).swapaxes(1, 2)

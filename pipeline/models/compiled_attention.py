@@ -24,7 +24,7 @@ def slots_told(starts: Positions, steps: int, context: int) -> dict[str, Numbers
 class MaskedPlan:
     """Where the positions of a compiled call go, and what they see.
 
-    rows: of the places, `[n]`. written: row, head and slot of what is written, each `[n, T, Hkv]`.
+    rows: of the places, `[n]`. written: row, head and slot of what is written, each `[n, Hkv, T]`.
     begins: the rows of the rings at which the places' own begin, once for each kind of rows that a
     session has; none where they are gathered. mask: `[n, H or 1, T, looked at]` bool.
     """
@@ -61,11 +61,16 @@ class MaskedPlan:
             spread = (len(rows), attention.num_heads, steps, form.slots)
             mask = mx.contiguous(mx.broadcast_to(mask, spread))
         heads = mx.arange(attention.num_kv_heads, dtype=mx.int32)
-        row, head, slot = mx.broadcast_arrays(rows[:, :, None], heads, slots[:, :, None])
+        row, head, slot = mx.broadcast_arrays(rows[:, :, None], heads[:, None], slots[:, None])
         return cls(rows[:, 0], (row, head, slot), begins if form.in_place else (), mask)
 
+    @property
+    def width(self) -> int:
+        """How many places a call advances, times the kinds of rows that a session has."""
+        return len(self.rows)
+
     def write(self, ring: mx.array, fresh: mx.array) -> mx.array:
-        """`ring [rows, Hkv, context, D]` with `fresh [n, T, Hkv, D]` in it, in the same memory."""
+        """`ring [rows, Hkv, context, D]` with `fresh [n, Hkv, T, D]` in it, in the same memory."""
         written = mx.array(ring)
         written[self.written] = fresh.astype(ring.dtype)
         return written

@@ -81,11 +81,12 @@ class Whereabouts:
         return values
 
     def place(self, x: mx.array, told: Mapping[str, mx.array]) -> tuple[mx.array, Rotation | None]:
-        """What `transformer.place` does, inside a graph, to `x [n · w, T, D]`: n times the same rows."""
-        there = {name: mx.concatenate([told[name]] * (len(x) // len(told[name]))) for name in self.columns}
+        """What `transformer.place` does, inside a graph, to `x [n · w · T, D]`: n times the same rows."""
+        width = len(x) // self.steps
+        there = {name: mx.concatenate([told[name]] * (width // len(told[name]))) for name in self.columns}
         if "sinusoid" in there:
             x = x + there["sinusoid"].reshape(x.shape).astype(x.dtype)
         if "turns" not in there:
             return x, None
-        table = there["turns"].view(mx.complex64).reshape(len(x), self.steps, 1, -1)
+        table = there["turns"].view(mx.complex64).reshape(width, 1, self.steps, -1)
         return x, Rotation(table, self.config.positional_embedding != "rope_concat")

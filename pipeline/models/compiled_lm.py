@@ -9,6 +9,7 @@ from pipeline.models.compiled_attention import MaskedPlan, slots_told
 from pipeline.models.compiled_inputs import Layout, Numbers, Whereabouts
 from pipeline.models.compiled_places import Form, Places, seats, slot_counts, slots_for
 from pipeline.models.compiled_sampling import ArrayDrawing, sampling_columns, sampling_values
+from pipeline.models.linear import settle
 from pipeline.models.lm import LmModel, Tokens
 from pipeline.models.sampling import SamplingBatch
 from pipeline.models.transformer import TransformerState
@@ -22,6 +23,7 @@ class CompiledLm:
 
     def __init__(self, model: LmModel, lanes: int) -> None:
         mx.eval(model.parameters())  # a graph would compute what is not there yet in every step
+        settle(model)
         c = model.config
         integers, floats = sampling_columns(c.dep_q)
         self._model = model
@@ -105,7 +107,7 @@ class CompiledLm:
             attention=transformer.layers[0].self_attn,
             begins=self._begins,
         )
-        heard = model.hear_all(told["tokens"][:, :, None])  # [w, 1, D], or [2w, 1, D] with guidance
+        heard = model.hear_all(told["tokens"][:, :, None])[:, 0]  # [w, D], or [2w, D] with guidance
         x, rotation = self._whereabouts.place(heard, told)
         layers = len(transformer.layers)
         x, keys, values = transformer.through(x, rings[:layers], rings[layers:], plan, rotation)

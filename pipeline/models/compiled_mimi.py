@@ -12,6 +12,7 @@ from pipeline.models.compiled_attention import MaskedPlan, slots_told
 from pipeline.models.compiled_inputs import Layout, Numbers, Whereabouts
 from pipeline.models.compiled_places import Form, Places, seats
 from pipeline.models.conv import History
+from pipeline.models.linear import settle
 from pipeline.models.mimi import Mimi, MimiState
 from pipeline.models.transformer import Transformer, TransformerState
 from pipeline.units import FRAME_SAMPLES
@@ -28,6 +29,7 @@ class CompiledMimi:
 
     def __init__(self, mimi: Mimi, lanes: int, codebooks: int) -> None:
         mx.eval(mimi.parameters())  # a graph would compute what is not there yet in every frame
+        settle(mimi)
         steps = mimi.config.frame_positions
         self._mimi = mimi
         self._scratch = lanes
@@ -148,10 +150,10 @@ class CompiledMimi:
         after: list[mx.array] = []
 
         def attend(x: mx.array) -> mx.array:
-            x, rotation = self._whereabouts.place(x, told)
-            x, keys, values = transformer.through(x, rings[:layers], rings[layers:], plan, rotation)
+            rows, rotation = self._whereabouts.place(x.reshape(-1, x.shape[-1]), told)
+            rows, keys, values = transformer.through(rows, rings[:layers], rings[layers:], plan, rotation)
             after.extend([*keys, *values])
-            return x
+            return rows.reshape(x.shape)
 
         history = History(packed[: form.width] if form.in_place else packed[rows])
         result = compute(history, attend)

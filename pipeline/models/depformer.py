@@ -34,7 +34,7 @@ class Depformer(nn.Module):
     def step(
         self, x: mx.array, codebook: int, past: list[Past], marks: list[mx.array] | None = None
     ) -> tuple[mx.array, list[Past]]:
-        """`x [w, 1, D]` for `codebook`, after the `past` of the ones before (none: []) → `[w, 1, D]`.
+        """`x [w, D]` for `codebook`, after the `past` of the ones before (none: []) → `[w, D]`.
 
         To `marks` is added what the layers make of it.
         """
@@ -42,9 +42,7 @@ class Depformer(nn.Module):
         x, rotation = place(x, np.array([[codebook]]), self.config.depformer)
         now = []
         for index, layer in enumerate(self.layers):
-            queries, keys, values = (
-                heads.swapaxes(1, 2) for heads in layer.self_attn.heads(layer.norm1(x), rotation, which)
-            )
+            queries, keys, values = layer.self_attn.heads(layer.norm1(x), len(x), rotation, which)
             if past:
                 keys = mx.concatenate([past[index].keys, keys], axis=2)
                 values = mx.concatenate([past[index].values, values], axis=2)

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from mlx import nn
 
+from pipeline.models.linear import Linear
 from pipeline.models.quantized import rows
 from pipeline.models.transformer import LayerNorm
 
@@ -25,10 +26,10 @@ class Embedding(nn.Module):
             self.norm = LayerNorm(low_rank or dim, in_f32=False)
         self.projected = low_rank is not None
         if low_rank is not None:
-            self.low_rank = nn.Linear(low_rank, dim, bias=False)
+            self.low_rank = Linear(low_rank, dim, bias=False)
 
     def __call__(self, tokens: mx.array) -> mx.array:
-        """`[w, T]` int32 → `[w, T, D]`."""
+        """`[...]` int32 → `[..., D]`."""
         x = self._looked_up(mx.maximum(tokens, 0))
         x = mx.where(tokens[..., None] < 0, mx.zeros((), x.dtype), x)
         return self.low_rank(x) if self.projected else x

@@ -32,6 +32,7 @@ from pipeline.models.depformer import Depformer, Past
 from pipeline.models.embedding import Embedding, Hearing
 from pipeline.models.families import read
 from pipeline.models.headers import Shape
+from pipeline.models.linear import Linear, settle
 from pipeline.models.lm_checkpoint import detect_layout, lm_rules
 from pipeline.models.lm_config import LmConfig
 from pipeline.models.lora import Lora
@@ -98,9 +99,9 @@ class LmModel(nn.Module):
         self.emb = [Embedding(c.card + 1, c.dim, normed=c.norm_emb) for _ in range(c.n_q)]
         self.transformer = Transformer(c.transformer)
         self.out_norm = make_norm(c.norm, c.dim)
-        self.text_linear = nn.Linear(c.dim, c.text_vocabulary, bias=c.bias_proj)
+        self.text_linear = Linear(c.dim, c.text_vocabulary, bias=c.bias_proj)
         inputs = max(c.weight_sets) + 1 if c.depformer_multi_linear else 1
-        self.depformer_in = [nn.Linear(c.dim, c.depformer_dim, bias=False) for _ in range(inputs)]
+        self.depformer_in = [Linear(c.dim, c.depformer_dim, bias=False) for _ in range(inputs)]
         self.depformer_text_emb = Embedding(
             c.text_card + 1, c.depformer_dim, normed=c.norm_emb, low_rank=narrow
         )
@@ -112,7 +113,7 @@ class LmModel(nn.Module):
         self.depformer = Depformer(c)
         if c.depformer_norm is not None:
             self.depformer_norms = [make_norm(c.depformer_norm, c.depformer_dim) for _ in range(c.dep_q)]
-        self.linears = [nn.Linear(c.depformer_dim, c.card, bias=c.bias_proj) for _ in range(c.dep_q)]
+        self.linears = [Linear(c.depformer_dim, c.card, bias=c.bias_proj) for _ in range(c.dep_q)]
         if c.conditioners:
             self.condition_provider = Conditions(c.conditioners, c.summed, c.dim)
         self._shapes = {name: p.shape for name, p in dict(tree_flatten(self.parameters())).items()}
@@ -158,6 +159,7 @@ class LmModel(nn.Module):
         self._lay_out()
         self._hearing.settle()
         self._depformer_in.settle()
+        settle(self)
 
     def check_weights(self, path: Path, lora: Lora | None = None) -> list[Assignment]:
         """Compare a checkpoint with the model by its header alone: what each tensor becomes.
@@ -249,25 +251,25 @@ class LmModel(nn.Module):
         drawing = BatchDrawing(
             sampling or SamplingBatch.greedy(len(lanes)), self.config.existing_text_padding_id
         )
-        return *self.say(context, drawing, marks), state
+        return *self.say(context[:, 0], drawing, marks), state
 
     def say(
         self, context: mx.array, drawing: Drawing, marks: list[mx.array] | None = None
     ) -> tuple[mx.array, mx.array]:
-        """What follows from `context [w, 1, D]` (`[2w, 1, D]` with guidance): text `[w]`, audio `[w, dep_q]`.
+        """What follows from `context [w, D]` (`[2w, D]` with guidance): text `[w]`, audio `[w, dep_q]`.
 
         `context` is what the temporal transformer made of the step; `marks`: see `step`.
         """
         context = self.out_norm(context)
-        token = text = drawing.text(self._guided(self.text_linear(context)[:, 0].astype(mx.float32)))
+        token = text = drawing.text(self._guided(self.text_linear(context).astype(mx.float32)))
         codes: list[mx.array] = []
         past: list[Past] = []
         given = self._depformer_in(context)
         for codebook in range(self.config.dep_q):
             said = token if self.guidance == 1 else mx.concatenate([token, token])
-            heard = self._told_depformer(codebook).of_drawn(said[:, None])
+            heard = self._told_depformer(codebook).of_drawn(said)
             logits, past = self._predict(codebook, given[self._weight_set(codebook)] + heard, past, marks)
-            token = drawing.audio(self._guided(logits[:, 0]), codebook)
+            token = drawing.audio(self._guided(logits), codebook)
             codes.append(token)
         return text.astype(mx.int32), mx.stack(codes, axis=1).astype(mx.int32)
 
@@ -286,12 +288,12 @@ class LmModel(nn.Module):
             heard = heard + self._conditions[0]
         context = self.out_norm(self.transformer.whole(heard))
         text = self.text_linear(context)[:, None]  # [B, 1, T, text_card_out]
-        each = context.reshape(batch * frames, 1, -1)  # a depformer run for every step
+        each = context.reshape(batch * frames, -1)  # a depformer run for every step
         audio: list[mx.array] = []
         past: list[Past] = []
         inputs = self._depformer_in(each)
         for codebook in range(c.dep_q):
-            before = self._told_depformer(codebook)(told[:, codebook].reshape(-1, 1))
+            before = self._told_depformer(codebook)(told[:, codebook].reshape(-1))
             logits, past = self._predict(codebook, inputs[self._weight_set(codebook)] + before, past)
             audio.append(logits.reshape(batch, frames, -1))
         said = c.delays[: 1 + c.dep_q]
@@ -342,7 +344,7 @@ class LmModel(nn.Module):
     def _predict(
         self, codebook: int, x: mx.array, past: list[Past], marks: list[mx.array] | None = None
     ) -> tuple[mx.array, list[Past]]:
-        """From `x [w, 1, D]`, the context and the token before: logits `[w, 1, card]` float32."""
+        """From `x [w, D]`, the context and the token before: logits `[w, card]` float32."""
         x, past = self.depformer.step(x, codebook, past, marks)
         if self.config.depformer_norm is not None:
             x = self.depformer_norms[codebook](x)

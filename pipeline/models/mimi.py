@@ -17,6 +17,7 @@ from mlx.utils import tree_flatten, tree_unflatten
 from pipeline.models.attention import Lanes
 from pipeline.models.conv import Downsample, History, Upsample, history_floats
 from pipeline.models.headers import Shape
+from pipeline.models.linear import settle
 from pipeline.models.mimi_checkpoint import check_mimi, load_mimi
 from pipeline.models.mimi_config import MimiConfig
 from pipeline.models.quantizer import SplitQuantizer
@@ -64,6 +65,7 @@ class Mimi(nn.Module):
         weights = load_mimi(path, self.config, self._network_shapes(), self.num_codebooks, dtype)
         self.update(tree_unflatten(list(weights.items())))
         self.dtype = dtype
+        settle(self)
 
     def check_weights(self, path: Path) -> None:
         """Raise what `load_weights` would, having read the file's header only."""

@@ -113,9 +113,9 @@ class QuantizedLinear(nn.Module):
         """`[..., in]` → `[..., out]`."""
         kept = (self.weight, self.scales, self.biases)
         # As one matrix: MLX's CUDA kernels would read the weight once for every leading index.
-        flat = x.reshape(-1, x.shape[-1])
-        y = mx.quantized_matmul(flat, *kept, transpose=True, group_size=self.group, bits=self.bits)
-        y = y.reshape(*x.shape[:-1], -1)
+        rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
+        y = mx.quantized_matmul(rows, *kept, transpose=True, group_size=self.group, bits=self.bits)
+        y = y if x.ndim == 2 else y.reshape(*x.shape[:-1], -1)
         return y + self.bias if "bias" in self else y
 
 

@@ -227,7 +227,7 @@ class SummedLinear(nn.Module):
         self._group = group
 
     def __call__(self, x: mx.array) -> mx.array:
-        """`[w, T, in / ranks]` → `[w, T, out]`, the same bits on every rank."""
+        """`[..., in / ranks]` → `[..., out]`, the same bits on every rank."""
         return mx.distributed.all_gather(self.mine(x)[None], group=self._group).sum(axis=0)
 
 
@@ -240,10 +240,9 @@ class GatheredLinear(nn.Module):
         self._group = group
 
     def __call__(self, x: mx.array) -> mx.array:
-        """`[w, T, in]` → `[w, T, out]`."""
-        parts = mx.distributed.all_gather(self.mine(x)[None], group=self._group)  # [ranks, w, T, out / ranks]
-        _, width, steps, _ = parts.shape
-        return parts.transpose(1, 2, 0, 3).reshape(width, steps, -1)
+        """`[..., in]` → `[..., out]`."""
+        parts = mx.distributed.all_gather(self.mine(x)[None], group=self._group)  # [ranks, ..., out / ranks]
+        return mx.moveaxis(parts, 0, -2).flatten(-2)
 
 
 def deal_layer(layer: Layer, group: mx.distributed.Group) -> None:

@@ -25,6 +25,7 @@ from pipeline.models.attention import (
     Rotation,
     attend_whole,
 )
+from pipeline.models.linear import Linear
 
 PositionalEmbedding = Literal["rope", "rope_concat", "sin", "sin_rope", "none"]
 Gating = Literal["none", "silu"]
@@ -123,8 +124,8 @@ class GatedBlock(nn.Module):
     def __init__(self, dim: int, dim_feedforward: int) -> None:
         super().__init__()
         width = gating_width(dim, dim_feedforward)
-        self.linear_in = nn.Linear(dim, 2 * width, bias=False)
-        self.linear_out = nn.Linear(width, dim, bias=False)
+        self.linear_in = Linear(dim, 2 * width, bias=False)
+        self.linear_out = Linear(width, dim, bias=False)
 
     def __call__(self, x: mx.array) -> mx.array:
         """`[..., D]` → `[..., D]`."""
@@ -161,8 +162,8 @@ class Layer(nn.Module):
         if self.gated:
             self.gating = [GatedBlock(dim, size) for size in sizes]
         else:
-            self.linear1 = nn.Linear(dim, sizes[0], bias=False)
-            self.linear2 = nn.Linear(sizes[0], dim, bias=False)
+            self.linear1 = Linear(dim, sizes[0], bias=False)
+            self.linear2 = Linear(sizes[0], dim, bias=False)
         self.scaled = config.layer_scale is not None
         if config.layer_scale is not None:
             self.layer_scale_1 = LayerScale(dim, config.layer_scale)
@@ -171,20 +172,20 @@ class Layer(nn.Module):
     def step(
         self, x: mx.array, keys: mx.array, values: mx.array, plan: Plan, rotation: Rotation | None
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """`x [w, T, D]` and this layer's rings → the same, one call later."""
-        queries, fresh_keys, fresh_values = self.self_attn.heads(self.norm1(x), rotation)
+        """`x [w · T, D]` and this layer's rings → the same, one call later."""
+        queries, fresh_keys, fresh_values = self.self_attn.heads(self.norm1(x), plan.width, rotation)
         keys = plan.write(keys, fresh_keys)
         values = plan.write(values, fresh_values)
-        seen = plan.attend(queries.swapaxes(1, 2), keys, values)
+        seen = plan.attend(queries, keys, values)
         return self.finish(x, self.self_attn.merge(seen)), keys, values
 
-    def whole(self, x: mx.array, context: int, rotation: Rotation | None) -> mx.array:
-        """`x [B, T, D]`, all positions at once → `[B, T, D]`."""
-        queries, keys, values = (h.swapaxes(1, 2) for h in self.self_attn.heads(self.norm1(x), rotation))
+    def whole(self, x: mx.array, width: int, context: int, rotation: Rotation | None) -> mx.array:
+        """`x [B · T, D]`, all positions at once, of `width` sequences → `[B · T, D]`."""
+        queries, keys, values = self.self_attn.heads(self.norm1(x), width, rotation)
         return self.finish(x, self.self_attn.merge(attend_whole(queries, keys, values, context)))
 
     def finish(self, x: mx.array, update: mx.array, which: int = 0) -> mx.array:
-        """Add what attention found to `x [w, T, D]`, then the feed-forward of set `which`."""
+        """Add what attention found to `x [w · T, D]`, then the feed-forward of set `which`."""
         x = x + (self.layer_scale_1(update) if self.scaled else update)
         y = self.norm2(x)
         update = self.gating[which](y) if self.gated else self.linear2(gelu(self.linear1(y)))
@@ -200,10 +201,14 @@ def sinusoid(positions: Positions, dim: int, max_period: float) -> npt.NDArray[n
 
 
 def place(x: mx.array, positions: Positions, config: TransformerConfig) -> tuple[mx.array, Rotation | None]:
-    """Tell `x [w, T, D]` where it is: added sinusoids, or the rotation that its heads will get."""
+    """Tell `x [w · T, D]` where it is: added sinusoids, or the rotation that its heads will get.
+
+    `positions [w, T]`, or `[1, 1]` where it is the same for all rows.
+    """
     way = config.positional_embedding
     if way in ("sin", "sin_rope"):
-        x = x + mx.array(sinusoid(positions, config.d_model, config.max_period)).astype(x.dtype)
+        added = sinusoid(positions, config.d_model, config.max_period).reshape(-1, config.d_model)
+        x = x + mx.array(added).astype(x.dtype)
     if way in ("sin", "none"):
         return x, None
     interleaved = way != "rope_concat"
@@ -247,14 +252,17 @@ class Transformer(nn.Module):
         Raises:
             ValueError: T is larger than the context.
         """
-        steps = x.shape[1]
+        shape, steps = x.shape, x.shape[1]
         starts = state.positions[lanes]
-        plan = AttentionPlan.of(starts, lanes, steps, self.config.context)
-        x, rotation = place(x, starts[:, None] + np.arange(steps), self.config)
-        x, keys, values = self.through(x, state.keys, state.values, plan, rotation, marks=marks)
+        heads = self.layers[0].self_attn.num_kv_heads
+        plan = AttentionPlan.of(starts, lanes, steps, self.config.context, heads)
+        rows, rotation = place(
+            x.reshape(-1, self.config.d_model), starts[:, None] + np.arange(steps), self.config
+        )
+        rows, keys, values = self.through(rows, state.keys, state.values, plan, rotation, marks=marks)
         positions = state.positions.copy()
         positions[lanes] = starts + steps
-        return x, TransformerState(keys, values, positions)
+        return rows.reshape(shape), TransformerState(keys, values, positions)
 
     def through(
         self,
@@ -266,7 +274,10 @@ class Transformer(nn.Module):
         *,
         marks: list[mx.array] | None = None,
     ) -> tuple[mx.array, tuple[mx.array, ...], tuple[mx.array, ...]]:
-        """`x [w, T, D]`, told where it is, and the rings → the same, one call later; `marks` as above."""
+        """`x [w · T, D]`, told where it is, and the rings → the same, one call later; `marks` as above.
+
+        Of two dimensions, because around a product every further one is two operations.
+        """
         new_keys, new_values = [], []
         for layer, old_key, old_value in zip(self.layers, keys, values, strict=True):
             x, new_key, new_value = layer.step(x, old_key, old_value, plan, rotation)
@@ -278,7 +289,9 @@ class Transformer(nn.Module):
 
     def whole(self, x: mx.array) -> mx.array:
         """Teacher forcing: `x [B, T, D]` from position 0 → `[B, T, D]`, each within its window."""
-        x, rotation = place(x, np.arange(x.shape[1])[None], self.config)
+        batch, steps, dim = x.shape
+        positions = np.broadcast_to(np.arange(steps), (batch, steps))
+        rows, rotation = place(x.reshape(-1, dim), positions, self.config)
         for layer in self.layers:
-            x = layer.whole(x, self.config.context, rotation)
-        return x
+            rows = layer.whole(rows, batch, self.config.context, rotation)
+        return rows.reshape(x.shape)

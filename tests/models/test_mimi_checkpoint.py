@@ -186,8 +186,10 @@ def test_heads_rotated_in_halves_are_heads_rotated_in_pairs():
             q, k, _ = mx.split(weights["a.in_projs.0.weight"], 3)
         else:
             q, k = weights["a.q_proj.weight"], weights["a.k_proj.weight"]
-        queries, keys = (np.array(rotation((x @ w.T).reshape(1, 6, heads, width))) for w in (q, k))
-        scores[interleaved] = np.einsum("bqhd,bkhd->bhqk", queries, keys)
+        queries, keys = (
+            np.array(rotation((x @ w.T).reshape(1, 6, heads, width).swapaxes(1, 2))) for w in (q, k)
+        )
+        scores[interleaved] = np.einsum("bhqd,bhkd->bhqk", queries, keys)
     np.testing.assert_allclose(scores[False], scores[True], atol=1e-4)
 
 

@@ -78,20 +78,20 @@ def test_rings_hold_exactly_the_last_positions(context: int, calls: list, data: 
     past: list[list[tuple[np.ndarray, np.ndarray]]] = [[] for _ in range(3)]
     for steps, order in calls:
         lanes = np.array(order[: data.draw(st.integers(1, 3))], np.int32)
-        fresh = random.standard_normal((3, len(lanes), steps, 2, 4)).astype(np.float32)
+        fresh = random.standard_normal((3, len(lanes), 2, steps, 4)).astype(np.float32)
         starts = np.array([len(past[lane]) for lane in lanes], np.int64)
-        plan = AttentionPlan.of(starts, lanes, steps, context)
+        plan = AttentionPlan.of(starts, lanes, steps, context, heads=2)
         keys, values = plan.write(keys, mx.array(fresh[1])), plan.write(values, mx.array(fresh[2]))
-        seen = np.array(plan.attend(mx.array(fresh[0]).swapaxes(1, 2), keys, values))
+        seen = np.array(plan.attend(mx.array(fresh[0]), keys, values))
         for i, lane in enumerate(lanes):
-            past[lane] += [(fresh[1][i, t], fresh[2][i, t]) for t in range(steps)]
+            past[lane] += [(fresh[1][i, :, t], fresh[2][i, :, t]) for t in range(steps)]
             last = len(past[lane]) - 1
             for t in range(steps):
                 at = int(starts[i]) + t
                 held = range(max(0, last - context + 1), at + 1)
                 k = np.stack([past[lane][p][0] for p in held])
                 v = np.stack([past[lane][p][1] for p in held])
-                scores = np.einsum("hd,phd->hp", fresh[0][i, t], k) / 2
+                scores = np.einsum("hd,phd->hp", fresh[0][i, :, t], k) / 2
                 weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
                 np.testing.assert_allclose(seen[i, :, t], np.einsum("hp,phd->hd", weights, v), atol=1e-5)
 
@@ -99,7 +99,7 @@ def test_rings_hold_exactly_the_last_positions(context: int, calls: list, data: 
 def test_a_call_that_would_overwrite_itself_is_refused() -> None:
     """More positions than slots is an error, not silently forgotten keys."""
     with pytest.raises(ValueError, match="do not fit"):
-        AttentionPlan.of(np.zeros(1, np.int64), np.zeros(1, np.int32), 6, 5)
+        AttentionPlan.of(np.zeros(1, np.int64), np.zeros(1, np.int32), 6, 5, heads=1)
 
 
 @pytest.mark.parametrize("interleaved", [True, False])
