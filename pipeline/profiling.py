@@ -22,11 +22,11 @@ from mlx.utils import tree_flatten
 from pipeline.models.conv import CausalConv1d, ConvTranspose1d, Downsample, Upsample
 from pipeline.models.embedding import Embedding, Hearing
 from pipeline.models.linear import Linear
+from pipeline.models.norms import LayerNorm, RmsNorm
 from pipeline.models.products import Products
 from pipeline.models.quantizer import SplitQuantizer
 from pipeline.models.sampling import SamplingBatch
 from pipeline.models.seanet import Elu
-from pipeline.models.transformer import LayerNorm, RmsNorm
 from pipeline.stages.chain import Chain
 from pipeline.stages.settling import settle
 from pipeline.units import FRAME_SAMPLES

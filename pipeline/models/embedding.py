@@ -8,8 +8,8 @@ import numpy.typing as npt
 from mlx import nn
 
 from pipeline.models.linear import Linear
+from pipeline.models.norms import LayerNorm
 from pipeline.models.quantized import rows
-from pipeline.models.transformer import LayerNorm
 
 
 class Embedding(nn.Module):

@@ -36,11 +36,12 @@ from pipeline.models.linear import Linear, settle
 from pipeline.models.lm_checkpoint import detect_layout, lm_rules
 from pipeline.models.lm_config import LmConfig
 from pipeline.models.lora import Lora
+from pipeline.models.norms import make_norm
 from pipeline.models.products import Products
 from pipeline.models.quantized import install
 from pipeline.models.sampling import BatchDrawing, Drawing, SamplingBatch
 from pipeline.models.sharding import GatheredLinear, Member, Share, deal_layer
-from pipeline.models.transformer import Transformer, TransformerState, make_norm
+from pipeline.models.transformer import Transformer, TransformerState
 
 Tokens = npt.NDArray[np.int32]
 NO_TOKEN = -1  # as input: nothing was said; in a whole sequence: nothing is predicted here

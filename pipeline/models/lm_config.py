@@ -14,7 +14,8 @@ import msgspec
 
 from pipeline.errors import ConfigError
 from pipeline.models.conditioning import LookupConfig, parse_conditioners, parse_fuser
-from pipeline.models.transformer import Gating, Norm, PositionalEmbedding, TransformerConfig
+from pipeline.models.norms import Norm
+from pipeline.models.transformer import Gating, PositionalEmbedding, TransformerConfig
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]

@@ -26,10 +26,10 @@ from pipeline.models.attention import (
     attend_whole,
 )
 from pipeline.models.linear import Linear
+from pipeline.models.norms import Norm, make_norm
 
 PositionalEmbedding = Literal["rope", "rope_concat", "sin", "sin_rope", "none"]
 Gating = Literal["none", "silu"]
-Norm = Literal["layer_norm", "layer_norm_f32", "rms_norm", "rms_norm_f32"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,43 +74,6 @@ class TransformerState(NamedTuple):
     keys: tuple[mx.array, ...]
     values: tuple[mx.array, ...]
     positions: Positions
-
-
-class LayerNorm(nn.Module):
-    """Zero mean and unit variance, then a weight and a bias per channel."""
-
-    def __init__(self, dim: int, *, in_f32: bool) -> None:
-        super().__init__()
-        self.weight = mx.ones((dim,))
-        self.bias = mx.zeros((dim,))
-        self.in_f32 = in_f32
-        self.eps = 1e-8 if in_f32 else 1e-5
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """`[..., D]` → `[..., D]`."""
-        full = x.astype(mx.float32) if self.in_f32 else x
-        return mx.fast.layer_norm(full, self.weight, self.bias, self.eps).astype(x.dtype)
-
-
-class RmsNorm(nn.Module):
-    """Unit root mean square, then a weight per channel."""
-
-    def __init__(self, dim: int, *, in_f32: bool) -> None:
-        super().__init__()
-        self.alpha = mx.ones((dim,))
-        self.in_f32 = in_f32
-        self.eps = 1e-8 if in_f32 else 1e-5
-
-    def __call__(self, x: mx.array) -> mx.array:
-        """`[..., D]` → `[..., D]`."""
-        full = x.astype(mx.float32) if self.in_f32 else x
-        return mx.fast.rms_norm(full, self.alpha.astype(full.dtype), self.eps).astype(x.dtype)
-
-
-def make_norm(norm: Norm, dim: int) -> LayerNorm | RmsNorm:
-    """The norm a config names."""
-    in_f32 = norm.endswith("_f32")
-    return (RmsNorm if norm.startswith("rms") else LayerNorm)(dim, in_f32=in_f32)
 
 
 def gating_width(dim: int, dim_feedforward: int) -> int:
