@@ -8,6 +8,7 @@ on the host, as an `AttentionPlan`. The plan of a compiled call, whose lengths a
 `compiled_attention`. Residuals, norms and feed-forward: `transformer`.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,18 +76,29 @@ class Plan(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class AttentionPlan:
-    """Where this call's `T` positions go in the rings of `w` lanes, and what they may see.
+class Look:
+    """Neighbours in the batch that are neighbours in the rings, too, and have as many slots filled.
 
-    `written`: row, head and slot of what is written, each `[w, H, T]` int32; or, of one lane whose
-    slots lie one behind the other, where the first is, `[4]`. `reads` holds each lane's
-    (row, filled slots); `masks` each lane's `[T, filled]` bool, or None where one query
-    sees everything that is filled.
+    `mask [n, 1, T, filled]` bool, or None where one query sees everything that is filled.
     """
 
+    places: slice
+    rows: slice
+    filled: int
+    mask: mx.array | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """Where this call's `T` positions go in the rings of `width` lanes, and what they may see.
+
+    `written`: row, head and slot of what is written, each `[w, H, T]` int32; or, of one lane whose
+    slots lie one behind the other, where the first is, `[4]`. `looks`: who attends to what.
+    """
+
+    width: int
     written: tuple[mx.array, mx.array, mx.array] | mx.array
-    reads: tuple[tuple[int, int], ...]
-    masks: tuple[mx.array | None, ...]
+    looks: tuple[Look, ...]
 
     @classmethod
     def of(cls, starts: Positions, lanes: Lanes, steps: int, context: int, heads: int) -> "AttentionPlan":
@@ -103,23 +115,14 @@ class AttentionPlan:
         if steps > context:
             raise ValueError(f"{steps} positions do not fit a ring of {context}")
         queries = starts[:, None] + np.arange(steps)  # [w, T]
-        reads: list[tuple[int, int]] = []
-        masks: list[mx.array | None] = []
-        for row, lane_queries in zip(lanes.tolist(), queries, strict=True):
-            last = int(lane_queries[-1])
-            filled = min(last + 1, context)
-            reads.append((row, filled))
-            if steps == 1:
-                masks.append(None)
-            else:
-                held = last - (last - np.arange(filled)) % context  # the position in each slot
-                masks.append(mx.array(held <= lane_queries[:, None]))
-        return cls(_places(lanes, (queries % context).astype(np.int32), heads), tuple(reads), tuple(masks))
-
-    @property
-    def width(self) -> int:
-        """How many lanes a call advances."""
-        return len(self.reads)
+        filled = np.minimum(queries[:, -1] + 1, context)
+        apart = np.flatnonzero((np.diff(lanes) != 1) | (np.diff(filled) != 0)) + 1
+        looks = []
+        for begin, end in itertools.pairwise([0, *apart.tolist(), len(lanes)]):
+            row, count = int(lanes[begin]), int(filled[begin])
+            mask = None if steps == 1 else mx.array(_visible(queries[begin:end], count, context))
+            looks.append(Look(slice(begin, end), slice(row, row + end - begin), count, mask))
+        return cls(len(lanes), _places(lanes, (queries % context).astype(np.int32), heads), tuple(looks))
 
     def write(self, ring: mx.array, fresh: mx.array) -> mx.array:
         """Put `fresh [w, H, T, D]` at the plan's slots of `ring [rows, H, context, D]`.
@@ -137,21 +140,29 @@ class AttentionPlan:
     def attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
         """Let each lane's `queries [w, H, T, D]` see the filled slots of its own row of the rings.
 
-        Lane by lane on views: a row's result cannot depend on its neighbours, and a session
-        of two seconds does not pay for a ring of four minutes.
+        On views, whose products are taken matrix by matrix: a row's result cannot depend on its
+        neighbours, and a session of two seconds does not pay for a ring of four minutes.
         """
         scale = queries.shape[-1] ** -0.5
         seen = [
             mx.fast.scaled_dot_product_attention(
-                queries[i : i + 1],
-                keys[row : row + 1, :, :filled],
-                values[row : row + 1, :, :filled],
+                queries[look.places],
+                keys[look.rows, :, : look.filled],
+                values[look.rows, :, : look.filled],
                 scale=scale,
-                mask=mask,
+                mask=look.mask,
             )
-            for i, ((row, filled), mask) in enumerate(zip(self.reads, self.masks, strict=True))
+            for look in self.looks
         ]
         return seen[0] if len(seen) == 1 else mx.concatenate(seen, axis=0)
+
+
+def _visible(queries: Positions, filled: int, context: int) -> npt.NDArray[np.bool_]:
+    """Which of its filled slots each of `queries [n, T]` may see, all of them written: `[n, 1, T, filled]`."""
+    last = queries[:, -1:]
+    held = last - (last - np.arange(filled)) % context  # the position in each slot
+    visible: npt.NDArray[np.bool_] = held[:, None] <= queries[:, :, None]
+    return visible[:, None]
 
 
 def _places(
