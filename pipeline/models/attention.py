@@ -158,7 +158,7 @@ class AttentionPlan:
 
 
 def _visible(queries: Positions, filled: int, context: int) -> npt.NDArray[np.bool_]:
-    """Which of its filled slots each of `queries [n, T]` may see, all of them written: `[n, 1, T, filled]`."""
+    """Which filled slots each of `queries [n, T]` may see, all of them written: `[n, 1, T, filled]`."""
     last = queries[:, -1:]
     held = last - (last - np.arange(filled)) % context  # the position in each slot
     visible: npt.NDArray[np.bool_] = held[:, None] <= queries[:, :, None]

@@ -47,10 +47,15 @@ class Depformer(nn.Module):
                 keys = mx.concatenate([past[index].keys, keys], axis=2)
                 values = mx.concatenate([past[index].values, values], axis=2)
             now.append(Past(keys, values))
-            seen = mx.fast.scaled_dot_product_attention(
-                queries, keys, values, scale=self.config.depformer.head_dim**-0.5
-            )
+            seen = self._attend(queries, keys, values)
             x = layer.finish(x, layer.self_attn.merge(seen, which), which)
         if marks is not None:
             marks.append(x)
         return x, now
+
+    def _attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
+        """`queries [w, H, 1, Dh]` see all of `keys, values [w, Hkv, k, Dh]` → `[w, H, 1, Dh]`."""
+        if values.shape == queries.shape:  # there is nothing to choose from
+            return values
+        scale = self.config.depformer.head_dim**-0.5
+        return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)
