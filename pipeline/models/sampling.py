@@ -109,70 +109,110 @@ class Drawing(Protocol):
         """The same, of one codebook."""
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """How many of a vocabulary's tokens the rows keep: of the `most` best, those from `places` on.
+
+    `places [w, 1]`: None where all rows with a limit have the same. `limited [w, 1]`: which rows
+    have one; None where all have.
+    """
+
+    most: int
+    places: mx.array | None
+    limited: mx.array | None
+
+    @classmethod
+    def of(cls, top_k: Ints, vocabulary: int) -> "Limit | None":
+        """Of `top_k [w]`; None where all rows keep all."""
+        limited = (top_k > 0) & (top_k < vocabulary)
+        if not limited.any():
+            return None
+        ranks = np.unique(top_k[limited])
+        most = int(ranks[-1])
+        at = (most - np.where(limited, top_k, 1)).astype(np.int32)[:, None]
+        return cls(
+            most,
+            None if len(ranks) == 1 else mx.array(at),
+            None if limited.all() else mx.array(limited[:, None]),
+        )
+
+    def threshold(self, logits: mx.array) -> mx.array:
+        """The least of `logits [w, V]` that its row keeps, `[w, 1]`.
+
+        It is a number of the row itself, the same however many the others keep.
+        """
+        if self.places is None:
+            least = logits.shape[-1] - self.most
+            threshold = mx.partition(logits, least, axis=-1)[:, least : least + 1]
+        else:
+            best = mx.sort(mx.topk(logits, self.most, axis=-1), axis=-1)  # [w, most], the best last
+            threshold = mx.take_along_axis(best, self.places, axis=-1)
+        return threshold if self.limited is None else mx.where(self.limited, threshold, -mx.inf)
+
+
+class Dice:
+    """Draws tokens by one `Choice`; what is the same in every draw is worked out once."""
+
+    def __init__(self, choice: Choice) -> None:
+        self._greedy = choice.greedy
+        if self._greedy:
+            return
+        drawing = choice.temperature > 0
+        self._drawing = None if drawing.all() else mx.array(drawing)
+        # A row that does not draw keeps what its neighbours keep, lest it be a case of its own.
+        self._top_k = np.where(drawing, choice.top_k, choice.top_k[drawing][0])
+        self._temperature = mx.array(np.where(drawing, choice.temperature, 1)[:, None])
+        self._limits: dict[int, Limit | None] = {}  # by vocabulary
+
+    def draw(self, logits: mx.array, uniform: mx.array | None) -> mx.array:
+        """One token for each row of `logits [w, V]`, with `uniform [w, 1]` → `[w]` integers.
+
+        Tokens that tie with the k-th best are all kept. A row's token depends on its own row
+        of the arguments only, bit for bit.
+        """
+        if self._greedy:
+            return mx.argmax(logits, axis=-1)
+        assert uniform is not None
+        logits = logits.astype(mx.float32)
+        limit = self._limit(logits.shape[-1])
+        kept = logits if limit is None else mx.where(logits >= limit.threshold(logits), logits, -mx.inf)
+        # Against the best first: divided by a tiny temperature, both would be infinite.
+        against = kept - logits.max(axis=-1, keepdims=True)
+        likelihood = mx.softmax(against / self._temperature, axis=-1)
+        cumulative = mx.cumsum(likelihood, axis=-1)
+        # A parallel sum need not grow from one entry to the next: only what can be drawn is asked.
+        cumulative = mx.where(likelihood > 0, cumulative, 0)
+        target = uniform * cumulative.max(axis=-1, keepdims=True)
+        drawn = mx.argmax(cumulative > target, axis=-1)
+        return drawn if self._drawing is None else mx.where(self._drawing, drawn, mx.argmax(logits, axis=-1))
+
+    def _limit(self, vocabulary: int) -> Limit | None:
+        if vocabulary not in self._limits:
+            self._limits[vocabulary] = Limit.of(self._top_k, vocabulary)
+        return self._limits[vocabulary]
+
+
 class BatchDrawing:
     """Draws as a batch on the host says; where nobody asks for a thing, no operation is spent on it."""
 
     def __init__(self, batch: SamplingBatch, padding_id: int) -> None:
         self._batch = batch
         self._padding_id = padding_id
-        self._numbers = None if batch.uniforms is None else mx.array(batch.uniforms)
+        self._text, self._audio = Dice(batch.text), Dice(batch.audio)
+        drawn = batch.uniforms
+        # Each [w, 1].
+        self._numbers = None if drawn is None else mx.split(mx.array(drawn), drawn.shape[1], axis=1)
 
     def text(self, logits: mx.array) -> mx.array:
         """`[w, V]` → `[w]` integers."""
-        return draw(shape_text(logits, self._batch, self._padding_id), self._batch.text, self._number(0))
+        return self._text.draw(shape_text(logits, self._batch, self._padding_id), self._number(0))
 
     def audio(self, logits: mx.array, codebook: int) -> mx.array:
         """The same, of one codebook."""
-        return draw(logits, self._batch.audio, self._number(1 + codebook))
+        return self._audio.draw(logits, self._number(1 + codebook))
 
     def _number(self, index: int) -> mx.array | None:
-        return None if self._numbers is None else self._numbers[:, index]
-
-
-def draw(logits: mx.array, choice: Choice, uniform: mx.array | None) -> mx.array:
-    """One token for each row of `logits [w, V]`, with `uniform [w]` → `[w]` integers.
-
-    Tokens that tie with the k-th best are all kept. A row's token depends on its own row
-    of the arguments only, bit for bit.
-    """
-    if choice.greedy:
-        return mx.argmax(logits, axis=-1)
-    assert uniform is not None
-    logits = logits.astype(mx.float32)
-    drawing = choice.temperature > 0
-    # A row that does not draw keeps what its neighbours keep, lest it be a case of its own.
-    threshold = _threshold(logits, np.where(drawing, choice.top_k, choice.top_k[drawing][0]))
-    kept = logits if threshold is None else mx.where(logits >= threshold, logits, -mx.inf)
-    # Against the best first: divided by a tiny temperature, both would be infinite.
-    temperature = mx.array(np.where(drawing, choice.temperature, 1))[:, None]
-    likelihood = mx.softmax((kept - logits.max(axis=-1, keepdims=True)) / temperature, axis=-1)
-    cumulative = mx.cumsum(likelihood, axis=-1)
-    # A parallel sum need not grow from one entry to the next: only what can be drawn is asked.
-    cumulative = mx.where(likelihood > 0, cumulative, 0)
-    target = uniform[:, None] * cumulative.max(axis=-1, keepdims=True)
-    drawn = mx.argmax(cumulative > target, axis=-1)
-    return drawn if drawing.all() else mx.where(mx.array(drawing), drawn, mx.argmax(logits, axis=-1))
-
-
-def _threshold(logits: mx.array, top_k: Ints) -> mx.array | None:
-    """The least of `logits [w, V]` that is among its row's `top_k [w]` best; None where all rows keep all.
-
-    It is a number of the row itself, the same however many the others keep.
-    """
-    vocabulary = logits.shape[-1]
-    limited = (top_k > 0) & (top_k < vocabulary)
-    if not limited.any():
-        return None
-    ranks = np.unique(top_k[limited])
-    if len(ranks) == 1:
-        least = vocabulary - int(ranks[0])
-        threshold = mx.partition(logits, least, axis=-1)[:, least : least + 1]
-    else:
-        most = int(ranks[-1])
-        best = mx.sort(mx.topk(logits, most, axis=-1), axis=-1)  # [w, most], the best last
-        at = most - np.where(limited, top_k, 1)
-        threshold = mx.take_along_axis(best, mx.array(at[:, None].astype(np.int32)), axis=-1)
-    return threshold if limited.all() else mx.where(mx.array(limited[:, None]), threshold, -mx.inf)
+        return None if self._numbers is None else self._numbers[index]
 
 
 def shape_text(logits: mx.array, batch: SamplingBatch, padding_id: int) -> mx.array:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.sampling import Choice, SamplingBatch, draw, shape_text, uniforms
+from pipeline.models.sampling import Choice, Dice, SamplingBatch, shape_text, uniforms
 from pipeline.values import GREEDY, Sampling
 
 LOGITS = np.array([0.3, 2.0, -1.0, 1.1, 0.9, -4.0, 1.6, 0.0, -0.2, 2.4], np.float32)
@@ -14,6 +14,10 @@ LOGITS = np.array([0.3, 2.0, -1.0, 1.1, 0.9, -4.0, 1.6, 0.0, -0.2, 2.4], np.floa
 
 def choice(temperature: list[float], top_k: list[int]) -> Choice:
     return Choice(np.array(temperature, np.float32), np.array(top_k, np.int32))
+
+
+def draw(logits: np.ndarray, how: Choice, numbers: np.ndarray) -> np.ndarray:
+    return np.array(Dice(how).draw(mx.array(logits), mx.array(numbers[:, None])))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -27,14 +31,14 @@ def test_frequencies_are_the_softmax_of_the_best(temperature: float, top_k: int)
     draws = 40_000
     numbers = np.concatenate([uniforms(11, step, 4) for step in range(draws // 4)])
     tokens = draw(
-        mx.array(np.tile(LOGITS, (draws, 1))),
+        np.tile(LOGITS, (draws, 1)),
         choice([temperature] * draws, [top_k] * draws),
-        mx.array(numbers),
+        numbers,
     )
     threshold = np.sort(LOGITS)[-(top_k or len(LOGITS))]
     kept = np.greater_equal(LOGITS, threshold)
     expected = softmax(np.where(kept, LOGITS / temperature, -np.inf))
-    frequencies = np.bincount(np.array(tokens), minlength=len(LOGITS)) / draws
+    frequencies = np.bincount(tokens, minlength=len(LOGITS)) / draws
     bound = 5 * np.sqrt(expected * (1 - expected) / draws)
     assert (np.abs(frequencies - expected) <= bound).all()
 
@@ -53,14 +57,14 @@ def test_a_row_depends_on_itself_alone(rows: list[tuple[float, int, int]], data:
     temperature, top_k, seeds = (list(column) for column in zip(*rows, strict=True))
     logits = np.random.default_rng(seeds).standard_normal((len(rows), 12)).astype(np.float32)
     numbers = np.array([uniforms(seed, 0, 1)[0] for seed in seeds])
-    together = np.array(draw(mx.array(logits), choice(temperature, top_k), mx.array(numbers)))
+    together = draw(logits, choice(temperature, top_k), numbers)
     mine = data.draw(st.integers(0, len(rows) - 1))
     others = np.arange(len(rows)) != mine
     logits[others] = np.random.default_rng(1).standard_normal((others.sum(), 12)) * 5
     numbers[others] = 0.5
     for row in np.flatnonzero(others):
         temperature[row], top_k[row] = data.draw(st.sampled_from([(0.0, 0), (2.0, 5), (1.0, 0)]))
-    beside = np.array(draw(mx.array(logits), choice(temperature, top_k), mx.array(numbers)))
+    beside = draw(logits, choice(temperature, top_k), numbers)
     assert beside[mine] == together[mine]
     rank = (logits[mine] > logits[mine, beside[mine]]).sum()
     if temperature[mine] == 0:
@@ -71,14 +75,14 @@ def test_a_row_depends_on_itself_alone(rows: list[tuple[float, int, int]], data:
 
 def test_the_least_temperature_there_is_draws_the_best() -> None:
     """A number that float32 can hardly tell from 0 is a temperature like any other."""
-    tokens = draw(mx.array(LOGITS[None]), choice([2.0**-149], [0]), mx.array([0.999], mx.float32))
+    tokens = draw(LOGITS[None], choice([2.0**-149], [0]), np.array([0.999], np.float32))
     assert int(tokens[0]) == LOGITS.argmax()
 
 
 @pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
 def test_the_ends_of_the_unit_interval_draw_what_can_be_drawn(number: float) -> None:
     """Neither end falls on a token outside the k best, nor outside the vocabulary."""
-    tokens = draw(mx.array(LOGITS[None]), choice([1.0], [3]), mx.array([number], mx.float32))
+    tokens = draw(LOGITS[None], choice([1.0], [3]), np.array([number], np.float32))
     assert int(tokens[0]) in set(np.argsort(LOGITS)[-3:].tolist())
     assert int(tokens[0]) == (1 if number == 0 else 9)
 
