@@ -96,6 +96,39 @@ def test_rings_hold_exactly_the_last_positions(context: int, calls: list, data: 
                 np.testing.assert_allclose(seen[i, :, t], np.einsum("hp,phd->hd", weights, v), atol=1e-5)
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_who_attends_beside_whom_shows_in_no_bit(steps: int) -> None:
+    """Neighbours with as many slots filled attend in one operation, and find what each would alone."""
+    random = np.random.default_rng(2)
+    rings = [mx.array(random.standard_normal((6, 2, 5, 4)).astype(np.float32)) for _ in range(2)]
+    queries = random.standard_normal((5, 4, steps, 4)).astype(np.float32)
+    lanes, starts = np.array([0, 1, 2, 4, 5], np.int32), np.array([2, 2, 9, 31, 8])
+    plan = AttentionPlan.of(starts, lanes, steps, 5, heads=2)
+    assert [(look.places.start, look.places.stop) for look in plan.looks] == [(0, 2), (2, 3), (3, 5)]
+    together = np.array(plan.attend(mx.array(queries), *rings))
+    for i in range(5):
+        own = slice(i, i + 1)
+        alone = AttentionPlan.of(starts[own], lanes[own], steps, 5, heads=2)
+        np.testing.assert_array_equal(np.array(alone.attend(mx.array(queries[own]), *rings))[0], together[i])
+
+
+def test_the_order_of_a_batch_shows_in_no_bit() -> None:
+    """Rows named in another order find the same, each in its own place, and leave the same behind."""
+    model, _ = model_and_input(replace(ROPE, kv_repeat=2), 1)
+    x = np.random.default_rng(4).standard_normal((9, 4, 1, 16)).astype(np.float32)
+    orders = [[0, 1, 2, 3], [2, 0, 3, 1]]
+    found, left = [], []
+    for order in orders:
+        state = model.state(5)
+        for frame in x:
+            y, state = model(mx.array(frame[order]), state, np.array(order, np.int32))
+            mx.eval(y, state.keys, state.values)
+        found.append(np.array(y)[np.argsort(order)])
+        left.append([np.array(ring) for ring in (*state.keys, *state.values)])
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(left[0], left[1])
+
+
 def test_a_call_that_would_overwrite_itself_is_refused() -> None:
     """More positions than slots is an error, not silently forgotten keys."""
     with pytest.raises(ValueError, match="do not fit"):
@@ -118,15 +151,16 @@ def test_rotation_keeps_distances_at_any_age(interleaved: bool) -> None:
     assert product(0) != pytest.approx(float((q * k).sum()), abs=1e-2)
 
 
-def test_rings_are_written_in_place_and_memory_is_constant() -> None:
+@pytest.mark.parametrize("lanes", [[0], [5, 2]])
+def test_rings_are_written_in_place_and_memory_is_constant(lanes: list[int]) -> None:
     """A step allocates far less than a ring, and a thousand steps hold no more than ten."""
     model, x = model_and_input(replace(ROPE, context=4000), 1)
-    lanes = np.zeros(1, np.int32)
+    x = mx.repeat(x, len(lanes), axis=0)
     state = model.state(8)
     mx.eval(state.keys, state.values)
     ring_bytes = state.keys[0].nbytes
     for step in range(60):
-        y, state = model(x, state, lanes)
+        y, state = model(x, state, np.array(lanes, np.int32))
         mx.eval(y)
         if step == 9:
             held_bytes = mx.get_active_memory()
