@@ -47,7 +47,8 @@ _SILENT_STEPS: Final = 256  # of a batch that the depth transformer is trained o
 _HIDDEN: Final = 0.2  # of the user's codes beyond the first codebook
 _HIDDEN_FIRST: Final = 0.08
 _DROP: Final = 0.1
-_DRILLS_A_SESSION: Final = 6
+_DRILLS_A_SESSION: Final = 4
+_APART_SHARE: Final = 0.25  # of sessions
 _CLIP: Final = 1.0
 _TEST_EVERY: Final = 250  # steps
 
@@ -68,6 +69,32 @@ def hide(given: Tensor, sizes: MoshiSizes) -> Tensor:
     limits[1 + sizes.dep_q] = _HIDDEN_FIRST
     limits[2 + sizes.dep_q :] = _HIDDEN
     return torch.where(hidden < limits[:, None], -1, given)
+
+
+def cross(batch: dict[str, Tensor], sizes: MoshiSizes) -> dict[str, Tensor]:
+    """Some sessions with the user of another one: `apart [B]` bool, and what is heard in them.
+
+    Who hears one sum and has written another must say the result of what is written. Without
+    this, results of seen questions are learnt by ear, and those never heard are guessed so too.
+    """
+    codes, heard = batch["codes"], batch["heard"]
+    apart = torch.arange(len(codes), device=codes.device) < round(_APART_SHARE * len(codes))
+    users = 1 + sizes.dep_q
+    other = torch.cat([codes[:, :users], codes[:, users:].roll(1, 0)], 1)
+    return batch | {
+        "apart": apart,
+        "codes": torch.where(apart[:, None, None], other, codes),
+        "heard": torch.where(apart[:, None], heard.roll(1, 0), heard),
+    }
+
+
+def after(word: int, text: Tensor, speaking: Tensor) -> Tensor:
+    """`text` and `speaking [B, T]` → where, in the same answer, `word` has been written before."""
+    begins = speaking & ~functional.pad(speaking[:, :-1], (1, 0))
+    answer = begins.cumsum(1)
+    last = torch.where(text == word, answer, 0).cummax(1).values
+    before = functional.pad(last[:, :-1], (1, 0))
+    return speaking & (before == answer)
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
@@ -93,9 +120,10 @@ def _audio(
     return entropies, known, busy[steps][:, None] * known
 
 
-def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Each part of the loss, unweighted, and what was told right."""
+def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor], equals: int) -> dict[str, Tensor]:
+    """Each part of the loss, unweighted, and what was told right; `equals` is the token of "is"."""
     sizes = model.sizes
+    batch = cross(batch, sizes)
     grid = delayed(batch["codes"], sizes)
     context = model.context(hide(grid.given, sizes), _DROP)
     text = grid.wanted[:, 0]
@@ -106,17 +134,20 @@ def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor]) -> dict[
         heads.heard(context).float().transpose(1, 2), batch["heard"], reduction="none"
     )
     ended = batch["heard"] > 0
-    known_result = batch["results"] > NO_RESULT
+    told = after(equals, text, batch["speaking"])
+    foreseen = ~batch["apart"][:, None]  # what is written follows from what was heard
+    known_result = told & (batch["results"] > NO_RESULT)
     of_code, known, loud = _audio(model, context, grid, batch["speaking"])
     return {
-        "words": _mean(each, spoken),
-        "padding": _mean(each, ~spoken),
+        "words": _mean(each, spoken & (foreseen | told)),
+        "padding": _mean(each, ~spoken & foreseen),
         "speech": _mean(of_code, loud),
         "silence": _mean(of_code, known - loud),
         "heard": _mean(heard, ended),
         "unheard": _mean(heard, ~ended),
         "result": heads.amount.loss(context[known_result], batch["results"][known_result]),
-        "words_right": _mean((logits.argmax(-1) == text).float(), spoken),
+        "words_right": _mean((logits.argmax(-1) == text).float(), spoken & foreseen),
+        "apart_right": _mean((logits.argmax(-1) == text).float(), spoken & told & ~foreseen),
     }
 
 
@@ -209,7 +240,7 @@ def train(arguments: argparse.Namespace) -> None:
         journal.schedule(optimizer, arguments.rate, arguments.steps)
         batch = sessions.draw(arguments.batch)
         with machine.half(device):
-            parts_of_loss = losses(model, heads, batch)
+            parts_of_loss = losses(model, heads, batch, numbers["is"])
             parts_of_loss |= drill_losses(model, heads, drills, _DRILLS_A_SESSION * arguments.batch)
         loss = sum(
             (weight * parts_of_loss[name] for name, weight in _WEIGHTS.items()),

@@ -7,6 +7,7 @@ torch = pytest.importorskip("torch")
 
 from pipeline.train.architecture import moshi_sizes  # noqa: E402 - after the skip
 from pipeline.train.drills import Amount, Drills  # noqa: E402
+from pipeline.train.language import after, cross  # noqa: E402
 from pipeline.train.phrases import agent_words, answers, held_out_pairs  # noqa: E402
 from pipeline.train.vocabulary import PADDING  # noqa: E402
 
@@ -66,3 +67,28 @@ def test_an_amount_can_be_learnt_of_numbers_never_seen():
         optimizer.step()
     assert amount.loss(state[~seen], results[~seen]).item() < before / 2
     assert amount.loss(state[:0], results[:0]).item() == 0
+
+
+def test_what_is_said_after_a_word_is_in_its_answer():
+    """From the step after the word to the answer's last; the next answer begins anew."""
+    text = torch.tensor([[3, 9, 3, 7, 5, 3, 3, 9, 3, 4, 3, 7, 8]])
+    speaking = torch.tensor([[0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1]]).bool()
+    assert after(7, text, speaking).nonzero()[:, 1].tolist() == [4, 5, 12]
+
+
+def test_a_crossed_session_has_another_ones_user(tmp_path):
+    """A quarter of them: user and what is heard of one session, text and agent of another."""
+    sizes = moshi_sizes(small_recipe(tmp_path))
+    batch = {
+        "codes": torch.randint(0, 30, (8, 1 + sizes.n_q, 5)),
+        "heard": torch.randint(0, 9, (8, 5)),
+        "speaking": torch.ones(8, 5).bool(),
+    }
+    crossed = cross(batch, sizes)
+    users = 1 + sizes.dep_q
+    assert crossed["apart"].tolist() == [True] * 2 + [False] * 6
+    assert torch.equal(crossed["codes"][:, :users], batch["codes"][:, :users])
+    assert torch.equal(crossed["codes"][:2, users:], batch["codes"][[7, 0], users:])
+    assert torch.equal(crossed["heard"][:2], batch["heard"][[7, 0]])
+    for name in ("codes", "heard"):
+        assert torch.equal(crossed[name][2:], batch[name][2:])
