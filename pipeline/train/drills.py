@@ -1,8 +1,9 @@
 """Sums in writing alone: answers without their sound, as many in a step as hours of talk would bring.
 
-A session of 24 s has four sums in 300 steps; written down, at the distances at which words
-follow each other, there are four in 90. What is learnt here of numbers, pairs that were
-never shown included, is what the text of a session goes on with. No held-out pair is among them.
+A session of 24 s has four sums in 300 steps; written down there are two in 64, one after the
+other, their words as far apart as in sessions or nearer. What is learnt of numbers elsewhere is
+no use: with words at most four steps apart and one sum in a row, pairs never shown were told
+right in 68 cases of 100, and in sessions in 37. No held-out pair is among them.
 """
 
 from collections.abc import Mapping
@@ -17,9 +18,10 @@ from torch.nn import functional
 from pipeline.train.architecture import MoshiSizes
 from pipeline.train.phrases import LARGEST_OPERAND, arithmetic_answer, held_out_pairs
 
-_STEPS: Final = 23
-_FIRST: Final = 2  # steps before the first word, at most
-_APART: Final = 4  # steps from word to word, at most
+_STEPS: Final = 64
+_SUMS: Final = 2  # in a row
+_BEFORE: Final = (3, 10)  # steps before the first sum, and between two, at most
+_PACES: Final = (2, 7)  # steps from word to word at most, drawn for each row
 _PERIODS: Final = (2.0, 4.0, 5.0, 10.0, 20.0, 80.0)
 _LEAST: Final = -LARGEST_OPERAND
 _MOST: Final = 2 * LARGEST_OPERAND
@@ -87,20 +89,28 @@ class Drills:
         self.results = torch.tensor([float(result) for _, result in sums], device=device)
         self.equals = torch.tensor([words.index("is") for words, _ in sums], device=device)
 
-    def draw(self, count: int) -> Drill:
-        """So many answers, each word some steps after the one before."""
-        which = torch.randint(len(self.words), (count,), device=self.device)
-        words, equals = self.words[which], self.equals[which]
-        steps = torch.randint(1, _APART + 1, words.shape, device=self.device)
-        steps[:, 0] = torch.randint(0, _FIRST + 1, (count,), device=self.device)
-        at = steps.cumsum(1).clamp(max=_STEPS - 1)
-        text = torch.full((count, _STEPS), self.sizes.padding, device=self.device)
-        is_word = words != self.sizes.padding
-        rows = torch.arange(count, device=self.device)[:, None].expand_as(at)
-        text[rows[is_word], at[is_word]] = words[is_word]
-        after = torch.arange(_STEPS, device=self.device) > at.gather(1, equals[:, None])
-        asked = after & (text != self.sizes.padding)
-        return Drill(text, asked, self.results[which][:, None].expand(-1, _STEPS), after)
+    def draw(self, rows: int) -> Drill:
+        """So many rows of answers one after the other, each word some steps after the one before."""
+        device, shape = self.device, (rows, _SUMS)
+        which = torch.randint(len(self.words), shape, device=device)
+        words = self.words[which]  # [B, sums, longest]
+        pace = torch.randint(*_PACES, (rows, 1, 1), device=device)
+        steps = 1 + (torch.rand(words.shape, device=device) * pace).long()
+        for index, most in enumerate(_BEFORE):
+            steps[:, index, 0] = torch.randint(1, most + 1, (rows,), device=device)
+        steps = steps * (words != self.sizes.padding)  # what is not there takes no time
+        at = steps.flatten(1).cumsum(1).view(words.shape) - 1
+        written = (words != self.sizes.padding) & (at < _STEPS)
+        row = torch.arange(rows, device=device)[:, None, None].expand_as(at)
+        text = torch.full((rows, _STEPS), self.sizes.padding, device=device)
+        text[row[written], at[written]] = words[written]
+        equals = at.gather(2, self.equals[which][..., None])  # [B, sums, 1]
+        follows = torch.cat([at[:, 1:, :1], torch.full_like(at[:, :1, :1], _STEPS)], 1)
+        step = torch.arange(_STEPS, device=device)
+        of_each = (step > equals) & (step < follows)  # [B, sums, T]
+        results = (of_each * self.results[which][..., None]).sum(1)
+        known = of_each.any(1)
+        return Drill(text, known & (text != self.sizes.padding), results, known)
 
     def given(self, drill: Drill) -> Tensor:
         """`[B, 1 + n_q, T]`: what the steps of a drill are given, no sound at all."""

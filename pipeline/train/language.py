@@ -23,6 +23,7 @@ from pipeline.train import device as machine
 from pipeline.train.architecture import MoshiSizes, add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.checkpoints import LANGUAGE, codec_of, fingerprint
 from pipeline.train.command import run
+from pipeline.train.diction import Diction
 from pipeline.train.drills import Amount, Drills
 from pipeline.train.encode import VALIDATION
 from pipeline.train.encoded import Sessions
@@ -47,8 +48,8 @@ _SILENT_STEPS: Final = 256  # of a batch that the depth transformer is trained o
 _HIDDEN: Final = 0.2  # of the user's codes beyond the first codebook
 _HIDDEN_FIRST: Final = 0.08
 _DROP: Final = 0.1
-_DRILLS_A_SESSION: Final = 4
-_APART_SHARE: Final = 0.25  # of sessions
+_DRILLS_A_SESSION: Final = 2.5
+_APART_SHARE: Final = 0.375  # of sessions
 _CLIP: Final = 1.0
 _TEST_EVERY: Final = 250  # steps
 
@@ -71,21 +72,36 @@ def hide(given: Tensor, sizes: MoshiSizes) -> Tensor:
     return torch.where(hidden < limits[:, None], -1, given)
 
 
-def cross(batch: dict[str, Tensor], sizes: MoshiSizes) -> dict[str, Tensor]:
-    """Some sessions with the user of another one: `apart [B]` bool, and what is heard in them.
+def cross(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Some sessions with the text of another one: `apart [B]` bool, and all that goes with the text.
 
-    Who hears one sum and has written another must say the result of what is written. Without
-    this, results of seen questions are learnt by ear, and those never heard are guessed so too.
+    Who has written one sum, and hears two others of the user and of its own voice, must say the
+    result of what is written. Without this, results are learnt by ear, sentence by sentence, and
+    those of sentences never heard are guessed so too.
     """
-    codes, heard = batch["codes"], batch["heard"]
-    apart = torch.arange(len(codes), device=codes.device) < round(_APART_SHARE * len(codes))
-    users = 1 + sizes.dep_q
-    other = torch.cat([codes[:, :users], codes[:, users:].roll(1, 0)], 1)
+    count = len(batch["codes"])
+    apart = torch.arange(count, device=batch["codes"].device) < round(_APART_SHARE * count)
+    text = batch["codes"][:, :1]
+    moved = {name: batch[name].roll(1, 0) for name in ("speaking", "results")}
+    written = torch.where(apart[:, None, None], text.roll(1, 0), text)
     return batch | {
         "apart": apart,
-        "codes": torch.where(apart[:, None, None], other, codes),
-        "heard": torch.where(apart[:, None], heard.roll(1, 0), heard),
+        **{name: torch.cat([written, batch[name][:, 1:]], 1) for name in ("codes", "given")},
+        **{name: torch.where(apart[:, None], other, batch[name]) for name, other in moved.items()},
     }
+
+
+def respoken(batch: dict[str, Tensor], diction: Diction, sizes: MoshiSizes) -> dict[str, Tensor]:
+    """`given`: the same sessions, in some of which the agent hears its words as it says them elsewhere.
+
+    Those, `respoken [B]`, teach it nothing of its voice: what follows does not go on with what is heard.
+    """
+    codes, users = batch["codes"], 1 + sizes.dep_q
+    said = diction.respoken(codes[:, 0], codes[:, 1:users], batch["speaking"])
+    count = torch.arange(len(codes), device=codes.device)
+    some = (count % 2 == 0) & (count < len(codes) - 1)  # never the last, which is not apart either
+    said = torch.where(some[:, None, None], said, codes[:, 1:users])
+    return batch | {"respoken": some, "given": torch.cat([codes[:, :1], said, codes[:, users:]], 1)}
 
 
 def after(word: int, text: Tensor, speaking: Tensor) -> Tensor:
@@ -123,9 +139,10 @@ def _audio(
 def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor], equals: int) -> dict[str, Tensor]:
     """Each part of the loss, unweighted, and what was told right; `equals` is the token of "is"."""
     sizes = model.sizes
-    batch = cross(batch, sizes)
+    batch = cross(batch)
     grid = delayed(batch["codes"], sizes)
-    context = model.context(hide(grid.given, sizes), _DROP)
+    given = delayed(batch["given"], sizes).given
+    context = model.context(hide(given, sizes), _DROP)
     text = grid.wanted[:, 0]
     logits = model.text_linear(context).float()
     each = functional.cross_entropy(logits.transpose(1, 2), text, reduction="none")
@@ -137,7 +154,13 @@ def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor], equals: 
     told = after(equals, text, batch["speaking"])
     foreseen = ~batch["apart"][:, None]  # what is written follows from what was heard
     known_result = told & (batch["results"] > NO_RESULT)
-    of_code, known, loud = _audio(model, context, grid, batch["speaking"])
+    together = (~batch["apart"] & ~batch["respoken"]).nonzero()[:, 0]
+    of_code, known, loud = _audio(
+        model,
+        context[together],
+        Delayed(grid.given[together], grid.wanted[together]),
+        batch["speaking"][together],
+    )
     return {
         "words": _mean(each, spoken & (foreseen | told)),
         "padding": _mean(each, ~spoken & foreseen),
@@ -237,11 +260,12 @@ def train(arguments: argparse.Namespace) -> None:
     while journal.step < arguments.steps and not journal.out_of_time:
         if journal.step % 100 == 0 or not sessions.names:
             sessions.refresh()
+            diction = Diction(sessions.rows["text"], sessions.rows["agent"], sessions.rows["speaking"])
         journal.schedule(optimizer, arguments.rate, arguments.steps)
-        batch = sessions.draw(arguments.batch)
+        batch = respoken(sessions.draw(arguments.batch), diction, sizes)
         with machine.half(device):
             parts_of_loss = losses(model, heads, batch, numbers["is"])
-            parts_of_loss |= drill_losses(model, heads, drills, _DRILLS_A_SESSION * arguments.batch)
+            parts_of_loss |= drill_losses(model, heads, drills, round(_DRILLS_A_SESSION * arguments.batch))
         loss = sum(
             (weight * parts_of_loss[name] for name, weight in _WEIGHTS.items()),
             torch.zeros((), device=device),

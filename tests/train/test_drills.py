@@ -1,13 +1,15 @@
 """Sums in writing are sums, in order, and none of those that are held out."""
 
+import numpy as np
 import pytest
 from recipes import small_recipe
 
 torch = pytest.importorskip("torch")
 
 from pipeline.train.architecture import moshi_sizes  # noqa: E402 - after the skip
+from pipeline.train.diction import Diction, words_in  # noqa: E402
 from pipeline.train.drills import Amount, Drills  # noqa: E402
-from pipeline.train.language import after, cross  # noqa: E402
+from pipeline.train.language import after, cross, respoken  # noqa: E402
 from pipeline.train.phrases import agent_words, answers, held_out_pairs  # noqa: E402
 from pipeline.train.vocabulary import PADDING  # noqa: E402
 
@@ -32,15 +34,29 @@ def test_every_sum_that_may_be_learnt_is_drilled_and_no_other(drills):
     assert len(written) == 2 * (21 * 21 - len(held_out_pairs()))
 
 
-def test_a_drill_is_a_whole_answer(drills):
-    """Its words in order; asked are those after "is"; its result is known from the step after that."""
+def test_a_drill_is_answers_one_after_the_other(drills):
+    """In order, cut off at the end of the row at most; asked is what follows "is", and known from there."""
     drill = drills.draw(200)
-    right = {" ".join(words_of(row)) for row in drills.words}
-    for text, asked, known in zip(drill.text, drill.asked, drill.known, strict=True):
-        words = words_of(text)
-        assert " ".join(words) in right
-        assert words_of(text[asked]) == words[words.index("is") + 1 :]
-        assert known.nonzero()[0, 0] == (text == NUMBERS["is"]).nonzero()[0, 0] + 1
+    right = {
+        " ".join(words_of(row)): result.item()
+        for row, result in zip(drills.words, drills.results, strict=True)
+    }
+    whole = 0
+    for text, asked, known, results in zip(drill.text, drill.asked, drill.known, drill.results, strict=True):
+        words = " ".join(words_of(text))
+        first = next(answer for answer in sorted(right, key=len, reverse=True) if words.startswith(answer))
+        second = words.removeprefix(first).strip()
+        assert any(answer.startswith(second) for answer in right)
+        whole += second in right
+        assert results[known.nonzero()[0, 0]] == right[first]
+        is_at = (text == NUMBERS["is"]).nonzero()[:, 0].tolist()
+        assert not known[: is_at[0] + 1].any()
+        assert all(known[at + 1] for at in is_at if at + 1 < len(text))
+        if second in right:
+            assert results[is_at[1] + 1] == right[second]
+            said = [answer.split(" is ")[1] for answer in (first, second)]
+            assert " ".join(words_of(text[asked])) == " ".join(said)
+    assert whole > 100
 
 
 def test_a_step_is_given_what_was_written_before_it(drills):
@@ -76,19 +92,62 @@ def test_what_is_said_after_a_word_is_in_its_answer():
     assert after(7, text, speaking).nonzero()[:, 1].tolist() == [4, 5, 12]
 
 
-def test_a_crossed_session_has_another_ones_user(tmp_path):
-    """A quarter of them: user and what is heard of one session, text and agent of another."""
+@pytest.fixture
+def batch(tmp_path):
+    """Eight sessions of 40 frames in which the agent says three words of four frames each."""
+    torch.manual_seed(0)
     sizes = moshi_sizes(small_recipe(tmp_path))
-    batch = {
-        "codes": torch.randint(0, 30, (8, 1 + sizes.n_q, 5)),
-        "heard": torch.randint(0, 9, (8, 5)),
-        "speaking": torch.ones(8, 5).bool(),
-    }
-    crossed = cross(batch, sizes)
-    users = 1 + sizes.dep_q
-    assert crossed["apart"].tolist() == [True] * 2 + [False] * 6
-    assert torch.equal(crossed["codes"][:, :users], batch["codes"][:, :users])
-    assert torch.equal(crossed["codes"][:2, users:], batch["codes"][[7, 0], users:])
-    assert torch.equal(crossed["heard"][:2], batch["heard"][[7, 0]])
-    for name in ("codes", "heard"):
-        assert torch.equal(crossed[name][2:], batch[name][2:])
+    codes = torch.randint(0, 30, (8, 1 + sizes.n_q, 40))
+    codes[:, 0] = PADDING
+    codes[:, 0, 10:22:4] = torch.tensor([7, 8, 9])
+    speaking = torch.zeros(8, 40).bool()
+    speaking[:, 10:22] = True
+    heard, results = torch.randint(0, 9, (8, 40)), torch.randint(0, 9, (8, 40)).float()
+    return sizes, {"codes": codes, "speaking": speaking, "heard": heard, "results": results}
+
+
+def test_a_crossed_session_has_another_ones_text(batch):
+    """Three of eight: what is written, when, and to what result is another's; what sounds is their own."""
+    _, whole = batch
+    whole["given"] = whole["codes"].clone()
+    whole["speaking"] = torch.rand(8, 40) < 0.5
+    crossed = cross(whole)
+    assert crossed["apart"].tolist() == [True] * 3 + [False] * 5
+    assert torch.equal(crossed["heard"], whole["heard"])
+    for name in ("codes", "given"):
+        assert torch.equal(crossed[name][:, 1:], whole[name][:, 1:])
+        assert torch.equal(crossed[name][:3, 0], whole[name][[7, 0, 1], 0])
+        assert torch.equal(crossed[name][3:], whole[name][3:])
+    for name in ("results", "speaking"):
+        assert torch.equal(crossed[name][:3], whole[name][[7, 0, 1]])
+        assert torch.equal(crossed[name][3:], whole[name][3:])
+
+
+def test_a_word_is_said_again_as_it_is_said_somewhere(batch):
+    """Every other session hears the same words out of other sentences; all else it hears is its own."""
+    sizes, whole = batch
+    spoken = slice(1, 1 + sizes.dep_q)
+    agent = whole["codes"][:, spoken]
+    heard = respoken(whole, Diction(whole["codes"][:, 0], agent, whole["speaking"]), sizes)
+    assert heard["respoken"].tolist() == [True, False] * 3 + [True, False]
+    assert torch.equal(heard["codes"], whole["codes"])
+    given = heard["given"]
+    for row, again in enumerate(heard["respoken"].tolist()):
+        for start in (10, 14, 18):
+            piece = given[row, spoken, start : start + 4]
+            sources = [other for other in range(8) if torch.equal(piece, agent[other, :, start : start + 4])]
+            assert len(sources) == 1
+            assert again or sources == [row]
+    assert not torch.equal(given[heard["respoken"]][:, spoken], agent[heard["respoken"]])
+    outside = ~whole["speaking"]
+    assert torch.equal(given.transpose(1, 2)[outside], whole["codes"].transpose(1, 2)[outside])
+    assert torch.equal(given[:, spoken.stop :], whole["codes"][:, spoken.stop :])
+    assert torch.equal(given[:, 0], whole["codes"][:, 0])
+
+
+def test_a_word_ends_where_the_next_begins_or_the_answer_ends():
+    """Its row, first frame, frames and token."""
+    text = np.array([[3, 9, 3, 7, 3, 3], [3, 3, 3, 3, 8, 3]])
+    speaking = np.array([[0, 1, 1, 1, 1, 0], [0, 0, 0, 0, 1, 1]], bool)
+    words = [part.tolist() for part in words_in(text, speaking)]
+    assert words == [[0, 0, 1], [1, 3, 4], [2, 2, 2], [9, 7, 8]]
