@@ -1,0 +1,121 @@
+"""The embedded default: its weights are computed with exactly, and they answer.
+
+`tests/data/embedded.npz` is what the official package says to `tests/data/question.wav`
+with the same weights (`tests/oracle/embedded_goldens.py`).
+"""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+
+from pipeline.audio.framing import Framer
+from pipeline.audio.wav import read_speech
+from pipeline.booted import boot
+from pipeline.config import read_config
+from pipeline.offline import Trace, converse
+from pipeline.stages.chain import Chain, open_chain
+from pipeline.train.trial import Question, ask
+from pipeline.values import GREEDY, Pcm, Sampling
+
+ROOT = Path(__file__).parent.parent
+TINY = ROOT / "configs/tiny"
+DATA = ROOT / "tests/data"
+LANES = 3
+
+
+@pytest.fixture(scope="module")
+def chain() -> Chain:
+    return open_chain(read_config(TINY, [f"lanes.max={LANES}"]))
+
+
+@pytest.fixture(scope="module")
+def question() -> Pcm:
+    """`[T, 1920]`: "what is three plus four", and silence."""
+    return Framer().push(read_speech(DATA / "question.wav"))
+
+
+@pytest.fixture(scope="module")
+def alone(chain: Chain, question: Pcm) -> Trace:
+    return converse(chain, question, GREEDY)
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, np.ndarray]:
+    with np.load(DATA / "embedded.npz") as data:
+        return dict(data)
+
+
+def test_it_hears_the_codes_that_the_official_package_hears(
+    alone: Trace, golden: dict[str, np.ndarray]
+) -> None:
+    """All codebooks of every frame."""
+    np.testing.assert_array_equal(np.array(alone.user_codes), golden["user"])
+
+
+def test_it_says_the_tokens_that_the_official_package_says(
+    alone: Trace, golden: dict[str, np.ndarray]
+) -> None:
+    """Text of every step, and every frame of audio."""
+    np.testing.assert_array_equal(alone.text_tokens, golden["text"])
+    np.testing.assert_array_equal(np.array(alone.agent_codes), golden["out"][:, 1:])
+
+
+def test_its_voice_is_the_one_that_the_official_package_makes(
+    alone: Trace, golden: dict[str, np.ndarray]
+) -> None:
+    """Every sample within 1e-4."""
+    expected = golden["pcm"].reshape(-1) / 32768
+    assert np.abs(expected).max() > 0.05
+    np.testing.assert_allclose(np.concatenate(alone.agent_pcm), expected, rtol=0, atol=1e-4)
+
+
+def test_it_adds(alone: Trace) -> None:
+    """Asked for three plus four, in a voice and at a speed it was not trained on, it writes the answer."""
+    assert " ".join("".join(alone.text).split()) == "three plus four is seven"
+
+
+def test_sessions_do_not_touch_each_other(chain: Chain, question: Pcm, alone: Trace) -> None:
+    """The same tokens beside others that speak at once, join late and leave early."""
+    encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
+    rng = np.random.default_rng(3)
+    joins = {0: (0, len(question)), 1: (5, 40), 2: (20, 60)}  # lane: the frames in which it is there
+    tokens: list[int] = []
+    codes: list[np.ndarray] = []
+    for index in range(len(question)):
+        here = [lane for lane, (first, end) in joins.items() if first <= index < end]
+        for lane in here:
+            if joins[lane][0] == index:
+                for stage in (encoder, stepper, decoder):
+                    stage.open(lane, GREEDY if lane == 0 else Sampling(seed=lane))
+        noise = (0.2 * rng.standard_normal((len(here) - 1, 1920))).astype(np.float32)
+        steps = stepper.step(here, encoder.encode(here, np.concatenate([question[index][None], noise])))
+        tokens.append(steps[0].token)
+        codes += [steps[0].codes] if steps[0].codes is not None else []
+        for lane in here:
+            if joins[lane][1] == index + 1:
+                for stage in (encoder, stepper, decoder):
+                    stage.close(lane)
+    assert tokens == alone.text_tokens
+    np.testing.assert_array_equal(np.array(codes), np.array(alone.agent_codes))
+
+
+def test_silence_is_met_with_silence(chain: Chain) -> None:
+    """Nothing is said to half a minute of nothing."""
+    trace = converse(chain, np.zeros((375, 1920), np.float32), GREEDY)
+    assert "".join(trace.text) == ""
+    assert np.abs(np.concatenate(trace.agent_pcm)).max() < 0.01
+
+
+def test_a_server_answers_in_words_and_in_sound() -> None:
+    """Asked twice in one session, in real time over the socket, both answers are whole and can be heard."""
+    asked = Question(read_speech(DATA / "question.wav")[: 24_000 * 5 // 2], "three plus four is seven")
+    with boot(TINY, ["sampling.seed=1"]) as server:
+        outcomes, report = trio.run(ask, server.socket_url, [asked, asked], None, 0)
+        announced = [server.get("/weights")[1]["trained"], server.get("/health")[1]["model"]["trained"]]
+    assert report.model is not None
+    assert [report.model.trained, *announced] == [True] * 3
+    for outcome in outcomes:
+        assert outcome.text == asked.answer
+        assert np.abs(outcome.sound).max() > 0.05
