@@ -11,6 +11,11 @@ Arithmetic after the published Mimi (Défossez et al. 2024, "Moshi", section 3.3
 import mlx.core as mx
 from mlx import nn
 
+from pipeline.backend import prepare
+
+# MLX's convolution on the CPU writes its input down once for every tap, and multiplies that.
+_BY_PRODUCTS = prepare().device == "cpu"
+
 
 class History:
     """The past of every layer, taken and left again in the order the layers run.
@@ -77,8 +82,27 @@ class CausalConv1d(nn.Module):
             past = history.take(self.past_steps, self.in_channels)  # [w, P, in]
             x = mx.concatenate([past, x], axis=1)  # [w, P + T, in]
             history.leave(x[:, -self.past_steps :])
+        if _BY_PRODUCTS and self._has_fewer_weights_than(x):
+            return self._by_products(x)
         y = mx.conv1d(x, self.weight, stride=self.stride, dilation=self.dilation)  # [w, T / stride, out]
         return y + self.bias
+
+    def _has_fewer_weights_than(self, x: mx.array) -> bool:
+        """Whether turning the weights over is cheaper than copying `x [w, P + T, in]` for every tap."""
+        whole = self.weight.shape[1] % self.stride == 0
+        return whole and self.in_channels > 1 and self.weight.size < x.shape[1] * x.shape[2]
+
+    def _by_products(self, x: mx.array) -> mx.array:
+        """`x [w, P + T, in]` → `[w, T / stride, out]`: one product for as many taps as a stride has steps."""
+        w, steps, width = x.shape[0], x.shape[1] // self.stride, self.stride * self.in_channels
+        x = x.reshape(w, steps, width)
+        taps = self.weight.reshape(len(self.weight), -1, width).transpose(1, 2, 0)  # [n, width, out]
+        steps -= (len(taps) - 1) * self.dilation
+        y = self.bias
+        for tap, weight in enumerate(taps):
+            seen = x[:, tap * self.dilation :][:, :steps]
+            y = mx.addmm(y, seen, mx.broadcast_to(weight, (w, *weight.shape)))
+        return y
 
 
 class Downsample(nn.Module):

@@ -1,11 +1,14 @@
 """Convolutions that carry their past: equal to the textbook, in any grouping of steps."""
 
+import io
+
 import mlx.core as mx
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.models import conv
 from pipeline.models.conv import (
     CausalConv1d,
     ConvTranspose1d,
@@ -49,9 +52,10 @@ def convolutions(draw):
     return stride, kernel, dilation, steps, {stride * cut for cut in cuts}
 
 
+@pytest.mark.parametrize("by_products", [True, False])
 @settings(max_examples=60, deadline=None)
 @given(shape=convolutions(), seed=seeds)
-def test_causal_convolution_is_the_textbook_sum_in_any_grouping(shape, seed):
+def test_causal_convolution_is_the_textbook_sum_in_any_grouping(by_products, shape, seed):
     """Output t is the bias plus the kernel over the inputs up to (t + 1) · stride, zeros before them."""
     stride, kernel, dilation, steps, cuts = shape
     layer = CausalConv1d(3, 2, kernel, stride=stride, dilation=dilation)
@@ -63,7 +67,29 @@ def test_causal_convolution_is_the_textbook_sum_in_any_grouping(shape, seed):
     for t in range(steps):
         window = padded[:, t * stride : t * stride + reach + 1 : dilation]  # [w, K, in]
         expected[:, t] += np.einsum("wki,oki->wo", window, weights["weight"])
-    np.testing.assert_allclose(run(layer, x, cuts), expected, rtol=0, atol=1e-4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(conv, "_BY_PRODUCTS", by_products)
+        out = run(layer, x, cuts)
+    np.testing.assert_allclose(out, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), [(1, 1, 1), (3, 1, 1), (3, 1, 2), (8, 4, 1)])
+def test_products_are_taken_where_a_lane_has_more_numbers_than_the_kernel(kernel, stride, dilation):
+    """In a frame's widest layers, tap by tap; what comes out is what the convolution gives."""
+    layer = CausalConv1d(4, 3, kernel, stride=stride, dilation=dilation)
+    fill(layer, 7)
+    x = np.random.default_rng(8).standard_normal((2, 64, 4)).astype(np.float32)
+    ways = []
+    for by_products in (True, False):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(conv, "_BY_PRODUCTS", by_products)
+            past = mx.zeros((2, history_floats(layer)))
+            out = layer(mx.array(x), History(past))
+        drawn = io.StringIO()
+        mx.export_to_dot(drawn, out)
+        assert ("Convolution" in drawn.getvalue()) != by_products
+        ways.append(np.array(out))
+    np.testing.assert_allclose(*ways, rtol=0, atol=1e-5)
 
 
 @settings(max_examples=40, deadline=None)
