@@ -17,6 +17,13 @@ from pipeline.backend import prepare
 # The C library's power takes its slow path where the exponent is exactly 0, as it would be
 # for every positive input; e to this power is 1 all the same.
 _ALMOST_ZERO = -1e-30
+# Of the quotient that |x| · (1 − Φ(|x|)) · e^(x²/2) is, between 0 and 6, to 2e-10 after the last
+# factor: least squares, repeated with weights until the largest errors are equal. The highest
+# power first; beyond 16, where there is nothing left, a power of 4 could grow too large.
+_ABOVE = (0.010822819359770175, 0.09091757662267345, 0.3072691933236508, 0.4999999840794741)
+_BELOW = (0.027189399196063623, 0.2266927429485652, 0.8087912924818662, 1.4124221783150523)
+_FAR = 16.0
+_MANY = 8192  # numbers from which on 22 cheap operations cost less than one that is not
 
 
 def elu_by_power(x: mx.array) -> mx.array:
@@ -32,9 +39,27 @@ def elu_by_expm1(x: mx.array) -> mx.array:
 elu = elu_by_power if prepare().device == "cpu" else elu_by_expm1
 
 
-def gelu(x: mx.array) -> mx.array:
+def gelu_by_erf(x: mx.array) -> mx.array:
     """`x · Φ(x)`, with the error function: the exact form, not the tanh one."""
     return x * (1 + mx.erf(x * 0.5**0.5)) / 2
+
+
+def gelu_by_quotient(x: mx.array) -> mx.array:
+    """The same: `x` above 0, less |x| · (1 − Φ(|x|)), which is a quotient of polynomials times e^(−x²/2)."""
+    size = mx.minimum(mx.abs(x), _FAR)
+    above, below = _ABOVE[0] * size, _BELOW[0] * size
+    for more_above, more_below in zip(_ABOVE[1:], _BELOW[1:], strict=True):
+        above, below = (above + more_above) * size, (below + more_below) * size
+    tail = above / (below + 1) * mx.power(math.exp(-0.5), mx.square(size))
+    return mx.maximum(x, 0) - tail
+
+
+def gelu_on_cpu(x: mx.array) -> mx.array:
+    """Whichever takes less time."""
+    return gelu_by_quotient(x) if x.size >= _MANY else gelu_by_erf(x)
+
+
+gelu = gelu_on_cpu if prepare().device == "cpu" else gelu_by_erf
 
 
 @functools.cache

@@ -1,12 +1,21 @@
 """However a curve is spelt for a device, it is the same curve."""
 
+import math
 from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from pipeline.models.activations import elu_by_expm1, elu_by_power, silu_by_power, silu_by_sigmoid
+from pipeline.models.activations import (
+    elu_by_expm1,
+    elu_by_power,
+    gelu_by_erf,
+    gelu_by_quotient,
+    gelu_on_cpu,
+    silu_by_power,
+    silu_by_sigmoid,
+)
 
 ULP = 2.0**-23  # the spacing of float32 above 1
 
@@ -27,3 +36,14 @@ def test_silu_is_exact(silu: Callable[[mx.array], mx.array]) -> None:
     exact = x / (1 + np.exp(np.minimum(-x, 700)))
     curve = np.array(silu(mx.array(x.astype(np.float32))))
     np.testing.assert_allclose(curve, exact, rtol=64 * ULP, atol=ULP)
+
+
+@pytest.mark.parametrize("gelu", [gelu_by_erf, gelu_by_quotient, gelu_on_cpu])
+def test_gelu_is_exact(gelu: Callable[[mx.array], mx.array]) -> None:
+    """A number times the normal distribution's function of it, to a few ulp; 0 or itself far out."""
+    x = np.concatenate([np.linspace(-12, 12, 9001), [-1e30, -1e4, -1e-6, 0, 1e-6, 1e4, 1e30]])
+    x = x.astype(np.float32)
+    exact = [0.5 * float(number) * math.erfc(-float(number) / math.sqrt(2)) for number in x]
+    for some in (slice(None), slice(2000), slice(-2000, None)):  # a few are not computed as many are
+        curve = np.array(gelu(mx.array(x[some])))
+        np.testing.assert_allclose(curve, exact[some], rtol=4 * ULP, atol=4 * ULP)
