@@ -9,8 +9,9 @@ torch = pytest.importorskip("torch")
 from pipeline.train.architecture import moshi_sizes  # noqa: E402 - after the skip
 from pipeline.train.diction import Diction, words_in  # noqa: E402
 from pipeline.train.drills import Amount, Drills  # noqa: E402
-from pipeline.train.language import after, cross, respoken  # noqa: E402
-from pipeline.train.phrases import agent_words, answers, held_out_pairs  # noqa: E402
+from pipeline.train.language import Heads, after, cross, losses, respoken, unsaid  # noqa: E402
+from pipeline.train.networks.moshi import MoshiNetwork  # noqa: E402
+from pipeline.train.phrases import agent_words, answers, held_out_pairs, in_words  # noqa: E402
 from pipeline.train.vocabulary import PADDING  # noqa: E402
 
 NUMBERS = {word: PADDING + 1 + index for index, word in enumerate(agent_words())}
@@ -28,10 +29,35 @@ def words_of(row):
 
 
 def test_every_sum_that_may_be_learnt_is_drilled_and_no_other(drills):
-    """As many as there are answers to pairs that are not held out."""
-    written = {" ".join(words_of(row)) for row in drills.words}
-    assert written == {answer for answer in answers("train") if " is " in answer}
-    assert len(written) == 2 * (21 * 21 - len(held_out_pairs()))
+    """As many as there are answers to pairs that are not held out; the others have larger numbers."""
+    written = [" ".join(words_of(row)) for row in drills.words]
+    assert len(set(written)) == len(written)
+    asked = {answer for answer in answers("train") if " is " in answer}
+    assert set(written[: drills.asked]) == asked
+    assert len(asked) == drills.asked == 2 * (21 * 21 - len(held_out_pairs()))
+    assert not set(written) & {answer for answer in answers("held_out") if answer not in asked}
+    assert drills.results[drills.asked :].abs().max() == 49
+
+
+def test_some_sums_have_numbers_that_nobody_asks_about(drills):
+    """Three of eight; they too are answers whose words the agent has, and their results are right."""
+    torch.manual_seed(1)
+    drill = drills.draw(2000)
+    right = {
+        " ".join(words_of(row)): int(result) for row, result in zip(drills.words, drills.results, strict=True)
+    }
+    larger = {" ".join(words_of(row)) for row in drills.words[drills.asked :]}
+    firsts = [
+        max((answer for answer in right if " ".join(words_of(text)).startswith(answer)), key=len)
+        for text in drill.text[:300]
+    ]
+    assert 70 < sum(first in larger for first in firsts) < 155
+    values = {in_words(number): number for number in range(-49, 50)}
+    for answer, result in right.items():
+        left, said = answer.split(" is ")
+        sign = 1 if " plus " in left else -1
+        a, b = left.split(" plus " if sign == 1 else " minus ", 1)
+        assert values[a] + sign * values[b] == values[said] == result
 
 
 def test_a_drill_is_answers_one_after_the_other(drills):
@@ -83,6 +109,31 @@ def test_an_amount_can_be_learnt_of_numbers_never_seen():
         optimizer.step()
     assert amount.loss(state[~seen], results[~seen]).item() < before / 2
     assert amount.loss(state[:0], results[:0]).item() == 0
+
+
+def test_what_says_when_to_speak_says_not_what():
+    """The likelihood of any word is that of no padding."""
+    torch.manual_seed(0)
+    logits = torch.randn(5, 4, 9)
+    likely = logits.softmax(-1)
+    torch.testing.assert_close(unsaid(logits, 3), -(1 - likely[..., 3]).log())
+
+
+@pytest.mark.parametrize(("row", "counts"), [(4, False), (7, True)])
+def test_results_are_learnt_where_the_ear_is_of_no_help(batch, row, counts):
+    """Which word a result is counts in the text of another session alone: the eighth is the first one's."""
+    sizes, whole = batch
+    whole["speaking"][:, 10:] = True
+    whole["given"] = whole["codes"].clone()
+    whole["respoken"] = torch.zeros(8).bool()
+    torch.manual_seed(2)
+    model, heads = MoshiNetwork(sizes), Heads(sizes.transformer.dim, 9)
+    lost = []
+    for said in (4, 5):
+        whole["codes"][row, 0, -1] = whole["given"][row, 0, -1] = said  # at the end: nothing follows from it
+        torch.manual_seed(3)
+        lost.append(losses(model, heads, whole, equals=9)["words"].item())
+    assert (lost[0] != lost[1]) == counts
 
 
 def test_what_is_said_after_a_word_is_in_its_answer():
