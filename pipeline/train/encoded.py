@@ -17,8 +17,8 @@ class Sessions:
         self.names: set[str] = set()
         self.rows: dict[str, Tensor] = {}
 
-    def refresh(self) -> None:
-        """Read files that have come.
+    def refresh(self) -> bool:
+        """Read files that have come, and say whether there were any.
 
         Raises:
             RunError: there is none.
@@ -32,6 +32,7 @@ class Sessions:
             self.names.add(path.name)
         if not self.names:
             raise RunError(f"{self.folder} has no {self.pattern}: python -m pipeline.train.encode makes it")
+        return bool(new)
 
     def draw(self, batch: int) -> dict[str, Tensor]:
         """Some of them, shifted to the grid of training: the first frame of the user only primes."""

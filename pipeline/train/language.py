@@ -263,12 +263,12 @@ def train(arguments: argparse.Namespace) -> None:
     journal = Journal(arguments.out, LANGUAGE, arguments.minutes, arguments.finish)
     if journal.resume(parts, device):
         torch.manual_seed(arguments.seed + journal.step)
+        optimizer.param_groups[0]["weight_decay"] = arguments.decay  # and not what it was then
     if arguments.compile:
         for layer in (*model.layers, *model.depth_layers):
             layer.compile()
     while journal.step < arguments.steps and not journal.out_of_time:
-        if journal.step % 100 == 0 or not sessions.names:
-            sessions.refresh()
+        if (journal.step % 100 == 0 or not sessions.names) and sessions.refresh():
             diction = Diction(sessions.rows["text"], sessions.rows["agent"], sessions.rows["speaking"])
         journal.schedule(optimizer, arguments.rate, arguments.steps)
         batch = respoken(sessions.draw(arguments.batch), diction, sizes)

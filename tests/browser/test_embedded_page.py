@@ -1,5 +1,7 @@
 """The embedded default on its page: a click, a spoken question, the right answer."""
 
+import contextlib
+
 from playwright.sync_api import Playwright, expect
 from servers import ROOT, serving
 from visitors import launch, visiting
@@ -10,12 +12,14 @@ MICROPHONE = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capt
 
 def test_a_sum_that_is_asked_aloud_is_answered(playwright: Playwright) -> None:
     """What to ask stands on the page; asked, the agent writes the sum and its result, and can be heard."""
-    browser = launch(playwright, *MICROPHONE)
-    with serving(config=ROOT / "configs/tiny") as server, visiting(browser, server.origin) as visit:
+    with (
+        contextlib.closing(launch(playwright, *MICROPHONE)) as browser,
+        serving(config=ROOT / "configs/tiny") as server,
+        visiting(browser, server.origin) as visit,
+    ):
         page = visit()
         expect(page.locator("#suggestions")).to_contain_text("what is three plus four")
         page.locator("#talk").click()
         lines = page.locator("#lines .agent p")
         expect(lines.get_by_text("three plus four is seven").first).to_be_visible(timeout=60_000)
         expect(page.locator("#suggestions")).to_be_hidden()
-    browser.close()
