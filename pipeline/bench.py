@@ -5,7 +5,7 @@ Five measurements, each of the real thing, the last two only when they are asked
 * **stages** — encode, step and decode at every batch width, one after the other;
 * **memory** — resident memory over many steps of one lane, which has to stay flat;
 * **server** — a server started as a user would, speech streamed to it at microphone pace;
-* **profile** — of each stage with one lane, what the time is for: Python, products, convolutions, …;
+* **profile** — of each stage, with `--lanes`, what the time is for: Python, products, convolutions, …;
 * **load** — a random checkpoint of 2 GB, or of the architecture of `--config`, made, loaded and removed.
 """
 
@@ -155,11 +155,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=200, help="frames per batch width (default 200)")
     parser.add_argument("--steps", type=int, default=20_000, help="steps of the memory run (default 20000)")
     parser.add_argument("--seconds", type=float, default=30.0, help="speech for the server (default 30)")
+    parser.add_argument("--lanes", type=int, default=1, help="lanes of the profile (default 1)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args(arguments)
     wanted = set(options.only or usual)
     if options.config is None and wanted != {"load"}:
         parser.error("--config is needed for everything but --only load")
+    if options.lanes < 1:
+        parser.error("--lanes must be positive")
 
     machine = backend.prepare()
     result: dict[str, Any] = {"device": machine.device, "blas": machine.blas.name}
@@ -192,7 +195,7 @@ def _measure(options: argparse.Namespace, wanted: Collection[str]) -> dict[str, 
     }
     if "profile" in wanted:
         with backend.staying_at(backend.homes()[-1]):
-            result["profile"] = measure_profile(chain, options.frames, width=1)
+            result["profile"] = measure_profile(chain, options.frames, options.lanes)
     chosen = [name for name in measures if name in wanted]
     if chosen:
         with Rig.of(chain) as rig:

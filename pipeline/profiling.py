@@ -3,8 +3,8 @@
 Each call is looked at three times. As a stage makes it. Without its evaluation: that is Python,
 which lays the operations out, and their number. And layer by layer, each evaluated by itself:
 that tells kinds of work apart, and costs a synchronisation a layer. What is no such layer,
-attention, gating and drawing above all, is in the whole alone: looked at piece by piece it
-would copy the rings that a whole call writes in place.
+rotation, gating and drawing above all, is in the whole alone; so is writing to the rings, which
+a whole call does in place and a call in pieces on a copy.
 """
 
 import contextlib
@@ -19,6 +19,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
+from pipeline.models.attention import AttentionPlan
 from pipeline.models.conv import CausalConv1d, ConvTranspose1d, Downsample, Upsample
 from pipeline.models.embedding import Embedding, Hearing
 from pipeline.models.linear import Linear
@@ -40,6 +41,7 @@ KINDS: Final[dict[type, str]] = {
     Downsample: "convolutions",
     Upsample: "convolutions",
     Elu: "curves",
+    AttentionPlan: "attention",
     LayerNorm: "norms",
     RmsNorm: "norms",
     Embedding: "embeddings",
@@ -69,7 +71,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def _timed(self, layer: type) -> Iterator[None]:
-        names = [name for name in ("__call__", "encode", "decode", "of_drawn") if name in vars(layer)]
+        names = [name for name in ("__call__", "encode", "decode", "of_drawn", "attend") if name in vars(layer)]
         originals = {name: vars(layer)[name] for name in names}
         for name, original in originals.items():
             setattr(layer, name, self._measured(original, KINDS[layer]))

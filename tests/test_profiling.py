@@ -13,14 +13,15 @@ from pipeline.stages.chain import open_chain
 TINY = Path(__file__).parent.parent / "configs/tiny"
 
 
-def test_every_stage_is_accounted_for() -> None:
+@pytest.mark.parametrize("width", [1, 3])
+def test_every_stage_is_accounted_for(width: int) -> None:
     """What each call is made of is told apart: convolutions are the codec's, and products everybody's."""
-    profile = measure_profile(open_chain(open_config(TINY, [], check=open_chain)), frames=2, width=1)
+    profile = measure_profile(open_chain(open_config(TINY, [], check=open_chain)), frames=2, width=width)
     assert list(profile) == ["encode", "step", "decode"]
     for stage, seen in profile.items():
         assert 0 < seen["python_ms"] < seen["whole_ms"]
         assert seen["operations"] >= sum(seen["most_frequent"].values()) > 100
-        assert {"products", "norms"} <= set(seen["apart_ms"])
+        assert {"products", "norms", "attention"} <= set(seen["apart_ms"])
         assert ("convolutions" in seen["apart_ms"]) == (stage != "step")
         assert ("embeddings" in seen["apart_ms"]) == (stage == "step")
         assert all(ms > 0 for ms in seen["apart_ms"].values())
