@@ -48,6 +48,7 @@ KINDS: Final[dict[type, str]] = {
     Hearing: "embeddings",
     SplitQuantizer: "quantizer",
 }
+_CALLED: Final = ("__call__", "encode", "decode", "of_drawn", "attend")
 WARM_FRAMES: Final = 20
 _PRIMITIVE: Final = re.compile(r'\[label ="(\w+)"')
 
@@ -71,7 +72,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def _timed(self, layer: type) -> Iterator[None]:
-        names = [name for name in ("__call__", "encode", "decode", "of_drawn", "attend") if name in vars(layer)]
+        names = [name for name in _CALLED if name in vars(layer)]
         originals = {name: vars(layer)[name] for name in names}
         for name, original in originals.items():
             setattr(layer, name, self._measured(original, KINDS[layer]))

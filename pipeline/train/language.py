@@ -76,9 +76,8 @@ def cross(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """Some sessions with the text of another one: `apart [B]` bool, and all that goes with the text.
 
     Who has written one sum, and hears two others of the user and of its own voice, must say the
-    result of what is written. Results are learnt here alone, elsewhere only when to say one: where
-    the ear is of help they are learnt by ear, sentence by sentence, and those of sentences never
-    heard are guessed.
+    result of what is written. Without this, results are learnt by ear, sentence by sentence, and
+    those of sentences never heard are guessed so too.
     """
     count = len(batch["codes"])
     apart = torch.arange(count, device=batch["codes"].device) < round(_APART_SHARE * count)
@@ -112,13 +111,6 @@ def after(word: int, text: Tensor, speaking: Tensor) -> Tensor:
     last = torch.where(text == word, answer, 0).cummax(1).values
     before = functional.pad(last[:, :-1], (1, 0))
     return speaking & (before == answer)
-
-
-def unsaid(logits: Tensor, padding: int) -> Tensor:
-    """`logits [..., V]` → how unlikely any word is, `[...]`: what says when to speak, and not what."""
-    words = logits.clone()
-    words[..., padding] = -torch.inf
-    return logits.logsumexp(-1) - words.logsumexp(-1)
 
 
 def _mean(values: Tensor, where: Tensor) -> Tensor:
@@ -155,14 +147,13 @@ def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor], equals: 
     logits = model.text_linear(context).float()
     each = functional.cross_entropy(logits.transpose(1, 2), text, reduction="none")
     spoken = text != sizes.padding
-    anything = unsaid(logits, sizes.padding)
     heard = functional.cross_entropy(
         heads.heard(context).float().transpose(1, 2), batch["heard"], reduction="none"
     )
     ended = batch["heard"] > 0
     told = after(equals, text, batch["speaking"])
     foreseen = ~batch["apart"][:, None]  # what is written follows from what was heard
-    known_result = told & ~foreseen & (batch["results"] > NO_RESULT)
+    known_result = told & (batch["results"] > NO_RESULT)
     together = (~batch["apart"] & ~batch["respoken"]).nonzero()[:, 0]
     of_code, known, loud = _audio(
         model,
@@ -171,7 +162,7 @@ def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor], equals: 
         batch["speaking"][together],
     )
     return {
-        "words": _mean(torch.where(told & foreseen, anything, each), spoken & (foreseen | told)),
+        "words": _mean(each, spoken & (foreseen | told)),
         "padding": _mean(each, ~spoken & foreseen),
         "speech": _mean(of_code, loud),
         "silence": _mean(of_code, known - loud),

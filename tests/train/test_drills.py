@@ -9,8 +9,7 @@ torch = pytest.importorskip("torch")
 from pipeline.train.architecture import moshi_sizes  # noqa: E402 - after the skip
 from pipeline.train.diction import Diction, words_in  # noqa: E402
 from pipeline.train.drills import Amount, Drills  # noqa: E402
-from pipeline.train.language import Heads, after, cross, losses, respoken, unsaid  # noqa: E402
-from pipeline.train.networks.moshi import MoshiNetwork  # noqa: E402
+from pipeline.train.language import after, cross, respoken  # noqa: E402
 from pipeline.train.phrases import agent_words, answers, held_out_pairs, in_words  # noqa: E402
 from pipeline.train.vocabulary import PADDING  # noqa: E402
 
@@ -109,31 +108,6 @@ def test_an_amount_can_be_learnt_of_numbers_never_seen():
         optimizer.step()
     assert amount.loss(state[~seen], results[~seen]).item() < before / 2
     assert amount.loss(state[:0], results[:0]).item() == 0
-
-
-def test_what_says_when_to_speak_says_not_what():
-    """The likelihood of any word is that of no padding."""
-    torch.manual_seed(0)
-    logits = torch.randn(5, 4, 9)
-    likely = logits.softmax(-1)
-    torch.testing.assert_close(unsaid(logits, 3), -(1 - likely[..., 3]).log())
-
-
-@pytest.mark.parametrize(("row", "counts"), [(4, False), (7, True)])
-def test_results_are_learnt_where_the_ear_is_of_no_help(batch, row, counts):
-    """Which word a result is counts in the text of another session alone: the eighth is the first one's."""
-    sizes, whole = batch
-    whole["speaking"][:, 10:] = True
-    whole["given"] = whole["codes"].clone()
-    whole["respoken"] = torch.zeros(8).bool()
-    torch.manual_seed(2)
-    model, heads = MoshiNetwork(sizes), Heads(sizes.transformer.dim, 9)
-    lost = []
-    for said in (4, 5):
-        whole["codes"][row, 0, -1] = whole["given"][row, 0, -1] = said  # at the end: nothing follows from it
-        torch.manual_seed(3)
-        lost.append(losses(model, heads, whole, equals=9)["words"].item())
-    assert (lost[0] != lost[1]) == counts
 
 
 def test_what_is_said_after_a_word_is_in_its_answer():
