@@ -13,6 +13,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.models.activations import exponential
 from pipeline.values import Sampling
 
 Floats = npt.NDArray[np.float32]
@@ -174,14 +175,15 @@ class Dice:
             return mx.argmax(logits, axis=-1)
         assert uniform is not None
         logits = logits.astype(mx.float32)
-        limit = self._limit(logits.shape[-1])
-        kept = logits if limit is None else mx.where(logits >= limit.threshold(logits), logits, -mx.inf)
         # Against the best first: divided by a tiny temperature, both would be infinite.
-        against = kept - logits.max(axis=-1, keepdims=True)
-        likelihood = mx.softmax(against / self._temperature, axis=-1)
+        against = logits - logits.max(axis=-1, keepdims=True)
+        likelihood = exponential(against / self._temperature)  # as yet a multiple of it
+        limit = self._limit(logits.shape[-1])
+        if limit is not None:
+            likelihood = likelihood * (logits >= limit.threshold(logits))  # a select takes ten times as long
         cumulative = mx.cumsum(likelihood, axis=-1)
         # A parallel sum need not grow from one entry to the next: only what can be drawn is asked.
-        cumulative = mx.where(likelihood > 0, cumulative, 0)
+        cumulative = cumulative * (likelihood > 0)
         target = uniform * cumulative.max(axis=-1, keepdims=True)
         drawn = mx.argmax(cumulative > target, axis=-1)
         return drawn if self._drawing is None else mx.where(self._drawing, drawn, mx.argmax(logits, axis=-1))

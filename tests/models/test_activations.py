@@ -10,6 +10,7 @@ import pytest
 from pipeline.models.activations import (
     elu_by_expm1,
     elu_by_power,
+    exponential,
     gelu_by_erf,
     gelu_by_quotient,
     gelu_on_cpu,
@@ -27,6 +28,13 @@ def test_elu_is_exact(elu: Callable[[mx.array], mx.array]) -> None:
     curve = np.array(elu(mx.array(x)))
     np.testing.assert_array_equal(curve[x >= 0], x[x >= 0])
     np.testing.assert_allclose(curve[x < 0], np.expm1(x[x < 0].astype(np.float64)), rtol=0, atol=ULP)
+
+
+def test_the_exponential_function_is_exact() -> None:
+    """To a few ulp, and 0 far below: of a thing that cannot be, the likelihood is none."""
+    x = np.concatenate([np.linspace(-80, 5, 1001), [-1e4, -3e38, -np.inf, 0]]).astype(np.float32)
+    curve = np.array(exponential(mx.array(x)))
+    np.testing.assert_allclose(curve, np.exp(x.astype(np.float64)), rtol=64 * ULP, atol=1e-37)
 
 
 @pytest.mark.parametrize("silu", [silu_by_power, silu_by_sigmoid])
