@@ -36,7 +36,7 @@ exponential = exponential_by_power if prepare().device == "cpu" else mx.exp
 
 def elu_by_power(x: mx.array) -> mx.array:
     """`x` above 0, e^x − 1 below: of the two, always the larger."""
-    return mx.maximum(x, mx.power(math.e, mx.minimum(x, _ALMOST_ZERO)) - 1)
+    return mx.maximum(x, exponential_by_power(mx.minimum(x, _ALMOST_ZERO)) - 1)
 
 
 def elu_by_expm1(x: mx.array) -> mx.array:
