@@ -23,7 +23,7 @@ ifeq ($(shell uname -s),Linux)
 BACKEND ?= $(shell nvidia-smi >/dev/null 2>&1 && echo cuda || echo cpu)
 endif
 comma := ,
-# Where make install puts things; pipeline/installing/places.py knows them by the same names.
+# Where make install puts things; pipeline/install/paths.py knows them by the same names.
 HOME_VENV := $(or $(filter /%,$(XDG_DATA_HOME)),$(HOME)/.local/share)/packet-voice/venv
 HOME_BIN  := $(HOME)/.local/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
@@ -73,16 +73,16 @@ format: dev
 	$(BIN)/ruff check --fix .
 
 smoke: setup
-	$(BIN)/python -m pipeline.smoke --config $(CONFIG) --in $(SPEECH)
+	$(BIN)/python -m pipeline smoke --config $(CONFIG) --in $(SPEECH)
 
 soak: dev
-	$(BIN)/python -m pipeline.soak --config $(CONFIG) $(ARGS)
+	$(BIN)/python -m pipeline loadtest --config $(CONFIG) $(ARGS)
 
 bench: dev
-	$(BIN)/python -m pipeline.bench --config $(CONFIG) $(ARGS)
+	$(BIN)/python -m pipeline bench --config $(CONFIG) $(ARGS)
 
 bench-peers: dev
-	PYTHONPATH=tests $(BIN)/python -m peers $(ARGS)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks.peers $(ARGS)
 
 evaluate: dev
 	$(BIN)/python -m pipeline.train.corpus --out build/train/corpus --utterances 0
@@ -108,13 +108,13 @@ install:
 	"$(HOME_BIN)/packet-voice" service install $(ARGS)
 
 image-steps: dev
-	$(BIN)/python tests/installation/image_steps.py $(ARGS)
+	$(BIN)/python tests/install/image_steps.py $(ARGS)
 
 docs: setup
-	$(BIN)/python -m pipeline.configuration --write docs/configuration.md
+	$(BIN)/python -m pipeline config-reference --write docs/configuration.md
 
 goldens:
-	tests/oracle/make-goldens
+	tests/goldens/make-goldens
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

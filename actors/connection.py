@@ -14,15 +14,15 @@ import structlog
 import trio
 
 from actors import egress, ingress
-from actors.delivery import Delivery
-from actors.outbox import Outbox, OutboxFullError
-from actors.session import Session
-from actors.transport import SlowPeerError, Transport, TransportClosedError
+from actors.sessions.dispatcher import Delivery
+from actors.sessions.send_queue import Outbox, OutboxFullError
+from actors.sessions.session import Session
+from actors.sessions.transport import SlowPeerError, Transport, TransportClosedError
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, LaneFailedError
 from pipeline.protocol import outgoing
+from pipeline.protocol.close_reason import Farewell
 from pipeline.protocol.conversation import Conversation, ConversationStatistics
-from pipeline.protocol.farewell import Farewell
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
 from pipeline.protocol.metadata import Draining, ErrorNotice
 from pipeline.protocol.outgoing import Outgoing

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from actors.stage import header
+from actors.runtime.stage import header
 from pipeline.audio.fade import fade_in
 from pipeline.values import AgentCodes, AgentFrame, Codes, LaneClosed, LaneEvent, LaneOpened, Pcm, Sampling
 

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from actors.stage import header
+from actors.runtime.stage import header
 from pipeline.values import LaneClosed, LaneEvent, LaneOpened, Sampling, UserCodes, UserFrame
 
 

@@ -13,15 +13,15 @@ from typing import Any, Final
 
 import trio
 
-from actors.admission import Admission, AdmissionStatistics
-from actors.channel import ChannelStatistics
 from actors.connection import NOT_READING, Connection, Ending
-from actors.delivery import BUDGET_S, Delivery
-from actors.outbox import OutboxStatistics
-from actors.reception import Reception
-from actors.session import Latencies, Session, Tally
-from actors.stage import Stage
-from actors.timing import TimingStatistics
+from actors.registry import Reception
+from actors.runtime.channel import ChannelStatistics
+from actors.runtime.histogram import TimingStatistics
+from actors.runtime.stage import Stage
+from actors.sessions.admission import Admission, AdmissionStatistics
+from actors.sessions.dispatcher import BUDGET_S, Delivery
+from actors.sessions.send_queue import OutboxStatistics
+from actors.sessions.session import Latencies, Session, Tally
 from pipeline.protocol.conversation import ConversationStatistics
 from pipeline.protocol.metadata import Stats
 

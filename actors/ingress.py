@@ -8,9 +8,9 @@ from collections.abc import Callable
 
 import trio
 
-from actors.outbox import Outbox
-from actors.session import Session
-from actors.transport import Transport
+from actors.sessions.send_queue import Outbox
+from actors.sessions.session import Session
+from actors.sessions.transport import Transport
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.events import AudioReceived, MetadataReceived, Refused
 from pipeline.protocol.metadata import Bye, ClientStats, Configure, ErrorNotice

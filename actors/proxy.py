@@ -11,7 +11,8 @@ It lives beside the line and knows nothing of it: what fails here fails for one 
 few pieces of a file in memory, never the file.
 
 What belongs here: who may have what, and who reads what. What does not: when the hub is asked
-(`actors.proxying.errands`) and the other parts (`actors.proxying`), statuses and headers (`web.hub`).
+(`actors.hub_proxy.fetcher`) and the other parts (`actors.hub_proxy`), statuses and headers
+(`web.routes.hub`).
 """
 
 import os
@@ -23,12 +24,12 @@ from typing import Final
 import structlog
 import trio
 
-from actors.proxying.errands import BUSY_RETRY_MS, UNREACHED, Errands
-from actors.proxying.flight import PIECE_BYTES, CutShortError, Flight, Found
-from actors.proxying.hub import Upstream
-from actors.proxying.shelf import Shelf
-from actors.proxying.store import HEAD_BYTES, Store, Usage
-from actors.proxying.wanted import Allowed, Wanted
+from actors.hub_proxy.cache import Shelf
+from actors.hub_proxy.client import Upstream
+from actors.hub_proxy.disk_store import HEAD_BYTES, Store, Usage
+from actors.hub_proxy.download import PIECE_BYTES, CutShortError, Flight, Found
+from actors.hub_proxy.fetcher import BUSY_RETRY_MS, UNREACHED, Errands
+from actors.hub_proxy.request import Allowed, Wanted
 from pipeline import config
 from pipeline.errors import NotServedError
 

@@ -6,7 +6,7 @@ used and says so. Every failure is a `HubError`: one sentence that names the add
 to do. The client reads `HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE` itself.
 
 What belongs here: talking to the hub. What does not: which files a model needs
-(`pipeline.models.files`).
+(`pipeline.models.checkpoint.files`).
 """
 
 import errno

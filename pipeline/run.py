@@ -18,29 +18,29 @@ import platformdirs
 import structlog
 import trio
 
-from actors.crew import Crew
-from actors.line import Line, Loaders
-from actors.pinned import PinnedThread
+from actors.engine import Line, Loaders
+from actors.hub_proxy.client import HubClient
+from actors.hub_proxy.disk_store import Store
 from actors.proxy import Proxy
-from actors.proxying.hub import HubClient
-from actors.proxying.store import Store
+from actors.runtime.pinned_thread import PinnedThread
+from actors.runtime.thread_pool import Crew
 from pipeline import backend, log
-from pipeline.commands import INTERRUPTED, add_config_arguments, add_lan_argument, run_command
+from pipeline.cli.arguments import INTERRUPTED, add_config_arguments, add_lan_argument, run_command
+from pipeline.cli.program_name import program
+from pipeline.cli.ranks import attend, follow, lead
 from pipeline.config import Config, Settings
 from pipeline.errors import BrokenInvariantError, StartupError
 from pipeline.hub import access
-from pipeline.installing.calling import program
 from pipeline.lan.invitation import Invitation
-from pipeline.opened import open_config
-from pipeline.ranks import attend, follow, lead
+from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.chain import Chain, open_chain
-from pipeline.stages.rounds import Lead
-from web.agent import answer_balancers
+from pipeline.stages.tensor_parallel.collective import Lead
 from web.app import create_app
-from web.door import Door
-from web.front import Front
-from web.serve import serve
-from web.turnstile import Turnstile
+from web.routes.haproxy_agent import answer_balancers
+from web.security.forwarded import Front
+from web.security.listen import Door
+from web.security.rate_limit import Turnstile
+from web.server.serve import serve
 
 BROKEN = 70
 # Three model threads and Trio share one interpreter lock. At Python's 5 ms a wake-up of
@@ -223,16 +223,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return run(config)
 
 
-def _leave(exit_code: int) -> NoReturn:
-    """End the process at once, everything written.
+def run_and_exit(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command, then end the process at once with its exit code, all output flushed.
 
-    The usual way takes MLX apart while threads of its own, or a model thread inside it, may still
-    run, and then ends with SIGABRT in place of `exit_code`, about one time in fifteen.
+    A normal interpreter exit tears MLX down while its threads, or a model thread inside it, may still
+    run, and then dies of SIGABRT instead of returning the exit code, about one time in fifteen.
     """
+    exit_code = run_command(partial(main, arguments))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
 
 
 if __name__ == "__main__":
-    _leave(run_command(main))
+    run_and_exit()

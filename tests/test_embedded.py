@@ -1,7 +1,7 @@
 """The embedded default: its weights are computed with exactly, and they answer.
 
 `tests/data/embedded.npz` is what the official package says to `tests/data/question.wav`
-with the same weights (`tests/oracle/embedded_goldens.py`).
+with the same weights (`tests/goldens/embedded_goldens.py`).
 """
 
 from pathlib import Path
@@ -12,9 +12,9 @@ import trio
 
 from pipeline.audio.framing import Framer
 from pipeline.audio.wav import read_speech
-from pipeline.booted import boot
+from pipeline.cli.offline import Trace, converse
 from pipeline.config import read_config
-from pipeline.offline import Trace, converse
+from pipeline.loadtest.server_process import boot
 from pipeline.stages.chain import Chain, open_chain
 from pipeline.train.trial import Question, ask
 from pipeline.values import GREEDY, Pcm, Sampling

@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from pipeline.booted import Booted, boot
-from pipeline.soaking.crowd import stall
-from pipeline.soaking.talker import talking
-from pipeline.soaking.watch import Watch, troubles
+from pipeline.loadtest.client import talking
+from pipeline.loadtest.monitor import Watch, troubles
+from pipeline.loadtest.scenarios import stall
+from pipeline.loadtest.server_process import Booted, boot
 
 ROOT = Path(__file__).parent.parent
 SPEECH = ROOT / "tests/data/speech.wav"
@@ -73,7 +73,7 @@ async def beside_a_neighbour(server: Booted):
 @asynccontextmanager
 async def talk_process(server: Booted, tmp_path: Path):
     """The talk command in a process of its own, in the middle of its speech; it is dead at the end."""
-    command = [sys.executable, "-m", "pipeline.talk", "--url", server.socket_url]
+    command = [sys.executable, "-m", "pipeline", "talk", "--url", server.socket_url]
     command += ["--in", str(SPEECH), "--out", str(tmp_path / "answer.wav")]
     before = (await health(server))["lanes"]["open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # noqa: ASYNC220
@@ -214,7 +214,7 @@ async def test_sigterm_under_load_tells_everybody(checkpoint):
 async def test_a_model_thread_that_hangs_ends_the_process(checkpoint, tmp_path):
     """It cannot be interrupted: clients are told and closed with 1011, and the exit code is 70."""
     sign = tmp_path / "hang"
-    program = (str(ROOT / "tests/hanging_server.py"), str(sign))
+    program = (str(ROOT / "tests/support/hanging_server.py"), str(sign))
     with trio.fail_after(HANG_S), boot(checkpoint, (*QUICK, "stall_s=1"), program=program) as server:
         async with talking(server.port) as talker:
             await talker.speak(5)

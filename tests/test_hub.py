@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from local_hub import TOKEN, Hub, pointed_at, serve
+from support.local_hub import TOKEN, Hub, pointed_at, serve
 
 from pipeline.config import HubAddress
 from pipeline.errors import HubError

@@ -7,37 +7,33 @@ place for each stage's calls, and with a crew of fewer threads than stages, as t
 
 import copy
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import trio
 import trio.testing
-from checkpoints import write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.actors.fakes import Client, Wire, hold, slow_inline
+from support.checkpoints import write_folder
 
-sys.path.insert(0, str(Path(__file__).parent / "actors"))
-from doubles import Client, Wire, hold, slow_inline
-
-from actors.crew import Crew, Member
-from actors.line import Line, Loaders
-from actors.pinned import PinnedThread, Runner
+from actors.engine import Line, Loaders
+from actors.runtime.pinned_thread import PinnedThread, Runner
+from actors.runtime.thread_pool import Crew, Member
 from pipeline.audio.framing import payload_of
+from pipeline.cli.offline import Trace, replay
 from pipeline.config import read_config
-from pipeline.offline import Trace, replay
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import Conversation
-from pipeline.protocol.kept import Heard
 from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Queued, Ready, Resumed
-from pipeline.replay import Replay
+from pipeline.protocol.unacked import Heard
+from pipeline.recordings import Replay
 from pipeline.stages import chain as chain_module
 from pipeline.stages.chain import Chain, open_chain
 from pipeline.stages.stepper import StepperStage

@@ -17,10 +17,10 @@ import soundfile
 import trio
 
 from pipeline.audio.wav import read_speech
-from pipeline.booted import Booted, boot
+from pipeline.client.report import Report
+from pipeline.client.session import converse
+from pipeline.loadtest.server_process import Booted, boot
 from pipeline.protocol.metadata import Configure
-from pipeline.talking.client import converse
-from pipeline.talking.report import Report
 
 ROOT = Path(__file__).parent.parent
 SPEECH = ROOT / "tests/data/speech.wav"
@@ -106,7 +106,7 @@ def test_health_shows_what_was_done(server: Booted) -> None:
 
 def test_the_talk_command_writes_the_answer(server: Booted, tmp_path: Path) -> None:
     out = tmp_path / "answer.wav"
-    command = [sys.executable, "-m", "pipeline.talk", "--url", server.socket_url]
+    command = [sys.executable, "-m", "pipeline", "talk", "--url", server.socket_url]
     command += ["--in", str(SPEECH), "--out", str(out), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     report = json.loads(done.stdout.strip().splitlines()[-1])
@@ -179,7 +179,7 @@ def test_a_read_only_checkout_works(tmp_path: Path) -> None:
     for path in (*folder.iterdir(), folder):
         path.chmod(0o555 if path.is_dir() else 0o444)
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "pipeline.offline", "--config", str(folder), "--greedy"]
+    command = [sys.executable, "-m", "pipeline", "offline", "--config", str(folder), "--greedy"]
     command += [str(SPEECH), str(tmp_path / "answer.wav")]
     subprocess.run(command, env=environment, check=True, timeout=60)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "mimi_config.json"]

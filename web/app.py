@@ -1,11 +1,12 @@
 """Every answer is a page, a JSON object or a conversation; none is a traceback.
 
-The routes: `/` (page and packet WebSocket), `/ws` (packet WebSocket), `/api/session` (a token for
-a cookie), and those of `web.pages`, `web.programs`, `web.probes` and `web.hub`. Errors are
-`{"error": {"code", "message"}}` with the status that fits.
+The routes: `/` (page and packet WebSocket), `/ws` (packet WebSocket), `/api/session` (a token for a
+cookie), and those of `web.routes.pages`, `web.routes.status`, `web.routes.selftest` and `web.routes.hub`.
+Errors are `{"error": {"code", "message"}}` with the status that fits.
 
-Neighbours: `web.gate` decides whose pages may ask, `web.keys` who may, `actors.line` whether there
-is room, and it holds the session. What does not belong here: bytes of packets, facts about models.
+Neighbours: `web.security.origin` decides whose pages may ask, `web.security.auth` who may, `actors.engine`
+whether there is room, and it holds the session. What does not belong here: bytes of packets, facts about
+models.
 """
 
 import dataclasses
@@ -19,24 +20,24 @@ from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from actors.line import Line
+from actors.engine import Line
 from actors.proxy import Proxy
-from actors.transport import TransportClosedError
+from actors.sessions.transport import TransportClosedError
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError
-from web.answers import harden, problem, too_many, unauthorized
-from web.asking import is_public, peer_and_port, shown_by
-from web.door import Door
-from web.front import Front, Fronted
-from web.gate import Gate, content_security_policy
-from web.hub import add_hub
-from web.keys import Keys, Shown
-from web.landing import STYLE_HASH, describe, render
-from web.pages import add_pages
-from web.probes import answer_probes
-from web.programs import Weights, answer_programs, model_of
-from web.socket import OrderedWebsocketConnection, converse
-from web.turnstile import Turnstile
+from web.responses import harden, problem, too_many, unauthorized
+from web.routes.hub import add_hub
+from web.routes.landing import STYLE_HASH, describe, render
+from web.routes.pages import add_pages
+from web.routes.selftest import answer_probes
+from web.routes.status import Weights, answer_programs, model_of
+from web.security.auth import Keys, Shown
+from web.security.forwarded import Front, Fronted
+from web.security.listen import Door
+from web.security.origin import Gate, content_security_policy
+from web.security.rate_limit import Turnstile
+from web.security.request_info import is_public, peer_and_port, shown_by
+from web.server.ws_handler import OrderedWebsocketConnection, converse
 
 REQUEST_BODY_BYTES = 4 * 1024  # the longest body is a token
 REQUEST_BODY_S = 5.0

@@ -5,7 +5,7 @@ checks each against its SHA-512, and lays the files that the pages use into
 `web/vendored/<package>-<version>/`, which is not under version control. A server without them
 runs; what needs them says that it is not ready.
 
-Neighbours: `web.pages` serves what is there. What does not belong here: our own files.
+Neighbours: `web.routes.pages` serves what is there. What does not belong here: our own files.
 """
 
 import base64

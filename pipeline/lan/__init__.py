@@ -3,6 +3,6 @@
 What belongs here: addresses, a certificate authority that can vouch for nothing but them, the
 token, and the invitation that holds all three. Everything is kept in one private folder.
 
-Neighbours: `web.door` opens with it, `pipeline.run` and `pipeline.invite` show it. What does not
-belong here: sockets, and certificates that somebody else made.
+Neighbours: `web.security.listen` opens with it, `pipeline.run` and `pipeline.cli.invite` show it. What does
+not belong here: sockets, and certificates that somebody else made.
 """

@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from pipeline.lan.reach import Reach
+from pipeline.lan.addresses import Reach
 
 AUTHORITY_FOR: Final = timedelta(days=3650)
 CERTIFICATE_FOR: Final = timedelta(days=397)

@@ -15,9 +15,9 @@ import platformdirs
 
 from pipeline.config import Server
 from pipeline.errors import ConfigError
-from pipeline.lan import keeping
+from pipeline.lan import private_files
+from pipeline.lan.addresses import Reach
 from pipeline.lan.authority import Identity, issue, make_authority, may_sign, speaks_for
-from pipeline.lan.reach import Reach
 
 TOKEN_BYTES: Final = 16  # 128 bits, of which ten guesses a minute find none; a short link, a small QR code
 
@@ -59,7 +59,7 @@ def prepare(server: Server, address: str, now: datetime, *, token: bool) -> Cred
         Path(server.tls_folder) if server.tls_folder else platformdirs.user_data_path("packet-voice") / "lan"
     )
     try:
-        with keeping.kept_in(folder):
+        with private_files.kept_in(folder):
             return _prepared(folder, Reach.of(address), now, token=token)
     except OSError as error:
         raise ConfigError(
@@ -72,17 +72,17 @@ def _prepared(folder: Path, reach: Reach, now: datetime, *, token: bool) -> Cred
     authority = _kept(folder / "authority.pem")
     if authority is None or not authority.lasts(now) or not may_sign(authority, reach):
         authority = make_authority(reach, now)
-        keeping.write(folder / "authority.pem", authority.pem())
+        private_files.write(folder / "authority.pem", authority.pem())
         made.append("authority")
-    if keeping.read(folder / "authority.crt", public=True) != authority.public_pem():
-        keeping.write(folder / "authority.crt", authority.public_pem(), public=True)
+    if private_files.read(folder / "authority.crt", public=True) != authority.public_pem():
+        private_files.write(folder / "authority.crt", authority.public_pem(), public=True)
     identity = _kept(folder / "server.pem")
     if identity is None or not identity.lasts(now) or not speaks_for(identity, authority, reach):
         identity = issue(authority, reach, now)
-        keeping.write(folder / "server.pem", identity.pem())
+        private_files.write(folder / "server.pem", identity.pem())
         made.append("certificate")
-    if token and not keeping.read(folder / "token"):
-        keeping.write(folder / "token", f"{secrets.token_urlsafe(TOKEN_BYTES)}\n".encode())
+    if token and not private_files.read(folder / "token"):
+        private_files.write(folder / "token", f"{secrets.token_urlsafe(TOKEN_BYTES)}\n".encode())
         made.append("token")
     expires = identity.certificate.not_valid_after_utc
     return Credentials(folder, reach, identity.fingerprint, authority.fingerprint, expires, tuple(made))
@@ -90,7 +90,7 @@ def _prepared(folder: Path, reach: Reach, now: datetime, *, token: bool) -> Cred
 
 def _kept(path: Path) -> Identity | None:
     """What is there; None where nothing is, or nothing that can be used."""
-    pem = keeping.read(path)
+    pem = private_files.read(path)
     if pem is None:
         return None
     try:

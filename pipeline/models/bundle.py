@@ -2,7 +2,7 @@
 
 `open_bundle` finds the files and checks their headers against the config, all before a
 weight is read; `load_mimi` and `load_lm` read them. Where a config names no weights but a
-seed (`untrained.seed`), ordinary checkpoint files are made from it in the user's cache.
+seed (`random_init.seed`), ordinary checkpoint files are made from it in the user's cache.
 """
 
 import fcntl
@@ -22,17 +22,18 @@ import platformdirs
 from pipeline import backend
 from pipeline.config import Config
 from pipeline.errors import ConfigError, UnsupportedModelError, WeightsError
-from pipeline.models import families, untrained
-from pipeline.models.files import USUAL_NAMES, shard_paths
-from pipeline.models.generation import Generation, parse_generation
-from pipeline.models.headers import read_header
+from pipeline.models import random_init
+from pipeline.models.checkpoint import formats
+from pipeline.models.checkpoint.files import USUAL_NAMES, shard_paths
+from pipeline.models.checkpoint.generation_config import Generation, parse_generation
+from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
+from pipeline.models.checkpoint.lm_key_map import detect_layout
+from pipeline.models.checkpoint.lora import Lora, parse_lora
+from pipeline.models.checkpoint.mimi_config import MimiConfig, parse_mimi_config
+from pipeline.models.checkpoint.mimi_key_map import detect_mimi_layout
+from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.lm import LmModel
-from pipeline.models.lm_checkpoint import detect_layout
-from pipeline.models.lm_config import LmConfig, parse_lm_config
-from pipeline.models.lora import Lora, parse_lora
 from pipeline.models.mimi import Mimi
-from pipeline.models.mimi_checkpoint import detect_mimi_layout
-from pipeline.models.mimi_config import MimiConfig, parse_mimi_config
 from pipeline.models.sharding import Member, Share
 
 
@@ -57,17 +58,17 @@ class Bundle:
     @property
     def family(self) -> str:
         """What people call models of this architecture."""
-        return families.family_of(self.lm)
+        return formats.family_of(self.lm)
 
     @cached_property
     def lm_layout(self) -> str:
         """How the language model's tensors are named."""
-        return detect_layout(families.read(self.lm_path))
+        return detect_layout(formats.read(self.lm_path))
 
     @cached_property
     def mimi_layout(self) -> str:
         """How the codec's tensors are named."""
-        return detect_mimi_layout(families.read(self.mimi_path))
+        return detect_mimi_layout(formats.read(self.mimi_path))
 
     def load_mimi(self) -> Mimi:
         """The codec with its weights, in the calling thread.
@@ -129,7 +130,7 @@ class Bundle:
     @property
     def lm_parameters(self) -> int:
         """Numbers in the language model, none of them allocated to find out."""
-        return sum(math.prod(shape) for _, shape in untrained.lm_tensors(self.lm))
+        return sum(math.prod(shape) for _, shape in random_init.lm_tensors(self.lm))
 
 
 def load_lm(
@@ -204,9 +205,9 @@ def open_bundle(config: Config) -> Bundle:
             architecture in the configuration and the weights have none that is known.
     """
     raw = config.model
-    families.refuse(raw, str(config.path))
-    if families.says_nothing(raw):
-        raw = families.built_in(raw, config.folder / str(raw.get("moshi_name") or USUAL_NAMES["moshi_name"]))
+    formats.refuse(raw, str(config.path))
+    if formats.says_nothing(raw):
+        raw = formats.built_in(raw, config.folder / str(raw.get("moshi_name") or USUAL_NAMES["moshi_name"]))
     lm = parse_lm_config(raw)
     generation = parse_generation(raw)
     mimi = parse_mimi_config(_read_mimi_config(config.folder, raw.get("mimi_config_name")))
@@ -217,14 +218,14 @@ def open_bundle(config: Config) -> Bundle:
     if lm.card != mimi.quantizer.bins:
         raise ConfigError("card", f"{lm.card}, but Mimi's codebooks have {mimi.quantizer.bins} entries")
     seed = config.settings.untrained.seed
-    described = json.dumps([untrained.VERSION, seed, msgspec.to_builtins(lm), msgspec.to_builtins(mimi)])
+    described = json.dumps([random_init.VERSION, seed, msgspec.to_builtins(lm), msgspec.to_builtins(mimi)])
     key = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def make_lm(path: Path) -> None:
-        untrained.write_checkpoint(path, untrained.lm_tensors(lm), seed or 0)
+        random_init.write_checkpoint(path, random_init.lm_tensors(lm), seed or 0)
 
     def make_mimi(path: Path) -> None:
-        untrained.write_checkpoint(path, untrained.mimi_tensors(mimi), seed or 0)
+        random_init.write_checkpoint(path, random_init.mimi_tensors(mimi), seed or 0)
 
     lm_path, lm_trained = _weights(
         config.folder, str(raw.get("moshi_name") or USUAL_NAMES["moshi_name"]), seed, make_lm, key

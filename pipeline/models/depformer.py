@@ -11,8 +11,8 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from pipeline.models.lm_config import LmConfig
-from pipeline.models.transformer import Layer, place
+from pipeline.models.checkpoint.lm_config import LmConfig
+from pipeline.models.layers.transformer import Layer, place
 
 
 class Past(NamedTuple):

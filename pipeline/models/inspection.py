@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.models.bundle import Bundle
-from pipeline.models.checkpoint import Assignment
-from pipeline.models.files import shard_paths
-from pipeline.models.headers import TensorHeader, read_header
+from pipeline.models.checkpoint.files import shard_paths
+from pipeline.models.checkpoint.loading import Assignment
+from pipeline.models.checkpoint.safetensors_header import TensorHeader, read_header
+from pipeline.models.layers.quantized import WORD_BITS
 from pipeline.models.lm import LmModel
-from pipeline.models.quantized import WORD_BITS
 from pipeline.units import FRAME_MS
 
 

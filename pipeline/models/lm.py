@@ -3,7 +3,7 @@
 Per step, the temporal transformer takes in one text token and one token of each codebook
 of both voices; from what it makes of them comes a text token, and from both, codebook by
 codebook, the agent's next codes. Delays between codebooks are applied outside, on the
-host (`pipeline.stages.grid`): a step sees tokens, not frames.
+host (`pipeline.stages.delays`): a step sees tokens, not frames.
 Source: Défossez et al. 2024, "Moshi", section 3.4; the arithmetic of the `moshi` package.
 """
 
@@ -18,8 +18,10 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from pipeline.errors import WeightsError
-from pipeline.models.attention import Lanes
-from pipeline.models.checkpoint import (
+from pipeline.models.checkpoint.formats import read
+from pipeline.models.checkpoint.lm_config import LmConfig
+from pipeline.models.checkpoint.lm_key_map import detect_layout, lm_rules
+from pipeline.models.checkpoint.loading import (
     Assignment,
     Rule,
     Weight,
@@ -27,21 +29,19 @@ from pipeline.models.checkpoint import (
     match,
     stream_parameters,
 )
-from pipeline.models.conditioning import Conditions
+from pipeline.models.checkpoint.lora import Lora
+from pipeline.models.checkpoint.safetensors_header import Shape
 from pipeline.models.depformer import Depformer, Past
-from pipeline.models.embedding import Embedding, Hearing
-from pipeline.models.families import read
-from pipeline.models.headers import Shape
-from pipeline.models.linear import Linear, settle
-from pipeline.models.lm_checkpoint import detect_layout, lm_rules
-from pipeline.models.lm_config import LmConfig
-from pipeline.models.lora import Lora
-from pipeline.models.norms import make_norm
-from pipeline.models.products import Products
-from pipeline.models.quantized import install
+from pipeline.models.layers.attention import Lanes
+from pipeline.models.layers.conditioning import Conditions
+from pipeline.models.layers.embedding import Embedding, Hearing
+from pipeline.models.layers.fused_linear import Products
+from pipeline.models.layers.linear import Linear, settle
+from pipeline.models.layers.norms import make_norm
+from pipeline.models.layers.quantized import install
+from pipeline.models.layers.transformer import Transformer, TransformerState
 from pipeline.models.sampling import BatchDrawing, Drawing, SamplingBatch
 from pipeline.models.sharding import GatheredLinear, Member, Share, deal_layer
-from pipeline.models.transformer import Transformer, TransformerState
 
 Tokens = npt.NDArray[np.int32]
 NO_TOKEN = -1  # as input: nothing was said; in a whole sequence: nothing is predicted here

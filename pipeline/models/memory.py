@@ -14,13 +14,13 @@ from mlx.utils import tree_flatten
 from pipeline import backend
 from pipeline.errors import WeightsError
 from pipeline.models.bundle import Bundle
-from pipeline.models.checkpoint import Assignment
-from pipeline.models.conv import history_floats
-from pipeline.models.headers import Shape
+from pipeline.models.checkpoint.loading import Assignment
+from pipeline.models.checkpoint.safetensors_header import Shape
+from pipeline.models.layers.conv import history_floats
+from pipeline.models.layers.transformer import TransformerConfig
 from pipeline.models.lm import LmModel
 from pipeline.models.mimi import Mimi
 from pipeline.models.sharding import Share
-from pipeline.models.transformer import TransformerConfig
 
 # Resident memory of a whole server beside weights and sessions, after a thousand steps, measured
 # on Linux with MLX and MKL: the interpreter, the libraries, and what a step makes and frees.

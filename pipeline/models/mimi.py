@@ -14,15 +14,15 @@ import mlx.core as mx
 from mlx import nn
 from mlx.utils import tree_flatten, tree_unflatten
 
-from pipeline.models.attention import Lanes
-from pipeline.models.conv import Downsample, History, Upsample, history_floats
-from pipeline.models.headers import Shape
-from pipeline.models.linear import settle
-from pipeline.models.mimi_checkpoint import check_mimi, load_mimi
-from pipeline.models.mimi_config import MimiConfig
+from pipeline.models.checkpoint.mimi_config import MimiConfig
+from pipeline.models.checkpoint.mimi_key_map import check_mimi, load_mimi
+from pipeline.models.checkpoint.safetensors_header import Shape
+from pipeline.models.layers.attention import Lanes
+from pipeline.models.layers.conv import Downsample, History, Upsample, history_floats
+from pipeline.models.layers.linear import settle
+from pipeline.models.layers.transformer import Transformer, TransformerState
 from pipeline.models.quantizer import SplitQuantizer
 from pipeline.models.seanet import SeanetDecoder, SeanetEncoder
-from pipeline.models.transformer import Transformer, TransformerState
 from pipeline.units import FRAME_SAMPLES
 
 

@@ -16,15 +16,15 @@ import msgspec
 import numpy as np
 
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.models.checkpoint import stream_parameters
-from pipeline.models.conditioning import PREFIX
-from pipeline.models.families import read
-from pipeline.models.headers import Shape, TensorHeader
+from pipeline.models.checkpoint.formats import read
+from pipeline.models.checkpoint.lm_config import LmConfig
+from pipeline.models.checkpoint.lm_key_map import detect_layout, lm_rules
+from pipeline.models.checkpoint.loading import stream_parameters
+from pipeline.models.checkpoint.safetensors_header import Shape, TensorHeader
+from pipeline.models.checkpoint.writer import Writer, new_checkpoint
+from pipeline.models.layers.conditioning import PREFIX
+from pipeline.models.layers.quantized import GROUPS, Quantization
 from pipeline.models.lm import LmModel
-from pipeline.models.lm_checkpoint import detect_layout, lm_rules
-from pipeline.models.lm_config import LmConfig
-from pipeline.models.quantized import GROUPS, Quantization
-from pipeline.models.writing import Writer, new_checkpoint
 
 # What the MLX repositories use: the fewer bits, the smaller the group that shares a scale.
 PUBLISHED_GROUPS: Final[Mapping[int, int]] = {4: 32, 6: 64, 8: 64}

@@ -9,7 +9,7 @@ in: a code is a decision, and the levels after it depend on it. Source: Défosse
 import mlx.core as mx
 from mlx import nn
 
-from pipeline.models.mimi_config import QuantizerConfig
+from pipeline.models.checkpoint.mimi_config import QuantizerConfig
 
 
 def half_squares(codebooks: mx.array) -> mx.array:

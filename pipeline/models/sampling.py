@@ -13,7 +13,7 @@ import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.models.activations import exponential
+from pipeline.models.layers.activations import exponential
 from pipeline.values import Sampling
 
 Floats = npt.NDArray[np.float32]

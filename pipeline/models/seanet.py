@@ -8,9 +8,9 @@ tensors by it. Source: Tagliasacchi et al. 2020, "SEANet"; package `moshi`,
 import mlx.core as mx
 from mlx import nn
 
-from pipeline.models.activations import elu
-from pipeline.models.conv import CausalConv1d, ConvTranspose1d, History
-from pipeline.models.mimi_config import SeanetConfig
+from pipeline.models.checkpoint.mimi_config import SeanetConfig
+from pipeline.models.layers.activations import elu
+from pipeline.models.layers.conv import CausalConv1d, ConvTranspose1d, History
 
 
 class Elu(nn.Module):

@@ -11,7 +11,7 @@ and a table cut in two would cost one more exchange a step to save a few percent
 So is what leads into the depformer, for the same reason.
 
 What belongs here: which numbers a rank has, and the layers that exchange. What does not: who
-says what to do (`pipeline.stages.leader`), and how a file is read (`checkpoint`).
+says what to do (`pipeline.stages.tensor_parallel.leader`), and how a file is read (`checkpoint`).
 """
 
 import math
@@ -24,11 +24,11 @@ import mlx.core as mx
 from mlx import nn
 
 from pipeline.errors import ConfigError, UnsupportedModelError
-from pipeline.models.checkpoint import Assignment, Weight
-from pipeline.models.headers import Shape
-from pipeline.models.lm_config import LmConfig
-from pipeline.models.quantized import WORD_BITS, Quantization, Quantized
-from pipeline.models.transformer import Layer, TransformerConfig, gating_width
+from pipeline.models.checkpoint.lm_config import LmConfig
+from pipeline.models.checkpoint.loading import Assignment, Weight
+from pipeline.models.checkpoint.safetensors_header import Shape
+from pipeline.models.layers.quantized import WORD_BITS, Quantization, Quantized
+from pipeline.models.layers.transformer import Layer, TransformerConfig, gating_width
 
 _LAYER: Final = re.compile(r"(transformer|depformer)\.layers\.\d+\.(.+)")
 _ROWS, _COLUMNS = 0, 1

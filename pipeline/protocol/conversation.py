@@ -28,13 +28,13 @@ from pipeline.protocol.events import (
     TextReceived,
 )
 from pipeline.protocol.faults import Fault, LocalProtocolError, RefusedPacketError, RemoteProtocolError
-from pipeline.protocol.kept import Heard, Kept
 from pipeline.protocol.liveness import Liveness
 from pipeline.protocol.metadata import Resumed, Role
 from pipeline.protocol.objects import decode_text
 from pipeline.protocol.outgoing import Outgoing
 from pipeline.protocol.packets import SEQS, Packet, PacketType, decode, encode, name_of, read_ack
 from pipeline.protocol.phases import Phase
+from pipeline.protocol.unacked import Heard, Kept
 from pipeline.units import FRAME_MS
 
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from typing import Literal
 
 from pipeline.errors import PeerError, SessionError
-from pipeline.protocol.farewell import Farewell
+from pipeline.protocol.close_reason import Farewell
 
 
 class Fault(StrEnum):

@@ -20,7 +20,7 @@ class Outgoing:
     """One packet to be. `act` is what saying it means, for the table of who may say what.
 
     `timestamp_ms` None is filled in at the write, by the sender's clock. `id` is its number in the
-    session, once it has been kept (`pipeline.protocol.kept`).
+    session, once it has been kept (`pipeline.protocol.unacked`).
     """
 
     act: str

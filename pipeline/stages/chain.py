@@ -14,20 +14,20 @@ import msgspec
 from pipeline.backend import ALONE, Ranks, divide_cores, prepare
 from pipeline.config import Config, Settings
 from pipeline.models.bundle import Bundle, open_bundle
-from pipeline.models.files import shard_paths
-from pipeline.models.headers import read_header
+from pipeline.models.checkpoint.files import shard_paths
+from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.lm import LmModel
 from pipeline.models.memory import MemoryNeeds, memory_needs, require_room
 from pipeline.models.mimi import Mimi
 from pipeline.models.sharding import Member, Share
+from pipeline.stages.batch import bucket_widths
 from pipeline.stages.decoder import DecoderStage
 from pipeline.stages.encoder import EncoderStage
-from pipeline.stages.follower import Follower
-from pipeline.stages.lanes import bucket_widths
-from pipeline.stages.leader import Leader
-from pipeline.stages.orders import Form
-from pipeline.stages.rounds import Lead, Rounds
 from pipeline.stages.stepper import StepperStage
+from pipeline.stages.tensor_parallel.collective import Lead, Rounds
+from pipeline.stages.tensor_parallel.follower import Follower
+from pipeline.stages.tensor_parallel.leader import Leader
+from pipeline.stages.tensor_parallel.messages import Form
 from pipeline.stages.text import SentencePiece, Spelling, TokenIds, UtteranceRules
 from pipeline.units import FRAME_MS
 from pipeline.values import ModelCard

@@ -7,10 +7,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.backend import prepare
-from pipeline.models.compiled_mimi import CompiledMimi
+from pipeline.models.compiled.mimi import CompiledMimi
+from pipeline.models.evaluation import settle
 from pipeline.models.mimi import Mimi
-from pipeline.stages.lanes import IN_BUCKETS, bucket_widths, padded, padded_rows
-from pipeline.stages.settling import settle
+from pipeline.stages.batch import IN_BUCKETS, bucket_widths, padded, padded_rows
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import Codes, Pcm, Sampling
 

@@ -9,13 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.backend import prepare
-from pipeline.models.compiled_lm import CompiledLm
+from pipeline.models.compiled.lm import CompiledLm
+from pipeline.models.evaluation import settle
 from pipeline.models.lm import LmModel
 from pipeline.models.sampling import SamplingBatch
-from pipeline.stages.grid import GridShape, TokenGrid
-from pipeline.stages.lanes import IN_BUCKETS, bucket_widths, padded, padded_rows
-from pipeline.stages.leader import Leader
-from pipeline.stages.settling import settle
+from pipeline.stages.batch import IN_BUCKETS, bucket_widths, padded, padded_rows
+from pipeline.stages.delays import GridShape, TokenGrid
+from pipeline.stages.tensor_parallel.leader import Leader
 from pipeline.stages.text import Spelling, Utterance, UtteranceRules
 from pipeline.values import Codes, Sampling, Text
 

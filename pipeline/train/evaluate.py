@@ -20,9 +20,9 @@ import numpy as np
 import trio
 
 from pipeline.audio.framing import Framer
-from pipeline.booted import Booted, boot
-from pipeline.commands import run_command
+from pipeline.cli.arguments import run_command
 from pipeline.config import parse_source, read_config
+from pipeline.loadtest.server_process import Booted, boot
 from pipeline.stages.chain import open_chain
 from pipeline.train.bank import Shard, read_shard
 from pipeline.train.corpus import AGENT_SHARD

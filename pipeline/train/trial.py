@@ -1,6 +1,6 @@
 """Asks a running server questions as a client would, and keeps what it answered, and when.
 
-The client is `pipeline.talking`, at the pace of a microphone. What is wanted and what
+The client is `pipeline.client`, at the pace of a microphone. What is wanted and what
 counts as right: `evaluate`.
 """
 
@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 import trio
 
-from pipeline.talking.client import Audience, converse
-from pipeline.talking.report import Report
-from pipeline.talking.speech import Speech, now_ns, paced
+from pipeline.client.report import Report
+from pipeline.client.session import Audience, converse
+from pipeline.client.source import Speech, now_ns, paced
 from pipeline.train.measures import spoken_from
 from pipeline.units import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE_HZ
 from pipeline.values import Pcm

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import trio
 import trio.testing
-from doubles import (
+from structlog.testing import capture_logs
+from support.actors.fakes import (
     LOADERS,
     Client,
     SumDecoder,
@@ -27,17 +28,16 @@ from doubles import (
     speech,
     talk,
 )
-from hub_rig import HANG_S, REPO, file, proxy_of, read, read_found, running, until
-from local_hub import serve
-from structlog.testing import capture_logs
+from support.hub_rig import HANG_S, REPO, file, proxy_of, read, read_found, running, until
+from support.local_hub import serve
 
 from actors.connection import Connection
-from actors.crew import Crew
-from actors.line import Line, Loaders
-from actors.pinned import PinnedThread, Runner
-from actors.proxying.flight import PIECE_BYTES, CutShortError
-from actors.proxying.store import Store
-from actors.transport import TransportClosedError
+from actors.engine import Line, Loaders
+from actors.hub_proxy.disk_store import Store
+from actors.hub_proxy.download import PIECE_BYTES, CutShortError
+from actors.runtime.pinned_thread import PinnedThread, Runner
+from actors.runtime.thread_pool import Crew
+from actors.sessions.transport import TransportClosedError
 from pipeline.audio.framing import payload_of
 from pipeline.errors import (
     BrokenInvariantError,
@@ -48,7 +48,7 @@ from pipeline.errors import (
     WeightsError,
 )
 from pipeline.protocol import outgoing
-from pipeline.protocol.farewell import Farewell
+from pipeline.protocol.close_reason import Farewell
 from pipeline.protocol.metadata import Bye, Ready
 
 CALLS = ("encode", "step", "decode")

@@ -3,7 +3,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import write_speech
+from support.recordings import write_speech
 
 from pipeline.audio.resampling import StreamResampler, to_speech_rate
 from pipeline.audio.wav import WavWriter, read_speech

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
-from servers import Server, serving
-from visitors import CHROMIUM, MICROPHONE, Visit, launch, visiting
+from support.browser.servers import Server, serving
+from support.browser.visitors import CHROMIUM, MICROPHONE, Visit, launch, visiting
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

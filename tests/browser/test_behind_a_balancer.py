@@ -5,12 +5,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from acts import expect_phase, open_panel, start, stop, until_played
 from playwright.sync_api import Browser, expect
-from visitors import visiting
+from support.browser.acts import expect_phase, open_panel, start, stop, until_played
+from support.browser.visitors import visiting
 
-from pipeline.soaking.balancer import HAPROXY
-from pipeline.soaking.fleet import fleet
+from pipeline.loadtest.cluster import fleet
+from pipeline.loadtest.haproxy import HAPROXY
 
 TOKEN = "correct-horse-battery-staple"
 

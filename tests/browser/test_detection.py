@@ -3,9 +3,9 @@
 import re
 
 import pytest
-from acts import open_panel, start, stop, until_played
 from playwright.sync_api import Page, Route, expect
-from visitors import Visit
+from support.browser.acts import open_panel, start, stop, until_played
+from support.browser.visitors import Visit
 
 from web.vendor import read_lock
 

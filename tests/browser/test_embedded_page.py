@@ -3,8 +3,8 @@
 import contextlib
 
 from playwright.sync_api import Playwright, expect
-from servers import ROOT, serving
-from visitors import launch, visiting
+from support.browser.servers import ROOT, serving
+from support.browser.visitors import launch, visiting
 
 QUESTION = ROOT / "tests/data/question.wav"  # "what is three plus four", and silence; again and again
 MICROPHONE = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={QUESTION}"]

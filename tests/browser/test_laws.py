@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
-from visitors import Visit
+from support.browser.visitors import Visit
 
 ROOT = Path(__file__).parent.parent.parent
 LAWS = sorted((ROOT / "tests/js").glob("*.test.js"))

@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from acts import open_panel, start, stop, until_played
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
-from servers import Server
-from visitors import visiting
+from support.browser.acts import open_panel, start, stop, until_played
+from support.browser.servers import Server
+from support.browser.visitors import visiting
 
 PHONE = {"width": 390, "height": 844}
 LOOKS: dict[str, dict[str, Any]] = {

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from acts import expect_phase, figure, open_panel, start, stop
 from playwright.sync_api import Browser, Page, expect
-from visitors import Visit, visiting
-from whispering import Whispering, whispering
+from support.browser.acts import expect_phase, figure, open_panel, start, stop
+from support.browser.visitors import Visit, visiting
+from support.browser.whispering import Whispering, whispering
 
 WORDS_MS = 60_000
 FORGIVEN = ("No available adapters", "Failed to load resource")

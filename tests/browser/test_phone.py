@@ -18,14 +18,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from acts import expect_phase, open_panel, start, stop, until_played
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from playwright.sync_api import Browser, Error, Playwright, expect
-from servers import ROOT, UNTRAINED, free_port
-from visitors import MICROPHONE, launch, visiting
+from support.browser.acts import expect_phase, open_panel, start, stop, until_played
+from support.browser.servers import ROOT, UNTRAINED, free_port
+from support.browser.visitors import MICROPHONE, launch, visiting
 
-from pipeline.lan.reach import Reach
+from pipeline.lan.addresses import Reach
 
 LINK = re.compile(r"https://\S+#token=[\w-]+")
 COLUMNS, LINES = 100, 60

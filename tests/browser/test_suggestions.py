@@ -5,11 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from acts import expect_phase, open_panel, start, stop, until_played
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
-from servers import serving
-from visitors import visiting
+from support.browser.acts import expect_phase, open_panel, start, stop, until_played
+from support.browser.servers import serving
+from support.browser.visitors import visiting
 
 SUGGESTIONS = ["what is <b>three</b> plus four", "who are you", "a" * 80, "good morning & good-bye", "…"]
 ABOUT = "It answers <i>sums</i> of small numbers."

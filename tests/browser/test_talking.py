@@ -5,10 +5,10 @@ import wave
 from pathlib import Path
 
 import numpy as np
-from acts import expect_phase, figure, numbers, open_panel, start, stop, until_played
 from playwright.sync_api import Browser, Page, expect
-from servers import Server
-from visitors import Visit, visiting
+from support.browser.acts import expect_phase, figure, numbers, open_panel, start, stop, until_played
+from support.browser.servers import Server
+from support.browser.visitors import Visit, visiting
 
 # Noise that repeats after two seconds; what the microphone hears is known to the last bit.
 BIT_EXACT = """

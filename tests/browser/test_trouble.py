@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator
 
 import pytest
-from acts import expect_phase, open_panel, start, stop, until_played
 from playwright.sync_api import Browser, Playwright, expect
-from servers import Server, serving
-from visitors import Visit, launch, visiting
+from support.browser.acts import expect_phase, open_panel, start, stop, until_played
+from support.browser.servers import Server, serving
+from support.browser.visitors import Visit, launch, visiting
 
 NO_WORKLET = "delete globalThis.AudioWorkletNode;"
 

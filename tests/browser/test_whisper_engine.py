@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
-import tiny_whisper
 from playwright.sync_api import Browser, Playwright, Route
-from tiny_whisper import SLOT_S, WORDS
-from visitors import SPEECH, Visit, launch, visiting
-from whisper_rig import Listener, packed, texts
-from whispering import Whispering, repository, whispering
+from support.browser import tiny_whisper
+from support.browser.tiny_whisper import SLOT_S, WORDS
+from support.browser.visitors import SPEECH, Visit, launch, visiting
+from support.browser.whisper_rig import Listener, packed, texts
+from support.browser.whispering import Whispering, repository, whispering
 
 from web.vendor import read_lock
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect
+from support.browser.visitors import Visit, visiting
+from support.browser.whispering import SAID, SPOKEN, Whispering, offered, repository, spoken_file, whispering
 from test_looks import violations
-from visitors import Visit, visiting
-from whispering import SAID, SPOKEN, Whispering, offered, repository, spoken_file, whispering
 
 LOAD_MS = 60_000
 PATH = "/whisperx"

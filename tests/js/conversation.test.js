@@ -1,11 +1,11 @@
-import { Backoff } from "voice/backoff.js";
-import { Conversation } from "voice/conversation.js";
-import { afterClose } from "voice/endings.js";
-import { Heard } from "voice/heard.js";
-import { Liveness } from "voice/liveness.js";
-import { Outbox } from "voice/outbox.js";
-import { Priority, Type, decode, encode, payloadOf } from "voice/packets.js";
-import { Receipts } from "voice/receipts.js";
+import { Backoff } from "voice/protocol/backoff.js";
+import { Conversation } from "voice/protocol/conversation.js";
+import { afterClose } from "voice/protocol/close-codes.js";
+import { Heard } from "voice/protocol/received-ids.js";
+import { Liveness } from "voice/protocol/liveness.js";
+import { Outbox } from "voice/protocol/send-queue.js";
+import { Priority, Type, decode, encode, payloadOf } from "voice/protocol/packets.js";
+import { Receipts } from "voice/protocol/unacked-packets.js";
 import { equal, holds, law, seeded, thrown } from "./laws.js";
 
 const text = (content) => new TextEncoder().encode(content);

@@ -1,4 +1,4 @@
-import { decode, encode, payloadOf, samplesOf } from "voice/packets.js";
+import { decode, encode, payloadOf, samplesOf } from "voice/protocol/packets.js";
 import { equal, law, near, thrown } from "./laws.js";
 
 const vectors = await (await fetch("/tests/data/packets.json")).json();

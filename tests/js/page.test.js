@@ -1,11 +1,11 @@
-import { Figures } from "voice/figures.js";
+import { Figures } from "voice/ui/metrics.js";
 import { Window } from "voice/percentiles.js";
 import { nextPhase } from "voice/phase.js";
 import { DEFAULTS, keepPreferences, loadPreferences } from "voice/preferences.js";
-import { Recorder, clock } from "voice/recorder.js";
-import { diagnose } from "voice/silence.js";
-import { SpeechGate } from "voice/speech.js";
-import { Suggestions } from "voice/suggestions.js";
+import { Recorder, clock } from "voice/audio/recorder.js";
+import { diagnose } from "voice/ui/silence.js";
+import { SpeechGate } from "voice/vad/speech-gate.js";
+import { Suggestions } from "voice/ui/suggestions.js";
 import { equal, holds, law, near } from "./laws.js";
 
 const WELL = Object.freeze({

@@ -1,7 +1,7 @@
-import { decibels, envelope } from "voice/envelope.js";
-import { Framer } from "voice/framer.js";
-import { CEILING_SAMPLES, FADE_SAMPLES, JitterBuffer } from "voice/jitter.js";
-import { Resampler } from "voice/resampler.js";
+import { decibels, envelope } from "voice/audio/envelope.js";
+import { Framer } from "voice/audio/framer.js";
+import { CEILING_SAMPLES, FADE_SAMPLES, JitterBuffer } from "voice/audio/jitter.js";
+import { Resampler } from "voice/audio/resampler.js";
 import { equal, holds, law, near, seeded } from "./laws.js";
 
 const FRAME = 1920;

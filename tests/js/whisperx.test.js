@@ -1,9 +1,9 @@
-import { mono } from "whisperx/decoding.js";
-import { FORMATS, toJson, toSubRip, toText, toWebVtt } from "whisperx/exports.js";
-import { PHASES, isBusy, nextPhase } from "whisperx/phase.js";
-import { Peaks, Positions, viewStart } from "whisperx/positions.js";
-import { deleteModel, listModels, partsOf } from "whisperx/storage.js";
-import { clock, cueTime, place, size } from "whisperx/times.js";
+import { mono } from "transcribe/data/decoding.js";
+import { FORMATS, toJson, toSubRip, toText, toWebVtt } from "transcribe/data/exports.js";
+import { PHASES, isBusy, nextPhase } from "transcribe/phase.js";
+import { Peaks, Positions, viewStart } from "transcribe/ui/positions.js";
+import { deleteModel, listModels, partsOf } from "transcribe/data/storage.js";
+import { clock, cueTime, place, size } from "transcribe/data/times.js";
 import { equal, holds, law, near, seeded } from "./laws.js";
 
 const segment = (start, end, text) => ({ id: 1, start, end, text, words: [] });

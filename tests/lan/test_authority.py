@@ -9,7 +9,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reaches import HOME, NOW, distrust, reach
+from support.lan.reaches import HOME, NOW, distrust, reach
 
 from pipeline.lan.authority import (
     AUTHORITY_FOR,

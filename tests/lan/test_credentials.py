@@ -7,11 +7,11 @@ import sys
 from datetime import timedelta
 
 import pytest
-from reaches import NOW, distrust
+from support.lan.reaches import NOW, distrust
 
 from pipeline.config import Server
 from pipeline.errors import ConfigError
-from pipeline.lan import keeping
+from pipeline.lan import private_files
 from pipeline.lan.authority import AUTHORITY_FOR, CERTIFICATE_FOR
 from pipeline.lan.credentials import prepare
 
@@ -156,13 +156,13 @@ def test_servers_that_start_at_once_share_one_certificate(folder):
 def test_a_write_that_fails_changes_nothing(tmp_path, monkeypatch):
     """What was there is there, whole, and nothing is left beside it."""
     path = tmp_path / "server.pem"
-    keeping.write(path, b"old")
+    private_files.write(path, b"old")
 
     def fail(_descriptor):
         raise OSError("no space")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no space"):
-        keeping.write(path, b"new")
+        private_files.write(path, b"new")
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"old"]
-    assert keeping.read(tmp_path / "absent") is None
+    assert private_files.read(tmp_path / "absent") is None

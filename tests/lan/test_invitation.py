@@ -6,7 +6,7 @@ import re
 import pytest
 from qrcode.constants import ERROR_CORRECT_L
 from qrcode.main import QRCode
-from reaches import NOW
+from support.lan.reaches import NOW
 
 from pipeline.config import Server
 from pipeline.lan.credentials import prepare

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.lan.reach import Reach
-from web.gate import Gate
+from pipeline.lan.addresses import Reach
+from web.security.origin import Gate
 
 
 def own(family):

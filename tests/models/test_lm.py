@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.lm import NO_TOKEN, LmModel, delayed, undelayed
-from pipeline.models.lm_config import parse_lm_config
 from pipeline.models.sampling import SamplingBatch
 from pipeline.values import GREEDY, Sampling
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from checkpoints import LM, write_folder
+from support.checkpoints import LM, write_folder
 
 from pipeline import backend
 from pipeline.config import read_config

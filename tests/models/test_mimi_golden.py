@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden_mimi import CHECKPOINT, CODEBOOKS, config, decode, encode, golden, mimi
+from support.models.golden_mimi import CHECKPOINT, CODEBOOKS, config, decode, encode, golden, mimi
 
 from pipeline.models.mimi import Mimi
 

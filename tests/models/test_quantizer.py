@@ -5,7 +5,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.mimi_config import QuantizerConfig
+from pipeline.models.checkpoint.mimi_config import QuantizerConfig
 from pipeline.models.quantizer import SplitQuantizer, half_squares
 
 CONFIG = QuantizerConfig(dimension=5, n_q=4, bins=16)

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.protocol import outgoing
+from pipeline.protocol.close_reason import Farewell
 from pipeline.protocol.conversation import Conversation, capture_ms
 from pipeline.protocol.events import (
     Acked,
@@ -18,9 +19,7 @@ from pipeline.protocol.events import (
     Refused,
     TextReceived,
 )
-from pipeline.protocol.farewell import Farewell
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
-from pipeline.protocol.kept import Kept
 from pipeline.protocol.metadata import (
     Bye,
     ClientStats,
@@ -37,6 +36,7 @@ from pipeline.protocol.metadata import (
 )
 from pipeline.protocol.packets import Packet, PacketType, Priority, decode, encode
 from pipeline.protocol.phases import Phase
+from pipeline.protocol.unacked import Kept
 
 EPOCH_MS = 1767225600000.0
 ESTABLISHED = ConnectionEstablished(

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.protocol.farewell import Farewell
+from pipeline.protocol.close_reason import Farewell
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
 from pipeline.protocol.packets import (
     HEADER_BYTES,

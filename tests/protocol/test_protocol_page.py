@@ -8,11 +8,11 @@ from typing import get_args
 import pytest
 
 from pipeline.protocol import metadata, objects
-from pipeline.protocol.farewell import Farewell
+from pipeline.protocol.close_reason import Farewell
 from pipeline.protocol.faults import Fault, RefusedCode
-from pipeline.protocol.kept import UNACKED_PACKETS
 from pipeline.protocol.packets import MESSAGE_BYTES, PAYLOAD_BYTES, PacketType, decode
 from pipeline.protocol.phases import Phase
+from pipeline.protocol.unacked import UNACKED_PACKETS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkpoints import LM, write_folder
+from support.checkpoints import LM, write_folder
 
-from pipeline.soaking.balancer import HAPROXY
-from pipeline.soaking.fleet import Fleet, fleet
+from pipeline.loadtest.cluster import Fleet, fleet
+from pipeline.loadtest.haproxy import HAPROXY
 
 SETTINGS = (
     "lanes.max=2",

@@ -1,7 +1,7 @@
-"""What `python -m pipeline.soak --replicas` measures is there, and nothing broke on the way."""
+"""What `python -m pipeline loadtest --replicas` measures is there, and nothing broke on the way."""
 
-from pipeline.soaking import replicas
-from pipeline.soaking.replicas import added_by_balancer, crowd_behind_balancer
+from pipeline.loadtest import failover
+from pipeline.loadtest.failover import added_by_balancer, crowd_behind_balancer
 
 
 async def test_what_the_balancer_adds_is_measured_both_ways(servers):
@@ -14,7 +14,7 @@ async def test_what_the_balancer_adds_is_measured_both_ways(servers):
 
 async def test_a_crowd_is_spread_and_heard(servers, monkeypatch):
     """Every session has its place, every frame its answer or its reason, and the balancer its cost."""
-    monkeypatch.setattr(replicas, "IDLE_S", 0.2)
+    monkeypatch.setattr(failover, "IDLE_S", 0.2)
     figures, laws = await crowd_behind_balancer(servers, 6, 3.0, 1)
     assert laws == []
     assert figures["spread"] == {"r1": 2, "r2": 2, "r3": 2}

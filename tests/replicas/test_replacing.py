@@ -5,10 +5,10 @@ from contextlib import AsyncExitStack
 
 import pytest
 import trio
-from callers import HANG_S, calling, home, visiting
+from support.replicas.callers import HANG_S, calling, home, visiting
 from trio_websocket import ConnectionClosed
 
-from pipeline.soaking.replicas import rolling_restart
+from pipeline.loadtest.failover import rolling_restart
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

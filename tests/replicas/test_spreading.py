@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 import trio
-from callers import calling, home, refusal, see, until, visiting
+from support.replicas.callers import calling, home, refusal, see, until, visiting
 
 
 async def test_sessions_go_where_lanes_are_free(servers):

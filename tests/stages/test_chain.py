@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.cli.offline import converse
 from pipeline.config import read_config
-from pipeline.offline import converse
 from pipeline.stages.chain import Chain, open_chain
 from pipeline.stages.stepper import Step
 from pipeline.values import GREEDY, Pcm, Sampling, TextFinal

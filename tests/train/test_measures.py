@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import trio
-from recipes import spoken
+from support.train.recipes import spoken
 
-from pipeline.booted import boot
+from pipeline.loadtest.server_process import boot
 from pipeline.train import trial
 from pipeline.train.evaluate import row
 from pipeline.train.measures import Sentences, log_mel_distance_db, spoken_from, stoi

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recipes import small_corpus, spoken
+from support.train.recipes import small_corpus, spoken
 
 from pipeline.stages.text import SentencePiece
 from pipeline.train import voices

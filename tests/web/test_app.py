@@ -7,14 +7,14 @@ import threading
 import pytest
 import structlog
 import trio
-from small_line import CARD, SETTINGS, WEIGHTS, small_server, speech, talker
-from wires import ask, close_code, read_to_end, serving, websocket
+from support.web.small_engine import CARD, SETTINGS, WEIGHTS, small_server, speech, talker
+from support.web.sockets import ask, close_code, read_to_end, serving, websocket
 
 from pipeline.config import Lanes, Server, Settings
 from pipeline.errors import BrokenInvariantError, ConfigError, PortInUseError
 from web.app import create_app
-from web.serve import serve
-from web.turnstile import Turnstile
+from web.security.rate_limit import Turnstile
+from web.server.serve import serve
 
 HEALTH_KEYS = {"status", "uptimeS", "readiness", "clients", "lanes", "metrics", "backend", "model"}
 STAGE_KEYS = {"count", "avgMs", "lastMs", "p50", "p95", "p99"}

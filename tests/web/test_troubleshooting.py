@@ -3,8 +3,8 @@
 import re
 from pathlib import Path
 
-from small_line import small_server
-from wires import ask
+from support.web.small_engine import small_server
+from support.web.sockets import ask
 
 PAGE = Path(__file__).parents[2] / "docs/troubleshooting.md"
 

@@ -6,8 +6,8 @@
  * from here `sound` and `speaking`. What does not belong here: what the page shows of it.
  */
 
-import { Sound } from "./sound.js";
-import { Vad } from "./vad.js";
+import { Sound } from "./audio/sound.js";
+import { Vad } from "./vad/vad.js";
 
 export class Call {
   /** Open the sound path and start connecting. Throws SoundError; then nothing is left open. */
@@ -25,7 +25,7 @@ export class Call {
     this._ended = new Promise((resolve) => {
       this._resolve = resolve;
     });
-    this._wire = new Worker(new URL("./wire.js", import.meta.url), { type: "module" });
+    this._wire = new Worker(new URL("./protocol/connection-worker.js", import.meta.url), { type: "module" });
     this._wire.onmessage = ({ data }) => this._pass(data);
     this._wire.onerror = () => this._pass({ kind: "ended", why: "wire_failed" });
     const up = new MessageChannel();

@@ -5,24 +5,24 @@
  */
 
 import { Call } from "./call.js";
-import { Captions } from "./captions.js";
-import { Diagnosis } from "./diagnosis.js";
-import { Figures } from "./figures.js";
+import { Captions } from "./captions/captions.js";
+import { Diagnosis } from "./ui/diagnosis.js";
+import { Figures } from "./ui/metrics.js";
 import { watchHealth } from "./health.js";
-import { SoundError } from "./microphone.js";
-import { Notices } from "./notices.js";
+import { SoundError } from "./audio/microphone.js";
+import { Notices } from "./ui/notices.js";
 import { nextPhase } from "./phase.js";
 import { keepPreferences, loadPreferences } from "./preferences.js";
-import { Recording } from "./recording.js";
-import { Settings } from "./settings.js";
-import { listenForShortcuts } from "./shortcuts.js";
-import { Stage } from "./stage.js";
-import { Status } from "./status.js";
-import { Suggestions } from "./suggestions.js";
+import { Recording } from "./ui/recording.js";
+import { Settings } from "./ui/settings.js";
+import { listenForShortcuts } from "./ui/shortcuts.js";
+import { Stage } from "./ui/call-control.js";
+import { Status } from "./ui/status.js";
+import { Suggestions } from "./ui/suggestions.js";
 import { exchangeToken } from "./token.js";
-import { Transcript } from "./transcript.js";
-import { Voices } from "./voices.js";
-import { Words } from "./words.js";
+import { Transcript } from "./ui/transcript.js";
+import { Voices } from "./ui/waveforms.js";
+import { Words } from "./captions/words.js";
 
 const ECHO_TEST_MS = 5000;
 

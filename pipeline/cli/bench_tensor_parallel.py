@@ -1,0 +1,244 @@
+"""`python -m pipeline bench-tensor-parallel`: a step of a model that several processes share.
+
+Measured are the steps of one lane in one process, and in several on this machine, which `mlx.launch`
+starts on loopback; those share its memory and its cores, so that they show what exchanging costs and
+nothing of what sharing gives. Reckoned, from the sizes alone, are machines: what each reads of its
+memory in a step, and what they wait for their link.
+"""
+
+import argparse
+import contextlib
+import json
+import math
+import os
+import random
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from pipeline import backend
+from pipeline.cli.arguments import add_config_arguments
+from pipeline.cli.program_name import program
+from pipeline.cli.ranks import follow, lead
+from pipeline.config import Settings, Source, read_config
+from pipeline.errors import ConfigError
+from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
+from pipeline.models.checkpoint.resolve import open_config
+from pipeline.models.lm import LmModel
+from pipeline.models.sharding import Share
+from pipeline.stages.chain import Chain, open_chain
+from pipeline.stages.tensor_parallel.collective import Lead
+from pipeline.stages.tensor_parallel.messages import Form
+
+_WARM_STEPS: Final = 5
+_PORTS: Final = range(20_000, 32_000)
+_TIMEOUT_S: Final = 600.0
+_NUMBER_BYTES: Final = 2  # bfloat16, as weights are kept on a GPU
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Two machines' connection: what one exchange takes beside its bytes, and how many pass in a second."""
+
+    name: str
+    latency_us: float
+    bytes_per_s: float
+
+
+# Assumed, not measured: from one program to the other, and what the processor waits for the GPU.
+LINKS: Final = (
+    Link("Thunderbolt 5, RDMA", 50, 6e9),
+    Link("Thunderbolt, TCP", 150, 2.5e9),
+    Link("10 Gb/s Ethernet", 150, 1.1e9),
+    Link("1 Gb/s Ethernet", 250, 0.11e9),
+)
+
+
+def reckon(config: LmConfig, memory_gb_per_s: float, size: int = 2) -> dict[str, Any]:
+    """Milliseconds of a step of one lane on one machine, and on `size`, by link and way to share.
+
+    A step reads all weights but the tables of tokens once, and nothing takes time but that and the link.
+    """
+    shapes = LmModel(config).parameter_shapes()
+
+    def bytes_of(each: dict[str, tuple[int, ...]], *, read: bool) -> int:
+        counted = (shape for name, shape in each.items() if not (read and "emb" in name))
+        return _NUMBER_BYTES * sum(math.prod(shape) for shape in counted)
+
+    def read_ms(each: dict[str, tuple[int, ...]]) -> float:
+        return bytes_of(each, read=True) / memory_gb_per_s / 1e6
+
+    message_bytes = 4 * Form(2, 1, config.n_q, config.dep_q).numbers
+    ways = {}
+    for way in ("cut", "whole"):
+        share = Share(0, size, whole_depformer=way == "whole")
+        share.check(config)
+        mine, traffic = share.shapes(config, shapes), share.traffic(config, 1, _NUMBER_BYTES)
+        sent_bytes = traffic.sent_bytes + (size - 1) * message_bytes
+        exchanges = traffic.exchanges + 1  # one round before the step
+        ways[way] = {
+            "rank_gb": round(bytes_of(mine, read=False) / 1e9, 2),
+            "exchanges": exchanges,
+            "sent_kb": round(sent_bytes / 1e3, 1),
+            "read_ms": round(read_ms(mine), 1),
+            "step_ms": {
+                link.name: round(
+                    read_ms(mine) + exchanges * link.latency_us / 1e3 + 1e3 * sent_bytes / link.bytes_per_s, 1
+                )
+                for link in LINKS
+            },
+        }
+    return {
+        "memory_gb_per_s": memory_gb_per_s,
+        "whole_gb": round(bytes_of(shapes, read=False) / 1e9, 2),
+        "alone_ms": round(read_ms(shapes), 1),
+        "ranks": size,
+        "depformer": ways,
+    }
+
+
+def measure_ranks(config: Source, overrides: Sequence[str], size: int, steps: int) -> dict[str, Any]:
+    """A step of one lane in one process and in `size`, and what these exchange in it."""
+    return {str(ranks): _measured(config, overrides, ranks, steps) for ranks in (1, size)}
+
+
+def _measured(config: Source, overrides: Sequence[str], size: int, steps: int) -> dict[str, Any]:
+    command = [sys.executable, "-m", "pipeline", "bench-tensor-parallel", "--part", "--config", str(config)]
+    command += ["--steps", str(steps)]
+    command += [part for override in overrides for part in ("--set", override)]
+    if size > 1:
+        launcher = Path(sys.executable).with_name("mlx.launch")
+        port = str(free_ports_from(size))
+        command = [str(launcher), "--backend", "ring", "-n", str(size), "-p", port, "--", *command]
+    # The launcher reads its input all the time, and what has ended all the faster: an open pipe.
+    with tempfile.TemporaryFile("w+") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=backend.users_environment(),
+        )
+        with process:
+            assert process.stdout is not None
+            printed = process.stdout.read()
+            process.wait(_TIMEOUT_S)
+        found = [json.loads(line) for line in printed.splitlines() if line.startswith('{"step_ms"')]
+        if len(found) != 1:
+            log.seek(0)
+            said = [
+                line for line in log.read().splitlines() if "Node with rank" not in line
+            ]  # the launcher's
+            raise ConfigError("", f"{size} processes did not finish: {' / '.join(said[-3:])}")
+    result: dict[str, Any] = found[0]
+    return result
+
+
+def free_ports_from(count: int) -> int:
+    """The first of `count` loopback ports in a row that nobody has, below those that systems hand out."""
+    while True:
+        first = random.choice(_PORTS)  # noqa: S311 - no secret
+        with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+
+
+def _report(chain: Chain, steps: int, leading: Lead | None = None) -> int:
+    """Take steps of nobody, and print what they took."""
+    stage = chain.load_stepper(leading)
+    stage.rehearse(anew=True)
+    for _ in range(_WARM_STEPS):
+        stage.rehearse(anew=False)
+    taken_ms = []
+    for _ in range(steps):
+        began_s = time.perf_counter()
+        stage.rehearse(anew=False)
+        taken_ms.append(1000 * (time.perf_counter() - began_s))
+    share = chain.share or Share(0, 1)
+    number_bytes = 2 if backend.prepare().compute_dtype == "bfloat16" else 4
+    traffic = share.traffic(chain.bundle.lm, 1, number_bytes)
+    message_bytes = 0 if leading is None else 4 * leading.rounds.form.numbers
+    p50, p95 = (round(float(mark), 2) for mark in np.percentile(taken_ms, (50, 95)))
+    found = {
+        "step_ms": {"p50": p50, "p95": p95},
+        "exchanges": traffic.exchanges + 1 if leading is not None else 0,
+        "sent_bytes": traffic.sent_bytes + (share.size - 1) * message_bytes,
+        "lm_mib": round(chain.memory.lm_bytes / 2**20, 1),
+    }
+    print(json.dumps(found), flush=True)
+    return 0
+
+
+def _part(chain: Chain, settings: Settings, ranks: backend.Ranks, steps: int) -> int:
+    """Be one of the processes that are measured."""
+    if ranks.rank > 0:
+        return follow(chain, settings)
+    if ranks.size == 1:
+        return _report(chain, steps)
+    return lead(chain, settings, partial(_report, chain, steps))
+
+
+def _table(result: dict[str, Any]) -> str:
+    lines = []
+    for ranks, row in result.get("measured", {}).items():
+        lines.append(
+            "{ranks:>2} processes: step p50 {p50} ms, p95 {p95} ms; {exchanges} exchanges, "
+            "{sent_bytes} bytes sent; {lm_mib} MiB of weights each".format(
+                ranks=ranks, **row, **row["step_ms"]
+            )
+        )
+    reckoned = result["reckoned"]
+    lines.append(
+        "reckoned, bfloat16, {memory_gb_per_s:g} GB/s of memory: "
+        "one machine {whole_gb} GB, {alone_ms} ms a step".format(**reckoned)
+    )
+    for way, row in reckoned["depformer"].items():
+        links = ", ".join(f"{name} {ms}" for name, ms in row["step_ms"].items())
+        lines.append(
+            f"{reckoned['ranks']} machines, depformer {way}: {row['rank_gb']} GB each, "
+            f"{row['exchanges']} exchanges, {row['sent_kb']} kB; read in {row['read_ms']} ms; "
+            f"a step, ms: {links}"
+        )
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    parser = argparse.ArgumentParser(prog=program("bench-tensor-parallel"), description=__doc__)
+    add_config_arguments(parser)
+    parser.add_argument("--ranks", type=int, default=2, help="processes, and machines (default 2)")
+    parser.add_argument(
+        "--steps", type=int, default=100, help="steps to measure; 0: reckon only (default 100)"
+    )
+    parser.add_argument(
+        "--memory", type=float, default=400.0, help="GB/s of a machine's memory (default 400)"
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    if options.part:
+        ranks = backend.launched()
+        check = partial(open_chain, ranks=ranks)
+        config = open_config(options.config, options.set, check=check)
+        code = _part(check(config), config.settings, ranks, options.steps)
+        sys.stdout.flush()
+        os._exit(code)  # MLX may not be taken apart while its threads run
+    result: dict[str, Any] = {}
+    if options.steps:
+        result["measured"] = measure_ranks(options.config, options.set, options.ranks, options.steps)
+    raw = read_config(options.config, options.set) if isinstance(options.config, Path) else None
+    config = raw or open_config(options.config, options.set, check=open_chain)
+    result["reckoned"] = reckon(parse_lm_config(config.model), options.memory, options.ranks)
+    print(json.dumps(result) if options.json else _table(result))
+    return 0

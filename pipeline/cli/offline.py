@@ -1,0 +1,144 @@
+"""`python -m pipeline offline`: the whole chain on a file, without a server, as fast as it goes.
+
+The same stages that serve sessions, one frame after another, on one thread. Given the same
+weights, sound and seed it produces the same tokens as a session of the server.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipeline.audio.framing import Framer
+from pipeline.audio.wav import WavWriter, read_speech
+from pipeline.cli.arguments import add_config_arguments
+from pipeline.cli.program_name import program
+from pipeline.errors import ConfigError
+from pipeline.models.checkpoint.resolve import open_config
+from pipeline.recordings import Replay, Stop, read_replay
+from pipeline.stages.chain import Chain, open_chain
+from pipeline.values import GREEDY, Codes, Pcm, Sampling, TextFinal
+
+LANE = 0
+
+
+@dataclass
+class Trace:
+    """What every stage produced, frame by frame."""
+
+    user_codes: list[Codes] = field(default_factory=list)
+    text_tokens: list[int] = field(default_factory=list)
+    agent_codes: list[Codes] = field(default_factory=list)
+    agent_pcm: list[Pcm] = field(default_factory=list)
+    text: list[str] = field(default_factory=list)
+
+    def save(self, path: Path) -> None:
+        """Write `user_codes [T, K]`, `text_tokens [T]`, `agent_codes [T-d, dep_q]`, `agent_pcm [(T-d)·1920]`.
+
+        `d` is the model's largest delay in steps.
+
+        Raises:
+            ConfigError: the file cannot be written.
+        """
+        arrays: dict[str, Any] = {
+            "user_codes": np.array(self.user_codes, np.int32),
+            "text_tokens": np.array(self.text_tokens, np.int32),
+            "agent_codes": np.array(self.agent_codes, np.int32),
+            "agent_pcm": np.concatenate([np.empty(0, np.float32), *self.agent_pcm]),
+        }
+        try:
+            with path.open("wb") as file:
+                np.savez(file, **arrays)
+        except OSError as error:
+            raise ConfigError("--trace", f"{path} cannot be written ({error.strerror})") from None
+
+
+def converse(chain: Chain, frames: Pcm, sampling: Sampling) -> Trace:
+    """Answer `frames [T, 1920]` with one lane of `chain`, and remember everything."""
+    return _answer(chain, (((), frame, None) for frame in frames), sampling)
+
+
+def replay(chain: Chain, recorded: Replay) -> Trace:
+    """Answer what a session heard as the session did: its changes of sampling, its gaps, its tokens."""
+    return _answer(chain, recorded, recorded.sampling)
+
+
+def _answer(
+    chain: Chain, heard: Iterable[tuple[Sequence[Sampling], Pcm, Stop | None]], sampling: Sampling
+) -> Trace:
+    encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
+    for stage in (encoder, stepper, decoder):
+        stage.open(LANE, sampling)
+    trace = Trace()
+    for changes, frame, stop in heard:
+        for change in changes:
+            stepper.configure(LANE, change)
+        if stop == "encoder":
+            continue
+        codes = encoder.encode([LANE], frame[None])
+        if stop == "stepper":
+            continue
+        (step,) = stepper.step([LANE], codes)
+        trace.user_codes.append(codes[0])
+        trace.text_tokens.append(step.token)
+        trace.text += [said.text for said in step.text if isinstance(said, TextFinal)]
+        if step.codes is not None:
+            trace.agent_codes.append(step.codes)
+            trace.agent_pcm.append(decoder.decode([LANE], step.codes[None])[0])
+    trace.text += [said.text for said in stepper.close(LANE)]
+    return trace
+
+
+def _frames(path: Path) -> Pcm:
+    framer = Framer()
+    return np.concatenate([framer.push(read_speech(path)), framer.flush()])
+
+
+def _check(recorded: Replay, chain: Chain) -> None:
+    """Tokens can only be the same with the same weights.
+
+    Raises:
+        ConfigError: these are others.
+    """
+    if recorded.digest != chain.digest():
+        raise ConfigError("--replay", f"was recorded with other weights than these, of {recorded.model}")
+    if not recorded.complete:
+        print("the recording broke off; this is what there is of it", file=sys.stderr)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    parser = argparse.ArgumentParser(prog=program("offline"), description=__doc__)
+    add_config_arguments(parser)
+    parser.add_argument("--greedy", action="store_true", help="always take the likeliest token")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sampling (default 0)")
+    parser.add_argument("--trace", type=Path, metavar="T.npz", help="write what every stage produced")
+    parser.add_argument("--replay", type=Path, metavar="BUNDLE", help="answer a recorded session again")
+    parser.add_argument("input", type=Path, nargs="?", metavar="IN.wav")
+    parser.add_argument("output", type=Path, metavar="OUT.wav")
+    options = parser.parse_args(arguments)
+
+    if (options.input is None) == (options.replay is None):
+        raise ConfigError("", "give either IN.wav or --replay BUNDLE")
+    recorded = None if options.replay is None else read_replay(options.replay)
+    frames = _frames(options.input) if recorded is None else recorded.frames
+    config = open_config(options.config, [*options.set, "lanes.max=1"], check=open_chain)
+    chain = open_chain(config)
+    if recorded is not None:
+        _check(recorded, chain)
+    recommended = chain.bundle.recommended_sampling
+    sampling = GREEDY if options.greedy else config.settings.sampling_for(recommended, options.seed)
+    with WavWriter(options.output) as wav:
+        trace = converse(chain, frames, sampling) if recorded is None else replay(chain, recorded)
+        for pcm in trace.agent_pcm:
+            wav.write(pcm)
+    if options.trace is not None:
+        trace.save(options.trace)
+    for said in trace.text:
+        print(said)
+    print(f"{len(frames)} frames in, {len(trace.agent_pcm)} out", file=sys.stderr)
+    return 0

@@ -1,0 +1,179 @@
+"""Laws of admission: a lane has one holder, comes back whatever becomes of it, and the queue is in order."""
+
+import pytest
+import trio
+import trio.testing
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from actors.runtime.channel import Channel
+from actors.sessions.admission import Admission, Ticket
+from pipeline.errors import RefusedError
+from pipeline.values import LaneClosed, LaneOpened, Sampling, UserFrame
+
+SAMPLING = Sampling()
+
+
+def make(*, lanes: int, queue: int) -> tuple[Admission, Channel[UserFrame]]:
+    inbox: Channel[UserFrame] = Channel("inbox", lanes * 18, lane_frames=8)
+    admission = Admission(inbox, lanes=lanes, queue=queue)
+    admission.open()
+    return admission, inbox
+
+
+def refusal(admission: Admission) -> RefusedError:
+    with pytest.raises(RefusedError) as caught:
+        admission.request()
+    return caught.value
+
+
+def test_who_cannot_be_served_is_told_why_and_when_to_ask_again():
+    """Not ready, full and draining are refusals with a code and a time; draining is for good."""
+    admission = Admission(Channel("inbox", 18, lane_frames=8), lanes=1, queue=0)
+    assert refusal(admission).code == "not_ready"
+    admission.open()
+    with admission.request():
+        full = refusal(admission)
+        assert full.code == "full"
+        assert full.retry_after_ms > 0
+    admission.drain()
+    admission.open()
+    assert refusal(admission).code == "draining"
+
+
+async def test_an_opened_lane_is_free_only_when_it_came_out_of_the_line():
+    """Closing a ticket announces the end behind the lane's frames; until it comes out the lane is in use."""
+    admission, inbox = make(lanes=1, queue=0)
+    with admission.request() as ticket:
+        assert ticket.open_lane(SAMPLING) == 0
+        assert ticket.is_open
+    assert not ticket.is_open
+    assert (await inbox.take_batch()).events == (LaneOpened(0, SAMPLING), LaneClosed(0))
+    assert refusal(admission).code == "full"
+    admission.release(0)
+    assert admission.request().lane == 0
+
+
+def test_a_lane_that_was_never_opened_is_free_at_once():
+    """A connection that is lost between admission and its session costs nothing."""
+    admission, inbox = make(lanes=1, queue=0)
+    with admission.request():
+        pass
+    assert admission.request().lane == 0
+    assert inbox.statistics().sent == 0
+
+
+async def test_a_line_that_has_ended_gives_its_lanes_back():
+    """Where no event can come out any more, the lane is not waited for."""
+    admission, inbox = make(lanes=1, queue=0)
+    ticket = admission.request()
+    ticket.open_lane(SAMPLING)
+    inbox.close()
+    ticket.close()
+    assert admission.statistics().lanes_open == 0
+
+
+async def test_the_queue_moves_up_in_order(autojump_clock):
+    """Each place that changes is told; who leaves the queue makes room; the first gets the lane."""
+    admission, _ = make(lanes=1, queue=3)
+    holder = admission.request()
+    waiting = [admission.request() for _ in range(3)]
+    assert [t.position for t in waiting] == [1, 2, 3]
+    seen: list[list[int]] = [[], [], []]
+
+    async def watch(ticket: Ticket, positions: list[int]) -> None:
+        while ticket.lane is None:
+            await ticket.moved()
+            positions.append(ticket.position)
+
+    async with trio.open_nursery() as nursery:
+        for ticket, positions in zip(waiting, seen, strict=True):
+            nursery.start_soon(watch, ticket, positions)
+        await trio.testing.wait_all_tasks_blocked()
+        waiting[1].close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert [t.position for t in waiting] == [1, 0, 2]
+        holder.close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert (waiting[0].lane, waiting[2].position) == (0, 1)
+        waiting[0].close()
+        await trio.testing.wait_all_tasks_blocked()
+        assert waiting[2].lane == 0
+        nursery.cancel_scope.cancel()  # the one that left the queue is never moved again
+    assert seen[2] == [2, 1, 0]
+    assert seen[1] == []
+
+
+class Doors(RuleBasedStateMachine):
+    """Sessions come and go in every way; the lanes are conserved."""
+
+    LANES = 3
+    QUEUE = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.admission, self.inbox = make(lanes=self.LANES, queue=self.QUEUE)
+        self.tickets: list[Ticket] = []
+        self.in_line: list[int] = []  # closed, and not yet out
+
+    @rule()
+    def request(self) -> None:
+        try:
+            self.tickets.append(self.admission.request())
+        except RefusedError:
+            assert len(self.tickets) + len(self.in_line) >= self.LANES + self.QUEUE or not self.free()
+
+    @precondition(lambda self: any(t.lane is not None and not t.is_open for t in self.tickets))
+    @rule(data=st.data())
+    def open(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from([t for t in self.tickets if t.lane is not None and not t.is_open]))
+        ticket.open_lane(SAMPLING)
+
+    @precondition(lambda self: self.tickets)
+    @rule(data=st.data())
+    def close(self, data: st.DataObject) -> None:
+        ticket = data.draw(st.sampled_from(self.tickets))
+        if ticket.is_open:
+            assert ticket.lane is not None
+            self.in_line.append(ticket.lane)
+        ticket.close()
+        ticket.close()
+        self.tickets.remove(ticket)
+
+    @precondition(lambda self: self.in_line)
+    @rule()
+    def come_out(self) -> None:
+        self.admission.release(self.in_line.pop(0))
+
+    def free(self) -> int:
+        statistics = self.admission.statistics()
+        return statistics.lanes_max - statistics.lanes_open
+
+    @invariant()
+    def every_lane_is_somewhere_once(self) -> None:
+        held = [t.lane for t in self.tickets if t.lane is not None]
+        assert len(set(held + self.in_line)) == len(held + self.in_line)
+        assert self.free() + len(held) + len(self.in_line) == self.LANES
+
+    @invariant()
+    def nobody_queues_beside_a_free_lane(self) -> None:
+        positions = sorted(t.position for t in self.tickets if t.lane is None)
+        assert positions == list(range(1, len(positions) + 1))
+        assert not (positions and self.free())
+
+
+def test_lanes_are_conserved() -> None:
+    """Each lane is free, held, or on its way out, whoever comes and goes; nobody waits while one is free."""
+
+    async def check() -> None:
+        await trio.lowlevel.checkpoint()
+        run_state_machine_as_test(Doors, settings=settings(max_examples=50, stateful_step_count=25))
+
+    trio.run(check)

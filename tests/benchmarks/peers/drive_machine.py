@@ -1,0 +1,11 @@
+"""Measures what the floor is made of, in the same rounds as everybody else."""
+
+import json
+
+from driving import read_job
+
+from pipeline.diagnostics.microbenchmarks import flop_per_s, read_bytes_per_s
+
+if __name__ == "__main__":
+    threads = read_job()["threads"]
+    print(json.dumps({"read_bytes_per_s": read_bytes_per_s(threads), "flop_per_s": flop_per_s()}))

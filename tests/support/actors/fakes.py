@@ -1,0 +1,320 @@
+"""Small real parts: stages that do arithmetic instead of models, a client on memory channels.
+
+The stages remember each lane the way models do (what comes out depends on every frame since
+the lane was opened, and on nothing else), refuse lanes that are not open, and are exact.
+`expected` computes a session's audio from scratch.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import trio
+
+from actors.engine import Line, Loaders
+from actors.sessions.transport import SlowPeerError, TransportClosedError
+from pipeline.audio.framing import frames_of, payload_of
+from pipeline.config import Settings, parse_settings
+from pipeline.protocol import outgoing
+from pipeline.protocol.close_reason import Farewell
+from pipeline.protocol.conversation import Conversation
+from pipeline.protocol.events import AudioReceived, Event, MetadataReceived, TextReceived
+from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Metadata, Ready
+from pipeline.protocol.outgoing import Outgoing
+from pipeline.values import ModelCard, Sampling, Text, TextFinal, TextPartial
+
+CARD = ModelCard(name="sums", shape="sums", trained=False, model_delay_ms=160, text="ids")
+DELAY = 2
+CODEBOOKS = 4
+
+
+class Memory:
+    """Per lane: a running sum of all it was given, begun by `open`, gone with `close`."""
+
+    def __init__(self) -> None:
+        self.sums: dict[int, int] = {}
+        self.widths: list[int] = []
+
+    def open(self, lane: int, sampling: Sampling) -> None:
+        assert lane not in self.sums, "opened twice"
+        self.sums[lane] = 0
+
+    def close(self, lane: int) -> tuple[Text, ...]:
+        del self.sums[lane]
+        return ()
+
+    def add(self, lane: int, value: int) -> int:
+        self.sums[lane] = (self.sums[lane] * 31 + value) % 65_521
+        return self.sums[lane]
+
+
+class SumEncoder(Memory):
+    def encode(self, lanes: Sequence[int], pcm: np.ndarray) -> np.ndarray:
+        self.widths.append(len(lanes))
+        heard = [self.add(lane, int(np.rint(row.sum() * 1000))) for lane, row in zip(lanes, pcm, strict=True)]
+        return np.array([[h + k for k in range(CODEBOOKS)] for h in heard], np.int32)
+
+
+@dataclass
+class SumStep:
+    token: int
+    text: tuple[Text, ...]
+    codes: np.ndarray | None
+
+
+class SumStepper(Memory):
+    """Says its step number aloud, closes the utterance every fourth step, answers after DELAY steps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: dict[int, int] = {}
+        self.said: dict[int, list[str]] = {}
+
+    def open(self, lane: int, sampling: Sampling) -> None:
+        super().open(lane, sampling)
+        self.configure(lane, sampling)
+        self.steps[lane] = 0
+        self.said[lane] = []
+
+    def configure(self, lane: int, sampling: Sampling) -> None:
+        self.sums[lane] = sampling.seed
+
+    def close(self, lane: int) -> tuple[Text, ...]:
+        super().close(lane)
+        rest = self.said.pop(lane)
+        return (TextFinal(" ".join(rest)),) if rest else ()
+
+    def step(self, lanes: Sequence[int], codes: np.ndarray) -> Sequence[SumStep]:
+        self.widths.append(len(lanes))
+        return [self._step(lane, row) for lane, row in zip(lanes, codes, strict=True)]
+
+    def _step(self, lane: int, row: np.ndarray) -> SumStep:
+        token = self.add(lane, int(row.sum()))
+        self.steps[lane] += 1
+        said = self.said[lane]
+        said.append(str(self.steps[lane]))
+        text: tuple[Text, ...] = (TextPartial(" ".join(said)),)
+        if len(said) == 4:
+            text += (TextFinal(" ".join(said)),)
+            said.clear()
+        codes = np.full(CODEBOOKS, token, np.int32) if self.steps[lane] > DELAY else None
+        return SumStep(token, text, codes)
+
+
+class SumDecoder(Memory):
+    def decode(self, lanes: Sequence[int], codes: np.ndarray) -> np.ndarray:
+        self.widths.append(len(lanes))
+        spoken = [self.add(lane, int(row.sum())) for lane, row in zip(lanes, codes, strict=True)]
+        return np.repeat(np.array(spoken, np.float32)[:, None] / 65_536, 1920, axis=1)
+
+
+def expected(frames: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
+    """The audio a session alone gets for these frames."""
+    encoder, stepper, decoder = SumEncoder(), SumStepper(), SumDecoder()
+    for stage in (encoder, stepper, decoder):
+        stage.open(0, Sampling(seed=seed))
+    steps = [stepper.step([0], encoder.encode([0], frame[None]))[0] for frame in frames]
+    return [decoder.decode([0], step.codes[None])[0] for step in steps if step.codes is not None]
+
+
+def speech(seed: int, frames: int) -> list[np.ndarray]:
+    """Distinct frames, none of them silent."""
+    rng = np.random.default_rng(seed)
+    return list(rng.uniform(-1, 1, (frames, 1920)).astype(np.float32))
+
+
+class Inline:
+    """A runner without threads, for the virtual clock: a call takes `batch_s` of virtual time."""
+
+    batch_s = 0.0
+
+    @asynccontextmanager
+    async def turn(self):
+        yield self
+
+    async def run(self, call, *args, stall_s=0.0, abandon_on_cancel=False):
+        await trio.lowlevel.checkpoint_if_cancelled()
+        with trio.CancelScope(shield=True):
+            await trio.sleep(self.batch_s)
+        return call(*args)
+
+
+@contextmanager
+def inline(_name: str) -> Iterator[Inline]:
+    yield Inline()
+
+
+@contextmanager
+def slow_inline(_name: str, batch_s: float) -> Iterator[Inline]:
+    runner = Inline()
+    runner.batch_s = batch_s
+    yield runner
+
+
+LOADERS = Loaders(SumEncoder, SumStepper, SumDecoder)
+
+
+def make_line(
+    *,
+    lanes: int = 4,
+    queue: int = 2,
+    idle_s: float = 600,
+    loaders: Loaders = LOADERS,
+    runner=inline,
+    digest: Callable[[], str] = str,
+    **section,
+) -> Line:
+    """A line of sums. The seed, 0 unless configured, is where the stepper's running sum begins.
+
+    A lost connection is the end of its session, unless `limits` say otherwise.
+    """
+    section["limits"] = {"resume_grace_ms": 0, **section.get("limits", {})}
+    settings: Settings = parse_settings(
+        {"lanes": {"queue": queue, "idle_s": idle_s}, "sampling": {"seed": 0}, **section}
+    )
+    return Line(settings, loaders, CARD, lanes=lanes, runner=runner, digest=digest)
+
+
+@dataclass
+class Wire:
+    """One transport and its far end. `buffer` messages fit on the way to the client."""
+
+    buffer: int = 64
+    send_timeout_s: float = 2.0
+    peer: str = "memory"
+    farewell: Farewell | None = None
+
+    def __post_init__(self) -> None:
+        self._to_server, self._at_server = trio.open_memory_channel[bytes | str](64)
+        self._to_client, self._at_client = trio.open_memory_channel[bytes](self.buffer)
+
+    async def receive(self) -> bytes | str:
+        try:
+            return await self._at_server.receive()
+        except (trio.EndOfChannel, trio.ClosedResourceError):
+            raise TransportClosedError from None
+
+    async def send(self, message: bytes) -> None:
+        with trio.move_on_after(self.send_timeout_s):
+            try:
+                return await self._to_client.send(message)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                raise TransportClosedError from None
+        raise SlowPeerError
+
+    async def close(self, farewell: Farewell) -> None:
+        self.farewell = farewell
+        self._to_client.close()
+        self._at_server.close()
+        await trio.lowlevel.checkpoint()
+
+    # The far end
+
+    async def say(self, message: bytes | str) -> None:
+        await self._to_server.send(message)
+
+    async def hear(self) -> bytes:
+        return await self._at_client.receive()
+
+    def vanish(self) -> None:
+        self._to_server.close()
+        self._at_client.close()
+
+
+@dataclass
+class Client:
+    """The other end of the protocol; it keeps everything it hears."""
+
+    wire: Wire = field(default_factory=Wire)
+    heard: list[Event] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.conversation = Conversation(
+            "client", heartbeat_every_s=5, heartbeat_timeout_s=1e9, now_s=trio.current_time()
+        )
+        self._news = trio.Condition()
+        self.over = False
+        self.pause_s = 0.0  # between two messages it reads
+
+    async def say(self, *said: Outgoing) -> None:
+        for packet in said:
+            await self.wire.say(self.conversation.number(packet, timestamp_ms=0.0))
+
+    async def stream(self, frames: Sequence[np.ndarray], *, every_s: float = 0.08) -> None:
+        for index, frame in enumerate(frames):
+            await self.say(outgoing.audio(payload_of(frame), 1000.5 + 80 * index))
+            await trio.sleep(every_s)
+
+    async def listen(self) -> None:
+        """Answer what wants an answer, until the server closes."""
+        try:
+            while True:
+                message = await self.wire.hear()
+                event, replies = self.conversation.receive(message, now_s=trio.current_time())
+                await self.say(*replies)
+                self.heard.append(event)
+                async with self._news:
+                    self._news.notify_all()
+                await trio.sleep(self.pause_s)
+        except (trio.EndOfChannel, trio.ClosedResourceError, trio.BrokenResourceError):
+            self.over = True
+            async with self._news:
+                self._news.notify_all()
+
+    async def until(self, done: Callable[["Client"], bool]) -> None:
+        with trio.fail_after(60):
+            await self._until(done)
+
+    async def _until(self, done: Callable[["Client"], bool]) -> None:
+        async with self._news:
+            while not done(self):
+                assert not self.over, f"closed with {self.wire.farewell}, heard {self.metadata}"
+                await self._news.wait()
+
+    async def ready(self) -> None:
+        await self.until(lambda self: any(isinstance(m, Ready) for m in self.metadata))
+
+    async def bye(self) -> None:
+        await self.say(outgoing.metadata(Bye()))
+        await self.until(lambda self: self.over)
+
+    @property
+    def metadata(self) -> list[Metadata]:
+        return [event.value for event in self.heard if isinstance(event, MetadataReceived)]
+
+    @property
+    def errors(self) -> list[str]:
+        return [notice.code for notice in self.metadata if isinstance(notice, ErrorNotice)]
+
+    @property
+    def audio(self) -> list[AudioReceived]:
+        return [event for event in self.heard if isinstance(event, AudioReceived)]
+
+    @property
+    def frames(self) -> list[np.ndarray]:
+        return [frame for event in self.audio for frame in frames_of(event.payload)]
+
+    @property
+    def finals(self) -> list[str]:
+        return [event.text for event in self.heard if isinstance(event, TextReceived) and event.final]
+
+
+async def hold(line: Line, client: Client, resume: str | None = None) -> None:
+    """What the web does with a connection."""
+    with line.admit(resume) as seat:
+        await line.converse(client.wire, seat)
+
+
+async def talk(line: Line, frames: Sequence[np.ndarray], *, seed: int, buffer: int = 64) -> Client:
+    """One whole conversation, from admission to bye, at microphone pace."""
+    client = Client(Wire(buffer=buffer))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(hold, line, client)
+        nursery.start_soon(client.listen)
+        await client.say(outgoing.metadata(Configure(seed=seed)))
+        await client.ready()
+        await client.stream(frames)
+        await client.until(lambda self: len(self.audio) >= len(frames) - DELAY)
+        await client.bye()
+    return client

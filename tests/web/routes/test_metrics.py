@@ -1,0 +1,211 @@
+"""/metrics says in Prometheus' words what /health says in ours, and the dashboard asks for nothing else."""
+
+import json
+import re
+from pathlib import Path
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from support.hub_rig import proxy_of
+from support.web.small_engine import SETTINGS, small_server, speech, talker
+from support.web.sockets import ask
+
+from actors.runtime.histogram import BOUNDS_MS
+from pipeline.protocol.packets import Packet, Priority, encode
+
+DASHBOARD = Path(__file__).parents[3] / "configs/grafana/packet-voice.json"
+OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
+NAME = re.compile(r"\b(?:packet_voice|process)_[a-z_]+")
+
+
+class Scrape:
+    """One answer of /metrics, read by Prometheus' own parser."""
+
+    def __init__(self, text):
+        self.text = text
+        self.families = {family.name: family for family in text_string_to_metric_families(text)}
+        self.samples = {
+            (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+            for family in self.families.values()
+            for sample in family.samples
+        }
+
+    def __getitem__(self, name):
+        return self.of(name)
+
+    def of(self, name, /, **labels):
+        return self.samples[name, tuple(sorted(labels.items()))]
+
+
+async def scrape(served):
+    answer = await ask(served, "/metrics")
+    assert answer.status == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=")
+    return Scrape(answer.body.decode())
+
+
+async def test_it_is_well_formed():
+    """Every family has help and a type, no sample comes twice, counters and histograms are named as such."""
+    async with small_server() as served, talker(served) as client:
+        await client.speak(speech(3))
+        metrics = await scrape(served)
+    names = [line.rpartition(" ")[0] for line in metrics.text.splitlines() if not line.startswith("#")]
+    assert len(names) == len(set(names)) == len(metrics.samples)
+    for family in metrics.families.values():
+        assert family.documentation, family.name
+        assert family.type in {"counter", "gauge", "histogram"}, family.name
+        assert NAME.fullmatch(family.name), family.name
+        for sample in family.samples:
+            assert sample.value >= 0
+            if family.type == "counter":
+                assert sample.name == f"{family.name}_total"
+            elif family.type == "gauge":
+                assert not sample.name.endswith(("_total", "_count", "_sum", "_bucket"))
+
+
+async def test_it_agrees_with_health():
+    """The same moment of the same line, whichever words are asked for."""
+    async with small_server() as served, talker(served) as client:
+        await client.speak(speech(7))
+        await client.connection.send_message(encode(Packet(0x7F, Priority.LOW, 0, 0.0, b"", False)))  # type: ignore[arg-type]
+        await client.speak(speech(2, seed=1))
+        metrics, health = await scrape(served), (await ask(served, "/health")).json
+    shown = health["metrics"]
+    for stage in ("encode", "step", "decode"):
+        assert metrics.of("packet_voice_batch_seconds_count", stage=stage) == shown[stage]["count"] > 0
+    assert metrics["packet_voice_latency_seconds_count"] == shown["latency"]["count"] == 8
+    assert metrics["packet_voice_added_latency_seconds_count"] == shown["added"]["count"] == 8
+    assert metrics.of("packet_voice_frames_total", direction="in") == shown["framesIn"] == 9
+    assert metrics.of("packet_voice_frames_total", direction="out") == shown["framesOut"] == 8
+    assert metrics["packet_voice_steps_total"] == 9
+    assert metrics["packet_voice_over_budget_total"] == shown["overBudget"]
+    assert metrics.of("packet_voice_underruns_total", where="server") == shown["underruns"]
+    assert metrics["packet_voice_lanes_open"] == health["lanes"]["open"] == 1
+    assert metrics["packet_voice_lanes_max"] == health["lanes"]["max"] == 4
+    assert metrics["packet_voice_ready"] == 1
+    assert metrics["packet_voice_stalled"] == 0
+    assert metrics.of("packet_voice_model_info", name="small", trained="false") == 1
+    assert metrics.of("packet_voice_packets_total", direction="received", type="audio_chunk") == 9
+    assert metrics.of("packet_voice_packets_total", direction="sent", type="audio_chunk") == 8
+    assert metrics.of("packet_voice_packets_total", direction="received", type="unknown") == 1
+    assert metrics.of("packet_voice_packets_ignored_total", reason="unknown_packet") == 1
+    assert shown["packets"]["received"]["audio_chunk"] == 9
+    for name, queue in shown["queues"].items():
+        counted = [
+            metrics.of(f"packet_voice_queue_{what}_total", queue=name) for what in ("sent", "taken", "leaked")
+        ]
+        assert counted == [queue["sent"], queue["taken"], queue["leaked"]]
+        assert counted[0] == counted[1] + counted[2] + metrics.of("packet_voice_queue_depth", queue=name)
+    assert {rung.replace("_", "") for rung in labels(metrics, "packet_voice_pressure", "rung")} == {
+        rung.lower() for rung in shown["ladder"]
+    }
+
+
+async def test_what_ended_stays_counted():
+    """A session that is gone left its frames, its packets and why it ended."""
+    async with small_server() as served:
+        async with talker(served) as client:
+            await client.speak(speech(3))
+            before = await scrape(served)
+        while not (await ask(served, "/health")).json["endings"]:
+            pass
+        after = await scrape(served)
+    assert after["packet_voice_clients"] == 0
+    assert sum(labels(after, "packet_voice_sessions_ended", "reason").values()) == 1
+    for name in ("packet_voice_frames", "packet_voice_packets", "packet_voice_queue_taken"):
+        for sample in before.families[name].samples:
+            assert after.of(sample.name, **sample.labels) >= sample.value
+
+
+async def test_histograms_are_cumulative_around_real_time():
+    """Buckets grow with their bound up to the count, and some of them bound the budget and 80 ms."""
+    async with small_server() as served, talker(served) as client:
+        await client.speak(speech(5))
+        metrics = await scrape(served)
+    assert {30, 80} <= set(BOUNDS_MS)
+    for name in ("batch", "latency", "added_latency"):
+        family = metrics.families[f"packet_voice_{name}_seconds"]
+        assert family.type == "histogram"
+        series = {}
+        for sample in family.samples:
+            if sample.name.endswith("_bucket"):
+                series.setdefault(sample.labels.get("stage"), []).append(sample)
+        for stage, buckets in series.items():
+            bounds = [float(bucket.labels["le"]) for bucket in buckets]
+            counts = [bucket.value for bucket in buckets]
+            assert bounds == sorted(bounds)
+            assert bounds[-1] == float("inf")
+            assert 0.08 in bounds
+            assert counts == sorted(counts)
+            of_stage = {} if stage is None else {"stage": stage}
+            assert counts[-1] == metrics.of(f"{family.name}_count", **of_stage)
+            assert metrics.of(f"{family.name}_sum", **of_stage) > 0
+
+
+async def test_the_process_is_this_one():
+    """Memory, threads and files are those of the process that serves."""
+    async with small_server() as served:
+        metrics = await scrape(served)
+    process = psutil.Process()
+    assert metrics["process_resident_memory_bytes"] == pytest.approx(process.memory_info().rss, rel=0.2)
+    assert metrics["process_threads"] >= 4  # this one, and one for each model
+    assert metrics["process_open_fds"] > 0
+    assert metrics["packet_voice_tasks"] > 0
+
+
+async def test_a_line_that_still_loads_is_scraped_too():
+    """There is an answer before there is a model."""
+    async with small_server(weights=lambda: None) as served:
+        metrics = await scrape(served)
+    assert "packet_voice_model_info" not in metrics.families
+    assert metrics.of("packet_voice_batch_seconds_count", stage="step") == 0
+
+
+async def test_names_that_people_use_exist(tmp_path):
+    """What the dashboard asks for and what operations.md explains is there; operations.md explains all."""
+    proxy = proxy_of("http://127.0.0.1:9", tmp_path)
+    async with small_server(SETTINGS, proxy=proxy) as served, talker(served) as client:
+        await client.speak(speech(3))
+        metrics = await scrape(served)
+    there = {sample.name for family in metrics.families.values() for sample in family.samples}
+    families = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in metrics.families.values()
+    }
+    for expression, asked in queries():
+        assert asked <= there | families, expression
+    rows = re.findall(r"^\| `((?:packet_voice|process)_[a-z_]+)", OPERATIONS.read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(families)
+
+
+def test_the_dashboard_can_be_imported():
+    """Panels do not overlap, have a query each, and go by the variables that the file itself declares."""
+    board = json.loads(DASHBOARD.read_text())
+    taken = set()
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken, panel["title"]
+        assert at["x"] + at["w"] <= 24
+        taken |= cells
+        assert panel["type"] == "row" or panel["targets"]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    declared = {variable["name"] for variable in board["templating"]["list"]}
+    for expression, asked in queries():
+        assert asked
+        assert set(re.findall(r"\$(\w+)", expression)) - {"__rate_interval"} <= declared
+        assert expression.count("(") == expression.count(")")
+
+
+def queries():
+    """Every PromQL expression of the dashboard with the series it names."""
+    board = json.loads(DASHBOARD.read_text())
+    for panel in board["panels"]:
+        for target in panel.get("targets", []):
+            yield target["expr"], set(NAME.findall(target["expr"]))
+
+
+def labels(metrics, family, label):
+    """The values of a label, each with its sample."""
+    return {sample.labels[label]: sample.value for sample in metrics.families[family].samples}

@@ -1,0 +1,151 @@
+"""What a page loads is this server's own, kept for ever under its version, and nothing else."""
+
+import base64
+import hashlib
+import io
+import posixpath
+import re
+import tarfile
+from pathlib import Path
+
+import pytest
+from support.web.small_engine import small_server
+from support.web.sockets import ask
+
+from web.routes.pages import read_assets
+from web.vendor import Package, VendorError, lay_out, read_lock
+
+LINK = re.compile(r'(?:href|src)="(/[^"]+)"')
+
+
+PAGES = ("/packet-voice", "/whisperx")
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_file_the_page_names_is_served_and_may_be_kept_for_ever(path):
+    async with small_server() as served:
+        page = await ask(served, path)
+        files = [file for file in LINK.findall(page.body.decode()) if file.startswith("/static/")]
+        answers = {file: await ask(served, file) for file in files}
+    assert page.headers["cache-control"] == "no-store"
+    assert len(files) > 15
+    for file, answer in answers.items():
+        assert answer.status == 200, file
+        assert "immutable" in answer.headers["cache-control"]
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "{{" not in answer.body.decode(), file
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_every_module_that_a_page_begins_with_is_named_up_front(path):
+    """And none that it does not: worklets and workers come when they are needed."""
+    async with small_server() as served:
+        page = (await ask(served, path)).body.decode()
+    files = read_assets().files
+    named = {link.split("/", 3)[3] for link in re.findall(r'modulepreload" href="([^"]+)"', page)}
+    needed = {path.replace("packet-voice", "voice").strip("/") + "/main.js"}
+    for name in needed | named:
+        for target in re.findall(r'from "(\.[^"]+)";', files[name].decode()):
+            needed.add(posixpath.normpath(f"{name}/../{target}"))
+    assert named == {name for name in needed if not name.endswith("/main.js")}
+    assert not any(name.endswith(("-worklet.js", "worker.js", "wire.js")) for name in named)
+
+
+@pytest.mark.parametrize("path", PAGES)
+async def test_the_page_may_load_and_reach_this_server_alone(path):
+    """No inline code or styles, nothing of other origins, isolated from other pages."""
+    async with small_server() as served:
+        page = await ask(served, path)
+        script = await ask(served, next(f for f in LINK.findall(page.body.decode()) if f.endswith("main.js")))
+    for answer in (page, script):  # a worker goes by the policy of its own script
+        policy = answer.headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe-inline" not in policy
+        assert "'unsafe-eval'" not in policy
+        assert re.search(r"https?:|\*", policy) is None
+        assert answer.headers["cross-origin-opener-policy"] == "same-origin"
+        assert answer.headers["cross-origin-embedder-policy"] == "require-corp"
+    assert b"<style" not in page.body
+    assert b" style=" not in page.body
+    assert re.search(rb"<script(?![^>]*src=)", page.body) is None
+    assert re.search(rb'(?:href|src)="(?!/)', page.body) is None
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/000000000000/site.css",
+        "/static/VERSION/../app.py",
+        "/static/VERSION/no.js",
+        "/vendor/no/no.js",
+    ],
+)
+async def test_what_is_not_there_is_not_found(path):
+    async with small_server() as served:
+        answer = await ask(served, path.replace("VERSION", read_assets().version))
+    assert answer.status == 404
+
+
+def test_one_changed_byte_is_another_version(tmp_path):
+    file = tmp_path / "a.js"
+    file.write_text("1")
+    versions = [read_assets(tmp_path).version]
+    file.write_text("2")
+    versions.append(read_assets(tmp_path).version)
+    file.rename(tmp_path / "b.js")
+    versions.append(read_assets(tmp_path).version)
+    assert len(set(versions)) == 3
+
+
+def test_no_file_of_the_pages_looks_elsewhere():
+    """Whatever the pages are made of, no address of another origin stands in it."""
+    for name, content in read_assets().files.items():
+        if not name.endswith(".svg"):
+            assert re.search(rb"(?:https?|wss?)://(?!localhost)", content) is None, name
+
+
+def packed(tmp_path: Path, files: dict[str, bytes]) -> Path:
+    archive = tmp_path / "package.tgz"
+    with tarfile.open(archive, "w:gz") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(f"package/{name}")
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return archive
+
+
+def locked(archive: Path, *files: str) -> Package:
+    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    return Package("@some/package", "1.0", "MIT", f"sha512-{digest}", files)
+
+
+def test_only_the_files_that_are_used_are_laid_out(tmp_path):
+    archive = packed(tmp_path, {"dist/a.js": b"a", "dist/b.js": b"b"})
+    lay_out(locked(archive, "dist/a.js"), archive, tmp_path / "vendored")
+    laid = [p.relative_to(tmp_path / "vendored").as_posix() for p in (tmp_path / "vendored").rglob("*.js")]
+    assert laid == ["package-1.0/a.js"]
+
+
+def test_another_archive_than_the_locked_one_is_refused(tmp_path):
+    archive = packed(tmp_path, {"dist/a.js": b"a"})
+    package = locked(archive, "dist/a.js")
+    packed(tmp_path, {"dist/a.js": b"A"})
+    with pytest.raises(VendorError, match="not the archive"):
+        lay_out(package, archive, tmp_path / "vendored")
+    assert not (tmp_path / "vendored").exists()
+
+
+def test_an_archive_without_what_was_locked_is_refused(tmp_path):
+    archive = packed(tmp_path, {"dist/a.js": b"a"})
+    with pytest.raises(VendorError, match="has no dist/b"):
+        lay_out(locked(archive, "dist/a.js", "dist/b.js"), archive, tmp_path / "vendored")
+    assert list((tmp_path / "vendored").iterdir()) == []
+
+
+def test_every_locked_package_names_its_licence_and_its_digest():
+    packages = read_lock()
+    assert packages
+    for package in packages:
+        assert package.license
+        assert package.integrity.startswith("sha512-")
+        assert package.files

@@ -1,0 +1,1 @@
+"""HTTP and WebSocket on sockets: accepting, TLS, deadlines, and one WebSocket session."""

@@ -1,0 +1,38 @@
+/**
+ * Timestamps cut what was said into segments; what stands after the last pair is heard again.
+ *
+ * Source: faster-whisper's `_split_segments_by_timestamps`.
+ */
+
+import { TIMESTAMP_S } from "./logit-rules.js";
+
+/**
+ * `tokens` of a clip of `duration` seconds → {segments: [{start, end, from, to}], consumed}: seconds in the
+ * clip, token indices, and how many seconds are dealt with (always more than none).
+ */
+export function splitSegments(tokens, timestampBegin, duration) {
+  const isTime = tokens.map((token) => token >= timestampBegin);
+  const timeOf = (index) => (tokens[index] - timestampBegin) * TIMESTAMP_S;
+  const endsAlone = tokens.length >= 2 && isTime.at(-1) && !isTime.at(-2);
+  const cuts = tokens.flatMap((_, i) => (i > 0 && isTime[i] && isTime[i - 1] ? [i] : []));
+  if (cuts.length === 0) {
+    const first = isTime[0] ? timeOf(0) : 0;
+    const last = isTime.lastIndexOf(true);
+    const end = last > 0 && timeOf(last) > first ? timeOf(last) : duration;
+    return {
+      segments: [{ start: first, end: Math.min(end, duration), from: 0, to: tokens.length }],
+      consumed: duration,
+    };
+  }
+  if (endsAlone) cuts.push(tokens.length);
+  const segments = cuts.map((to, i) => {
+    const from = i === 0 ? 0 : cuts[i - 1];
+    return { start: Math.min(timeOf(from), duration), end: Math.min(timeOf(to - 1), duration), from, to };
+  });
+  const heard = timeOf(cuts.at(-1) - 1);
+  const consumed = endsAlone || heard < SHORTEST_S ? duration : Math.min(heard, duration);
+  return { segments, consumed };
+}
+
+/** Less would be heard again and again for nothing. */
+const SHORTEST_S = 0.1;
