@@ -9,7 +9,7 @@ without a deadline, so that one client that does not read holds the whole server
   for more patience (`Connection.be_patient`): its writes are not shielded, and abort when cancelled.
 * Between requests a connection is idle, from its first byte (that of TLS, where it is spoken) to
   the last of a request's head; it is closed after `keep_alive_timeout`, or when the server ends.
-* After the last byte it parts from the peer politely (`web.server.socket_stream`), which takes a moment at most.
+* After the last byte it is closed gracefully (`web.server.socket_stream`), which takes a moment.
 
 Neighbours: `web.server.socket_stream` (the socket), `web.server.websocket` (HTTP and WebSocket on these
 bytes), `web.server.serve` (accepts).
@@ -111,8 +111,7 @@ class Connection:
         """
         self._patience_s = patience_s
 
-    async def spawn_app(self, app: AppWrapper, config: Config, scope: Scope, send: Say) -> Tell:  # noqa:
-    ARG002
+    async def spawn_app(self, app: AppWrapper, config: Config, scope: Scope, send: Say) -> Tell:  # noqa: ARG002
         """Start the application on one request; what is told to one that has ended is dropped."""
         to_app, from_peer = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
         self._nursery.start_soon(self._run_app, scope, from_peer, send)
