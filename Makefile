@@ -7,9 +7,9 @@
 # make bench    per-stage times, memory and lanes on CONFIG
 # make bench-peers  the same frames through this project and its peers, in environments of their own (large download)
 # make vendor   fetch the pages' third-party files with the npm client; make setup does, where npm is installed
-# make install  the packet-voice command and a service of this user's, which need no checkout (docs/installation.md)
+# make install  the packet-voice command and a user service, which need no checkout (docs/how-to/installation.md)
 # make image-steps  the steps of the container image, done in a root of its own without a container engine
-# make docs     write the tables of keys in docs/configuration.md anew
+# make docs     regenerate the tables of keys in docs/reference/configuration.md
 # make goldens  regenerate the committed goldens with the official package (large download)
 
 PYTHON ?= python3
@@ -111,7 +111,7 @@ image-steps: dev
 	$(BIN)/python tests/install/image_steps.py $(ARGS)
 
 docs: setup
-	$(BIN)/python -m pipeline config-reference --write docs/configuration.md
+	$(BIN)/python -m pipeline config-reference --write docs/reference/configuration.md
 
 goldens:
 	tests/goldens/make-goldens

@@ -53,7 +53,7 @@ class Server(Section, frozen=True):
     tls_cert: the certificate chain, PEM; relative to where the server is started; unset: no TLS.
     tls_key: its private key, PEM; unset: it is in the same file.
     tls: `auto` makes a certificate of this machine's own and, off loopback, a token if none is set
-        (`docs/phone.md`).
+        (`docs/how-to/phone.md`).
     tls_folder: where these are kept; unset: `packet-voice/lan` in the user's data folder.
     public_url: the address that people use where a balancer stands in front, such as
         `https://voice.example.org`; its host is allowed, and its pages are the server's own.
@@ -212,7 +212,7 @@ class Replay(Section, frozen=True):
 
 
 class Proxy(Section, frozen=True):
-    """The way of the pages to a Hugging Face hub, `/api/hf` (`docs/hub-proxy.md`).
+    """The way of the pages to a Hugging Face hub, `/api/hf` (`docs/reference/hub-proxy.md`).
 
     allow: the repositories it gives, `*` standing for anything within a name; empty: there is no such way.
     folder: where files are kept; unset: `packet-voice/hub` in the user's cache folder.
@@ -237,7 +237,7 @@ class Proxy(Section, frozen=True):
 
 
 class Ranks(Section, frozen=True):
-    """How several processes share one model, where `mlx.launch` starts them (`docs/tensor-parallel.md`).
+    """How several processes share one model, where `mlx.launch` starts them (`docs/how-to/tensor-parallel.md`).
 
     depformer: `cut`: each has a part of it; `whole`: each has all of it, which takes more memory and
         most of the exchanges out of a step.

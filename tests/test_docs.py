@@ -16,7 +16,7 @@ from pipeline.config import Settings
 from pipeline.run import BROKEN
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 PATH = re.compile(r"(?<![\w/.-])(?:pipeline|actors|web|configs|tests|docs)/[\w./-]*\w/?")
 COMMAND = re.compile(r"python -m ((?:pipeline|actors|web)[\w.]*)")
 TARGET = re.compile(r"\bmake ((?:[a-z][a-z-]+ ?)+)(?=[`\n,;)]|$)", re.MULTILINE)
@@ -26,7 +26,7 @@ SECTIONS = [
     name for name in Settings.__struct_fields__ if isinstance(getattr(Settings(), name), msgspec.Struct)
 ]
 KEY = re.compile(rf"(?<!health )`((?:{'|'.join(SECTIONS)})\.(?!(?:pem|crt|log|json|py)`)[a-z_]+)`")
-# What docs/troubleshooting.md sends its reader to look for, by where it stands.
+# What docs/how-to/troubleshooting.md sends its reader to look for, by where it stands.
 SIGN = re.compile(
     r"(?:\b(log|metric|answer|health|exit code) `([^`]+)`|\b(page|stderr)(?: of HAProxy)? “([^”]+)”)"
 )
@@ -75,7 +75,7 @@ def test_every_overridden_key_exists(page: str, key: str) -> None:
 def test_the_configuration_table_has_every_key_and_its_default() -> None:
     rows = re.findall(
         r"^\| `([a-z_.]+)` \| [^|]+ \| `([^`]+)` \|",
-        (ROOT / "docs/configuration.md").read_text(),
+        (ROOT / "docs/reference/configuration.md").read_text(),
         re.MULTILINE,
     )
     documented = {key: json.loads(default) for key, default in rows}
@@ -88,10 +88,10 @@ def test_every_key_that_is_named_exists(page: str, key: str) -> None:
 
 
 def signs(*kinds: str) -> list[str]:
-    page = (ROOT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/how-to/troubleshooting.md").read_text(encoding="utf-8")
     symptoms = page.partition("\n## ")[2]
     found = {match[2] or match[4] for match in SIGN.finditer(symptoms) if (match[1] or match[3]) in kinds}
-    assert found, f"no {kinds} in docs/troubleshooting.md"
+    assert found, f"no {kinds} in docs/how-to/troubleshooting.md"
     return sorted(found)
 
 
@@ -128,9 +128,9 @@ def test_every_code_of_troubleshooting_is_given(sign: str) -> None:
 
 @pytest.mark.parametrize("sign", signs("metric"))
 def test_every_metric_of_troubleshooting_is_documented(sign: str) -> None:
-    """In the table of docs/operations.md, which is held to what is served; with the value of its label."""
+    """In the table of docs/how-to/operations.md, which is held to what is served; with the value of its label."""
     name, _, label = sign.partition("{")
-    row = re.search(rf"^\| `{name}[`{{].*$", (ROOT / "docs/operations.md").read_text(), re.MULTILINE)
+    row = re.search(rf"^\| `{name}[`{{].*$", (ROOT / "docs/how-to/operations.md").read_text(), re.MULTILINE)
     assert row is not None
     for value in re.findall(r'"([^"]+)"', label):
         assert f"`{value}`" in row[0]
@@ -146,8 +146,8 @@ def test_every_exit_code_of_troubleshooting_is_one(sign: str) -> None:
 @pytest.mark.parametrize("sign", signs("page"))
 def test_every_sentence_of_troubleshooting_stands_on_the_page(sign: str) -> None:
     """As it is quoted, in the texts of the page."""
-    voice = ROOT / "web/static/voice"
-    assert any(sign in path.read_text(encoding="utf-8") for path in voice.iterdir())
+    texts = [*(ROOT / "web/static/voice").rglob("*.js"), ROOT / "web/static/voice/index.html"]
+    assert any(sign in path.read_text(encoding="utf-8") for path in texts)
 
 
 @pytest.mark.parametrize("sign", signs("stderr"))

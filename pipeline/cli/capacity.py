@@ -5,7 +5,7 @@
 
 `--lanes` is what one replica of yours holds, as `python -m pipeline doctor` or `python -m pipeline loadtest
 --ramp` found; `--price` what it costs an hour, in whatever money. Nothing is measured here: what
-the figures rest on is in docs/scaling.md. Exit codes: 0; 2 usage.
+the figures rest on is in docs/how-to/scaling.md. Exit codes: 0; 2 usage.
 """
 
 import argparse

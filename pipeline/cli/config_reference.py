@@ -1,6 +1,6 @@
 """`python -m pipeline config-reference`: every key of the `pipeline` section, as the types say it.
 
-Prints the tables of docs/configuration.md, one for each section: key, what it may be, default, and its
+Prints the tables of docs/reference/configuration.md, one for each section: key, what it may be, default, and its
 effect, which is what the docstring says.
 `--write PAGE` puts them into a page, between two marks; what is written by hand around them stays.
 Exit codes: 0, 2 usage, or a page without marks.

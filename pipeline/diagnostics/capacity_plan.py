@@ -23,9 +23,9 @@ REACHED: Final = 0.5  # of a bandwidth on a data sheet; assumed
 SPARE: Final = 1  # replicas, so that one may be replaced while all talk
 FULL_AT: Final = 0.8  # of all lanes: beyond it people wait while sessions change hands
 
-# Two cores with the embedded model, listeners' underruns below 1 % (docs/operations.md).
+# Two cores with the embedded model, listeners' underruns below 1 % (docs/how-to/operations.md).
 MEASURED_LANES: Final = 16
-# HAProxy with real sessions, and what TLS in front adds to 100 connections (docs/scaling.md).
+# HAProxy with real sessions, and what TLS in front adds to 100 connections (docs/how-to/scaling.md).
 BALANCER_CORES: Final = 0.0012 + 0.0002
 BALANCER_BYTES: Final = 58 * 1024
 

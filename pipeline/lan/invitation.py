@@ -57,7 +57,7 @@ class Invitation:
             "",
             "The browser warns, because the certificate is this machine's own. Its SHA-256 fingerprint is",
             f"  {kept.fingerprint}",
-            "An iPhone has to trust the authority behind it instead (docs/phone.md); its fingerprint is",
+            "An iPhone has to trust the authority behind it instead (docs/how-to/phone.md); its fingerprint is",
             f"  {kept.authority_fingerprint}",
             "and a phone finds it at",
             *(f"  https://{host}:{self.port}/authority.crt" for host in self.hosts[:1]),

@@ -1,7 +1,7 @@
 """Packets nobody should send, and what the protocol's table says to each of them.
 
 The packets are mutations of well-formed ones. The verdict is read off the table in
-docs/protocol.md, with none of the code that it judges: a packet is taken, refused, passed
+docs/reference/protocol.md, with none of the code that it judges: a packet is taken, refused, passed
 over, or ends the connection, each under its own name.
 """
 
@@ -53,7 +53,7 @@ class Verdict:
 
 
 def judge(message: bytes | str) -> Verdict:
-    """The table of docs/protocol.md, for a server that has said ready."""
+    """The table of docs/reference/protocol.md, for a server that has said ready."""
     if isinstance(message, str):
         return Verdict("fatal", "text_frame")
     if not message:

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_shows_what_the_command_prints():
-    """docs/scaling.md holds both tables for a thousand sessions."""
-    page = (ROOT / "docs/scaling.md").read_text(encoding="utf-8")
+    """docs/how-to/scaling.md holds both tables for a thousand sessions."""
+    page = (ROOT / "docs/how-to/scaling.md").read_text(encoding="utf-8")
     for part in table(plan(1000, None, None)).split("\n\n"):
         assert part in page
 

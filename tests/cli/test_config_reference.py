@@ -15,7 +15,7 @@ from pipeline.config import Seconds, Section, Settings
 from pipeline.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs/configuration.md"
+PAGE = ROOT / "docs/reference/configuration.md"
 
 
 def test_the_page_is_what_the_command_prints() -> None:
@@ -28,7 +28,7 @@ def test_the_page_is_what_the_command_prints() -> None:
         cwd=ROOT,
     )
     page = PAGE.read_text(encoding="utf-8")
-    assert done.stdout.strip() in page, "docs/configuration.md is old: make docs"
+    assert done.stdout.strip() in page, "docs/reference/configuration.md is old: make docs"
     assert written_into(page) == page
 
 

@@ -20,7 +20,7 @@ from pipeline.client.session import converse
 
 ROOT = Path(__file__).parents[2]
 FRAMES = 12
-RECIPES = re.findall(r"```sh\n(jq .*?)\n```", (ROOT / "docs/operations.md").read_text(), re.DOTALL)
+RECIPES = re.findall(r"```sh\n(jq .*?)\n```", (ROOT / "docs/how-to/operations.md").read_text(), re.DOTALL)
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,7 @@ def test_a_folder_without_a_config_is_moshi_7b(command: Command, tmp_path: Path)
     assert said["lm"]["delay_ms"] == 80
     (row,) = re.findall(
         r"^\| `kyutai/moshiko-mlx-bf16`.*\| ([\d.]+) \+ [\d.]+ \| ([\d.]+) \|$",
-        (ROOT / "docs/models.md").read_text(),
+        (ROOT / "docs/reference/models.md").read_text(),
         re.MULTILINE,
     )
     documented_gib = row[1] if backend.prepare().device == "cpu" else row[0]
@@ -206,7 +206,7 @@ def read_all(descriptor: int) -> bytes:
 
 
 COMMANDS = re.findall(
-    r"^python -m pipeline\.weights (.*configs/tiny.*)$", (ROOT / "docs/weights.md").read_text(), re.MULTILINE
+    r"^python -m pipeline\.weights (.*configs/tiny.*)$", (ROOT / "docs/reference/weights.md").read_text(), re.MULTILINE
 )
 
 

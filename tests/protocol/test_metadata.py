@@ -44,7 +44,7 @@ SUGGESTING = replace(
     model=replace(ESTABLISHED.model, about="Sums, “spoken”.", suggestions=("what is <b>1</b> plus 2", "bye")),
 )
 
-# What docs/protocol.md promises a client in another language, spelled out field by field.
+# What docs/reference/protocol.md promises a client in another language, spelled out field by field.
 SPELLED_MODEL = {"name": "tiny", "shape": "moshi", "trained": False, "modelDelayMs": 160, "text": "ids"}
 SPELLED_ESTABLISHED = {
     "type": "connection_established",

@@ -1,4 +1,4 @@
-"""docs/protocol.md is enough to write a client from: what it names is what the code does."""
+"""docs/reference/protocol.md is enough to write a client from: what it names is what the code does."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from pipeline.protocol.phases import Phase
 from pipeline.protocol.unacked import UNACKED_PACKETS
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/reference/protocol.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
 VECTORS = json.loads((ROOT / "tests/data/packets.json").read_text(encoding="utf-8"))["packets"]
 

@@ -1,4 +1,4 @@
-"""What docs/troubleshooting.md has its reader look for in /health is there."""
+"""What docs/how-to/troubleshooting.md has its reader look for in /health is there."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from support.web.small_engine import small_server
 from support.web.sockets import ask
 
-PAGE = Path(__file__).parents[2] / "docs/troubleshooting.md"
+PAGE = Path(__file__).parents[2] / "docs/how-to/troubleshooting.md"
 
 
 async def test_every_key_of_health_is_there():

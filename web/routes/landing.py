@@ -76,7 +76,7 @@ a file.</p>
 <h2>From a terminal</h2>
 <pre><code>python -m pipeline talk --url {{ url }} --in question.wav --out answer.wav</code></pre>
 <footer>For programs: <a href="/health">health</a> and <a href="/weights">weights</a> as JSON, packets on
-<code>/ws</code> as <code>docs/protocol.md</code> of the source describes them.</footer>
+<code>/ws</code> as <code>docs/reference/protocol.md</code> of the source describes them.</footer>
 </main>
 </html>
 """

@@ -15,7 +15,7 @@ from actors.runtime.histogram import BOUNDS_MS
 from pipeline.protocol.packets import Packet, Priority, encode
 
 DASHBOARD = Path(__file__).parents[3] / "configs/grafana/packet-voice.json"
-OPERATIONS = Path(__file__).parents[3] / "docs/operations.md"
+OPERATIONS = Path(__file__).parents[3] / "docs/how-to/operations.md"
 NAME = re.compile(r"\b(?:packet_voice|process)_[a-z_]+")
 
 

@@ -2,7 +2,7 @@
  * The microphone's samples arrive at 16 kHz, in order, for as long as it listens; then the device is free.
  *
  * Captured by the same worklet as a conversation's, on the audio thread: whatever the page or the model is
- * busy with, no sample is lost. A page under test may bring its own source (docs/page.md).
+ * busy with, no sample is lost. A page under test may bring its own source (docs/reference/voice-page.md).
  */
 
 import { SoundError, openMicrophone } from "../voice/audio/microphone.js";

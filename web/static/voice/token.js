@@ -2,7 +2,7 @@
  * A token in the address is shown to the server once, and then to nobody: it leaves the address at once.
  *
  * It rides in the fragment, which browsers never send; the server answers with a cookie that scripts
- * cannot read. Source: docs/operations.md.
+ * cannot read. Source: docs/how-to/operations.md.
  */
 
 /** Exchange `#token=…`, if the page was opened with one. */

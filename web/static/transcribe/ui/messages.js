@@ -19,7 +19,7 @@ const KNOWN = Object.freeze({
   gated: ["The hub does not give this model to everybody", TOKEN],
   refused: [
     "This server does not pass this model on",
-    "Its owner decides which repositories it serves: see the allow-list in docs/hub-proxy.md.",
+    "Its owner decides which repositories it serves: see the allow-list in docs/reference/hub-proxy.md.",
   ],
   unreachable: ["The model's files cannot be had now", MIRROR],
   cut: ["The download broke off", "Press the button again: what has arrived whole is kept."],

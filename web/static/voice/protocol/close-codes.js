@@ -1,7 +1,7 @@
 /**
  * How a connection ended decides what happens next: stop, or come back, and with or without the session.
  *
- * Source: docs/protocol.md, "Close codes". Pure: an ending in, a decision out.
+ * Source: docs/reference/protocol.md, "Close codes". Pure: an ending in, a decision out.
  */
 
 export const CLOSE_PROTOCOL_ERROR = 4002; // our own: a page may not close with 1002

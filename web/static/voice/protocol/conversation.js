@@ -2,7 +2,7 @@
  * Packets in, events out: what a client must do by the protocol happens here, and nothing else does.
  *
  * No socket, no clock, no screen: bytes and times are handed in, packets to send are offered to an outbox.
- * Source: docs/protocol.md. Neighbours: packets.js spells, wire.js owns the socket.
+ * Source: docs/reference/protocol.md. Neighbours: packets.js spells, wire.js owns the socket.
  */
 
 import { Liveness } from "./liveness.js";

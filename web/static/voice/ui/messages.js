@@ -1,7 +1,7 @@
 /**
  * Whatever goes wrong is said in a sentence that a person understands, with what to do about it.
  *
- * Keyed by what programs call it: a `why` of this page or an error code of docs/protocol.md. An unknown
+ * Keyed by what programs call it: a `why` of this page or an error code of docs/reference/protocol.md. An unknown
  * one falls back to the server's own sentence.
  */
 
