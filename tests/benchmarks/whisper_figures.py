@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
-from figures import heap_mb, renderer_mb
+from page_figures import heap_mb, renderer_mb
 from playwright.sync_api import sync_playwright
 from support.browser import tiny_whisper
 from support.browser.visitors import SPEECH, launch, visiting

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent.parent
 LAWS = sorted((ROOT / "tests/js").glob("*.test.js"))
 HOST = """<!doctype html><title>laws</title>
 <script type="importmap">{"imports": {
-"voice/": "BASE/voice/", "whisper/": "BASE/whisper/", "whisperx/": "BASE/whisperx/"}}</script>"""
+"voice/": "BASE/voice/", "asr/": "BASE/asr/", "transcribe/": "BASE/transcribe/"}}</script>"""
 JUDGE = """async (name) => {
   const { judge } = await import("/tests/js/laws.js");
   await import(`/tests/js/${name}`);

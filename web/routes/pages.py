@@ -71,7 +71,7 @@ def add_pages(app: QuartTrio) -> None:
     """Register `/packet-voice`, `/whisperx`, `/static/…`, `/vendor/…` and the icon that browsers ask for."""
     assets = read_assets()
     vendored = {path.relative_to(FOLDER).as_posix(): path for path in installed()}
-    voice, whisperx = _filled(assets, "voice"), _filled(assets, "whisperx")
+    voice, transcriber = _filled(assets, "voice"), _filled(assets, "transcribe")
 
     @app.get("/packet-voice")
     async def packet_voice() -> Response:
@@ -79,7 +79,7 @@ def add_pages(app: QuartTrio) -> None:
 
     @app.get("/whisperx")
     async def transcribe() -> Response:
-        return _page(whisperx)
+        return _page(transcriber)
 
     @app.get("/favicon.ico")
     async def icon() -> Response:
