@@ -1,4 +1,4 @@
-"""What README and docs name exists: paths, commands, make targets, endpoints and configuration keys."""
+"""What README and docs name exists: paths, links, commands, make targets, endpoints, configuration keys."""
 
 import ast
 import importlib.util
@@ -12,16 +12,20 @@ import msgspec
 import pytest
 
 from pipeline import errors
+from pipeline.cli.main import GROUPS
 from pipeline.config import Settings
-from pipeline.run import BROKEN
+from pipeline.errors import EXIT_BROKEN_INVARIANT
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").rglob("*.md")])
 PATH = re.compile(r"(?<![\w/.-])(?:pipeline|actors|web|configs|tests|docs)/[\w./-]*\w/?")
-COMMAND = re.compile(r"python -m ((?:pipeline|actors|web)[\w.]*)")
+MODULE = re.compile(r"python -m ((?:pipeline|actors|web|benchmarks)[\w.]*)")
+COMMAND = re.compile(r"(?:python -m pipeline |(?:`|^ *)packet-voice )([a-z][a-z-]*)", re.MULTILINE)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 TARGET = re.compile(r"\bmake ((?:[a-z][a-z-]+ ?)+)(?=[`\n,;)]|$)", re.MULTILINE)
 ENDPOINT = re.compile(r"`(/(?:health|weights|metrics|profile|api|ws)[\w/-]*)`")
-OVERRIDE = re.compile(r"--set ([\w.]+)=")
+OVERRIDE = re.compile(r"--set ([a-z][\w.]*)=")
 SECTIONS = [
     name for name in Settings.__struct_fields__ if isinstance(getattr(Settings(), name), msgspec.Struct)
 ]
@@ -56,9 +60,51 @@ def test_every_path_exists(page: str, path: str) -> None:
     assert (ROOT / path).exists(), f"{page} names {path}"
 
 
-@pytest.mark.parametrize(("page", "module"), sorted(set(mentions(COMMAND))))
-def test_every_command_exists(page: str, module: str) -> None:
+@pytest.mark.parametrize(("page", "module"), sorted(set(mentions(MODULE))))
+def test_every_module_that_is_run_exists(page: str, module: str) -> None:
     assert importlib.util.find_spec(module) is not None, f"{page} names python -m {module}"
+
+
+@pytest.mark.parametrize(("page", "command"), sorted(set(mentions(COMMAND))))
+def test_every_command_exists(page: str, command: str) -> None:
+    assert any(command in commands for commands in GROUPS.values()), f"{page} names packet-voice {command}"
+
+
+def test_the_reference_of_commands_lists_every_command() -> None:
+    page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\|[\w ]*\| `([a-z-]+)` \|", page, re.MULTILINE)
+    assert listed == [name for commands in GROUPS.values() for name in commands]
+
+
+def anchors(page: Path) -> set[str]:
+    """The fragments of a page's headings, as GitHub makes them."""
+    headings = HEADING.findall(page.read_text(encoding="utf-8"))
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_has_a_target(page: Path) -> None:
+    """Files and headings of this project; addresses elsewhere are not opened."""
+    for link in LINK.findall(page.read_text(encoding="utf-8")):
+        if "://" in link:
+            continue
+        path, _, fragment = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        assert not fragment or fragment in anchors(target), link
+
+
+def test_the_index_lists_every_page() -> None:
+    index = (ROOT / "docs/README.md").read_text(encoding="utf-8")
+    linked = {(ROOT / "docs" / link.partition("#")[0]).resolve() for link in LINK.findall(index)}
+    assert {page for page in PAGES if page.name != "README.md"} <= linked
+
+
+@pytest.mark.parametrize(("page", "endpoint"), sorted(set(mentions(ENDPOINT))))
+def test_every_endpoint_exists(page: str, endpoint: str) -> None:
+    """Some string of the web code begins with it."""
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "web").rglob("*.py")]
+    assert any(f'"{endpoint}' in text for text in sources), f"{page} names {endpoint}"
 
 
 @pytest.mark.parametrize(("page", "targets"), sorted(set(mentions(TARGET))))
@@ -128,9 +174,9 @@ def test_every_code_of_troubleshooting_is_given(sign: str) -> None:
 
 @pytest.mark.parametrize("sign", signs("metric"))
 def test_every_metric_of_troubleshooting_is_documented(sign: str) -> None:
-    """In the table of docs/how-to/operations.md, which is held to what is served; with the value of its label."""
+    """With its label, in the table of docs/reference/metrics.md, which matches what is served."""
     name, _, label = sign.partition("{")
-    row = re.search(rf"^\| `{name}[`{{].*$", (ROOT / "docs/how-to/operations.md").read_text(), re.MULTILINE)
+    row = re.search(rf"^\| `{name}[`{{].*$", (ROOT / "docs/reference/metrics.md").read_text(), re.MULTILINE)
     assert row is not None
     for value in re.findall(r'"([^"]+)"', label):
         assert f"`{value}`" in row[0]
@@ -140,7 +186,7 @@ def test_every_metric_of_troubleshooting_is_documented(sign: str) -> None:
 def test_every_exit_code_of_troubleshooting_is_one(sign: str) -> None:
     """Some failure has it."""
     failures = [getattr(each, "exit_code", None) for each in vars(errors).values()]
-    assert int(sign) in {*failures, BROKEN}
+    assert int(sign) in {*failures, EXIT_BROKEN_INVARIANT}
 
 
 @pytest.mark.parametrize("sign", signs("page"))

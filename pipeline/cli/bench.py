@@ -27,13 +27,13 @@ from pipeline.client.session import ConversationError, converse
 from pipeline.config import Source, read_config
 from pipeline.diagnostics.checkpoint_load import ARCHITECTURE, measure_load
 from pipeline.diagnostics.profiler import measure_profile
-from pipeline.diagnostics.stage_runner import Rig
+from pipeline.diagnostics.stage_runner import StageRunner
 from pipeline.errors import ConfigError
 from pipeline.loadtest.server_process import boot
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.batch import bucket_widths
-from pipeline.stages.chain import open_chain
+from pipeline.stages.model_stages import open_stages
 from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 
@@ -52,7 +52,7 @@ def _percentiles(seconds: npt.NDArray[np.float64]) -> dict[str, float]:
     return {name: round(float(mark), 2) for name, mark in zip(("p50", "p95", "p99"), marks, strict=True)}
 
 
-def measure_stages(rig: Rig, frames: int) -> dict[str, Any]:
+def measure_stages(rig: StageRunner, frames: int) -> dict[str, Any]:
     """Milliseconds of each stage, and of all three, at every batch width."""
     result: dict[str, Any] = {}
     for width in bucket_widths(rig.lanes):
@@ -66,7 +66,7 @@ def measure_stages(rig: Rig, frames: int) -> dict[str, Any]:
     return result
 
 
-def measure_memory(rig: Rig, steps: int) -> dict[str, float]:
+def measure_memory(rig: StageRunner, steps: int) -> dict[str, float]:
     """Resident memory after `WARM_STEPS` steps of one lane, and after `steps` more."""
     process, noise = psutil.Process(), _noise(1)
 
@@ -178,17 +178,17 @@ def _load(config: Source | None, overrides: Sequence[str]) -> dict[str, Any]:
         return measure_load(ARCHITECTURE)
     if isinstance(config, Path):  # the architecture is enough, weights need not be there
         return measure_load(parse_lm_config(read_config(config, overrides).model))
-    return measure_load(parse_lm_config(open_config(config, overrides, check=open_chain).model))
+    return measure_load(parse_lm_config(open_config(config, overrides, check=open_stages).model))
 
 
 def _measure(options: argparse.Namespace, wanted: Collection[str]) -> dict[str, Any]:
     """What is `wanted` of the chain that the command line names."""
-    config = open_config(options.config, options.set, check=open_chain)
-    chain = open_chain(config)
+    config = open_config(options.config, options.set, check=open_stages)
+    chain = open_stages(config)
     result: dict[str, Any] = {"name": chain.card.name}
     if "server" in wanted:  # first, while nothing else of ours is in memory
         result["server"] = measure_server(options.config, options.set, options.seconds)
-    measures: dict[str, Callable[[Rig], Any]] = {
+    measures: dict[str, Callable[[StageRunner], Any]] = {
         "stages": lambda rig: measure_stages(rig, options.frames),
         "memory": lambda rig: measure_memory(rig, options.steps),
     }
@@ -197,6 +197,6 @@ def _measure(options: argparse.Namespace, wanted: Collection[str]) -> dict[str, 
             result["profile"] = measure_profile(chain, options.frames, options.lanes)
     chosen = [name for name in measures if name in wanted]
     if chosen:
-        with Rig.of(chain) as rig:
+        with StageRunner.of(chain) as rig:
             result |= {name: measures[name](rig) for name in chosen}
     return result

@@ -133,7 +133,7 @@ def _document(section: type) -> str:
     return inspect.cleandoc(section.__doc__ or "")
 
 
-def written_into(page: str) -> str:
+def with_tables(page: str) -> str:
     """The page with the tables as they are now.
 
     Raises:
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.write(tables())
         return 0
     try:
-        page.write_text(written_into(page.read_text(encoding="utf-8")), encoding="utf-8")
+        page.write_text(with_tables(page.read_text(encoding="utf-8")), encoding="utf-8")
     except OSError as error:
         raise ConfigError(str(page), f"cannot be rewritten ({error.strerror})") from None
     return 0

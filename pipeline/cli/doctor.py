@@ -24,14 +24,14 @@ from pipeline.cli.program_name import program
 from pipeline.config import Config
 from pipeline.diagnostics import microbenchmarks
 from pipeline.diagnostics import stage_timing as timing
-from pipeline.diagnostics.environment import Finding, look_at_browser, look_at_disk, look_at_port
-from pipeline.diagnostics.estimates import PUBLISHED, USABLE_MS, Estimate, Measured, estimate, layer_s
-from pipeline.diagnostics.stage_timing import Times, time_chain, time_codec
+from pipeline.diagnostics.environment import Finding, check_browser, check_disk, check_port
+from pipeline.diagnostics.estimates import PUBLISHED, USABLE_MS, Estimate, Measurements, estimate, layer_s
+from pipeline.diagnostics.stage_timing import StageTimes, time_chain, time_codec
 from pipeline.install.paths import embedded
 from pipeline.models.checkpoint.resolve import open_config
-from pipeline.stages.chain import open_chain
+from pipeline.stages.model_stages import open_stages
 from pipeline.units import FRAME_MS
-from web.security.listen import Door
+from web.security.listen import ListenConfig
 
 TOO_SLOW: Final = 1
 CODEC_LANES: Final = {"cpu": 8, "cuda": 32, "metal": 16}  # at most so many are tried
@@ -47,8 +47,8 @@ class Diagnosis:
     machine: Mapping[str, Any]
     rates: Mapping[str, float]
     model: str
-    chain: Mapping[int, Times]
-    codec: Mapping[int, Times]
+    chain: Mapping[int, StageTimes]
+    codec: Mapping[int, StageTimes]
     estimates: Sequence[Estimate]
     findings: Sequence[Finding]
 
@@ -81,16 +81,16 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
     """
     about = microbenchmarks.describe()
     server = config.settings.server
-    door = Door.of(server)
-    findings = [look_at_port(server, door)]
-    chain = open_chain(config)
+    listen = ListenConfig.from_settings(server)
+    findings = [check_port(server, listen)]
+    chain = open_stages(config)
     times = time_chain(chain, seconds)
     findings += [_judge_load(about), _judge_backend(about), _judge_chain(chain.card.name, times)]
     formats = microbenchmarks.formats()
     codec = _codec(CODEC_LANES[about["device"]], seconds, findings)
     products_s = {kept: microbenchmarks.product_s_per_number(list(codec) or [1], kept) for kept in formats}
     read_bytes_per_s = microbenchmarks.read_bytes_per_s(os.cpu_count() or 1)
-    measured = Measured(
+    measured = Measurements(
         read_bytes_per_s,
         products_s,
         layer_s(times[1].step_ms / 1000, chain.bundle.lm, products_s[formats[0]][1]),
@@ -100,7 +100,7 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
         estimate(model, kept, measured, about["free_bytes"]) for model in PUBLISHED for kept in formats
     ]
     findings += [_judge_model(model, [e for e in estimates if e.model == model]) for model in PUBLISHED]
-    findings += [*look_at_disk(), look_at_browser(server, door)]
+    findings += [*check_disk(), check_browser(server, listen)]
     rates = {
         "read_gb_per_s": round(read_bytes_per_s / 1e9, 1),
         "gflop_per_s": round(microbenchmarks.flop_per_s() / 1e9, 1),
@@ -109,7 +109,7 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
     return Diagnosis(about, rates, chain.card.name, times, codec, estimates, findings)
 
 
-def _codec(lanes: int, seconds: float, findings: list[Finding]) -> dict[int, Times]:
+def _codec(lanes: int, seconds: float, findings: list[Finding]) -> dict[int, StageTimes]:
     try:
         return time_codec(lanes, seconds)
     except OSError as error:
@@ -132,7 +132,7 @@ def _judge_backend(about: Mapping[str, Any]) -> Finding:
     return Finding("backend", "ok", f"MLX {about['mlx']} on {about['device']}, {about['blas']} BLAS")
 
 
-def _judge_chain(name: str, times: Mapping[int, Times]) -> Finding:
+def _judge_chain(name: str, times: Mapping[int, StageTimes]) -> Finding:
     alone = times[1]
     took = f"{name} takes {alone.p50_ms:.1f} ms of the {FRAME_MS} ms that a frame lasts"
     if alone.p50_ms > FRAME_MS:
@@ -185,7 +185,7 @@ def _lines(found: Diagnosis) -> Iterator[str]:
     for title, times in ((found.model, found.chain), ("full-size codec", found.codec)):
         yield f"{title}, measured, ms"
         for width, taken in times.items():
-            yield f"{width:>6}" + "".join(f"{getattr(taken, name):>14.1f}" for name in Times.__slots__)
+            yield f"{width:>6}" + "".join(f"{getattr(taken, name):>14.1f}" for name in StageTimes.__slots__)
     if found.estimates:
         yield ""
         yield "published models, estimated from the above with full attention rings, ms a frame by lanes"
@@ -211,7 +211,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.seconds <= 0:
         parser.error("--seconds must be positive")
     found = diagnose(
-        open_config(options.config or embedded(), options.set, check=open_chain), options.seconds
+        open_config(options.config or embedded(), options.set, check=open_stages), options.seconds
     )
     print(json.dumps(found.as_json) if options.json else page(found))
     return found.exit_code

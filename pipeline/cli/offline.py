@@ -20,8 +20,8 @@ from pipeline.cli.program_name import program
 from pipeline.errors import ConfigError
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.recordings import Replay, Stop, read_replay
-from pipeline.stages.chain import Chain, open_chain
-from pipeline.values import GREEDY, Codes, Pcm, Sampling, TextFinal
+from pipeline.stages.model_stages import ModelStages, open_stages
+from pipeline.values import GREEDY, Codes, Pcm, SamplingParams, TextFinal
 
 LANE = 0
 
@@ -57,18 +57,18 @@ class Trace:
             raise ConfigError("--trace", f"{path} cannot be written ({error.strerror})") from None
 
 
-def converse(chain: Chain, frames: Pcm, sampling: Sampling) -> Trace:
+def converse(chain: ModelStages, frames: Pcm, sampling: SamplingParams) -> Trace:
     """Answer `frames [T, 1920]` with one lane of `chain`, and remember everything."""
     return _answer(chain, (((), frame, None) for frame in frames), sampling)
 
 
-def replay(chain: Chain, recorded: Replay) -> Trace:
+def replay(chain: ModelStages, recorded: Replay) -> Trace:
     """Answer what a session heard as the session did: its changes of sampling, its gaps, its tokens."""
     return _answer(chain, recorded, recorded.sampling)
 
 
 def _answer(
-    chain: Chain, heard: Iterable[tuple[Sequence[Sampling], Pcm, Stop | None]], sampling: Sampling
+    chain: ModelStages, heard: Iterable[tuple[Sequence[SamplingParams], Pcm, Stop | None]], sampling: SamplingParams
 ) -> Trace:
     encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
     for stage in (encoder, stepper, decoder):
@@ -98,7 +98,7 @@ def _frames(path: Path) -> Pcm:
     return np.concatenate([framer.push(read_speech(path)), framer.flush()])
 
 
-def _check(recorded: Replay, chain: Chain) -> None:
+def _check(recorded: Replay, chain: ModelStages) -> None:
     """Tokens can only be the same with the same weights.
 
     Raises:
@@ -126,8 +126,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         raise ConfigError("", "give either IN.wav or --replay BUNDLE")
     recorded = None if options.replay is None else read_replay(options.replay)
     frames = _frames(options.input) if recorded is None else recorded.frames
-    config = open_config(options.config, [*options.set, "lanes.max=1"], check=open_chain)
-    chain = open_chain(config)
+    config = open_config(options.config, [*options.set, "lanes.max=1"], check=open_stages)
+    chain = open_stages(config)
     if recorded is not None:
         _check(recorded, chain)
     recommended = chain.bundle.recommended_sampling

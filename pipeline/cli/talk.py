@@ -28,15 +28,15 @@ from pipeline.client.audio_device import Soundcard, open_soundcard
 from pipeline.client.connect import Address, Trust
 from pipeline.client.report import Report
 from pipeline.client.session import Audience, ConversationError, NotTakenError, converse
-from pipeline.errors import StartupError
+from pipeline.errors import EXIT_INTERRUPTED, StartupError
+from pipeline.protocol import metadata
 from pipeline.protocol.faults import RefusedPacketError
-from pipeline.protocol.metadata import Configure, read, spell
+from pipeline.protocol.metadata import Configure
 from pipeline.values import Pcm
 
 URL: Final = "ws://127.0.0.1:8788/ws"
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 FAILED: Final = 1
-INTERRUPTED: Final = 130
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -135,7 +135,7 @@ def _configure(arguments: argparse.Namespace) -> Configure | None:
         repetition_penalty=arguments.repetition_penalty,
         seed=arguments.seed,
     )
-    read(spell(configure), "client")
+    metadata.decode(metadata.encode(configure), "client")
     return None if configure == Configure() else configure
 
 
@@ -276,6 +276,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"{printable(str(error))}\n")
         return FAILED
     except KeyboardInterrupt:
-        return INTERRUPTED
+        return EXIT_INTERRUPTED
     _print_report(report, as_json=arguments.json)
-    return INTERRUPTED if interrupted else 0
+    return EXIT_INTERRUPTED if interrupted else 0

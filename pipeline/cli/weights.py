@@ -32,7 +32,7 @@ from pipeline.models.checkpoint.resolve import open_config, open_headers
 from pipeline.models.inspection import describe_checkpoint, describe_tensors
 from pipeline.models.memory import memory_needs
 from pipeline.models.quantization import quantize_checkpoint
-from pipeline.stages.chain import Chain, open_chain
+from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import GREEDY
 
@@ -52,7 +52,7 @@ def inspect(options: argparse.Namespace) -> Report:
             report |= describe_checkpoint(bundle)
             report["lm"] |= describe_tensors(bundle)
             bundle.check()
-            needs = memory_needs(bundle, options.lanes or Chain(bundle, config.settings).lanes)
+            needs = memory_needs(bundle, options.lanes or ModelStages(bundle, config.settings).lanes)
             report["memory"] = {**asdict(needs), "total_bytes": needs.total_bytes, "figures": str(needs)}
             report["memory"]["free_bytes"] = backend.free_bytes()
     except StartupError as error:
@@ -83,8 +83,8 @@ def _check(config: Config) -> None:
 
 def verify(options: argparse.Namespace) -> Report:
     """What came of loading everything and answering silence for as long as the model's delay, and a frame."""
-    config = open_config(options.config, options.set, check=open_chain)
-    chain = open_chain(config)
+    config = open_config(options.config, options.set, check=open_stages)
+    chain = open_stages(config)
     began = time.perf_counter()
     encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
     loaded = time.perf_counter()
