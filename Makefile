@@ -3,7 +3,7 @@
 # make setup    prepare .venv with what the server needs; make dev adds the tools below
 # make lint     format, lint, types, room borders, dead code
 # make smoke    boot a server, probe it, stream speech to it
-# make soak     press on a server until something gives: ARGS="--sessions 12 --minutes 30", "--ramp 40", …
+# make loadtest load-test a server: ARGS="--sessions 12 --minutes 30", "--ramp 40", …
 # make bench    per-stage times, memory and lanes on CONFIG
 # make bench-peers  the same frames through this project and its peers, in environments of their own (large download)
 # make vendor   fetch the pages' third-party files with the npm client; make setup does, where npm is installed
@@ -28,7 +28,7 @@ HOME_VENV := $(or $(filter /%,$(XDG_DATA_HOME)),$(HOME)/.local/share)/packet-voi
 HOME_BIN  := $(HOME)/.local/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test setup dev lint format smoke soak bench bench-peers evaluate vendor install image-steps docs \
+.PHONY: run test setup dev lint format smoke loadtest soak bench bench-peers evaluate vendor install image-steps docs \
   goldens clean
 
 run: setup
@@ -75,8 +75,11 @@ format: dev
 smoke: setup
 	$(BIN)/python -m pipeline smoke --config $(CONFIG) --in $(SPEECH)
 
-soak: dev
+loadtest: dev
 	$(BIN)/python -m pipeline loadtest --config $(CONFIG) $(ARGS)
+
+# As it was called before.
+soak: loadtest
 
 bench: dev
 	$(BIN)/python -m pipeline bench --config $(CONFIG) $(ARGS)
