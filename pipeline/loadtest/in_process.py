@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import psutil
 
-from pipeline.diagnostics.stage_runner import Rig
-from pipeline.stages.chain import Chain
+from pipeline.diagnostics.stage_runner import StageRunner
+from pipeline.stages.model_stages import ModelStages
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import Pcm
 
@@ -20,13 +20,13 @@ BLOCKS: Final = 20  # ways of ticking take turns, so that a busy moment hits all
 DIFFERENT_FRAMES: Final = 64
 
 
-def measure_ticks(chain: Chain, ticks: int, width: int = 8) -> dict[str, Any]:
+def measure_ticks(chain: ModelStages, ticks: int, width: int = 8) -> dict[str, Any]:
     """Milliseconds of a tick with one lane, with `width`, and of `width` calls with one each."""
-    with Rig.of(chain) as stages:
+    with StageRunner.of(chain) as stages:
         return _ticks(stages, ticks, width)
 
 
-def _ticks(stages: Rig, ticks: int, width: int) -> dict[str, Any]:
+def _ticks(stages: StageRunner, ticks: int, width: int) -> dict[str, Any]:
     noise = _noise(width)
 
     def calls() -> None:
@@ -56,13 +56,13 @@ def _ticks(stages: Rig, ticks: int, width: int) -> dict[str, Any]:
     }
 
 
-def measure_steps(chain: Chain, steps: int, tell: Callable[[str], None]) -> dict[str, Any]:
+def measure_steps(chain: ModelStages, steps: int, tell: Callable[[str], None]) -> dict[str, Any]:
     """One lane for `steps` frames: resident memory and times, tenth by tenth."""
-    with Rig.of(chain) as stages:
+    with StageRunner.of(chain) as stages:
         return _steps(stages, steps, tell)
 
 
-def _steps(stages: Rig, steps: int, tell: Callable[[str], None]) -> dict[str, Any]:
+def _steps(stages: StageRunner, steps: int, tell: Callable[[str], None]) -> dict[str, Any]:
     noise, process = _noise(DIFFERENT_FRAMES), psutil.Process()
     for step in range(min(WARM_STEPS, steps)):
         stages.frame([0], noise[step % DIFFERENT_FRAMES][np.newaxis])
