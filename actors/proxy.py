@@ -24,14 +24,14 @@ from typing import Final
 import structlog
 import trio
 
-from actors.hub_proxy.cache import Shelf
+from actors.hub_proxy.cache import Cache
 from actors.hub_proxy.client import Upstream
-from actors.hub_proxy.disk_store import HEAD_BYTES, Store, Usage
-from actors.hub_proxy.download import PIECE_BYTES, CutShortError, Flight, Found
-from actors.hub_proxy.fetcher import BUSY_RETRY_MS, UNREACHED, Errands
-from actors.hub_proxy.request import Allowed, Wanted
+from actors.hub_proxy.disk_store import HEAD_BYTES, DiskStore, Usage
+from actors.hub_proxy.download import PIECE_BYTES, Download, ResolvedFile, TruncatedError
+from actors.hub_proxy.fetcher import BUSY_RETRY_MS, UNREACHED, Fetcher
+from actors.hub_proxy.request import Allowed, FileRef
 from pipeline import config
-from pipeline.errors import NotServedError
+from pipeline.errors import HubFileError
 
 READ_BYTES: Final = 4 * PIECE_BYTES  # at once, since the way to a thread and back costs as much as a MiB
 _IN_DOUBT: Final = UNREACHED | {"hub_error", "busy", "cache_full"}  # what is there is better than nothing
@@ -64,14 +64,16 @@ class Proxy:
         drain_s: how long those who read may finish at the end.
     """
 
-    def __init__(self, settings: config.Proxy, upstream: Upstream, store: Store, *, drain_s: float) -> None:
+    def __init__(
+        self, settings: config.Proxy, upstream: Upstream, store: DiskStore, *, drain_s: float
+    ) -> None:
         self._upstream = upstream
-        self._shelf = Shelf(store, settings.cache_bytes)
+        self._shelf = Cache(store, settings.cache_bytes)
         self._drain_s = drain_s
         self._allowed = Allowed(settings.allow)
-        self._errands = Errands(settings, upstream, self._shelf)
+        self._errands = Fetcher(settings, upstream, self._shelf)
         self._nursery: trio.Nursery | None = None
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, Download] = {}
         self._closed = False
         self._fetched_bytes = self._sent_bytes = self._cut = 0
         self._results: Counter[str] = Counter()
@@ -96,28 +98,28 @@ class Proxy:
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
-    async def find(self, wanted: Wanted) -> Found:
+    async def find(self, wanted: FileRef) -> ResolvedFile:
         """The file, there or on its way.
 
         Raises:
-            NotServedError: it is not given, and why.
+            HubFileError: it is not given, and why.
         """
         try:
             found = await self._find(wanted)
-        except NotServedError as refusal:
+        except HubFileError as refusal:
             self._results[refusal.code] += 1
             raise
         self._results[found.origin] += 1
         return found
 
-    async def stream(self, found: Found, begin: int, end: int) -> AsyncGenerator[bytes, None]:
+    async def stream(self, found: ResolvedFile, begin: int, end: int) -> AsyncGenerator[bytes, None]:
         """Its bytes from `begin` to before `end`, in pieces; to be closed.
 
         Raises:
-            CutShortError: the rest is not to be had.
+            TruncatedError: the rest is not to be had.
         """
         if self._nursery is None or self._nursery.cancel_scope.cancel_called:
-            raise CutShortError
+            raise TruncatedError
         flight, scope = found.flight, trio.CancelScope()
         to_reader, pieces = trio.open_memory_channel[bytes](0)
         if flight is not None:
@@ -133,7 +135,7 @@ class Proxy:
                         yield part
             if begin < end:
                 self._cut += 1
-                raise CutShortError
+                raise TruncatedError
         finally:
             scope.cancel()
             pieces.close()
@@ -155,22 +157,22 @@ class Proxy:
             removed=self._shelf.removed,
         )
 
-    async def _find(self, wanted: Wanted) -> Found:
+    async def _find(self, wanted: FileRef) -> ResolvedFile:
         if wanted.repo not in self._allowed:
-            raise NotServedError("repo_refused", f"{wanted.repo} is none of the repositories in proxy.allow")
+            raise HubFileError("repo_refused", f"{wanted.repo} is none of the repositories in proxy.allow")
         if self._closed or self._nursery is None:
             raise _draining()
         name = wanted.name(self._upstream.endpoint)
         self._errands.check_absent(name)
         flight = self._flights.get(name)
         if flight is None or flight.is_over:
-            flight = self._flights[name] = Flight(name)
+            flight = self._flights[name] = Download(name)
             self._nursery.start_soon(self._fly, flight, wanted)
         return await flight.result()
 
     async def _read_ahead(
         self,
-        found: Found,
+        found: ResolvedFile,
         begin: int,
         end: int,
         to_reader: trio.MemorySendChannel[bytes],
@@ -185,17 +187,17 @@ class Proxy:
                     piece = await self._read(found.flight, descriptor, begin, end)
                     begin += len(piece)
                     await to_reader.send(piece)
-            except (CutShortError, OSError) as error:
-                log.info("hub_file_cut", problem=str(error) or "the rest of it is not there")
+            except (TruncatedError, OSError) as error:
+                log.info("hub_response_truncated", problem=str(error) or "the rest of it is not there")
             finally:
                 if descriptor is not None:
                     os.close(descriptor)
 
-    async def _open(self, found: Found) -> int:
+    async def _open(self, found: ResolvedFile) -> int:
         """A descriptor of what was found.
 
         Raises:
-            CutShortError: it is another file by now.
+            TruncatedError: it is another file by now.
             OSError: it is gone.
         """
         growing = None if found.flight is None else found.flight.descriptor()
@@ -204,18 +206,18 @@ class Proxy:
         descriptor, described = await self._shelf.open(found.name)
         if described != found.described:
             os.close(descriptor)
-            raise CutShortError
+            raise TruncatedError
         return descriptor
 
-    async def _read(self, flight: Flight | None, descriptor: int, begin: int, end: int) -> bytes:
+    async def _read(self, flight: Download | None, descriptor: int, begin: int, end: int) -> bytes:
         ready = end if flight is None else min(end, await flight.reach(begin))
         size_bytes = min(READ_BYTES, ready - begin)
         piece = await self._shelf.on_disk(os.pread, descriptor, size_bytes, HEAD_BYTES + begin)
         if not piece:
-            raise CutShortError
+            raise TruncatedError
         return piece
 
-    async def _fly(self, flight: Flight, wanted: Wanted) -> None:
+    async def _fly(self, flight: Download, wanted: FileRef) -> None:
         """One flight, from the question to its end; whatever goes wrong on it stays with its file."""
         try:
             kept = await self._shelf.find(flight.name)
@@ -223,15 +225,17 @@ class Proxy:
                 flight.settle(kept.described, "hit")
             else:
                 await self._errands.run(flight, wanted, kept)
-        except NotServedError as refusal:
+        except HubFileError as refusal:
             if flight.known.is_set():
-                log.warning("hub_fetch_broken", file=str(wanted), code=refusal.code, problem=str(refusal))
+                log.warning(
+                    "hub_fetch_interrupted", file=str(wanted), code=refusal.code, problem=str(refusal)
+                )
             elif kept is not None and refusal.code in _IN_DOUBT:
                 flight.settle(kept.described, "stale")
             flight.fail(refusal)
         except Exception:
             log.exception("hub_fetch_failed", file=str(wanted))
-            flight.fail(NotServedError("hub_error", "the server failed on this file"))
+            flight.fail(HubFileError("hub_error", "the server failed on this file"))
         finally:
             flight.fail(_draining())
             flight.land()
@@ -240,5 +244,5 @@ class Proxy:
                 del self._flights[flight.name]
 
 
-def _draining() -> NotServedError:
-    return NotServedError("draining", "the server is shutting down", retry_after_ms=BUSY_RETRY_MS)
+def _draining() -> HubFileError:
+    return HubFileError("draining", "the server is shutting down", retry_after_ms=BUSY_RETRY_MS)

@@ -79,7 +79,7 @@ async def _serve(
         lanes=chain.lanes,
         recommended=chain.bundle.recommended_sampling,
         digest=chain.digest,
-        runner=threads.member,
+        runner=threads.runner,
     )
     limiter = RateLimiter(config.settings.limits, ReverseProxy.from_settings(config.settings.server))
     proxy = _proxy(config.settings)

@@ -13,7 +13,7 @@ from typing import Final, TypeVar, TypeVarTuple
 import structlog
 import trio
 
-from actors.hub_proxy.disk_store import HEAD_BYTES, Described, Growing, Kept, Store, Usage
+from actors.hub_proxy.disk_store import HEAD_BYTES, CachedFile, DiskStore, FileMetadata, PartialFile, Usage
 
 DISK_THREADS: Final = 4
 
@@ -23,10 +23,10 @@ Ts = TypeVarTuple("Ts")
 log = structlog.get_logger()
 
 
-class Shelf:
+class Cache:
     """`store`, of which no more than `cache_bytes` are kept, those that are on their way included."""
 
-    def __init__(self, store: Store, cache_bytes: int) -> None:
+    def __init__(self, store: DiskStore, cache_bytes: int) -> None:
         self.usage = Usage(0, 0)
         self.removed = 0
         self._store = store
@@ -51,11 +51,11 @@ class Shelf:
         """The result of what blocks."""
         return await trio.to_thread.run_sync(call, *args, limiter=self._threads)
 
-    async def find(self, name: str) -> Kept | None:
+    async def find(self, name: str) -> CachedFile | None:
         """The whole file, if it is there."""
         return await self.on_disk(self._store.find, name)
 
-    async def open(self, name: str) -> tuple[int, Described]:
+    async def open(self, name: str) -> tuple[int, FileMetadata]:
         """A descriptor to read it by, the caller's to close, and what it is.
 
         Raises:
@@ -67,7 +67,7 @@ class Shelf:
         """The hub has just said that this is still the file."""
         await self.on_disk(self._store.note_current, name)
 
-    async def grow(self, name: str) -> Growing:
+    async def grow(self, name: str) -> PartialFile:
         """A file to be written.
 
         Raises:

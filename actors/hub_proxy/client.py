@@ -23,9 +23,9 @@ from urllib.parse import quote
 import httpx2
 import trio
 
-from actors.hub_proxy.disk_store import Described
-from actors.hub_proxy.request import Wanted
-from pipeline.errors import NotServedError
+from actors.hub_proxy.disk_store import FileMetadata
+from actors.hub_proxy.request import FileRef
+from pipeline.errors import HubFileError
 
 HOPS: Final = 5
 RETRY_AFTER_MS: Final = 30_000  # of a hub that is told to be asked less, and does not say when
@@ -38,17 +38,17 @@ _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ResumePoint:
     """The first `size_bytes` of a file, left by an earlier attempt; `etag` says of which."""
 
     etag: str
     size_bytes: int
 
 
-class Coming:
+class UpstreamResponse:
     """A file that begins to come, from its byte `start_bytes` on; to be closed."""
 
-    def __init__(self, described: Described, start_bytes: int, response: httpx2.Response) -> None:
+    def __init__(self, described: FileMetadata, start_bytes: int, response: httpx2.Response) -> None:
         self.described = described
         self.start_bytes = start_bytes
         self._response = response
@@ -57,16 +57,16 @@ class Coming:
         """The bytes, as they come; to be closed.
 
         Raises:
-            NotServedError: it broke off, or the hub went silent.
+            HubFileError: it broke off, or the hub went silent.
         """
         pieces = self._response.aiter_raw()
         try:
             async for piece in pieces:
                 yield piece
         except httpx2.TimeoutException:
-            raise NotServedError("hub_timeout", "the hub went silent in the middle of the file") from None
+            raise HubFileError("hub_timeout", "the hub went silent in the middle of the file") from None
         except httpx2.HTTPError:
-            raise NotServedError("hub_unreachable", "the file broke off on its way from the hub") from None
+            raise HubFileError("hub_unreachable", "the file broke off on its way from the hub") from None
         finally:
             await self._response.aclose()
             # The client's layers of generators do not all close the next one; at an end they do.
@@ -89,12 +89,12 @@ class Upstream(Protocol):
     endpoint: str
 
     async def ask(
-        self, wanted: Wanted, *, etag: str | None = None, part: Part | None = None
-    ) -> Coming | None:
+        self, wanted: FileRef, *, etag: str | None = None, part: ResumePoint | None = None
+    ) -> UpstreamResponse | None:
         """The rest of the file if it still is the one of which `part` is, or all of it; None if it is `etag`.
 
         Raises:
-            NotServedError: any other answer, or none in time.
+            HubFileError: any other answer, or none in time.
         """
         ...
 
@@ -131,29 +131,31 @@ class HubClient:
         )
 
     async def ask(
-        self, wanted: Wanted, *, etag: str | None = None, part: Part | None = None
-    ) -> Coming | None:
+        self, wanted: FileRef, *, etag: str | None = None, part: ResumePoint | None = None
+    ) -> UpstreamResponse | None:
         """See `Upstream`."""
         if self._offline:
-            raise NotServedError("hub_unreachable", "HF_HUB_OFFLINE is set, and the cache has no such file")
+            raise HubFileError("hub_unreachable", "HF_HUB_OFFLINE is set, and the cache has no such file")
         if not self._may_ask(self._url):
-            raise NotServedError("hub_error", "HF_ENDPOINT is neither https nor on this machine")
+            raise HubFileError("hub_error", "HF_ENDPOINT is neither https nor on this machine")
         try:
             with trio.fail_after(self._timeout_s):
                 return await self._follow(wanted, etag, part)
         except (trio.TooSlowError, httpx2.TimeoutException):
-            raise NotServedError(
+            raise HubFileError(
                 "hub_timeout", f"{self._shown} did not answer within {self._timeout_s:g} s"
             ) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
             problem = type(error).__name__  # its text may hold an address that is signed
-            raise NotServedError("hub_unreachable", f"{self._shown} cannot be reached ({problem})") from None
+            raise HubFileError("hub_unreachable", f"{self._shown} cannot be reached ({problem})") from None
 
     async def aclose(self) -> None:
         """See `Upstream`."""
         await self._client.aclose()
 
-    async def _follow(self, wanted: Wanted, etag: str | None, part: Part | None) -> Coming | None:
+    async def _follow(
+        self, wanted: FileRef, etag: str | None, part: ResumePoint | None
+    ) -> UpstreamResponse | None:
         url = httpx2.URL(
             f"{self.endpoint}/{wanted.repo}/resolve/{quote(wanted.revision)}/{quote(wanted.path)}"
         )
@@ -184,12 +186,10 @@ class HubClient:
                 if coming is None:
                     await response.aclose()
             if not self._may_ask(url):
-                raise NotServedError(
-                    "hub_error", "the hub redirects to an address that is not safe to follow"
-                )
-        raise NotServedError("hub_error", f"the hub redirects more than {HOPS} times")
+                raise HubFileError("hub_error", "the hub redirects to an address that is not safe to follow")
+        raise HubFileError("hub_error", f"the hub redirects more than {HOPS} times")
 
-    async def _send(self, url: httpx2.URL, etag: str | None, part: Part | None) -> httpx2.Response:
+    async def _send(self, url: httpx2.URL, etag: str | None, part: ResumePoint | None) -> httpx2.Response:
         headers = {}
         if part is not None:
             headers["Range"] = f"bytes={part.size_bytes}-"
@@ -202,17 +202,19 @@ class HubClient:
             self._client.build_request("GET", url, headers=headers), stream=True, follow_redirects=False
         )
 
-    def _read(self, response: httpx2.Response, told: Mapping[str, str], part: Part | None) -> Coming:
+    def _read(
+        self, response: httpx2.Response, told: Mapping[str, str], part: ResumePoint | None
+    ) -> UpstreamResponse:
         """What a last answer brings.
 
         Raises:
-            NotServedError: nothing.
+            HubFileError: nothing.
         """
         status, headers, start_bytes = response.status_code, response.headers, 0
         if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
             raise self._refusal(status, headers, is_hub=self._is_hub(response.request.url))
         if headers.get("content-encoding", "identity") != "identity":
-            raise NotServedError("hub_error", "the hub sent the file encoded, unasked")
+            raise HubFileError("hub_error", "the hub sent the file encoded, unasked")
         length = _LENGTH.fullmatch(headers.get("content-length", ""))
         size_bytes = int(length[0]) if length else None
         if status == HTTPStatus.PARTIAL_CONTENT:
@@ -220,17 +222,19 @@ class HubClient:
             size_bytes = _size_of_rest(headers.get("content-range", ""), start_bytes)
         linked = told.get("x-linked-size")
         if size_bytes is None or (linked is not None and linked != str(size_bytes)):
-            raise NotServedError("hub_error", "the hub does not say how long the file is")
+            raise HubFileError("hub_error", "the hub does not say how long the file is")
         etag = _etag(told.get("x-linked-etag") or headers.get("etag"))
         commit = _COMMIT.fullmatch(told.get("x-repo-commit", ""))
-        return Coming(Described(size_bytes, etag, commit[0] if commit else None), start_bytes, response)
+        return UpstreamResponse(
+            FileMetadata(size_bytes, etag, commit[0] if commit else None), start_bytes, response
+        )
 
-    def _refusal(self, status: int, headers: httpx2.Headers, *, is_hub: bool) -> NotServedError:
+    def _refusal(self, status: int, headers: httpx2.Headers, *, is_hub: bool) -> HubFileError:
         """What an answer without a file says, in our words: the hub's own never reach a client."""
         code = headers.get("x-error-code", "")
         if is_hub and status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             if code == "RepoNotFound":
-                return NotServedError(
+                return HubFileError(
                     "not_found",
                     "the hub has no such repository, or a private one that HF_TOKEN does not open",
                 )
@@ -238,19 +242,19 @@ class HubClient:
                 todo = "accept its terms on the hub and start the server with HF_TOKEN"
             else:
                 todo = "the account of the server's HF_TOKEN has no access to it, or the token is not valid"
-            return NotServedError(
+            return HubFileError(
                 "gated", f"the hub does not give this to everybody: {todo}", hub_status=status
             )
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
             what = {"RevisionNotFound": "revision", "RepoNotFound": "repository"}.get(code, "file")
-            return NotServedError("not_found", f"the hub has no such {what}")
+            return HubFileError("not_found", f"the hub has no such {what}")
         if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
             asked = headers.get("retry-after", "")
             wait_ms = int(asked) * 1000 if re.fullmatch(r"[0-9]{1,4}", asked) else RETRY_AFTER_MS
-            return NotServedError(
+            return HubFileError(
                 "hub_error", "the hub is busy", hub_status=status, retry_after_ms=max(wait_ms, 1000)
             )
-        return NotServedError("hub_error", f"the hub answered with status {status}", hub_status=status)
+        return HubFileError("hub_error", f"the hub answered with status {status}", hub_status=status)
 
     def _is_hub(self, url: httpx2.URL) -> bool:
         return _origin(url) == _origin(self._url)

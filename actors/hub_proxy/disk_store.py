@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from actors.hub_proxy.request import Wanted
+from actors.hub_proxy.request import FileRef
 
 HEAD_BYTES: Final = 4096
 HASHED_BYTES: Final = 16 * 2**20  # of what was there already, in one call
@@ -37,7 +37,7 @@ _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
+class FileMetadata:
     """What the hub says of a file. A large one's `etag` is the SHA-256 of its content."""
 
     size_bytes: int
@@ -46,10 +46,10 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class CachedFile:
     """A whole file; the hub last said at `checked_s` (Unix time) that it is the current one."""
 
-    described: Described
+    described: FileMetadata
     checked_s: float
 
 
@@ -62,7 +62,7 @@ class Usage:
     removed: int = 0
 
 
-class Growing:
+class PartialFile:
     """A file on its way into the store, from a new beginning or from where an earlier attempt stopped."""
 
     def __init__(self, folder: Path, name: str) -> None:
@@ -87,7 +87,7 @@ class Growing:
         self._digest = hashlib.sha256()
         self._digested_bytes = 0
 
-    def begin(self, wanted: Wanted, described: Described) -> None:
+    def begin(self, wanted: FileRef, described: FileMetadata) -> None:
         """From the first byte, whatever was there."""
         head = json.dumps({"format": _FORMAT, "file": str(wanted), **asdict(described)}).encode()
         assert len(head) < HEAD_BYTES  # an address is short, and so is an ETag
@@ -141,13 +141,13 @@ class Growing:
         return etag is not None and _SHA256.fullmatch(etag) is not None
 
 
-class Store:
+class DiskStore:
     """The files in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, name: str) -> Kept | None:
+    def find(self, name: str) -> CachedFile | None:
         """The file, noted as used now; None if it is not there, or damaged and therefore removed."""
         try:
             descriptor = os.open(self._folder / name, os.O_RDONLY)
@@ -161,13 +161,13 @@ class Store:
             self._remove(name)
             return None
         self._mark(name, checked_ns=stat.st_mtime_ns)
-        return Kept(described, stat.st_mtime_ns / 1e9)
+        return CachedFile(described, stat.st_mtime_ns / 1e9)
 
     def note_current(self, name: str) -> None:
         """The hub has just said that this is still the file."""
         self._mark(name, checked_ns=time.time_ns())
 
-    def open(self, name: str) -> tuple[int, Described]:
+    def open(self, name: str) -> tuple[int, FileMetadata]:
         """A descriptor to read the file by, and what it is.
 
         Raises:
@@ -180,13 +180,13 @@ class Store:
             raise FileNotFoundError(name)
         return descriptor, described
 
-    def grow(self, name: str) -> Growing:
+    def grow(self, name: str) -> PartialFile:
         """A file to be written.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        return Growing(self._folder, name)
+        return PartialFile(self._folder, name)
 
     def make_room(
         self, room_bytes: int, *, growing: Collection[str] = (), read: Collection[str] = ()
@@ -245,13 +245,13 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _read_head(descriptor: int) -> Described | None:
+def _read_head(descriptor: int) -> FileMetadata | None:
     """What the file says of itself; None where that is not what we would have written."""
     try:
         head = json.loads(os.pread(descriptor, HEAD_BYTES, 0))
         if head.pop("format") != _FORMAT or not head.pop("file"):
             return None
-        return Described(**head)
+        return FileMetadata(**head)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -16,10 +16,10 @@ from typing import Final, Literal
 
 import trio
 
-from actors.hub_proxy.cache import Shelf
-from actors.hub_proxy.client import Coming
-from actors.hub_proxy.disk_store import Described, Growing
-from pipeline.errors import NotServedError
+from actors.hub_proxy.cache import Cache
+from actors.hub_proxy.client import UpstreamResponse
+from actors.hub_proxy.disk_store import FileMetadata, PartialFile
+from pipeline.errors import HubFileError
 
 PIECE_BYTES: Final = 1024 * 1024  # written and read at once
 GATHER_S: Final = 0.05  # and sooner from a slow hub, so that nobody waits for a piece to be full
@@ -28,12 +28,12 @@ LINGER_S: Final = 2.0  # between a page's question for one byte and the one for 
 Origin = Literal["hit", "miss", "stale"]
 
 
-class CutShortError(Exception):
+class TruncatedError(Exception):
     """The rest of a body that was begun cannot be had: who reads it must see it break off."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ResolvedFile:
     """A file that can be read, wherever it is now.
 
     `origin`: a `hit` is in the cache, a `miss` comes from the hub, and what is `stale` is in the
@@ -41,15 +41,15 @@ class Found:
     """
 
     name: str
-    described: Described
+    described: FileMetadata
     origin: Origin
-    flight: "Flight | None" = None
+    flight: "Download | None" = None
 
 
-class Flight:
+class Download:
     """One question for one file, for all who have it at the same time, and perhaps the file on its way.
 
-    `known` is set once there is either a `Found` or a failure; `is_over` once nothing more will come.
+    `known` is set once there is either a `ResolvedFile` or a failure; `is_over` once nothing more will come.
     """
 
     def __init__(self, name: str) -> None:
@@ -57,20 +57,20 @@ class Flight:
         self.known = trio.Event()
         self.is_over = False
         self.fetched_bytes = 0
-        self._found: Found | None = None
-        self._failure: NotServedError | None = None
-        self._growing: Growing | None = None
+        self._found: ResolvedFile | None = None
+        self._failure: HubFileError | None = None
+        self._growing: PartialFile | None = None
         self._ready_bytes = 0
         self._ends: list[int] = []  # of those who read, how far
         self._moved = trio.lowlevel.ParkingLot()
 
     # For those who wait
 
-    async def result(self) -> Found:
+    async def result(self) -> ResolvedFile:
         """What became of the question.
 
         Raises:
-            NotServedError: it has no good answer.
+            HubFileError: it has no good answer.
         """
         await self.known.wait()
         if self._found is None:
@@ -95,32 +95,32 @@ class Flight:
         """How far it may be read, once that is beyond `at`.
 
         Raises:
-            CutShortError: that will not be.
+            TruncatedError: that will not be.
         """
         while self._ready_bytes <= at:
             if self.is_over:
-                raise CutShortError
+                raise TruncatedError
             await self._moved.park()
         return self._ready_bytes
 
     # For who flies it
 
-    def settle(self, described: Described, origin: Origin) -> None:
+    def settle(self, described: FileMetadata, origin: Origin) -> None:
         """There is a file; with `miss` it is still to come."""
-        self._found = Found(self.name, described, origin, self if origin == "miss" else None)
+        self._found = ResolvedFile(self.name, described, origin, self if origin == "miss" else None)
         self.known.set()
 
-    def fail(self, error: NotServedError) -> None:
+    def fail(self, error: HubFileError) -> None:
         """There is none, unless it was already said that there is."""
         if not self.known.is_set():
             self._failure = error
             self.known.set()
 
-    async def bring(self, coming: Coming, growing: Growing, shelf: Shelf) -> None:
+    async def bring(self, coming: UpstreamResponse, growing: PartialFile, shelf: Cache) -> None:
         """Write the file as it comes, as far as it is wanted; all of it is then in the store.
 
         Raises:
-            NotServedError: it broke off, or it is not the file that it should be.
+            HubFileError: it broke off, or it is not the file that it should be.
             OSError: the disk.
         """
         self._growing = growing
@@ -135,7 +135,7 @@ class Flight:
             return
         if not await shelf.on_disk(growing.is_right):
             growing.drop()
-            raise NotServedError("hub_error", "what came is not the file that the hub described")
+            raise HubFileError("hub_error", "what came is not the file that the hub described")
         self._ready_bytes = size_bytes
         self._moved.unpark_all()
         await shelf.on_disk(growing.keep)
@@ -146,10 +146,10 @@ class Flight:
         self._growing = None
         self._moved.unpark_all()
 
-    async def _pour(self, coming: Coming, growing: Growing, shelf: Shelf) -> Exception | None:
+    async def _pour(self, coming: UpstreamResponse, growing: PartialFile, shelf: Cache) -> Exception | None:
         """Receive the next piece while one is written; give what ended it too soon."""
         problem: Exception | None = None
-        to_disk, from_hub = trio.open_memory_channel[tuple[bytes, NotServedError | None]](1)
+        to_disk, from_hub = trio.open_memory_channel[tuple[bytes, HubFileError | None]](1)
         async with trio.open_nursery() as nursery, from_hub:
             nursery.start_soon(self._receive, coming, growing.present_bytes, to_disk)
             async for data, failure in from_hub:
@@ -166,9 +166,9 @@ class Flight:
 
     async def _receive(
         self,
-        coming: Coming,
+        coming: UpstreamResponse,
         at: int,
-        to_disk: trio.MemorySendChannel[tuple[bytes, NotServedError | None]],
+        to_disk: trio.MemorySendChannel[tuple[bytes, HubFileError | None]],
     ) -> None:
         failure = None
         async with to_disk, aclosing(coming.pieces()) as pieces:
@@ -187,12 +187,12 @@ class Flight:
             return True
         return False
 
-    def _expose(self, growing: Growing, size_bytes: int) -> None:
+    def _expose(self, growing: PartialFile, size_bytes: int) -> None:
         self._ready_bytes = max(0, min(growing.present_bytes, size_bytes - 1))
         self._moved.unpark_all()
 
 
-async def _gather(pieces: AsyncIterator[bytes]) -> tuple[bytes, NotServedError | None]:
+async def _gather(pieces: AsyncIterator[bytes]) -> tuple[bytes, HubFileError | None]:
     """What is worth a write, and why there will be no more of it."""
     gathered, size_bytes, until_s = [], 0, trio.current_time() + GATHER_S
     try:
@@ -201,8 +201,8 @@ async def _gather(pieces: AsyncIterator[bytes]) -> tuple[bytes, NotServedError |
             size_bytes += len(piece)
             if size_bytes >= PIECE_BYTES or trio.current_time() >= until_s:
                 return b"".join(gathered), None
-    except NotServedError as error:
+    except HubFileError as error:
         return b"".join(gathered), error
     if gathered:
         return b"".join(gathered), None
-    return b"", NotServedError("hub_error", "the hub sent less than it had announced")
+    return b"", HubFileError("hub_error", "the hub sent less than it had announced")

@@ -13,13 +13,13 @@ from typing import Final
 
 import trio
 
-from actors.hub_proxy.cache import Shelf
-from actors.hub_proxy.client import Part, Upstream
-from actors.hub_proxy.disk_store import Growing, Kept
-from actors.hub_proxy.download import Flight
-from actors.hub_proxy.request import Wanted
+from actors.hub_proxy.cache import Cache
+from actors.hub_proxy.client import ResumePoint, Upstream
+from actors.hub_proxy.disk_store import CachedFile, PartialFile
+from actors.hub_proxy.download import Download
+from actors.hub_proxy.request import FileRef
 from pipeline import config
-from pipeline.errors import NotServedError
+from pipeline.errors import HubFileError
 
 ABSENT_FILES: Final = 1024
 REST_S: Final = 10.0  # for which a hub that was not reached is not asked about what is there already
@@ -28,7 +28,7 @@ FULL_RETRY_MS: Final = 60_000
 UNREACHED: Final = frozenset({"hub_unreachable", "hub_timeout"})
 
 
-class Errands:
+class Fetcher:
     """Questions to one hub.
 
     Args:
@@ -37,17 +37,17 @@ class Errands:
         shelf: where what comes is put.
     """
 
-    def __init__(self, settings: config.Proxy, upstream: Upstream, shelf: Shelf) -> None:
+    def __init__(self, settings: config.Proxy, upstream: Upstream, shelf: Cache) -> None:
         self.running = 0
         self.queued = 0
         self._settings = settings
         self._upstream = upstream
         self._shelf = shelf
         self._slots = trio.Semaphore(settings.fetches)
-        self._absent: OrderedDict[str, tuple[float, NotServedError]] = OrderedDict()
+        self._absent: OrderedDict[str, tuple[float, HubFileError]] = OrderedDict()
         self._rest_until_s = -1.0
 
-    def is_current(self, wanted: Wanted, kept: Kept) -> bool:
+    def is_current(self, wanted: FileRef, kept: CachedFile) -> bool:
         """Whether what is kept may be given unasked."""
         return wanted.is_pinned or 0 <= time.time() - kept.checked_s < self._settings.fresh_s
 
@@ -55,22 +55,22 @@ class Errands:
         """Whether the hub may have it.
 
         Raises:
-            NotServedError: it said a moment ago that it has not.
+            HubFileError: it said a moment ago that it has not.
         """
         until_s, absence = self._absent.get(name, (0.0, None))
         if absence is not None and trio.current_time() < until_s:
             raise absence.with_traceback(None)
 
-    async def run(self, flight: Flight, wanted: Wanted, kept: Kept | None) -> None:
+    async def run(self, flight: Download, wanted: FileRef, kept: CachedFile | None) -> None:
         """Ask the hub, and bring what it has.
 
         Raises:
-            NotServedError: nothing came of it, or not all.
+            HubFileError: nothing came of it, or not all.
         """
         if kept is not None and trio.current_time() < self._rest_until_s:
-            raise NotServedError("hub_unreachable", "the hub was not reached a moment ago")
+            raise HubFileError("hub_unreachable", "the hub was not reached a moment ago")
         await self._take_slot()
-        growing: Growing | None = None
+        growing: PartialFile | None = None
         try:
             growing = await self._shelf.grow(flight.name)
             await self._ask(flight, wanted, kept, growing)
@@ -78,7 +78,7 @@ class Errands:
             if growing is not None:
                 growing.drop()
             problem = f"the server's cache cannot be written ({error.strerror})"
-            raise NotServedError("cache_full", problem, retry_after_ms=FULL_RETRY_MS) from None
+            raise HubFileError("cache_full", problem, retry_after_ms=FULL_RETRY_MS) from None
         finally:
             flight.land()
             if growing is not None:
@@ -88,14 +88,16 @@ class Errands:
             self._slots.release()
         await self._shelf.measure()
 
-    async def _ask(self, flight: Flight, wanted: Wanted, kept: Kept | None, growing: Growing) -> None:
+    async def _ask(
+        self, flight: Download, wanted: FileRef, kept: CachedFile | None, growing: PartialFile
+    ) -> None:
         began, part = growing.described, None
         if began is not None and began.etag is not None and growing.present_bytes:
-            part = Part(began.etag, growing.present_bytes)
+            part = ResumePoint(began.etag, growing.present_bytes)
         etag = None if kept is None else kept.described.etag
         try:
             coming = await self._upstream.ask(wanted, etag=etag, part=part)
-        except NotServedError as refusal:
+        except HubFileError as refusal:
             if refusal.code in UNREACHED:
                 self._rest_until_s = trio.current_time() + REST_S
             elif refusal.code == "not_found":
@@ -123,23 +125,23 @@ class Errands:
         finally:
             self.queued -= 1
         problem = "too many other files are on their way from the hub"
-        raise NotServedError("busy", problem, retry_after_ms=BUSY_RETRY_MS)
+        raise HubFileError("busy", problem, retry_after_ms=BUSY_RETRY_MS)
 
     async def _reserve(self, name: str, size_bytes: int) -> None:
         """Room for a file.
 
         Raises:
-            NotServedError: it is too large, or what is there is in use.
+            HubFileError: it is too large, or what is there is in use.
         """
         most_bytes = min(self._settings.file_bytes, self._shelf.largest_bytes)
         if size_bytes > most_bytes:
             problem = f"the file has {size_bytes} bytes, and this server gives {most_bytes} at most"
-            raise NotServedError("too_large", problem)
+            raise HubFileError("too_large", problem)
         if not await self._shelf.reserve(name, size_bytes):
             problem = "the server's cache is full of files that are in use"
-            raise NotServedError("cache_full", problem, retry_after_ms=FULL_RETRY_MS)
+            raise HubFileError("cache_full", problem, retry_after_ms=FULL_RETRY_MS)
 
-    def _remember_absent(self, name: str, absence: NotServedError) -> None:
+    def _remember_absent(self, name: str, absence: HubFileError) -> None:
         self._absent.pop(name, None)
         self._absent[name] = trio.current_time() + self._settings.absent_s, absence
         while len(self._absent) > ABSENT_FILES:

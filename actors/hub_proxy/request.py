@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from pipeline.errors import NotServedError
+from pipeline.errors import HubFileError
 
-ADDRESS_CHARACTERS: Final = 512
+MAX_ADDRESS_CHARS: Final = 512
 SEGMENTS: Final = 8  # of a file's path
 _NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
 _SEGMENT: Final = r"[A-Za-z0-9_][A-Za-z0-9._+=@~-]{0,127}"
@@ -26,7 +26,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FileRef:
     """One file of a repository at a revision: a branch, a tag or a commit."""
 
     repo: str
@@ -34,15 +34,15 @@ class Wanted:
     path: str
 
     @classmethod
-    def parse(cls, address: str) -> "Wanted":
+    def parse(cls, address: str) -> "FileRef":
         """Read `org/name/resolve/revision/path`.
 
         Raises:
-            NotServedError: `bad_path`.
+            HubFileError: `bad_path`.
         """
-        match = _ADDRESS.fullmatch(address) if len(address) <= ADDRESS_CHARACTERS else None
+        match = _ADDRESS.fullmatch(address) if len(address) <= MAX_ADDRESS_CHARS else None
         if match is None or ".." in address:
-            raise NotServedError(
+            raise HubFileError(
                 "bad_path",
                 "a file is named org/name/resolve/revision/path, in letters, digits and . _ - + = @ ~ alone",
             )

@@ -6,16 +6,16 @@ import random
 
 import pytest
 
-from actors.hub_proxy.disk_store import HEAD_BYTES, Described, Store
-from actors.hub_proxy.request import Wanted
+from actors.hub_proxy.disk_store import HEAD_BYTES, DiskStore, FileMetadata
+from actors.hub_proxy.request import FileRef
 
-FILE = Wanted("org/name", "main", "model.onnx")
+FILE = FileRef("org/name", "main", "model.onnx")
 CONTENT = random.Random(1).randbytes(100_000)
-NAMES = [Wanted("org/name", "main", f"{number}.onnx").name("hub") for number in range(4)]
+NAMES = [FileRef("org/name", "main", f"{number}.onnx").name("hub") for number in range(4)]
 
 
 def described(content=CONTENT):
-    return Described(len(content), hashlib.sha256(content).hexdigest(), "0" * 40)
+    return FileMetadata(len(content), hashlib.sha256(content).hexdigest(), "0" * 40)
 
 
 def put(store, name, content=CONTENT):
@@ -29,7 +29,7 @@ def put(store, name, content=CONTENT):
 
 @pytest.fixture
 def store(tmp_path):
-    return Store(tmp_path)
+    return DiskStore(tmp_path)
 
 
 def content_of(store, name):
@@ -42,7 +42,7 @@ def test_what_is_kept_is_found_as_it_was(store):
     """Content and description, also by another process later."""
     put(store, NAMES[0])
     assert store.find(NAMES[0]).described == described()
-    assert content_of(Store(store._folder), NAMES[0]) == (CONTENT, described())
+    assert content_of(DiskStore(store._folder), NAMES[0]) == (CONTENT, described())
     assert store.find(NAMES[1]) is None
 
 
@@ -163,7 +163,7 @@ def test_when_a_file_was_current_outlives_its_use(store):
 
 def test_a_folder_that_is_not_there_is_empty(tmp_path):
     """And is made when there is something to put into it, for this user's eyes alone."""
-    store = Store(tmp_path / "a" / "b")
+    store = DiskStore(tmp_path / "a" / "b")
     assert store.find(NAMES[0]) is None
     assert store.make_room(0).files == 0
     put(store, NAMES[0])

@@ -17,8 +17,8 @@ from support.hub_rig import REPO, file, proxy_of, read, read_found, running, unt
 from support.local_hub import serve
 
 from actors.hub_proxy.disk_store import HEAD_BYTES
-from actors.hub_proxy.download import PIECE_BYTES, CutShortError
-from pipeline.errors import NotServedError
+from actors.hub_proxy.download import PIECE_BYTES, TruncatedError
+from pipeline.errors import HubFileError
 
 LARGE = random.Random(1).randbytes(3 * PIECE_BYTES + 777)
 FILES = {"config.json": b'{"dim": 3}', "onnx/model.onnx": LARGE, "empty.txt": b""}
@@ -37,7 +37,7 @@ def gets(hub, name):
 
 
 async def refusal(proxy, wanted):
-    with pytest.raises(NotServedError) as caught:
+    with pytest.raises(HubFileError) as caught:
         await proxy.find(wanted)
     return caught.value
 
@@ -138,10 +138,10 @@ async def test_what_breaks_off_is_seen_to_and_goes_on_from_there(hub, tmp_path):
     """Readers are cut short; the next one gets all of it, and the hub sends the rest alone."""
     hub.cut.add("model.onnx")
     async with running(hub, tmp_path) as proxy:
-        with structlog.testing.capture_logs() as logs, pytest.raises(CutShortError):
+        with structlog.testing.capture_logs() as logs, pytest.raises(TruncatedError):
             await read(proxy, file("onnx/model.onnx"))
         assert await read(proxy, file("onnx/model.onnx")) == LARGE
-    assert "hub_fetch_broken" in [entry["event"] for entry in logs]
+    assert "hub_fetch_interrupted" in [entry["event"] for entry in logs]
     whole, rest = gets(hub, "model.onnx")
     assert "Range" not in whole.headers
     assert rest.headers["Range"] == f"bytes={len(LARGE) // 2}-"
@@ -153,7 +153,7 @@ async def test_a_part_of_another_file_is_not_gone_on_with(hub, tmp_path):
     hub.cut.add("model.onnx")
     other = random.Random(3).randbytes(len(LARGE) + 5)
     async with running(hub, tmp_path) as proxy:
-        with pytest.raises(CutShortError):
+        with pytest.raises(TruncatedError):
             await read(proxy, file("onnx/model.onnx"))
         hub.add(REPO, {"onnx/model.onnx": other})
         assert await read(proxy, file("onnx/model.onnx")) == other
@@ -164,7 +164,7 @@ async def test_a_file_that_is_not_the_announced_one_is_never_whole(hub, tmp_path
     """The last byte is not given out before the content was found to be right; nothing of it is kept."""
     hub.wrong.add("model.onnx")
     async with running(hub, tmp_path) as proxy:
-        with pytest.raises(CutShortError):
+        with pytest.raises(TruncatedError):
             await read(proxy, file("onnx/model.onnx"))
         await until(lambda: not proxy.statistics().fetching)
         hub.wrong.clear()
@@ -340,7 +340,7 @@ async def test_the_end_has_a_bound(hub, tmp_path):
     async with running(hub, tmp_path, drain_s=0.1) as proxy, trio.open_nursery() as nursery:
 
         async def reader():
-            with pytest.raises(CutShortError):
+            with pytest.raises(TruncatedError):
                 await read(proxy, file("onnx/model.onnx"))
 
         nursery.start_soon(reader)
