@@ -376,7 +376,7 @@ GROWN_BYTES = 48 * 2**20
 
 
 async def test_a_huge_file_passes_through_little_memory(hub, tmp_path):
-    """Coming from the hub, and again from the cache: memory does not grow with the file."""
+    """UpstreamResponse from the hub, and again from the cache: memory does not grow with the file."""
     huge = tmp_path / "huge.onnx"
     with huge.open("wb") as file:
         file.truncate(HUGE_BYTES)
@@ -516,7 +516,7 @@ async def test_packets_are_well_when_every_type_comes_back():
             assert (loading.status, loading.json["ok"]) == (503, False)
         finally:
             loaded.set()
-        await served.line.ready.wait()
+        await served.engine.ready.wait()
         async with talker(served) as client:
             await client.speak(speech(2))
             answer = await ask(served, "/api/test/packet-health")
