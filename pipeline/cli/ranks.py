@@ -82,7 +82,9 @@ async def monitor_ranks(leading: Coordinator, engine: Engine, shutdown: trio.Eve
         if leading.leaving and not shutdown.is_set():
             events.info("draining", asked_by="another rank")
             shutdown.set()
-        silent_s = max(leading.silent_s(stepping=False), leading.silent_s(stepping=True) / _STEP_TIMEOUT_FACTOR)
+        silent_s = max(
+            leading.silent_s(stepping=False), leading.silent_s(stepping=True) / _STEP_TIMEOUT_FACTOR
+        )
         lost = leading.lost
         if lost is None and silent_s > stall_s:
             lost = RanksLostError(f"another rank has not responded for {stall_s:g} s")

@@ -93,7 +93,7 @@ class Example(Section, frozen=True):
     wait_s: how long.
     kind: which.
     many: more than one.
-    few: not too many, nor too long.
+    few: not too many or long.
     flag: yes or no.
     """
 
@@ -122,7 +122,7 @@ def test_types_ranges_and_units_are_described(monkeypatch: pytest.MonkeyPatch) -
         "| `example.wait_s` | number > 0, seconds | `2.0` | how long |",
         '| `example.kind` | `a` or `b` or `c` | `"a"` | which |',
         '| `example.many` | list: string | `["x", "y"]` | more than one |',
-        "| `example.few` | list of at most 3: string of 1 to 9 characters | `[]` | not too many, nor too long |",
+        "| `example.few` | list of at most 3: string of 1 to 9 characters | `[]` | not too many or long |",
         "| `example.flag` | `true` or `false` | `false` | yes or no |",
     ):
         assert row in printed

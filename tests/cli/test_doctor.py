@@ -19,7 +19,7 @@ from support.checkpoints import LM, MIMI
 
 from pipeline.cli.doctor import TOO_SLOW, Diagnosis, _check_real_time, format_report
 from pipeline.config import Server
-from pipeline.diagnostics.cost_model import decode_cost, encode_cost, step_cost, parameter_count
+from pipeline.diagnostics.cost_model import decode_cost, encode_cost, parameter_count, step_cost
 from pipeline.diagnostics.environment import Finding, check_browser, check_disk, check_port
 from pipeline.diagnostics.estimates import PUBLISHED, USABLE_MS, Measurements, estimate, layer_s
 from pipeline.diagnostics.stage_timing import StageTimes
@@ -137,7 +137,9 @@ def test_a_server_for_other_devices_has_an_external_address(tmp_path: Path) -> N
         assert f"open https://{host}:8788/packet-voice" in check_browser(everywhere, listen).sentence
 
 
-def test_disk_space_is_checked_where_files_will_be_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_disk_space_is_checked_where_files_will_be_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "not" / "yet"))
     downloads, made = check_disk()
     assert str(tmp_path / "not" / "yet") in downloads.sentence

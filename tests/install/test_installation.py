@@ -165,7 +165,7 @@ def test_the_service_survives_a_crash_stops_on_command_and_uninstalls_completely
         assert user.property("LoadState") == "not-found"
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port)).close()
-    home.forget_preparation()
+    home.undo_preparation()
     assert home.files() == {".config/packet-voice/service.json"}
     assert not home.venv.parent.exists()
 
