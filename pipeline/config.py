@@ -2,8 +2,8 @@
 
 A config.json is Kyutai's, unmodified, plus one optional key, `pipeline`, parsed as `Settings`. Parsing is
 strict: an unknown key, a wrong type or a value out of range is a `ConfigError` with the dotted path of the
-key. The other keys describe the model; `pipeline.models` parses them just as strictly. A `Source` says where
-a config is: a path, or a `HubAddress` that `pipeline.hub` can fetch.
+key. The other keys describe the model; `pipeline.models` parses them just as strictly. A `Source` is
+the location of a config: a path, or a `HubAddress` that `pipeline.hub` can fetch.
 
 The docstrings of the sections are the tables of docs/reference/configuration.md (`make docs`).
 """

@@ -26,7 +26,7 @@ from pipeline.diagnostics import microbenchmarks
 from pipeline.diagnostics import stage_timing as timing
 from pipeline.diagnostics.environment import Finding, check_browser, check_disk, check_port
 from pipeline.diagnostics.estimates import PUBLISHED, USABLE_MS, Estimate, Measurements, estimate, layer_s
-from pipeline.diagnostics.stage_timing import StageTimes, time_chain, time_codec
+from pipeline.diagnostics.stage_timing import StageTimes, time_codec, time_stages
 from pipeline.install.paths import embedded
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import open_stages
@@ -83,9 +83,9 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
     server = config.settings.server
     listen = ListenConfig.from_settings(server)
     findings = [check_port(server, listen)]
-    chain = open_stages(config)
-    times = time_chain(chain, seconds)
-    findings += [_check_load(about), _check_backend(about), _check_real_time(chain.card.name, times)]
+    stages = open_stages(config)
+    times = time_stages(stages, seconds)
+    findings += [_check_load(about), _check_backend(about), _check_real_time(stages.card.name, times)]
     formats = microbenchmarks.formats()
     codec = _time_codec(CODEC_LANES[about["device"]], seconds, findings)
     products_s = {each: microbenchmarks.product_s_per_weight(list(codec) or [1], each) for each in formats}
@@ -93,7 +93,7 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
     measured = Measurements(
         read_bytes_per_s,
         products_s,
-        layer_s(times[1].step_ms / 1000, chain.bundle.lm, products_s[formats[0]][1]),
+        layer_s(times[1].step_ms / 1000, stages.bundle.lm, products_s[formats[0]][1]),
         codec,
     )
     estimates = [
@@ -106,7 +106,7 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
         "gflop_per_s": round(microbenchmarks.flop_per_s() / 1e9, 1),
         "layer_ms": round(1000 * measured.layer_s, 3),
     }
-    return Diagnosis(about, rates, chain.card.name, times, codec, estimates, findings)
+    return Diagnosis(about, rates, stages.card.name, times, codec, estimates, findings)
 
 
 def _time_codec(lanes: int, seconds: float, findings: list[Finding]) -> dict[int, StageTimes]:

@@ -63,22 +63,22 @@ class Trace:
             raise ConfigError("--trace", f"{path} cannot be written ({error.strerror})") from None
 
 
-def run_frames(chain: ModelStages, frames: Pcm, sampling: SamplingParams) -> Trace:
+def run_frames(stages: ModelStages, frames: Pcm, sampling: SamplingParams) -> Trace:
     """Process `frames [T, 1920]` on one lane and return the output of every stage."""
-    return _run(chain, (((), frame, None) for frame in frames), sampling)
+    return _run(stages, (((), frame, None) for frame in frames), sampling)
 
 
-def run_recording(chain: ModelStages, recorded: Replay) -> Trace:
+def run_recording(stages: ModelStages, recorded: Replay) -> Trace:
     """Process a recorded session with its sampling changes and dropped frames; yields the same tokens."""
-    return _run(chain, recorded, recorded.sampling)
+    return _run(stages, recorded, recorded.sampling)
 
 
 def _run(
-    chain: ModelStages,
+    stages: ModelStages,
     steps: Iterable[tuple[Sequence[SamplingParams], Pcm, Stop | None]],
     sampling: SamplingParams,
 ) -> Trace:
-    encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
+    encoder, stepper, decoder = stages.load_encoder(), stages.load_stepper(), stages.load_decoder()
     for stage in (encoder, stepper, decoder):
         stage.open(LANE, sampling)
     trace = Trace()
@@ -106,13 +106,13 @@ def _frames(path: Path) -> Pcm:
     return np.concatenate([framer.push(read_speech(path)), framer.flush()])
 
 
-def _check(recorded: Replay, chain: ModelStages) -> None:
+def _check(recorded: Replay, stages: ModelStages) -> None:
     """Check that the recording was made with the same weights, as only these produce the same tokens.
 
     Raises:
         ConfigError: it was made with other weights.
     """
-    if recorded.digest != chain.digest():
+    if recorded.digest != stages.digest():
         raise ConfigError("--replay", f"the recording was made with other weights, of {recorded.model}")
     if not recorded.complete:
         print("the recording is incomplete; processing what it contains", file=sys.stderr)
@@ -141,13 +141,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     recorded = None if options.replay is None else read_replay(options.replay)
     frames = _frames(options.input) if recorded is None else recorded.frames
     config = open_config(options.config, [*options.set, "lanes.max=1"], check=open_stages)
-    chain = open_stages(config)
+    stages = open_stages(config)
     if recorded is not None:
-        _check(recorded, chain)
-    recommended = chain.bundle.recommended_sampling
+        _check(recorded, stages)
+    recommended = stages.bundle.recommended_sampling
     sampling = GREEDY if options.greedy else config.settings.sampling_for(recommended, options.seed)
     with WavWriter(options.output) as wav:
-        trace = run_frames(chain, frames, sampling) if recorded is None else run_recording(chain, recorded)
+        trace = run_frames(stages, frames, sampling) if recorded is None else run_recording(stages, recorded)
         for pcm in trace.agent_pcm:
             wav.write(pcm)
     if options.trace is not None:

@@ -85,21 +85,21 @@ def _check(config: Config) -> None:
 def verify(options: argparse.Namespace) -> Report:
     """Load all models and run them on silence until they produce audio."""
     config = open_config(options.config, options.set, check=open_stages)
-    chain = open_stages(config)
+    stages = open_stages(config)
     began = time.perf_counter()
-    encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
+    encoder, stepper, decoder = stages.load_encoder(), stages.load_stepper(), stages.load_decoder()
     loaded = time.perf_counter()
     for stage in (encoder, stepper, decoder):
         stage.open(LANE, GREEDY)
-    frames = chain.bundle.lm.max_delay + 1
+    frames = stages.bundle.lm.max_delay + 1
     for _ in range(frames):
         (step,) = stepper.step([LANE], encoder.encode([LANE], np.zeros((1, FRAME_SAMPLES), np.float32)))
     if step.codes is None or not np.isfinite(decoder.decode([LANE], step.codes[None])).all():
-        raise WeightsError(str(chain.bundle.mimi_path), "the output for silence is not valid audio")
+        raise WeightsError(str(stages.bundle.mimi_path), "the output for silence is not valid audio")
     return {
         "name": config.name,
-        "family": chain.bundle.family,
-        "parameters": chain.bundle.lm_parameters,
+        "family": stages.bundle.family,
+        "parameters": stages.bundle.lm_parameters,
         "device": backend.prepare().device,
         "frames": frames,
         "load_s": round(loaded - began, 2),

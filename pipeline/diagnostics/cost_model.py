@@ -12,8 +12,6 @@ from typing import Final
 from pipeline.models import random_init
 from pipeline.models.checkpoint.lm_config import LmConfig
 from pipeline.models.checkpoint.mimi_config import MimiConfig
-from pipeline.models.layers.transformer import TransformerConfig
-from pipeline.units import FRAME_SAMPLES
 
 _EMBEDDING: Final = re.compile(r"(text_emb|emb\.\d+|depformer_text_emb|depformer_emb\.\d+)\.weight")
 
@@ -47,51 +45,11 @@ def parameter_count(lm: LmConfig) -> int:
     return sum(math.prod(shape) for _, shape in random_init.lm_tensors(lm))
 
 
-def encode_cost(mimi: MimiConfig, codebooks: int) -> Cost:
-    """Encoding one frame of audio into `codebooks` codes."""
-    width, quantizer = mimi.seanet.dimension, mimi.quantizer
-    layers = _seanet_layers(mimi, mimi.seanet.kernel_size, mimi.seanet.last_kernel_size)
-    layers.append((_transformer_weights(mimi.transformer), mimi.frame_positions))
-    layers.append((2 * mimi.frame_positions * width * width, 1))  # downsampling
-    layers.append((2 * width * quantizer.dimension, 1))  # projection into the codebook space
-    layers.append((codebooks * quantizer.bins * quantizer.dimension, 1))  # distance to each centroid
-    return _sum(layers, mimi.transformer.num_layers)
-
-
-def decode_cost(mimi: MimiConfig) -> Cost:
-    """Decoding one frame of codes into audio."""
-    width, quantizer = mimi.seanet.dimension, mimi.quantizer
-    layers = _seanet_layers(mimi, mimi.seanet.last_kernel_size, mimi.seanet.kernel_size)
-    layers.append((_transformer_weights(mimi.transformer), mimi.frame_positions))
-    layers.append((2 * mimi.frame_positions * width, 1))  # upsampling, depthwise
-    layers.append((2 * width * quantizer.dimension, 1))
-    return _sum(layers, mimi.transformer.num_layers)
-
-
-def _seanet_layers(mimi: MimiConfig, outer_kernel: int, inner_kernel: int) -> list[tuple[int, int]]:
-    """The weights of each convolution, and at how many positions of a frame they are used.
-
-    Encoder and decoder mirror each other except for the kernel sizes at both ends.
-    """
-    seanet = mimi.seanet
-    channels, positions = seanet.n_filters, FRAME_SAMPLES
-    layers = [(channels * outer_kernel, positions)]
-    for ratio in reversed(seanet.ratios):
-        hidden = channels // seanet.compress
-        residual = channels * hidden * seanet.residual_kernel_size + hidden * channels
-        layers += [(residual, positions)] * seanet.n_residual_layers
-        positions //= ratio
-        layers.append((2 * channels * channels * 2 * ratio, positions))
-        channels *= 2
-    layers.append((seanet.dimension * channels * inner_kernel, positions))
-    return layers
-
-
-def _transformer_weights(config: TransformerConfig) -> int:
-    return config.num_layers * (4 * config.d_model**2 + 2 * config.d_model * config.dim_feedforward)
-
-
-def _sum(layers: list[tuple[int, int]], transformer_layers: int) -> Cost:
-    weights = sum(count for count, _ in layers)
-    flop = sum(2 * count * positions for count, positions in layers)
-    return Cost(weights, flop, transformer_layers + len(layers))
+def codec_weight_count(mimi: MimiConfig, codebooks: int) -> int:
+    """The number of weights that encoding to and decoding from `codebooks` codes reads per frame."""
+    matrices = (
+        math.prod(shape)
+        for name, shape in random_init.mimi_tensors(mimi)
+        if len(shape) > 1 and not name.endswith("embedding_sum")
+    )
+    return sum(matrices) + codebooks * mimi.quantizer.bins * mimi.quantizer.dimension

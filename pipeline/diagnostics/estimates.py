@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.diagnostics.cost_model import decode_cost, encode_cost, parameter_count, step_cost
+from pipeline.diagnostics.cost_model import codec_weight_count, parameter_count, step_cost
 from pipeline.diagnostics.microbenchmarks import QUANTIZED, Format
 from pipeline.diagnostics.stage_timing import CODEBOOKS, StageTimes
 from pipeline.models.checkpoint.formats import MOSHI_V0_1
@@ -120,8 +120,7 @@ def _step_s(lm: LmConfig, weight_format: Format, width: int, measured: Measureme
 
 def weights_bytes(lm: LmConfig, weight_format: Format) -> int:
     """Memory of language model, codec and process. The codec is always float32."""
-    mimi = parse_mimi_config({})
-    codec = encode_cost(mimi, max(CODEBOOKS, lm.mimi_codebooks)).weights + decode_cost(mimi).weights
+    codec = codec_weight_count(parse_mimi_config({}), max(CODEBOOKS, lm.mimi_codebooks))
     largest_bytes = lm.dim * (lm.text_card + 1) * BYTES[weight_format]  # temporarily, while it is loaded
     return round(parameter_count(lm) * BYTES[weight_format] + 4 * codec + largest_bytes + _PROCESS_BYTES)
 

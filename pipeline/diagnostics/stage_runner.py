@@ -14,23 +14,23 @@ from pipeline.values import Pcm, SamplingParams
 class StageRunner:
     """The stages of a model with every lane open, run on the calling thread."""
 
-    def __init__(self, chain: ModelStages) -> None:
-        self.lanes = chain.lanes
-        self._encoder = chain.load_encoder()
-        self._stepper = chain.load_stepper()
-        self._decoder = chain.load_decoder()
-        for lane in range(chain.lanes):
+    def __init__(self, stages: ModelStages) -> None:
+        self.lanes = stages.lanes
+        self._encoder = stages.load_encoder()
+        self._stepper = stages.load_stepper()
+        self._decoder = stages.load_decoder()
+        for lane in range(stages.lanes):
             for stage in (self._encoder, self._stepper, self._decoder):
                 stage.open(lane, SamplingParams(seed=lane))
 
     @classmethod
     @contextlib.contextmanager
-    def of(cls, chain: ModelStages) -> "Iterator[StageRunner]":
+    def of(cls, stages: ModelStages) -> "Iterator[StageRunner]":
         """Load the stages with this thread pinned to the cores that a server would use for them."""
-        with backend.staying_at(backend.homes()[-1]):
-            yield cls(chain)
+        with backend.pinned_to(backend.core_affinity()[-1]):
+            yield cls(stages)
 
-    def frame(self, lanes: Sequence[int], pcm: Pcm) -> tuple[float, float, float]:
+    def time_frame(self, lanes: Sequence[int], pcm: Pcm) -> tuple[float, float, float]:
         """Process one frame of each of `lanes`: seconds to encode, step and decode."""
         began = time.perf_counter()
         codes = self._encoder.encode(lanes, pcm)

@@ -52,15 +52,15 @@ class StageTimes:
         return cls(encode_ms, step_ms, decode_ms, p50_ms, p99_ms)
 
 
-def time_chain(chain: ModelStages, seconds: float) -> dict[int, StageTimes]:
+def time_stages(stages: ModelStages, seconds: float) -> dict[int, StageTimes]:
     """Time a model's three stages at each batch width up to its lanes, for `seconds` each."""
-    with StageRunner.of(chain) as rig:
+    with StageRunner.of(stages) as runner:
 
         def frame(width: int) -> tuple[float, float, float]:
-            lanes = range(min(width, chain.lanes))
-            return rig.frame(lanes, noise_frames(len(lanes)))
+            lanes = range(min(width, stages.lanes))
+            return runner.time_frame(lanes, noise_frames(len(lanes)))
 
-        return dict(_time_widths(bucket_widths(chain.lanes), frame, seconds))
+        return dict(_time_widths(bucket_widths(stages.lanes), frame, seconds))
 
 
 def time_codec(lanes: int, seconds: float) -> dict[int, StageTimes]:

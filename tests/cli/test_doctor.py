@@ -13,13 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.peers.codec_cost import decode_cost, encode_cost
 from hypothesis import given
 from hypothesis import strategies as st
 from support.checkpoints import LM, MIMI
 
 from pipeline.cli.doctor import TOO_SLOW, Diagnosis, _check_real_time, format_report
 from pipeline.config import Server
-from pipeline.diagnostics.cost_model import decode_cost, encode_cost, parameter_count, step_cost
+from pipeline.diagnostics.cost_model import codec_weight_count, parameter_count, step_cost
 from pipeline.diagnostics.environment import Finding, check_browser, check_disk, check_port
 from pipeline.diagnostics.estimates import PUBLISHED, USABLE_MS, Measurements, estimate, layer_s
 from pipeline.diagnostics.stage_timing import StageTimes
@@ -157,7 +158,7 @@ def test_every_weight_of_the_codec_is_counted_once() -> None:
         ]
         centroids = codebooks * config.quantizer.bins * config.quantizer.dimension
         read = encode_cost(config, codebooks).weights + decode_cost(config).weights
-        assert read == sum(matrices) + centroids
+        assert read == codec_weight_count(config, codebooks) == sum(matrices) + centroids
 
 
 def test_a_step_reads_all_weights_except_the_embeddings() -> None:

@@ -6,10 +6,11 @@ from statistics import median
 from typing import Final
 
 from benchmarks.peers.cases import CONTENDERS, OURS, SIZES, STAGES, WIDTHS, Case
+from benchmarks.peers.codec_cost import decode_cost, encode_cost
 from benchmarks.peers.material import MIMI
 from benchmarks.peers.rounds import CODEBOOKS, Rates, Run
 
-from pipeline.diagnostics.cost_model import Cost, decode_cost, encode_cost, step_cost
+from pipeline.diagnostics.cost_model import Cost, step_cost
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 
 NUMBER_BYTES: Final = 4  # float32
