@@ -1,8 +1,8 @@
-"""A path names one file of one repository, spelled plainly, or it names nothing.
+"""Which file of which repository a path names, and which repositories may be requested.
 
-`org/name/resolve/revision/path/of/file`, in letters, digits and a few marks. There is one way to
-spell a file: no escapes, no empty, hidden or climbing segments, no query. So what is allowed, what
-is cached and what the hub is asked for can never be three different things.
+A path is `org/name/resolve/revision/path/of/file`, in letters, digits and a few marks. There is one
+spelling for each file: no escapes, no empty, hidden or parent segments, no query. So what is allowed,
+what is cached and what the hub is asked for are always the same file.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ class FileRef:
 
     @classmethod
     def parse(cls, address: str) -> "FileRef":
-        """Read `org/name/resolve/revision/path`.
+        """Parse `org/name/resolve/revision/path`.
 
         Raises:
             HubFileError: `bad_path`.
@@ -44,7 +44,7 @@ class FileRef:
         if match is None or ".." in address:
             raise HubFileError(
                 "bad_path",
-                "a file is named org/name/resolve/revision/path, in letters, digits and . _ - + = @ ~ alone",
+                "a path is org/name/resolve/revision/path, of letters, digits and . _ - + = @ ~ only",
             )
         return cls(**match.groupdict())
 
@@ -53,16 +53,16 @@ class FileRef:
 
     @property
     def is_pinned(self) -> bool:
-        """Whether it can never change: a commit says all of its content."""
+        """Whether its content can never change, because the revision is a commit."""
         return _COMMIT.fullmatch(self.revision) is not None
 
     def name(self, endpoint: str) -> str:
-        """What the store calls it, as it comes from this hub."""
+        """Its name in the store, if it comes from this hub."""
         return hashlib.sha256(f"{endpoint}\n{self}".encode()).hexdigest()
 
 
 class Allowed:
-    """The repositories that may be asked for: patterns of `org/name`, where `*` stands for no slash."""
+    """The repositories that may be requested: patterns of `org/name`, where `*` does not match a slash."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns = [tuple(pattern.split("/")) for pattern in patterns]

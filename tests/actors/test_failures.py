@@ -34,7 +34,7 @@ from support.local_hub import serve
 from actors.connection import Connection
 from actors.engine import Engine, Loaders
 from actors.hub_proxy.disk_store import DiskStore
-from actors.hub_proxy.download import PIECE_BYTES, TruncatedError
+from actors.hub_proxy.download import CHUNK_BYTES, TruncatedError
 from actors.runtime.pinned_thread import PinnedThread, Runner
 from actors.runtime.thread_pool import ThreadPool
 from actors.sessions.transport import TransportClosedError
@@ -519,7 +519,7 @@ class FragileStore(DiskStore):
 @pytest.fixture
 def hub():
     with serve() as hub:
-        hub.add(REPO, {"config.json": b"{}", "model.onnx": bytes(3 * PIECE_BYTES)})
+        hub.add(REPO, {"config.json": b"{}", "model.onnx": bytes(3 * CHUNK_BYTES)})
         yield hub
 
 
@@ -527,17 +527,17 @@ async def test_a_proxy_that_fails_fails_for_one_file(hub, tmp_path):
     """Who wanted it is told; what was on its way goes on, and the next question is answered."""
     store = FragileStore(tmp_path)
     async with running(hub, tmp_path) as proxy:
-        proxy._shelf._store = store
+        proxy._cache._store = store
         store.fragile = False
-        found = await proxy.find(file("model.onnx"))
+        found = await proxy.resolve(file("model.onnx"))
         store.fragile = True
         with pytest.raises(HubFileError) as caught:
-            await proxy.find(file("config.json"))
+            await proxy.resolve(file("config.json"))
         assert caught.value.code == "hub_error"
         store.fragile = False
-        assert await read_found(proxy, found) == bytes(3 * PIECE_BYTES)
+        assert await read_found(proxy, found) == bytes(3 * CHUNK_BYTES)
         assert await read(proxy, file("config.json")) == b"{}"
-    assert proxy.statistics().fetching == proxy.statistics().reading == 0
+    assert proxy.statistics().fetching == proxy.statistics().active_readers == 0
 
 
 @pytest.mark.parametrize("way", ["cancelled", "drained"])
@@ -566,7 +566,7 @@ async def test_a_proxy_that_ends_leaves_nobody_waiting(hub, tmp_path, way):
             await wanting.start(run)
             for path in ("model.onnx", "config.json"):
                 wanting.start_soon(want, path)
-            await until(lambda: proxy.statistics().reading and proxy.statistics().fetching == 2)
+            await until(lambda: proxy.statistics().active_readers and proxy.statistics().fetching == 2)
             wanting.start_soon(want, "other.json")
             await until(lambda: proxy.statistics().queued)
             if way == "cancelled":
@@ -575,7 +575,7 @@ async def test_a_proxy_that_ends_leaves_nobody_waiting(hub, tmp_path, way):
                 await proxy.drain()
     assert sorted(ends) == ["cut", "draining", "draining"]
     now = proxy.statistics()
-    assert (now.fetching, now.queued, now.reading) == (0, 0, 0)
+    assert (now.fetching, now.queued, now.active_readers) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("moment", ["at_once", "queued", "ready", "mid_frame", "after_bye"])

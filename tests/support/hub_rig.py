@@ -41,12 +41,12 @@ def file(path, revision="main", repo=REPO):
 
 async def read(proxy, wanted, begin=0, end=None):
     """The bytes of a file, or of a part of it."""
-    found = await proxy.find(wanted)
+    found = await proxy.resolve(wanted)
     return await read_found(proxy, found, begin, end)
 
 
 async def read_found(proxy, found, begin=0, end=None):
-    end = found.described.size_bytes if end is None else end
+    end = found.metadata.size_bytes if end is None else end
     async with aclosing(proxy.stream(found, begin, end)) as pieces:
         return b"".join([piece async for piece in pieces])
 

@@ -68,7 +68,7 @@ def add_hub(app: QuartTrio, proxy: Proxy) -> None:
     )
     async def hub_file(address: str) -> Response:  # noqa: ARG001 - decoded; the raw path is what counts
         try:
-            found = await proxy.find(FileRef.parse(_raw_address(request.scope["raw_path"])))
+            found = await proxy.resolve(FileRef.parse(_raw_address(request.scope["raw_path"])))
         except HubFileError as error:
             return hub_error_response(error)
         return _file_response(proxy, found)
@@ -98,7 +98,7 @@ def _raw_address(raw_path: bytes) -> str:
 
 
 def _file_response(proxy: Proxy, found: ResolvedFile) -> Response:
-    described = found.described
+    described = found.metadata
     etag = None if described.etag is None else f'"{described.etag}"'
     part = requested_part(request.headers, method=request.method, size_bytes=described.size_bytes, etag=etag)
     if part.status == 416:
@@ -124,11 +124,11 @@ def _set_headers(response: Response, found: ResolvedFile, part: Part, etag: str 
         headers["Content-Length"] = str(part.size_bytes)
         headers["Accept-Ranges"] = "bytes"
     if part.status == 206:
-        headers["Content-Range"] = f"bytes {part.begin}-{part.end - 1}/{found.described.size_bytes}"
+        headers["Content-Range"] = f"bytes {part.begin}-{part.end - 1}/{found.metadata.size_bytes}"
     if etag is not None:
         headers["ETag"] = etag
-    if found.described.commit is not None:
-        headers["X-Repo-Commit"] = found.described.commit
+    if found.metadata.commit is not None:
+        headers["X-Repo-Commit"] = found.metadata.commit
     headers["X-Hub-Cache"] = found.origin
 
 

@@ -226,13 +226,13 @@ def _hub(now: ProxyStatistics) -> Iterator[Metric]:
     )
     yield _gauge("hub_fetches", "Requests to the hub in progress.", now.fetching)
     yield _gauge("hub_fetches_queued", "Downloads waiting for a slot.", now.queued)
-    yield _gauge("hub_active_readers", "Clients receiving a file.", now.reading)
+    yield _gauge("hub_active_readers", "Clients receiving a file.", now.active_readers)
     yield _counter("hub_fetched_bytes", "Bytes received from the hub.", now.fetched_bytes)
     yield _counter("hub_sent_bytes", "Bytes sent to clients.", now.sent_bytes)
-    yield _counter("hub_truncated_responses", "Responses that ended early.", now.cut)
-    yield _gauge("hub_cache_files", "Files in the cache, partial ones included.", now.kept.files)
-    yield _gauge("hub_cache_bytes", "Size of the files in the cache.", now.kept.size_bytes)
-    yield _counter("hub_cache_removed", "Files evicted from the cache.", now.removed)
+    yield _counter("hub_truncated_responses", "Responses that ended early.", now.truncated)
+    yield _gauge("hub_cache_files", "Files in the cache, partial ones included.", now.cache.files)
+    yield _gauge("hub_cache_bytes", "Size of the files in the cache.", now.cache.size_bytes)
+    yield _counter("hub_cache_removed", "Files evicted from the cache.", now.evicted)
 
 
 def _observe(family: HistogramMetricFamily, timing: HistogramStatistics, *labels: str) -> None:

@@ -92,8 +92,8 @@ async def _probe(proxy: Proxy, path: str) -> dict[str, Any]:
     read_bytes = 0
     try:
         with trio.fail_after(READ_S):
-            found = await proxy.find(FileRef.parse(path))
-            end = min(READ_BYTES, found.described.size_bytes)
+            found = await proxy.resolve(FileRef.parse(path))
+            end = min(READ_BYTES, found.metadata.size_bytes)
             async with aclosing(proxy.stream(found, 0, end)) as pieces:
                 async for piece in pieces:
                     read_bytes += len(piece)
@@ -107,11 +107,11 @@ async def _probe(proxy: Proxy, path: str) -> dict[str, Any]:
         "ok": True,
         "status": 200,
         "bytes": read_bytes,
-        "sizeBytes": found.described.size_bytes,
+        "sizeBytes": found.metadata.size_bytes,
         "cached": found.origin != "miss",
         "origin": found.origin,
-        "etag": found.described.etag,
-        "commit": found.described.commit,
+        "etag": found.metadata.etag,
+        "commit": found.metadata.commit,
     }
 
 

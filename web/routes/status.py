@@ -111,11 +111,11 @@ def _hub_state(now: ProxyStatistics) -> dict[str, object]:
         "results": now.results,
         "fetching": now.fetching,
         "queued": now.queued,
-        "reading": now.reading,
+        "reading": now.active_readers,
         "fetchedBytes": now.fetched_bytes,
         "sentBytes": now.sent_bytes,
-        "cut": now.cut,
-        "cache": {"files": now.kept.files, "bytes": now.kept.size_bytes, "removed": now.removed},
+        "cut": now.truncated,
+        "cache": {"files": now.cache.files, "bytes": now.cache.size_bytes, "removed": now.evicted},
     }
 
 
