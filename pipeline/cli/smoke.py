@@ -15,7 +15,7 @@ from pipeline.audio.wav import read_speech
 from pipeline.cli.arguments import add_config_arguments
 from pipeline.cli.program_name import program
 from pipeline.client.session import ConversationError, converse
-from pipeline.loadtest.server_process import Booted, boot
+from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.values import Pcm
 
 HUB_PROBE = "/api/test/hf-proxy?path="
@@ -33,32 +33,32 @@ def _expect(condition: object, problem: str) -> None:
         raise ProbeFailedError(problem)
 
 
-def _get(server: Booted, path: str) -> Any:  # noqa: ANN401 - whatever JSON says
+def _get(server: ServerProcess, path: str) -> Any:  # noqa: ANN401 - whatever JSON says
     status, body = server.get(path)
     _expect(status == 200, f"status {status}: {body}")
     return body
 
 
-def probe_live(server: Booted) -> str:
+def probe_live(server: ServerProcess) -> str:
     """`/health/live` answers 200."""
     _get(server, "/health/live")
     return "200"
 
 
-def probe_ready(server: Booted) -> str:
+def probe_ready(server: ServerProcess) -> str:
     """`/health/ready` answers 200."""
     _get(server, "/health/ready")
     return f"200 after {server.ready_s:.1f} s"
 
 
-def probe_weights(server: Booted) -> str:
+def probe_weights(server: ServerProcess) -> str:
     """`/weights` names two models that have parameters."""
     weights = _get(server, "/weights")
     _expect(weights["lm"]["parameters"] > 0, f"no parameters in {weights}")
     return f"{weights['name']}, {weights['lm']['parameters']:,} parameters, trained: {weights['trained']}"
 
 
-def probe_speech(speech: Pcm, server: Booted) -> str:
+def probe_speech(speech: Pcm, server: ServerProcess) -> str:
     """Speech is answered: every frame but those of the model's delay, in order."""
     try:
         report = trio.run(converse, server.socket_url, speech)
@@ -69,7 +69,7 @@ def probe_speech(speech: Pcm, server: Booted) -> str:
     return f"{report.frames_in} frames in, {report.frames_out} out, p50 {report.latency_ms.p50} ms"
 
 
-def probe_health(server: Booted) -> str:
+def probe_health(server: ServerProcess) -> str:
     """`/health` shows steps taken and time spent decoding, after speech."""
     health = _get(server, "/health")
     metrics = health["metrics"]
@@ -80,7 +80,7 @@ def probe_health(server: Booted) -> str:
     return f"{metrics['step']['count']} steps, p50 in ms: {times}"
 
 
-def probe_metrics(server: Booted) -> str:
+def probe_metrics(server: ServerProcess) -> str:
     """`/metrics` says the same to Prometheus."""
     text = str(_get(server, "/metrics"))
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
@@ -88,7 +88,7 @@ def probe_metrics(server: Booted) -> str:
     return f"{len(samples)} samples"
 
 
-def probe_packets(server: Booted) -> str:
+def probe_packets(server: ServerProcess) -> str:
     """`/api/test/packet-health`: a packet of every type is spelled and read, and lanes are free."""
     found = _get(server, "/api/test/packet-health")
     _expect(found["ok"], f"not well: {found}")
@@ -96,7 +96,7 @@ def probe_packets(server: Booted) -> str:
     return f"protocol {found['protocol']}, {len(found['packets'])} types, {found['lanes']['free']} lanes free"
 
 
-def probe_hub(server: Booted) -> str:
+def probe_hub(server: ServerProcess) -> str:
     """`/api/test/hf-proxy` gives an allowed file, or says why the hub gives none; others it refuses."""
     status, refused = server.get(f"{HUB_PROBE}somebody/else/resolve/main/config.json")
     if status == 404:
@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     speech = read_speech(options.speech)
     failed = 0
-    with boot(options.config, (HUB_TIMEOUT, *options.set)) as server:
-        probes: dict[str, Callable[[Booted], str]] = {
+    with start_server(options.config, (HUB_TIMEOUT, *options.set)) as server:
+        probes: dict[str, Callable[[ServerProcess], str]] = {
             "/health/live": probe_live,
             "/health/ready": probe_ready,
             "/weights": probe_weights,
