@@ -125,7 +125,9 @@ def locked(archive: Path, *files: str) -> Package:
 def test_only_used_files_are_extracted(tmp_path):
     archive = packed(tmp_path, {"dist/a.js": b"a", "dist/b.js": b"b"})
     extract(locked(archive, "dist/a.js"), archive, tmp_path / "vendored")
-    extracted = [p.relative_to(tmp_path / "vendored").as_posix() for p in (tmp_path / "vendored").rglob("*.js")]
+    extracted = [
+        p.relative_to(tmp_path / "vendored").as_posix() for p in (tmp_path / "vendored").rglob("*.js")
+    ]
     assert extracted == ["package-1.0/a.js"]
 
 
