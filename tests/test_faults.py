@@ -28,14 +28,14 @@ QUICK = (
     "limits.resume_grace_ms=200",
     "drain_s=2",
 )
-HANG_S = 45  # no law is about this number: it turns a hang into a failure
+HANG_S = 45  # turns a hang into a failure; no test depends on it
 GRACE_S = 0.2
 
 
 @pytest.fixture(scope="module")
 def server(checkpoint: Path) -> Iterator[ServerProcess]:
-    with start_server(checkpoint, QUICK) as booted:
-        yield booted
+    with start_server(checkpoint, QUICK) as server:
+        yield server
 
 
 async def health(server: ServerProcess) -> dict:
@@ -44,7 +44,7 @@ async def health(server: ServerProcess) -> dict:
 
 
 async def until(server: ServerProcess, holds) -> dict:
-    """The first /health for which `holds`; the test's own deadline says how long that may take."""
+    """Wait until `holds` is true of /health, and return it; the test has a deadline of its own."""
     while not holds(now := await health(server)):  # noqa: ASYNC110 - of another process
         await trio.sleep(0.05)
     return now
@@ -52,7 +52,7 @@ async def until(server: ServerProcess, holds) -> dict:
 
 @asynccontextmanager
 async def beside_a_neighbour(server: ServerProcess):
-    """Whatever happens in the block, a conversation beside it is answered, and nothing leaks."""
+    """Run the block beside a conversation: that is answered throughout, and nothing leaks."""
     with trio.fail_after(HANG_S):
         monitor = ServerMonitor(server, grace_s=GRACE_S)
         await monitor.take_baseline()
@@ -72,7 +72,7 @@ async def beside_a_neighbour(server: ServerProcess):
 
 @asynccontextmanager
 async def talk_process(server: ServerProcess, tmp_path: Path):
-    """The talk command in a process of its own, in the middle of its speech; it is dead at the end."""
+    """The talk command in a process, in the middle of its speech; it is killed at the end."""
     command = [sys.executable, "-m", "pipeline", "talk", "--url", server.socket_url]
     command += ["--in", str(SPEECH), "--out", str(tmp_path / "answer.wav")]
     before = (await health(server))["lanes"]["open"]
@@ -86,7 +86,7 @@ async def talk_process(server: ServerProcess, tmp_path: Path):
 
 
 def ended(before: dict, after: dict) -> dict[str, int]:
-    """How sessions ended in between."""
+    """How many sessions ended between the two, by reason."""
     return {
         reason: count - before["endings"].get(reason, 0)
         for reason, count in after["endings"].items()
@@ -95,7 +95,7 @@ def ended(before: dict, after: dict) -> dict[str, int]:
 
 
 async def test_a_client_that_is_killed_leaves_nothing_behind(server, tmp_path):
-    """`kill -9` in the middle of speech: its lane, tasks and sockets are freed; no other client is affected."""
+    """`kill -9` in the middle of speech: its lane, tasks and sockets are freed; no other client notices."""
     async with beside_a_neighbour(server):
         before = await health(server)
         async with talk_process(server, tmp_path) as process:
@@ -143,7 +143,7 @@ async def test_a_client_that_leaves_the_queue_makes_room(server):
         monitor = ServerMonitor(server, grace_s=GRACE_S)
         await monitor.take_baseline()
         async with trio.open_nursery() as nursery:
-            told: dict[str, list[bool]] = {"first": [], "second": []}
+            admitted: dict[str, list[bool]] = {"first": [], "second": []}
             stop = trio.Event()
 
             async def hold() -> None:
@@ -153,7 +153,7 @@ async def test_a_client_that_leaves_the_queue_makes_room(server):
 
             async def wait(who: str) -> None:
                 async with connect_client(server.port) as client:
-                    told[who].append(client.ready.is_set())
+                    admitted[who].append(client.ready.is_set())
                     await client.send_audio(3)
                     await client.finish()
 
@@ -173,7 +173,7 @@ async def test_a_client_that_leaves_the_queue_makes_room(server):
             impatient.cancel()
             await until(server, lambda now: now["lanes"]["queued"] == 1)
             stop.set()
-        assert told == {"first": [], "second": [True]}
+        assert admitted == {"first": [], "second": [True]}
         assert await monitor.violations() == []
 
 
