@@ -34,7 +34,7 @@ from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Queued, Ready, Resumed
 from pipeline.protocol.unacked import ReceivedIds
 from pipeline.recordings import Replay
-from pipeline.stages import chain as chain_module
+from pipeline.stages import model_stages
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.stepper import StepperStage
 from pipeline.values import Pcm, SamplingParams
@@ -292,8 +292,8 @@ async def run(chain: ModelStages, plans: list[Plan], runner: Runners, seen: Coun
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The stages compute by graphs, whose functions are called as they are when they are compiled."""
     for name in ("EncoderStage", "StepperStage", "DecoderStage"):
-        stage = getattr(chain_module, name)
-        monkeypatch.setattr(chain_module, name, partial(stage, compiles=True))
+        stage = getattr(model_stages, name)
+        monkeypatch.setattr(model_stages, name, partial(stage, compiles=True))
     mx.disable_compile()
     yield
     mx.enable_compile()

@@ -82,7 +82,7 @@ async def monitor_ranks(
     while True:
         await trio.sleep(_POLL_S)
         if coordinator.leaving and not shutdown.is_set():
-            events.info("draining", asked_by="another rank")
+            events.info("draining", requested_by="another rank")
             shutdown.set()
         silent_s = max(
             coordinator.silent_s(stepping=False), coordinator.silent_s(stepping=True) / _STEP_TIMEOUT_FACTOR
