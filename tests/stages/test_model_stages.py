@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from pipeline.cli.offline import run_frames
 from pipeline.config import read_config
 from pipeline.stages.model_stages import ModelStages, open_stages
-from pipeline.stages.stepper import Step
-from pipeline.values import GREEDY, Pcm, SamplingParams, TextFinal
+from pipeline.values import GREEDY, Pcm, SamplingParams, StepResult, TextFinal
 
 LANES = 4
 FRAMES = 26  # more than four times the language model's context
@@ -40,7 +39,7 @@ class Session:
         self.frames: Pcm = (0.2 * generator.standard_normal((FRAMES, 1920))).astype(np.float32)
         self.sampling = sampling
         self.heard = 0
-        self.steps: list[Step] = []
+        self.steps: list[StepResult] = []
         self.pcm: list[Pcm] = []
 
     def same_tokens(self, other: "Session") -> bool:
