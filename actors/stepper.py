@@ -39,8 +39,8 @@ class StepperStage(Protocol):
         """`codes [w, K]` → w results, result i for `lanes[i]`."""
         ...
 
-    def warmup(self, *, anew: bool) -> None:
-        """Take one step on the scratch row, after resetting it if `anew`."""
+    def warmup(self, *, reset: bool) -> None:
+        """Take one step on the scratch row, after resetting it if `reset`."""
         ...
 
 
@@ -61,10 +61,10 @@ class Stepper:
                 return LaneClosed(lane, self._stage.close(lane))
         return event
 
-    def warmup(self, *, anew: bool) -> float:
+    def warmup(self, *, reset: bool) -> float:
         """Take one step on the scratch row; returns how long it took, in seconds."""
         began_s = time.perf_counter()
-        self._stage.warmup(anew=anew)
+        self._stage.warmup(reset=reset)
         return time.perf_counter() - began_s
 
     def computes(self, frame: UserCodes) -> bool:  # noqa: ARG002 - true for all frames
