@@ -23,7 +23,7 @@ Stop = Literal["encoder", "stepper"]  # the stage before which a frame was dropp
 
 @dataclass(frozen=True)
 class Replay:
-    """`frames [T, 1920]`; `changes`: new sampling by frame; `stopped`: the stage that a frame never reached."""
+    """A recording: `frames [T, 1920]` and, by frame, changes of sampling and the stage it never reached."""
 
     model: str
     digest: str

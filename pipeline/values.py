@@ -175,9 +175,9 @@ class AgentCodes(Frame):
 
 @dataclass(frozen=True, slots=True)
 class AgentFrame(Frame):
-    """80 ms of loudspeaker, or None while the model's delay fills, and the text beside it.
+    """80 ms of the agent's audio, and its text. `pcm` is None for the first `max_delay` frames.
 
-    `skipped`: there would have been sound, and it was due before it could be made.
+    `skipped`: it is None because the frame was too late to be decoded.
     """
 
     text: tuple[Text, ...]

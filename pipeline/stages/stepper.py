@@ -116,9 +116,9 @@ class StepperStage:
             for session, token, frame in zip(sessions, text, frames, strict=True)
         ]
 
-    def warmup(self, *, anew: bool) -> None:
-        """Take one step on the scratch row, after resetting it if `anew`; no session changes."""
-        if anew:
+    def warmup(self, *, reset: bool) -> None:
+        """Take one step on the scratch row, after resetting it if `reset`; no session changes."""
+        if reset:
             self._state = self._model.reset(self._state, self._scratch)
         self._run_scratch(width=1)
 
