@@ -35,9 +35,10 @@ from actors.runtime.stage import Stage, Worker
 from actors.runtime.tracing import Tracer
 from actors.sessions.admission import Admission
 from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.latency import Latencies
 from actors.sessions.opening import greeting, opening_packets
 from actors.sessions.recorder import Recorder
-from actors.sessions.session import CONFIGURES_WAITING, Latencies, Session
+from actors.sessions.session import CONFIGURES_WAITING, Session
 from actors.sessions.transport import Transport
 from actors.stepper import Stepper, StepperStage
 from pipeline.config import Settings
@@ -359,7 +360,7 @@ def _warmup(worker: Worker[UserCodes, AgentCodes], *, reset: bool) -> float:
 def _log_end(connection: Connection, info: CloseInfo) -> None:
     """Log the one event that a session leaves."""
     session = connection.session
-    added = session.added.statistics()
+    added = session.latency.added.statistics()
     write = log.error if info.close_reason is CloseReason.INTERNAL_ERROR else log.info
     write(
         "session",
