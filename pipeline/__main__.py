@@ -1,4 +1,4 @@
-"""`python -m pipeline` is `packet-voice`."""
+"""`python -m pipeline` is the same command as `packet-voice`."""
 
 from pipeline.cli.main import main
 

@@ -23,24 +23,24 @@ from hypothesis import strategies as st
 from support.actors.fakes import Client, Wire, hold, slow_inline
 from support.checkpoints import write_folder
 
-from actors.engine import Line, Loaders
+from actors.engine import Engine, Loaders
 from actors.runtime.pinned_thread import PinnedThread, Runner
-from actors.runtime.thread_pool import Crew, Member
+from actors.runtime.thread_pool import ThreadPool, PooledRunner
 from pipeline.audio.framing import payload_of
-from pipeline.cli.offline import Trace, replay
+from pipeline.cli.offline import Trace, run_recording
 from pipeline.config import read_config
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Queued, Ready, Resumed
-from pipeline.protocol.unacked import Heard
+from pipeline.protocol.unacked import ReceivedIds
 from pipeline.recordings import Replay
 from pipeline.stages import chain as chain_module
-from pipeline.stages.chain import Chain, open_chain
+from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.stepper import StepperStage
-from pipeline.values import Pcm, Sampling
+from pipeline.values import Pcm, SamplingParams
 
 LANES = 3
-CHANGED = Sampling(seed=9, temperature=0.0)
+CHANGED = SamplingParams(seed=9, temperature=0.0)
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,9 @@ PLANS = st.builds(
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> ModelStages:
     folder = write_folder(tmp_path_factory.mktemp("small"))
-    return open_chain(read_config(folder, [f"lanes.max={LANES}", "text.final_after_padding=2"]))
+    return open_stages(read_config(folder, [f"lanes.max={LANES}", "text.final_after_padding=2"]))
 
 
 def speech(seed: int, frames: int) -> Pcm:
@@ -85,18 +85,18 @@ class Timed:
 
     computing = 0
 
-    def __init__(self, runner: Member | PinnedThread, batch_s: float) -> None:
+    def __init__(self, runner: PooledRunner | PinnedThread, batch_s: float) -> None:
         self._runner = runner
         self._batch_s = batch_s
 
     @asynccontextmanager
-    async def turn(self):
-        async with self._runner.turn() as thread:
+    async def acquire(self):
+        async with self._runner.acquire() as thread:
             yield Timed(thread, self._batch_s)
 
     async def run(self, call, *args, stall_s=math.inf, abandon_on_cancel=False):
-        if isinstance(self._runner, Member):
-            async with self.turn() as place:
+        if isinstance(self._runner, PooledRunner):
+            async with self.acquire() as place:
                 return await place.run(call, *args, stall_s=stall_s, abandon_on_cancel=abandon_on_cancel)
         with trio.CancelScope(shield=True):
             await trio.sleep(self._batch_s)
@@ -123,11 +123,11 @@ def places() -> Iterator[Runners]:
 @contextmanager
 def crew() -> Iterator[Runners]:
     """Two threads for three stages."""
-    threads = Crew([PinnedThread(f"models {number}") for number in range(2)])
+    threads = ThreadPool([PinnedThread(f"models {number}") for number in range(2)])
 
     @contextmanager
     def member(name: str) -> Iterator[Runner]:
-        with threads.member(name) as runner:
+        with threads.runner(name) as runner:
             yield Timed(runner, 0.01)
 
     with threads.running():
@@ -135,10 +135,10 @@ def crew() -> Iterator[Runners]:
 
 
 @lru_cache(maxsize=64)
-def alone(chain: Chain, seed: int, frames: int, changes_after: int | None) -> Trace:
+def alone(chain: ModelStages, seed: int, frames: int, changes_after: int | None) -> Trace:
     changes = {} if changes_after is None else {changes_after: [CHANGED]}
     heard = speech(seed, frames)
-    return replay(chain, Replay("small", "", Sampling(seed=seed), changes, {}, heard, complete=True))
+    return run_recording(chain, Replay("small", "", SamplingParams(seed=seed), changes, {}, heard, complete=True))
 
 
 class Fragile(StepperStage):
@@ -158,12 +158,12 @@ class Fragile(StepperStage):
         return super().step(lanes, codes)
 
 
-async def connect(line: Line, nursery: trio.Nursery, heard: Heard, token: str | None) -> Client:
+async def connect(engine: Engine, nursery: trio.Nursery, received_ids: ReceivedIds, token: str | None) -> Client:
     client = Client(Wire(buffer=1000))
     client.conversation = Conversation(
-        "client", heartbeat_every_s=5, heartbeat_timeout_s=math.inf, now_s=trio.current_time(), heard=heard
+        "client", heartbeat_every_s=5, heartbeat_timeout_s=math.inf, now_s=trio.current_time(), received_ids=received_ids
     )
-    nursery.start_soon(hold, line, client, token)
+    nursery.start_soon(hold, engine, client, token)
     nursery.start_soon(client.listen)
     return client
 
@@ -177,18 +177,18 @@ class Said:
     failed: bool
 
 
-async def live(line: Line, plan: Plan, stage: Fragile) -> Said:
+async def live(engine: Engine, plan: Plan, stage: Fragile) -> Said:
     """One session from beginning to end."""
     await trio.sleep(plan.comes_s)
-    heard = Heard()
+    received_ids = ReceivedIds()
     clients: list[Client] = []
     async with trio.open_nursery() as nursery:
-        client = await connect(line, nursery, heard, None)
+        client = await connect(engine, nursery, received_ids, None)
         clients.append(client)
         await client.say(outgoing.metadata(Configure(seed=plan.seed)))
         await client.until(lambda c: any(isinstance(m, Ready) for m in c.metadata))
         stage.seen["queued"] += any(isinstance(m, Queued) for m in client.metadata)
-        session = next(c.session for c in line._connections if c._transport is client.wire)
+        session = next(c.session for c in engine._connections if c._transport is client.wire)
         for index, frame in enumerate(speech(plan.seed, plan.frames)):
             if client.over:
                 break
@@ -199,11 +199,11 @@ async def live(line: Line, plan: Plan, stage: Fragile) -> Said:
                 client.wire.vanish()
                 await trio.sleep(plan.away_s)
                 greeting = next(m for m in client.metadata if isinstance(m, ConnectionEstablished))
-                client = await connect(line, nursery, heard, greeting.resume_token)
+                client = await connect(engine, nursery, received_ids, greeting.resume_token)
                 clients.append(client)
                 await client.until(lambda c: any(isinstance(m, Resumed) for m in c.metadata))
             if index == plan.fails_after:
-                stage.doomed.add(session.ticket.lane)
+                stage.doomed.add(session.lease.lane)
             if index == plan.changes_after:
                 stage.seen["changed"] += 1
                 change = Configure(seed=CHANGED.seed, temperature=CHANGED.temperature)
@@ -226,7 +226,7 @@ async def live(line: Line, plan: Plan, stage: Fragile) -> Said:
     )
 
 
-async def run(chain: Chain, plans: list[Plan], runner: Runners, seen: Counter[str]) -> None:
+async def run(chain: ModelStages, plans: list[Plan], runner: Runners, seen: Counter[str]) -> None:
     """All of them at once; `seen` counts what came about."""
     stages: list[Fragile] = []
 
@@ -241,7 +241,7 @@ async def run(chain: Chain, plans: list[Plan], runner: Runners, seen: Counter[st
         chain.bundle.lm_path.parent,
         [f"lanes.max={LANES}", "lanes.queue=8", "sampling.seed=0", "text.final_after_padding=2"],
     )
-    line = Line(
+    engine = Engine(
         config.settings,
         Loaders(chain.load_encoder, load_stepper, chain.load_decoder),
         chain.card,
@@ -250,21 +250,21 @@ async def run(chain: Chain, plans: list[Plan], runner: Runners, seen: Counter[st
     )
     said: dict[int, Said] = {}
     async with trio.open_nursery() as nursery:
-        await nursery.start(line.run)
-        await line.ready.wait()
+        await nursery.start(engine.run)
+        await engine.ready.wait()
 
         async def one(number: int) -> None:
-            said[number] = await live(line, plans[number], stages[0])
+            said[number] = await live(engine, plans[number], stages[0])
 
         async with trio.open_nursery() as sessions:
             for number in range(len(plans)):
                 sessions.start_soon(one, number)
         await trio.sleep(11)  # who vanished is waited for
-        health = line.health()
+        health = engine.health()
         assert (health["lanes"]["open"], health["waiting"], health["clients"]) == (0, 0, 0)
         assert sum(health["endings"].values()) == len(plans)
         assert health["metrics"]["dropped"]["audio"] == health["metrics"]["ladder"]["decodeSkipped"] == 0
-        await line.drain()
+        await engine.drain()
     assert sum(each.failed for each in said.values()) == stages[0].hurt
     seen["resumed"] += health["resumed"] > 0
     seen["fault"] += stages[0].hurt > 0
@@ -289,14 +289,14 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("graphs")
-def test_so_it_is_where_models_are_graphs(chain: Chain) -> None:
+def test_so_it_is_where_models_are_graphs(chain: ModelStages) -> None:
     """The same, where every lane has a place in a graph of fixed width."""
     law_of_isolation(copy.copy(chain), crew, examples=12)
 
 
 @pytest.mark.parametrize("runners", [places, crew])
 def test_whoever_else_is_there_a_session_is_as_if_alone(
-    chain: Chain, runners: Callable[[], AbstractContextManager[Runners]]
+    chain: ModelStages, runners: Callable[[], AbstractContextManager[Runners]]
 ) -> None:
     """Interleaved at random with sessions that join, queue, leave, vanish, resume, change and fail.
     Each of these came about."""
@@ -304,7 +304,7 @@ def test_whoever_else_is_there_a_session_is_as_if_alone(
 
 
 def law_of_isolation(
-    chain: Chain, runners: Callable[[], AbstractContextManager[Runners]], examples: int
+    chain: ModelStages, runners: Callable[[], AbstractContextManager[Runners]], examples: int
 ) -> None:
     seen: Counter[str] = Counter()
 

@@ -8,18 +8,18 @@ import pytest
 import trio
 from support.checkpoints import write_folder
 
-from actors.engine import Line, Loaders
+from actors.engine import Engine, Loaders
 from actors.sessions.transport import TransportClosedError
 from pipeline.audio.framing import payload_of
 from pipeline.cli import offline
 from pipeline.config import read_config
 from pipeline.errors import ConfigError
 from pipeline.protocol import outgoing
-from pipeline.protocol.close_reason import Farewell
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Ready, RecordingNotice
 from pipeline.recordings import read_replay
-from pipeline.stages.chain import Chain, open_chain
+from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.stepper import StepperStage
 
 SPEECH = np.random.default_rng(3).uniform(-0.3, 0.3, (60, 1920)).astype(np.float32)
@@ -47,12 +47,12 @@ class Peer:
     async def send(self, message: bytes) -> None:
         await self.to_client.send(message)
 
-    async def close(self, farewell: Farewell) -> None:
+    async def close(self, close_reason: CloseReason) -> None:
         self.to_client.close()
         await trio.lowlevel.checkpoint()
 
-    async def say(self, said: outgoing.Outgoing) -> None:
-        await self.to_server.send(self.conversation.number(said, timestamp_ms=0.0))
+    async def say(self, said: outgoing.OutgoingPacket) -> None:
+        await self.to_server.send(self.conversation.encode_next(said, timestamp_ms=0.0))
 
     async def until_ready(self) -> None:
         while not any(isinstance(value, Ready) for value in self.told):
@@ -65,7 +65,7 @@ class Peer:
         for reply in replies:
             await self.say(reply)
 
-    async def hear_all(self) -> None:
+    async def embed_inputs(self) -> None:
         try:
             while True:
                 await self.hear()
@@ -78,9 +78,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("small"))
 
 
-def chain_of(folder: Path, bundles: Path | None) -> Chain:
+def chain_of(folder: Path, bundles: Path | None) -> ModelStages:
     sets = ["lanes.max=2", "limits.resume_grace_ms=0"]
-    return open_chain(read_config(folder, sets + ([f"replay.folder={bundles}"] if bundles else [])))
+    return open_stages(read_config(folder, sets + ([f"replay.folder={bundles}"] if bundles else [])))
 
 
 async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
@@ -88,7 +88,7 @@ async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
     config = read_config(
         folder, ["lanes.max=2", *([f"replay.folder={bundles}"] if bundles else []), "limits.max_lag_ms=60000"]
     )
-    chain = open_chain(config)
+    chain = open_stages(config)
     drawn: list[int] = []
 
     class Watched(StepperStage):
@@ -103,7 +103,7 @@ async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
         stage.__class__ = Watched
         return stage
 
-    line = Line(
+    engine = Engine(
         config.settings,
         Loaders(chain.load_encoder, load_stepper, chain.load_decoder),
         chain.card,
@@ -112,12 +112,12 @@ async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
     )
     client = Peer()
     async with trio.open_nursery() as nursery:
-        await nursery.start(line.run)
-        await line.ready.wait()
+        await nursery.start(engine.run)
+        await engine.ready.wait()
 
         async def serve() -> None:
-            with line.admit() as seat:
-                await line.converse(client, seat)
+            with engine.admit() as reservation:
+                await engine.serve(client, reservation)
 
         nursery.start_soon(serve)
         await client.until_ready()
@@ -129,8 +129,8 @@ async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
             if first % 12:
                 await trio.sleep(0.01)
         await client.say(outgoing.metadata(Bye()))
-        await client.hear_all()
-        await line.drain()
+        await client.embed_inputs()
+        await engine.drain()
     return drawn, client
 
 
@@ -144,7 +144,7 @@ async def test_a_replay_draws_the_very_tokens_that_the_session_drew(folder, tmp_
     assert 0 < len(recorded.stopped) == 60 - len(drawn)
     assert set(recorded.stopped.values()) == {"encoder"}  # which waits for the stepper
     assert np.array_equal(recorded.frames, SPEECH)
-    assert offline.replay(chain_of(folder, None), recorded).text_tokens == drawn
+    assert offline.run_recording(chain_of(folder, None), recorded).text_tokens == drawn
     assert [value.on for value in client.told if isinstance(value, RecordingNotice)] == [True, False]
 
 

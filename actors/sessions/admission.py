@@ -1,12 +1,12 @@
-"""A lane belongs to one ticket at a time, and comes back whatever becomes of its holder.
+"""Admission: who gets a lane, who waits for one, and who is refused.
 
-Whether there is room is decided at once, before a connection is upgraded: a free lane, a
-place in the queue, or a refusal. A ticket is a context manager, and leaving it is all that
-its holder owes: a place in the queue is given up, a lane that was never opened is free, and
-one that was opened is closed by an event behind its last frame. It is free again when that
-event has come out of the last stage, because until then its rows are in use.
+It is decided at once, before a connection is upgraded: a free lane, a place in the queue, or a
+refusal. The lease is a context manager, and its holder only has to leave it: then a place in the
+queue is given up, a lane that was never opened is free, and one that was opened is closed by an
+event behind its last frame. That lane is free again when the event has come out of the last
+stage, because until then its rows are in use.
 
-Neighbours: `delivery` reports which lanes came out, `session` holds the ticket.
+Neighbours: `dispatcher` reports which lanes came out; `session` holds the lease.
 """
 
 import heapq
@@ -18,11 +18,11 @@ from typing import Final, Self
 import trio
 
 from actors.runtime.channel import Channel
-from pipeline.errors import BrokenInvariantError, RefusalCode, RefusedError
-from pipeline.values import LaneClosed, LaneEvent, LaneOpened, Sampling, UserFrame
+from pipeline.errors import BrokenInvariantError, RefusalCode, SessionRefusedError
+from pipeline.values import LaneClosed, LaneEvent, LaneOpened, SamplingParams, UserFrame
 
-# When it is worth asking again: models load in seconds, sessions last minutes, and a server
-# that drains is started again by whoever stopped it.
+# When a retry makes sense: models load in seconds, sessions last minutes, and a server that drains
+# is started again by whoever stopped it.
 RETRY_AFTER_MS: Final[dict[RefusalCode, int]] = {"not_ready": 1_000, "full": 5_000, "draining": 5_000}
 _REASONS: Final[dict[RefusalCode, str]] = {
     "not_ready": "the models are still loading",
@@ -33,7 +33,7 @@ _REASONS: Final[dict[RefusalCode, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class AdmissionStatistics:
-    """`lanes_open` are in use or on their way back; `queued` wait for one, `queue_max` may."""
+    """`lanes_open` are in use or being closed; `queued` sessions wait for a lane, at most `queue_max`."""
 
     lanes_max: int
     lanes_open: int
@@ -41,46 +41,46 @@ class AdmissionStatistics:
     queue_max: int
 
 
-class Ticket:
-    """One session's claim on a lane: first perhaps a place in the queue, then `lane`."""
+class LaneLease:
+    """One session's right to a lane: `lane`, or None while it has a place in the queue."""
 
     def __init__(self, admission: "Admission", lane: int | None) -> None:
         self._admission = admission
-        self._moved = trio.Event()
+        self._changed = trio.Event()
         self._opened = False
         self._closed = False
         self.lane = lane
 
     @property
     def position(self) -> int:
-        """1 is the next to get a lane; 0 is not in the queue."""
+        """The place in the queue: 1 is the next to get a lane, 0 is not in the queue."""
         return self._admission.position(self)
 
-    async def moved(self) -> None:
+    async def wait_changed(self) -> None:
         """Wait until the position changes, or becomes a lane."""
-        await self._moved.wait()
+        await self._changed.wait()
 
-    def open_lane(self, sampling: Sampling) -> int:
-        """Reset the lane's rows, ahead of its first frame; give the lane.
+    def open_lane(self, sampling: SamplingParams) -> int:
+        """Reset the lane's rows, ahead of its first frame; return the lane.
 
         Raises:
-            trio.ClosedResourceError: the line has ended.
+            trio.ClosedResourceError: the engine has ended.
         """
-        assert self.lane is not None, "a queued ticket has no lane to open"
+        assert self.lane is not None, "a queued session has no lane to open"
         self._admission.send(LaneOpened(self.lane, sampling))
         self._opened = True
         return self.lane
 
     @property
     def is_open(self) -> bool:
-        """Whether the lane was opened, and its end has not been announced yet."""
+        """Whether the lane was opened and not closed yet."""
         return self._opened and not self._closed
 
     def close(self) -> None:
-        """Give up whatever is held; a second time nothing is."""
+        """Give back the lane or the place in the queue; closing twice does nothing."""
         if not self._closed:
             self._closed = True
-            self._admission.give_up(self, opened=self._opened)
+            self._admission.end_lease(self, opened=self._opened)
 
     def __enter__(self) -> Self:
         return self
@@ -90,96 +90,98 @@ class Ticket:
     ) -> None:
         self.close()
 
-    def move(self, lane: int | None = None) -> None:
-        """For the admission: the position changed, or became a lane."""
+    def change(self, lane: int | None = None) -> None:
+        """For `Admission`: the position changed, or became a lane."""
         self.lane = lane
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
 
 
 class Admission:
-    """`lanes` sessions at once, `queue` more waiting in order, everyone else refused."""
+    """Admits `lanes` sessions at once, lets `queue` more wait in order, and refuses all others."""
 
     def __init__(self, inbox: Channel[UserFrame], *, lanes: int, queue: int) -> None:
         self._inbox = inbox
         self._lanes_max = lanes
         self._queue_max = queue
         self._free = list(range(lanes))  # a heap: the lowest lane first, so that tests can name it
-        self._waiting: deque[Ticket] = deque()
+        self._waiting: deque[LaneLease] = deque()
         self._closed_for: RefusalCode | None = "not_ready"
 
     @property
     def closed_for(self) -> RefusalCode | None:
-        """Why nobody is admitted, however many lanes are free; None while the doors are open."""
+        """Why every session is refused, however many lanes are free; None while sessions are admitted."""
         return self._closed_for
 
     def open(self) -> None:
-        """The models are ready."""
+        """The models are ready: admit sessions from now on, unless the server drains."""
         if self._closed_for == "not_ready":
             self._closed_for = None
 
     def drain(self) -> None:
-        """Admit nobody any more, for good."""
+        """Refuse every session from now on."""
         self._closed_for = "draining"
 
     def check_open(self) -> None:
-        """Nothing, while the doors are open.
+        """Do nothing while sessions are admitted.
 
         Raises:
-            RefusedError: the models are not ready, or the server drains.
+            SessionRefusedError: the models are not ready, or the server drains.
         """
         if self._closed_for is not None:
             raise _refusal(self._closed_for)
 
-    def request(self, *, may_wait: bool = True) -> Ticket:
-        """A ticket, with a lane or, if it `may_wait`, with a place in the queue.
+    def request(self, *, may_wait: bool = True) -> LaneLease:
+        """A lease, with a lane or, if it `may_wait`, with a place in the queue.
 
         Raises:
-            RefusedError: the models are not ready, the server drains, or there is no room.
+            SessionRefusedError: the models are not ready, the server drains, or there is no room.
         """
         self.check_open()
         if self._free:
-            return Ticket(self, heapq.heappop(self._free))
+            return LaneLease(self, heapq.heappop(self._free))
         if not may_wait:
-            raise RefusedError("full", "every lane is taken", RETRY_AFTER_MS["full"])
+            raise SessionRefusedError("full", "every lane is taken", RETRY_AFTER_MS["full"])
         if len(self._waiting) >= self._queue_max:
             raise _refusal("full")
-        ticket = Ticket(self, None)
-        self._waiting.append(ticket)
-        return ticket
+        lease = LaneLease(self, None)
+        self._waiting.append(lease)
+        return lease
 
-    def release(self, lane: int) -> None:
-        """The lane's rows are in nobody's use: the first in the queue gets it, or it is free."""
+    def free(self, lane: int) -> None:
+        """The lane's rows are not in use any more: the first in the queue gets it, or it is free."""
         if self._waiting:
-            self._waiting.popleft().move(lane)
+            self._waiting.popleft().change(lane)
             self._move_up()
         else:
             heapq.heappush(self._free, lane)
 
-    def position(self, ticket: Ticket) -> int:
-        """The place of a ticket in the queue, from 1; 0 where it does not stand in it."""
-        return self._waiting.index(ticket) + 1 if ticket in self._waiting else 0
+    def position(self, lease: LaneLease) -> int:
+        """The place of a lease in the queue, from 1; 0 where it is not in the queue."""
+        return self._waiting.index(lease) + 1 if lease in self._waiting else 0
 
     def send(self, event: LaneEvent) -> None:
-        """Put a lane event behind what the lane already has in the line."""
+        """Put a lane event behind what the lane already has in the channels."""
         try:
             self._inbox.put_nowait(event)
         except trio.WouldBlock:
-            raise BrokenInvariantError("the line has no room left for the events of its own lanes") from None
+            raise BrokenInvariantError(
+                "the first channel has no room left for the events of its own lanes"
+            ) from None
 
-    def give_up(self, ticket: Ticket, *, opened: bool) -> None:
-        """Take back what a ticket held."""
-        if ticket in self._waiting:
-            self._waiting.remove(ticket)
+    def end_lease(self, lease: LaneLease, *, opened: bool) -> None:
+        """Take back what a lease held; a lane that was opened is closed behind its last frame."""
+        if lease in self._waiting:
+            self._waiting.remove(lease)
             self._move_up()
-        elif ticket.lane is not None:
+        elif lease.lane is not None:
             try:
                 if opened:
-                    self.send(LaneClosed(ticket.lane))
+                    self.send(LaneClosed(lease.lane))
                     return
             except trio.ClosedResourceError:
-                pass  # the line has ended: nothing will come out of it
-            self.release(ticket.lane)
+                pass  # the engine has ended: nothing will come out of it
+            self.free(lease.lane)
 
     def statistics(self) -> AdmissionStatistics:
         """The lanes and the queue now."""
@@ -187,9 +189,9 @@ class Admission:
         return AdmissionStatistics(self._lanes_max, open_lanes, len(self._waiting), self._queue_max)
 
     def _move_up(self) -> None:
-        for ticket in self._waiting:
-            ticket.move()
+        for lease in self._waiting:
+            lease.change()
 
 
-def _refusal(code: RefusalCode) -> RefusedError:
-    return RefusedError(code, _REASONS[code], RETRY_AFTER_MS[code])
+def _refusal(code: RefusalCode) -> SessionRefusedError:
+    return SessionRefusedError(code, _REASONS[code], RETRY_AFTER_MS[code])

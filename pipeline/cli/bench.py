@@ -27,13 +27,13 @@ from pipeline.client.session import ConversationError, converse
 from pipeline.config import Source, read_config
 from pipeline.diagnostics.checkpoint_load import ARCHITECTURE, measure_load
 from pipeline.diagnostics.profiler import measure_profile
-from pipeline.diagnostics.stage_runner import Rig
+from pipeline.diagnostics.stage_runner import StageRunner
 from pipeline.errors import ConfigError
-from pipeline.loadtest.server_process import boot
+from pipeline.loadtest.server_process import start_server
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.batch import bucket_widths
-from pipeline.stages.chain import open_chain
+from pipeline.stages.model_stages import open_stages
 from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 
@@ -52,27 +52,27 @@ def _percentiles(seconds: npt.NDArray[np.float64]) -> dict[str, float]:
     return {name: round(float(mark), 2) for name, mark in zip(("p50", "p95", "p99"), marks, strict=True)}
 
 
-def measure_stages(rig: Rig, frames: int) -> dict[str, Any]:
+def measure_stages(runner: StageRunner, frames: int) -> dict[str, Any]:
     """Milliseconds of each stage, and of all three, at every batch width."""
     result: dict[str, Any] = {}
-    for width in bucket_widths(rig.lanes):
-        lanes = range(min(width, rig.lanes))
+    for width in bucket_widths(runner.lanes):
+        lanes = range(min(width, runner.lanes))
         pcm = _noise(len(lanes))
         for _ in range(10):
-            rig.frame(lanes, pcm)
-        times = np.array([rig.frame(lanes, pcm) for _ in range(frames)])
+            runner.time_frame(lanes, pcm)
+        times = np.array([runner.time_frame(lanes, pcm) for _ in range(frames)])
         row: dict[str, Any] = {stage: _percentiles(times[:, i]) for i, stage in enumerate(STAGES)}
         result[str(width)] = row | {"all": _percentiles(times.sum(axis=1))}
     return result
 
 
-def measure_memory(rig: Rig, steps: int) -> dict[str, float]:
+def measure_memory(runner: StageRunner, steps: int) -> dict[str, float]:
     """Resident memory after `WARM_STEPS` steps of one lane, and after `steps` more."""
     process, noise = psutil.Process(), _noise(1)
 
     def run(count: int) -> float:
         for _ in range(count):
-            rig.frame([0], noise)
+            runner.time_frame([0], noise)
         return float(process.memory_info().rss / 2**20)
 
     warm_mib = run(WARM_STEPS)
@@ -88,9 +88,9 @@ def measure_memory(rig: Rig, steps: int) -> dict[str, float]:
 def measure_server(config: Source, overrides: Sequence[str], seconds: float) -> dict[str, Any]:
     """Time to ready, and a session's latency, underruns and added latency."""
     pcm = _noise(round(seconds * SAMPLE_RATE_HZ / FRAME_SAMPLES)).ravel()
-    with boot(config, overrides):
+    with start_server(config, overrides):
         pass  # makes what a first start makes, so that the next one is warm
-    with boot(config, overrides) as server:
+    with start_server(config, overrides) as server:
         try:
             report = trio.run(converse, server.socket_url, pcm)
         except ConversationError as error:
@@ -178,25 +178,25 @@ def _load(config: Source | None, overrides: Sequence[str]) -> dict[str, Any]:
         return measure_load(ARCHITECTURE)
     if isinstance(config, Path):  # the architecture is enough, weights need not be there
         return measure_load(parse_lm_config(read_config(config, overrides).model))
-    return measure_load(parse_lm_config(open_config(config, overrides, check=open_chain).model))
+    return measure_load(parse_lm_config(open_config(config, overrides, check=open_stages).model))
 
 
 def _measure(options: argparse.Namespace, wanted: Collection[str]) -> dict[str, Any]:
     """What is `wanted` of the chain that the command line names."""
-    config = open_config(options.config, options.set, check=open_chain)
-    chain = open_chain(config)
+    config = open_config(options.config, options.set, check=open_stages)
+    chain = open_stages(config)
     result: dict[str, Any] = {"name": chain.card.name}
     if "server" in wanted:  # first, while nothing else of ours is in memory
         result["server"] = measure_server(options.config, options.set, options.seconds)
-    measures: dict[str, Callable[[Rig], Any]] = {
-        "stages": lambda rig: measure_stages(rig, options.frames),
-        "memory": lambda rig: measure_memory(rig, options.steps),
+    measures: dict[str, Callable[[StageRunner], Any]] = {
+        "stages": lambda runner: measure_stages(runner, options.frames),
+        "memory": lambda runner: measure_memory(runner, options.steps),
     }
     if "profile" in wanted:
-        with backend.staying_at(backend.homes()[-1]):
+        with backend.pinned_to(backend.core_affinity()[-1]):
             result["profile"] = measure_profile(chain, options.frames, options.lanes)
     chosen = [name for name in measures if name in wanted]
     if chosen:
-        with Rig.of(chain) as rig:
-            result |= {name: measures[name](rig) for name in chosen}
+        with StageRunner.of(chain) as runner:
+            result |= {name: measures[name](runner) for name in chosen}
     return result

@@ -28,15 +28,15 @@ import numpy as np
 from pipeline import backend
 from pipeline.cli.arguments import add_config_arguments
 from pipeline.cli.program_name import program
-from pipeline.cli.ranks import follow, lead
+from pipeline.cli.ranks import run_coordinator, run_follower
 from pipeline.config import Settings, Source, read_config
 from pipeline.errors import ConfigError
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.models.lm import LmModel
-from pipeline.models.sharding import Share
-from pipeline.stages.chain import Chain, open_chain
-from pipeline.stages.tensor_parallel.collective import Lead
+from pipeline.models.sharding import Shard
+from pipeline.stages.model_stages import ModelStages, open_stages
+from pipeline.stages.tensor_parallel.collective import Coordinator
 from pipeline.stages.tensor_parallel.messages import Form
 
 _WARM_STEPS: Final = 5
@@ -80,7 +80,7 @@ def reckon(config: LmConfig, memory_gb_per_s: float, size: int = 2) -> dict[str,
     message_bytes = 4 * Form(2, 1, config.n_q, config.dep_q).numbers
     ways = {}
     for way in ("cut", "whole"):
-        share = Share(0, size, whole_depformer=way == "whole")
+        share = Shard(0, size, whole_depformer=way == "whole")
         share.check(config)
         mine, traffic = share.shapes(config, shapes), share.traffic(config, 1, _NUMBER_BYTES)
         sent_bytes = traffic.sent_bytes + (size - 1) * message_bytes
@@ -154,18 +154,18 @@ def free_ports_from(count: int) -> int:
             return first
 
 
-def _report(chain: Chain, steps: int, leading: Lead | None = None) -> int:
+def _report(chain: ModelStages, steps: int, leading: Coordinator | None = None) -> int:
     """Take steps of nobody, and print what they took."""
     stage = chain.load_stepper(leading)
-    stage.rehearse(anew=True)
+    stage.warmup(anew=True)
     for _ in range(_WARM_STEPS):
-        stage.rehearse(anew=False)
+        stage.warmup(anew=False)
     taken_ms = []
     for _ in range(steps):
         began_s = time.perf_counter()
-        stage.rehearse(anew=False)
+        stage.warmup(anew=False)
         taken_ms.append(1000 * (time.perf_counter() - began_s))
-    share = chain.share or Share(0, 1)
+    share = chain.share or Shard(0, 1)
     number_bytes = 2 if backend.prepare().compute_dtype == "bfloat16" else 4
     traffic = share.traffic(chain.bundle.lm, 1, number_bytes)
     message_bytes = 0 if leading is None else 4 * leading.rounds.form.numbers
@@ -180,13 +180,13 @@ def _report(chain: Chain, steps: int, leading: Lead | None = None) -> int:
     return 0
 
 
-def _part(chain: Chain, settings: Settings, ranks: backend.Ranks, steps: int) -> int:
+def _part(chain: ModelStages, settings: Settings, ranks: backend.Ranks, steps: int) -> int:
     """Be one of the processes that are measured."""
     if ranks.rank > 0:
-        return follow(chain, settings)
+        return run_follower(chain, settings)
     if ranks.size == 1:
         return _report(chain, steps)
-    return lead(chain, settings, partial(_report, chain, steps))
+    return run_coordinator(chain, settings, partial(_report, chain, steps))
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -229,7 +229,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if options.part:
         ranks = backend.launched()
-        check = partial(open_chain, ranks=ranks)
+        check = partial(open_stages, ranks=ranks)
         config = open_config(options.config, options.set, check=check)
         code = _part(check(config), config.settings, ranks, options.steps)
         sys.stdout.flush()
@@ -238,7 +238,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.steps:
         result["measured"] = measure_ranks(options.config, options.set, options.ranks, options.steps)
     raw = read_config(options.config, options.set) if isinstance(options.config, Path) else None
-    config = raw or open_config(options.config, options.set, check=open_chain)
+    config = raw or open_config(options.config, options.set, check=open_stages)
     result["reckoned"] = reckon(parse_lm_config(config.model), options.memory, options.ranks)
     print(json.dumps(result) if options.json else _table(result))
     return 0

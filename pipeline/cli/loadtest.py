@@ -35,7 +35,7 @@ from pipeline.loadtest.monitor import Watch
 from pipeline.loadtest.scenarios import Crowd, press, ramp, stall
 from pipeline.loadtest.server_process import Booted, boot
 from pipeline.models.checkpoint.resolve import open_config
-from pipeline.stages.chain import open_chain
+from pipeline.stages.model_stages import open_stages
 
 SOCKET_SHARE: Final = 100  # of so many fuzzed packets one goes over a socket
 SPARE_LANES: Final = 4
@@ -102,12 +102,12 @@ def soak_fuzz(options: argparse.Namespace, config: Config) -> dict[str, Any]:
 
 def soak_ticks(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     """What a wider batch costs."""
-    return measure_ticks(open_chain(config), options.ticks)
+    return measure_ticks(open_stages(config), options.ticks)
 
 
 def soak_steps(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     """One lane for very long."""
-    return measure_steps(open_chain(config), options.steps, _tell)
+    return measure_steps(open_stages(config), options.steps, _tell)
 
 
 def soak_replicas(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
@@ -180,7 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--replicas", type=int, metavar="REPLICAS", help="behind HAProxy, each replaced")
     parser.add_argument("--json", action="store_true", help="make the last line of stdout one JSON object")
     options = parser.parse_args(arguments)
-    config = open_config(options.config, options.set, check=open_chain)
+    config = open_config(options.config, options.set, check=open_stages)
     asked = {name: run for name, run in SCENARIOS.items() if getattr(options, name) is not None}
     results = {name: run(options, config) for name, run in (asked or {"crowd": soak_crowd}).items()}
     for name, result in results.items():

@@ -1,8 +1,8 @@
-"""`packet-voice NAME …`, which is `python -m pipeline NAME …`: every command, found by its name.
+"""The command line, `packet-voice COMMAND …` or `python -m pipeline COMMAND …`.
 
-Each command is a module of this package with a `main(arguments)` that returns an exit code. Nothing of it
-is imported before it is chosen, so that `packet-voice health` does not load a model's libraries. Serving is
-`pipeline.run`, at the root of the package because process managers name it.
+Each command is a module of this package with a `main(arguments)` that returns the exit code. A module is
+imported only when its command is chosen, so `packet-voice health` does not load the model libraries. The
+exception is `run`: its module is `pipeline.run`, because process managers and `mlx.launch` refer to it.
 """
 
 import importlib
@@ -16,29 +16,29 @@ from pipeline.cli.arguments import run_command
 GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     "Serve": {
         "run": "serve a model",
-        "invite": "show the link and QR code that let another device in",
+        "invite": "show the link and QR code for connecting another device",
         "health": "check whether a server is ready",
     },
     "Talk": {
         "talk": "talk to a running server, from a file or the microphone",
-        "offline": "answer an audio file without a server, as fast as possible",
+        "offline": "process an audio file without a server, as fast as possible",
     },
     "Models": {
         "weights": "inspect, fetch, verify or quantize a checkpoint",
         "config-reference": "print every configuration key",
     },
     "Measure": {
-        "doctor": "check this machine: how many sessions it holds, and what is in the way",
-        "bench": "time each stage",
-        "bench-tensor-parallel": "time a model shared by several processes",
-        "capacity": "estimate the hardware for a number of concurrent sessions",
+        "doctor": "check whether this machine can serve, and how many sessions",
+        "bench": "measure the time of each stage",
+        "bench-tensor-parallel": "measure a model split across several processes",
+        "capacity": "estimate the hardware for a number of sessions",
         "loadtest": "load-test a server",
-        "smoke": "start a server, probe it and stream speech to it",
-        "trace": "show where frames spent their time, from a server's log",
+        "smoke": "start a server, check its endpoints and stream speech to it",
+        "trace": "break down frame latency, from a server's log",
     },
     "Install": {
-        "service": "manage the background service: install, start, stop, restart, status, logs, uninstall",
-        "uninstall": "remove everything that make install put on this machine",
+        "service": "install and control the background service",
+        "uninstall": "remove what make install put on this machine",
     },
 }
 RENAMED: Final[Mapping[str, str]] = {
@@ -50,16 +50,16 @@ USAGE_ERROR: Final = 2
 
 
 def usage() -> str:
-    """Every command, a line each, in groups."""
+    """The help text: every command with one line about it, in groups."""
     lines = ["usage: packet-voice [--version] COMMAND [ARGUMENTS]"]
     for group, commands in GROUPS.items():
         lines += ["", group]
         lines += [f"  {name:<22} {summary}" for name, summary in commands.items()]
-    return "\n".join([*lines, "", "packet-voice COMMAND --help shows a command's own arguments."])
+    return "\n".join([*lines, "", "Run packet-voice COMMAND --help for the arguments of a command."])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the named command and exit with its code."""
+    """Run the command named by the first argument and exit with its exit code."""
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     if name == "run":
         importlib.import_module("pipeline.run").run_and_exit(rest[:-1])
@@ -77,5 +77,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _unknown(name: str) -> str:
     if name in RENAMED:
-        return f"packet-voice: {name!r} is now {RENAMED[name]!r}"
-    return f"packet-voice: unknown command {name!r}; packet-voice --help lists the commands"
+        return f"packet-voice: the command {name!r} is now called {RENAMED[name]!r}"
+    return f"packet-voice: unknown command {name!r}; see packet-voice --help"

@@ -1,8 +1,10 @@
-"""Several processes that share one model, as processes: how they meet, hear signals, fall silent and end.
+"""The processes of a tensor-parallel model: start-up, signals, failure detection and exit.
 
-Rank 0 serves, and says when all end: a signal to any rank drains the service. What rank 0 cannot
-say is found out on both sides within `stall_s`: a rank that has ended breaks the connection, and
-one that hangs does not answer. How they work together: `pipeline.stages.tensor_parallel.collective`.
+Rank 0 serves and decides when all ranks exit; a signal to any rank drains the server. A failed rank is
+detected within `stall_s`: if it exited, its connection breaks; if it hangs, its heartbeats stop.
+
+Neighbours: `pipeline.stages.tensor_parallel` runs the model across the ranks. What does not belong here:
+anything about a single step.
 """
 
 import signal
@@ -13,83 +15,93 @@ from typing import Final
 import structlog
 import trio
 
-from actors.engine import Line
+from actors.engine import Engine
 from pipeline import backend
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError, ConfigError, RanksLostError, StartupError
+from pipeline.errors import (
+    EXIT_BROKEN_INVARIANT,
+    BrokenInvariantError,
+    ConfigError,
+    RanksLostError,
+    StartupError,
+)
 from pipeline.stages.batch import bucket_widths
-from pipeline.stages.chain import Chain
-from pipeline.stages.tensor_parallel.collective import Lead, Rounds
+from pipeline.stages.model_stages import ModelStages
+from pipeline.stages.tensor_parallel.collective import Collective, Coordinator
 
-BROKEN: Final = 70
-_LOOK_S: Final = 0.1
-_PATIENCE: Final = 6  # with a step that may have to prepare what it runs
+_POLL_S: Final = 0.1
+_STEP_TIMEOUT_FACTOR: Final = 6  # of `stall_s`, for a step that may have to compile first
 
 events = structlog.get_logger()
 
 
-def join(chain: Chain, settings: Settings) -> Rounds:
-    """Meet the other ranks, and find out whether all were started for the same; on the main thread.
+def join_ranks(stages: ModelStages, settings: Settings) -> Collective:
+    """Connect to the other ranks and check that all run the same model. Call on the main thread.
 
     Raises:
-        ConfigError: they cannot be reached, or were started for something else.
+        ConfigError: a rank cannot be reached, or runs another model or configuration.
     """
-    share, within_s = chain.share, settings.ranks.join_s
-    assert share is not None, "the chain was opened for one process"
-    structlog.contextvars.bind_contextvars(rank=share.rank)  # their logs may come out of one pipe
+    share, within_s = stages.share, settings.ranks.join_s
+    assert share is not None, "the model is not split across ranks"
+    structlog.contextvars.bind_contextvars(rank=share.rank)  # mlx.launch merges the logs of all ranks
     events.info("joining", ranks=share.size, or_killed_after_s=within_s)
     try:
-        with backend.joining(within_s) as group:
-            return chain.rounds(group)
+        with backend.joined_group(within_s) as group:
+            return stages.rounds(group)
     except RanksLostError as error:
         raise ConfigError("mlx.launch", f"not all ranks started: {error}") from None
 
 
-def lead(chain: Chain, settings: Settings, serve: Callable[[Lead], int]) -> int:
-    """Be rank 0: `serve`, and let the others end as it ends; the exit code."""
-    leading = Lead(join(chain, settings))
-    code = BROKEN
+def run_coordinator(stages: ModelStages, settings: Settings, serve: Callable[[Coordinator], int]) -> int:
+    """Run rank 0: call `serve`, then end the other ranks with its exit code and return it."""
+    coordinator = Coordinator(join_ranks(stages, settings))
+    code = EXIT_BROKEN_INVARIANT
     try:
-        code = serve(leading)
+        code = serve(coordinator)
     except StartupError as error:
         code = error.exit_code
         raise
     finally:
-        if leading.silent_s(stepping=True):
-            events.critical("ranks_silent", problem="another rank has not taken its part of a step")
-        leading.end(code)
+        if coordinator.silent_s(stepping=True):
+            events.critical("ranks_silent", problem="another rank has not finished a step")
+        coordinator.end(code)
     return code
 
 
-async def attend(leading: Lead, line: Line, shutdown: trio.Event, stall_s: float) -> None:
-    """While rank 0 serves: drain when another rank was told to end; break off when one is gone, or silent.
+async def monitor_ranks(
+    coordinator: Coordinator, engine: Engine, shutdown: trio.Event, stall_s: float
+) -> None:
+    """Watch the other ranks while rank 0 serves.
 
-    A step that does not end is noticed by the line itself, once it is ready.
+    Starts draining when another rank received a signal. Fails the engine when a rank exited or has not
+    responded for `stall_s`. A stalled step is also detected by the engine itself, once it is ready.
 
     Raises:
-        RanksLostError: and the sessions have been told.
+        RanksLostError: a rank was lost; the sessions have been notified.
     """
     while True:
-        await trio.sleep(_LOOK_S)
-        if leading.leaving and not shutdown.is_set():
+        await trio.sleep(_POLL_S)
+        if coordinator.leaving and not shutdown.is_set():
             events.info("draining", asked_by="another rank")
             shutdown.set()
-        silent_s = max(leading.silent_s(stepping=False), leading.silent_s(stepping=True) / _PATIENCE)
-        lost = leading.lost
+        silent_s = max(
+            coordinator.silent_s(stepping=False), coordinator.silent_s(stepping=True) / _STEP_TIMEOUT_FACTOR
+        )
+        lost = coordinator.lost
         if lost is None and silent_s > stall_s:
-            lost = RanksLostError(f"another rank has not answered for {stall_s:g} s")
+            lost = RanksLostError(f"another rank has not responded for {stall_s:g} s")
         if lost is not None:
-            await line.fail(lost)
+            await engine.fail(lost)
             raise lost
 
 
-def follow(chain: Chain, settings: Settings) -> int:
-    """Be a rank behind the first until rank 0 ends, or is not heard of for `stall_s`; the exit code.
+def run_follower(stages: ModelStages, settings: Settings) -> int:
+    """Run any other rank until rank 0 ends it or stops responding for `stall_s`; return the exit code.
 
     Raises:
-        StartupError: the ranks do not go together, or this one's share cannot be loaded.
+        StartupError: the ranks do not match, or this rank's shard cannot be loaded.
     """
-    follower = chain.follower(join(chain, settings))
+    follower = stages.follower(join_ranks(stages, settings))
     outcome: list[int | BaseException] = []
 
     def run() -> None:
@@ -100,23 +112,23 @@ def follow(chain: Chain, settings: Settings) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: follower.leave())
-    # The main thread has to hear signals while this one waits inside MLX.
+    # Signals are handled on the main thread, so the thread that blocks inside MLX is another one.
     worker = threading.Thread(target=run, name="follower", daemon=True)
     worker.start()
-    rehearsals = len(bucket_widths(chain.lanes))
+    warmup_steps = len(bucket_widths(stages.lanes))
     try:
         while not outcome:
-            worker.join(_LOOK_S)
-            rehearsing = follower.stepping and follower.steps < rehearsals
-            if follower.silent_s > settings.stall_s * (_PATIENCE if rehearsing else 1):
-                raise RanksLostError(f"rank 0 has not been heard of for {settings.stall_s:g} s")
+            worker.join(_POLL_S)
+            warming_up = follower.stepping and follower.steps < warmup_steps
+            if follower.silent_s > settings.stall_s * (_STEP_TIMEOUT_FACTOR if warming_up else 1):
+                raise RanksLostError(f"rank 0 has not responded for {settings.stall_s:g} s")
         if isinstance(outcome[0], BaseException):
             raise outcome[0]
     except BrokenInvariantError as error:
-        # What failed here failed all ranks: rank 0 could not say so any more.
+        # A failure of this rank fails all ranks, so it is the cause even if rank 0 was lost after it.
         if follower.failure is not None:
             raise follower.failure from None
-        events.critical("broken", problem=str(error))
-        return BROKEN
+        events.critical("invariant_broken", problem=str(error))
+        return EXIT_BROKEN_INVARIANT
     events.info("ended", by="rank 0", code=outcome[0])
     return outcome[0]

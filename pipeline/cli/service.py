@@ -1,13 +1,15 @@
-"""`python -m pipeline service`: the server in the background, as a service of this user's.
+"""Run the server in the background, as a service of your user account.
 
-    packet-voice service install                      the user's configuration, or the embedded model
+    packet-voice service install                      your own configuration, or the embedded model
     packet-voice service install --config hf://kyutai/moshiko-mlx-q4 --set lanes.max=2
     packet-voice service status
 
-systemd runs it on Linux, launchd on macOS: now, after every login, and again when it fails. What
-`install` is told it keeps in `service.json` beside the user's configuration; told nothing, it
-installs the same again. Exit codes: 0; 1 the service manager does not answer or does not do it, or
-the service does not run (`status`); 2 usage or configuration.
+systemd (Linux) or launchd (macOS) starts the service now, after every login and after a failure. The
+arguments of install are saved in service.json next to your configuration; install without arguments uses
+the saved ones again.
+
+Exit codes: 0; 1 the service manager is unavailable or refused, or the service is not running (status);
+2 usage or configuration error.
 """
 
 import argparse
@@ -24,178 +26,186 @@ from pipeline.config import Server, make_config, parse_source, read_config
 from pipeline.errors import ConfigError, ServiceError
 from pipeline.install import paths
 from pipeline.install.launchd import Launchd
-from pipeline.install.service_file import Choice, Service, named_variables
+from pipeline.install.service_file import Service, ServiceOptions, parse_variables
 from pipeline.install.systemd import Systemd
-from web.security.listen import Door
+from web.security.listen import ListenConfig
 
 NOT_RUNNING: Final = 1
-LINES: Final = 50
+LOG_LINES: Final = 50
 
 
 def manager() -> Systemd | Launchd:
-    """What runs services for users on this system."""
+    """The service manager of this system."""
     return Launchd() if sys.platform == "darwin" else Systemd()
 
 
 def install(options: argparse.Namespace) -> int:
-    """Write the manager's file and have it run, by what was chosen now or else before."""
-    choice = _choice(options)
-    folder, server, door = _judge(choice)
-    chosen = manager()
-    chosen.write(Service.of(choice, folder))
-    choice.write()
-    print(f"service    {chosen.file}")
-    print(f"serves     {' '.join((choice.config or str(paths.usual_config()), *choice.set))}")
+    """Write the service file, start the service, and print where to find everything."""
+    selected = _options(options)
+    folder, server, listen = _validate(selected)
+    services = manager()
+    services.write(Service.of(selected, folder))
+    selected.write()
+    print(f"service    {services.file}")
+    print(f"serves     {' '.join((selected.config or str(paths.default_config()), *selected.set))}")
     try:
-        chosen.enable()
+        services.enable()
     except ServiceError as error:
         again = f"{paths.NAME} service install"
         raise ServiceError(
-            f"{error}; the file is written, and `{again}` has it run once that is mended"
+            f"{error}; the service file is written: once this is fixed, run `{again}`"
         ) from None
-    print(f"address    {door.scheme}://{server.host}:{server.port}")
-    if door.credentials is not None:
-        source = () if choice.config is None else ("--config", choice.config)
-        same = [part for each in choice.set for part in ("--set", each)]
+    print(f"address    {listen.scheme}://{server.host}:{server.port}")
+    if listen.credentials is not None:
+        source = () if selected.config is None else ("--config", selected.config)
+        same = [part for each in selected.set for part in ("--set", each)]
         print(f"link       {shlex.join((paths.NAME, 'invite', *source, *same))}")
-    print(f"watch it   {paths.NAME} service logs --follow")
-    print(chosen.note)
+    print(f"log        {paths.NAME} service logs --follow")
+    print(services.hint)
     return 0
 
 
 def uninstall(_: argparse.Namespace) -> int:
-    """Have it end, and remove the manager's file; what the user wrote stays."""
-    return remove()
+    """Stop the service and remove its file; the user's configuration stays."""
+    return remove_service()
 
 
-def remove() -> int:
-    """End the service and forget it; 1 where its manager could not be asked to end it.
+def remove_service() -> int:
+    """Stop the service and remove its files; 1 if the service manager could not stop it.
 
-    The file goes all the same: a manager that is not there does not run it.
+    The files are removed in either case: without its manager the service does not run.
     """
-    chosen = manager()
-    if not chosen.file.exists():
-        print("service    none is installed")
+    services = manager()
+    if not services.file.exists():
+        print("service    not installed")
         return 0
     problem = None
     try:
-        chosen.disable()
+        services.disable()
     except ServiceError as error:
         problem = error
     with contextlib.suppress(ServiceError):
-        chosen.forget()
-    print(f"removed    {chosen.file}")
+        services.remove_files()
+    print(f"removed    {services.file}")
     if problem is None:
         return 0
-    print(f"the service was not stopped: {problem}", file=sys.stderr)
+    print(f"could not stop the service: {problem}", file=sys.stderr)
     return problem.exit_code
 
 
 def start(_: argparse.Namespace) -> int:
-    """Run it, where it does not."""
+    """Start the service if it is not running."""
     _installed().start()
     return 0
 
 
 def stop(_: argparse.Namespace) -> int:
-    """Have it finish its sessions and end, until the next login or `start`."""
+    """Let the service finish its sessions and stop it until the next login or `start`."""
     _installed().stop()
     return 0
 
 
 def restart(_: argparse.Namespace) -> int:
-    """Stop and start it, as after a change of its configuration."""
+    """Restart the service, for example after a configuration change."""
     _installed().restart()
     return 0
 
 
 def status(_: argparse.Namespace) -> int:
-    """Say how it is."""
-    runs, text = _installed().status()
+    """Print the status of the service."""
+    running, text = _installed().status()
     print(text, end="")
-    return 0 if runs else NOT_RUNNING
+    return 0 if running else NOT_RUNNING
 
 
 def logs(options: argparse.Namespace) -> int:
-    """Print what it said last."""
+    """Print the last lines of the log."""
     return _installed().show_logs(options.lines, follow=options.follow)
 
 
 def _installed() -> Systemd | Launchd:
-    chosen = manager()
-    if not chosen.file.exists():
-        raise ConfigError("", f"no service is installed; {paths.NAME} service install does")
-    return chosen
+    services = manager()
+    if not services.file.exists():
+        raise ConfigError("", f"no service is installed; run {paths.NAME} service install")
+    return services
 
 
-def _choice(options: argparse.Namespace) -> Choice:
-    """What the user says now; said nothing, what they said before; never said, their configuration."""
-    said = options.config is not None or options.set or options.lan or options.env
-    kept = None if said else Choice.read()
-    if kept is not None:
-        return kept
+def _options(options: argparse.Namespace) -> ServiceOptions:
+    """The given options; if none are given, the saved ones, or else the defaults."""
+    given = options.config is not None or options.set or options.lan or options.env
+    saved = None if given else ServiceOptions.read()
+    if saved is not None:
+        return saved
     source = options.config
     if isinstance(source, Path):
         source = source.absolute()
-    return Choice(
-        None if source is None else str(source), (*options.lan, *options.set), named_variables(options.env)
+    return ServiceOptions(
+        None if source is None else str(source), (*options.lan, *options.set), parse_variables(options.env)
     )
 
 
-def _judge(choice: Choice) -> tuple[Path, Server, Door]:
-    """The folder that the service works in, and where it listens; what is wrong is told now, not in a log.
+def _validate(options: ServiceOptions) -> tuple[Path, Server, ListenConfig]:
+    """The working folder of the service and its listening address.
+
+    Errors that would otherwise only show up in the service's log are raised here.
 
     Raises:
-        ConfigError: the settings are wrong, or other machines could listen in.
+        ConfigError: a setting is wrong, or other machines could connect without TLS and a token.
     """
     folder = paths.config_folder()
-    source = paths.usual_config() if choice.config is None else parse_source(choice.config)
+    source = paths.default_config() if options.config is None else parse_source(options.config)
     if isinstance(source, Path):
-        config = read_config(source, choice.set)
-        if choice.config is not None:
+        config = read_config(source, options.set)
+        if options.config is not None:
             folder = source if source.is_dir() else source.parent
-    else:  # what a repository says of servers is not asked
-        config = make_config({}, folder / paths.CONFIG_NAME, choice.set, str(source))
+    else:  # a repository on a hub has no server settings, so it is not fetched
+        config = make_config({}, folder / paths.CONFIG_NAME, options.set, str(source))
     folder.mkdir(parents=True, exist_ok=True)
-    with contextlib.chdir(folder):  # where the paths of the settings begin
-        door = Door.of(config.settings.server)
-    return folder, config.settings.server, door
+    with contextlib.chdir(folder):  # relative paths in the settings start here
+        listen = ListenConfig.from_settings(config.settings.server)
+    return folder, config.settings.server, listen
 
 
-VERBS: Final[Mapping[str, tuple[Callable[[argparse.Namespace], int], str]]] = {
-    "install": (install, "run it now and after every login; installed anew it takes what has changed"),
-    "start": (start, "run it, where it does not"),
-    "stop": (stop, "have it finish its sessions and end, until the next login or start"),
-    "restart": (restart, "stop and start it, as after a change of its configuration"),
-    "status": (status, "say how it is"),
-    "logs": (logs, "print what it said last"),
-    "uninstall": (uninstall, "have it end for good; configuration and command stay"),
+SUBCOMMANDS: Final[Mapping[str, tuple[Callable[[argparse.Namespace], int], str]]] = {
+    "install": (install, "start it now and after every login; run again to apply new options"),
+    "start": (start, "start it if it is not running"),
+    "stop": (stop, "let it finish its sessions and stop it until the next login or start"),
+    "restart": (restart, "restart it, for example after a configuration change"),
+    "status": (status, "show whether it is running"),
+    "logs": (logs, "print its log"),
+    "uninstall": (uninstall, "stop it and remove it; the configuration and the command stay"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog=program("service"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, (_, summary) in VERBS.items():
-        verb = verbs.add_parser(name, help=summary, description=summary)
+    subparsers = parser.add_subparsers(dest="subcommand", required=True)
+    for name, (_, summary) in SUBCOMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize())
         if name == "install":
-            add_config_arguments(verb, required=False)
-            add_lan_argument(verb)
-            verb.add_argument(
+            add_config_arguments(subparser, required=False)
+            add_lan_argument(subparser)
+            subparser.add_argument(
                 "--env",
                 action="append",
                 default=[],
                 metavar="NAME[=VALUE]",
-                help="a variable that the service is to have; without a value, with the one it has here",
+                help="environment variable of the service; without VALUE, its current value; repeatable",
             )
         if name == "logs":
-            verb.add_argument("--lines", type=int, default=LINES, metavar="N", help=f"default {LINES}")
-            verb.add_argument("--follow", "-f", action="store_true", help="go on until interrupted")
+            subparser.add_argument(
+                "--lines",
+                type=int,
+                default=LOG_LINES,
+                metavar="N",
+                help=f"number of lines (default {LOG_LINES})",
+            )
+            subparser.add_argument("--follow", "-f", action="store_true", help="keep printing new lines")
     options = parser.parse_args(arguments)
-    act, _ = VERBS[options.verb]
-    return act(options)
+    run, _ = SUBCOMMANDS[options.subcommand]
+    return run(options)

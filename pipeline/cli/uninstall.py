@@ -1,8 +1,9 @@
-"""`python -m pipeline uninstall`: remove all that `make install` and the server put on this machine.
+"""Remove what make install and the server put on this machine.
 
-The service, the command, its environment, the cache and the certificates go. What the user wrote
-stays, and so do downloads that other programs share; it says where. Exit codes: 0; 1 the service
-could not be stopped first; 2 what runs is not an installation.
+Removes the service, the command, its virtual environment, the cache and the certificates. Keeps the
+configuration and the downloads that other programs share, and prints where they are.
+
+Exit codes: 0; 1 the service could not be stopped; 2 this is not an installation.
 """
 
 import argparse
@@ -12,13 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.cli.program_name import program
-from pipeline.cli.service import remove
+from pipeline.cli.service import remove_service
 from pipeline.errors import ConfigError
 from pipeline.install import paths
 
 
-def _lying() -> Iterator[Path]:
-    """What there is to remove; the environment, out of which this runs, comes last."""
+def _installed_paths() -> Iterator[Path]:
+    """What to remove; the environment comes last because this process runs from it."""
     command = paths.link()
     if command.is_symlink() and command.resolve().is_relative_to(paths.environment().resolve()):
         yield command
@@ -28,7 +29,7 @@ def _lying() -> Iterator[Path]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         prog=program("uninstall"),
         description=__doc__,
@@ -37,10 +38,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.parse_args(arguments)
     if not paths.is_installed():
         raise ConfigError(
-            "", f"{sys.prefix} is not what make install made ({paths.environment()}); nothing was removed"
+            "",
+            f"not an installation: this runs from {sys.prefix}, not from {paths.environment()}; "
+            "nothing was removed",
         )
-    exit_code = remove()
-    for path in _lying():
+    exit_code = remove_service()
+    for path in _installed_paths():
         if path.is_symlink():
             path.unlink()
         elif path.is_dir():
@@ -50,12 +53,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"removed    {path}")
         _remove_if_empty(path.parent)
     if paths.config_folder().is_dir():
-        print(f"kept       {paths.config_folder()}, which is yours")
-    print("kept       models from a hub, which other programs share (HF_HOME, or ~/.cache/huggingface)")
+        print(f"kept       {paths.config_folder()} (your configuration)")
+    print("kept       downloaded models, shared with other programs (HF_HOME or ~/.cache/huggingface)")
     return exit_code
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Of folders that bear our name."""
+    """Remove a folder of ours that has nothing left in it."""
     if folder.name == paths.NAME and not any(folder.iterdir()):
         folder.rmdir()

@@ -1,8 +1,7 @@
-"""On macOS launchd runs the service as an agent of the user's, and a file keeps what it says.
+"""The service on macOS: a launchd user agent that logs to a file.
 
-launchd knows no exit codes that a restart cannot cure: it starts what failed again and again, half
-a minute apart, and so a mended configuration is picked up by itself. Source: launchd.plist(5),
-launchctl(1).
+launchd cannot treat some exit codes as final. It restarts a failed service every 30 seconds, so a corrected
+configuration takes effect without a command. Source: launchd.plist(5), launchctl(1).
 """
 
 import os
@@ -14,17 +13,17 @@ from typing import Final
 
 from pipeline.errors import ServiceError
 from pipeline.install import paths
-from pipeline.install.service_file import Service, put
-from pipeline.install.subprocess_call import ask, show, tell
+from pipeline.install.service_file import Service, write_private
+from pipeline.install.subprocess_call import run, run_checked, run_in_foreground
 
 _LABEL: Final = f"local.{paths.NAME}"
 _STOP_S: Final = 60
 _POLL_S: Final = 0.2
-_TOLD: Final = re.compile(r"\s(state|pid|runs|last exit code) = ")
+_STATUS_LINE: Final = re.compile(r"\s(state|pid|runs|last exit code) = ")
 
 
-def spell(service: Service, log: Path) -> bytes:
-    """The property list."""
+def render_plist(service: Service, log: Path) -> bytes:
+    """The property list, as launchd reads it."""
     return plistlib.dumps(
         {
             "Label": _LABEL,
@@ -35,7 +34,7 @@ def spell(service: Service, log: Path) -> bytes:
             "KeepAlive": {"SuccessfulExit": False},
             "ThrottleInterval": 30,
             "ExitTimeOut": _STOP_S,
-            "ProcessType": "Interactive",  # others are slowed down in the background; this one keeps time
+            "ProcessType": "Interactive",  # other types are throttled, and audio is real time
             "SoftResourceLimits": {"NumberOfFiles": 4096},
             "Umask": 0o077,
             "StandardOutPath": str(log),
@@ -45,46 +44,46 @@ def spell(service: Service, log: Path) -> bytes:
 
 
 class Launchd:
-    """What launchd is asked; each raises `ServiceError` where it does not do it."""
+    """Controls the service through `launchctl`. Every method raises `ServiceError` on failure."""
 
     @property
     def file(self) -> Path:
-        """The property list."""
+        """The path of the property list."""
         return paths.launchd_agent()
 
     @property
-    def note(self) -> str:
-        """What the user should know of it."""
-        return f"It runs while you are logged in. Its log is {paths.log_file()}, which nobody shortens."
+    def hint(self) -> str:
+        """Advice to print after the installation."""
+        return f"It runs while you are logged in. Its log, {paths.log_file()}, is not rotated."
 
     def write(self, service: Service) -> None:
-        """Put the property list where launchd looks for it."""
+        """Write the property list to where launchd looks for it."""
         log = paths.log_file()
         log.parent.mkdir(parents=True, exist_ok=True)
-        put(self.file, spell(service, log))
+        write_private(self.file, render_plist(service, log))
 
     def enable(self) -> None:
-        """Run it now, by the list as it is now, and after every login."""
-        tell("launchctl", "enable", self._target)
+        """Start the service now, with the current property list, and after every login."""
+        run_checked("launchctl", "enable", self._target)
         self.restart()
 
     def start(self) -> None:
-        """Run it, where it does not."""
+        """Start the service if it is not running."""
         if self._is_loaded():
-            tell("launchctl", "kickstart", self._target)
+            run_checked("launchctl", "kickstart", self._target)
         else:
-            tell("launchctl", "bootstrap", self._domain, str(self.file))
+            run_checked("launchctl", "bootstrap", self._domain, str(self.file))
 
     def stop(self) -> None:
-        """Have it finish its sessions and end, until the next login."""
+        """Let the service finish its sessions and stop it until the next login."""
         if not self._is_loaded():
             return
-        tell("launchctl", "bootout", self._target)
-        # It answers before the service has ended, and does not load what has not.
+        run_checked("launchctl", "bootout", self._target)
+        # bootout returns before the service has exited, and bootstrap fails until it has.
         deadline_s = time.monotonic() + _STOP_S
         while self._is_loaded():
             if time.monotonic() > deadline_s:
-                raise ServiceError(f"the service has not ended for {_STOP_S} s")
+                raise ServiceError(f"the service did not stop within {_STOP_S} s")
             time.sleep(_POLL_S)
 
     def restart(self) -> None:
@@ -93,10 +92,10 @@ class Launchd:
         self.start()
 
     def disable(self) -> None:
-        """Have it end for good."""
+        """Stop the service for good."""
         self.stop()
 
-    def forget(self) -> None:
+    def remove_files(self) -> None:
         """Remove the property list and the log."""
         self.file.unlink(missing_ok=True)
         log = paths.log_file()
@@ -105,17 +104,17 @@ class Launchd:
             log.parent.rmdir()
 
     def status(self) -> tuple[bool, str]:
-        """Whether it runs, and what launchd says of it."""
-        answer = ask("launchctl", "print", self._target)
-        if answer.code:
+        """Whether the service is running, and launchd's description of it."""
+        result = run("launchctl", "print", self._target)
+        if result.exit_code:
             return False, f"{_LABEL} is not loaded\n"
-        told = [line.strip() for line in answer.text.splitlines() if _TOLD.match(line)]
-        return "state = running" in told, "".join(f"{line}\n" for line in told)
+        lines = [line.strip() for line in result.output.splitlines() if _STATUS_LINE.match(line)]
+        return "state = running" in lines, "".join(f"{line}\n" for line in lines)
 
     def show_logs(self, lines: int, *, follow: bool) -> int:
-        """Print what it said last, and go on if asked to."""
-        following = ("-F",) if follow else ()
-        return show(("tail", "-n", str(lines), *following, str(paths.log_file())))
+        """Print the last lines of the log and, with `follow`, new ones as they come."""
+        option = ("-F",) if follow else ()
+        return run_in_foreground(("tail", "-n", str(lines), *option, str(paths.log_file())))
 
     @property
     def _domain(self) -> str:
@@ -126,4 +125,4 @@ class Launchd:
         return f"{self._domain}/{_LABEL}"
 
     def _is_loaded(self) -> bool:
-        return ask("launchctl", "print", self._target).code == 0
+        return run("launchctl", "print", self._target).exit_code == 0

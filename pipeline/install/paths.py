@@ -1,8 +1,8 @@
-"""Where everything of an installation lies; nothing of it lies anywhere else.
+"""The paths of an installation. It writes nothing anywhere else.
 
-Environment and configuration follow the XDG folders on macOS too, as command-line tools do there:
-a path without a space, which the first line of a script cannot hold. Logs, caches and data lie where each
-system has them. `make install` computes `environment` and `link` the same way.
+The virtual environment and the configuration are in XDG folders on macOS too, as is usual for command-line
+tools: the native folder has a space in its path, which the first line of a script cannot contain. Logs,
+caches and data are in the native folders. `make install` computes `environment` and `link` the same way.
 """
 
 import os
@@ -14,67 +14,67 @@ import platformdirs
 
 NAME: Final = "packet-voice"
 CONFIG_NAME: Final = "config.json"
-_HERE: Final = Path(__file__).parents[1]
+_PACKAGE: Final = Path(__file__).parents[1]
 
 
 def _folder(variable: str, usual: str) -> Path:
-    """An XDG folder; one that is not absolute counts as unset. Source: XDG Base Directory, §3."""
-    chosen = Path(os.environ.get(variable, ""))
-    return (chosen if chosen.is_absolute() else Path.home() / usual) / NAME
+    """Our folder in an XDG folder; a relative path counts as unset. Source: XDG Base Directory, §3."""
+    configured = Path(os.environ.get(variable, ""))
+    return (configured if configured.is_absolute() else Path.home() / usual) / NAME
 
 
 def config_folder() -> Path:
-    """The user's own: written once, where it is missing, and never removed."""
+    """The user's configuration; never removed."""
     return _folder("XDG_CONFIG_HOME", ".config")
 
 
 def environment() -> Path:
-    """The virtual environment that `make install` fills."""
+    """The virtual environment that `make install` creates."""
     return _folder("XDG_DATA_HOME", ".local/share") / "venv"
 
 
 def link() -> Path:
-    """The command, as a shell finds it."""
+    """The `packet-voice` command on the user's PATH."""
     return Path.home() / ".local" / "bin" / NAME
 
 
 def systemd_unit() -> Path:
-    """Of a per-user service on Linux. Source: systemd.unit(5), user unit search path."""
+    """The unit file of the user service on Linux. Source: systemd.unit(5), user unit search path."""
     return _folder("XDG_CONFIG_HOME", ".config").parent / "systemd" / "user" / f"{NAME}.service"
 
 
 def launchd_agent() -> Path:
-    """Of a per-user service on macOS. Source: launchd.plist(5)."""
+    """The property list of the user agent on macOS. Source: launchd.plist(5)."""
     return Path.home() / "Library" / "LaunchAgents" / f"local.{NAME}.plist"
 
 
 def log_file() -> Path:
-    """What the service says on macOS; systemd has its journal."""
+    """The log of the service on macOS; on Linux it is in the journal."""
     return platformdirs.user_log_path(NAME) / f"{NAME}.log"
 
 
 def cache_folder() -> Path:
-    """Untrained weights, and what the hub proxy keeps."""
+    """Randomly initialized weights and the hub proxy's cache."""
     return platformdirs.user_cache_path(NAME)
 
 
 def data_folder() -> Path:
-    """Certificates and tokens that were made here."""
+    """Certificates and tokens created on this machine."""
     return platformdirs.user_data_path(NAME)
 
 
 def is_installed() -> bool:
-    """Whether what runs is what `make install` made, and not a checkout's own environment."""
+    """Whether this process runs from the environment that `make install` created, not from a checkout."""
     return environment().is_dir() and Path(sys.prefix).samefile(environment())
 
 
 def embedded() -> Path:
-    """The folder of the embedded model's configuration: in a wheel, or else in the source tree."""
-    packed = _HERE / "configs" / "tiny"
-    return packed if packed.is_dir() else _HERE.parent / "configs" / "tiny"
+    """The embedded model's folder: inside the package in a wheel, beside it in the source tree."""
+    packaged = _PACKAGE / "configs" / "tiny"
+    return packaged if packaged.is_dir() else _PACKAGE.parent / "configs" / "tiny"
 
 
-def usual_config() -> Path:
-    """What a command takes that is not told: the user's configuration, or else the embedded model's."""
-    own = config_folder() / CONFIG_NAME
-    return own if own.is_file() else embedded()
+def default_config() -> Path:
+    """The configuration a command uses without `--config`: the user's, or else the embedded model's."""
+    user_config = config_folder() / CONFIG_NAME
+    return user_config if user_config.is_file() else embedded()

@@ -1,6 +1,6 @@
-"""A service is what the user chose, in one file of theirs; the manager's own file is made from it.
+"""The options of the service, saved in one file; the service manager's file is generated from them.
 
-So an upgrade installs the same service again, whatever the new version's file looks like.
+An upgrade reads the saved options and generates the new version's file for the same service.
 """
 
 import os
@@ -15,17 +15,17 @@ import msgspec
 from pipeline.errors import ConfigError
 from pipeline.install.paths import config_folder
 
-CHOICE_NAME: Final = "service.json"
+FILE_NAME: Final = "service.json"
 _PRIVATE: Final = 0o600  # the environment may hold a token
 
 
-class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What `packet-voice service install` was told.
+class ServiceOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The arguments of `packet-voice service install`.
 
-    config: what to serve, as `--config` takes it, a path absolute; None: the user's configuration, or
-        while there is none the embedded model.
+    config: the value of `--config`, paths made absolute; None: the user's configuration, or the embedded
+        model if there is none.
     set: overrides of the `pipeline` section.
-    environment: variables that the service has beside those its manager gives it.
+    environment: variables to set in addition to those of the service manager.
     """
 
     config: str | None = None
@@ -34,10 +34,10 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def read(cls) -> Self | None:
-        """What was chosen last; None where nothing was.
+        """The saved options, None if there are none.
 
         Raises:
-            ConfigError: the file is not as it was written.
+            ConfigError: the file cannot be read or is malformed.
         """
         file = _file()
         try:
@@ -45,72 +45,74 @@ class Choice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ConfigError(str(file), f"cannot be read ({error.strerror})") from None
+            raise ConfigError(str(file), f"cannot read the file ({error.strerror})") from None
         except msgspec.DecodeError as error:
-            raise ConfigError(str(file), f"{error}; put it right, or remove it and install anew") from None
+            raise ConfigError(
+                str(file), f"{error}; correct the file, or remove it and install again"
+            ) from None
 
     def write(self) -> None:
-        """Keep it, for the next installation."""
-        put(_file(), msgspec.json.format(msgspec.json.encode(self)) + b"\n")
+        """Save the options for the next installation."""
+        write_private(_file(), msgspec.json.format(msgspec.json.encode(self)) + b"\n")
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What runs: `command` in `folder`, where the names that its configuration gives to files begin."""
+    """The process to run: `command` in `folder`, where its relative paths start."""
 
     command: tuple[str, ...]
     folder: Path
     environment: dict[str, str] = field(default_factory=dict, repr=False)  # may hold a token
 
     @classmethod
-    def of(cls, choice: Choice, folder: Path) -> Self:
-        """The server that was chosen, by this very interpreter; nothing is looked for in `folder`.
+    def of(cls, options: ServiceOptions, folder: Path) -> Self:
+        """The server with `options`, run by this interpreter.
 
         Raises:
-            ConfigError: something of it cannot be written into a manager's file.
+            ConfigError: a value contains characters that a service file cannot hold.
         """
-        config = () if choice.config is None else ("--config", choice.config)
-        overrides = [part for override in choice.set for part in ("--set", override)]
-        # -P: a folder of the user's is no place to import from.
+        config = () if options.config is None else ("--config", options.config)
+        overrides = [part for override in options.set for part in ("--set", override)]
+        # -P: do not import modules from the working folder.
         command = (sys.executable, "-P", "-m", "pipeline", "run", *config, *overrides)
-        for text in (*command, str(folder), *choice.environment.values()):
+        for text in (*command, str(folder), *options.environment.values()):
             if not text.isprintable():
-                raise ConfigError("service", f"{text!r} has characters that its file cannot hold")
-        return cls(command, folder, dict(choice.environment))
+                raise ConfigError("service", f"{text!r} contains characters that a service file cannot hold")
+        return cls(command, folder, dict(options.environment))
 
 
-def put(path: Path, content: bytes) -> None:
-    """Write a file for its owner alone; it is there whole or not at all.
+def write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read, atomically.
 
     Raises:
-        ConfigError: the folder cannot be made or written.
+        ConfigError: the folder cannot be created or written.
     """
-    beside = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE), "wb") as file:
+        with os.fdopen(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, _PRIVATE), "wb") as file:
             file.write(content)
-        beside.replace(path)
+        temporary.replace(path)
     except OSError as error:
-        raise ConfigError(str(path), f"cannot be written ({error.strerror})") from None
+        raise ConfigError(str(path), f"cannot write the file ({error.strerror})") from None
 
 
-def named_variables(wanted: Sequence[str]) -> dict[str, str]:
-    """`NAME=VALUE`, or `NAME` with the value it has here.
+def parse_variables(arguments: Sequence[str]) -> dict[str, str]:
+    """Parse `NAME=VALUE`, or `NAME` for its current value.
 
     Raises:
-        ConfigError: there is none, or the name is none.
+        ConfigError: a name is invalid, or not set in this environment.
     """
-    found = {}
-    for each in wanted:
+    variables = {}
+    for each in arguments:
         name, equals, value = each.partition("=")
         if not (name.isidentifier() and name.isascii()):
-            raise ConfigError("--env", f"{each!r} is neither NAME nor NAME=VALUE")
+            raise ConfigError("--env", f"{each!r} is not of the form NAME or NAME=VALUE")
         if not equals and name not in os.environ:
-            raise ConfigError("--env", f"{name} is not set here")
-        found[name] = value if equals else os.environ[name]
-    return found
+            raise ConfigError("--env", f"{name} is not set in this environment")
+        variables[name] = value if equals else os.environ[name]
+    return variables
 
 
 def _file() -> Path:
-    return config_folder() / CHOICE_NAME
+    return config_folder() / FILE_NAME

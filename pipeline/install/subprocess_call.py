@@ -1,4 +1,4 @@
-"""A service manager is asked by its own command, and what it does not do is told in its own words."""
+"""Runs the commands of the service managers and reports failures with the command's own last line."""
 
 import shutil
 import subprocess
@@ -8,29 +8,29 @@ from typing import Final
 
 from pipeline.errors import ServiceError
 
-_TIMEOUT_S: Final = 120.0  # longer than any stop is given
+_TIMEOUT_S: Final = 120.0  # longer than any service may take to stop
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """How a command ended: its exit code, and all that it printed."""
+class CommandResult:
+    """The exit code of a command, and its stdout and stderr together."""
 
-    code: int
-    text: str
+    exit_code: int
+    output: str
 
     @property
-    def last(self) -> str:
-        """The last line, which says why."""
-        return next(iter(reversed(self.text.strip().splitlines())), f"exit code {self.code}")
+    def last_line(self) -> str:
+        """The last line of the output, which is usually the error message."""
+        return next(iter(reversed(self.output.strip().splitlines())), f"exit code {self.exit_code}")
 
 
-def ask(*command: str) -> Answer:
-    """Run it to its end.
+def run(*command: str) -> CommandResult:
+    """Run a command and wait for it.
 
     Raises:
-        ServiceError: there is no such command here, or it does not end.
+        ServiceError: the command does not exist or takes too long.
     """
-    program = find(command[0])
+    program = find_executable(command[0])
     try:
         done = subprocess.run(  # noqa: S603 - the manager's own command
             [program, *command[1:]],
@@ -43,38 +43,38 @@ def ask(*command: str) -> Answer:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise ServiceError(f"{' '.join(command)} has not ended for {_TIMEOUT_S:g} s") from None
-    return Answer(done.returncode, done.stdout)
+        raise ServiceError(f"{' '.join(command)} did not finish within {_TIMEOUT_S:g} s") from None
+    return CommandResult(done.returncode, done.stdout)
 
 
-def tell(*command: str) -> None:
-    """Have it do something.
+def run_checked(*command: str) -> None:
+    """Run a command that has to succeed.
 
     Raises:
-        ServiceError: it did not, and why.
+        ServiceError: it failed; the message has the last line of its output.
     """
-    answer = ask(*command)
-    if answer.code:
-        raise ServiceError(f"{' '.join(command)}: {answer.last}")
+    result = run(*command)
+    if result.exit_code:
+        raise ServiceError(f"{' '.join(command)}: {result.last_line}")
 
 
-def show(command: Sequence[str]) -> int:
-    """Run it before the user's eyes, until it ends or they stop it; its exit code."""
-    program = find(command[0])
+def run_in_foreground(command: Sequence[str]) -> int:
+    """Run a command on this terminal until it exits or the user interrupts it; its exit code."""
+    program = find_executable(command[0])
     with subprocess.Popen([program, *command[1:]]) as running:  # noqa: S603 - the manager's own command
         try:
             return running.wait()
-        except KeyboardInterrupt:  # it was interrupted by the same key
+        except KeyboardInterrupt:  # the command receives the same signal
             return running.wait()
 
 
-def find(program: str) -> str:
-    """Where it is.
+def find_executable(program: str) -> str:
+    """The path of a program.
 
     Raises:
-        ServiceError: nowhere.
+        ServiceError: it is not installed.
     """
     found = shutil.which(program)
     if found is None:
-        raise ServiceError(f"this system has no {program}, so it runs no services for users")
+        raise ServiceError(f"{program} was not found; user services are not supported on this system")
     return found

@@ -1,8 +1,8 @@
-"""What other machines may call this one, given where it listens.
+"""The host names and addresses under which other machines reach a server on this one.
 
-Of a wildcard these are the addresses of the interfaces that are up, the one that packets leave
-by first. Left out: IPv6 addresses of one link, which no URL can hold, and global ones, most of
-which change by the day; `NAME.local` (RFC 6762) leads to whatever they are.
+A server bound to a wildcard is reachable at the address of every interface that is up, the one used for
+outgoing packets first. Two kinds of IPv6 addresses are left out: link-local ones, which a URL cannot
+contain, and global ones, most of which change daily. `NAME.local` (RFC 6762) resolves to those.
 """
 
 import ipaddress
@@ -17,23 +17,23 @@ import psutil
 Address: TypeAlias = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _LOOPBACK: Final[tuple[Address, ...]] = (ipaddress.IPv4Address("127.0.0.1"), ipaddress.IPv6Address("::1"))
-# RFC 952 and 1123: what a host may be called, and what a certificate can hold of it.
+# A valid host name (RFC 952, RFC 1123), as a certificate can contain it.
 _NAME: Final = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?(\.[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?)*")
 _NAME_CHARACTERS: Final = 253
-# Documentation addresses (RFC 5737, RFC 3849): asked for the way there, never sent anything.
-_ELSEWHERE: Final = {socket.AF_INET: "198.51.100.1", socket.AF_INET6: "2001:db8::1"}
+# Documentation addresses (RFC 5737, RFC 3849), used to look up a route; nothing is sent there.
+_REMOTE: Final = {socket.AF_INET: "198.51.100.1", socket.AF_INET6: "2001:db8::1"}
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
-    """Host names and addresses, those that another machine would rather take first."""
+class Hosts:
+    """Host names and IP addresses of a server, in order of preference for other machines."""
 
     names: tuple[str, ...]
     addresses: tuple[Address, ...]
 
     @classmethod
     def of(cls, address: str) -> Self:
-        """What leads to a server bound to `address`: an address of this machine, a wildcard, or a name."""
+        """The hosts of a server bound to `address`: an address of this machine, a wildcard or a name."""
         try:
             bound = ipaddress.ip_address(address.partition("%")[0])
         except ValueError:
@@ -43,25 +43,25 @@ class Reach:
             return cls(_own_names(), tuple(dict.fromkeys([*_own_addresses(family), *_LOOPBACK])))
         return cls(_own_names(), tuple(dict.fromkeys([bound, *_LOOPBACK])))
 
-    def hosts(self) -> tuple[str, ...]:
-        """All of them, as a URL and a Host header spell them."""
-        return (*(_spelt(address) for address in self.addresses), *self.names)
+    def all(self) -> tuple[str, ...]:
+        """Every host as written in a URL and a Host header, IPv6 addresses in brackets."""
+        return (*(_url_host(address) for address in self.addresses), *self.names)
 
-    def hosts_elsewhere(self, address: str) -> tuple[str, ...]:
-        """Those that mean this machine on another one; of a server bound to one address, that alone."""
+    def external(self, address: str) -> tuple[str, ...]:
+        """The hosts that other machines can use for a server bound to `address`, as written in a URL."""
         try:
             is_wildcard = ipaddress.ip_address(address).is_unspecified
         except ValueError:
             return (address,)
         addresses = [each for each in self.addresses if not each.is_loopback]
-        found = [_spelt(each) for each in addresses]
+        found = [_url_host(each) for each in addresses]
         if is_wildcard:
             found += [name for name in self.names if name.endswith(".local")]
         return tuple(found)
 
 
 def _own_names() -> tuple[str, ...]:
-    """`localhost`, and what this machine calls itself, with and without its domain."""
+    """`localhost` and the host name of this machine, with and without its domain."""
     full = socket.gethostname().lower().rstrip(".")
     label = full.partition(".")[0]
     names = ["localhost"]
@@ -71,37 +71,38 @@ def _own_names() -> tuple[str, ...]:
 
 
 def _own_addresses(family: socket.AddressFamily) -> Iterator[Address]:
-    """Of the interfaces that are up, the way out first."""
-    outward = _outward(family)
-    if outward is not None and _can_be_named(outward):
-        yield outward
+    """The addresses of the interfaces that are up, the one for outgoing packets first."""
+    source = _source_address(family)
+    if source is not None and _is_usable(source):
+        yield source
     states = psutil.net_if_stats()
     for interface, addresses in psutil.net_if_addrs().items():
         if interface in states and states[interface].isup:
             for entry in addresses:
                 if entry.family == family:
                     address = ipaddress.ip_address(entry.address.partition("%")[0])
-                    if _can_be_named(address):
+                    if _is_usable(address):
                         yield address
 
 
-def _can_be_named(address: Address) -> bool:
+def _is_usable(address: Address) -> bool:
+    """Whether other machines can use the address for long, in a URL."""
     if address.is_loopback or address.is_unspecified:
         return False
     return address.version == 4 or not (address.is_link_local or address.is_global)
 
 
-def _outward(family: socket.AddressFamily) -> Address | None:
-    """The address that packets to elsewhere leave from; connecting a datagram socket sends none."""
+def _source_address(family: socket.AddressFamily) -> Address | None:
+    """The source address of outgoing packets; connecting a datagram socket does not send one."""
     try:
-        with socket.socket(family, socket.SOCK_DGRAM) as asking:
-            asking.connect((_ELSEWHERE[family], 9))
-            return ipaddress.ip_address(asking.getsockname()[0])
-    except OSError:  # no such family here, or no way out
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((_REMOTE[family], 9))
+            return ipaddress.ip_address(probe.getsockname()[0])
+    except OSError:  # address family not available, or no route
         return None
 
 
-def _spelt(address: Address) -> str:
+def _url_host(address: Address) -> str:
     return f"[{address}]" if address.version == 6 else str(address)
 
 

@@ -1,7 +1,7 @@
-"""What is kept here nobody else can read, and it is there whole or not at all.
+"""Files that only their owner can read, written atomically in a locked folder.
 
-A folder that only its owner enters, files that only their owner reads, written beside their place
-and moved into it. Two servers that start at once take turns.
+A file is written under a temporary name and then renamed. The lock makes servers that start at the same
+time take turns.
 """
 
 import errno
@@ -21,16 +21,16 @@ _OTHERS_WRITE: Final = 0o022
 
 
 @contextmanager
-def kept_in(folder: Path) -> Iterator[None]:
-    """Hold the folder, made where it is missing, against other processes.
+def locked_folder(folder: Path) -> Iterator[None]:
+    """Create the folder if it is missing and lock it against other processes.
 
     Raises:
-        OSError: it cannot be made or written.
-        PermissionError: others may write to it, and so could put a key of theirs into it.
+        OSError: it cannot be created or written.
+        PermissionError: other users can write to it, so they could plant a key of their own.
     """
     folder.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
     if folder.stat().st_mode & _OTHERS_WRITE:
-        raise PermissionError(errno.EPERM, "others may write to it", str(folder))
+        raise PermissionError(errno.EPERM, "other users can write to it", str(folder))
     lock = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -40,7 +40,7 @@ def kept_in(folder: Path) -> Iterator[None]:
 
 
 def read(path: Path, *, public: bool = False) -> bytes | None:
-    """What the file holds, None where there is none; what others could read is closed to them."""
+    """The content of the file, None if there is none. Unless `public`, remove the access of other users."""
     try:
         with path.open("rb") as file:
             if not public and os.fstat(file.fileno()).st_mode & _OTHERS:
@@ -51,8 +51,8 @@ def read(path: Path, *, public: bool = False) -> bytes | None:
 
 
 def write(path: Path, content: bytes, *, public: bool = False) -> None:
-    """Put `content` in the place of whatever is there; after a crash it is the one or the other."""
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
+    """Replace the file atomically: after a crash it holds either the old or the new content."""
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -60,7 +60,7 @@ def write(path: Path, content: bytes, *, public: bool = False) -> None:
             os.fsync(file.fileno())
             if public:
                 os.fchmod(file.fileno(), _PUBLIC_FILE)
-        Path(beside).replace(path)
+        Path(temporary).replace(path)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise

@@ -14,7 +14,7 @@ from support.actors.fakes import (
     Wire,
     expected,
     hold,
-    make_line,
+    make_engine,
     slow_inline,
     speech,
 )
@@ -23,18 +23,19 @@ from actors.decoder import SKIPS_IN_A_ROW, Decoder
 from pipeline.audio.fade import fade_in
 from pipeline.protocol import outgoing
 from pipeline.protocol.metadata import ClientStats, Dropped, Stats
-from pipeline.values import AgentCodes, LaneClosed, LaneOpened, Sampling
+from pipeline.values import AgentCodes, FrameHeader, LaneClosed, LaneOpened, SamplingParams
 
 
 def codes(index: int, due_s: float, lane: int = 0) -> AgentCodes:
-    return AgentCodes(lane, index, 0.0, 0.0, 0.0, 0.0, 0, (), np.full(4, index, np.int32), due_s=due_s)
+    header = FrameHeader(lane, index, 0.0, 0.0, due_s=due_s)
+    return AgentCodes(header, 0, (), np.full(4, index, np.int32))
 
 
 def test_a_frame_past_its_deadline_is_not_decoded_and_the_next_fades_in():
     """The decoder's memory does not advance, nothing sounds, and what follows rises from silence."""
     decoder, alone = Decoder(SumDecoder()), SumDecoder()
-    alone.open(0, Sampling())
-    decoder.apply(LaneOpened(0, Sampling()))
+    alone.open(0, SamplingParams())
+    decoder.apply(LaneOpened(0, SamplingParams()))
     heard = [decoder.run([codes(k, 0.0 if k in (2, 3) else 99.0)], 10.0)[0] for k in range(6)]
     assert [frame.skipped for frame in heard] == [False, False, True, True, False, False]
     assert [frame.pcm is None for frame in heard] == [frame.skipped for frame in heard]
@@ -47,7 +48,7 @@ def test_a_delay_that_stays_is_not_silence_for_ever():
     """Always late by as much: a few frames are skipped, then all are heard again; neighbours throughout."""
     decoder = Decoder(SumDecoder())
     for lane in (0, 1):
-        decoder.apply(LaneOpened(lane, Sampling()))
+        decoder.apply(LaneOpened(lane, SamplingParams()))
     skipped = []
     for k in range(50):
         late, timely = decoder.run([codes(k, 0.0), codes(k, 99.0, lane=1)], 1.0)
@@ -55,7 +56,7 @@ def test_a_delay_that_stays_is_not_silence_for_ever():
         assert timely.pcm is not None
     assert skipped == [True] * SKIPS_IN_A_ROW + [False] * (50 - SKIPS_IN_A_ROW)
     decoder.apply(LaneClosed(0))
-    decoder.apply(LaneOpened(0, Sampling()))
+    decoder.apply(LaneOpened(0, SamplingParams()))
     assert decoder.run([codes(0, 0.0)], 1.0)[0].skipped
 
 
@@ -82,9 +83,9 @@ async def test_after_a_stall_of_three_seconds_it_is_as_before_within_two(autojum
     def runner(name: str):
         yield Stalling(5.0, 3.0 if name == stage else 0.0)
 
-    line = make_line(runner=runner)
-    await nursery.start(line.run)
-    await line.ready.wait()
+    engine = make_engine(runner=runner)
+    await nursery.start(engine.run)
+    await engine.ready.wait()
     client = Client(Wire(buffer=1000))
     latencies: dict[float, float] = {}
 
@@ -98,7 +99,7 @@ async def test_after_a_stall_of_three_seconds_it_is_as_before_within_two(autojum
             heard = len(client.audio)
 
     async with trio.open_nursery() as inner:
-        inner.start_soon(hold, line, client)
+        inner.start_soon(hold, engine, client)
         inner.start_soon(client.listen)
         await client.ready()
         began_s = trio.current_time()
@@ -117,23 +118,23 @@ async def test_after_a_stall_of_three_seconds_it_is_as_before_within_two(autojum
         what: sum(m.count for m in client.metadata if isinstance(m, Dropped) and m.what == what)
         for what in ("audio", "agent_audio")
     }
-    tally = line.health()["metrics"]
+    tally = engine.health()["metrics"]
     assert told["audio"] == tally["dropped"]["audio"] > 20
     assert told["agent_audio"] == tally["ladder"]["decodeSkipped"] + tally["dropped"]["agentAudio"]
     assert len(client.audio) == 150 - DELAY - sum(told.values())
-    assert line.health()["endings"] == {"bye": 1}
+    assert engine.health()["endings"] == {"bye": 1}
 
 
 async def test_what_a_client_does_not_play_is_not_added_to(autojump_clock, nursery):
     """Beyond `max_lag_ms` of audio that it has and has not played, no more is made for it, until it plays."""
-    line = make_line(limits={"max_lag_ms": 400})
-    await nursery.start(line.run)
-    await line.ready.wait()
+    engine = make_engine(limits={"max_lag_ms": 400})
+    await nursery.start(engine.run)
+    await engine.ready.wait()
     client, neighbour = Client(Wire(buffer=1000)), Client(Wire(buffer=1000))
     frames = speech(1, 50)
     async with trio.open_nursery() as inner:
         for each in (client, neighbour):
-            inner.start_soon(hold, line, each)
+            inner.start_soon(hold, engine, each)
             inner.start_soon(each.listen)
             await each.ready()
         await client.stream(frames[:22])  # 20 answers
@@ -156,18 +157,18 @@ async def test_what_a_client_does_not_play_is_not_added_to(autojump_clock, nurse
 @pytest.mark.parametrize("skew", [1 + 1125e-6, 1 - 1125e-6])
 async def test_clocks_that_drift_apart_do_not_underrun(autojump_clock, nursery, skew):
     """90 ms apart in the end, as with 50 ppm after half an hour: no underrun, nothing left out."""
-    line = make_line(runner=functools.partial(slow_inline, batch_s=0.005))
-    await nursery.start(line.run)
-    await line.ready.wait()
+    engine = make_engine(runner=functools.partial(slow_inline, batch_s=0.005))
+    await nursery.start(engine.run)
+    await engine.ready.wait()
     client = Client(Wire(buffer=1000))
     (frame,) = speech(1, 1)
     async with trio.open_nursery() as inner:
-        inner.start_soon(hold, line, client)
+        inner.start_soon(hold, engine, client)
         inner.start_soon(client.listen)
         await client.ready()
         await client.stream([frame] * 1000, every_s=0.08 * skew)
         await trio.sleep(1)
         await client.bye()
-    metrics = line.health()["metrics"]
+    metrics = engine.health()["metrics"]
     assert (metrics["underruns"], metrics["ladder"]["decodeSkipped"]) == (0, 0)
     assert len(client.audio) == 1000 - DELAY

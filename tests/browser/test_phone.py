@@ -25,7 +25,7 @@ from support.browser.acts import expect_phase, open_panel, start, stop, until_pl
 from support.browser.servers import ROOT, UNTRAINED, free_port
 from support.browser.visitors import MICROPHONE, launch, visiting
 
-from pipeline.lan.addresses import Reach
+from pipeline.lan.addresses import Hosts
 
 LINK = re.compile(r"https://\S+#token=[\w-]+")
 COLUMNS, LINES = 100, 60
@@ -58,7 +58,7 @@ class Shown:
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     """`python -m pipeline.run --lan` on a terminal, which a person reads."""
-    if not Reach.of("0.0.0.0").hosts_elsewhere("0.0.0.0"):
+    if not Hosts.of("0.0.0.0").external("0.0.0.0"):
         pytest.skip("this machine has no address but loopback")
     folder = tmp_path_factory.mktemp("phone") / "lan"
     command = [sys.executable, "-m", "pipeline.run", "--config", str(UNTRAINED), "--lan"]

@@ -1,4 +1,4 @@
-"""`packet-voice COMMAND` is each command, by the name that the user typed."""
+"""`packet-voice COMMAND` and `python -m pipeline COMMAND` run the command of that name."""
 
 import http.server
 import subprocess
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.cli.health import ask
+from pipeline.cli.health import check_ready
 from pipeline.cli.main import GROUPS, usage
 
 ROOT = Path(__file__).parents[2]
@@ -23,7 +23,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_command_module_is_a_command() -> None:
-    """Whatever in `pipeline.cli` has a `main(arguments)`, and `run`; each shows the name it is called by."""
+    """The command list has every module of `pipeline.cli` with a `main`, and `run`, under its own name."""
     modules = {
         path.stem.replace("_", "-"): path.read_text()
         for path in (ROOT / "pipeline/cli").glob("*.py")
@@ -36,27 +36,27 @@ def test_every_command_module_is_a_command() -> None:
 
 
 @pytest.mark.parametrize("arguments", [("service", "--help"), ("health", "--help"), ("trace", "--help")])
-def test_a_command_shows_how_the_user_called_it(arguments: tuple[str, ...]) -> None:
-    """What its usage shows can be typed again."""
+def test_usage_shows_the_command_as_it_was_typed(arguments: tuple[str, ...]) -> None:
+    """The program name in the usage can be typed again."""
     assert run(*arguments).stdout.startswith(f"usage: python -m pipeline {arguments[0]}")
 
 
 @pytest.mark.parametrize(("old", "new"), [("soak", "loadtest"), ("configuration", "config-reference")])
-def test_a_renamed_command_names_its_successor(old: str, new: str) -> None:
-    """Whoever types the former name is told the present one, and nothing runs."""
+def test_a_renamed_command_reports_its_new_name(old: str, new: str) -> None:
+    """The old name is a usage error that mentions the new one."""
     done = run(old)
     assert done.returncode == 2
     assert new in done.stderr
 
 
-def test_a_word_that_is_no_command_is_a_usage_error() -> None:
-    """Nothing at all is one too, and is shown what there is."""
+def test_an_unknown_command_is_a_usage_error() -> None:
+    """So is a missing one, which prints the list of commands."""
     assert (run("nonsense").returncode, run().returncode, run("--help").returncode) == (2, 2, 0)
     assert run().stderr.strip() == usage()
     assert len(run("nonsense").stderr.splitlines()) == 1
 
 
-class _Answering(http.server.BaseHTTPRequestHandler):
+class _ReadyEndpoint(http.server.BaseHTTPRequestHandler):
     status = 200
 
     def do_GET(self) -> None:
@@ -64,21 +64,23 @@ class _Answering(http.server.BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, *_: object) -> None:
-        """Tests are quiet."""
+        """Do not log requests."""
 
 
 @pytest.fixture
-def answering() -> Iterator[str]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Answering) as server:
+def endpoint() -> Iterator[str]:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _ReadyEndpoint) as server:
         threading.Thread(target=server.serve_forever).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
 
 
-def test_health_is_what_the_server_says(answering: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ready is 200 and nothing else; nobody at all is not. A proxy of the environment's is not asked."""
+def test_health_follows_the_status_of_the_ready_endpoint(
+    endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only 200 counts as ready. An HTTP proxy in the environment is ignored."""
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
-    assert ask(answering)[0]
-    monkeypatch.setattr(_Answering, "status", 503)
-    assert not ask(answering)[0]
-    assert not ask("http://127.0.0.1:1")[0]
+    assert check_ready(endpoint)[0]
+    monkeypatch.setattr(_ReadyEndpoint, "status", 503)
+    assert not check_ready(endpoint)[0]
+    assert not check_ready("http://127.0.0.1:1")[0]

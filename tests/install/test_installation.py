@@ -1,4 +1,4 @@
-"""What `make install` makes runs without the checkout, under the real systemd, and goes without a trace."""
+"""An installation runs without the checkout and under the real systemd, and uninstalls completely."""
 
 import contextlib
 import os
@@ -19,7 +19,7 @@ from support.install.users_systemd import missing, until, users_systemd
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
-    """`make install` has run in it once, where no service manager answers."""
+    """A home folder for `make install`, without a service manager."""
     made = Home(tmp_path_factory.mktemp("home"))
     made.prepare()
     return made
@@ -34,7 +34,7 @@ def port() -> int:
 
 @pytest.fixture(scope="module")
 def made(home: Home, port: int) -> subprocess.CompletedProcess[str]:
-    """What `make install` said."""
+    """The result of `make install`."""
     return subprocess.run(
         ["make", "install", f"PYTHON={sys.executable}", "BACKEND=", f"ARGS=--set server.port={port}"],
         cwd=ROOT,
@@ -47,7 +47,7 @@ def made(home: Home, port: int) -> subprocess.CompletedProcess[str]:
 
 
 def run(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The installed command, from a folder that is nobody's checkout."""
+    """Run the installed command, outside any checkout."""
     return subprocess.run(
         [home.command, *arguments],
         cwd="/",
@@ -61,7 +61,7 @@ def run(home: Home, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @contextlib.contextmanager
 def in_the_foreground(home: Home) -> Iterator[subprocess.Popen[bytes]]:
-    """What the unit runs, where it runs it."""
+    """Run the command of the unit file in its working folder."""
     lines = dict(line.split("=", 1) for line in home.unit.read_text().splitlines() if "=" in line)
     command = shlex.split(lines["ExecStart"])
     with subprocess.Popen(command, cwd=lines["WorkingDirectory"], env=home.environment) as server:
@@ -72,12 +72,12 @@ def in_the_foreground(home: Home) -> Iterator[subprocess.Popen[bytes]]:
                 server.kill()
 
 
-def test_without_a_service_manager_the_command_is_there_and_says_so(
+def test_without_a_service_manager_make_install_fails_after_installing_the_command(
     home: Home, made: subprocess.CompletedProcess[str]
 ) -> None:
-    """Make fails at its last step alone, with a sentence; the unit is whole, for when there is a manager."""
+    """Only the last step fails, with one sentence; the unit file is complete for a later start."""
     assert made.returncode != 0
-    assert "systemd does not answer" in made.stderr or "no systemctl" in made.stderr
+    assert "cannot reach this user's systemd" in made.stderr or "systemctl was not found" in made.stderr
     assert "Traceback" not in made.stderr
     assert run(home, "--version").stdout == "0.1.0\n"
     assert run(home, "health", "--help").stdout.startswith("usage: packet-voice health ")
@@ -91,8 +91,8 @@ def test_without_a_service_manager_the_command_is_there_and_says_so(
     }
 
 
-def test_the_unit_is_one_that_systemd_takes(home: Home, made: subprocess.CompletedProcess[str]) -> None:
-    """`systemd-analyze verify` has nothing to say of it."""
+def test_systemd_accepts_the_unit_file(home: Home, made: subprocess.CompletedProcess[str]) -> None:
+    """`systemd-analyze verify` reports nothing."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze (Debian: apt-get install systemd)")
     checked = subprocess.run(
@@ -105,10 +105,10 @@ def test_the_unit_is_one_that_systemd_takes(home: Home, made: subprocess.Complet
     assert (checked.returncode, checked.stdout, checked.stderr) == (0, "", "")
 
 
-def test_what_the_unit_runs_serves_the_embedded_model(
+def test_the_command_of_the_unit_file_serves_the_embedded_model(
     home: Home, port: int, made: subprocess.CompletedProcess[str]
 ) -> None:
-    """From the wheel alone: the pages and their third-party files are in it. SIGTERM ends it with 0."""
+    """The wheel contains the pages and their third-party files. SIGTERM ends the server with exit code 0."""
     url = f"http://127.0.0.1:{port}"
     assert run(home, "health", "--url", url).returncode == 1
     with in_the_foreground(home) as server:
@@ -119,10 +119,10 @@ def test_what_the_unit_runs_serves_the_embedded_model(
         assert server.wait(30) == 0
 
 
-def test_a_mistake_is_told_now_and_changes_nothing(
+def test_invalid_options_are_refused_before_anything_changes(
     home: Home, made: subprocess.CompletedProcess[str]
 ) -> None:
-    """A service that could never start is not installed over one that can."""
+    """A service that could not start does not replace a working one."""
     before = home.unit.read_bytes()
     refused = run(home, "service", "install", "--set", "server.host=0.0.0.0")
     assert refused.returncode == 2
@@ -131,10 +131,10 @@ def test_a_mistake_is_told_now_and_changes_nothing(
 
 
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
-def test_the_service_lives_as_its_manager_says_and_leaves_no_trace(
+def test_the_service_survives_a_crash_stops_on_command_and_uninstalls_completely(
     home: Home, port: int, made: subprocess.CompletedProcess[str]
 ) -> None:
-    """Installed again it keeps what was chosen; killed it comes back, stopped it stays away; then it goes."""
+    """A new installation keeps the saved options."""
     url = f"http://127.0.0.1:{port}"
     ready = ("health", "--url", url)
     with users_systemd(home.environment) as user:
@@ -155,7 +155,7 @@ def test_the_service_lives_as_its_manager_says_and_leaves_no_trace(
         with socket.create_server(("127.0.0.1", port)):
             assert service("start").returncode == 0
             until(lambda: user.property("ActiveState") == "failed")
-            # A taken port: starting again would end the same way.
+            # Port in use: a restart would fail the same way.
             assert (user.property("ExecMainStatus"), user.property("NRestarts")) == ("4", "0")
         assert service("restart").returncode == 0
         until(lambda: run(home, *ready).returncode == 0)
@@ -165,13 +165,13 @@ def test_the_service_lives_as_its_manager_says_and_leaves_no_trace(
         assert user.property("LoadState") == "not-found"
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port)).close()
-    home.forget_preparation()
+    home.undo_preparation()
     assert home.files() == {".config/packet-voice/service.json"}
     assert not home.venv.parent.exists()
 
 
-def test_a_checkout_does_not_uninstall_itself() -> None:
-    """What runs is not what `make install` made: it says so, and removes nothing."""
+def test_a_checkout_cannot_be_uninstalled() -> None:
+    """Outside an installation the command fails and removes nothing."""
     refused = subprocess.run(
         [sys.executable, "-m", "pipeline", "uninstall"], cwd=ROOT, capture_output=True, text=True, check=False
     )

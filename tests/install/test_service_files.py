@@ -1,4 +1,4 @@
-"""What a service manager reads is what was meant, whatever is in it; what was chosen is found again."""
+"""The service files keep every argument exactly, and the options of the service are saved."""
 
 import plistlib
 import shutil
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.errors import ConfigError
 from pipeline.install import launchd, paths, systemd
-from pipeline.install.service_file import Choice, Service, named_variables
+from pipeline.install.service_file import Service, ServiceOptions, parse_variables
 
 PRINTABLE = st.text(st.characters(categories=["L", "M", "N", "P", "S"], include_characters=" "), max_size=20)
 VARIABLES = st.dictionaries(st.from_regex(r"[A-Z][A-Z0-9_]{0,9}", fullmatch=True), PRINTABLE, max_size=3)
@@ -26,8 +26,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def understood(text: str) -> list[str]:
-    """The words of a line as systemd reads them. Source: systemd.syntax(7), systemd.unit(5)."""
+def split_words(text: str) -> list[str]:
+    """Split a line into words as systemd does. Source: systemd.syntax(7), systemd.unit(5)."""
     words, word, quoted, at = [], "", False, 0
     while at < len(text):
         two = text[at : at + 2]
@@ -37,7 +37,7 @@ def understood(text: str) -> list[str]:
             word, at = word + two[1], at + 2
         elif text[at] == '"':
             quoted, at = not quoted, at + 1
-            word = word if quoted else f"{word}\0"  # an empty word is one too
+            word = word if quoted else f"{word}\0"  # an empty quoted word counts
         elif text[at] == " " and not quoted:
             words, word, at = [*words, word.rstrip("\0")], "", at + 1
         else:
@@ -47,79 +47,79 @@ def understood(text: str) -> list[str]:
 
 
 @given(config=PRINTABLE.filter(bool), override=PRINTABLE)
-def test_a_unit_says_the_very_words_that_were_chosen(config: str, override: str) -> None:
-    """No word of the command is split, joined, expanded or lost."""
-    service = Service.of(Choice(config, (override,)), Path("/folder"))
-    (line,) = (line for line in systemd.spell(service).splitlines() if line.startswith("ExecStart="))
-    assert understood(line.removeprefix("ExecStart=")) == list(service.command)
+def test_a_unit_file_keeps_every_argument_exactly(config: str, override: str) -> None:
+    """systemd does not split, join, expand or drop an argument of the command."""
+    service = Service.of(ServiceOptions(config, (override,)), Path("/folder"))
+    (line,) = (line for line in systemd.render_unit(service).splitlines() if line.startswith("ExecStart="))
+    assert split_words(line.removeprefix("ExecStart=")) == list(service.command)
     assert service.command[-4:] == ("--config", config, "--set", override)
 
 
 @given(VARIABLES)
-def test_a_property_list_says_them_too(variables: dict[str, str]) -> None:
-    """Command, folder and variables come back as they were; what fails is run again, what ends well not."""
-    service = Service.of(Choice("config.json", ("server.port=9000",), variables), Path("/folder"))
-    told = plistlib.loads(launchd.spell(service, Path("/log")))
-    assert tuple(told["ProgramArguments"]) == service.command
-    assert told["WorkingDirectory"] == "/folder"
-    assert told["EnvironmentVariables"] == variables
-    assert told["KeepAlive"] == {"SuccessfulExit": False}
-    assert told["StandardErrorPath"] == "/log"
+def test_a_property_list_keeps_command_folder_and_variables(variables: dict[str, str]) -> None:
+    """launchd also restarts the service after a failure, and not after a clean exit."""
+    service = Service.of(ServiceOptions("config.json", ("server.port=9000",), variables), Path("/folder"))
+    parsed = plistlib.loads(launchd.render_plist(service, Path("/log")))
+    assert tuple(parsed["ProgramArguments"]) == service.command
+    assert parsed["WorkingDirectory"] == "/folder"
+    assert parsed["EnvironmentVariables"] == variables
+    assert parsed["KeepAlive"] == {"SuccessfulExit": False}
+    assert parsed["StandardErrorPath"] == "/log"
 
 
-@pytest.mark.skipif(shutil.which("plutil") is None, reason="plutil is on macOS alone")
-def test_a_property_list_is_one_that_macos_takes(tmp_path: Path) -> None:
-    """`plutil -lint` has nothing against it."""
+@pytest.mark.skipif(shutil.which("plutil") is None, reason="plutil exists on macOS only")
+def test_a_property_list_passes_plutil(tmp_path: Path) -> None:
+    """`plutil -lint` accepts it."""
     file = tmp_path / "agent.plist"
-    file.write_bytes(launchd.spell(Service.of(Choice(), tmp_path), tmp_path / "log"))
+    file.write_bytes(launchd.render_plist(Service.of(ServiceOptions(), tmp_path), tmp_path / "log"))
     assert subprocess.run(["plutil", "-lint", file], check=False).returncode == 0
 
 
-def test_what_a_file_cannot_hold_is_refused() -> None:
-    """A line break in a value would be another setting of the unit."""
+def test_a_value_with_a_line_break_is_refused() -> None:
+    """In a unit file it would start another setting."""
     with pytest.raises(ConfigError, match="cannot hold"):
-        Service.of(Choice("config.json", (), {"TOKEN": "a\nExecStartPre=/bin/evil"}), Path("/folder"))
+        Service.of(ServiceOptions("config.json", (), {"TOKEN": "a\nExecStartPre=/bin/evil"}), Path("/folder"))
 
 
-def test_nothing_is_imported_from_where_the_service_works() -> None:
-    """Its folder holds what the user wrote, and not modules."""
-    assert Service.of(Choice(), Path("/folder")).command[:2] == (sys.executable, "-P")
+def test_the_service_does_not_import_from_its_working_folder() -> None:
+    """The interpreter runs with -P."""
+    assert Service.of(ServiceOptions(), Path("/folder")).command[:2] == (sys.executable, "-P")
 
 
-def test_a_choice_is_found_again(home: Path) -> None:
-    """By the next installation, and readable to its owner alone: a variable may be a token."""
-    assert Choice.read() is None
-    choice = Choice("hf://org/repo", ("lanes.max=2",), {"HF_TOKEN": "secret"})
-    choice.write()
-    assert Choice.read() == choice
+def test_the_options_are_saved_for_the_owner_only(home: Path) -> None:
+    """The next installation reads them; the file is private because a variable may hold a token."""
+    assert ServiceOptions.read() is None
+    options = ServiceOptions("hf://org/repo", ("lanes.max=2",), {"HF_TOKEN": "secret"})
+    options.write()
+    assert ServiceOptions.read() == options
     file = paths.config_folder() / "service.json"
     assert file.stat().st_mode & 0o777 == 0o600
-    assert "secret" not in repr(Service.of(choice, home))
+    assert "secret" not in repr(Service.of(options, home))
     file.write_text('{"confg": "typo"}')
     with pytest.raises(ConfigError, match="confg"):
-        Choice.read()
+        ServiceOptions.read()
 
 
-def test_a_variable_is_named_or_spelt_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that is not set here, or is no name, is a mistake of the user's."""
+def test_a_variable_is_given_by_name_or_with_its_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An unset variable or an invalid name is a configuration error."""
     monkeypatch.setenv("HF_HOME", "/models")
-    assert named_variables(["HF_HOME", "LM_REPO=org/a=b"]) == {"HF_HOME": "/models", "LM_REPO": "org/a=b"}
+    assert parse_variables(["HF_HOME", "LM_REPO=org/a=b"]) == {"HF_HOME": "/models", "LM_REPO": "org/a=b"}
     for wrong in ("NOT_SET_ANYWHERE", "1=2", "=x", ""):
         with pytest.raises(ConfigError, match="--env"):
-            named_variables([wrong])
+            parse_variables([wrong])
 
 
-def test_a_user_s_own_configuration_goes_before_the_embedded_one(home: Path) -> None:
-    """Once it is there, it is what a command takes that is not told."""
-    assert paths.usual_config() == paths.embedded()
+def test_the_user_configuration_takes_precedence_over_the_embedded_one(home: Path) -> None:
+    """It is the default of `--config` as soon as it exists."""
+    assert paths.default_config() == paths.embedded()
     own = home / ".config/packet-voice/config.json"
     own.parent.mkdir(parents=True)
     own.write_text("{}")
-    assert paths.usual_config() == own
+    assert paths.default_config() == own
 
 
-def test_a_relative_xdg_folder_counts_as_none(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As its specification says, and as the Makefile does."""
+def test_a_relative_xdg_folder_counts_as_unset(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the specification requires, and as the Makefile does."""
     monkeypatch.setenv("XDG_CONFIG_HOME", "relative")
     assert paths.config_folder() == home / ".config/packet-voice"
     monkeypatch.setenv("XDG_CONFIG_HOME", "/elsewhere")

@@ -42,7 +42,7 @@ REASONS = (
     "another rank has ended",
     "the ranks did not finish a step together",
     "another rank has not answered",
-    "another rank has not taken its part of a step",
+    "another rank has not finished a step",
 )
 
 
@@ -159,7 +159,7 @@ def test_a_rank_that_is_gone_or_hangs_ends_the_service_and_the_session_is_told(
     with serving(folder) as (url, (first, second)):
         code, told = session_until_closed(url, lambda: second.process.send_signal(number))
         assert first.ended() == 70
-        assert "broken" in first.said()
+        assert "invariant_broken" in first.said()
         assert any(sentence in first.said() for sentence in REASONS)
     assert code == 1011
     assert told[-1] == "error"
@@ -171,7 +171,7 @@ def test_without_rank_0_the_others_end(folder: Path, number: int) -> None:
     with serving(folder) as (_, (first, second)):
         first.process.send_signal(number)
         assert second.ended() == 70
-        assert "rank 0 has not been heard of" in second.said() or "another rank has ended" in second.said()
+        assert "rank 0 has not responded" in second.said() or "another rank has ended" in second.said()
 
 
 def test_nobody_needs_to_talk_for_it_to_be_noticed(folder: Path) -> None:

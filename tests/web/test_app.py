@@ -13,7 +13,7 @@ from support.web.sockets import ask, close_code, read_to_end, serving, websocket
 from pipeline.config import Lanes, Server, Settings
 from pipeline.errors import BrokenInvariantError, ConfigError, PortInUseError
 from web.app import create_app
-from web.security.rate_limit import Turnstile
+from web.security.rate_limit import RateLimiter
 from web.server.serve import serve
 
 HEALTH_KEYS = {"status", "uptimeS", "readiness", "clients", "lanes", "metrics", "backend", "model"}
@@ -57,7 +57,7 @@ async def test_the_server_is_live_before_it_is_ready():
             assert b"Loading" in (await ask(served, "/")).body
         finally:
             loaded.set()
-        await served.line.ready.wait()
+        await served.engine.ready.wait()
         ready = await ask(served, "/health/ready")
         assert (ready.status, ready.json["status"]) == (200, "ready")
 
@@ -107,7 +107,7 @@ async def test_who_would_rather_not_wait_is_refused():
         async with talker(served, headers=impatient) as _:
             answer = await upgrade(served, "/ws", headers=impatient)
             assert (answer.status, answer.error) == (503, "full")
-            assert served.line.health()["lanes"]["queued"] == 0
+            assert served.engine.health()["lanes"]["queued"] == 0
             async with talker(served, headers=[("Prefer", "wait=05")], ready=False) as patient:
                 assert (await patient.told("queued")).position == 1
 
@@ -217,7 +217,7 @@ async def test_an_own_page_gets_a_session(path):
 async def test_a_failing_request_is_logged_once_and_tells_nothing():
     """The client of a request that broke gets a bare 500; the log gets all of it, once."""
     async with small_server() as served:
-        served.line.health = broken(ZeroDivisionError("secret"))
+        served.engine.health = broken(ZeroDivisionError("secret"))
         with structlog.testing.capture_logs() as logs:
             answer = await ask(served, "/health")
     assert (answer.status, answer.error) == (500, "internal_error")
@@ -228,7 +228,7 @@ async def test_a_failing_request_is_logged_once_and_tells_nothing():
 async def test_a_failing_session_is_closed_as_an_internal_error():
     """A session that breaks outside its own supervision still ends with 1011."""
     async with small_server() as served:
-        served.line.converse = failing(ZeroDivisionError("secret"))
+        served.engine.serve = failing(ZeroDivisionError("secret"))
         with structlog.testing.capture_logs() as logs:
             async with websocket(served) as client:
                 assert await close_code(client) == 1011
@@ -239,7 +239,7 @@ async def test_a_broken_invariant_ends_the_server():
     """What makes everything after it untrustworthy is not an answer to one request."""
     with pytest.RaisesGroup(BrokenInvariantError, flatten_subgroups=True):
         async with small_server() as served:
-            served.line.converse = failing(BrokenInvariantError("two lanes are one"))
+            served.engine.serve = failing(BrokenInvariantError("two lanes are one"))
             async with websocket(served) as client:
                 assert await close_code(client) == 1011
             await served.ended.wait()
@@ -255,7 +255,7 @@ async def test_an_own_port_is_reported_when_taken():
                 settings,
                 shutdown=trio.Event(),
                 drain=trio.lowlevel.checkpoint,
-                turnstile=Turnstile(settings.limits),
+                limiter=RateLimiter(settings.limits),
             )
     assert (error.value.host, error.value.port) == ("127.0.0.1", served.port)
 
@@ -263,7 +263,7 @@ async def test_an_own_port_is_reported_when_taken():
 def test_listening_for_other_machines_is_refused():
     """The app is not even made where its address is not this machine's own."""
     with pytest.raises(ConfigError, match="TLS and a token"):
-        create_app(None, Settings(server=Server(host="0.0.0.0")), backend={}, weights=dict, turnstile=None)
+        create_app(None, Settings(server=Server(host="0.0.0.0")), backend={}, weights=dict, limiter=None)
 
 
 async def test_ipv6_loopback_is_served():

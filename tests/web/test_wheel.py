@@ -18,7 +18,7 @@ def build_in(folder, monkeypatch):
     """The build step, where `folder` stands for the source tree."""
     monkeypatch.setattr(wheel, "_HERE", folder)
     shutil.copy(LOCK, folder)
-    build = wheel.WholeBuild(Distribution())
+    build = wheel.CompleteBuild(Distribution())
     build.build_lib = str(folder / "built")
     build.ensure_finalized()
     return build

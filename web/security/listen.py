@@ -1,10 +1,10 @@
-"""Another machine may speak to this server only through TLS, and only with a token.
+"""Where the server listens, and with what: other machines can connect only with TLS and a token.
 
-What belongs here: where to listen and what that takes, read from the settings and the files
-they name before a socket opens. Loopback needs neither; both may be had there too. With
-`server.tls=auto` they are made (`pipeline.lan`).
+What belongs here: the address, the TLS context and the token, read from the settings and the files
+they name before a socket opens. On a loopback address both are optional. With `server.tls=auto`
+they are created (`pipeline.lan`).
 
-Neighbours: `web.server.serve` listens, `web.security.auth` asks for the token. What does not belong here:
+Neighbours: `web.server.serve` listens, `web.security.auth` checks the token. What does not belong here:
 pages of other origins (`web.security.origin`).
 """
 
@@ -20,16 +20,16 @@ from pipeline.config import Server
 from pipeline.errors import ConfigError
 from pipeline.lan.credentials import Credentials, prepare
 
-# What an Authorization header can carry (RFC 6750 §2.1); of 16 characters none is found by trying.
+# What an Authorization header can carry (RFC 6750 §2.1); 16 characters cannot be guessed.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*", re.ASCII)
 _SECTION = "pipeline.server"
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """Where to listen: `address` to bind, `tls` and `token` or None; `credentials` where they are our own.
+class ListenConfig:
+    """The `address` to bind, with `tls` and `token` or None, and the `hosts` a Host header may name.
 
-    hosts: what the Host header may say.
+    credentials: certificate and token that were created here, with `server.tls=auto`.
     """
 
     address: str
@@ -39,45 +39,45 @@ class Door:
     credentials: Credentials | None = None
 
     @classmethod
-    def of(cls, server: Server) -> Self:
-        """What the settings ask for.
+    def from_settings(cls, server: Server) -> Self:
+        """Read the settings and the files they name.
 
         Raises:
-            ConfigError: other machines could reach it without TLS or a token; a file cannot be
-                read; a token is none.
+            ConfigError: other machines could connect without TLS or a token; a file cannot be
+                read; a token is malformed.
         """
         address = _address(server.host)
         if server.tls is not None:
-            return cls._own(server, address)
+            return cls._with_own_certificate(server, address)
         token, tls = _token(server), _tls(server.tls_cert, server.tls_key)
         missing = [what for what, found in (("TLS", tls), ("a token", token)) if found is None]
         if missing and not _is_loopback(address):
             keys = {"TLS": "server.tls_cert", "a token": "server.token_file"}
             raise ConfigError(
                 f"{_SECTION}.host",
-                f"{server.host} is not a loopback address; listening for other machines needs "
-                f"{' and '.join(missing)}, because without them browsers give no microphone and anybody "
-                f"could listen in: set server.tls=auto, which makes both, or "
+                f"{server.host} is not a loopback address; listening for other machines requires "
+                f"{' and '.join(missing)}, because without them browsers block the microphone and anyone "
+                f"on the network could listen in: set server.tls=auto, which creates both, or "
                 f"{' and '.join(keys[what] for what in missing)}",
             )
         return cls(address, tls, token, server.allowed_hosts)
 
     @classmethod
-    def _own(cls, server: Server, address: str) -> Self:
-        """With a certificate of this machine's own; its names are names of the server."""
+    def _with_own_certificate(cls, server: Server, address: str) -> Self:
+        """Use a certificate created here; the names in it are names of the server."""
         if server.tls_cert is not None or server.tls_key is not None:
-            raise ConfigError(f"{_SECTION}.tls", "there is a tls_cert or tls_key too; one of them must go")
+            raise ConfigError(f"{_SECTION}.tls", "set either tls or tls_cert and tls_key, not both")
         token = _token(server)
         makes_token = token is None and not _is_loopback(address)
         credentials = prepare(server, address, datetime.now(UTC), token=makes_token)
         if makes_token:
             token = _token(Server(token_file=str(credentials.token_file)))
         tls = _tls(str(credentials.server_file), None)
-        return cls(address, tls, token, (*server.allowed_hosts, *credentials.reach.hosts()), credentials)
+        return cls(address, tls, token, (*server.allowed_hosts, *credentials.hosts.all()), credentials)
 
     @property
     def scheme(self) -> str:
-        """What a URL of this server begins with."""
+        """The scheme of the server's own URLs."""
         return "http" if self.tls is None else "https"
 
 
@@ -87,12 +87,12 @@ def _address(host: str) -> str:
     if name.lower() == "localhost":
         return "127.0.0.1"
     if not name:
-        raise ConfigError(f"{_SECTION}.host", "an address to listen on is missing")
+        raise ConfigError(f"{_SECTION}.host", "the address to listen on is empty")
     return name
 
 
 def _is_loopback(address: str) -> bool:
-    """A name is not: it can be pointed elsewhere. Source: RFC 1122 §3.2.1.3, RFC 4291 §2.5.3."""
+    """False for a name: DNS can point it elsewhere. Source: RFC 1122 §3.2.1.3, RFC 4291 §2.5.3."""
     try:
         return ipaddress.ip_address(address).is_loopback
     except ValueError:
@@ -100,9 +100,9 @@ def _is_loopback(address: str) -> bool:
 
 
 def _token(server: Server) -> str | None:
-    """The token, from wherever it is; what is wrong with it is told without it."""
+    """The token, from the settings or the file they name; no error message contains it."""
     if server.token is not None and server.token_file is not None:
-        raise ConfigError(f"{_SECTION}.token", "there is a token_file too; one of them must go")
+        raise ConfigError(f"{_SECTION}.token", "set either token or token_file, not both")
     key, token = "token", server.token
     if server.token_file is not None:
         key = "token_file"
@@ -116,7 +116,7 @@ def _token(server: Server) -> str | None:
             token = ""  # not ASCII, so not a token either
     if token is not None and _TOKEN.fullmatch(token) is None:
         raise ConfigError(
-            f"{_SECTION}.{key}", "a token has at least 16 characters out of letters, digits and -._~+/"
+            f"{_SECTION}.{key}", "a token needs at least 16 characters, all of them letters, digits or -._~+/"
         )
     return token
 
@@ -124,13 +124,13 @@ def _token(server: Server) -> str | None:
 def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
     if cert is None:
         if key is not None:
-            raise ConfigError(f"{_SECTION}.tls_cert", "there is a tls_key and no certificate")
+            raise ConfigError(f"{_SECTION}.tls_cert", "tls_key is set without tls_cert")
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.set_alpn_protocols(["http/1.1"])
 
     def no_passphrase() -> str:
-        raise ConfigError(f"{_SECTION}.tls_key", "is encrypted, and nobody is there to be asked how")
+        raise ConfigError(f"{_SECTION}.tls_key", "the key is encrypted; use an unencrypted key")
 
     try:
         context.load_cert_chain(cert, key, password=no_passphrase)
@@ -138,8 +138,8 @@ def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
         missing = [path for path in (cert, key) if path and not Path(path).exists()]
         raise ConfigError(f"{_SECTION}.tls_cert", f"no such file: {', '.join(missing)}") from None
     except OSError as error:  # ssl.SSLError is one: not PEM, or a key of another certificate
-        problem = getattr(error, "reason", None) or error.strerror or "not a PEM file"
+        reason = getattr(error, "reason", None) or error.strerror or "not a PEM file"
         raise ConfigError(
-            f"{_SECTION}.tls_cert", f"cannot use {cert} ({problem.lower().replace('_', ' ')})"
+            f"{_SECTION}.tls_cert", f"cannot use {cert} ({reason.lower().replace('_', ' ')})"
         ) from None
     return context

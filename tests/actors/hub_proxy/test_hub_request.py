@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.hub_proxy.request import Allowed, Wanted
-from pipeline.errors import NotServedError
+from actors.hub_proxy.request import Allowed, FileRef
+from pipeline.errors import HubFileError
 
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@~-]*")
 segments = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_+=@~-]{0,20}(\.[a-z]{1,5})?", fullmatch=True)
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,20}", fullmatch=True)
 files = st.builds(
-    Wanted,
+    FileRef,
     st.builds("{}/{}".format, names, names),
     names,
     st.lists(segments, min_size=1, max_size=8).map("/".join),
@@ -24,7 +24,7 @@ addresses = st.text() | st.text("./%\\ab\0\n?#resolve", max_size=60) | files.map
 @given(files)
 def test_a_plain_file_is_what_it_says(wanted):
     """Spelling and reading are inverse."""
-    assert Wanted.parse(str(wanted)) == wanted
+    assert FileRef.parse(str(wanted)) == wanted
 
 
 @given(addresses, st.integers(0, 80), st.sampled_from([*"/.%\\\0\n \r?#:", "..", "%2e", "//"]))
@@ -32,8 +32,8 @@ def test_any_text_is_a_plain_file_or_none(address, at, inserted):
     """Whatever is put where: every part of what passes is plain, and nothing in it climbs."""
     for text in (address, address[:at] + inserted + address[at:]):
         try:
-            wanted = Wanted.parse(text)
-        except NotServedError:
+            wanted = FileRef.parse(text)
+        except HubFileError:
             continue
         assert str(wanted) == text
         parts = [*wanted.repo.split("/"), wanted.revision, *wanted.path.split("/")]
@@ -60,7 +60,7 @@ def test_two_files_have_two_names(one, other):
 )
 def test_a_commit_is_pinned(revision, pinned):
     """Forty hex digits, as git spells them."""
-    assert Wanted("a/b", revision, "c").is_pinned is pinned
+    assert FileRef("a/b", revision, "c").is_pinned is pinned
 
 
 def test_a_pattern_stays_within_a_name():

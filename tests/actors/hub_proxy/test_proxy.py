@@ -17,10 +17,10 @@ from support.hub_rig import REPO, file, proxy_of, read, read_found, running, unt
 from support.local_hub import serve
 
 from actors.hub_proxy.disk_store import HEAD_BYTES
-from actors.hub_proxy.download import PIECE_BYTES, CutShortError
-from pipeline.errors import NotServedError
+from actors.hub_proxy.download import CHUNK_BYTES, TruncatedError
+from pipeline.errors import HubFileError
 
-LARGE = random.Random(1).randbytes(3 * PIECE_BYTES + 777)
+LARGE = random.Random(1).randbytes(3 * CHUNK_BYTES + 777)
 FILES = {"config.json": b'{"dim": 3}', "onnx/model.onnx": LARGE, "empty.txt": b""}
 
 
@@ -37,8 +37,8 @@ def gets(hub, name):
 
 
 async def refusal(proxy, wanted):
-    with pytest.raises(NotServedError) as caught:
-        await proxy.find(wanted)
+    with pytest.raises(HubFileError) as caught:
+        await proxy.resolve(wanted)
     return caught.value
 
 
@@ -46,15 +46,15 @@ async def refusal(proxy, wanted):
 async def test_a_file_comes_once_and_is_the_file(hub, tmp_path, path):
     """Whatever its size; the second time it comes from the cache, and the hub is not asked."""
     async with running(hub, tmp_path) as proxy:
-        first = await proxy.find(file(path))
+        first = await proxy.resolve(file(path))
         assert await read_found(proxy, first) == FILES[path]
         await until(lambda: not proxy.statistics().fetching)
-        again = await proxy.find(file(path))
+        again = await proxy.resolve(file(path))
         assert await read_found(proxy, again) == FILES[path]
     assert (first.origin, again.origin) == ("miss", "hit")
-    assert first.described == again.described
-    assert first.described.etag == hashlib.sha256(FILES[path]).hexdigest()
-    assert first.described.commit == hub.head(REPO)
+    assert first.metadata == again.metadata
+    assert first.metadata.etag == hashlib.sha256(FILES[path]).hexdigest()
+    assert first.metadata.commit == hub.head(REPO)
     assert len(gets(hub, path.split("/")[-1])) == 1
 
 
@@ -69,9 +69,9 @@ async def test_fifty_at_once_are_one_question(hub, tmp_path):
 
         for _ in range(50):
             readers.start_soon(reader)
-        await until(lambda: proxy.statistics().reading == 50)
-        early = await read(proxy, file("onnx/model.onnx"), 0, PIECE_BYTES)
-        assert early == LARGE[:PIECE_BYTES]
+        await until(lambda: proxy.statistics().active_readers == 50)
+        early = await read(proxy, file("onnx/model.onnx"), 0, CHUNK_BYTES)
+        assert early == LARGE[:CHUNK_BYTES]
         assert not got
         held.set()
     assert got == [LARGE] * 50
@@ -93,9 +93,9 @@ async def test_who_began_may_leave(hub, tmp_path):
         readers.start_soon(reader, first)
         await until(lambda: proxy.statistics().fetched_bytes)
         readers.start_soon(reader, trio.CancelScope())
-        await until(lambda: proxy.statistics().reading == 2)
+        await until(lambda: proxy.statistics().active_readers == 2)
         first.cancel()
-        await until(lambda: proxy.statistics().reading == 1)
+        await until(lambda: proxy.statistics().active_readers == 1)
         held.set()
     assert got == [LARGE]
     assert len(gets(hub, "model.onnx")) == 1
@@ -111,13 +111,13 @@ async def test_who_leaves_in_the_middle_leaves_nothing_behind(hub, tmp_path, com
         if not comes:
             assert await read(proxy, file("onnx/model.onnx")) == LARGE
             await until(lambda: not proxy.statistics().fetching)
-        found = await proxy.find(file("onnx/model.onnx"))
+        found = await proxy.resolve(file("onnx/model.onnx"))
         before = process.num_fds()
         for _ in range(3):
             async with aclosing(proxy.stream(found, 0, len(LARGE))) as pieces:
                 assert LARGE.startswith(await anext(pieces))
         await until(lambda: process.num_fds() <= before)
-        assert (proxy.statistics().reading, proxy.statistics().cut) == (0, 0)
+        assert (proxy.statistics().active_readers, proxy.statistics().truncated) == (0, 0)
 
 
 async def test_what_nobody_wants_is_not_fetched(hub, tmp_path):
@@ -128,7 +128,7 @@ async def test_what_nobody_wants_is_not_fetched(hub, tmp_path):
         assert await read(proxy, file("large.onnx"), 0, 1) == large[:1]
         await until(lambda: not proxy.statistics().fetching)
         fetched_bytes = proxy.statistics().fetched_bytes
-        assert fetched_bytes <= 2 * PIECE_BYTES
+        assert fetched_bytes <= 2 * CHUNK_BYTES
         assert await read(proxy, file("large.onnx")) == large
     *_, whole = [asked for asked in hub.asked if asked.cdn]
     assert whole.headers["Range"] == f"bytes={fetched_bytes}-"
@@ -138,10 +138,10 @@ async def test_what_breaks_off_is_seen_to_and_goes_on_from_there(hub, tmp_path):
     """Readers are cut short; the next one gets all of it, and the hub sends the rest alone."""
     hub.cut.add("model.onnx")
     async with running(hub, tmp_path) as proxy:
-        with structlog.testing.capture_logs() as logs, pytest.raises(CutShortError):
+        with structlog.testing.capture_logs() as logs, pytest.raises(TruncatedError):
             await read(proxy, file("onnx/model.onnx"))
         assert await read(proxy, file("onnx/model.onnx")) == LARGE
-    assert "hub_fetch_broken" in [entry["event"] for entry in logs]
+    assert "hub_fetch_interrupted" in [entry["event"] for entry in logs]
     whole, rest = gets(hub, "model.onnx")
     assert "Range" not in whole.headers
     assert rest.headers["Range"] == f"bytes={len(LARGE) // 2}-"
@@ -153,7 +153,7 @@ async def test_a_part_of_another_file_is_not_gone_on_with(hub, tmp_path):
     hub.cut.add("model.onnx")
     other = random.Random(3).randbytes(len(LARGE) + 5)
     async with running(hub, tmp_path) as proxy:
-        with pytest.raises(CutShortError):
+        with pytest.raises(TruncatedError):
             await read(proxy, file("onnx/model.onnx"))
         hub.add(REPO, {"onnx/model.onnx": other})
         assert await read(proxy, file("onnx/model.onnx")) == other
@@ -164,7 +164,7 @@ async def test_a_file_that_is_not_the_announced_one_is_never_whole(hub, tmp_path
     """The last byte is not given out before the content was found to be right; nothing of it is kept."""
     hub.wrong.add("model.onnx")
     async with running(hub, tmp_path) as proxy:
-        with pytest.raises(CutShortError):
+        with pytest.raises(TruncatedError):
             await read(proxy, file("onnx/model.onnx"))
         await until(lambda: not proxy.statistics().fetching)
         hub.wrong.clear()
@@ -199,7 +199,7 @@ async def test_a_branch_moves_on(hub, tmp_path):
     async with running(hub, tmp_path, fresh_s=0.0) as proxy:
         await read(proxy, file("onnx/model.onnx"))
         await until(lambda: not proxy.statistics().fetching)
-        old = await proxy.find(file("onnx/model.onnx"))
+        old = await proxy.resolve(file("onnx/model.onnx"))
         async with aclosing(proxy.stream(old, 0, len(LARGE))) as pieces:
             begun = await anext(pieces)
             hub.add(REPO, {"onnx/model.onnx": b"new" + LARGE})
@@ -235,7 +235,7 @@ async def test_what_was_fetched_is_given_without_the_hub(tmp_path, how):
 async def expect_stale(address, folder, *, offline=False):
     async with running(address, folder, fresh_s=0.0, timeout_s=0.5, offline=offline) as proxy:
         for _ in range(2):
-            found = await proxy.find(file("config.json"))
+            found = await proxy.resolve(file("config.json"))
             assert found.origin == "stale"
             assert await read_found(proxy, found) == FILES["config.json"]
         error = await refusal(proxy, file("empty.txt"))
@@ -249,7 +249,7 @@ async def test_a_hub_that_is_not_reached_is_left_alone_a_while(hub, tmp_path):
         await until(lambda: not proxy.statistics().fetching)
         hub.silent["config.json"] = threading.Event()
         for _ in range(5):
-            assert (await proxy.find(file("config.json"))).origin == "stale"
+            assert (await proxy.resolve(file("config.json"))).origin == "stale"
     assert len(hub.asked) == 2
 
 
@@ -275,7 +275,7 @@ async def test_a_queue_for_the_hub_ends(hub, tmp_path):
             await until(lambda: proxy.statistics().fetched_bytes)
             error = await refusal(proxy, file("config.json"))
             assert (error.code, error.retry_after_ms) == ("busy", 5000)
-            assert (await proxy.find(file("empty.txt"))).origin == "hit"
+            assert (await proxy.resolve(file("empty.txt"))).origin == "hit"
             held.set()
         assert await read(proxy, file("config.json")) == FILES["config.json"]
 
@@ -283,25 +283,25 @@ async def test_a_queue_for_the_hub_ends(hub, tmp_path):
 async def test_the_cache_is_held_to_its_bound(hub, tmp_path):
     """What was used longest ago goes; what is being read stays, and is read to its end."""
     names = [f"part{number}.onnx" for number in range(6)]
-    content = {name: random.Random(name).randbytes(2 * PIECE_BYTES) for name in names}
+    content = {name: random.Random(name).randbytes(2 * CHUNK_BYTES) for name in names}
     hub.add(REPO, content)
-    bound = 3 * (HEAD_BYTES + 2 * PIECE_BYTES)
+    bound = 3 * (HEAD_BYTES + 2 * CHUNK_BYTES)
     async with running(hub, tmp_path, cache_bytes=bound) as proxy:
         for name in names[:3]:
             assert await read(proxy, file(name)) == content[name]
             await until(lambda: not proxy.statistics().fetching)
-        found = await proxy.find(file(names[1]))
-        async with aclosing(proxy.stream(found, 0, found.described.size_bytes)) as pieces:
+        found = await proxy.resolve(file(names[1]))
+        async with aclosing(proxy.stream(found, 0, found.metadata.size_bytes)) as pieces:
             begun = await anext(pieces)
             for name in (names[2], names[0], *names[3:]):
                 assert await read(proxy, file(name)) == content[name]
                 await until(lambda: not proxy.statistics().fetching)
                 assert held_bytes(tmp_path) <= bound
             assert begun + b"".join([piece async for piece in pieces]) == content[names[1]]
-        assert (await proxy.find(file(names[1]))).origin == "hit"
-        assert (await proxy.find(file(names[5]))).origin == "hit"
-        assert (await proxy.find(file(names[0]))).origin == "miss"
-        assert proxy.statistics().removed >= 3
+        assert (await proxy.resolve(file(names[1]))).origin == "hit"
+        assert (await proxy.resolve(file(names[5]))).origin == "hit"
+        assert (await proxy.resolve(file(names[0]))).origin == "miss"
+        assert proxy.statistics().evicted >= 3
 
 
 def held_bytes(folder):
@@ -340,7 +340,7 @@ async def test_the_end_has_a_bound(hub, tmp_path):
     async with running(hub, tmp_path, drain_s=0.1) as proxy, trio.open_nursery() as nursery:
 
         async def reader():
-            with pytest.raises(CutShortError):
+            with pytest.raises(TruncatedError):
                 await read(proxy, file("onnx/model.onnx"))
 
         nursery.start_soon(reader)
@@ -362,8 +362,8 @@ from support.hub_rig import file, read, running
 async def main():
     async with running({url!r}, __import__("pathlib").Path({folder!r})) as proxy:
         await read(proxy, file("config.json"))
-        found = await proxy.find(file("onnx/model.onnx"))
-        async for piece in proxy.stream(found, 0, found.described.size_bytes):
+        found = await proxy.resolve(file("onnx/model.onnx"))
+        async for piece in proxy.stream(found, 0, found.metadata.size_bytes):
             print(len(piece), flush=True)
 trio.run(main)
 """
@@ -371,7 +371,7 @@ trio.run(main)
 
 def killed_after_a_piece(script):
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as process:
-        assert int(process.stdout.readline()) == PIECE_BYTES
+        assert int(process.stdout.readline()) == CHUNK_BYTES
         process.kill()
     return process
 
@@ -385,10 +385,10 @@ async def test_a_process_that_was_killed_leaves_a_usable_cache(hub, tmp_path):
     held.set()
     del hub.held["model.onnx"]
     async with running(hub, tmp_path) as proxy:
-        assert (await proxy.find(file("config.json"))).origin == "hit"
+        assert (await proxy.resolve(file("config.json"))).origin == "hit"
         assert await read(proxy, file("onnx/model.onnx")) == LARGE
     *_, rest = gets(hub, "model.onnx")
-    assert int(rest.headers["Range"].removeprefix("bytes=").removesuffix("-")) >= PIECE_BYTES
+    assert int(rest.headers["Range"].removeprefix("bytes=").removesuffix("-")) >= CHUNK_BYTES
 
 
 async def test_two_servers_may_share_a_cache(hub, tmp_path):
@@ -406,5 +406,5 @@ async def test_two_servers_may_share_a_cache(hub, tmp_path):
         held.set()
     assert got == [LARGE] * 2
     async with running(hub, tmp_path) as third:
-        assert (await third.find(file("onnx/model.onnx"))).origin == "hit"
+        assert (await third.resolve(file("onnx/model.onnx"))).origin == "hit"
     assert len(list(tmp_path.iterdir())) == 1

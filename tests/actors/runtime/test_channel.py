@@ -9,13 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.runtime.channel import Batch, Channel, Leak
-from pipeline.values import Frame, LaneClosed, LaneConfigured, LaneEvent, LaneOpened, Sampling
+from pipeline.values import (
+    Frame,
+    FrameHeader,
+    LaneClosed,
+    LaneConfigured,
+    LaneEvent,
+    LaneOpened,
+    SamplingParams,
+)
 
-SAMPLING = Sampling()
+SAMPLING = SamplingParams()
 
 
 def frame(lane: int, index: int, received_s: float = 0.0) -> Frame:
-    return Frame(lane, index, 0.0, received_s, 0.0, 0.0)
+    return Frame(FrameHeader(lane, index, 0.0, received_s))
 
 
 def adds_up(channel: Channel[Frame]) -> bool:
@@ -32,9 +40,9 @@ def make_item(kind: str, lane: int, index: int) -> Frame | LaneEvent:
         case "frame":
             return frame(lane, index)
         case "open":
-            return LaneOpened(lane, Sampling(seed=index))
+            return LaneOpened(lane, SamplingParams(seed=index))
         case "configure":
-            return LaneConfigured(lane, Sampling(seed=index))
+            return LaneConfigured(lane, SamplingParams(seed=index))
         case _:
             return LaneClosed(lane)
 

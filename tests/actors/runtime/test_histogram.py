@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.runtime.histogram import BOUNDS_MS, WINDOW, Timing
+from actors.runtime.histogram import BOUNDS_MS, WINDOW, Histogram
 
 
 @given(st.lists(st.floats(0, 10), min_size=1, max_size=40))
 def test_percentiles_are_durations_that_occurred(durations_s):
     """Nearest rank: NumPy's `inverted_cdf`; count, mean, last and maximum are exact."""
-    timing = Timing()
+    timing = Histogram()
     for duration_s in durations_s:
         timing.add(duration_s)
     found = timing.statistics()
@@ -24,7 +24,7 @@ def test_percentiles_are_durations_that_occurred(durations_s):
 
 def test_percentiles_are_of_the_latest_and_counts_of_all():
     """Memory is constant: what is older than the window is only counted and summed."""
-    timing = Timing()
+    timing = Histogram()
     for _ in range(10):
         timing.add(5.0)
     for _ in range(WINDOW):
@@ -36,7 +36,7 @@ def test_percentiles_are_of_the_latest_and_counts_of_all():
 @given(st.lists(st.one_of(st.floats(0, 10), st.sampled_from([bound / 1000 for bound in BOUNDS_MS]))))
 def test_every_duration_is_in_one_bucket(durations_s):
     """The first whose bound is no less; the last one holds what is longer than every bound."""
-    timing = Timing()
+    timing = Histogram()
     for duration_s in durations_s:
         timing.add(duration_s)
     found = timing.statistics()
@@ -48,4 +48,4 @@ def test_every_duration_is_in_one_bucket(durations_s):
 
 def test_before_the_first_everything_is_zero():
     """There is nothing to divide by, and nothing fails."""
-    assert Timing().statistics().p99_ms == Timing().statistics().avg_ms == 0
+    assert Histogram().statistics().p99_ms == Histogram().statistics().avg_ms == 0

@@ -7,7 +7,7 @@ import trio
 import trio.testing
 
 from actors.runtime.pinned_thread import PinnedThread
-from pipeline.errors import StalledError
+from pipeline.errors import ThreadStalledError
 
 
 async def test_every_call_runs_on_the_same_thread_in_order():
@@ -77,7 +77,7 @@ async def test_a_stalled_call_is_reported_and_holds_nobody():
     """A call that does not return in time is an error of the process, and leaving does not wait for it."""
     gate = threading.Event()
     try:
-        with pytest.raises(StalledError) as caught, PinnedThread("decoder") as thread:
+        with pytest.raises(ThreadStalledError) as caught, PinnedThread("decoder") as thread:
             await thread.run(gate.wait, stall_s=0.02)
         assert caught.value.thread == "decoder"
         assert caught.value.stall_s == 0.02
@@ -96,7 +96,7 @@ async def test_a_stalled_call_is_reported_even_if_its_caller_was_cancelled():
                 trio.from_thread.run_sync(scope.cancel, trio_token=token)
                 gate.wait()
 
-            with pytest.raises(StalledError):
+            with pytest.raises(ThreadStalledError):
                 await thread.run(cancel_and_hang, stall_s=0.05)
             assert scope.cancel_called
     finally:

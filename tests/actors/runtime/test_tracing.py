@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.runtime.tracing import STAGES, Tracer
-from pipeline.values import AgentFrame, Span
+from pipeline.values import AgentFrame, FrameHeader, Span
 
 seconds = st.floats(0, 10, allow_subnormal=False)
 
@@ -20,7 +20,8 @@ def traced(frame, sent_s, tracer=None):
 
 
 def answer(received_s, spans, model_s=0.0):
-    return AgentFrame(0, 7, 0.0, received_s, model_s, 0.0, (), np.zeros(1920, np.float32), spans=spans)
+    header = FrameHeader(0, 7, 0.0, received_s, model_s, spans=spans)
+    return AgentFrame(header, (), np.zeros(1920, np.float32))
 
 
 @pytest.mark.parametrize("every", [1, 3, 25])

@@ -14,11 +14,11 @@ from hypothesis.stateful import (
 )
 
 from actors.runtime.channel import Channel
-from actors.sessions.admission import Admission, Ticket
-from pipeline.errors import RefusedError
-from pipeline.values import LaneClosed, LaneOpened, Sampling, UserFrame
+from actors.sessions.admission import Admission, LaneLease
+from pipeline.errors import SessionRefusedError
+from pipeline.values import LaneClosed, LaneOpened, SamplingParams, UserFrame
 
-SAMPLING = Sampling()
+SAMPLING = SamplingParams()
 
 
 def make(*, lanes: int, queue: int) -> tuple[Admission, Channel[UserFrame]]:
@@ -28,8 +28,8 @@ def make(*, lanes: int, queue: int) -> tuple[Admission, Channel[UserFrame]]:
     return admission, inbox
 
 
-def refusal(admission: Admission) -> RefusedError:
-    with pytest.raises(RefusedError) as caught:
+def refusal(admission: Admission) -> SessionRefusedError:
+    with pytest.raises(SessionRefusedError) as caught:
         admission.request()
     return caught.value
 
@@ -49,15 +49,15 @@ def test_who_cannot_be_served_is_told_why_and_when_to_ask_again():
 
 
 async def test_an_opened_lane_is_free_only_when_it_came_out_of_the_line():
-    """Closing a ticket announces the end behind the lane's frames; until it comes out the lane is in use."""
+    """Closing a lease announces the end behind the lane's frames; until it comes out the lane is in use."""
     admission, inbox = make(lanes=1, queue=0)
-    with admission.request() as ticket:
-        assert ticket.open_lane(SAMPLING) == 0
-        assert ticket.is_open
-    assert not ticket.is_open
+    with admission.request() as lease:
+        assert lease.open_lane(SAMPLING) == 0
+        assert lease.is_open
+    assert not lease.is_open
     assert (await inbox.take_batch()).events == (LaneOpened(0, SAMPLING), LaneClosed(0))
     assert refusal(admission).code == "full"
-    admission.release(0)
+    admission.free(0)
     assert admission.request().lane == 0
 
 
@@ -73,10 +73,10 @@ def test_a_lane_that_was_never_opened_is_free_at_once():
 async def test_a_line_that_has_ended_gives_its_lanes_back():
     """Where no event can come out any more, the lane is not waited for."""
     admission, inbox = make(lanes=1, queue=0)
-    ticket = admission.request()
-    ticket.open_lane(SAMPLING)
+    lease = admission.request()
+    lease.open_lane(SAMPLING)
     inbox.close()
-    ticket.close()
+    lease.close()
     assert admission.statistics().lanes_open == 0
 
 
@@ -88,14 +88,14 @@ async def test_the_queue_moves_up_in_order(autojump_clock):
     assert [t.position for t in waiting] == [1, 2, 3]
     seen: list[list[int]] = [[], [], []]
 
-    async def watch(ticket: Ticket, positions: list[int]) -> None:
-        while ticket.lane is None:
-            await ticket.moved()
-            positions.append(ticket.position)
+    async def watch(lease: LaneLease, positions: list[int]) -> None:
+        while lease.lane is None:
+            await lease.wait_changed()
+            positions.append(lease.position)
 
     async with trio.open_nursery() as nursery:
-        for ticket, positions in zip(waiting, seen, strict=True):
-            nursery.start_soon(watch, ticket, positions)
+        for lease, positions in zip(waiting, seen, strict=True):
+            nursery.start_soon(watch, lease, positions)
         await trio.testing.wait_all_tasks_blocked()
         waiting[1].close()
         await trio.testing.wait_all_tasks_blocked()
@@ -111,7 +111,7 @@ async def test_the_queue_moves_up_in_order(autojump_clock):
     assert seen[1] == []
 
 
-class Doors(RuleBasedStateMachine):
+class Arrivals(RuleBasedStateMachine):
     """Sessions come and go in every way; the lanes are conserved."""
 
     LANES = 3
@@ -120,37 +120,37 @@ class Doors(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.admission, self.inbox = make(lanes=self.LANES, queue=self.QUEUE)
-        self.tickets: list[Ticket] = []
-        self.in_line: list[int] = []  # closed, and not yet out
+        self.leases: list[LaneLease] = []
+        self.in_engine: list[int] = []  # closed, and not yet out
 
     @rule()
     def request(self) -> None:
         try:
-            self.tickets.append(self.admission.request())
-        except RefusedError:
-            assert len(self.tickets) + len(self.in_line) >= self.LANES + self.QUEUE or not self.free()
+            self.leases.append(self.admission.request())
+        except SessionRefusedError:
+            assert len(self.leases) + len(self.in_engine) >= self.LANES + self.QUEUE or not self.free()
 
-    @precondition(lambda self: any(t.lane is not None and not t.is_open for t in self.tickets))
+    @precondition(lambda self: any(t.lane is not None and not t.is_open for t in self.leases))
     @rule(data=st.data())
     def open(self, data: st.DataObject) -> None:
-        ticket = data.draw(st.sampled_from([t for t in self.tickets if t.lane is not None and not t.is_open]))
-        ticket.open_lane(SAMPLING)
+        lease = data.draw(st.sampled_from([t for t in self.leases if t.lane is not None and not t.is_open]))
+        lease.open_lane(SAMPLING)
 
-    @precondition(lambda self: self.tickets)
+    @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
-        ticket = data.draw(st.sampled_from(self.tickets))
-        if ticket.is_open:
-            assert ticket.lane is not None
-            self.in_line.append(ticket.lane)
-        ticket.close()
-        ticket.close()
-        self.tickets.remove(ticket)
+        lease = data.draw(st.sampled_from(self.leases))
+        if lease.is_open:
+            assert lease.lane is not None
+            self.in_engine.append(lease.lane)
+        lease.close()
+        lease.close()
+        self.leases.remove(lease)
 
-    @precondition(lambda self: self.in_line)
+    @precondition(lambda self: self.in_engine)
     @rule()
     def come_out(self) -> None:
-        self.admission.release(self.in_line.pop(0))
+        self.admission.free(self.in_engine.pop(0))
 
     def free(self) -> int:
         statistics = self.admission.statistics()
@@ -158,13 +158,13 @@ class Doors(RuleBasedStateMachine):
 
     @invariant()
     def every_lane_is_somewhere_once(self) -> None:
-        held = [t.lane for t in self.tickets if t.lane is not None]
-        assert len(set(held + self.in_line)) == len(held + self.in_line)
-        assert self.free() + len(held) + len(self.in_line) == self.LANES
+        held = [t.lane for t in self.leases if t.lane is not None]
+        assert len(set(held + self.in_engine)) == len(held + self.in_engine)
+        assert self.free() + len(held) + len(self.in_engine) == self.LANES
 
     @invariant()
     def nobody_queues_beside_a_free_lane(self) -> None:
-        positions = sorted(t.position for t in self.tickets if t.lane is None)
+        positions = sorted(t.position for t in self.leases if t.lane is None)
         assert positions == list(range(1, len(positions) + 1))
         assert not (positions and self.free())
 
@@ -174,6 +174,6 @@ def test_lanes_are_conserved() -> None:
 
     async def check() -> None:
         await trio.lowlevel.checkpoint()
-        run_state_machine_as_test(Doors, settings=settings(max_examples=50, stateful_step_count=25))
+        run_state_machine_as_test(Arrivals, settings=settings(max_examples=50, stateful_step_count=25))
 
     trio.run(check)

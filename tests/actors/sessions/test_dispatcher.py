@@ -4,8 +4,16 @@ import trio
 
 from actors.runtime.channel import Channel
 from actors.sessions.admission import Admission
-from actors.sessions.dispatcher import BUDGET_S, Delivery
-from pipeline.values import AgentFrame, LaneClosed, LaneOpened, Sampling, TextFinal, UserFrame
+from actors.sessions.dispatcher import BUDGET_S, Dispatcher
+from pipeline.values import (
+    AgentFrame,
+    FrameHeader,
+    LaneClosed,
+    LaneOpened,
+    SamplingParams,
+    TextFinal,
+    UserFrame,
+)
 
 
 class Listener:
@@ -27,17 +35,18 @@ async def test_each_lane_reaches_its_holder_until_it_comes_out_closed():
     out: Channel[AgentFrame] = Channel("out", 100, lane_frames=8)
     admission = Admission(inbox, lanes=2, queue=0)
     admission.open()
-    delivery = Delivery(out, admission)
+    dispatcher = Dispatcher(out, admission)
     listeners = [Listener(), Listener()]
     for listener in listeners:
-        delivery.attach(admission.request().open_lane(Sampling()), listener)
+        dispatcher.attach(admission.request().open_lane(SamplingParams()), listener)
     last = (TextFinal("bye"),)
     for lane, index, batch_s in ((0, 0, BUDGET_S / 2), (1, 0, BUDGET_S * 2), (0, 1, BUDGET_S)):
-        out.put_nowait(AgentFrame(lane, index, 0.0, trio.current_time(), batch_s, batch_s, (), None))
-    for event in (LaneOpened(0, Sampling()), LaneClosed(0, last)):
+        header = FrameHeader(lane, index, 0.0, trio.current_time(), batch_s, batch_s)
+        out.put_nowait(AgentFrame(header, (), None))
+    for event in (LaneOpened(0, SamplingParams()), LaneClosed(0, last)):
         out.put_nowait(event)
     out.close()
-    await delivery.run()
+    await dispatcher.run()
     assert [listener.heard for listener in listeners] == [[0, 1, last], [0]]
-    assert (delivery.frames, delivery.over_budget) == (3, 1)
+    assert (dispatcher.frames, dispatcher.over_budget) == (3, 1)
     assert admission.request().lane == 0

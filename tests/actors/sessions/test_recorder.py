@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
-from support.actors.fakes import DELAY, Client, Wire, hold, make_line, speech
+from support.actors.fakes import DELAY, Client, Wire, hold, make_engine, speech
 
 from actors.sessions.recorder import CLOSING_S, WAITING_ITEMS, Recorder
 from pipeline.errors import ConfigError
 from pipeline.protocol import outgoing
-from pipeline.protocol.close_reason import Farewell
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.metadata import Configure
 from pipeline.recordings import read_replay
 
@@ -37,7 +37,7 @@ async def test_a_disk_that_cannot_keep_up_costs_the_recording_and_nothing_else(t
     recorder = Recorder(tmp_path, "small", str)
     recording = recorder.begin("s", sampling={})
     for _ in range(WAITING_ITEMS + 10):
-        recording.hear(FRAME)
+        recording.add_audio(FRAME)
     recording.end("closed", WAITING_ITEMS + 10)
     await write_all(recorder)
     last = last_line(tmp_path / "s")
@@ -48,7 +48,7 @@ async def test_a_recorder_that_is_cancelled_writes_what_it_has(tmp_path):
     """The process ends: what was heard until then is there, and the bundle shows that it broke off."""
     recorder = Recorder(tmp_path, "small", lambda: "d1")
     recording = recorder.begin("s", sampling={"seed": 4})
-    recording.hear(FRAME)
+    recording.add_audio(FRAME)
     await write_all(recorder)
     recorded = read_replay(tmp_path / "s")
     assert np.array_equal(recorded.frames, [FRAME])
@@ -61,7 +61,7 @@ async def test_a_folder_that_cannot_be_written_costs_the_recording_and_nothing_e
     recorder = Recorder(tmp_path, "small", str)
     bad, good = recorder.begin("taken", sampling={}), recorder.begin("free", sampling={})
     for recording in (bad, good):
-        recording.hear(FRAME)
+        recording.add_audio(FRAME)
         recording.end("closed", 1)
     await write_all(recorder)
     assert read_replay(tmp_path / "free").complete
@@ -100,7 +100,7 @@ async def test_a_disk_that_does_not_answer_is_left_behind(tmp_path, autojump_clo
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(recorder.run)
                 await trio.sleep(1)
-                recording.hear(FRAME)
+                recording.add_audio(FRAME)
         assert trio.current_time() - began_s == pytest.approx(5 + CLOSING_S)
     finally:
         gate.set()
@@ -109,28 +109,28 @@ async def test_a_disk_that_does_not_answer_is_left_behind(tmp_path, autojump_clo
 async def test_neither_a_session_nor_a_drain_waits_for_a_disk(tmp_path, autojump_clock):
     """With a disk that never answers, a session is heard to its end, its lane is free, the line ends."""
     gate = threading.Event()
-    line = make_line(replay={"folder": str(tmp_path)}, digest=lambda: str(gate.wait()), drain_s=3)
+    engine = make_engine(replay={"folder": str(tmp_path)}, digest=lambda: str(gate.wait()), drain_s=3)
     client = Client(Wire(buffer=1000))
     try:
         with trio.fail_after(60):
             async with trio.open_nursery() as nursery:
-                await nursery.start(line.run)
-                await line.ready.wait()
-                nursery.start_soon(hold, line, client)
+                await nursery.start(engine.run)
+                await engine.ready.wait()
+                nursery.start_soon(hold, engine, client)
                 nursery.start_soon(client.listen)
                 await client.say(outgoing.metadata(Configure(replay=True)))
                 await client.ready()
                 await client.stream(speech(1, 10))
                 await client.bye()
                 await trio.sleep(0.1)
-                assert line.health()["lanes"]["open"] == 0
+                assert engine.health()["lanes"]["open"] == 0
                 began_s = trio.current_time()
-                await line.drain()
+                await engine.drain()
         assert trio.current_time() - began_s <= CLOSING_S
     finally:
         gate.set()
     assert len(client.audio) == 10 - DELAY
-    assert client.wire.farewell is Farewell.NORMAL
+    assert client.wire.close_reason is CloseReason.NORMAL
 
 
 async def test_a_bug_in_the_recorder_is_loud(tmp_path):

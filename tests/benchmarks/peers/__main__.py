@@ -26,7 +26,7 @@ from benchmarks.peers.rounds import Plan, compete
 
 from pipeline.cli.arguments import run_command
 from pipeline.diagnostics import microbenchmarks
-from pipeline.diagnostics.cost_model import weight_numbers
+from pipeline.diagnostics.cost_model import parameter_count
 from pipeline.errors import ConfigError
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 
@@ -38,7 +38,7 @@ def _fits(case: Case) -> bool:
     """Whether weights, and the rings of the widest batch and a row for padding, go into what is free."""
     lm = parse_lm_config(SIZES[case.size])
     rings = 2 * lm.num_layers * lm.context * lm.dim * (max(case.widths) + 1)
-    return MEMORY_FACTOR * 4 * (weight_numbers(lm) + rings) < psutil.virtual_memory().available
+    return MEMORY_FACTOR * 4 * (parameter_count(lm) + rings) < psutil.virtual_memory().available
 
 
 def _pythons(folder: Path) -> dict[str, Path | str]:

@@ -17,7 +17,7 @@ import numpy as np
 FRAME_SAMPLES = 1920
 
 
-class Chain(Protocol):
+class ModelStages(Protocol):
     """The three stages for some sessions; codes between them stay where the contender keeps them."""
 
     def encode(self, pcm: np.ndarray) -> Any: ...
@@ -36,14 +36,14 @@ class Contender(Protocol):
 
     about: dict[str, Any]
 
-    def open(self, width: int) -> Chain:
+    def open(self, width: int) -> ModelStages:
         """Whatever a width needs, ready to run; what the last one needed is given back."""
 
     def memory_bytes(self) -> int:
         """The most of the device's memory that was in use at a time."""
 
 
-def measure(chain: Chain, width: int, frames: int, warmup: int) -> dict[str, list[float]]:
+def measure(chain: ModelStages, width: int, frames: int, warmup: int) -> dict[str, list[float]]:
     """Milliseconds of every frame in every stage."""
     times: dict[str, list[float]] = {"encode": [], "step": [], "decode": []}
     noise = np.random.default_rng(width)

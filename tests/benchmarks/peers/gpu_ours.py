@@ -27,7 +27,7 @@ from pipeline.stages.decoder import DecoderStage
 from pipeline.stages.encoder import EncoderStage
 from pipeline.stages.stepper import StepperStage
 from pipeline.stages.text import TokenIds, UtteranceRules
-from pipeline.values import Sampling
+from pipeline.values import SamplingParams
 
 RULES = UtteranceRules(padding=frozenset({0, 3}), padding_run=13, max_steps=750)
 
@@ -71,7 +71,7 @@ class OurChain:
         self._decoder = DecoderStage(mimi, width, lm.config.dep_q)
         for lane in self._lanes:
             for stage in (self._encoder, self._stepper, self._decoder):
-                stage.open(lane, Sampling(seed=lane))
+                stage.open(lane, SamplingParams(seed=lane))
 
     def encode(self, pcm: np.ndarray) -> np.ndarray:
         return self._encoder.encode(self._lanes, pcm)

@@ -7,7 +7,7 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from pipeline.diagnostics.cost_model import step_work
+from pipeline.diagnostics.cost_model import step_cost
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.quantization import PUBLISHED_GROUPS
 
@@ -37,7 +37,7 @@ def number_bytes(weights: str) -> float:
 def floor_ms(lm: LmConfig, weights: str, width: int, bytes_per_s: float, *, full: bool) -> float:
     """Reading every weight once, and with `full` rings everything that every lane remembers."""
     rings = 2 * lm.num_layers * lm.transformer.num_kv_heads * lm.transformer.head_dim * lm.context * 2
-    size_bytes = step_work(lm).numbers * number_bytes(weights) + (width * rings if full else 0)
+    size_bytes = step_cost(lm).weights * number_bytes(weights) + (width * rings if full else 0)
     return 1000 * size_bytes / bytes_per_s
 
 

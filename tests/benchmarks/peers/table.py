@@ -6,10 +6,11 @@ from statistics import median
 from typing import Final
 
 from benchmarks.peers.cases import CONTENDERS, OURS, SIZES, STAGES, WIDTHS, Case
+from benchmarks.peers.codec_cost import decode_cost, encode_cost
 from benchmarks.peers.material import MIMI
 from benchmarks.peers.rounds import CODEBOOKS, Rates, Run
 
-from pipeline.diagnostics.cost_model import Work, decode_work, encode_work, step_work
+from pipeline.diagnostics.cost_model import Cost, step_cost
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 
 NUMBER_BYTES: Final = 4  # float32
@@ -60,13 +61,13 @@ class Row:
         return None if peer is None or OURS not in self.cells else self.cells[OURS].over(self.cells[peer])
 
 
-def works(case: Case) -> Mapping[str, Work]:
+def works(case: Case) -> Mapping[str, Cost]:
     """What each stage of a case cannot do without."""
     lm = parse_lm_config(SIZES[case.size])
-    stages = {"encode": encode_work(MIMI, CODEBOOKS), "step": step_work(lm), "decode": decode_work(MIMI)}
+    stages = {"encode": encode_cost(MIMI, CODEBOOKS), "step": step_cost(lm), "decode": decode_cost(MIMI)}
     if case.kind == "chain":
-        numbers, flop = (sum(getattr(w, what) for w in stages.values()) for what in ("numbers", "flop"))
-        return {"all": Work(numbers, flop)}
+        weights, flop = (sum(getattr(w, what) for w in stages.values()) for what in ("weights", "flop"))
+        return {"all": Cost(weights, flop)}
     return {stage: stages[stage] for stage in STAGES[case.kind]}
 
 
@@ -81,7 +82,7 @@ def rows_of(case: Case, runs: Mapping[str, Run], rates: Rates) -> Iterator[Row]:
                 if len(rounds) == most > 0:  # or there is nothing to hold the others' rounds against
                     cells[name] = Cell(tuple(median(ms) for ms in rounds))
             if cells:
-                reading_ms = 1000 * work.numbers * NUMBER_BYTES / rates.read_bytes_per_s
+                reading_ms = 1000 * work.weights * NUMBER_BYTES / rates.read_bytes_per_s
                 arithmetic_ms = 1000 * width * work.flop / rates.flop_per_s
                 yield Row(case.name, stage, width, cells, reading_ms, arithmetic_ms)
 

@@ -11,7 +11,7 @@ import pytest
 from support.checkpoints import LM, write_folder
 from support.models.golden_lm import DATA, config_of
 
-from pipeline.cli.offline import converse
+from pipeline.cli.offline import run_frames
 from pipeline.config import read_config
 from pipeline.errors import ConfigError, UnsupportedModelError, WeightsError
 from pipeline.models import random_init
@@ -19,7 +19,7 @@ from pipeline.models.bundle import open_bundle
 from pipeline.models.checkpoint import formats
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.lm import LmModel
-from pipeline.stages.chain import open_chain
+from pipeline.stages.model_stages import open_stages
 from pipeline.values import GREEDY
 
 CONFIGS = Path(__file__).parents[3] / "configs"
@@ -174,9 +174,9 @@ def test_a_guided_conversation_needs_no_more_than_a_number(tmp_path: Path) -> No
     said = {}
     for coefficient in (None, 1.0, 6.0):
         overrides = [] if coefficient is None else [f"sampling.cfg_coef={coefficient}"]
-        chain = open_chain(read_config(folder, ["lanes.max=2", *overrides]))
+        chain = open_stages(read_config(folder, ["lanes.max=2", *overrides]))
         assert chain.bundle.guidance == (coefficient or 3.0)
-        said[coefficient] = converse(chain, frames, GREEDY).text_tokens
+        said[coefficient] = run_frames(chain, frames, GREEDY).text_tokens
     assert said[None] != said[1.0] != said[6.0]
 
 

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import trio
 
-from actors.engine import Line, Loaders
+from actors.engine import Engine, Loaders
 from actors.sessions.transport import SlowPeerError, TransportClosedError
 from pipeline.audio.framing import frames_of, payload_of
 from pipeline.config import Settings, parse_settings
 from pipeline.protocol import outgoing
-from pipeline.protocol.close_reason import Farewell
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.events import AudioReceived, Event, MetadataReceived, TextReceived
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Metadata, Ready
-from pipeline.protocol.outgoing import Outgoing
-from pipeline.values import ModelCard, Sampling, Text, TextFinal, TextPartial
+from pipeline.protocol.outgoing import OutgoingPacket
+from pipeline.values import ModelCard, SamplingParams, Text, TextFinal, TextPartial
 
 CARD = ModelCard(name="sums", shape="sums", trained=False, model_delay_ms=160, text="ids")
 DELAY = 2
@@ -36,7 +36,7 @@ class Memory:
         self.sums: dict[int, int] = {}
         self.widths: list[int] = []
 
-    def open(self, lane: int, sampling: Sampling) -> None:
+    def open(self, lane: int, sampling: SamplingParams) -> None:
         assert lane not in self.sums, "opened twice"
         self.sums[lane] = 0
 
@@ -71,13 +71,13 @@ class SumStepper(Memory):
         self.steps: dict[int, int] = {}
         self.said: dict[int, list[str]] = {}
 
-    def open(self, lane: int, sampling: Sampling) -> None:
+    def open(self, lane: int, sampling: SamplingParams) -> None:
         super().open(lane, sampling)
         self.configure(lane, sampling)
         self.steps[lane] = 0
         self.said[lane] = []
 
-    def configure(self, lane: int, sampling: Sampling) -> None:
+    def configure(self, lane: int, sampling: SamplingParams) -> None:
         self.sums[lane] = sampling.seed
 
     def close(self, lane: int) -> tuple[Text, ...]:
@@ -113,7 +113,7 @@ def expected(frames: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
     """The audio a session alone gets for these frames."""
     encoder, stepper, decoder = SumEncoder(), SumStepper(), SumDecoder()
     for stage in (encoder, stepper, decoder):
-        stage.open(0, Sampling(seed=seed))
+        stage.open(0, SamplingParams(seed=seed))
     steps = [stepper.step([0], encoder.encode([0], frame[None]))[0] for frame in frames]
     return [decoder.decode([0], step.codes[None])[0] for step in steps if step.codes is not None]
 
@@ -130,8 +130,11 @@ class Inline:
     batch_s = 0.0
 
     @asynccontextmanager
-    async def turn(self):
+    async def acquire(self):
         yield self
+
+    def expect(self, is_ready):
+        pass
 
     async def run(self, call, *args, stall_s=0.0, abandon_on_cancel=False):
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -155,7 +158,7 @@ def slow_inline(_name: str, batch_s: float) -> Iterator[Inline]:
 LOADERS = Loaders(SumEncoder, SumStepper, SumDecoder)
 
 
-def make_line(
+def make_engine(
     *,
     lanes: int = 4,
     queue: int = 2,
@@ -164,7 +167,7 @@ def make_line(
     runner=inline,
     digest: Callable[[], str] = str,
     **section,
-) -> Line:
+) -> Engine:
     """A line of sums. The seed, 0 unless configured, is where the stepper's running sum begins.
 
     A lost connection is the end of its session, unless `limits` say otherwise.
@@ -173,7 +176,7 @@ def make_line(
     settings: Settings = parse_settings(
         {"lanes": {"queue": queue, "idle_s": idle_s}, "sampling": {"seed": 0}, **section}
     )
-    return Line(settings, loaders, CARD, lanes=lanes, runner=runner, digest=digest)
+    return Engine(settings, loaders, CARD, lanes=lanes, runner=runner, digest=digest)
 
 
 @dataclass
@@ -183,7 +186,7 @@ class Wire:
     buffer: int = 64
     send_timeout_s: float = 2.0
     peer: str = "memory"
-    farewell: Farewell | None = None
+    close_reason: CloseReason | None = None
 
     def __post_init__(self) -> None:
         self._to_server, self._at_server = trio.open_memory_channel[bytes | str](64)
@@ -203,8 +206,8 @@ class Wire:
                 raise TransportClosedError from None
         raise SlowPeerError
 
-    async def close(self, farewell: Farewell) -> None:
-        self.farewell = farewell
+    async def close(self, close_reason: CloseReason) -> None:
+        self.close_reason = close_reason
         self._to_client.close()
         self._at_server.close()
         await trio.lowlevel.checkpoint()
@@ -237,9 +240,9 @@ class Client:
         self.over = False
         self.pause_s = 0.0  # between two messages it reads
 
-    async def say(self, *said: Outgoing) -> None:
+    async def say(self, *said: OutgoingPacket) -> None:
         for packet in said:
-            await self.wire.say(self.conversation.number(packet, timestamp_ms=0.0))
+            await self.wire.say(self.conversation.encode_next(packet, timestamp_ms=0.0))
 
     async def stream(self, frames: Sequence[np.ndarray], *, every_s: float = 0.08) -> None:
         for index, frame in enumerate(frames):
@@ -269,7 +272,7 @@ class Client:
     async def _until(self, done: Callable[["Client"], bool]) -> None:
         async with self._news:
             while not done(self):
-                assert not self.over, f"closed with {self.wire.farewell}, heard {self.metadata}"
+                assert not self.over, f"closed with {self.wire.close_reason}, heard {self.metadata}"
                 await self._news.wait()
 
     async def ready(self) -> None:
@@ -300,17 +303,17 @@ class Client:
         return [event.text for event in self.heard if isinstance(event, TextReceived) and event.final]
 
 
-async def hold(line: Line, client: Client, resume: str | None = None) -> None:
+async def hold(engine: Engine, client: Client, resume: str | None = None) -> None:
     """What the web does with a connection."""
-    with line.admit(resume) as seat:
-        await line.converse(client.wire, seat)
+    with engine.admit(resume) as reservation:
+        await engine.serve(client.wire, reservation)
 
 
-async def talk(line: Line, frames: Sequence[np.ndarray], *, seed: int, buffer: int = 64) -> Client:
+async def talk(engine: Engine, frames: Sequence[np.ndarray], *, seed: int, buffer: int = 64) -> Client:
     """One whole conversation, from admission to bye, at microphone pace."""
     client = Client(Wire(buffer=buffer))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold, line, client)
+        nursery.start_soon(hold, engine, client)
         nursery.start_soon(client.listen)
         await client.say(outgoing.metadata(Configure(seed=seed)))
         await client.ready()

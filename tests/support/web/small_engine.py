@@ -12,7 +12,7 @@ import numpy as np
 import trio
 import trio_websocket
 
-from actors.engine import Line, Loaders
+from actors.engine import Engine, Loaders
 from pipeline.config import Limits, Server, Settings
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import Conversation
@@ -22,8 +22,8 @@ from pipeline.units import FRAME_SAMPLES
 from pipeline.values import ModelCard, TextFinal, TextPartial
 from support.web.sockets import serving, websocket
 from web.app import create_app
-from web.security.forwarded import Front
-from web.security.rate_limit import Turnstile
+from web.security.forwarded import ReverseProxy
+from web.security.rate_limit import RateLimiter
 
 CARD = ModelCard(
     name="small",
@@ -76,7 +76,7 @@ class DelayStepper:
         heard = self.heard.pop(lane)
         return (TextFinal(" ".join(map(str, heard))),) if heard else ()
 
-    def rehearse(self, *, anew):
+    def warmup(self, *, anew):
         if anew:
             self.rehearsed = 0
         self.rehearsed += 1
@@ -126,26 +126,26 @@ async def small_server(
     settings=SETTINGS, *, lanes=4, before=None, weights=lambda: WEIGHTS, tls=None, proxy=None
 ):
     """A served line; without `before`, the block starts when it is ready."""
-    line = Line(settings, small_loaders(before) if before else small_loaders(), CARD, lanes=lanes)
-    turnstile = Turnstile(settings.limits, Front.of(settings.server))
+    engine = Engine(settings, small_loaders(before) if before else small_loaders(), CARD, lanes=lanes)
+    limiter = RateLimiter(settings.limits, ReverseProxy.from_settings(settings.server))
     app = create_app(
-        line, settings, backend={"device": "abacus"}, weights=weights, turnstile=turnstile, proxy=proxy
+        engine, settings, backend={"device": "abacus"}, weights=weights, limiter=limiter, proxy=proxy
     )
 
     async def drain():
         async with trio.open_nursery() as draining:
-            draining.start_soon(line.drain)
+            draining.start_soon(engine.drain)
             if proxy is not None:
                 draining.start_soon(proxy.drain)
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(line.run)
+        await nursery.start(engine.run)
         if proxy is not None:
             await nursery.start(proxy.run)
         if before is None:
-            await line.ready.wait()
-        async with serving(app, settings, drain, turnstile, tls) as served:
-            served.line, served.app, served.turnstile = line, app, turnstile
+            await engine.ready.wait()
+        async with serving(app, settings, drain, limiter, tls) as served:
+            served.engine, served.app, served.limiter = engine, app, limiter
             yield served
         nursery.cancel_scope.cancel()
 
@@ -168,7 +168,7 @@ class Talker:
         self.metadata = defaultdict(list)
 
     async def send(self, said):
-        await self.connection.send_message(self.conversation.number(said, timestamp_ms=0.0))
+        await self.connection.send_message(self.conversation.encode_next(said, timestamp_ms=0.0))
 
     async def hear(self):
         """The next event of the server; texts and metadata are kept besides."""

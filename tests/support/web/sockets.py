@@ -11,7 +11,7 @@ import h11
 import trio
 import trio_websocket
 
-from web.security.rate_limit import Turnstile
+from web.security.rate_limit import RateLimiter
 from web.server.serve import serve
 
 HANDSHAKE = (
@@ -41,7 +41,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(app, settings, drain=None, turnstile=None, tls=None):
+async def serving(app, settings, drain=None, limiter=None, tls=None):
     """Serve `app` on a port of its own while the block runs."""
 
     async def nothing_to_drain():
@@ -56,7 +56,7 @@ async def serving(app, settings, drain=None, turnstile=None, tls=None):
                 settings,
                 shutdown=served.shutdown,
                 drain=drain or nothing_to_drain,
-                turnstile=turnstile or Turnstile(settings.limits),
+                limiter=limiter or RateLimiter(settings.limits),
                 task_status=task_status,
             )
         served.ended.set()

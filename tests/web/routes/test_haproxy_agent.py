@@ -10,7 +10,7 @@ from support.web.small_engine import SETTINGS, small_server
 from pipeline.config import Lanes, Server, Settings
 from pipeline.errors import ConfigError, PortInUseError
 from web.routes import haproxy_agent
-from web.routes.haproxy_agent import answer_balancers
+from web.routes.haproxy_agent import serve_agent
 
 AGENT = Server(port=0, agent_port=0)
 TWO_MAY_WAIT = Settings(server=AGENT, lanes=Lanes(queue=2), limits=SETTINGS.limits, drain_s=SETTINGS.drain_s)
@@ -31,7 +31,7 @@ async def answering(*, lanes=3, before=None):
         small_server(TWO_MAY_WAIT, lanes=lanes, before=before) as served,
         trio.open_nursery() as nursery,
     ):
-        served.agent_port = await nursery.start(answer_balancers, AGENT, served.line)
+        served.agent_port = await nursery.start(serve_agent, AGENT, served.engine)
         yield served
         nursery.cancel_scope.cancel()
 
@@ -43,7 +43,7 @@ async def test_the_weight_is_the_room_there_is():
         with contextlib.ExitStack() as seats:
             for _ in range(5):
                 told.append([await heard(served.agent_port, word) for word in (b"lanes\n", b"queue\n")])
-                seats.enter_context(served.line.admit())
+                seats.enter_context(served.engine.admit())
             told.append([await heard(served.agent_port, word) for word in (b"lanes\n", b"queue\n")])
         assert await heard(served.agent_port, b"lanes\n") == b"up ready 300%\n"
     assert [lanes for lanes, _ in told] == [b"up ready %d%%\n" % p for p in (300, 200, 100, 0, 0, 0)]
@@ -63,28 +63,28 @@ async def test_without_models_nobody_is_to_come():
     async with answering(before=loading.wait) as served:
         assert await heard(served.agent_port) == b"down #not_ready\n"
         loading.set()
-        await served.line.ready.wait()
+        await served.engine.ready.wait()
         assert await heard(served.agent_port) == b"up ready 300%\n"
 
 
 async def test_a_server_that_drains_gets_nobody_new():
     """And it says so while its sessions finish."""
     async with answering() as served:
-        served.line.admission.drain()
+        served.engine.admission.drain()
         assert await heard(served.agent_port, b"queue\n") == b"drain\n"
 
 
 async def test_a_server_that_stalls_has_failed():
     """Its process is about to end."""
     async with answering() as served:
-        served.line.stalled = True
+        served.engine.stalled = True
         assert await heard(served.agent_port) == b"fail #stalled\n"
 
 
 async def test_silent_connections_are_bounded_and_closed(monkeypatch):
     """One too many is turned away at once, and none keeps its place by saying and reading nothing."""
-    monkeypatch.setattr(haproxy_agent, "CONNECTIONS", 1)
-    monkeypatch.setattr(haproxy_agent, "QUESTION_S", 60)
+    monkeypatch.setattr(haproxy_agent, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(haproxy_agent, "QUERY_TIMEOUT_S", 60)
     async with answering() as served, await trio.open_tcp_stream("127.0.0.1", served.agent_port) as first:
         assert await heard(served.agent_port) == b""
         await first.send_all(b"lanes\n")
@@ -95,8 +95,8 @@ async def test_the_port_is_one_that_is_free():
     """A taken port and an address of another machine are mistakes, each with its key."""
     async with answering() as served:
         with pytest.raises(PortInUseError) as taken:
-            await answer_balancers(Server(agent_port=served.agent_port), served.line)
+            await serve_agent(Server(agent_port=served.agent_port), served.engine)
         assert "server.agent_port" in str(taken.value)
         with pytest.raises(ConfigError) as elsewhere:
-            await answer_balancers(Server(agent_port=0, agent_host="192.0.2.1"), served.line)
+            await serve_agent(Server(agent_port=0, agent_host="192.0.2.1"), served.engine)
         assert elsewhere.value.key == "pipeline.server.agent_host"

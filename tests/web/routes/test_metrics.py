@@ -1,4 +1,4 @@
-"""/metrics says in Prometheus' words what /health says in ours, and the dashboard asks for nothing else."""
+"""/metrics agrees with /health; dashboard, alerts and docs use only metrics that are served."""
 
 import json
 import re
@@ -13,14 +13,17 @@ from support.web.sockets import ask
 
 from actors.runtime.histogram import BOUNDS_MS
 from pipeline.protocol.packets import Packet, Priority, encode
+from web.routes.metric_aliases import RENAMED
 
 DASHBOARD = Path(__file__).parents[3] / "configs/grafana/packet-voice.json"
-OPERATIONS = Path(__file__).parents[3] / "docs/how-to/operations.md"
+ALERTS = Path(__file__).parents[3] / "configs/prometheus/alerts.yaml"
+PAGE = Path(__file__).parents[3] / "docs/reference/metrics.md"
+UPGRADING = Path(__file__).parents[3] / "docs/upgrading.md"
 NAME = re.compile(r"\b(?:packet_voice|process)_[a-z_]+")
 
 
 class Scrape:
-    """One answer of /metrics, read by Prometheus' own parser."""
+    """One response of /metrics, parsed by Prometheus' own parser."""
 
     def __init__(self, text):
         self.text = text
@@ -45,8 +48,16 @@ async def scrape(served):
     return Scrape(answer.body.decode())
 
 
+async def scrape_all(tmp_path):
+    """A scrape of a server with every kind of metric: a session, and the hub proxy."""
+    proxy = proxy_of("http://127.0.0.1:9", tmp_path)
+    async with small_server(SETTINGS, proxy=proxy) as served, talker(served) as client:
+        await client.speak(speech(3))
+        return await scrape(served)
+
+
 async def test_it_is_well_formed():
-    """Every family has help and a type, no sample comes twice, counters and histograms are named as such."""
+    """Every family has help and a type, no sample is repeated, names end as Prometheus asks."""
     async with small_server() as served, talker(served) as client:
         await client.speak(speech(3))
         metrics = await scrape(served)
@@ -65,7 +76,7 @@ async def test_it_is_well_formed():
 
 
 async def test_it_agrees_with_health():
-    """The same moment of the same line, whichever words are asked for."""
+    """Both show the same numbers."""
     async with small_server() as served, talker(served) as client:
         await client.speak(speech(7))
         await client.connection.send_message(encode(Packet(0x7F, Priority.LOW, 0, 0.0, b"", False)))  # type: ignore[arg-type]
@@ -73,13 +84,15 @@ async def test_it_agrees_with_health():
         metrics, health = await scrape(served), (await ask(served, "/health")).json
     shown = health["metrics"]
     for stage in ("encode", "step", "decode"):
-        assert metrics.of("packet_voice_batch_seconds_count", stage=stage) == shown[stage]["count"] > 0
+        assert (
+            metrics.of("packet_voice_batch_duration_seconds_count", stage=stage) == shown[stage]["count"] > 0
+        )
     assert metrics["packet_voice_latency_seconds_count"] == shown["latency"]["count"] == 8
-    assert metrics["packet_voice_added_latency_seconds_count"] == shown["added"]["count"] == 8
+    assert metrics["packet_voice_server_overhead_seconds_count"] == shown["added"]["count"] == 8
     assert metrics.of("packet_voice_frames_total", direction="in") == shown["framesIn"] == 9
     assert metrics.of("packet_voice_frames_total", direction="out") == shown["framesOut"] == 8
     assert metrics["packet_voice_steps_total"] == 9
-    assert metrics["packet_voice_over_budget_total"] == shown["overBudget"]
+    assert metrics["packet_voice_frames_over_budget_total"] == shown["overBudget"]
     assert metrics.of("packet_voice_underruns_total", where="server") == shown["underruns"]
     assert metrics["packet_voice_lanes_open"] == health["lanes"]["open"] == 1
     assert metrics["packet_voice_lanes_max"] == health["lanes"]["max"] == 4
@@ -97,13 +110,13 @@ async def test_it_agrees_with_health():
         ]
         assert counted == [queue["sent"], queue["taken"], queue["leaked"]]
         assert counted[0] == counted[1] + counted[2] + metrics.of("packet_voice_queue_depth", queue=name)
-    assert {rung.replace("_", "") for rung in labels(metrics, "packet_voice_pressure", "rung")} == {
-        rung.lower() for rung in shown["ladder"]
-    }
+    assert {
+        action.replace("_", "") for action in labels(metrics, "packet_voice_overload_actions", "action")
+    } == {action.lower() for action in shown["ladder"]}
 
 
 async def test_what_ended_stays_counted():
-    """A session that is gone left its frames, its packets and why it ended."""
+    """The frames and packets of an ended session stay counted, and why it ended."""
     async with small_server() as served:
         async with talker(served) as client:
             await client.speak(speech(3))
@@ -119,12 +132,12 @@ async def test_what_ended_stays_counted():
 
 
 async def test_histograms_are_cumulative_around_real_time():
-    """Buckets grow with their bound up to the count, and some of them bound the budget and 80 ms."""
+    """Buckets are cumulative, and there are bounds at the 30 ms budget and at 80 ms."""
     async with small_server() as served, talker(served) as client:
         await client.speak(speech(5))
         metrics = await scrape(served)
     assert {30, 80} <= set(BOUNDS_MS)
-    for name in ("batch", "latency", "added_latency"):
+    for name in ("batch_duration", "latency", "server_overhead"):
         family = metrics.families[f"packet_voice_{name}_seconds"]
         assert family.type == "histogram"
         series = {}
@@ -144,7 +157,7 @@ async def test_histograms_are_cumulative_around_real_time():
 
 
 async def test_the_process_is_this_one():
-    """Memory, threads and files are those of the process that serves."""
+    """Memory, threads and files are those of the server's process."""
     async with small_server() as served:
         metrics = await scrape(served)
     process = psutil.Process()
@@ -154,33 +167,67 @@ async def test_the_process_is_this_one():
     assert metrics["packet_voice_tasks"] > 0
 
 
-async def test_a_line_that_still_loads_is_scraped_too():
-    """There is an answer before there is a model."""
+async def test_metrics_are_served_while_models_load():
+    """Without a model there is no model_info, and counts are zero."""
     async with small_server(weights=lambda: None) as served:
         metrics = await scrape(served)
     assert "packet_voice_model_info" not in metrics.families
-    assert metrics.of("packet_voice_batch_seconds_count", stage="step") == 0
+    assert metrics.of("packet_voice_batch_duration_seconds_count", stage="step") == 0
 
 
 async def test_names_that_people_use_exist(tmp_path):
-    """What the dashboard asks for and what operations.md explains is there; operations.md explains all."""
-    proxy = proxy_of("http://127.0.0.1:9", tmp_path)
-    async with small_server(SETTINGS, proxy=proxy) as served, talker(served) as client:
-        await client.speak(speech(3))
-        metrics = await scrape(served)
-    there = {sample.name for family in metrics.families.values() for sample in family.samples}
-    families = {
+    """Dashboard and alerts use current metrics only; metrics.md documents exactly those."""
+    metrics = await scrape_all(tmp_path)
+    current = {
         f"{family.name}_total" if family.type == "counter" else family.name
         for family in metrics.families.values()
+        if not family.documentation.startswith("Deprecated")
     }
-    for expression, asked in queries():
-        assert asked <= there | families, expression
-    rows = re.findall(r"^\| `((?:packet_voice|process)_[a-z_]+)", OPERATIONS.read_text(), re.MULTILINE)
-    assert sorted(rows) == sorted(families)
+    series = {
+        sample.name
+        for family in metrics.families.values()
+        for sample in family.samples
+        if not family.documentation.startswith("Deprecated")
+    }
+    for expression, names in [*queries(), *alerts()]:
+        assert names <= series | current, expression
+    rows = re.findall(r"^\| `((?:packet_voice|process)_[a-z_]+)", PAGE.read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(current)
+
+
+async def test_former_names_equal_their_successors(tmp_path):
+    """A renamed metric has the same samples under both names, and HELP names the successor."""
+    metrics = await scrape_all(tmp_path)
+    for name, former in RENAMED.items():
+        family, alias = metrics.families[name], metrics.families[former.name]
+        suffix = "_total" if family.type == "counter" else ""
+        assert alias.type == family.type
+        assert alias.documentation == f"Deprecated, use {name}{suffix}."
+        assert len(alias.samples) == len(family.samples) > 0
+        for sample, copy in zip(family.samples, alias.samples, strict=True):
+            assert copy.name.removeprefix(former.name) == sample.name.removeprefix(name)
+            renamed = {former.labels.get(label, label): value for label, value in sample.labels.items()}
+            assert (copy.labels, copy.value) == (renamed, sample.value)
+
+
+async def test_former_names_are_in_the_upgrade_notes(tmp_path):
+    """upgrading.md lists exactly the deprecated metrics, each with its successor."""
+    metrics = await scrape_all(tmp_path)
+    deprecated = {
+        f"{family.name}_total" if family.type == "counter" else family.name
+        for family in metrics.families.values()
+        if family.documentation.startswith("Deprecated")
+    }
+    section = UPGRADING.read_text().partition("### Metrics\n")[2].partition("\n###")[0]
+    listed = dict(re.findall(r"^\| `(packet_voice_[a-z_]+)[^`]*` \| `([a-z_(]+)", section, re.MULTILINE))
+    assert listed.keys() == deprecated
+    for name, former in RENAMED.items():
+        suffix = "_total" if metrics.families[name].type == "counter" else ""
+        assert listed[f"{former.name}{suffix}"] == f"{name}{suffix}"
 
 
 def test_the_dashboard_can_be_imported():
-    """Panels do not overlap, have a query each, and go by the variables that the file itself declares."""
+    """Panels do not overlap, each has a query, and variables are declared in the file."""
     board = json.loads(DASHBOARD.read_text())
     taken = set()
     for panel in board["panels"]:
@@ -204,6 +251,13 @@ def queries():
     for panel in board["panels"]:
         for target in panel.get("targets", []):
             yield target["expr"], set(NAME.findall(target["expr"]))
+
+
+def alerts():
+    """Every PromQL expression of the alerts with the series it names."""
+    for line in ALERTS.read_text().splitlines():
+        if line.strip().startswith("expr:") and (names := set(NAME.findall(line))):
+            yield line, names
 
 
 def labels(metrics, family, label):

@@ -13,7 +13,7 @@ from support.web.small_engine import small_server
 from support.web.sockets import ask
 
 from web.routes.pages import read_assets
-from web.vendor import Package, VendorError, lay_out, read_lock
+from web.vendor import Package, VendorError, extract, read_lock
 
 LINK = re.compile(r'(?:href|src)="(/[^"]+)"')
 
@@ -122,7 +122,7 @@ def locked(archive: Path, *files: str) -> Package:
 
 def test_only_the_files_that_are_used_are_laid_out(tmp_path):
     archive = packed(tmp_path, {"dist/a.js": b"a", "dist/b.js": b"b"})
-    lay_out(locked(archive, "dist/a.js"), archive, tmp_path / "vendored")
+    extract(locked(archive, "dist/a.js"), archive, tmp_path / "vendored")
     laid = [p.relative_to(tmp_path / "vendored").as_posix() for p in (tmp_path / "vendored").rglob("*.js")]
     assert laid == ["package-1.0/a.js"]
 
@@ -132,14 +132,14 @@ def test_another_archive_than_the_locked_one_is_refused(tmp_path):
     package = locked(archive, "dist/a.js")
     packed(tmp_path, {"dist/a.js": b"A"})
     with pytest.raises(VendorError, match="not the archive"):
-        lay_out(package, archive, tmp_path / "vendored")
+        extract(package, archive, tmp_path / "vendored")
     assert not (tmp_path / "vendored").exists()
 
 
 def test_an_archive_without_what_was_locked_is_refused(tmp_path):
     archive = packed(tmp_path, {"dist/a.js": b"a"})
     with pytest.raises(VendorError, match="has no dist/b"):
-        lay_out(locked(archive, "dist/a.js", "dist/b.js"), archive, tmp_path / "vendored")
+        extract(locked(archive, "dist/a.js", "dist/b.js"), archive, tmp_path / "vendored")
     assert list((tmp_path / "vendored").iterdir()) == []
 
 

@@ -13,7 +13,7 @@ PROFILE = "/profile/lm?steps=20&warmup=3"
 async def test_a_stalled_line_is_not_live():
     """A supervisor learns that only a restart helps; everything else is still answered."""
     async with small_server() as served:
-        served.line.stalled = True
+        served.engine.stalled = True
         answer = await ask(served, "/health/live")
         assert (answer.status, answer.json) == (503, {"status": "stalled"})
         assert (await ask(served, "/health")).status == 200
@@ -78,9 +78,9 @@ async def test_a_session_ends_a_profile():
             answers.append(await ask(served, "/profile/lm?steps=500&warmup=100"))
 
         async with trio.open_nursery() as nursery:
-            begun = served.line._stepper.aside
+            begun = served.engine._stepper.call_between_batches
 
-            async def aside(call):
+            async def between(call):
                 if not answers and not joined.is_set():
                     nursery.start_soon(join)
                     joined.set()
@@ -95,7 +95,7 @@ async def test_a_session_ends_a_profile():
                         await trio.lowlevel.checkpoint()
 
             joined, left = trio.Event(), trio.Event()
-            served.line._stepper.aside = aside
+            served.engine._stepper.call_between_batches = between
             nursery.start_soon(profile)
     assert [(answer.status, answer.error) for answer in answers] == [(409, "busy")]
 
@@ -105,14 +105,14 @@ async def test_one_profile_at_a_time():
     async with small_server() as served:
         begun = trio.Event()
         go_on = trio.Event()
-        aside = served.line._stepper.aside
+        call = served.engine._stepper.call_between_batches
 
-        async def slow_aside(call):
+        async def slow(run):
             begun.set()
             await go_on.wait()
-            return await aside(call)
+            return await call(run)
 
-        served.line._stepper.aside = slow_aside
+        served.engine._stepper.call_between_batches = slow
         async with trio.open_nursery() as nursery:
             nursery.start_soon(ask, served, PROFILE)
             await begun.wait()

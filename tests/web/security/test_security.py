@@ -14,11 +14,11 @@ import trio
 from support.web.small_engine import SETTINGS, small_server, speech, talker
 from support.web.sockets import HANDSHAKE, ask, connect, read_answer, read_to_end
 
-from pipeline.client.connect import Trust
+from pipeline.client.connect import ClientCredentials
 from pipeline.client.session import ConversationError, converse
 from pipeline.config import Limits, Server, Settings
 from web import app as app_module
-from web.security.listen import Door
+from web.security.listen import ListenConfig
 
 TOKEN = "correct-horse-battery-staple"
 BEARER = ("Authorization", f"Bearer {TOKEN}")
@@ -86,7 +86,7 @@ async def test_a_session_needs_the_token(path):
     async with small_server(LOCKED) as served:
         for headers in ([], [WRONG]):
             assert (await upgrade(served, path, *headers)).status == 401
-        assert served.line.health()["lanes"]["open"] == 0
+        assert served.engine.health()["lanes"]["open"] == 0
         async with talker(served, path, headers=[tuple(part.encode() for part in BEARER)]) as client:
             assert len(await client.speak(speech(3))) == 2
 
@@ -157,8 +157,8 @@ async def test_guessing_is_slowed_down():
             assert 0 < int(answer.headers["retry-after"]) <= 20
         assert (await upgrade(served, "/ws", BEARER)).status == 429
         assert (await ask(served, "/health/live")).status == 200
-        assert served.turnstile.turned_away["token"] == 3
-        assert served.turnstile.failures["token"] == 3
+        assert served.limiter.rejected["token"] == 3
+        assert served.limiter.failures["token"] == 3
 
 
 async def test_guessing_does_not_lock_out_who_is_in():
@@ -232,28 +232,28 @@ async def test_the_talking_client_shows_its_token(certified):
     pcm = np.zeros(1920 * 3, np.float32)
     async with tls_server(certified, token=TOKEN) as served:
         url = f"wss://{served.host}/ws"
-        report = await converse(url, pcm, trust=Trust(TOKEN, certified.client))
+        report = await converse(url, pcm, credentials=ClientCredentials(TOKEN, certified.client))
         assert (report.frames_in, report.close) == (3, 1000)
-        with pytest.raises(ConversationError, match="wants its token"):
-            await converse(url, pcm, trust=Trust(None, certified.client))
+        with pytest.raises(ConversationError, match="requires a token"):
+            await converse(url, pcm, credentials=ClientCredentials(None, certified.client))
         with pytest.raises(ConversationError, match="TLS failed"):
-            await converse(url, pcm, trust=Trust(TOKEN))
-    assert TOKEN not in repr(Trust(TOKEN))
+            await converse(url, pcm, credentials=ClientCredentials(TOKEN))
+    assert TOKEN not in repr(ClientCredentials(TOKEN))
 
 
 async def test_a_certificate_of_its_own_is_served(tmp_path):
     """Its authority is there for all to fetch; who trusts that one is served under each of its names."""
     server = Server(port=0, host="0.0.0.0", tls="auto", tls_folder=str(tmp_path / "lan"))
-    door = Door.of(server)
-    client = ssl.create_default_context(cafile=str(door.credentials.authority_file))
-    bearer = ("Authorization", f"Bearer {door.token}")
+    listen = ListenConfig.from_settings(server)
+    client = ssl.create_default_context(cafile=str(listen.credentials.authority_file))
+    bearer = ("Authorization", f"Bearer {listen.token}")
     settings = Settings(server=server, limits=SETTINGS.limits, drain_s=1.0)
     async with small_server(settings, tls=client) as served:
         authority = await ask(served, "/authority.crt")
         assert authority.headers["content-type"] == "application/x-x509-ca-cert"
-        assert authority.body == door.credentials.authority_file.read_bytes()
+        assert authority.body == listen.credentials.authority_file.read_bytes()
         assert (await ask(served, "/health")).status == 401
-        for host in door.credentials.reach.hosts():
+        for host in listen.credentials.hosts.all():
             named = f"{host}:{served.port}"
             origin = ("Origin", f"https://{named}")
             assert (await ask(served, "/health", headers=[bearer, origin], host=named)).status == 200
@@ -291,11 +291,11 @@ async def test_failed_handshakes_are_slowed_down(certified):
             async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
                 await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
                 await read_to_end(stream)
-            await until(lambda: served.turnstile.failures["handshake"] == failures)  # noqa: B023
+            await until(lambda: served.limiter.failures["handshake"] == failures)  # noqa: B023
         async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
             assert await read_to_end(stream) == b""
-        assert served.turnstile.turned_away == {"handshake": 1}
-        assert served.turnstile.connections == 0
+        assert served.limiter.rejected == {"handshake": 1}
+        assert served.limiter.connections == 0
 
 
 async def test_who_does_not_believe_the_certificate_may_come_again(certified):
@@ -312,10 +312,10 @@ async def test_who_does_not_believe_the_certificate_may_come_again(certified):
         for _ in range(5):
             with pytest.raises(ssl.SSLCertVerificationError):
                 await trio.to_thread.run_sync(disbelieve)
-        await until(lambda: served.turnstile.failures["distrust"] == 5)
+        await until(lambda: served.limiter.failures["distrust"] == 5)
         assert (await ask(served, "/health")).status == 200
-        assert served.turnstile.failures == {"distrust": 5}
-        assert not served.turnstile.turned_away
+        assert served.limiter.failures == {"distrust": 5}
+        assert not served.limiter.rejected
 
 
 @pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\x16\x03\x01\xff\xff", b""])
@@ -328,14 +328,14 @@ async def test_who_does_not_speak_tls_is_let_go(certified, noise):
                 await stream.send_eof()
                 heard = await read_to_end(stream)
         assert not heard.startswith(b"HTTP")
-        await until(lambda: served.turnstile.failures["handshake"] == 1)
+        await until(lambda: served.limiter.failures["handshake"] == 1)
         assert (await ask(served, "/health")).status == 200
     assert logs == []
 
 
 async def test_old_tls_is_not_spoken(certified):
     """TLS 1.1 has been over since 2021 (RFC 8996)."""
-    context = Door.of(Server(tls_cert=str(certified.cert), tls_key=str(certified.key))).tls
+    context = ListenConfig.from_settings(Server(tls_cert=str(certified.cert), tls_key=str(certified.key))).tls
     assert context.minimum_version >= ssl.TLSVersion.TLSv1_2
 
 
@@ -345,7 +345,7 @@ async def test_silence_in_place_of_tls_is_given_up(certified, monkeypatch):
     async with tls_server(certified) as served:
         async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
             assert await read_to_end(stream) == b""
-        await until(lambda: served.turnstile.failures["handshake"] == 1)
+        await until(lambda: served.limiter.failures["handshake"] == 1)
 
 
 async def test_the_end_does_not_wait_for_a_handshake(certified):
@@ -354,7 +354,7 @@ async def test_the_end_does_not_wait_for_a_handshake(certified):
         tls_server(certified) as served,
         await trio.open_tcp_stream("127.0.0.1", served.port) as stream,
     ):
-        await until(lambda: served.turnstile.connections == 1)
+        await until(lambda: served.limiter.connections == 1)
         served.shutdown.set()
         await served.ended.wait()
         assert await read_to_end(stream) == b""
@@ -393,13 +393,13 @@ async def test_one_address_has_so_many_connections():
     """One too many is closed unanswered and counted; when one leaves, the next is served."""
     async with small_server(limited(connections_per_address=2)) as served:
         async with await connect(served), await connect(served) as second:
-            await until(lambda: served.turnstile.connections == 2)
+            await until(lambda: served.limiter.connections == 2)
             async with await connect(served) as third:
                 assert await read_to_end(third) == b""
             await second.aclose()
-            await until(lambda: served.turnstile.connections == 1)
+            await until(lambda: served.limiter.connections == 1)
             assert (await ask(served, "/health/live")).status == 200
-        assert served.turnstile.turned_away == {"address": 1}
+        assert served.limiter.rejected == {"address": 1}
 
 
 async def test_tokens_are_never_logged(monkeypatch):
@@ -411,11 +411,11 @@ async def test_tokens_are_never_logged(monkeypatch):
 
     async with small_server(LOCKED) as served:
         with structlog.testing.capture_logs() as logs:
-            monkeypatch.setattr(served.line, "health", broken)
+            monkeypatch.setattr(served.engine, "health", broken)
             for headers in ([BEARER], [WRONG]):
                 await ask(served, f"/health?resume={resume}", headers=headers)
             await log_in(served)
-            monkeypatch.setattr(served.line, "admit", broken)
+            monkeypatch.setattr(served.engine, "admit", broken)
             assert (await upgrade(served, f"/ws?resume={resume}", BEARER)).status == 500
     assert {entry["event"] for entry in logs} == {"request_failed"}, logs
     assert [entry["path"] for entry in logs] == ["/health", "/ws"]

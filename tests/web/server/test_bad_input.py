@@ -46,8 +46,8 @@ async def lanes_open(served, count):
 async def frames_out(served):
     """Wait until the writes of the only session have come to a halt behind the first ones."""
     sent = -1
-    while sent < 1 or served.line.health()["metrics"]["framesOut"] != sent:
-        sent = served.line.health()["metrics"]["framesOut"]
+    while sent < 1 or served.engine.health()["metrics"]["framesOut"] != sent:
+        sent = served.engine.health()["metrics"]["framesOut"]
         await ask(served, "/health/live")
 
 

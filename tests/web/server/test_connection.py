@@ -26,7 +26,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from actors.sessions.transport import SlowPeerError, TransportClosedError
 from pipeline.config import Limits, Server, Settings
-from pipeline.protocol.close_reason import Farewell
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.faults import Fault, RemoteProtocolError
 from web.server.ws_handler import CLOSE_CODES, OrderedWebsocketConnection, WebSocketTransport
 
@@ -67,7 +67,7 @@ class Obedient(QuartTrio):
                     await wait_all_tasks_blocked(0.05)  # every queue on the way is full
                     return
                 if isinstance(message, bytes) and message.startswith(b"close "):
-                    await transport.close(Farewell[message[6:].decode()])
+                    await transport.close(CloseReason[message[6:].decode()])
                     return
                 await transport.send(message if isinstance(message, bytes) else message.encode())
         except (TransportClosedError, RemoteProtocolError) as end:
@@ -98,12 +98,12 @@ async def test_what_came_before_the_end_is_heard():
     assert app.heard == [b"last"]
 
 
-@pytest.mark.parametrize("farewell", Farewell)
-async def test_every_farewell_has_its_close_code(farewell):
-    """The client reads the number that the protocol names for each farewell."""
+@pytest.mark.parametrize("close_reason", CloseReason)
+async def test_every_close_reason_has_its_close_code(close_reason):
+    """The client reads the close code that the protocol defines for each reason."""
     async with serving(Obedient(), SETTINGS) as served, websocket(served) as client:
-        await client.send_message(b"close " + farewell.name.encode())
-        assert await close_code(client) == CLOSE_CODES[farewell]
+        await client.send_message(b"close " + close_reason.name.encode())
+        assert await close_code(client) == CLOSE_CODES[close_reason]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ async def test_who_was_cut_off_goes_on_with_the_token():
             token = first.metadata["connection_established"][0].resume_token
             before = await first.speak(pcm[:5])
             await connection._stream.aclose()  # without a word
-        await until(lambda: served.line.health()["waiting"] == 1)
+        await until(lambda: served.engine.health()["waiting"] == 1)
         async with websocket(served, f"/ws?resume={token}") as connection:
             second = Talker(connection)
             resumed = await second.told("resumed")
@@ -43,12 +43,12 @@ async def test_who_was_cut_off_goes_on_with_the_token():
 async def test_who_closes_has_gone_and_who_fails_may_come_back(code, waits):
     """1000, 1001 and a close without a code free the lane at once; other codes are not a goodbye."""
     async with small_server() as served, raw_websocket(served) as stream:
-        await until(lambda: served.line.health()["lanes"]["open"] == 1)
+        await until(lambda: served.engine.health()["lanes"]["open"] == 1)
         await stream.send_all(frame(CLOSE, b"" if code is None else code.to_bytes(2, "big")))
         await read_to_end(stream)
-        await until(lambda: served.line.health()["clients"] == 0)
-        await until(lambda: served.line.health()["lanes"]["open"] == waits)
-        assert served.line.health()["waiting"] == waits
+        await until(lambda: served.engine.health()["clients"] == 0)
+        await until(lambda: served.engine.health()["lanes"]["open"] == waits)
+        assert served.engine.health()["waiting"] == waits
 
 
 async def test_a_replaced_connection_is_closed_with_4001():

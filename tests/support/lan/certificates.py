@@ -1,33 +1,32 @@
-"""Where a server might be, and what a client says of its certificate."""
+"""Host names of a server, and a TLS handshake that verifies its certificate."""
 
 import ipaddress
 import ssl
 from datetime import UTC, datetime
 
-from pipeline.lan.addresses import Reach
+from pipeline.lan.addresses import Hosts
 
-NOW = datetime.now(UTC).replace(
-    microsecond=0
-)  # what TLS clients go by, in the seconds that certificates have
+# The time that TLS clients compare with, in whole seconds as in certificates.
+NOW = datetime.now(UTC).replace(microsecond=0)
 LOOPBACK = ("127.0.0.1", "::1")
 
 
-def reach(*hosts):
-    """Loopback, and these names and addresses before it."""
+def hosts(*preferred):
+    """These names and addresses, followed by loopback."""
     names, addresses = [], []
-    for host in (*hosts, "localhost", *LOOPBACK):
+    for host in (*preferred, "localhost", *LOOPBACK):
         try:
             addresses.append(ipaddress.ip_address(host))
         except ValueError:
             names.append(host)
-    return Reach(tuple(names), tuple(addresses))
+    return Hosts(tuple(names), tuple(addresses))
 
 
-HOME = reach("box.local", "box", "192.168.1.20")
+HOME = hosts("box.local", "box", "192.168.1.20")
 
 
-def distrust(server_pem, authority_pem, host, folder):
-    """A whole TLS handshake in memory: None where the client believes, else what it says."""
+def verify_error(server_pem, authority_pem, host, folder):
+    """Run a TLS handshake in memory: None if the client accepts the certificate, else its message."""
     (folder / "handshake.pem").write_bytes(server_pem)
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(folder / "handshake.pem")

@@ -1,4 +1,4 @@
-"""What the talk command shows a server, and what it would rather not."""
+"""The credentials of the talk command: when a token is sent, and which authorities are trusted."""
 
 import ssl
 
@@ -6,56 +6,56 @@ import pytest
 import trustme
 
 from pipeline.cli.talk import parse
-from pipeline.client.connect import Trust
+from pipeline.client.connect import ClientCredentials
 
 TOKEN = "correct-horse-battery-staple"
 MIC = ["--mic"]
 
 
 def refused(capsys, *arguments):
-    """The sentence with which a command line is refused."""
+    """The error message of a refused command line."""
     with pytest.raises(SystemExit) as end:
         parse([*MIC, *arguments])
     assert end.value.code == 2
-    said = capsys.readouterr().err
-    assert TOKEN not in said
-    return said
+    message = capsys.readouterr().err
+    assert TOKEN not in message
+    return message
 
 
 @pytest.mark.parametrize(
     "url", ["ws://127.0.0.1:1/ws", "ws://localhost:1/ws", "ws://[::1]:1/ws", "wss://a.example/ws"]
 )
-def test_a_token_travels_unread(url, tmp_path):
-    """To this machine, or through TLS, as one header; from a file, without the line's end."""
+def test_a_token_is_sent_only_where_it_cannot_be_read(url, tmp_path):
+    """To this machine, or through TLS, as one header; from a file, without the newline."""
     (tmp_path / "token").write_text(TOKEN + "\n")
     for argument in (["--token", TOKEN], ["--token-file", str(tmp_path / "token")]):
-        trust = parse([*MIC, "--url", url, *argument]).trust
-        assert trust.headers == [(b"Authorization", b"Bearer " + TOKEN.encode())]
-        assert TOKEN not in repr(trust)
+        credentials = parse([*MIC, "--url", url, *argument]).credentials
+        assert credentials.headers == [(b"Authorization", b"Bearer " + TOKEN.encode())]
+        assert TOKEN not in repr(credentials)
 
 
-def test_without_a_token_nothing_is_shown():
-    """No header, and the system's authorities."""
-    assert parse(MIC).trust == Trust()
-    assert Trust().headers == []
+def test_without_a_token_no_header_is_sent():
+    """No Authorization header, and the system's authorities."""
+    assert parse(MIC).credentials == ClientCredentials()
+    assert ClientCredentials().headers == []
 
 
-def test_a_token_is_not_sent_for_all_to_read(capsys):
-    """In the clear and to another machine, it is not sent at all."""
+def test_a_token_is_not_sent_unencrypted(capsys):
+    """A token for another machine requires wss://."""
     assert "use wss://" in refused(capsys, "--url", "ws://voice.example/ws", "--token", TOKEN)
 
 
-def test_an_authority_is_believed_besides_the_systems(tmp_path):
+def test_an_authority_is_trusted_besides_the_systems(tmp_path):
     """The file's certificate is among those trusted, and hosts are still checked."""
     trustme.CA().cert_pem.write_to_path(tmp_path / "ca.pem")
-    context = parse([*MIC, "--url", "wss://a.example/ws", "--ca", str(tmp_path / "ca.pem")]).trust.tls
+    context = parse([*MIC, "--url", "wss://a.example/ws", "--ca", str(tmp_path / "ca.pem")]).credentials.tls
     assert context.cert_store_stats()["x509_ca"] >= 1
     assert context.check_hostname
     assert context.verify_mode is ssl.CERT_REQUIRED
 
 
-def test_mistakes_are_one_sentence(capsys, tmp_path):
-    """A file that is not there, or not what it should be, is named."""
+def test_a_mistake_is_one_sentence(capsys, tmp_path):
+    """A missing or unusable file is named."""
     (tmp_path / "noise").write_bytes(b"\xff\xfe")
     assert "absent" in refused(capsys, "--token-file", str(tmp_path / "absent"))
     assert "noise" in refused(capsys, "--token-file", str(tmp_path / "noise"))
