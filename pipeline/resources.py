@@ -56,7 +56,10 @@ def _quotas(root: Path) -> Iterator[float]:
         if (text := _read(folder / "cpu.max")) is not None:
             quota, _, period = text.partition(" ")
         else:
-            quota, period = _read(folder / "cpu.cfs_quota_us") or "-1", _read(folder / "cpu.cfs_period_us") or ""
+            quota, period = (
+                _read(folder / "cpu.cfs_quota_us") or "-1",
+                _read(folder / "cpu.cfs_period_us") or "",
+            )
         if quota.isdigit() and period.isdigit() and int(period):  # "max" and -1 are no limit
             yield int(quota) / int(period)
 

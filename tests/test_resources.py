@@ -40,7 +40,11 @@ def test_without_cgroups_the_affinity_counts(tmp_path):
 
 @pytest.mark.parametrize(
     ("own", "above", "cores"),
-    [("25000 100000", "max 100000", 0.25), ("max 100000", "50000 100000", 0.5), ("max 100000", "max 100000", MINE)],
+    [
+        ("25000 100000", "max 100000", 0.25),
+        ("max 100000", "50000 100000", 0.5),
+        ("max 100000", "max 100000", MINE),
+    ],
 )
 def test_the_tightest_quota_on_the_way_up_counts(tmp_path, own, above, cores):
     """A limit of a cgroup above this one binds as well."""
@@ -86,7 +90,11 @@ def test_version_1_has_a_hierarchy_for_each_controller(tmp_path):
 def test_memory_in_use_is_not_available(tmp_path):
     """But page cache that the kernel would drop is; more in use than allowed is nothing available."""
     root = version_2(tmp_path, member="/a")
-    files = {"memory.max": str(GIB), "memory.current": str(GIB), "memory.stat": f"anon 1\ninactive_file {GIB // 8}"}
+    files = {
+        "memory.max": str(GIB),
+        "memory.current": str(GIB),
+        "memory.stat": f"anon 1\ninactive_file {GIB // 8}",
+    }
     tree(root, {f"sys/fs/cgroup/a/{name}": text for name, text in files.items()})
     assert resources.available_bytes(root) == GIB // 8
     tree(root, {"sys/fs/cgroup/a/memory.current": str(3 * GIB)})
@@ -103,7 +111,9 @@ def test_what_cannot_be_read_limits_nothing(tmp_path, text):
 CPU_V1 = Path("/sys/fs/cgroup/cpu/cgroup.procs")
 
 
-@pytest.mark.skipif(not os.access(CPU_V1, os.W_OK), reason="needs a cgroup (version 1) that this user may make")
+@pytest.mark.skipif(
+    not os.access(CPU_V1, os.W_OK), reason="needs a cgroup (version 1) that this user may make"
+)
 def test_a_real_quota_is_seen():
     """In a cgroup of a third of a core, as the kernel made it."""
     group = CPU_V1.parent / f"packet-voice-test-{os.getpid()}"

@@ -78,7 +78,7 @@ class ConcurrencyLimit:
         return self._late_since_s is not None
 
     def observe(self, seen: Observation, now_s: float) -> int:
-        """Take one observation; return the limit, which may be below what runs: then one session is put back."""
+        """Take one observation; return the limit. Below what runs, one session has to be put back."""
         if seen.frames:
             if seen.late > LATE_SHARE * seen.frames:
                 self._on_time_since_s = None

@@ -1,4 +1,4 @@
-"""The limit follows what the machine holds, without oscillating; a simulated machine and a simulated clock."""
+"""The limit follows what a simulated machine holds, by a simulated clock, without oscillating."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -120,7 +120,9 @@ def test_a_machine_that_stays_slower_settles():
 
 def test_a_place_is_given_at_once():
     """A session that leaves makes room for the next; nothing has to be observed for that."""
-    machine = Machine(ConcurrencyLimit(4, 4), always(4), lambda t: 10 if t < 60 else 3 if t < 61 else 10).run(90)
+    machine = Machine(ConcurrencyLimit(4, 4), always(4), lambda t: 10 if t < 60 else 3 if t < 61 else 10).run(
+        90
+    )
     assert machine.at(62) == 4
 
 
