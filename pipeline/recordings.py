@@ -14,7 +14,7 @@ import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.units import FRAME_SAMPLES
-from pipeline.values import Pcm, Sampling
+from pipeline.values import Pcm, SamplingParams
 
 FORMAT = 1
 Stop = Literal["encoder", "stepper"]  # a frame that was left out before one of them
@@ -26,13 +26,13 @@ class Replay:
 
     model: str
     digest: str
-    sampling: Sampling
-    changes: dict[int, list[Sampling]]
+    sampling: SamplingParams
+    changes: dict[int, list[SamplingParams]]
     stopped: dict[int, Stop]
     frames: Pcm
     complete: bool
 
-    def __iter__(self) -> Iterator[tuple[list[Sampling], Pcm, Stop | None]]:
+    def __iter__(self) -> Iterator[tuple[list[SamplingParams], Pcm, Stop | None]]:
         for index, pcm in enumerate(self.frames):
             yield self.changes.get(index, []), pcm, self.stopped.get(index)
 
@@ -56,14 +56,14 @@ def read_replay(folder: Path) -> Replay:
         began, ended = first["began"], first.get("ended", {})
         if began["format"] != FORMAT:
             raise ConfigError("--replay", f"{folder} has format {began['format']}, this reads {FORMAT}")
-        changes: dict[int, list[Sampling]] = {}
+        changes: dict[int, list[SamplingParams]] = {}
         for note in notes:
             if note["type"] == "configured":
-                changes.setdefault(note["frame"], []).append(Sampling(**note["sampling"]))
+                changes.setdefault(note["frame"], []).append(SamplingParams(**note["sampling"]))
         return Replay(
             model=began["model"],
             digest=first["weights"]["digest"],
-            sampling=Sampling(**began["sampling"]),
+            sampling=SamplingParams(**began["sampling"]),
             changes=changes,
             stopped={note["frame"]: note["before"] for note in notes if note["type"] == "dropped"},
             frames=audio[: len(audio) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES),

@@ -70,7 +70,10 @@ async def _serve(
     """
     machine = backend.prepare()
     threads = ThreadPool(
-        [PinnedThread(f"models {n}", partial(backend.pinned_to, at)) for n, at in enumerate(backend.core_affinity())]
+        [
+            PinnedThread(f"models {n}", partial(backend.pinned_to, cores))
+            for n, cores in enumerate(backend.core_affinity())
+        ]
     )
     engine = Engine(
         config.settings,
@@ -196,7 +199,7 @@ def run(config: Config) -> int:
     if ranks.rank > 0:
         return run_follower(open_stages(config, ranks), config.settings)
     listen = ListenConfig.from_settings(config.settings.server)
-    ReverseProxy.from_settings(config.settings.server)
+    ReverseProxy.from_settings(config.settings.server)  # reports invalid settings before loading
     stages = open_stages(config, ranks)
     machine = backend.prepare()
     if machine.warning is not None:

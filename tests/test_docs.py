@@ -4,6 +4,7 @@ import ast
 import importlib.util
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -123,6 +124,19 @@ def test_every_page_that_code_names_exists() -> None:
     for file in files:
         for page in re.findall(r"(?<![\w/])docs/[\w/-]+\.md", file.read_text(encoding="utf-8")):
             assert (ROOT / page).is_file(), f"{file.relative_to(ROOT)} names {page}"
+
+
+def test_every_dependency_is_explained() -> None:
+    """Each package of pyproject.toml, extras included, is named in docs/explanation/dependencies.md."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    page = (ROOT / "docs/explanation/dependencies.md").read_text(encoding="utf-8").lower()
+    for requirement in requirements:
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].removesuffix("-cu12").lower()
+        assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", page), f"{name} is not explained"
 
 
 def test_the_index_lists_every_page() -> None:

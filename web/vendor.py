@@ -81,8 +81,8 @@ def extract(package: Package, archive: Path, folder: Path = FOLDER) -> None:
     Raises:
         VendorError: it differs from the lock file, or lacks one of its files.
     """
-    if not _is_locked(archive, package.integrity):
-        raise VendorError(f"{package.name} {package.version} is not the archive in the lock file")
+    if not _matches(archive, package.integrity):
+        raise VendorError(f"{package.name} {package.version} does not match the lock file")
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, tarfile.open(archive) as tar:
         extracted = Path(scratch) / package.slug
@@ -91,7 +91,7 @@ def extract(package: Package, archive: Path, folder: Path = FOLDER) -> None:
             try:
                 source = tar.extractfile(f"package/{file}")
             except KeyError:
-                raise VendorError(f"{package.name} {package.version} has no {file}") from None
+                raise VendorError(f"{package.name} {package.version} does not contain {file}") from None
             assert source is not None, f"{file} is not a regular file"
             with source, (extracted / PurePosixPath(file).name).open("wb") as target:
                 shutil.copyfileobj(source, target)
@@ -116,14 +116,14 @@ def _fetch(package: Package, folder: Path) -> Path:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - from the lock file
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise VendorError(f"npm could not fetch {package.name} {package.version}: {last[0]}")
+        last = done.stderr.strip().splitlines()[-1:] or ["unknown error"]
+        raise VendorError(f"npm cannot fetch {package.name} {package.version}: {last[0]}")
     (archive,) = folder.glob("*.tgz")
     return archive
 
 
-def _is_locked(archive: Path, integrity: str) -> bool:
-    """Source of the format: W3C Subresource Integrity."""
+def _matches(archive: Path, integrity: str) -> bool:
+    """Whether the digest matches. Source of the format: W3C Subresource Integrity."""
     algorithm, _, expected = integrity.partition("-")
     digest = hashlib.new(algorithm, archive.read_bytes()).digest()
     return base64.b64encode(digest).decode() == expected

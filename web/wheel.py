@@ -19,7 +19,7 @@ class CompleteBuild(build_py):  # type: ignore[misc]  # setuptools has no types
     """`build_py` that fails while third-party files are missing, and adds the embedded model."""
 
     def run(self) -> None:
-        """Check, then build.
+        """Check the third-party files, then build.
 
         Raises:
             SetupError: names the missing packages, and the command that fetches them.

@@ -3,8 +3,8 @@
     packet-voice capacity --sessions 1000
     packet-voice capacity --sessions 1000 --lanes 40 --price 2.5
 
-Nothing is measured: docs/how-to/scaling.md has the sources of the figures. To plan with your own machine,
-measure its lanes with packet-voice doctor or packet-voice loadtest --ramp and pass them as --lanes.
+Nothing is measured: docs/reference/benchmarks.md has the sources of the figures. To plan with your own
+machine, measure its lanes with packet-voice doctor or packet-voice loadtest --ramp and pass them as --lanes.
 
 Exit codes: 0; 2 usage error.
 """

@@ -118,7 +118,7 @@ def _time_codec(lanes: int, seconds: float, findings: list[Finding]) -> dict[int
 
 
 def _check_load(about: Mapping[str, Any]) -> Finding:
-    load = f"load average {about['load']} on {about['cores']} cores at the start"
+    load = f"average {about['load']} on {about['cores']} cores at the start"
     if about["load"] > about["cores"] / 4:
         return Finding("load", "warning", f"{load}: the times are too high; run again on an idle machine")
     return Finding("load", "ok", load)
@@ -158,7 +158,8 @@ def _summarize_model(model: str, estimates: Sequence[Estimate]) -> Finding:
         return Finding(model, "warning", "cannot be estimated")
     best = min(estimates, key=lambda each: each.frame_ms[1])
     needs = f"{best.frame_ms[1]:.0f} ms per frame (estimated) and {best.one_lane_bytes / GIB:.1f} GiB"
-    return Finding(model, "warning", f"does not run on this machine: in {best.kept} it takes {needs}")
+    sentence = f"too slow or too large for this machine: in {best.kept} it takes {needs}"
+    return Finding(model, "warning", sentence)
 
 
 def format_report(found: Diagnosis) -> str:

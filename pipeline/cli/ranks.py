@@ -41,13 +41,13 @@ def join_ranks(stages: ModelStages, settings: Settings) -> Collective:
     Raises:
         ConfigError: a rank cannot be reached, or runs another model or configuration.
     """
-    share, within_s = stages.share, settings.ranks.join_s
-    assert share is not None, "the model is not split across ranks"
-    structlog.contextvars.bind_contextvars(rank=share.rank)  # mlx.launch merges the logs of all ranks
-    events.info("joining", ranks=share.size, or_killed_after_s=within_s)
+    shard, within_s = stages.shard, settings.ranks.join_s
+    assert shard is not None, "the model is not split across ranks"
+    structlog.contextvars.bind_contextvars(rank=shard.rank)  # mlx.launch merges the logs of all ranks
+    events.info("joining", ranks=shard.size, or_killed_after_s=within_s)
     try:
         with backend.joined_group(within_s) as group:
-            return stages.rounds(group)
+            return stages.collective(group)
     except RanksLostError as error:
         raise ConfigError("mlx.launch", f"not all ranks started: {error}") from None
 
@@ -82,7 +82,7 @@ async def monitor_ranks(
     while True:
         await trio.sleep(_POLL_S)
         if coordinator.leaving and not shutdown.is_set():
-            events.info("draining", asked_by="another rank")
+            events.info("draining", requested_by="another rank")
             shutdown.set()
         silent_s = max(
             coordinator.silent_s(stepping=False), coordinator.silent_s(stepping=True) / _STEP_TIMEOUT_FACTOR

@@ -216,7 +216,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     subparsers = parser.add_subparsers(dest="subcommand", required=True)
     for name, (_, _, summary) in SUBCOMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize())
+        subparser = subparsers.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         add_config_arguments(subparser)
         subparser.add_argument("--json", action="store_true", help="print one JSON object")
         if name == "inspect":

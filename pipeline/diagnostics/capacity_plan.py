@@ -25,7 +25,7 @@ MAX_UTILIZATION: Final = 0.8  # of all lanes; above it new sessions have to wait
 
 # Two cores with the embedded model, client underruns below 1 % (docs/reference/benchmarks.md).
 MEASURED_LANES: Final = 16
-# HAProxy with real sessions, plus the share of TLS at 100 connections (docs/how-to/scaling.md).
+# HAProxy with real sessions, plus the share of TLS at 100 connections (docs/reference/benchmarks.md).
 BALANCER_CORES: Final = 0.0012 + 0.0002
 BALANCER_BYTES: Final = 58 * 1024
 

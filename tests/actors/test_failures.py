@@ -1,6 +1,6 @@
 """Whatever raises, is cancelled, returns or hangs: it ends in bounded time, and no lane leaks.
 
-A failure of one connection is its own; a failure of the line is everyone's, and loud.
+A failure of one connection ends that connection; a failure of the engine ends the process with an error.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from structlog.testing import capture_logs
 from support.actors.fakes import (
     LOADERS,
     Client,
+    MemoryTransport,
     SumDecoder,
     SumEncoder,
     SumStepper,
-    Wire,
     expected,
-    hold,
     make_engine,
+    serve_client,
     slow_inline,
     speech,
     talk,
@@ -72,7 +72,7 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 async def run_to_its_end(engine: Engine, client: Client) -> list[BaseException]:
-    """Serve one client that speaks without end; give what `run` raised, once both have ended."""
+    """Serve one client that sends audio without end; return what `run` raised, once both have ended."""
     failures: list[BaseException] = []
 
     async def serve() -> None:
@@ -84,7 +84,7 @@ async def run_to_its_end(engine: Engine, client: Client) -> list[BaseException]:
     async def chat() -> None:
         await engine.ready.wait()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(hold, engine, client)
+            nursery.start_soon(serve_client, engine, client)
             nursery.start_soon(client.listen)
             await client.ready()
             try:
@@ -102,12 +102,14 @@ async def run_to_its_end(engine: Engine, client: Client) -> list[BaseException]:
 def is_over(engine: Engine, client: Client) -> bool:
     with pytest.raises(SessionRefusedError):
         engine.admission.request()
-    return client.wire.close_reason is CloseReason.INTERNAL_ERROR and engine.health()["lanes"]["open"] == 0
+    return (
+        client.transport.close_reason is CloseReason.INTERNAL_ERROR and engine.health()["lanes"]["open"] == 0
+    )
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_stage_that_lost_its_state_ends_the_line_loudly(autojump_clock, call):
-    """The process learns the cause; every session is closed with an internal error; no lane is held."""
+async def test_a_stage_that_lost_its_state_ends_the_engine(autojump_clock, call):
+    """The cause is raised; every session is closed with an internal error; no lane is held."""
 
     def diverge():
         raise StateLostError("diverged")
@@ -123,9 +125,9 @@ async def test_a_stage_that_lost_its_state_ends_the_line_loudly(autojump_clock, 
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("waits", [False, True])
-async def test_a_stage_that_fails_on_a_batch_ends_its_lanes_alone(autojump_clock, nursery, call, waits):
-    """Told, closed with an internal error, logged once; its lane is free and as new; a neighbour hears all.
-    So it is when the session was waiting for another connection just then."""
+async def test_a_batch_that_fails_ends_only_its_own_lanes(autojump_clock, nursery, call, waits):
+    """The client gets an error, the log one event, the lane is free and reset; a neighbour gets every frame.
+    Also if the session was waiting for another connection at that moment."""
     poisoned: set[int] = set()
 
     def poison(stage, name):
@@ -142,20 +144,20 @@ async def test_a_stage_that_fails_on_a_batch_ends_its_lanes_alone(autojump_clock
     engine = make_engine(loaders=loaders, lanes=2, limits={"resume_grace_ms": 10_000 if waits else 0})
     await nursery.start(engine.run)
     await engine.ready.wait()
-    doomed = Client(Wire(buffer=1000))
+    doomed = Client(MemoryTransport(buffer=1000))
     frames = speech(2, 20)
     with capture_logs() as logs:
         async with trio.open_nursery() as inner:
-            inner.start_soon(hold, engine, doomed)
+            inner.start_soon(serve_client, engine, doomed)
             inner.start_soon(doomed.listen)
             await doomed.ready()
 
             async def fall() -> None:
                 await trio.sleep(0.5)
                 poisoned.add(0)
-                await doomed.say(*(outgoing.audio(payload_of(f), 1.0) for f in frames[:4]))
+                await doomed.send(*(outgoing.audio(payload_of(f), 1.0) for f in frames[:4]))
                 if waits:
-                    doomed.wire.vanish()
+                    doomed.transport.vanish()
 
             inner.start_soon(fall)
             neighbour = await talk(engine, frames, seed=2)
@@ -163,7 +165,7 @@ async def test_a_stage_that_fails_on_a_batch_ends_its_lanes_alone(autojump_clock
     assert len(neighbour.frames) == 18
     assert [e["lanes"] for e in logs if e["event"] == "batch_failed"] == [[0]]
     if not waits:
-        assert doomed.wire.close_reason is CloseReason.INTERNAL_ERROR
+        assert doomed.transport.close_reason is CloseReason.INTERNAL_ERROR
         assert doomed.errors == ["internal_error"]
     assert engine.health()["lanes"]["open"] == engine.health()["waiting"] == 0
     poisoned.clear()
@@ -181,9 +183,9 @@ def pool_of(threads: int) -> Iterator[Callable[[str], contextlib.AbstractContext
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_stage_that_hangs_ends_the_line_loudly(call, threads):
-    """On its real thread, which never comes back: the stall is reported, everything else ends.
-    So it is when the others share that thread, and wait for it in vain."""
+async def test_a_stage_that_hangs_ends_the_engine(call, threads):
+    """On its real thread, which never returns: the stall is reported, everything else ends.
+    Also if the other stages share that thread, and wait for it in vain."""
     gate = threading.Event()
     with pool_of(threads) as runner:
         engine = make_engine(loaders=loaders_with(call, gate.wait), runner=runner, stall_s=0.05)
@@ -201,8 +203,8 @@ async def test_a_stage_that_hangs_ends_the_line_loudly(call, threads):
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_stage_that_fails_on_a_shared_thread_gives_it_back(call, threads):
-    """The lane it failed on is ended and free, and the next session hears every answer."""
+async def test_a_stage_that_fails_returns_its_shared_thread(call, threads):
+    """The lane it failed on is closed and free, and the next session gets every frame."""
     fails = True
 
     def poison(stage, name):
@@ -222,10 +224,10 @@ async def test_a_stage_that_fails_on_a_shared_thread_gives_it_back(call, threads
             await engine.ready.wait()
             for _ in range(2):
                 client = Client()
-                nursery.start_soon(hold, engine, client)
+                nursery.start_soon(serve_client, engine, client)
                 nursery.start_soon(client.listen)
                 await client.ready()
-                await client.say(outgoing.audio(payload_of(np.concatenate(frames)), 1.0))
+                await client.send(outgoing.audio(payload_of(np.concatenate(frames)), 1.0))
                 if fails:
                     await client.until(lambda c: c.over)
                     assert client.errors == ["internal_error"]
@@ -248,7 +250,7 @@ async def returns() -> None:
 
 
 def sabotaged(run: Callable[..., Awaitable[object]], fault: Callable[[], Awaitable[object]], after_s: float):
-    """The actor itself until it is cancelled, and nobody else is; then `fault` in its place."""
+    """The actor itself until it alone is cancelled; then `fault` in its place."""
 
     async def sabotage(*args: object) -> None:
         with trio.move_on_after(after_s):
@@ -263,11 +265,9 @@ ENGINE_ACTORS = ["encoder", "stepper", "decoder", "dispatcher", "health", "regis
 
 @pytest.mark.parametrize(("fault", "problem"), [(fails, "failed: a bug of ours"), (returns, "ended while")])
 @pytest.mark.parametrize("actor", ENGINE_ACTORS)
-async def test_an_actor_that_raises_or_ends_ends_the_line_loudly(
-    autojump_clock, tmp_path, actor, fault, problem
-):
-    """None of them ends by itself, cancelled alone or not; if one does, that is a broken invariant, not
-    silence: the sessions that talk and those that wait for a connection are over, their lanes free."""
+async def test_an_actor_that_raises_or_ends_ends_the_engine(autojump_clock, tmp_path, actor, fault, problem):
+    """An actor that ends by itself, cancelled alone or not, is a broken invariant: every session, with a
+    connection or waiting for one, is over, and its lane free."""
     engine = make_engine(replay={"folder": str(tmp_path)}, limits={"resume_grace_ms": 60_000})
     part = getattr(engine, f"_{actor}")
     part.run = sabotaged(part.run, fault, 2.0)
@@ -276,11 +276,11 @@ async def test_an_actor_that_raises_or_ends_ends_the_line_loudly(
     async def lose() -> None:
         await engine.ready.wait()
         with engine.admit() as reservation:
-            await engine.serve(lost.wire, reservation)
+            await engine.serve(lost.transport, reservation)
 
     async def fall() -> None:
         await lost.ready()
-        lost.wire.vanish()
+        lost.transport.vanish()
         await trio.sleep(0.5)
         assert engine.health()["waiting"] == 1
 
@@ -298,8 +298,8 @@ async def test_an_actor_that_raises_or_ends_ends_the_line_loudly(
 
 
 @pytest.mark.parametrize("actor", ["_encoder", "_stepper", "_decoder", "_dispatcher"])
-async def test_an_actor_whose_input_ends_ends_the_line_loudly(autojump_clock, nursery, actor):
-    """Its own way to return, while the line is open."""
+async def test_an_actor_whose_input_ends_ends_the_engine(autojump_clock, nursery, actor):
+    """If its channel is closed while the engine is running."""
     engine, client = make_engine(), Client()
 
     async def end_its_input() -> None:
@@ -316,9 +316,9 @@ async def test_an_actor_whose_input_ends_ends_the_line_loudly(autojump_clock, nu
 
 
 @pytest.mark.parametrize("actor", ["health", "registry", "recorder"])
-async def test_what_hangs_beside_the_line_holds_nobody_up(autojump_clock, tmp_path, actor):
-    """Who talks hears every answer, who is lost leaves a free lane, and a drain ends the line.
-    (The model actors hang on their threads, and the delivery waits for them alone: above.)"""
+async def test_an_actor_that_hangs_beside_the_models_holds_up_no_session(autojump_clock, tmp_path, actor):
+    """A session gets every frame, a lost connection frees its lane, and a drain ends the engine.
+    (The model actors hang on their threads, and the dispatcher waits only for them: see above.)"""
     engine = make_engine(replay={"folder": str(tmp_path)}, limits={"resume_grace_ms": 5000}, drain_s=3)
     part = getattr(engine, f"_{actor}")
     part.run = sabotaged(part.run, trio.sleep_forever, 0.2)
@@ -327,11 +327,11 @@ async def test_what_hangs_beside_the_line_holds_nobody_up(autojump_clock, tmp_pa
         async with trio.open_nursery() as nursery:
             await nursery.start(engine.run)
             await engine.ready.wait()
-            nursery.start_soon(hold, engine, lost)
+            nursery.start_soon(serve_client, engine, lost)
             nursery.start_soon(lost.listen)
             await lost.ready()
             talking = await talk(engine, frames, seed=2)
-            lost.wire.vanish()
+            lost.transport.vanish()
             await trio.sleep(6)
             assert engine.health()["lanes"]["open"] == engine.health()["waiting"] == 0
             began_s = trio.current_time()
@@ -341,8 +341,8 @@ async def test_what_hangs_beside_the_line_holds_nobody_up(autojump_clock, tmp_pa
     assert len(talking.frames) == len(expected(frames, 2))
 
 
-async def test_a_cancelled_line_ends_its_sessions(autojump_clock):
-    """Cancellation goes through at once, and nobody is left talking to nothing."""
+async def test_a_cancelled_engine_ends_its_sessions(autojump_clock):
+    """Cancellation goes through at once, and every client is closed."""
     engine, client = make_engine(), Client()
     async with trio.open_nursery() as nursery:
         scope = trio.CancelScope()
@@ -353,18 +353,18 @@ async def test_a_cancelled_line_ends_its_sessions(autojump_clock):
 
         nursery.start_soon(serve)
         await engine.ready.wait()
-        nursery.start_soon(hold, engine, client)
+        nursery.start_soon(serve_client, engine, client)
         nursery.start_soon(client.listen)
         await client.ready()
         with trio.fail_after(1):
             scope.cancel()
-            await client.until(lambda c: c.over or c.wire.close_reason is not None)
+            await client.until(lambda c: c.over or c.transport.close_reason is not None)
     assert is_over(engine, client)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-async def test_a_line_cancelled_while_it_loads_does_not_wait_for_that(threads):
-    """A load cannot be interrupted; it is left behind, by those too who wait for its thread."""
+async def test_an_engine_cancelled_while_it_loads_does_not_wait(threads):
+    """A load cannot be interrupted; it is abandoned, also by actors that wait for its thread."""
     gate = threading.Event()
 
     def load() -> SumEncoder:
@@ -386,7 +386,7 @@ async def test_a_line_cancelled_while_it_loads_does_not_wait_for_that(threads):
 
 
 async def test_a_checkpoint_that_cannot_be_loaded_keeps_its_error(autojump_clock):
-    """What the loader raises comes out of `run` as it is, for its exit code."""
+    """What the loader raises is raised by `run` unchanged, for its exit code."""
 
     def load() -> SumStepper:
         raise WeightsError("model.safetensors", "truncated")
@@ -397,7 +397,7 @@ async def test_a_checkpoint_that_cannot_be_loaded_keeps_its_error(autojump_clock
     assert [type(error) for error in leaves(caught.value)] == [WeightsError]
 
 
-class Faulty(Wire):
+class Faulty(MemoryTransport):
     """A transport one of whose halves does something else from its `after`-th call on."""
 
     receive_fault = send_fault = None
@@ -429,31 +429,31 @@ async def is_gone() -> bytes:
         (trio.sleep_forever, (CloseReason.TRY_AGAIN_LATER, "silent")),
     ],
 )
-async def test_a_connection_that_fails_ends_alone(autojump_clock, nursery, half, fault, ending):
+async def test_a_connection_that_fails_affects_no_other(autojump_clock, nursery, half, fault, ending):
     """Ingress or egress raises, loses its peer, or hangs: that connection ends, its lane is free again,
-    and a neighbour hears every frame."""
+    and a neighbour gets every frame."""
     close_reason, reason = ending
     engine = make_engine(lanes=2, queue=0)
     await nursery.start(engine.run)
     await engine.ready.wait()
-    wire = Faulty(buffer=1000)
-    client = Client(wire)
+    transport = Faulty(buffer=1000)
+    client = Client(transport)
     frames = speech(2, 50)
 
     async def go_silent() -> None:
         await client.ready()
-        setattr(wire, f"{half}_fault", fault)
+        setattr(transport, f"{half}_fault", fault)
         if fault is not trio.sleep_forever:
-            await client.say(outgoing.heartbeat())
+            await client.send(outgoing.heartbeat())
 
     with capture_logs() as logs, trio.fail_after(60):
         async with trio.open_nursery() as inner:
-            inner.start_soon(hold, engine, client)
+            inner.start_soon(serve_client, engine, client)
             inner.start_soon(client.listen)
             inner.start_soon(go_silent)
             neighbour = await talk(engine, frames, seed=2)
     assert len(neighbour.frames) == len(expected(frames, 2))
-    assert wire.close_reason is close_reason
+    assert transport.close_reason is close_reason
     assert reason in {entry.get("reason") for entry in logs}
     assert [e["event"] for e in logs if e["log_level"] == "error"] == (
         ["session_crashed", "session"] if reason == "crashed" else []
@@ -464,19 +464,19 @@ async def test_a_connection_that_fails_ends_alone(autojump_clock, nursery, half,
 
 @pytest.mark.parametrize("fault", list(itertools.product([fails, returns, trio.sleep_forever], [0.0, 0.5])))
 @pytest.mark.parametrize("task", ["read", "write", "keep_alive", "admit", "finish_session", "end_when_idle"])
-async def test_whatever_becomes_of_a_connections_tasks_it_ends_alone(
+async def test_a_connection_whose_task_fails_affects_no_other(
     autojump_clock, nursery, monkeypatch, task, fault
 ):
-    """Each of them raises, hangs, or returns, at once or cancelled in its midst: it ends when its client has
-    gone, at the latest after the heartbeat's timeout; its lane is free, and its neighbour hears all."""
+    """Each task raises, hangs, or returns, at once or when it is cancelled: the connection ends when its
+    client has gone, at the latest after the heartbeat timeout; its lane is free, a neighbour unaffected."""
     engine = make_engine(lanes=2, queue=0, heartbeat={"every_s": 5, "timeout_s": 15})
     await nursery.start(engine.run)
     await engine.ready.wait()
-    client = Client(Wire(buffer=1000))
+    client = Client(MemoryTransport(buffer=1000))
     whole = getattr(Connection, f"_{task}")
 
     async def sabotage(self: Connection) -> None:
-        await (sabotaged(whole, *fault) if self._transport is client.wire else whole)(self)
+        await (sabotaged(whole, *fault) if self._transport is client.transport else whole)(self)
 
     sabotage.__name__ = f"_{task}"
     monkeypatch.setattr(Connection, f"_{task}", sabotage)
@@ -487,11 +487,11 @@ async def test_whatever_becomes_of_a_connections_tasks_it_ends_alone(
             await client.until(lambda c: c.over or any(isinstance(m, Ready) for m in c.metadata))
             with contextlib.suppress(trio.BrokenResourceError):
                 await client.stream([] if client.over else frames)
-        client.wire.vanish()
+        client.transport.vanish()
 
     with trio.fail_after(60):
         async with trio.open_nursery() as inner:
-            inner.start_soon(hold, engine, client)
+            inner.start_soon(serve_client, engine, client)
             inner.start_soon(client.listen)
             inner.start_soon(speak_and_vanish)
             neighbour = await talk(engine, frames, seed=2)
@@ -501,12 +501,12 @@ async def test_whatever_becomes_of_a_connections_tasks_it_ends_alone(
     assert all(map(np.array_equal, neighbour.frames, expected(frames, 2)))
     assert len(neighbour.frames) == len(expected(frames, 2))
     if fails in fault:
-        assert client.wire.close_reason is CloseReason.INTERNAL_ERROR
+        assert client.transport.close_reason is CloseReason.INTERNAL_ERROR
         assert engine.health()["endings"] == {"crashed": 1, "bye": 1}
 
 
 class FragileStore(DiskStore):
-    """Fails in a way it never should, for as long as it is told to."""
+    """Raises an unexpected error while `fragile`."""
 
     fragile = True
 
@@ -523,8 +523,8 @@ def hub():
         yield hub
 
 
-async def test_a_proxy_that_fails_fails_for_one_file(hub, tmp_path):
-    """Who wanted it is told; what was on its way goes on, and the next question is answered."""
+async def test_a_bug_in_the_proxy_affects_one_file(hub, tmp_path):
+    """Its request is refused; a download under way goes on, and the next request is served."""
     store = FragileStore(tmp_path)
     async with running(hub, tmp_path) as proxy:
         proxy._cache._store = store
@@ -541,10 +541,10 @@ async def test_a_proxy_that_fails_fails_for_one_file(hub, tmp_path):
 
 
 @pytest.mark.parametrize("way", ["cancelled", "drained"])
-async def test_a_proxy_that_ends_leaves_nobody_waiting(hub, tmp_path, way):
-    """Whoever reads, waits for the hub, or stands in the queue for it hears of it; nothing stays open."""
+async def test_a_proxy_that_ends_ends_every_request(hub, tmp_path, way):
+    """Whether it is reading, waiting for the hub or waiting for a slot; no file stays open."""
     hub.held["model.onnx"] = threading.Event()  # in the middle of it the hub hangs
-    hub.silent["config.json"] = threading.Event()  # and this one it never answers
+    hub.silent["config.json"] = threading.Event()  # the hub never answers this one
     ends: list[str] = []
 
     async def want(path: str) -> None:
@@ -580,9 +580,9 @@ async def test_a_proxy_that_ends_leaves_nobody_waiting(hub, tmp_path, way):
 
 @pytest.mark.parametrize("moment", ["at_once", "queued", "ready", "mid_frame", "after_bye"])
 @pytest.mark.parametrize("way", ["cancelled", "vanished"])
-async def test_no_lane_leaks_whenever_a_session_dies(autojump_clock, nursery, moment, way):
-    """Cancelled, or its peer gone — at once, in the queue, ready, with a frame in the model, while
-    it closes: a moment later both lanes are free, and serve the next session as if new."""
+async def test_no_lane_leaks_whenever_a_session_ends(autojump_clock, nursery, moment, way):
+    """Cancelled, or its peer gone, at once, in the queue, ready, with a frame in the model, or while it
+    closes: a moment later both lanes are free, and the next sessions are served as if new."""
     runner = functools.partial(slow_inline, batch_s=0.02)
     engine = make_engine(lanes=1, queue=1, runner=runner)
     await nursery.start(engine.run)
@@ -592,11 +592,11 @@ async def test_no_lane_leaks_whenever_a_session_dies(autojump_clock, nursery, mo
 
     async def doomed() -> None:
         with scope:
-            await hold(engine, client)
+            await serve_client(engine, client)
 
     async with trio.open_nursery() as inner:
         if moment == "queued":
-            inner.start_soon(hold, engine, holder)
+            inner.start_soon(serve_client, engine, holder)
             inner.start_soon(holder.listen)
             await holder.ready()
         inner.start_soon(doomed)
@@ -605,15 +605,15 @@ async def test_no_lane_leaks_whenever_a_session_dies(autojump_clock, nursery, mo
             await trio.testing.wait_all_tasks_blocked()
         if moment in ("mid_frame", "after_bye"):
             await client.ready()
-            await client.say(outgoing.audio(payload_of(speech(1, 1)[0]), 0.0))
+            await client.send(outgoing.audio(payload_of(speech(1, 1)[0]), 0.0))
             await trio.sleep(0.03)  # the encoder is done, the stepper is not
         if moment == "after_bye":
-            await client.say(outgoing.metadata(Bye()))
+            await client.send(outgoing.metadata(Bye()))
             await trio.sleep(0.001)
         if way == "cancelled":
             scope.cancel()
         else:
-            client.wire.vanish()
+            client.transport.vanish()
         if moment == "queued":
             await trio.testing.wait_all_tasks_blocked()
             await holder.bye()
@@ -624,7 +624,7 @@ async def test_no_lane_leaks_whenever_a_session_dies(autojump_clock, nursery, mo
     assert len(again.frames) == len(expected(frames, 9))
 
 
-class Lingering(Wire):
+class Lingering(MemoryTransport):
     """A transport whose close never returns."""
 
     async def close(self, close_reason: CloseReason) -> None:
@@ -640,9 +640,9 @@ async def test_a_lane_does_not_wait_for_a_close(autojump_clock, nursery):
     client = Client(Lingering())
     with trio.fail_after(60):
         async with trio.open_nursery() as inner:
-            inner.start_soon(hold, engine, client)
+            inner.start_soon(serve_client, engine, client)
             await trio.testing.wait_all_tasks_blocked()
-            client.wire.vanish()
+            client.transport.vanish()
             began_s = trio.current_time()
             await trio.sleep(0.1)
             assert engine.health()["lanes"]["open"] == 0
@@ -650,42 +650,42 @@ async def test_a_lane_does_not_wait_for_a_close(autojump_clock, nursery):
     assert trio.current_time() - began_s == pytest.approx(2, abs=0.1)
 
 
-async def test_a_silent_peer_is_noticed_and_a_quiet_one_is_not(autojump_clock, nursery):
+async def test_a_silent_peer_is_closed_and_an_idle_one_is_not(autojump_clock, nursery):
     """Nothing at all for the timeout ends the session; answering heartbeats is enough to stay."""
     engine = make_engine(heartbeat={"every_s": 5, "timeout_s": 15})
     await nursery.start(engine.run)
     await engine.ready.wait()
-    quiet, silent = Client(), Client(Wire(buffer=1000))
+    quiet, silent = Client(), Client(MemoryTransport(buffer=1000))
     async with trio.open_nursery() as inner:
-        inner.start_soon(hold, engine, quiet)
+        inner.start_soon(serve_client, engine, quiet)
         inner.start_soon(quiet.listen)
         began_s = trio.current_time()
         with trio.fail_after(60):
-            await hold(engine, silent)
+            await serve_client(engine, silent)
         assert trio.current_time() - began_s == pytest.approx(15, abs=0.01)
-        assert silent.wire.close_reason is CloseReason.TRY_AGAIN_LATER
+        assert silent.transport.close_reason is CloseReason.TRY_AGAIN_LATER
         await trio.sleep(60)
         assert not quiet.over
         await quiet.bye()
     assert engine.health()["endings"] == {"silent": 1, "bye": 1}
 
 
-async def test_who_holds_a_lane_and_sends_nothing_gives_it_up(autojump_clock, nursery):
-    """After `idle_s` without audio, told why; who waits in the queue is not idle, and gets the lane."""
+async def test_a_session_without_audio_loses_its_lane(autojump_clock, nursery):
+    """After `idle_s`, with the reason; a client in the queue is not idle, and gets the lane."""
     engine = make_engine(lanes=1, queue=1, idle_s=60)
     await nursery.start(engine.run)
     await engine.ready.wait()
     idle, waiting = Client(), Client()
     async with trio.open_nursery() as inner:
         for client in (idle, waiting):
-            inner.start_soon(hold, engine, client)
+            inner.start_soon(serve_client, engine, client)
             inner.start_soon(client.listen)
             await trio.testing.wait_all_tasks_blocked()
         began_s = trio.current_time()
         await idle.stream(speech(1, 50), every_s=1)
         await idle.until(lambda c: c.over)
         assert trio.current_time() - began_s == pytest.approx(49 + 60, abs=0.1)
-        assert (idle.errors, idle.wire.close_reason) == (["idle"], CloseReason.NORMAL)
+        assert (idle.errors, idle.transport.close_reason) == (["idle"], CloseReason.NORMAL)
         await waiting.ready()
         await trio.sleep(50)
         await waiting.bye()

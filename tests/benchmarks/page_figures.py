@@ -12,9 +12,9 @@ import time
 import numpy as np
 import psutil
 from playwright.sync_api import CDPSession, Page, sync_playwright
-from support.browser.acts import numbers, open_panel, start, stop, until_played
+from support.browser.actions import numbers, open_panel, start, stop, until_played
+from support.browser.chromium import MICROPHONE, launch
 from support.browser.servers import Server, serving
-from support.browser.visitors import MICROPHONE, launch
 
 READY_RUNS = 5
 SAMPLE_S = 10.0
@@ -23,10 +23,10 @@ SAMPLE_S = 10.0
 # The page keeps the latest 250 latencies; a run is judged by all of them.
 KEEP_ALL = """async () => {
   const [link] = document.querySelectorAll("link[href$='/voice/percentiles.js']");
-  const { Window } = await import(link.href);
-  const add = Window.prototype.add;
+  const { RollingPercentiles } = await import(link.href);
+  const add = RollingPercentiles.prototype.add;
   window.latenciesMs = [];
-  Window.prototype.add = function (value) {
+  RollingPercentiles.prototype.add = function (value) {
     window.latenciesMs.push(value);
     add.call(this, value);
   };
@@ -62,7 +62,7 @@ def measure(minutes: float) -> dict[str, object]:
         ready = [ready_ms(page, server) for _ in range(READY_RUNS)]
         session = page.context.new_cdp_session(page)
         session.send("Performance.enable")
-        open_panel(page, "status")
+        open_panel(page, "stats")
         start(page)
         until_played(page, 250)
         memory = [(heap_mb(session), renderer_mb())]

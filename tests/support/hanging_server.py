@@ -1,7 +1,4 @@
-"""A server one of whose model threads never returns from the step after a file has appeared: argv[1].
-
-All else is the real thing, from the command line on.
-"""
+"""A real server whose stepper never returns from a step once the file argv[1] exists."""
 
 import sys
 import threading
@@ -22,4 +19,4 @@ def hanging_step(self, lanes, codes):
 
 
 StepperStage.step = hanging_step
-run._leave(run_command(lambda: run.main(arguments)))  # as the command itself ends
+run._leave(run_command(lambda: run.main(arguments)))  # ends as the command does

@@ -1,4 +1,4 @@
-"""A proxy on a small hub, both real, and the few words by which tests use them."""
+"""A real proxy in front of the local hub, and functions to read files through it."""
 
 from contextlib import aclosing, asynccontextmanager
 
@@ -11,7 +11,7 @@ from actors.proxy import Proxy
 from pipeline import config
 
 REPO = "onnx-community/whisper-small"
-HANG_S = 30  # no law is about this number: it turns a hang into a failure
+HANG_S = 30  # turns a hang into a failure; no test depends on it
 
 
 def proxy_of(hub, folder, *, token=None, offline=False, drain_s=1.0, **settings):
@@ -39,9 +39,9 @@ def file(path, revision="main", repo=REPO):
     return FileRef(repo, revision, path)
 
 
-async def read(proxy, wanted, begin=0, end=None):
+async def read(proxy, ref, begin=0, end=None):
     """The bytes of a file, or of a part of it."""
-    found = await proxy.resolve(wanted)
+    found = await proxy.resolve(ref)
     return await read_found(proxy, found, begin, end)
 
 
@@ -52,6 +52,6 @@ async def read_found(proxy, found, begin=0, end=None):
 
 
 async def until(condition):
-    """Wait for what other tasks and threads bring about."""
-    while not condition():  # noqa: ASYNC110 - of two processes' worth of state, nothing wakes us
+    """Wait for a condition that other tasks and threads fulfil."""
+    while not condition():  # noqa: ASYNC110 - there is no event for it
         await trio.sleep(0.001)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.backend import ALONE, Ranks, launched
+from pipeline.backend import SINGLE_RANK, Ranks, launched_ranks
 from pipeline.errors import ConfigError
 
 VARIABLES = ("MLX_RANK", "MLX_HOSTFILE", "MLX_WORLD_SIZE", "MLX_IBV_DEVICES")
@@ -19,7 +19,7 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_launcher_there_is_one_process() -> None:
     """Nothing is asked, and nothing waited for."""
-    assert launched() == ALONE
+    assert launched_ranks() == SINGLE_RANK
 
 
 def test_a_ring_has_as_many_ranks_as_its_file_has_hosts(
@@ -30,17 +30,17 @@ def test_a_ring_has_as_many_ranks_as_its_file_has_hosts(
     monkeypatch.setenv("MLX_HOSTFILE", str(hosts))
     monkeypatch.setenv("MLX_RANK", "1")
     hosts.write_text(json.dumps([["10.0.0.1:5000"], ["10.0.0.2:5000"], ["10.0.0.3:5000"]]))
-    assert launched() == Ranks(1, 3)
+    assert launched_ranks() == Ranks(1, 3)
     monkeypatch.setenv("MLX_RANK", "0")
     hosts.write_text("\n")
-    assert launched() == ALONE
+    assert launched_ranks() == SINGLE_RANK
 
 
 def test_nccl_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """In a variable of its own."""
     monkeypatch.setenv("MLX_RANK", "3")
     monkeypatch.setenv("MLX_WORLD_SIZE", "4")
-    assert launched() == Ranks(3, 4)
+    assert launched_ranks() == Ranks(3, 4)
 
 
 @pytest.mark.parametrize(("rank", "size"), [("4", "4"), ("-1", "2"), ("one", "2"), ("0", "two")])
@@ -51,7 +51,7 @@ def test_what_cannot_be_is_a_configuration_error(
     monkeypatch.setenv("MLX_RANK", rank)
     monkeypatch.setenv("MLX_WORLD_SIZE", size)
     with pytest.raises(ConfigError):
-        launched()
+        launched_ranks()
 
 
 def test_a_file_that_is_not_there_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,4 +59,4 @@ def test_a_file_that_is_not_there_is_one_too(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setenv("MLX_RANK", "0")
     monkeypatch.setenv("MLX_HOSTFILE", str(tmp_path / "absent"))
     with pytest.raises(ConfigError, match="absent"):
-        launched()
+        launched_ranks()

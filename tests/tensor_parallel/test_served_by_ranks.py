@@ -30,7 +30,7 @@ from pipeline.cli.bench_tensor_parallel import free_ports_from
 from pipeline.client.connect import connected
 from pipeline.client.report import Report
 from pipeline.client.session import converse
-from pipeline.loadtest.server_process import boot
+from pipeline.loadtest.server_process import start_server
 from pipeline.protocol.metadata import Configure
 from pipeline.protocol.packets import Packet, PacketType, Priority, decode, encode
 
@@ -121,7 +121,7 @@ def session_until_closed(url: str, meanwhile: Callable[[], None]) -> tuple[int |
 
 def test_it_says_what_one_process_says(folder: Path) -> None:
     """Started by `mlx.launch`, as by a user; SIGTERM to rank 0 ends all of it with 0."""
-    with boot(folder, SETTINGS) as one:
+    with start_server(folder, SETTINGS) as one:
         alone = talked(one.socket_url)
     port, first = free_ports(1)[0], free_ports_from(2)
     launcher = [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "-p", str(first), "--"]

@@ -15,7 +15,7 @@ from support.tensor_parallel.ranks_rig import ROOT, SHARED, ranks
 
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.random_init import lm_tensors
-from pipeline.models.sharding import Share
+from pipeline.models.sharding import Shard
 
 SCRIPT = str(ROOT / "tests/support/tensor_parallel/one_rank.py")
 CONFIG = parse_lm_config(SHARED)
@@ -85,11 +85,11 @@ def test_each_rank_holds_its_share_and_nothing_else(alone: Outcome, together: Ou
 
 def tables(rank: int) -> int:
     """Bytes of the tables of tokens, which are laid behind each other and are there twice for a moment."""
-    share = Share(rank, 2)
+    share = Shard(rank, 2)
     return 4 * sum(
         int(np.prod(shape))
         for name, shape in lm_tensors(CONFIG)
-        if "emb" in name and share.cut(CONFIG, name) is None
+        if "emb" in name and share.spec(CONFIG, name) is None
     )
 
 
@@ -100,7 +100,7 @@ def test_the_others_end_with_the_code_that_rank_0_gives(together: Outcome) -> No
 
 def test_traffic_is_what_a_step_exchanges(alone: Outcome, together: Outcome) -> None:
     """As often and as much as was worked out from the sizes; one process exchanges nothing."""
-    planned = Share(0, 2).traffic(CONFIG, width=1, number_bytes=4)
+    planned = Shard(0, 2).traffic(CONFIG, width=1, number_bytes=4)
     assert alone.printed[0]["exchanges"] == 0
     for printed in together.printed:
         assert (printed["exchanges"], printed["sent"]) == (planned.exchanges, planned.sent_bytes)

@@ -1,4 +1,4 @@
-"""Every /health key that docs/how-to/troubleshooting.md names is served."""
+"""Every key of /health that docs/how-to/troubleshooting.md mentions exists."""
 
 import re
 from pathlib import Path

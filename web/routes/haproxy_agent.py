@@ -1,6 +1,6 @@
 """HAProxy's agent check: one line per connection with the number of free lanes or queue places.
 
-The agent may send a query, `lanes` or `queue`; without one, it gets the lanes. A weight is a percentage
+HAProxy may send a query, `lanes` or `queue`; without one, the reply is about lanes. It is a percentage
 of the weight in the load balancer's configuration: with 1 there, `up ready 1200%` is twelve. Source:
 HAProxy 2.6, configuration manual, §5.2 "agent-check".
 

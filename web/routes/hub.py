@@ -98,18 +98,18 @@ def _raw_address(raw_path: bytes) -> str:
 
 
 def _file_response(proxy: Proxy, found: ResolvedFile) -> Response:
-    described = found.metadata
-    etag = None if described.etag is None else f'"{described.etag}"'
-    part = requested_part(request.headers, method=request.method, size_bytes=described.size_bytes, etag=etag)
+    metadata = found.metadata
+    etag = None if metadata.etag is None else f'"{metadata.etag}"'
+    part = requested_part(request.headers, method=request.method, size_bytes=metadata.size_bytes, etag=etag)
     if part.status == 416:
-        response = error_response(416, "range_not_satisfiable", f"the file has {described.size_bytes} bytes")
-        response.headers["Content-Range"] = f"bytes */{described.size_bytes}"
+        response = error_response(416, "range_not_satisfiable", f"the file has {metadata.size_bytes} bytes")
+        response.headers["Content-Range"] = f"bytes */{metadata.size_bytes}"
         return response
     has_body = part.status != 304 and request.method == "GET" and part.size_bytes > 0
     if has_body:
         request.scope["state"][EXTEND_SEND_TIMEOUT](SEND_TIMEOUT_S)
     response = Response(_body(proxy, found, part) if has_body else "", status=part.status)
-    response.timeout = None  # a large file takes its time
+    response.timeout = None  # a large file takes longer
     _set_headers(response, found, part, etag)
     return response
 
@@ -134,8 +134,8 @@ def _set_headers(response: Response, found: ResolvedFile, part: Part, etag: str 
 
 async def _body(proxy: Proxy, found: ResolvedFile, part: Part) -> AsyncIterator[bytes]:
     try:
-        async with aclosing(proxy.stream(found, part.begin, part.end)) as pieces:
-            async for piece in pieces:
-                yield piece
+        async with aclosing(proxy.stream(found, part.begin, part.end)) as chunks:
+            async for chunk in chunks:
+                yield chunk
     except TruncatedError:
         raise TransportClosedError from None  # the headers are sent: only the connection can break

@@ -98,10 +98,10 @@ def add_pages(app: QuartTrio) -> None:
 
 
 def _fill_template(assets: Assets, folder: str) -> str:
-    """The page in `folder`, of this version.
+    """The page in `folder`, with links to the files of this version.
 
-    Its modules are named up front, so that a browser asks for all at once; so are the third-party
-    packages that are installed, and where they are.
+    All its modules are preloaded, so that a browser fetches them in parallel. Links also name the
+    installed third-party packages.
     """
     modules = _transitive_imports(assets.files, f"{folder}/main.js")
     links = [f'<link rel="modulepreload" href="{assets.base}/{name}">' for name in modules]

@@ -94,9 +94,9 @@ async def _probe(proxy: Proxy, path: str) -> dict[str, Any]:
         with trio.fail_after(READ_S):
             found = await proxy.resolve(FileRef.parse(path))
             end = min(READ_BYTES, found.metadata.size_bytes)
-            async with aclosing(proxy.stream(found, 0, end)) as pieces:
-                async for piece in pieces:
-                    read_bytes += len(piece)
+            async with aclosing(proxy.stream(found, 0, end)) as chunks:
+                async for chunk in chunks:
+                    read_bytes += len(chunk)
     except HubFileError as error:
         return _failed(status_of(error), error.code, str(error))
     except TruncatedError:

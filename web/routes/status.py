@@ -120,7 +120,7 @@ def _hub_state(now: ProxyStatistics) -> dict[str, object]:
 
 
 def is_ready(health: Mapping[str, Any]) -> bool:
-    """Whether the server takes new sessions; there may still be none free."""
+    """Whether the server accepts new sessions, lanes permitting."""
     return bool(health["status"] == "ready")
 
 

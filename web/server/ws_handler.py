@@ -67,7 +67,7 @@ class OrderedWebsocketConnection(TrioASGIWebsocketConnection):
 
     async def handle_messages(  # type: ignore[override]  # so in Quart-Trio, of Quart
         self,
-        nursery: trio.Nursery,  # noqa: ARG002 -- cancelling it is what this does without
+        nursery: trio.Nursery,  # noqa: ARG002 - Quart-Trio cancels it at the disconnect; this does not
         receive: ASGIReceiveCallable,
     ) -> None:
         """Queue messages for the session until the peer disconnects; then queue that, and close."""

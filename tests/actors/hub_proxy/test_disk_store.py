@@ -1,4 +1,4 @@
-"""A file in the store is whole or not there, and what is in use stays."""
+"""A file in the store is whole or absent, and files in use are not evicted."""
 
 import hashlib
 import os
@@ -38,8 +38,8 @@ def content_of(store, name):
         return file.read()[HEAD_BYTES:], found
 
 
-def test_what_is_kept_is_found_as_it_was(store):
-    """Content and description, also by another process later."""
+def test_a_committed_file_is_found_unchanged(store):
+    """Content and metadata are found, also by another process later."""
     put(store, NAMES[0])
     assert store.find(NAMES[0]).metadata == described()
     assert content_of(DiskStore(store._folder), NAMES[0]) == (CONTENT, described())
@@ -47,8 +47,8 @@ def test_what_is_kept_is_found_as_it_was(store):
 
 
 @pytest.mark.parametrize("written", [0, 1, 50_000, len(CONTENT)])
-def test_what_is_not_kept_is_not_there_and_goes_on(store, written):
-    """Whenever the process dies: the store has no such file, and the next attempt what was written."""
+def test_an_interrupted_download_is_absent_and_can_be_resumed(store, written):
+    """Whenever the process dies, the store has no such file, and the next attempt has what was written."""
     partial = store.open_partial(NAMES[0])
     partial.start(FILE, described())
     partial.append(CONTENT[:written])
@@ -65,8 +65,8 @@ def test_what_is_not_kept_is_not_there_and_goes_on(store, written):
     assert content_of(store, NAMES[0]) == (CONTENT, described())
 
 
-def test_a_head_that_was_not_written_to_its_end_is_none(store, tmp_path):
-    """An attempt that died in its first block begins anew."""
+def test_an_incomplete_head_is_ignored(store, tmp_path):
+    """An attempt that ended in its first block is begun again."""
     (tmp_path / f"{NAMES[0]}.part").write_bytes(b'{"format": 1, "fi')
     partial = store.open_partial(NAMES[0])
     assert (partial.metadata, partial.present_bytes) == (None, 0)
@@ -86,8 +86,8 @@ def test_a_head_that_was_not_written_to_its_end_is_none(store, tmp_path):
         lambda raw: raw.replace(b'"format": 1', b'"format": 2'),
     ],
 )
-def test_what_was_damaged_is_not_there(store, tmp_path, damage):
-    """A file whose length is not the one it tells, or that tells nothing, is removed."""
+def test_a_damaged_file_is_removed(store, tmp_path, damage):
+    """A file with the wrong length, or without valid metadata, is not found."""
     put(store, NAMES[0])
     path = tmp_path / NAMES[0]
     path.write_bytes(damage(path.read_bytes()))
@@ -95,8 +95,8 @@ def test_what_was_damaged_is_not_there(store, tmp_path, damage):
     assert not path.exists()
 
 
-def test_other_content_of_the_right_length_is_not_right(store):
-    """One bit is enough."""
+def test_other_content_of_the_right_length_is_invalid(store):
+    """One different bit is enough."""
     partial = store.open_partial(NAMES[0])
     partial.start(FILE, described())
     partial.append(bytes([CONTENT[0] ^ 1]) + CONTENT[1:])
@@ -105,8 +105,8 @@ def test_other_content_of_the_right_length_is_not_right(store):
     partial.close()
 
 
-def test_who_grows_is_alone(store, tmp_path):
-    """A second writer gets a file of its own; the last to be whole is the one that is there."""
+def test_two_writers_do_not_share_a_partial_file(store, tmp_path):
+    """A second writer has a partial file of its own; the last to commit wins."""
     one, other = store.open_partial(NAMES[0]), store.open_partial(NAMES[0])
     for partial in (one, other):
         partial.start(FILE, described())
@@ -117,8 +117,8 @@ def test_who_grows_is_alone(store, tmp_path):
     assert content_of(store, NAMES[0]) == (CONTENT, described())
 
 
-def test_the_least_recently_used_go_first(store, tmp_path):
-    """By when they were last found; what is read or written stays, and so does what is not ours."""
+def test_the_least_recently_used_files_are_evicted_first(store, tmp_path):
+    """By when they were last found; files being read or written stay, and so do files of other programs."""
     for name in NAMES:
         put(store, name)
     stranger = tmp_path / "holiday.jpg"
@@ -142,8 +142,8 @@ def test_the_least_recently_used_go_first(store, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [stranger.name]
 
 
-def test_a_removed_file_is_read_to_its_end(store):
-    """Whoever has it open keeps it."""
+def test_an_evicted_file_can_be_read_to_its_end(store):
+    """A reader that has it open keeps it."""
     put(store, NAMES[0])
     descriptor, _ = store.open(NAMES[0])
     store.evict(0)
@@ -151,8 +151,8 @@ def test_a_removed_file_is_read_to_its_end(store):
         assert file.read()[HEAD_BYTES:] == CONTENT
 
 
-def test_when_a_file_was_current_outlives_its_use(store):
-    """Finding a file does not make it fresh; hearing from the hub does."""
+def test_finding_a_file_does_not_make_it_fresh(store):
+    """Only a confirmation by the hub changes when it was last validated."""
     put(store, NAMES[0])
     os.utime(store._folder / NAMES[0], (5.0, 5.0))
     assert store.find(NAMES[0]).validated_s == 5.0
@@ -161,8 +161,8 @@ def test_when_a_file_was_current_outlives_its_use(store):
     assert store.find(NAMES[0]).validated_s > 5.0
 
 
-def test_a_folder_that_is_not_there_is_empty(tmp_path):
-    """And is made when there is something to put into it, for this user's eyes alone."""
+def test_a_missing_folder_counts_as_empty(tmp_path):
+    """It is created with the first file, readable by this user alone."""
     store = DiskStore(tmp_path / "a" / "b")
     assert store.find(NAMES[0]) is None
     assert store.evict(0).files == 0

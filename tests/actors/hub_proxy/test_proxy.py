@@ -1,4 +1,4 @@
-"""The proxy asks the hub once, gives to all, keeps what is right, and passes off no part as the whole."""
+"""The proxy downloads a file once for all readers, and never passes off a part or a damaged file as whole."""
 
 import hashlib
 import random
@@ -43,8 +43,8 @@ async def refusal(proxy, wanted):
 
 
 @pytest.mark.parametrize("path", FILES)
-async def test_a_file_comes_once_and_is_the_file(hub, tmp_path, path):
-    """Whatever its size; the second time it comes from the cache, and the hub is not asked."""
+async def test_a_file_is_downloaded_once_and_served_unchanged(hub, tmp_path, path):
+    """Whatever its size; the second time it comes from the cache, without a request to the hub."""
     async with running(hub, tmp_path) as proxy:
         first = await proxy.resolve(file(path))
         assert await read_found(proxy, first) == FILES[path]
@@ -58,8 +58,8 @@ async def test_a_file_comes_once_and_is_the_file(hub, tmp_path, path):
     assert len(gets(hub, path.split("/")[-1])) == 1
 
 
-async def test_fifty_at_once_are_one_question(hub, tmp_path):
-    """All of them read the file as it comes; the hub sends it once."""
+async def test_fifty_simultaneous_readers_are_one_download(hub, tmp_path):
+    """All of them read the file while it is downloaded; the hub sends it once."""
     hub.held["model.onnx"] = held = threading.Event()
     got = []
     async with running(hub, tmp_path) as proxy, trio.open_nursery() as readers:
@@ -79,8 +79,8 @@ async def test_fifty_at_once_are_one_question(hub, tmp_path):
     assert hub.sent_bytes["onnx/model.onnx"] == len(LARGE)
 
 
-async def test_who_began_may_leave(hub, tmp_path):
-    """The fetch belongs to nobody: when the one for whom it began goes away, the others get the rest."""
+async def test_a_download_outlives_the_reader_that_began_it(hub, tmp_path):
+    """When the first reader leaves, the others get the rest."""
     hub.held["model.onnx"] = held = threading.Event()
     got = []
     async with running(hub, tmp_path) as proxy, trio.open_nursery() as readers:
@@ -102,8 +102,8 @@ async def test_who_began_may_leave(hub, tmp_path):
 
 
 @pytest.mark.parametrize("comes", [True, False])
-async def test_who_leaves_in_the_middle_leaves_nothing_behind(hub, tmp_path, comes):
-    """What was read ahead for a reader is let go of with it, of a file that still comes too; none is cut."""
+async def test_a_reader_that_leaves_early_leaves_nothing_behind(hub, tmp_path, comes):
+    """What was read ahead for it is released, also during a download; no response counts as truncated."""
     process = psutil.Process()
     if comes:
         hub.held["model.onnx"] = threading.Event()
@@ -120,8 +120,8 @@ async def test_who_leaves_in_the_middle_leaves_nothing_behind(hub, tmp_path, com
         assert (proxy.statistics().active_readers, proxy.statistics().truncated) == (0, 0)
 
 
-async def test_what_nobody_wants_is_not_fetched(hub, tmp_path):
-    """A question for one byte brings a little of a large file; the rest continues from there."""
+async def test_no_more_is_downloaded_than_readers_want(hub, tmp_path):
+    """A request for one byte downloads a little of a large file; the rest is resumed from there."""
     large = random.Random(2).randbytes(16 * 2**20)
     hub.add(REPO, {"large.onnx": large})
     async with running(hub, tmp_path) as proxy:
@@ -134,8 +134,8 @@ async def test_what_nobody_wants_is_not_fetched(hub, tmp_path):
     assert whole.headers["Range"] == f"bytes={fetched_bytes}-"
 
 
-async def test_what_breaks_off_is_seen_to_and_goes_on_from_there(hub, tmp_path):
-    """Readers are cut short; the next one gets all of it, and the hub sends the rest alone."""
+async def test_a_download_that_breaks_off_truncates_its_readers_and_is_resumed(hub, tmp_path):
+    """The next reader gets all of it, and the hub sends only the rest."""
     hub.cut.add("model.onnx")
     async with running(hub, tmp_path) as proxy:
         with structlog.testing.capture_logs() as logs, pytest.raises(TruncatedError):
@@ -148,8 +148,8 @@ async def test_what_breaks_off_is_seen_to_and_goes_on_from_there(hub, tmp_path):
     assert hub.sent_bytes["onnx/model.onnx"] == len(LARGE)
 
 
-async def test_a_part_of_another_file_is_not_gone_on_with(hub, tmp_path):
-    """Where the hub has another file by now, the part that was left is thrown away."""
+async def test_a_part_of_another_version_is_discarded(hub, tmp_path):
+    """If the hub has another version by now, the download begins again."""
     hub.cut.add("model.onnx")
     other = random.Random(3).randbytes(len(LARGE) + 5)
     async with running(hub, tmp_path) as proxy:
@@ -160,8 +160,8 @@ async def test_a_part_of_another_file_is_not_gone_on_with(hub, tmp_path):
         assert await read(proxy, file("onnx/model.onnx")) == other
 
 
-async def test_a_file_that_is_not_the_announced_one_is_never_whole(hub, tmp_path):
-    """The last byte is not given out before the content was found to be right; nothing of it is kept."""
+async def test_a_file_that_fails_verification_is_never_complete(hub, tmp_path):
+    """The last byte is withheld until the content is verified; nothing of it is kept."""
     hub.wrong.add("model.onnx")
     async with running(hub, tmp_path) as proxy:
         with pytest.raises(TruncatedError):
@@ -172,8 +172,8 @@ async def test_a_file_that_is_not_the_announced_one_is_never_whole(hub, tmp_path
     assert ["Range" in asked.headers for asked in gets(hub, "model.onnx")] == [False, False]
 
 
-async def test_a_commit_is_never_asked_for_again(hub, tmp_path):
-    """What a commit holds cannot change."""
+async def test_a_file_at_a_commit_is_never_revalidated(hub, tmp_path):
+    """Its content cannot change."""
     pinned = file("config.json", hub.head(REPO))
     async with running(hub, tmp_path, fresh_s=0.0) as proxy:
         for _ in range(3):
@@ -181,8 +181,8 @@ async def test_a_commit_is_never_asked_for_again(hub, tmp_path):
     assert len(hub.asked) == 1
 
 
-async def test_a_branch_is_asked_for_again_and_unchanged_is_not_sent(hub, tmp_path):
-    """With its ETag; the large file behind a redirect, too, does not come twice."""
+async def test_a_file_of_a_branch_is_revalidated_by_its_etag(hub, tmp_path):
+    """An unchanged file is not sent again, nor is a large one behind a redirect."""
     async with running(hub, tmp_path, fresh_s=0.0) as proxy:
         for path in ("config.json", "onnx/model.onnx"):
             for _ in range(2):
@@ -194,8 +194,8 @@ async def test_a_branch_is_asked_for_again_and_unchanged_is_not_sent(hub, tmp_pa
     assert hub.sent_bytes["onnx/model.onnx"] == len(LARGE)
 
 
-async def test_a_branch_moves_on(hub, tmp_path):
-    """Once it is not fresh any more; who still reads the old file reads it to its end."""
+async def test_a_new_version_of_a_branch_is_served_once_the_old_one_is_not_fresh(hub, tmp_path):
+    """A reader of the old version reads it to its end."""
     async with running(hub, tmp_path, fresh_s=0.0) as proxy:
         await read(proxy, file("onnx/model.onnx"))
         await until(lambda: not proxy.statistics().fetching)
@@ -207,8 +207,8 @@ async def test_a_branch_moves_on(hub, tmp_path):
             assert begun + b"".join([piece async for piece in pieces]) == LARGE
 
 
-async def test_a_fresh_branch_is_not_asked_for(hub, tmp_path):
-    """For `fresh_s` it is taken for unchanged."""
+async def test_a_fresh_file_is_served_without_the_hub(hub, tmp_path):
+    """For `fresh_s` it is taken as unchanged."""
     async with running(hub, tmp_path, fresh_s=1000.0) as proxy:
         for _ in range(2):
             assert await read(proxy, file("config.json")) == FILES["config.json"]
@@ -216,8 +216,8 @@ async def test_a_fresh_branch_is_not_asked_for(hub, tmp_path):
 
 
 @pytest.mark.parametrize("how", ["down", "gone", "offline", "silent"])
-async def test_what_was_fetched_is_given_without_the_hub(tmp_path, how):
-    """Broken, gone, or not to be asked: what is there is given, and called stale; what is not, is refused."""
+async def test_a_cached_file_is_served_without_the_hub(tmp_path, how):
+    """Broken, gone, or offline: a cached file is served and called stale; any other is refused."""
     with serve() as hub:
         hub.add(REPO, FILES)
         async with running(hub, tmp_path) as proxy:
@@ -242,8 +242,8 @@ async def expect_stale(address, folder, *, offline=False):
     assert error.code in {"hub_error", "hub_unreachable", "hub_timeout"}
 
 
-async def test_a_hub_that_is_not_reached_is_left_alone_a_while(hub, tmp_path):
-    """Of what is there, only the first asks and waits in vain."""
+async def test_a_hub_that_is_unreachable_is_not_asked_again_for_a_while(hub, tmp_path):
+    """Of the cached files, only the first one waits for it in vain."""
     async with running(hub, tmp_path, fresh_s=0.0, timeout_s=0.5) as proxy:
         await read(proxy, file("config.json"))
         await until(lambda: not proxy.statistics().fetching)
@@ -253,8 +253,8 @@ async def test_a_hub_that_is_not_reached_is_left_alone_a_while(hub, tmp_path):
     assert len(hub.asked) == 2
 
 
-async def test_an_absent_file_is_asked_for_once_in_a_while(hub, tmp_path):
-    """Pages probe for files that are not there; the hub need not hear of each time."""
+async def test_a_missing_file_is_requested_once_in_a_while(hub, tmp_path):
+    """Pages probe for files that do not exist; most of these requests do not reach the hub."""
     async with running(hub, tmp_path) as proxy:
         for _ in range(3):
             assert (await refusal(proxy, file("nothing.json"))).code == "not_found"
@@ -265,8 +265,8 @@ async def test_an_absent_file_is_asked_for_once_in_a_while(hub, tmp_path):
     assert len(hub.asked) == 4
 
 
-async def test_a_queue_for_the_hub_ends(hub, tmp_path):
-    """Beyond `fetches` files wait, and not for ever; what is in the cache waits for nobody."""
+async def test_waiting_for_a_slot_is_bounded(hub, tmp_path):
+    """Beyond `fetches` files wait for at most `queue_s`; cached files do not wait."""
     hub.held["model.onnx"] = held = threading.Event()
     async with running(hub, tmp_path, fetches=1, queue_s=0.2) as proxy:
         await read(proxy, file("empty.txt"))
@@ -280,8 +280,8 @@ async def test_a_queue_for_the_hub_ends(hub, tmp_path):
         assert await read(proxy, file("config.json")) == FILES["config.json"]
 
 
-async def test_the_cache_is_held_to_its_bound(hub, tmp_path):
-    """What was used longest ago goes; what is being read stays, and is read to its end."""
+async def test_the_cache_stays_within_its_bound(hub, tmp_path):
+    """The least recently used files are evicted; one that is being read stays, to its end."""
     names = [f"part{number}.onnx" for number in range(6)]
     content = {name: random.Random(name).randbytes(2 * CHUNK_BYTES) for name in names}
     hub.add(REPO, content)
@@ -308,8 +308,8 @@ def held_bytes(folder):
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
-async def test_no_room_is_said(hub, tmp_path):
-    """A file that could never be kept, or is larger than allowed, is refused before it comes."""
+async def test_a_file_without_room_is_refused_before_it_is_downloaded(hub, tmp_path):
+    """One that could never fit, or that is larger than allowed."""
     async with running(hub, tmp_path, cache_bytes=HEAD_BYTES + 1000) as proxy:
         assert (await refusal(proxy, file("onnx/model.onnx"))).code == "too_large"
         assert await read(proxy, file("config.json")) == FILES["config.json"]
@@ -318,15 +318,15 @@ async def test_no_room_is_said(hub, tmp_path):
     assert held_bytes(tmp_path) == HEAD_BYTES + len(FILES["config.json"])
 
 
-async def test_a_cache_that_cannot_be_written_is_said(hub, tmp_path):
+async def test_a_cache_that_cannot_be_written_is_reported(hub, tmp_path):
     """The server goes on, and the file is refused with the reason."""
     (tmp_path / "taken").write_bytes(b"no folder")
     async with running(hub, tmp_path / "taken") as proxy:
         assert (await refusal(proxy, file("config.json"))).code == "cache_full"
 
 
-async def test_only_allowed_repositories_are_asked_for(hub, tmp_path):
-    """Whatever the hub has besides, it never hears the question."""
+async def test_only_allowed_repositories_are_requested(hub, tmp_path):
+    """No request for any other reaches the hub."""
     hub.add("somebody/else", FILES)
     async with running(hub, tmp_path) as proxy:
         for repo in ("somebody/else", "onnx-community/other", "x-onnx-community/whisper-small"):
@@ -334,8 +334,8 @@ async def test_only_allowed_repositories_are_asked_for(hub, tmp_path):
     assert not hub.asked
 
 
-async def test_the_end_has_a_bound(hub, tmp_path):
-    """Draining, nothing begins any more; who reads has `drain_s`, and is then cut short."""
+async def test_draining_is_bounded(hub, tmp_path):
+    """No request is accepted any more; readers have `drain_s`, and are truncated then."""
     hub.held["model.onnx"] = threading.Event()
     async with running(hub, tmp_path, drain_s=0.1) as proxy, trio.open_nursery() as nursery:
 
@@ -349,8 +349,8 @@ async def test_the_end_has_a_bound(hub, tmp_path):
         assert (await refusal(proxy, file("config.json"))).code == "draining"
 
 
-async def test_a_proxy_that_does_not_run_gives_nothing(hub, tmp_path):
-    """Before it was started there is nobody who could fetch."""
+async def test_a_proxy_that_does_not_run_refuses_every_request(hub, tmp_path):
+    """Before it is started nothing could be downloaded."""
     proxy = proxy_of(hub, tmp_path)
     assert (await refusal(proxy, file("config.json"))).code == "draining"
 
@@ -376,8 +376,8 @@ def killed_after_a_piece(script):
     return process
 
 
-async def test_a_process_that_was_killed_leaves_a_usable_cache(hub, tmp_path):
-    """`kill -9` in the middle of a file: what was whole is whole, and the rest comes from where it was."""
+async def test_a_killed_process_leaves_a_usable_cache(hub, tmp_path):
+    """`kill -9` in the middle of a file: whole files are found, and the other one is resumed."""
     hub.held["model.onnx"] = held = threading.Event()
     script = KILLED.format(tests=str(Path(__file__).parents[2]), url=hub.url, folder=str(tmp_path))
     process = await trio.to_thread.run_sync(killed_after_a_piece, script)
@@ -392,7 +392,7 @@ async def test_a_process_that_was_killed_leaves_a_usable_cache(hub, tmp_path):
 
 
 async def test_two_servers_may_share_a_cache(hub, tmp_path):
-    """Both fetch what neither has, and neither harms the other's file."""
+    """Both download what neither has, and neither damages the other's file."""
     hub.held["model.onnx"] = held = threading.Event()
     got = []
     async with running(hub, tmp_path) as one, running(hub, tmp_path) as other, trio.open_nursery() as both:

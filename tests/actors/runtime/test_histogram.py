@@ -1,4 +1,4 @@
-"""Laws of the durations that health shows."""
+"""The durations in /health and /metrics."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def test_percentiles_are_durations_that_occurred(durations_s):
 
 
 def test_percentiles_are_of_the_latest_and_counts_of_all():
-    """Memory is constant: what is older than the window is only counted and summed."""
+    """Memory is constant: durations older than the window are only counted and summed."""
     timing = Histogram()
     for _ in range(10):
         timing.add(5.0)
@@ -35,7 +35,7 @@ def test_percentiles_are_of_the_latest_and_counts_of_all():
 
 @given(st.lists(st.one_of(st.floats(0, 10), st.sampled_from([bound / 1000 for bound in BOUNDS_MS]))))
 def test_every_duration_is_in_one_bucket(durations_s):
-    """The first whose bound is no less; the last one holds what is longer than every bound."""
+    """In the first whose bound is not less; the last bucket has those longer than every bound."""
     timing = Histogram()
     for duration_s in durations_s:
         timing.add(duration_s)
@@ -47,5 +47,5 @@ def test_every_duration_is_in_one_bucket(durations_s):
 
 
 def test_before_the_first_everything_is_zero():
-    """There is nothing to divide by, and nothing fails."""
+    """An empty histogram has statistics too."""
     assert Histogram().statistics().p99_ms == Histogram().statistics().avg_ms == 0

@@ -1,4 +1,4 @@
-"""Laws of the loop that the three model actors share, on arithmetic stages and the virtual clock."""
+"""The loop that the three model actors share, on arithmetic stages and the virtual clock."""
 
 import numpy as np
 import pytest
@@ -61,7 +61,7 @@ async def serve(stage: Stage, outbox: Channel, load, runner: Inline | None = Non
     return out
 
 
-async def test_what_waits_runs_as_one_batch_and_nobody_waits_for_more():
+async def test_waiting_frames_run_as_one_batch_without_waiting_for_more():
     """Frames of several lanes that wait together are one call; a lone frame is a call of its own."""
     inbox, outbox, stage = encoder_stage()
     sums = SumEncoder()
@@ -81,8 +81,8 @@ async def test_what_waits_runs_as_one_batch_and_nobody_waits_for_more():
     np.testing.assert_array_equal([o.codes for o in out if o.lane == 1 and isinstance(o, UserCodes)], rows)
 
 
-async def test_events_are_applied_in_their_place_and_travel_on():
-    """A lane reused behind its closing starts anew, and everything comes out in the order it went in."""
+async def test_events_are_applied_in_order_and_travel_on():
+    """A lane that is reused starts anew, and everything comes out in the order it went in."""
     inbox, outbox, stage = encoder_stage()
     pcm = speech(2, 1)[0]
     items = [
@@ -106,8 +106,8 @@ async def test_events_are_applied_in_their_place_and_travel_on():
     np.testing.assert_array_equal(first, again)
 
 
-async def test_a_closing_lane_takes_its_last_words_along():
-    """The stepper's unfinished utterance rides on the closing event."""
+async def test_a_closing_event_carries_the_unfinished_utterance():
+    """The stepper's last text travels on the closing event."""
     inbox: Channel[UserCodes] = Channel("in", 100, lane_frames=8)
     outbox: Channel[AgentCodes] = Channel("out", 100, lane_frames=8)
     inbox.put_nowait(LaneOpened(3, SamplingParams()))
@@ -118,8 +118,8 @@ async def test_a_closing_lane_takes_its_last_words_along():
     assert (await serve(stage, outbox, lambda: Stepper(SumStepper())))[-1] == LaneClosed(3, (TextFinal("1"),))
 
 
-async def test_a_step_without_codes_passes_the_decoder_by():
-    """It becomes a frame without sound, the decoder's memory stays, and no batch is timed."""
+async def test_a_step_without_codes_is_not_decoded():
+    """It becomes a frame without audio, the decoder's state does not change, and no batch is timed."""
     inbox: Channel[AgentCodes] = Channel("in", 100, lane_frames=8)
     outbox: Channel[AgentFrame] = Channel("out", 100, lane_frames=8)
     for lane, codes in ((0, None), (1, np.full(4, 7, np.int32))):
@@ -139,7 +139,7 @@ async def test_a_step_without_codes_passes_the_decoder_by():
 
 
 async def test_waiting_for_a_busy_model_is_not_added_latency(autojump_clock):
-    """A frame that waited while the stage worked carries that wait; one that found it idle, none."""
+    """The wait of a frame for the batch before is model time; a frame that finds the stage idle has none."""
     inbox, outbox, stage = encoder_stage()
     runner = Inline()
     runner.batch_s = 0.02
@@ -164,8 +164,8 @@ async def test_waiting_for_a_busy_model_is_not_added_latency(autojump_clock):
     assert second.header.model_s - second.header.batch_s == pytest.approx(0.015)
 
 
-async def test_a_full_channel_downstream_holds_the_stage_back(autojump_clock):
-    """What follows sets the pace; nothing is lost, and the wait counts as one for a busy model."""
+async def test_a_full_channel_downstream_slows_the_stage_down(autojump_clock):
+    """Nothing is lost, and the wait counts as one for a busy model."""
     inbox, outbox, stage = encoder_stage(room=1)
     inbox.put_nowait(LaneOpened(0, SamplingParams()))
     for index, pcm in enumerate(speech(4, 5)):
@@ -181,8 +181,8 @@ async def test_a_full_channel_downstream_holds_the_stage_back(autojump_clock):
     assert seen[4].header.model_s > 0.2
 
 
-async def test_nothing_is_begun_while_what_was_begun_before_waits(autojump_clock):
-    """As long as the next stage has not taken what there is for it, frames gather, and are then one batch."""
+async def test_no_batch_begins_while_the_previous_one_waits_downstream(autojump_clock):
+    """Until the next stage takes it, frames gather, and are one batch then."""
     inbox, outbox, stage = encoder_stage()
     sums = SumEncoder()
     pcm = speech(5, 3)
@@ -206,7 +206,7 @@ class Failing(SumEncoder):
 
 
 async def test_a_failing_batch_ends_its_lanes_and_no_other():
-    """Their failure travels on in their frames' place; what follows is passed over until they close."""
+    """The failure takes the frames' place; later frames of these lanes are dropped until they are closed."""
     inbox, outbox, stage = encoder_stage()
     failing = Failing()
     pcm = speech(5, 1)[0]
@@ -233,8 +233,8 @@ class Lost(SumEncoder):
         raise StateLostError("the encoder lost its state")
 
 
-async def test_a_stage_that_lost_its_state_breaks_the_line():
-    """No lane can be trusted: the process is to end."""
+async def test_a_stage_that_lost_its_state_ends():
+    """No lane can be trusted, so the error is raised."""
     inbox, _, stage = encoder_stage()
     inbox.put_nowait(LaneOpened(0, SamplingParams()))
     inbox.put_nowait(user_frame(0, 0, speech(5, 1)[0]))
@@ -242,7 +242,7 @@ async def test_a_stage_that_lost_its_state_breaks_the_line():
         await stage.run(Inline(), lambda: Encoder(Lost()))
 
 
-async def test_what_a_loader_raises_is_raised_as_it_is():
+async def test_a_loaders_error_is_raised_unchanged():
     """A broken checkpoint keeps its class, and with it its exit code."""
 
     def load() -> Encoder:

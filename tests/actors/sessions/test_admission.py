@@ -1,4 +1,4 @@
-"""Laws of admission: a lane has one holder, comes back whatever becomes of it, and the queue is in order."""
+"""Admission: a lane has one holder, always comes back, and the queue is in order."""
 
 import pytest
 import trio
@@ -34,8 +34,8 @@ def refusal(admission: Admission) -> SessionRefusedError:
     return caught.value
 
 
-def test_who_cannot_be_served_is_told_why_and_when_to_ask_again():
-    """Not ready, full and draining are refusals with a code and a time; draining is for good."""
+def test_a_refusal_has_a_code_and_a_retry_time():
+    """For not ready, full and draining; draining is final."""
     admission = Admission(Channel("inbox", 18, lane_frames=8), lanes=1, queue=0)
     assert refusal(admission).code == "not_ready"
     admission.open()
@@ -48,8 +48,8 @@ def test_who_cannot_be_served_is_told_why_and_when_to_ask_again():
     assert refusal(admission).code == "draining"
 
 
-async def test_an_opened_lane_is_free_only_when_it_came_out_of_the_line():
-    """Closing a lease announces the end behind the lane's frames; until it comes out the lane is in use."""
+async def test_an_opened_lane_is_free_once_its_closing_has_come_out():
+    """Closing a lease puts an event behind the lane's frames; until it comes out the lane is in use."""
     admission, inbox = make(lanes=1, queue=0)
     with admission.request() as lease:
         assert lease.open_lane(SAMPLING) == 0
@@ -62,7 +62,7 @@ async def test_an_opened_lane_is_free_only_when_it_came_out_of_the_line():
 
 
 def test_a_lane_that_was_never_opened_is_free_at_once():
-    """A connection that is lost between admission and its session costs nothing."""
+    """A connection that is lost before its session begins leaves nothing behind."""
     admission, inbox = make(lanes=1, queue=0)
     with admission.request():
         pass
@@ -70,8 +70,8 @@ def test_a_lane_that_was_never_opened_is_free_at_once():
     assert inbox.statistics().sent == 0
 
 
-async def test_a_line_that_has_ended_gives_its_lanes_back():
-    """Where no event can come out any more, the lane is not waited for."""
+async def test_lanes_are_free_once_the_engine_has_ended():
+    """If no event can come out any more, the lane is not waited for."""
     admission, inbox = make(lanes=1, queue=0)
     lease = admission.request()
     lease.open_lane(SAMPLING)
@@ -81,7 +81,7 @@ async def test_a_line_that_has_ended_gives_its_lanes_back():
 
 
 async def test_the_queue_moves_up_in_order(autojump_clock):
-    """Each place that changes is told; who leaves the queue makes room; the first gets the lane."""
+    """Every change of position is notified; leaving the queue makes room; the first in it gets the lane."""
     admission, _ = make(lanes=1, queue=3)
     holder = admission.request()
     waiting = [admission.request() for _ in range(3)]
@@ -203,7 +203,7 @@ class Arrivals(RuleBasedStateMachine):
         assert self.free() + len(held) + len(self.in_engine) == self.LANES
 
     @invariant()
-    def nobody_queues_beside_a_free_lane(self) -> None:
+    def no_session_queues_beside_a_free_lane(self) -> None:
         waiting = [t for t in self.leases if not t.running]
         assert sorted(t.position for t in waiting) == list(range(1, len(waiting) + 1))
         statistics = self.admission.statistics()
@@ -215,7 +215,7 @@ class Arrivals(RuleBasedStateMachine):
 
 
 def test_lanes_are_conserved() -> None:
-    """Each lane is free, held, or on its way out, whoever comes and goes; nobody waits while one is free."""
+    """Each lane is free, held, or being closed, at any time; no session waits while one is free."""
 
     async def check() -> None:
         await trio.lowlevel.checkpoint()

@@ -1,4 +1,4 @@
-"""Laws of the line's last actor."""
+"""The dispatcher, the last actor of the engine."""
 
 import trio
 
@@ -16,29 +16,29 @@ from pipeline.values import (
 )
 
 
-class Listener:
-    """Keeps what it is given."""
+class Sink:
+    """Keeps what is delivered."""
 
     def __init__(self) -> None:
-        self.heard: list = []
+        self.received: list = []
 
     def deliver(self, frame: AgentFrame) -> None:
-        self.heard.append(frame.index)
+        self.received.append(frame.index)
 
     def lane_closed(self, text) -> None:
-        self.heard.append(text)
+        self.received.append(text)
 
 
-async def test_each_lane_reaches_its_holder_until_it_comes_out_closed():
-    """Frames go to whoever holds the lane; its end goes there last, and frees the lane."""
+async def test_frames_go_to_the_lanes_holder_until_the_lane_comes_out_closed():
+    """The closing is delivered last, and frees the lane."""
     inbox: Channel[UserFrame] = Channel("inbox", 100, lane_frames=8)
     out: Channel[AgentFrame] = Channel("out", 100, lane_frames=8)
     admission = Admission(inbox, lanes=2, queue=0)
     admission.open()
     dispatcher = Dispatcher(out, admission)
-    listeners = [Listener(), Listener()]
-    for listener in listeners:
-        dispatcher.attach(admission.request().open_lane(SamplingParams()), listener)
+    sinks = [Sink(), Sink()]
+    for sink in sinks:
+        dispatcher.attach(admission.request().open_lane(SamplingParams()), sink)
     last = (TextFinal("bye"),)
     for lane, index, batch_s in ((0, 0, BUDGET_S / 2), (1, 0, BUDGET_S * 2), (0, 1, BUDGET_S)):
         header = FrameHeader(lane, index, 0.0, trio.current_time(), batch_s, batch_s)
@@ -47,6 +47,6 @@ async def test_each_lane_reaches_its_holder_until_it_comes_out_closed():
         out.put_nowait(event)
     out.close()
     await dispatcher.run()
-    assert [listener.heard for listener in listeners] == [[0, 1, last], [0]]
+    assert [sink.received for sink in sinks] == [[0, 1, last], [0]]
     assert (dispatcher.frames, dispatcher.over_budget) == (3, 1)
     assert admission.request().lane == 0

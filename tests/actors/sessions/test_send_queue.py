@@ -1,4 +1,4 @@
-"""Laws of the queue: it never blocks, never grows beyond its bound, and leaves out the least first."""
+"""The send queue never blocks, never grows beyond its bound, and drops what matters least first."""
 
 import pytest
 import trio
@@ -32,8 +32,8 @@ async def everything(queue: SendQueue) -> list[outgoing.OutgoingPacket]:
         return taken
 
 
-async def test_urgent_packets_go_first_and_each_priority_in_order():
-    """Audio, then control and final text, then partial text, then reports; equals in their order."""
+async def test_packets_are_taken_by_priority_then_in_order():
+    """Audio, then control and final text, then partial text, then reports."""
     queue = SendQueue(max_lag_s=1)
     for packet in (LOW, PARTIAL, CONTROL, audio(1), outgoing.ack(7), audio(2)):
         queue.put(packet)
@@ -41,8 +41,8 @@ async def test_urgent_packets_go_first_and_each_priority_in_order():
     assert taken == [audio(1), audio(2), CONTROL, outgoing.ack(7), PARTIAL, LOW]
 
 
-async def test_a_partial_gives_way_to_a_newer_one_and_to_its_final():
-    """Only the newest matters, and none comes after the final that closes its utterance."""
+async def test_a_partial_is_superseded_by_a_newer_one_and_by_its_final():
+    """Only the newest is sent, and none after the final that closes its utterance."""
     queue = SendQueue(max_lag_s=1)
     queue.put(outgoing.text_partial("so"))
     queue.put(PARTIAL)
@@ -51,8 +51,8 @@ async def test_a_partial_gives_way_to_a_newer_one_and_to_its_final():
     assert await everything(queue) == [FINAL]
 
 
-async def test_late_audio_is_left_out_oldest_first(autojump_clock):
-    """Audio that waited longer than `max_lag_s` is not worth sending once there is newer."""
+async def test_late_audio_is_dropped_oldest_first(autojump_clock):
+    """Audio that waited longer than `max_lag_s` is dropped once there is newer."""
     queue = SendQueue(max_lag_s=0.4)
     for number in range(10):
         queue.put(audio(number))
@@ -61,8 +61,8 @@ async def test_late_audio_is_left_out_oldest_first(autojump_clock):
     assert queue.dropped["audio"] == 4
 
 
-async def test_a_full_outbox_leaves_out_reports_then_text_then_audio():
-    """The ladder: LOW, the partial, the oldest audio, each counted; control and finals stay."""
+async def test_a_full_queue_drops_reports_then_text_then_audio():
+    """LOW, then the partial, then the oldest audio, each counted; control and finals stay."""
     queue = SendQueue(max_lag_s=1, capacity=4)
     for packet in (LOW, PARTIAL, audio(1), audio(2)):
         queue.put(packet)
@@ -75,8 +75,8 @@ async def test_a_full_outbox_leaves_out_reports_then_text_then_audio():
     assert await everything(queue) == [audio(2), CONTROL, CONTROL, CONTROL]
 
 
-async def test_what_matters_least_does_not_displace_what_matters_more():
-    """In a full queue a new report, and a new partial, are themselves what is left out."""
+async def test_a_packet_does_not_displace_one_that_matters_more():
+    """In a full queue a new report or a new partial is itself dropped."""
     queue = SendQueue(max_lag_s=1, capacity=2)
     for packet in (audio(1), CONTROL, LOW, PARTIAL):
         queue.put(packet)
@@ -84,8 +84,8 @@ async def test_what_matters_least_does_not_displace_what_matters_more():
     assert await everything(queue) == [audio(1), CONTROL]
 
 
-async def test_what_must_not_be_left_out_fails_the_outbox_instead(autojump_clock):
-    """Full of control, it fails: whoever takes or waits to take learns of it, and nothing is written."""
+async def test_a_queue_full_of_packets_that_must_not_be_dropped_fails(autojump_clock):
+    """Every task that takes, or waits to take, gets the error, and nothing is written."""
     queue = SendQueue(max_lag_s=1, capacity=2)
     for _ in range(3):
         queue.put(FINAL)
@@ -125,7 +125,7 @@ KINDS = {"low": LOW, "partial": PARTIAL, "audio": audio(), "final": FINAL, "cont
 
 @given(st.lists(st.sampled_from([*KINDS, "take"]), max_size=40), st.integers(1, 5))
 def test_the_counters_always_add_up(ops, capacity):
-    """`sent = taken + leaked + depth`, the bound holds; what must not leak is taken, held or failed for."""
+    """`sent = taken + leaked + depth`, within the bound; HIGH packets are taken, queued, or fail it."""
 
     async def check():
         queue = SendQueue(max_lag_s=1, capacity=capacity)

@@ -1,4 +1,4 @@
-"""Drives this project as its server does: the three stages, with as many lanes as the widest batch."""
+"""Drives this project as its server does: three stages, with as many lanes as the widest batch."""
 
 import importlib.metadata
 from functools import cached_property
@@ -10,9 +10,9 @@ from driving import drive, read_job
 
 from pipeline import backend
 from pipeline.config import read_config
-from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.decoder import DecoderStage
 from pipeline.stages.encoder import EncoderStage
+from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.stepper import StepperStage
 from pipeline.values import GREEDY, SamplingParams
 

@@ -163,9 +163,9 @@ def test_a_name_may_lead_to_another_repository_or_folder(shelf: Shelf) -> None:
     ("raw", "environment", "says"),
     [
         ({"moshi_name": 3}, {}, "moshi_name: expected a string"),
-        ({"moshi_name": "hf://kyutai"}, {}, "hf://kyutai: an address"),
+        ({"moshi_name": "hf://kyutai"}, {}, "hf://kyutai: not a hub address"),
         ({"moshi_name": "hf://kyutai/mimi"}, {}, "moshi_name: .*names a repository; name a file"),
-        ({}, {"LM_REPO": "moshiko"}, "hf://moshiko: an address"),
+        ({}, {"LM_REPO": "moshiko"}, "hf://moshiko: not a hub address"),
         ({}, {"LM_REPO": "kyutai/moshiko/a.safetensors"}, "LM_REPO: .*names a file"),
     ],
 )

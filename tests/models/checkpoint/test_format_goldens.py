@@ -54,16 +54,16 @@ def in_layout(folder: Path, layout: str, to: Path) -> Path:
 
 @pytest.mark.parametrize("layout", ["packed", "split", "mlx", "sharded"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_shapes_tell_the_config(family: str, layout: str, tmp_path: Path) -> None:
-    """As far as they can, in every layout."""
+def test_shapes_determine_the_config(family: str, layout: str, tmp_path: Path) -> None:
+    """Eight of its keys, in every layout."""
     raw = json.loads((FOLDER / family / "config.json").read_text())
-    told = formats.told_by(formats.read(in_layout(FOLDER / family, layout, tmp_path)))
-    assert len(told) == 8
-    assert told == {key: raw[key] for key in told}
+    keys = formats.keys_by_shape(formats.read(in_layout(FOLDER / family, layout, tmp_path)))
+    assert len(keys) == 8
+    assert keys == {key: raw[key] for key in keys}
 
 
-def test_shapes_tell_the_config_of_quantized_weights_too(tmp_path: Path) -> None:
-    """Quantization packs columns, and what is asked are rows."""
+def test_shapes_determine_the_config_of_quantized_weights(tmp_path: Path) -> None:
+    """Quantization packs columns, and the keys depend on rows."""
     folder = DATA / "lm_golden_moshi"
     weights = mx.load(str(in_layout(folder, "mlx", tmp_path)))
     assert isinstance(weights, dict)
@@ -75,9 +75,9 @@ def test_shapes_tell_the_config_of_quantized_weights_too(tmp_path: Path) -> None
             packed[name], packed[stem + "scales"], packed[stem + "biases"] = mx.quantize(weight, 32, 4)
     mx.save_safetensors(str(tmp_path / "q4.safetensors"), packed)
     raw = json.loads((folder / "config.json").read_text())
-    told = formats.told_by(formats.read(tmp_path / "q4.safetensors"))
-    assert told == {key: raw[key] for key in told}
-    assert len(told) == 8
+    keys = formats.keys_by_shape(formats.read(tmp_path / "q4.safetensors"))
+    assert keys == {key: raw[key] for key in keys}
+    assert len(keys) == 8
 
 
 @pytest.mark.parametrize("layout", ["packed", "split", "mlx", "sharded"])
@@ -187,16 +187,16 @@ def test_rows_not_named_keep_their_guiding_rows_bit_for_bit(guided: LmModel) -> 
     for old, new in zip(before, (*sessions.state.keys, *sessions.state.values), strict=True):
         differ = [row for row in range(6) if (old[row] != np.array(new)[row]).any()]
         assert differ == [1, 4]
-    np.testing.assert_array_equal(sessions.state.positions, [4, 5, 4, 4, 5, 4])
-    np.testing.assert_array_equal(guided.reset(sessions.state, 2).positions, [4, 5, 0, 4, 5, 0])
+    np.testing.assert_array_equal(sessions.state.offsets, [4, 5, 4, 4, 5, 4])
+    np.testing.assert_array_equal(guided.reset(sessions.state, 2).offsets, [4, 5, 0, 4, 5, 0])
 
 
 def test_without_guidance_nothing_is_paid(guided: LmModel) -> None:
     """A coefficient of 1 is no second row, no second product; another one needs conditions."""
     plain = LmModel(guided.config)
-    assert len(plain.state(3).positions) == 3
-    assert len(guided.state(3).positions) == 6
-    with pytest.raises(ValueError, match="without conditions"):
+    assert len(plain.state(3).offsets) == 3
+    assert len(guided.state(3).offsets) == 6
+    with pytest.raises(ValueError, match="needs a model with conditions"):
         LmModel(config_of(FOLDER / "personaplex"), 2.0)
 
 
@@ -263,7 +263,7 @@ def test_a_wrong_adapter_is_refused_by_name_and_changes_nothing(tmp_path: Path) 
     stray = pairs() | {"linears.9.lora_A.weight": mx.zeros((3, 24))}
     for weights, said in (
         (lonely, r"missing linears\.0\.lora_A"),
-        (stray, r"not expected linears\.9\.lora_A"),
+        (stray, r"unexpected linears\.9\.lora_A"),
     ):
         path = saved(weights, tmp_path)
         for act in (model.check_weights, lambda base, lora: model.load_weights(base, lora=lora)):

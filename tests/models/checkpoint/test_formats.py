@@ -60,7 +60,7 @@ def test_a_repository_that_says_nothing_is_known_by_its_shapes(tmp_path: Path) -
         ({"model_type": "personaplex", "version": "7b-v1"}, formats.PERSONAPLEX, "personaplex"),
     ):
         path = stub(tmp_path / "model.safetensors", published(dict(known)))
-        assert formats.says_nothing(raw)
+        assert formats.lacks_architecture(raw)
         config = parse_lm_config(formats.built_in(raw, path))
         assert config == parse_lm_config(known)
         assert formats.family_of(config) == name
@@ -175,7 +175,7 @@ def test_a_guided_conversation_needs_no_more_than_a_number(tmp_path: Path) -> No
     for coefficient in (None, 1.0, 6.0):
         overrides = [] if coefficient is None else [f"sampling.cfg_coef={coefficient}"]
         chain = open_stages(read_config(folder, ["lanes.max=2", *overrides]))
-        assert chain.bundle.guidance == (coefficient or 3.0)
+        assert chain.bundle.cfg_coef == (coefficient or 3.0)
         said[coefficient] = run_frames(chain, frames, GREEDY).text_tokens
     assert said[None] != said[1.0] != said[6.0]
 
@@ -186,7 +186,7 @@ def test_guidance_of_a_model_without_conditions_is_refused(tmp_path: Path) -> No
     with pytest.raises(ConfigError) as caught:
         open_bundle(read_config(folder, ["sampling.cfg_coef=2"]))
     assert caught.value.key == "pipeline.sampling.cfg_coef"
-    assert open_bundle(read_config(folder, ["sampling.cfg_coef=1"])).guidance == 1
+    assert open_bundle(read_config(folder, ["sampling.cfg_coef=1"])).cfg_coef == 1
     write_folder(tmp_path, lm={**LM, "lm_gen_config": {"cfg_coef": 2}})
     with pytest.raises(ConfigError) as caught:
         open_bundle(read_config(folder))

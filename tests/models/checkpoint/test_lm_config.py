@@ -70,8 +70,8 @@ def test_only_half_of_what_personaplex_predicts_is_needed() -> None:
 
 def test_hibiki_hears_the_end_of_its_text_as_padding() -> None:
     """So that it goes on for as long as the user does; others hear what they said."""
-    assert parse_lm_config(MOSHI | {"model_type": "hibiki"}).heard_as == (2, 3)
-    assert parse_lm_config(MOSHI).heard_as is None
+    assert parse_lm_config(MOSHI | {"model_type": "hibiki"}).replaced_text_token == (2, 3)
+    assert parse_lm_config(MOSHI).replaced_text_token is None
 
 
 def test_null_is_a_keys_default() -> None:

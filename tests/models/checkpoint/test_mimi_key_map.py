@@ -11,7 +11,7 @@ from support.models.golden_mimi import CHECKPOINT, CODEBOOKS, config, mimi
 
 from pipeline.errors import TensorMismatchError
 from pipeline.models.checkpoint.mimi_key_map import _join_heads, detect_mimi_layout
-from pipeline.models.layers.attention import Rotation
+from pipeline.models.layers.attention import RotaryEmbedding
 from pipeline.models.mimi import Mimi
 
 TENSORS = load_file(CHECKPOINT)
@@ -180,7 +180,7 @@ def test_heads_rotated_in_halves_are_heads_rotated_in_pairs():
     x = mx.array(generator.normal(size=(1, 6, 5)))
     scores = {}
     for interleaved in (False, True):
-        rotation = Rotation.at(np.arange(6)[None], width, 10_000.0, interleaved=interleaved)
+        rotation = RotaryEmbedding.at(np.arange(6)[None], width, 10_000.0, interleaved=interleaved)
         if interleaved:
             _join_heads(weights, heads)
             q, k, _ = mx.split(weights["a.in_projs.0.weight"], 3)

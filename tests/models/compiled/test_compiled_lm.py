@@ -20,19 +20,19 @@ from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.compiled import slots
 from pipeline.models.compiled.lm import CompiledLm
 from pipeline.models.layers.quantized import Quantization, Quantized, install
-from pipeline.models.layers.transformer import TransformerState
+from pipeline.models.layers.transformer import RingKVCache
 from pipeline.models.lm import LmModel
 from pipeline.models.sampling import SamplingBatch
-from pipeline.values import GREEDY, Sampling
+from pipeline.values import GREEDY, SamplingParams
 
 GOLDEN = Path(__file__).parents[2] / "data" / "lm_golden_moshi"
 LANES = 5
 SETTINGS = (
     GREEDY,
-    Sampling(seed=1),
-    Sampling(seed=2, temperature=1.2, top_k=0, text_top_k=3, padding_bias=1.5),
-    Sampling(seed=3, temperature=0.0, text_temperature=1.5, repetition_penalty=1.7),
-    Sampling(seed=4, temperature=0.9, top_k=5),
+    SamplingParams(seed=1),
+    SamplingParams(seed=2, temperature=1.2, top_k=0, text_top_k=3, padding_bias=1.5),
+    SamplingParams(seed=3, temperature=0.0, text_temperature=1.5, repetition_penalty=1.7),
+    SamplingParams(seed=4, temperature=0.9, top_k=5),
 )
 
 
@@ -57,11 +57,11 @@ def model() -> LmModel:
     return model
 
 
-def made(folder: Path, changes: dict[str, Any], dtype: mx.Dtype = mx.float32, guidance: float = 1) -> LmModel:
+def made(folder: Path, changes: dict[str, Any], dtype: mx.Dtype = mx.float32, cfg_coef: float = 1) -> LmModel:
     config = parse_lm_config({**LM, **changes})
     path = folder / "model.safetensors"
     random_init.write_checkpoint(path, random_init.lm_tensors(config), 1)
-    model = LmModel(config, guidance)
+    model = LmModel(config, cfg_coef)
     model.load_weights(path, dtype)
     return model
 
@@ -103,8 +103,8 @@ class Both:
 
     def agree(self) -> None:
         """Every lane's rings and every row's position."""
-        np.testing.assert_array_equal(self.state.positions, self.eager_state.positions)
-        parts = self.state.positions.size // (self.lanes + 1)
+        np.testing.assert_array_equal(self.state.offsets, self.eager_state.offsets)
+        parts = self.state.offsets.size // (self.lanes + 1)
         scratch = [self.lanes + part * (self.lanes + 1) for part in range(parts)]
         for mine, theirs in zip(arrays(self.state), arrays(self.eager_state), strict=True):
             np.testing.assert_allclose(
@@ -112,7 +112,7 @@ class Both:
             )
 
 
-def arrays(state: TransformerState) -> list[np.ndarray]:
+def arrays(state: RingKVCache) -> list[np.ndarray]:
     return [np.array(ring.astype(mx.float32)) for ring in (*state.keys, *state.values)]
 
 
@@ -172,7 +172,7 @@ def test_a_session_is_the_same_in_any_lane_and_company(model: LmModel) -> None:
             tokens = noise.integers(0, 16, (len(lanes), 1 + model.config.n_q)).astype(np.int32)
             tokens[0] = rng.integers(0, 16, tokens.shape[1])
             batch = SamplingBatch.of(
-                [Sampling(seed=len(said)), *SETTINGS[: len(lanes) - 1]],
+                [SamplingParams(seed=len(said)), *SETTINGS[: len(lanes) - 1]],
                 [step] * len(lanes),
                 [()] * len(lanes),
                 model.config.dep_q,
@@ -204,7 +204,7 @@ def test_guidance_keeps_both_halves(tmp_path: Path) -> None:
         "conditioners": {"description": {"type": "lut", "lut": lut}},
         "fuser": {"sum": ["description"]},
     }
-    both = Both(made(tmp_path, conditions, guidance=2.5), 5)
+    both = Both(made(tmp_path, conditions, cfg_coef=2.5), 5)
     for step in range(20):
         both.step([[0, 3, 1], [4], [2, 4]][step % 3], padding=step % 2)
     both.agree()
@@ -217,7 +217,7 @@ def test_a_session_of_a_day_turns_as_far_as_it_should(model: LmModel) -> None:
     for _ in range(13):
         both.step([0])
     for state in (both.eager_state, both.state):
-        state.positions[0] = 1_000_000 * model.config.transformer.context + 13
+        state.offsets[0] = 1_000_000 * model.config.transformer.context + 13
     for _ in range(15):
         both.step([0])
     both.agree()
@@ -235,7 +235,7 @@ def test_in_bfloat16_and_with_packed_weights(tmp_path: Path, bits: int | None) -
             if how.divides(weight.shape):
                 packed.append((name, Quantized(*mx.quantize(weight, group_size=32, bits=bits), how)))
         install(model, packed)
-        model._lay_out()
+        model._fuse_weights()
     both = Both(model, 3, atol=0.02)
     for step in range(18):
         both.step([[0, 2, 1], [1], [2, 0]][step % 3])
@@ -246,19 +246,19 @@ def test_in_bfloat16_and_with_packed_weights(tmp_path: Path, bits: int | None) -
 @pytest.mark.skipif(
     prepare().device == "cpu" and shutil.which("g++") is None, reason="MLX compiles for a CPU with g++"
 )
-def test_a_graph_is_laid_out_once_and_for_all(tmp_path: Path) -> None:
-    """Compiled in earnest: a trace for a form, before the first step, and none after it; tokens and rings
-    are those of the model, across the wrap; and rings are written where they lie, without a copy."""
+def test_a_step_is_traced_once_and_writes_its_rings_in_place(tmp_path: Path) -> None:
+    """Really compiled: one trace for a shape, before the first step, and none after it; tokens and rings
+    are those of the model, across the wrap; and the rings are written in place, without a copy."""
     slots = 4096
     model = made(tmp_path, {"context": slots, "num_layers": 1, "depformer_num_layers": 1, "dep_q": 1})
     both = Both(model, 1)
-    forms = both.compiled.forms()
-    assert [form.slots for form in forms] == [4 << power for power in range(11)]
-    both.compiled.forms = lambda: forms[-1:]  # one is enough: each takes the compiler seconds
-    both.state = both.compiled.warm(both.state)
-    assert both.compiled.graphs.traces == 1
+    keys = both.compiled.shape_keys()
+    assert [key.ring_slots for key in keys] == [4 << power for power in range(11)]
+    both.compiled.shape_keys = lambda: keys[-1:]  # one is enough: each takes the compiler seconds
+    both.state = both.compiled.warmup(both.state)
+    assert both.compiled.functions.traces == 1
     for state in (both.eager_state, both.state):
-        state.positions[0] = slots - 5
+        state.offsets[0] = slots - 5
     ring_bytes = both.state.keys[0].nbytes
     for step in range(12):
         both.step([0], padding=step % 2)
@@ -270,4 +270,4 @@ def test_a_graph_is_laid_out_once_and_for_all(tmp_path: Path) -> None:
         said, codes, both.state = both.compiled.step(text, audio, both.state, np.zeros(1, np.int32))
         mx.eval(said, codes, both.state)
     assert mx.get_peak_memory() - before < ring_bytes
-    assert both.compiled.graphs.traces == 1
+    assert both.compiled.functions.traces == 1

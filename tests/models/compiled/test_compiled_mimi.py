@@ -39,12 +39,12 @@ def mimi(tmp_path_factory: pytest.TempPathFactory) -> Mimi:
 
 
 def arrays(state: MimiState) -> list[np.ndarray]:
-    rings = state.transformer
-    return [np.array(each)[:LANES] for each in (state.history, *rings.keys, *rings.values)]
+    rings = state.kv_cache
+    return [np.array(each)[:LANES] for each in (state.conv_state, *rings.keys, *rings.values)]
 
 
 def agree(mine: MimiState, theirs: MimiState) -> None:
-    np.testing.assert_array_equal(mine.transformer.positions, theirs.transformer.positions)
+    np.testing.assert_array_equal(mine.kv_cache.offsets, theirs.kv_cache.offsets)
     for one, other in zip(arrays(mine), arrays(theirs), strict=True):
         np.testing.assert_allclose(one, other, atol=1e-5)
 
@@ -83,8 +83,8 @@ def test_a_compiled_frame_is_a_frame(mimi: Mimi, events: list[tuple[list[int], i
 def test_compiled_in_earnest_it_is_laid_out_once_and_for_all(mimi: Mimi) -> None:
     """As many traces as forms, before the first frame, none after it; and what comes out is the codec's."""
     compiled, row = CompiledMimi(mimi, 1, 4), np.zeros(1, np.int32)
-    heard = [mimi.encoder_state(2), compiled.warm_encoder(mimi.encoder_state(2))]
-    said = [mimi.decoder_state(2), compiled.warm_decoder(mimi.decoder_state(2))]
+    heard = [mimi.encoder_state(2), compiled.warmup_encoder(mimi.encoder_state(2))]
+    said = [mimi.decoder_state(2), compiled.warmup_decoder(mimi.decoder_state(2))]
     noise = np.random.default_rng(6)
     for _ in range(12):
         pcm = mx.array(noise.uniform(-0.5, 0.5, (1, 1, 1920)).astype(np.float32))
@@ -94,7 +94,7 @@ def test_compiled_in_earnest_it_is_laid_out_once_and_for_all(mimi: Mimi) -> None
         due, said[0] = mimi.decode(codes, said[0], row)
         sound, said[1] = compiled.decode(codes, said[1], row)
         np.testing.assert_allclose(np.array(due), np.array(sound), atol=1e-5)
-    assert compiled.encoding.traces == compiled.decoding.traces == len(compiled.forms()) == 1
+    assert compiled.encoding.traces == compiled.decoding.traces == len(compiled.shape_keys()) == 1
 
 
 @pytest.mark.parametrize("lane", [0, 3])

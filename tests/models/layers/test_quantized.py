@@ -23,7 +23,7 @@ from pipeline.models.layers.quantized import (
     Quantized,
     QuantizedLinear,
     install,
-    told_by,
+    quantization_of,
 )
 from pipeline.models.lm import LmModel
 from pipeline.models.quantization import quantize_checkpoint
@@ -67,7 +67,7 @@ def published(request: pytest.FixtureRequest, dense: Path) -> tuple[Path, Quanti
 
 @pytest.fixture(scope="module")
 def mixed(dense: Path) -> Path:
-    """Layer 0 in 8 bits, the tables in 6, what the text is told by not at all, the rest in 4."""
+    """TransformerLayer 0 in 8 bits, the tables in 6, what the text is told by not at all, the rest in 4."""
     parts = {bits: mx.load(str(_quantized(dense, bits))) for bits in (4, 6, 8)}
     plain = mx.load(str(dense))
     tensors = {}
@@ -115,7 +115,7 @@ def test_shapes_tell_bits_and_group(bits: int, group: int, rows: int, groups: in
     """Whatever the bits and the group, the shapes that MLX makes lead back to them."""
     how = Quantization(bits, group)
     shape = (rows, group * groups)
-    assert told_by(shape, how.packed_shape(shape), how.scales_shape(shape)) == how
+    assert quantization_of(shape, how.packed_shape(shape), how.scales_shape(shape)) == how
 
 
 @pytest.mark.parametrize("bits", BITS)

@@ -13,21 +13,23 @@ from typing import Any
 import numpy as np
 
 from pipeline import backend
-from pipeline.cli.ranks import join
+from pipeline.cli.ranks import join_ranks
 from pipeline.config import read_config
 from pipeline.models import lm  # before MLX, so that the backend is chosen
-from pipeline.models.sharding import Member
-from pipeline.stages.chain import open_chain
+from pipeline.models.sharding import ShardRank
+from pipeline.stages.model_stages import open_stages
 from pipeline.stages.stepper import StepperStage
-from pipeline.stages.tensor_parallel.collective import Lead
-from pipeline.values import GREEDY, Sampling
+from pipeline.stages.tensor_parallel.collective import Coordinator
+from pipeline.values import GREEDY, SamplingParams
 
 import mlx.core as mx  # isort: skip
 from mlx.utils import tree_flatten  # isort: skip
 
 LANES = 3
-DRAWN = Sampling(seed=5, top_k=9, text_top_k=7)
-SHAPED = Sampling(seed=6, temperature=0.0, repetition_penalty=1.5, repetition_window=3, padding_bias=0.5)
+DRAWN = SamplingParams(seed=5, top_k=9, text_top_k=7)
+SHAPED = SamplingParams(
+    seed=6, temperature=0.0, repetition_penalty=1.5, repetition_window=3, padding_bias=0.5
+)
 
 
 def play(stepper: StepperStage, config: lm.LmConfig) -> dict[str, np.ndarray]:
@@ -36,7 +38,7 @@ def play(stepper: StepperStage, config: lm.LmConfig) -> dict[str, np.ndarray]:
     said: dict[str, list[list[int]]] = {}
     names: dict[int, str] = {}
 
-    def opened(lane: int, name: str, sampling: Sampling) -> None:
+    def opened(lane: int, name: str, sampling: SamplingParams) -> None:
         stepper.open(lane, sampling)
         names[lane] = name
 
@@ -97,13 +99,13 @@ def exchanged(model: lm.LmModel) -> dict[str, int]:
 
 
 def main(folder: str, out: str) -> None:
-    ranks = backend.launched()
+    ranks = backend.launched_ranks()
     config = read_config(Path(folder), [f"lanes.max={LANES}", "stall_s=20"])
-    chain = open_chain(config, ranks)
-    rounds = join(chain, config.settings) if ranks.size > 1 else None
+    chain = open_stages(config, ranks)
+    rounds = join_ranks(chain, config.settings) if ranks.size > 1 else None
     before_bytes = mx.get_active_memory()
     mx.reset_peak_memory()
-    model = chain.bundle.load_lm(rounds and Member(chain.share, rounds.group))
+    model = chain.bundle.load_lm(rounds and ShardRank(chain.shard, rounds.group))
     print(json.dumps(held(model) | {"peak": mx.get_peak_memory() - before_bytes}), flush=True)
     print(json.dumps(exchanged(model)), flush=True)
     whole = model.logits(sequence(chain.bundle.lm))
@@ -112,7 +114,7 @@ def main(folder: str, out: str) -> None:
         code = chain.follower(rounds).run()
         print(json.dumps({"ended": code}), flush=True)
         return
-    lead = rounds and Lead(rounds)  # from here on it beats
+    lead = rounds and Coordinator(rounds)  # from here on it beats
     said = play(chain.load_stepper(lead), chain.bundle.lm)
     np.savez(out, text=np.array(whole.text), audio=np.array(whole.audio), **said)
     if lead is not None:

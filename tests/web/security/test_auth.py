@@ -90,6 +90,15 @@ def test_a_cookie_is_valid_until_it_expires(auth, monkeypatch):
     assert check(auth, cookie=cookie) is AuthResult.MISSING
 
 
+def test_a_cookie_of_a_server_whose_clock_is_ahead_is_valid(auth, monkeypatch):
+    """Servers behind a load balancer accept each other's cookies although their clocks differ."""
+    now_s = auth_module.time.time()
+    monkeypatch.setattr(auth_module.time, "time", lambda: now_s + 60)
+    cookie = cookie_of(TokenAuth(TOKEN, secure=True))
+    monkeypatch.setattr(auth_module.time, "time", lambda: now_s)
+    assert check(auth, cookie=cookie) is AuthResult.VALID
+
+
 @given(st.text(max_size=100))
 def test_no_other_cookie_is_valid(text):
     """Any other value is rejected without raising."""

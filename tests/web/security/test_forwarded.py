@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.web.small_engine import SETTINGS, small_server
-from support.web.sockets import ask
+from support.web.sockets import fetch
 
 from pipeline.config import Limits, Server, Settings
 from pipeline.errors import ConfigError
@@ -98,7 +98,7 @@ async def test_pages_of_the_public_origin_are_allowed():
     async with small_server(fronted(public_url=PUBLIC, token=token)) as served:
         own = [("Origin", PUBLIC)]
         body = b'{"token": "%s"}' % token.encode()
-        answer = await ask(
+        answer = await fetch(
             served, "/api/session", method="POST", host="voice.example.org", headers=own, body=body
         )
         assert answer.status == 204
@@ -106,12 +106,12 @@ async def test_pages_of_the_public_origin_are_allowed():
         assert cookie.startswith("__Host-packet-voice-443=")
         assert "Secure" in cookie
         shown = [*own, ("Cookie", cookie.partition(";")[0])]
-        assert (await ask(served, "/health", host="voice.example.org", headers=shown)).status == 200
+        assert (await fetch(served, "/health", host="voice.example.org", headers=shown)).status == 200
         other = [("Origin", "https://other.example.org")]
         assert (
-            await ask(served, "/health", host="voice.example.org", headers=other)
+            await fetch(served, "/health", host="voice.example.org", headers=other)
         ).error == "origin_refused"
-        assert (await ask(served, "/health", host="other.example.org")).error == "host_refused"
+        assert (await fetch(served, "/health", host="other.example.org")).error == "host_refused"
 
 
 async def test_wrong_tokens_are_counted_by_client():
@@ -120,7 +120,7 @@ async def test_wrong_tokens_are_counted_by_client():
 
         async def guess(who):
             headers = [("Authorization", "Bearer wrong"), ("X-Forwarded-For", who)]
-            return (await ask(served, "/health", headers=headers)).status
+            return (await fetch(served, "/health", headers=headers)).status
 
         guesses = [await guess("203.0.113.9") for _ in range(served.limiter._limits.failures_per_minute + 1)]
         assert guesses[-1] == 429
