@@ -38,10 +38,10 @@ def admitted(client: Client) -> list[str]:
     return [type(m).__name__ for m in client.metadata if isinstance(m, Ready | Queued)]
 
 
-@pytest.mark.parametrize(("lanes", "expected_widths"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
-def test_widths_double_up_to_the_lanes(lanes, expected_widths):
+@pytest.mark.parametrize(("lanes", "due"), [(1, [1]), (2, [1, 2]), (5, [1, 2, 4, 5]), (8, [1, 2, 4, 8])])
+def test_widths_double_up_to_the_lanes(lanes, due):
     """And the lanes themselves, so that the widest batch that can occur is measured."""
-    assert widths(lanes) == expected_widths
+    assert widths(lanes) == due
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,8 @@ async def test_the_limit_is_measured_at_the_start(autojump_clock, nursery, batch
 async def test_a_number_set_by_hand_is_not_measured(autojump_clock, nursery):
     """Nor corrected; it is at most the lanes."""
     for admit, limit in ((2, 2), (100, 4)):
-        engine = await serving(make_engine(admit=admit, runner=functools.partial(slow_inline, batch_s=1)), nursery)
+        runner = functools.partial(slow_inline, batch_s=1)
+        engine = await serving(make_engine(admit=admit, runner=runner), nursery)
         assert engine.admission.statistics().limit == limit
 
 
@@ -96,7 +97,7 @@ async def test_measuring_leaves_no_trace(autojump_clock, nursery):
 
 
 async def test_a_session_that_is_put_back_goes_on_with_its_memory(autojump_clock, nursery):
-    """What it sends meanwhile has no effect: the answers are those to all its other frames; it is told both."""
+    """What it sends meanwhile has no effect: the answers are those to all its other frames."""
     engine = await serving(make_engine(), nursery)
     clients = [Client(), Client()]
     before, meanwhile, after = speech(1, 8), speech(2, 6), speech(3, 8)
