@@ -27,7 +27,6 @@ import trio
 from actors.capacity import Capacity, CapacityControl, measure_capacity
 from actors.connection import CloseInfo, Connection
 from actors.decoder import Decoder, DecoderStage
-from actors.egress import wall_clock_ms
 from actors.encoder import Encoder, EncoderStage
 from actors.health import EngineStatistics, Health
 from actors.registry import Reservation, SessionRegistry
@@ -38,25 +37,16 @@ from actors.runtime.tracing import Tracer
 from actors.sessions.admission import Admission
 from actors.sessions.concurrency_limit import ConcurrencyLimit
 from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.opening import greeting, opening_packets
 from actors.sessions.recorder import Recorder
 from actors.sessions.session import CONFIGURES_WAITING, Latencies, Session
 from actors.sessions.transport import Transport
 from actors.stepper import Stepper, StepperStage
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, SessionsActiveError, ThreadStalledError
-from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
-from pipeline.protocol.metadata import (
-    PROTOCOL,
-    ConnectionEstablished,
-    ErrorNotice,
-    LimitsInfo,
-    Metadata,
-    ModelInfo,
-    Resumed,
-)
 from pipeline.protocol.outgoing import OutgoingPacket
-from pipeline.units import BURST_FRAMES, FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE_HZ
+from pipeline.units import BURST_FRAMES, FRAME_MS
 from pipeline.values import AgentCodes, AgentFrame, ModelCard, UserCodes, UserFrame
 
 # Of one lane: its credit of frames, changes of sampling, its opening and its closing.
@@ -290,7 +280,7 @@ class Engine:
                     raise SessionsActiveError(
                         "a lane is open; a profile would measure its session, and delay it"
                     )
-                taken_s.append(await self._stepper.call_between_batches(partial(_rehearse, anew=step == 0)))
+                taken_s.append(await self._stepper.call_between_batches(partial(_warmup, reset=step == 0)))
             return taken_s[warmup:]
         finally:
             self._profiling = False
@@ -370,41 +360,22 @@ class Engine:
         token = reservation.use(session, connection)
         unacked = session.attach(connection.queue)
         session.announce_recording()
-        notices: list[Metadata] = [self._greeting(session.id, token)]
-        if reservation.token_rejected:
-            notices.append(ErrorNotice("not_resumed", "that session is over; this is a new one"))
-        if reservation.resumed is not None and token is not None:
-            ids = tuple(packet.id for packet in unacked if packet.id is not None)
-            notices.append(Resumed(session.id, token, ids, session.unacked.next_id))
-        return [*map(outgoing.metadata, notices), *unacked]
+        return opening_packets(
+            greeting(self._settings, self.card, session.id, token),
+            unacked,
+            next_id=session.unacked.next_id,
+            resumed=reservation.resumed is not None,
+            token_rejected=reservation.token_rejected,
+        )
 
     def _record_end(self, connection: Connection, info: CloseInfo) -> None:
         self._health.record_session(connection.session, info)
         _log_end(connection, info)
 
-    def _greeting(self, session_id: str, token: str | None) -> ConnectionEstablished:
-        limits, heartbeat = self._settings.limits, self._settings.heartbeat
-        return ConnectionEstablished(
-            protocol=PROTOCOL,
-            session_id=session_id,
-            resume_token=token,
-            server_time=wall_clock_ms(),
-            sample_rate=SAMPLE_RATE_HZ,
-            frame_samples=FRAME_SAMPLES,
-            model=ModelInfo(**asdict(self.card)),
-            limits=LimitsInfo(
-                message_bytes=limits.message_bytes,
-                burst_frames=BURST_FRAMES,
-                max_lag_ms=limits.max_lag_ms,
-                heartbeat_every_ms=round(heartbeat.every_s * 1000),
-                heartbeat_timeout_ms=round(heartbeat.timeout_s * 1000),
-            ),
-        )
 
-
-def _rehearse(worker: Worker[UserCodes, AgentCodes], *, anew: bool) -> float:
+def _warmup(worker: Worker[UserCodes, AgentCodes], *, reset: bool) -> float:
     assert isinstance(worker, Stepper)
-    return worker.warmup(anew=anew)
+    return worker.warmup(reset=reset)
 
 
 def _log_end(connection: Connection, info: CloseInfo) -> None:
