@@ -125,8 +125,8 @@ class Session:
     # Admission
 
     async def wait_admitted(self) -> None:
-        """Wait for a lane, and inform the client of each place in the queue."""
-        while self.lease.lane is None:
+        """Wait until the session may run, and inform the client of each place in the queue."""
+        while not self.lease.running:
             self.send_metadata(Queued(self.lease.position))
             await self.lease.wait_changed()
 
@@ -140,6 +140,17 @@ class Session:
         dispatcher.attach(self.lease.open_lane(self._sampling), self)
         self.send_metadata(Ready())
 
+    async def wait_put_back(self) -> None:
+        """Wait until the session has to make room; its audio is not processed from then on."""
+        while self.lease.running:
+            await self.lease.wait_changed()
+
+    def continue_after_wait(self) -> None:
+        """The session runs again, with its state as it was; what was sent meanwhile has no effect."""
+        self._last_audio_s = trio.current_time()
+        self._deadlines, self._arrivals = DeadlineClock(), DeadlineClock()
+        self.send_metadata(Ready())
+
     def close_input(self) -> None:
         """Accept no more audio; `finished` follows once all that was accepted is answered."""
         if not self.lease.is_open:
@@ -148,8 +159,9 @@ class Session:
 
     @property
     def last_audio_s(self) -> float:
-        """When audio came last, or could have come first; while the lane is not open, now."""
-        return self._last_audio_s if self.lease.is_open else trio.current_time()
+        """When audio came last, or could have come first; while the session does not run, now."""
+        runs = self.lease.is_open and self.lease.running
+        return self._last_audio_s if runs else trio.current_time()
 
     # From the client
 
@@ -163,6 +175,9 @@ class Session:
             return
         if not self.lease.is_open:
             return  # it was on its way when the input was closed
+        if not self.lease.running:
+            self._counters.frames_put_back += len(frames)
+            return
         self._last_audio_s = received_s
         lane = self.lease.lane
         assert lane is not None
