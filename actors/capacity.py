@@ -66,7 +66,7 @@ class Capacity:
         )
 
     def log(self) -> None:
-        """Say what was measured, and what helps where it is not enough."""
+        """Log what was measured, and what helps where it is not enough."""
         ticks_ms = {str(width): round(ms, 1) for width, ms in self.ticks_ms.items()}
         log.info("capacity_measured", sessions=self.sessions, ticks_ms=ticks_ms)
         if self.advice is not None:
@@ -84,10 +84,10 @@ async def measure_capacity(
     ticks_ms: dict[int, float] = {}
     for width in widths(lanes):
         noise = np.random.default_rng(width).standard_normal((width, FRAME_SAMPLES)).astype(np.float32)
-        heard = [
+        user_frames = [
             UserFrame(FrameHeader(lane, 0, 0.0, 0.0), NEARLY_SILENT * pcm) for lane, pcm in enumerate(noise)
         ]
-        encoded = await encoder.run_trial(heard, 1)
+        encoded = await encoder.run_trial(user_frames, 1)
         stepped = await stepper.run_trial(encoded.frames, delay + 1)
         await decoder.run_trial(stepped.frames, 1)  # a width's first batch may compile something
         rounds_s = []
@@ -95,7 +95,7 @@ async def measure_capacity(
             began_s = trio.current_time()
             async with trio.open_nursery() as nursery:
                 for stage, frames in (
-                    (encoder, heard),
+                    (encoder, user_frames),
                     (stepper, encoded.frames),
                     (decoder, stepped.frames),
                 ):

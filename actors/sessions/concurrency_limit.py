@@ -7,9 +7,9 @@ half of that was left. An observation without frames changes nothing.
 | what happens | answer |
 |---|---|
 | a burst of openings, one stall of seconds | none: lateness ends before `HOLD_AFTER_S` |
-| late for `HOLD_AFTER_S` | nobody new is admitted: the limit is what runs now |
+| late for `HOLD_AFTER_S` | no new session is admitted: the limit is what runs now |
 | still late for `REDUCE_AFTER_S` | the newest session is put back, one at a time, each given time to show |
-| on time for `GROW_AFTER_S`, and somebody waits | the limit grows by one, unless many answers are tight |
+| on time for `GROW_AFTER_S`, and a session waits | the limit grows by one, unless many answers are tight |
 | late again soon after growing | the limit goes back, and the next attempt waits twice as long |
 | every frame costs clearly less than when growing failed | waiting that long is over: the load has gone |
 
@@ -113,7 +113,7 @@ class ConcurrencyLimit:
     def _grow(self, seen: Observation, now_s: float) -> None:
         if not seen.waiting or self.limit >= self.maximum or seen.running < self.limit:
             return
-        if not seen.running:  # nothing can be late, and somebody waits: the limit is too low to show anything
+        if not seen.running:  # nothing was observed
             return
         if self._on_time_since_s is None or now_s - self._on_time_since_s < GROW_AFTER_S:
             return
