@@ -91,7 +91,7 @@ export class StatsPanel {
     const { micToSpeaker, connection, played, stats, stepHz, audio } = this._metrics;
     const latency = micToSpeaker.summary();
     this._headline.textContent =
-      phase === "live" && latency.p50 !== null ? `Mic to speaker ${ms(latency.p50)}` : "Not connected";
+      (phase === "live" || phase === "paused") && latency.p50 !== null ? `Mic to speaker ${ms(latency.p50)}` : "Not connected";
     if (!this._panel.open) return;
     const set = (id, text) => {
       document.getElementById(`stat-${id}`).textContent = text;
