@@ -22,7 +22,7 @@ from actors.capacity import HEADROOM, Capacity, widths
 from actors.engine import Engine
 from actors.sessions.concurrency_limit import OBSERVE_EVERY_S
 from pipeline.protocol import outgoing
-from pipeline.protocol.metadata import Configure, Queued, Ready
+from pipeline.protocol.metadata import Configure, Dropped, Queued, Ready
 from pipeline.units import FRAME_MS
 
 FRAME_S = FRAME_MS / 1000
@@ -121,6 +121,8 @@ async def test_a_session_that_is_put_back_goes_on_with_its_memory(autojump_clock
     assert all(map(np.array_equal, new.frames, expected([*before, *after], 0)))
     assert all(map(np.array_equal, old.frames, expected([*before, *meanwhile, *after], 0)))
     assert engine.statistics().counters.frames_put_back == len(meanwhile)
+    dropped = [m for m in new.metadata if isinstance(m, Dropped)]
+    assert sum(notice.count for notice in dropped if notice.what == "audio") == len(meanwhile)
     assert engine.statistics().counters.frames_dropped == 0
     assert engine.statistics().counters.underruns == 0
 

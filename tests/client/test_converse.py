@@ -145,6 +145,44 @@ async def test_no_audio_is_sent_while_queued(fast_clock):
     assert handler.notices[1:] == ["queued, position 2", "queued, position 1", "ready"]
 
 
+class Busy(Agent):
+    """Puts its session back at frame 4, and lets it run again after half a second."""
+
+    async def answer(self, index, timestamp_ms):
+        await super().answer(index, timestamp_ms)
+        if index == 3:
+            for position in (2, 1):
+                await self.send(outgoing.metadata(Queued(position)))
+            await trio.sleep(0.5)
+            with trio.move_on_after(0.1):
+                while True:  # what was sent before the client knew is not processed
+                    event, _ = self.conversation.receive(
+                        await self.ws.get_message(), now_s=trio.current_time()
+                    )
+                    if isinstance(event, AudioReceived):
+                        await self.send(outgoing.metadata(Dropped("audio", 1)))
+            await self.send(outgoing.metadata(Ready()))
+
+
+async def test_a_conversation_that_is_put_back_pauses_and_goes_on(fast_clock):
+    """Nothing is sent meanwhile, the person is told, and the pause is neither a gap nor unanswered frames."""
+    recorder = Recorder()
+    speech = np.tile(SPEECH, 4)
+    async with serving(Busy) as served:
+        report = await converse(served.url, speech, handler=recorder, configure=Configure(seed=1))
+    assert (report.put_back, report.close, report.underruns) == (1, 1000, 0)
+    assert report.frames_out == report.frames_in - DELAY_FRAMES - report.dropped.get("audio", 0)
+    assert report.frames_in < len(speech) / 1920 - 3
+    assert recorder.notices[1:] == [
+        "ready",
+        "the server is busy and the conversation is paused: queued, position 2",
+        "the server is busy and the conversation is paused: queued, position 1",
+        "the conversation continues",
+    ]
+    configured = [e for e in served.agent.events if isinstance(e, MetadataReceived)]
+    assert sum(isinstance(event.value, Configure) for event in configured) == 1
+
+
 async def test_heartbeats_are_answered_and_sent(fast_clock):
     """A server's heartbeat is answered, and a silent server receives ours."""
 
