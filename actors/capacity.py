@@ -65,10 +65,18 @@ class Capacity:
             "Use a quantized checkpoint or a smaller model; `packet-voice doctor` lists what it can run."
         )
 
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """As `/health` and `doctor` show it; `ticksMs` by width."""
+        return {
+            "sessions": self.sessions,
+            "ticksMs": {str(width): round(ms, 1) for width, ms in self.ticks_ms.items()},
+            "advice": self.advice,
+        }
+
     def log(self) -> None:
         """Log what was measured, and what helps where it is not enough."""
-        ticks_ms = {str(width): round(ms, 1) for width, ms in self.ticks_ms.items()}
-        log.info("capacity_measured", sessions=self.sessions, ticks_ms=ticks_ms)
+        log.info("capacity_measured", sessions=self.sessions, ticks_ms=self.as_json["ticksMs"])
         if self.advice is not None:
             log.warning("too_slow", problem=self.advice)
 

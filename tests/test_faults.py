@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 SPEECH = ROOT / "tests/data/speech.wav"
 QUICK = (
     "lanes.max=3",
+    "lanes.admit=3",
     "heartbeat.every_s=0.3",
     "heartbeat.timeout_s=1.5",
     "limits.resume_grace_ms=200",

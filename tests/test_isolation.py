@@ -250,7 +250,13 @@ async def run(chain: ModelStages, plans: list[Plan], runner: Runners, seen: Coun
 
     config = read_config(
         chain.bundle.lm_path.parent,
-        [f"lanes.max={LANES}", "lanes.queue=8", "sampling.seed=0", "text.final_after_padding=2"],
+        [
+            f"lanes.max={LANES}",
+            f"lanes.admit={LANES}",
+            "lanes.queue=8",
+            "sampling.seed=0",
+            "text.final_after_padding=2",
+        ],
     )
     engine = Engine(
         config.settings,

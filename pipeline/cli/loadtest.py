@@ -64,6 +64,7 @@ def _server_settings(options: argparse.Namespace, lanes: int) -> list[str]:
     connections = 4 * lanes + 64
     return [
         f"lanes.max={lanes}",
+        f"lanes.admit={lanes}",
         f"limits.connections={connections}",
         f"limits.connections_per_address={connections}",
         *options.set,

@@ -7,8 +7,9 @@
 
 One task sends audio as long as the conversation lasts; two more belong to each connection: one
 receives, one checks for silence. Audio captured while there is no connection, or while the session
-was put back into the queue, is not sent, because it would arrive too late. Each write is shielded until it is complete or `SEND_S` is over, because
-after half a WebSocket frame nothing more can be sent, not even a close.
+was put back into the queue, is not sent, because it would arrive too late. Each write is shielded
+until it is complete or `SEND_S` is over, because after half a WebSocket frame nothing more can be
+sent, not even a close.
 """
 
 import time

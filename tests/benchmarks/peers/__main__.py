@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seconds", type=float, default=1.5, help="duration of each measurement (default 1.5)"
     )
     parser.add_argument("--warmup", type=int, default=5, help="warm-up frames (default 5)")
-    parser.add_argument("--threads", type=int, default=resources.usable_cores(), help="default: as many as cores")
+    parser.add_argument(
+        "--threads", type=int, default=resources.usable_cores(), help="default: as many as cores"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / ".peers", help="default .peers")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a page")
     options = parser.parse_args(arguments)

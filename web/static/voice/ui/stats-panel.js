@@ -144,10 +144,8 @@ function formatProcessing({ echoCancellation, noiseSuppression, autoGainControl 
 }
 
 function formatSessions(stats, health) {
-  if (stats !== null) return `${stats.lanesOpen} of ${stats.lanesMax}, ${stats.queued} queued`;
-  if (health === null) return NONE;
-  const { open, max, queued } = health.lanes;
-  return `${open} of ${max}, ${queued} queued`;
+  if (health !== null) return `${health.lanes.running} of ${health.lanes.limit}, ${health.lanes.queued} queued`;
+  return stats === null ? NONE : `${stats.lanesOpen} of ${stats.lanesMax}, ${stats.queued} queued`;
 }
 
 function formatCaptions({ sent, dropped, acked, unacked }) {
