@@ -86,7 +86,13 @@ def chain_of(folder: Path, bundles: Path | None) -> ModelStages:
 async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
     """Bursts beyond the credit, with a change of sampling between them; returns the sampled tokens."""
     config = read_config(
-        folder, ["lanes.max=2", *([f"replay.folder={bundles}"] if bundles else []), "limits.max_lag_ms=60000"]
+        folder,
+        [
+            "lanes.max=2",
+            "lanes.admit=2",
+            *([f"replay.folder={bundles}"] if bundles else []),
+            "limits.max_lag_ms=60000",
+        ],
     )
     chain = open_stages(config)
     drawn: list[int] = []
