@@ -376,12 +376,17 @@ async def connect_client(
     configure: Configure | None = None,
     check_answers: bool = True,
     state: SessionState | None = None,
+    until_told: bool = False,
 ) -> AsyncIterator[LoadClient]:
-    """A client that receives in the background; the block begins at `ready`, or when the server closed."""
+    """A client that receives in the background; the block begins at `ready`, or when the server closed.
+
+    `until_told`: or when it is told to wait.
+    """
     async with open_socket(port, path) as (ws, stream), trio.open_nursery() as nursery:
         client = LoadClient(ws, stream, check_answers=check_answers, state=state)
         nursery.start_soon(client.receive)
-        await wait_any(client.ready.wait, client.closed.wait)
+        told = (client.queued.wait,) if until_told else ()
+        await wait_any(client.ready.wait, client.closed.wait, *told)
         if configure is not None:
             await client.send(outgoing.metadata(configure))
         yield client
