@@ -87,7 +87,7 @@ class Crowd:
         for _ in range(len(self._clients), count):
             told.append(trio.Event())
             self._nursery.start_soon(self._visit, told[-1])
-        leaving = [*self.running, *self._clients][: max(0, len(self._clients) - count)]
+        leaving = list(dict.fromkeys([*self.running, *self._clients]))[: max(0, len(self._clients) - count)]
         waited = self.waiting
         before = set(self.running)
         for client in leaving:
