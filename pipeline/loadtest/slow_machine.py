@@ -53,11 +53,12 @@ class Crowd:
         admitted_s: for each time that clients left while others waited, the time until the next one ran.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, settle_s: float = SETTLE_S) -> None:
         self.told_s: list[float] = []
         self.admitted_s: list[float] = []
         self.violations: list[str] = []
         self._port = port
+        self._settle_s = settle_s
         self._clients: dict[LoadClient, trio.Event] = {}
         self._nursery: trio.Nursery | None = None
 
@@ -119,8 +120,8 @@ class Crowd:
         told.set()
 
     async def measure(self, seconds: float) -> dict[str, Any]:
-        """The quality of those that run all the time of `seconds`, which begins after `SETTLE_S`."""
-        await trio.sleep(SETTLE_S)
+        """The quality of those that run all the time of `seconds`, which begins once a new load has settled."""
+        await trio.sleep(self._settle_s)
         put_back, limit_waiting = self.put_back_total, self.waiting
         before = {client: counts_of(client) for client in self.running}
         await trio.sleep(seconds)
@@ -184,16 +185,19 @@ async def held_by_hand(server: ServerProcess, seconds: float, start: int) -> tup
     return count, steps
 
 
-async def load_steps(server: ServerProcess, capacity: int, seconds: float) -> dict[str, Any]:
+async def load_steps(
+    server: ServerProcess, capacity: int, seconds: float, *, settle_s: float = SETTLE_S
+) -> dict[str, Any]:
     """Offered load up and down, in multiples of `capacity`."""
-    crowd = Crowd(server.port)
+    crowd = Crowd(server.port, settle_s)
     steps = []
     async with trio.open_nursery() as nursery:
         await crowd.run(nursery)
         for load in (*LOADS, *reversed(LOADS[:-1])):
             await crowd.resize(max(1, math.ceil(load * max(1, capacity))))
-            lanes = server.get("/health")[1]["lanes"]
-            steps.append({"load": load, **await crowd.measure(seconds), "limit": lanes["limit"]})
+            step = {"load": load, **await crowd.measure(seconds)}
+            _, health = await trio.to_thread.run_sync(server.get, "/health")
+            steps.append({**step, "limit": health["lanes"]["limit"]})
         await crowd.resize(0)
         nursery.cancel_scope.deadline = trio.current_time() + TELL_S
     return {
