@@ -120,7 +120,7 @@ class Crowd:
         told.set()
 
     async def measure(self, seconds: float) -> dict[str, Any]:
-        """The quality of those that run all the time of `seconds`, which begins once a new load has settled."""
+        """The quality of those that run throughout `seconds`, once a new load has settled."""
         await trio.sleep(self._settle_s)
         put_back, limit_waiting = self.put_back_total, self.waiting
         before = {client: counts_of(client) for client in self.running}
