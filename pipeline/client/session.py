@@ -398,18 +398,23 @@ class _Client:
         self._progress.set()
         self._progress = trio.Event()
 
+    def _handle_greeting(self, greeting: ConnectionEstablished) -> None:
+        self._token = greeting.resume_token
+        if self._session_id not in (None, greeting.session_id):
+            self._received_ids.reset()
+            self._tracker.record_new_session()
+            self._handler.on_notice("started a new session: the previous one has ended")
+        self._session_id, model = greeting.session_id, greeting.model
+        self._tracker.model = model
+        trained = "" if model.trained else ", random weights: expect noise"
+        self._handler.on_notice(f"connected to {model.name} ({model.shape}{trained})")
+        if greeting.capacity is not None and greeting.capacity.advice is not None:
+            self._handler.on_notice(greeting.capacity.advice)
+
     def _handle_metadata(self, value: Metadata) -> None:
         match value:
-            case ConnectionEstablished(model=model, session_id=session_id, resume_token=resume_token):
-                self._token = resume_token
-                if self._session_id not in (None, session_id):
-                    self._received_ids.reset()
-                    self._tracker.record_new_session()
-                    self._handler.on_notice("started a new session: the previous one has ended")
-                self._session_id = session_id
-                self._tracker.model = model
-                trained = "" if model.trained else ", random weights: expect noise"
-                self._handler.on_notice(f"connected to {model.name} ({model.shape}{trained})")
+            case ConnectionEstablished():
+                self._handle_greeting(value)
             case Queued(position):
                 if self._may_send_audio:
                     self._tracker.put_back += 1

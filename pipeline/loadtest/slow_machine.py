@@ -60,6 +60,7 @@ class Crowd:
         self._port = port
         self._settle_s = settle_s
         self._clients: dict[LoadClient, trio.Event] = {}
+        self._all: list[LoadClient] = []
         self._nursery: trio.Nursery | None = None
 
     async def run(self, nursery: trio.Nursery) -> None:
@@ -78,8 +79,8 @@ class Crowd:
 
     @property
     def put_back_total(self) -> int:
-        """How often one of them was put back."""
-        return sum(client.put_back_total for client in self._clients)
+        """How often a client was put back so far, those that have left included."""
+        return sum(client.put_back_total for client in self._all)
 
     async def resize(self, count: int) -> None:
         """Let clients come or leave until there are `count`, and every new one was told."""
@@ -113,6 +114,7 @@ class Crowd:
                 if client.closed.is_set():
                     raise ViolationError(f"a client was rejected ({', '.join(client.errors)})")
                 leave = self._clients[client] = trio.Event()
+                self._all.append(client)
                 await client.send_audio(stop=leave)
                 await client.close()
 
@@ -122,7 +124,7 @@ class Crowd:
     async def measure(self, seconds: float) -> dict[str, Any]:
         """The quality of those that run throughout `seconds`, once a new load has settled."""
         await trio.sleep(self._settle_s)
-        put_back, limit_waiting = self.put_back_total, self.waiting
+        waiting = self.waiting
         before = {client: counts_of(client) for client in self.running}
         await trio.sleep(seconds)
         after = {client: counts_of(client) for client in self.running if client in before}
@@ -130,8 +132,7 @@ class Crowd:
         return {
             "clients": len(self._clients),
             "running": len(self.running),
-            "waiting": max(limit_waiting, self.waiting),
-            "put_back": self.put_back_total - put_back,
+            "waiting": max(waiting, self.waiting),
             **quality(seen),
         }
 
@@ -194,10 +195,12 @@ async def load_steps(
     async with trio.open_nursery() as nursery:
         await crowd.run(nursery)
         for load in (*LOADS, *reversed(LOADS[:-1])):
+            before = crowd.put_back_total
             await crowd.resize(max(1, math.ceil(load * max(1, capacity))))
             step = {"load": load, **await crowd.measure(seconds)}
             _, health = await trio.to_thread.run_sync(server.get, "/health")
-            steps.append({**step, "limit": health["lanes"]["limit"]})
+            put_back = crowd.put_back_total - before
+            steps.append({**step, "put_back": put_back, "limit": health["lanes"]["limit"]})
         await crowd.resize(0)
         nursery.cancel_scope.deadline = trio.current_time() + TELL_S
     return {

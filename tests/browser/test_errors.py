@@ -158,6 +158,21 @@ def test_a_browser_without_audio_worklets_is_reported(browser: Browser, server: 
         expect_phase(page, "idle")
 
 
+def test_a_machine_that_is_too_slow_is_shown(server: Server, visit: Visit) -> None:
+    """With the server's own advice, as long as /health gives it."""
+    page = visit("/health/live")
+    slow = {
+        **server.health(),
+        "capacity": {"sessions": 0, "ticksMs": {"1": 300}, "advice": "Use a smaller one."},
+    }
+    page.route("**/health", lambda route: route.fulfill(json=slow))
+    page.goto(server.origin + "/packet-voice")
+    notice = page.locator(".notice[data-key=capacity]")
+    expect(notice).to_have_text("Too slow for a live conversation Use a smaller one.")
+    page.unroute("**/health")
+    expect(notice).to_have_count(0)
+
+
 def test_loading_models_are_shown(browser: Browser, server: Server, visit: Visit) -> None:
     """The notice appears while /health is not ready, and disappears afterwards."""
     page = visit("/health/live")
