@@ -87,7 +87,7 @@ def tagged(role: str) -> str:
 
 
 def prompt_inputs(prompt: Prompt, delays: tuple[int, ...], initial: Ints) -> PromptInputs:
-    """Lay a prompt out in positions, for a model with these `delays [1 + n_q]` and `initial [1 + n_q]` tokens.
+    """Lay a prompt out in positions, for a model with `delays [1 + n_q]` and `initial [1 + n_q]` tokens.
 
     A codebook's first `delay + 1` positions hold its initial token whatever the prompt says, so the frame 0
     is lost, as in the original.

@@ -1,4 +1,4 @@
-"""Makes `tests/data/families/personaplex_prompts/`: what NVIDIA's own code does with a voice and a role, in small.
+"""Makes `tests/data/families/personaplex_prompts/`: what NVIDIA's code does with a voice and a role.
 
 Run with an interpreter that has PyTorch, and a checkout of github.com/NVIDIA/personaplex (3428dfd):
 
@@ -25,11 +25,11 @@ from pathlib import Path
 
 sys.path.insert(0, sys.argv[1])
 
-import moshi.models.lm as official  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from lm_goldens import packed, seeded  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
+import moshi.models.lm as official
+import numpy as np
+import torch
+from lm_goldens import packed, seeded
+from safetensors.torch import save_file
 
 FOLDER = Path(__file__).parents[1] / "data" / "families" / "personaplex_prompts"
 CONTEXT = 40
@@ -66,7 +66,7 @@ SILENT_FRAMES = 6
 
 
 class Watched:
-    """`official.sample_token` that refuses ties, which could fall either way and make a golden of rounding."""
+    """`official.sample_token`, noting the smallest margin: a tie would make a golden of rounding."""
 
     def __init__(self) -> None:
         self.margin = float("inf")
@@ -141,7 +141,7 @@ def main() -> None:
     results["voice_role_out"] = run(generator(model), voice, role, user["voice_role"])
     from_file = generator(model)
     from_file.load_voice_prompt_embeddings(str(FOLDER / "voice.pt"))
-    # What is published is bfloat16 throughout; computed in float32, the rows are converted, as a server would.
+    # What is published is bfloat16 throughout; a server that computes in float32 converts the rows.
     from_file.voice_prompt_embeddings = from_file.voice_prompt_embeddings.float()
     results["file_out"] = run(from_file, None, None, user["file"])
     results["file_role_out"] = run(from_file, None, role, user["file_role"])

@@ -170,7 +170,7 @@ def _read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
             return {name: _array(archive, folder, tensor) for name, tensor in described.items()}
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
         refuse(f"it is no readable PyTorch file ({error})")
-    except Exception as error:  # noqa: BLE001 - a hostile pickle may raise anything; it reaches no other code
+    except Exception as error:
         if isinstance(error, VoiceError):
             raise
         refuse(f"it is refused: {error}")

