@@ -1,12 +1,13 @@
-"""A session outlives the loss of its connection for a while, and is taken up again by one token, once.
+"""The sessions of the engine: those with a connection, and those that wait for their client to come back.
 
-Who comes is given a seat at once, before the connection is upgraded: a ticket of its own, or,
-against the token, the session that waits for it. A session whose connection was lost keeps its
-lane, and what the models remember, for the grace time; its lane receives no frames meanwhile,
-and what must not be lost is kept. Who leaves on purpose, or for a fault, keeps nothing.
+A connection gets a `Reservation` before it is upgraded: a lease for a new session or, in exchange
+for a resume token, the session that waits for it. A session whose connection is lost keeps its
+lane, and the models' state of it, for the grace time; its lane receives no frames meanwhile, and
+packets that want an ACK are kept. A connection that is closed deliberately, or for a fault, ends
+its session at once.
 
-Neighbours: `admission` has the lanes, `connection` carries a session, `line` joins them. What
-does not belong here: what is kept, which is the session's.
+Neighbours: `sessions.admission` has the lanes, `connection` carries a session, `engine` joins
+them. What does not belong here: the packets that are kept, which are the session's.
 """
 
 import secrets
@@ -17,40 +18,60 @@ from typing import Self
 
 import trio
 
-from actors.connection import Connection, Ending
-from actors.sessions.admission import Admission, Ticket
+from actors.connection import CloseInfo, Connection
+from actors.sessions.admission import Admission, LaneLease
 from actors.sessions.session import Session
 
 TOKEN_BYTES = 24
 
 
 @dataclass(eq=False, slots=True)
-class Guest:
-    """A session, with who carries it, or how it was lost. `claimed`: its token was shown."""
+class SessionEntry:
+    """A session with the connection that carries it, or the one that was lost and why.
+
+    `claimed`: a reservation has it, whose connection is not there yet. `expired`: the grace time
+    passed meanwhile.
+    """
 
     session: Session
     token: str | None = None
     connection: Connection | None = None
-    lost: tuple[Connection, Ending] | None = None
+    lost: tuple[Connection, CloseInfo] | None = None
     claimed: bool = False
-    overdue: bool = False
+    expired: bool = False
 
 
-class Seat:
-    """What one connection may begin with; leaving it is all that its holder owes.
+class Reservation:
+    """What one connection may begin with. Its holder only has to leave it, as a context manager.
 
-    `guest` has the session that is taken up again, or is None: a new one, with `ticket`. `stale`
-    says that a token was shown which is good for nothing any more.
+    Attributes:
+        lease: the lane, or the place in the queue.
+        resumed: the session to resume; None for a new one.
+        token_rejected: a resume token was given that is not valid any more.
     """
 
     def __init__(
-        self, reception: "Reception", ticket: Ticket, guest: Guest | None = None, *, stale: bool = False
+        self,
+        registry: "SessionRegistry",
+        lease: LaneLease,
+        entry: SessionEntry | None = None,
+        *,
+        token_rejected: bool = False,
     ) -> None:
-        self._reception = reception
-        self.ticket = ticket
-        self.guest = guest
-        self.stale = stale
-        self.taken = False
+        self.lease = lease
+        self.resumed = None if entry is None else entry.session
+        self.token_rejected = token_rejected
+        self._registry = registry
+        self._entry = entry
+        self._used = False
+
+    def use(self, session: Session, connection: Connection) -> str | None:
+        """Carry the session, new or resumed, over this connection; return the token to resume it with.
+
+        From now on the lane is the session's. None: a lost connection ends the session.
+        """
+        self._used = True
+        return self._registry.attach(session, connection)
 
     def __enter__(self) -> Self:
         return self
@@ -58,22 +79,22 @@ class Seat:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self.taken:
-            return  # the lane is its session's, to keep or to give up
-        if self.guest is None:
-            self.ticket.close()
+        if self._used:
+            return
+        if self._entry is None:
+            self.lease.close()
         else:
-            self._reception.disclaim(self.guest)
+            self._registry.release(self._entry)
 
 
-class Reception:
-    """All sessions, talking or waiting for a connection.
+class SessionRegistry:
+    """All sessions, with a connection or waiting for one.
 
     Args:
-        admission: what new sessions are admitted by.
-        grace_s: how long a session waits; 0 is not at all, and no token is given out.
-        replica: what a balancer calls this server; it goes before each token, with a dot.
-        on_end: told of each session once it is over, with the last connection that carried it.
+        admission: admits new sessions.
+        grace_s: how long a session waits for its client; with 0 it does not, and has no token.
+        replica: the name of this server at its load balancer; the prefix of each token, with a dot.
+        on_end: called with each session's last connection once the session is over.
     """
 
     def __init__(
@@ -81,20 +102,20 @@ class Reception:
         admission: Admission,
         *,
         grace_s: float,
-        on_end: Callable[[Connection, Ending], None],
+        on_end: Callable[[Connection, CloseInfo], None],
         replica: str | None = None,
     ) -> None:
         self.resumed = 0
         self._admission = admission
         self._grace_s = grace_s
         self._on_end = on_end
-        self._home = "" if replica is None else f"{replica}."
-        self._guests: dict[Session, Guest] = {}
-        self._tokens: dict[str, Guest] = {}
+        self._token_prefix = "" if replica is None else f"{replica}."
+        self._entries: dict[Session, SessionEntry] = {}
+        self._tokens: dict[str, SessionEntry] = {}
         self._nursery: trio.Nursery | None = None
 
     async def run(self) -> None:
-        """Sessions may wait for as long as this runs."""
+        """Sessions may wait for their clients for as long as this runs."""
         try:
             async with trio.open_nursery() as self._nursery:
                 await trio.sleep_forever()
@@ -102,96 +123,97 @@ class Reception:
             self._nursery = None
 
     def __iter__(self) -> Iterator[Session]:
-        return iter(self._guests)
+        return iter(self._entries)
 
     @property
     def waiting(self) -> int:
         """Sessions without a connection."""
-        return sum(guest.lost is not None for guest in self._guests.values())
+        return sum(entry.lost is not None for entry in self._entries.values())
 
-    def seat(self, token: str | None, *, may_wait: bool = True) -> Seat:
-        """A seat, at once. A token is spent by it, whatever comes of the connection.
+    def reserve(self, token: str | None, *, may_wait: bool = True) -> Reservation:
+        """Reserve a new session or, with a valid `token`, the one to resume. The token is used up.
 
         A new session gets a place in the queue only if it `may_wait`.
 
         Raises:
-            RefusedError: there is no room for a new session, or the doors are closed to all.
+            SessionRefusedError: there is no room for a new session, or all sessions are refused.
         """
         self._admission.check_open()
-        guest = self._tokens.get(token) if token else None
-        if guest is None or not guest.session.is_open:
-            return Seat(self, self._admission.request(may_wait=may_wait), stale=bool(token))
-        self._forget_token(guest)
-        guest.claimed = True
-        return Seat(self, guest.session.ticket, guest)
+        entry = self._tokens.get(token) if token else None
+        if entry is None or not entry.session.is_open:
+            return Reservation(self, self._admission.request(may_wait=may_wait), token_rejected=bool(token))
+        self._forget_token(entry)
+        entry.claimed = True
+        return Reservation(self, entry.session.lease, entry)
 
-    def disclaim(self, guest: Guest) -> None:
-        """Who showed the token did not come after all."""
-        guest.claimed = False
-        if guest.overdue:
-            self._end(guest)
+    def release(self, entry: SessionEntry) -> None:
+        """The connection that was to resume the session did not use its reservation."""
+        entry.claimed = False
+        if entry.expired:
+            self._end(entry)
 
-    def carry(self, session: Session, connection: Connection) -> str | None:
-        """The session goes on over this connection, and an older one is closed; give the client's next token.
+    def attach(self, session: Session, connection: Connection) -> str | None:
+        """Carry the session over this connection, and close an older one; return the next resume token.
 
-        None if a lost connection is the end.
+        None if a lost connection ends the session.
         """
-        guest = self._guests.setdefault(session, Guest(session))
-        if guest.connection is not None:
-            guest.connection.replace()
-        if guest.claimed:
+        entry = self._entries.setdefault(session, SessionEntry(session))
+        if entry.connection is not None:
+            entry.connection.supersede()
+        if entry.claimed:
             self.resumed += 1
-        guest.connection, guest.lost = connection, None
-        guest.claimed = guest.overdue = False
-        session.disturbed.set()
+        entry.connection, entry.lost = connection, None
+        entry.claimed = entry.expired = False
+        session.wakeup.set()
         if self._grace_s:
-            guest.token = self._home + secrets.token_urlsafe(TOKEN_BYTES)
-            self._tokens[guest.token] = guest
-        return guest.token
+            entry.token = self._token_prefix + secrets.token_urlsafe(TOKEN_BYTES)
+            self._tokens[entry.token] = entry
+        return entry.token
 
-    def left(self, connection: Connection, ending: Ending) -> None:
-        """A connection has ended: its session waits for another, or is over."""
-        guest = self._guests.get(connection.session)
-        if guest is None or guest.connection is not connection:
-            return  # another carries it now
-        guest.connection, guest.lost = None, (connection, ending)
+    def connection_closed(self, connection: Connection, info: CloseInfo) -> None:
+        """A connection has ended: its session waits for another one, or is over."""
+        entry = self._entries.get(connection.session)
+        if entry is None or entry.connection is not connection:
+            return  # another one carries it now
+        entry.connection, entry.lost = None, (connection, info)
         may_wait = self._nursery is not None and self._admission.closed_for is None and self._grace_s > 0
-        if self._nursery is not None and may_wait and ending.resumable and connection.session.is_open:
+        if self._nursery is not None and may_wait and info.resumable and connection.session.is_open:
             connection.session.detach()
-            disturbed = connection.session.disturbed = trio.Event()
-            self._nursery.start_soon(self._await_return, guest, disturbed)
+            wakeup = connection.session.wakeup = trio.Event()
+            self._nursery.start_soon(self._expire, entry, wakeup)
         else:
-            self._end(guest)
+            self._end(entry)
 
-    def dismiss(self, ending: Ending) -> None:
-        """Every session that waits is over."""
-        for guest in list(self._guests.values()):
-            if guest.lost is not None:
-                guest.lost = guest.lost[0], ending
-                self._end(guest)
+    def end_waiting(self, info: CloseInfo) -> None:
+        """End every session that waits for its client."""
+        for entry in list(self._entries.values()):
+            if entry.lost is not None:
+                entry.lost = entry.lost[0], info
+                self._end(entry)
 
-    async def _await_return(self, guest: Guest, disturbed: trio.Event) -> None:
+    async def _expire(self, entry: SessionEntry, wakeup: trio.Event) -> None:
+        """End the session after the grace time, unless it is resumed before."""
         with trio.move_on_after(self._grace_s):
-            await disturbed.wait()
-        if guest.lost is None or guest.session.disturbed is not disturbed:
-            return  # it was taken up, or is over
-        if guest.claimed and guest.session.is_open:
-            guest.overdue = True
+            await wakeup.wait()
+        if entry.lost is None or entry.session.wakeup is not wakeup:
+            return  # it was resumed, or is over
+        if entry.claimed and entry.session.is_open:
+            entry.expired = True
         else:
-            self._end(guest)
+            self._end(entry)
 
-    def _forget_token(self, guest: Guest) -> None:
-        if guest.token is not None:
-            del self._tokens[guest.token]
-            guest.token = None
+    def _forget_token(self, entry: SessionEntry) -> None:
+        if entry.token is not None:
+            del self._tokens[entry.token]
+            entry.token = None
 
-    def _end(self, guest: Guest) -> None:
-        if guest.lost is None:
+    def _end(self, entry: SessionEntry) -> None:
+        if entry.lost is None:
             return  # it is over already
-        guest.session.hang_up()
-        guest.session.disturbed.set()
-        self._forget_token(guest)
-        if self._guests.pop(guest.session, None) is not None:
-            connection, ending = guest.lost
-            guest.lost = None
-            self._on_end(connection, ending)
+        entry.session.close_input()
+        entry.session.wakeup.set()
+        self._forget_token(entry)
+        if self._entries.pop(entry.session, None) is not None:
+            connection, info = entry.lost
+            entry.lost = None
+            self._on_end(connection, info)

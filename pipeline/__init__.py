@@ -4,5 +4,5 @@
 encodes packets. The values they exchange are in `values`, the settings in `config`, the exceptions in
 `errors`, the constants in `units`; `run` serves, `cli` holds the other commands.
 
-Neighbours: everything that awaits is in `actors`, everything that speaks HTTP in `web`.
+Neighbours: everything that awaits is in `actors`, everything about HTTP in `web`.
 """

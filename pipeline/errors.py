@@ -218,4 +218,4 @@ class ThreadStalledError(BrokenInvariantError):
 
 
 class RanksLostError(BrokenInvariantError):
-    """Another rank of the same model has exited or stopped responding; the message says which."""
+    """Another rank of the same model has exited or stopped responding; the message has the cause."""

@@ -62,28 +62,31 @@ events = structlog.get_logger()
 
 
 async def _serve(
-    config: Config, chain: ModelStages, listen: ListenConfig, leading: Coordinator | None
+    config: Config, stages: ModelStages, listen: ListenConfig, coordinator: Coordinator | None
 ) -> int:
     """Serve until a signal arrives and return the exit code.
 
-    leading: the coordinator of the other ranks, None if one process runs the whole model.
+    coordinator: the coordinator of the other ranks, None if one process runs the whole model.
     """
     machine = backend.prepare()
     threads = ThreadPool(
-        [PinnedThread(f"models {n}", partial(backend.staying_at, at)) for n, at in enumerate(backend.homes())]
+        [
+            PinnedThread(f"models {n}", partial(backend.pinned_to, cores))
+            for n, cores in enumerate(backend.core_affinity())
+        ]
     )
     engine = Engine(
         config.settings,
-        Loaders(chain.load_encoder, partial(chain.load_stepper, leading), chain.load_decoder),
-        chain.card,
-        lanes=chain.lanes,
-        recommended=chain.bundle.recommended_sampling,
-        digest=chain.digest,
-        runner=threads.member,
+        Loaders(stages.load_encoder, partial(stages.load_stepper, coordinator), stages.load_decoder),
+        stages.card,
+        lanes=stages.lanes,
+        recommended=stages.bundle.recommended_sampling,
+        digest=stages.digest,
+        runner=threads.runner,
     )
     limiter = RateLimiter(config.settings.limits, ReverseProxy.from_settings(config.settings.server))
     proxy = _proxy(config.settings)
-    loaded = chain.bundle.describe()
+    loaded = stages.bundle.describe()
     app = create_app(
         engine,
         config.settings,
@@ -97,7 +100,7 @@ async def _serve(
 
     async def announce() -> None:
         await engine.ready.wait()
-        card = chain.card
+        card = stages.card
         events.info(
             "ready",
             name=card.name,
@@ -105,7 +108,7 @@ async def _serve(
             trained=card.trained,
             model_delay_ms=card.model_delay_ms,
             text=card.text,
-            lanes=chain.lanes,
+            lanes=stages.lanes,
         )
 
     async def drain() -> None:
@@ -127,8 +130,8 @@ async def _serve(
     with threads.running():
         async with trio.open_nursery() as nursery:
             nursery.start_soon(handle_signals)
-            if leading is not None:
-                nursery.start_soon(monitor_ranks, leading, engine, shutdown, config.settings.stall_s)
+            if coordinator is not None:
+                nursery.start_soon(monitor_ranks, coordinator, engine, shutdown, config.settings.stall_s)
             if config.settings.server.agent_port is not None:
                 await nursery.start(serve_agent, config.settings.server, engine)
             async with trio.open_nursery() as serving:
@@ -192,26 +195,28 @@ def run(config: Config) -> int:
     Raises:
         StartupError: an error the user can fix, found before or while loading.
     """
-    ranks = backend.launched()
+    ranks = backend.launched_ranks()
     if ranks.rank > 0:
         return run_follower(open_stages(config, ranks), config.settings)
     listen = ListenConfig.from_settings(config.settings.server)
-    ReverseProxy.from_settings(config.settings.server)
-    chain = open_stages(config, ranks)
+    ReverseProxy.from_settings(config.settings.server)  # reports invalid settings before loading
+    stages = open_stages(config, ranks)
     machine = backend.prepare()
     if machine.warning is not None:
         events.warning("backend", warning=machine.warning)
-    if not chain.card.trained:
+    if not stages.card.trained:
         events.warning("untrained", warning="the weights are random; the output will be noise")
-    events.info("memory", needed=str(chain.memory))
+    events.info("memory", needed=str(stages.memory))
     if ranks.size > 1:
-        return run_coordinator(chain, config.settings, partial(_run, config, chain, listen))
-    return _run(config, chain, listen)
+        return run_coordinator(stages, config.settings, partial(_run, config, stages, listen))
+    return _run(config, stages, listen)
 
 
-def _run(config: Config, chain: ModelStages, listen: ListenConfig, leading: Coordinator | None = None) -> int:
+def _run(
+    config: Config, stages: ModelStages, listen: ListenConfig, coordinator: Coordinator | None = None
+) -> int:
     try:
-        return trio.run(_serve, config, chain, listen, leading)
+        return trio.run(_serve, config, stages, listen, coordinator)
     except BaseExceptionGroup as group:
         leaves = list(_leaves(group))
         for leaf in leaves:
@@ -235,7 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_config_arguments(parser)
     add_lan_argument(parser)
     options = parser.parse_args(arguments)
-    check = partial(open_stages, ranks=backend.launched())
+    check = partial(open_stages, ranks=backend.launched_ranks())
     config = open_config(options.config, [*options.lan, *options.set], check=check)
     log.configure(config.settings.log)
     sys.setswitchinterval(SWITCH_INTERVAL_S)

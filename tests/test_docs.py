@@ -1,9 +1,11 @@
 """What README and docs name exists: paths, links, commands, make targets, endpoints, configuration keys."""
 
 import ast
+import importlib
 import importlib.util
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -30,7 +32,7 @@ SECTIONS = [
     name for name in Settings.__struct_fields__ if isinstance(getattr(Settings(), name), msgspec.Struct)
 ]
 KEY = re.compile(rf"(?<!health )`((?:{'|'.join(SECTIONS)})\.(?!(?:pem|crt|log|json|py)`)[a-z_]+)`")
-# What docs/how-to/troubleshooting.md sends its reader to look for, by where it stands.
+# The signs in the tables of docs/how-to/troubleshooting.md, by where to look for them.
 SIGN = re.compile(
     r"(?:\b(log|metric|answer|health|exit code) `([^`]+)`|\b(page|stderr)(?: of HAProxy)? “([^”]+)”)"
 )
@@ -50,7 +52,7 @@ def leaves(section: msgspec.Struct, prefix: str = "") -> Iterator[tuple[str, obj
             yield prefix + name, value
 
 
-def test_every_page_is_read() -> None:
+def test_pages_of_every_folder_are_checked() -> None:
     names = {page.name for page in PAGES}
     assert {"README.md", "architecture.md", "protocol.md", "configuration.md", "decisions.md"} <= names
 
@@ -76,6 +78,29 @@ def test_the_reference_of_commands_lists_every_command() -> None:
     assert listed == [name for commands in GROUPS.values() for name in commands]
 
 
+@pytest.mark.parametrize(
+    "command", [name for commands in GROUPS.values() for name in commands if name != "run"]
+)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/reference/commands.md sends its reader to it."""
+    module = importlib.import_module(f"pipeline.cli.{command.replace('-', '_')}")
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    assert "usage:" in capsys.readouterr().out
+
+
+def test_the_map_of_the_code_names_real_definitions() -> None:
+    """Each file of the table in docs/contributing.md defines what the table says it does."""
+    page = (ROOT / "docs/contributing.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|[^|]+\| `([^`]+)` \| `([\w.]+)` \|$", page, re.MULTILINE)
+    assert len(rows) >= 5
+    for path, name in rows:
+        text = (ROOT / path).read_text(encoding="utf-8")
+        for part in name.split("."):
+            assert re.search(rf"\b(?:class|def|function) {part}\b", text), f"{path} has no {part}"
+
+
 def anchors(page: Path) -> set[str]:
     """The fragments of a page's headings, as GitHub makes them."""
     headings = HEADING.findall(page.read_text(encoding="utf-8"))
@@ -92,6 +117,39 @@ def test_every_link_has_a_target(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not fragment or fragment in anchors(target), link
+
+
+def test_every_page_that_code_names_exists() -> None:
+    """Comments, messages, configurations and build files refer to pages by their path."""
+    kinds = {".py", ".js", ".html", ".yaml", ".cfg", ".toml", ".json"}
+    files = [ROOT / name for name in ("Makefile", "pyproject.toml", "configs/docker/Dockerfile")]
+    for room in (
+        "pipeline",
+        "actors",
+        "web/static",
+        "web/routes",
+        "web/server",
+        "web/security",
+        "configs",
+        "tests",
+    ):
+        files += [path for path in (ROOT / room).rglob("*") if path.suffix in kinds]
+    for file in files:
+        for page in re.findall(r"(?<![\w/])docs/[\w/-]+\.md", file.read_text(encoding="utf-8")):
+            assert (ROOT / page).is_file(), f"{file.relative_to(ROOT)} names {page}"
+
+
+def test_every_dependency_is_explained() -> None:
+    """Each package of pyproject.toml, extras included, is named in docs/explanation/dependencies.md."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [
+        *project["dependencies"],
+        *(each for extra in project["optional-dependencies"].values() for each in extra),
+    ]
+    page = (ROOT / "docs/explanation/dependencies.md").read_text(encoding="utf-8").lower()
+    for requirement in requirements:
+        name = re.split(r"[^\w.-]", requirement, maxsplit=1)[0].removesuffix("-cu12").lower()
+        assert re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", page), f"{name} is not explained"
 
 
 def test_the_index_lists_every_page() -> None:
@@ -142,9 +200,9 @@ def signs(*kinds: str) -> list[str]:
 
 
 @cache
-def said() -> tuple[frozenset[str], frozenset[str]]:
-    """What the code gives to loggers first, and every string in it."""
-    levels = {"debug", "info", "warning", "error", "exception", "critical", "tell"}
+def code_strings() -> tuple[frozenset[str], frozenset[str]]:
+    """The first argument of every logger call in the code, and every string constant."""
+    levels = {"debug", "info", "warning", "error", "exception", "critical"}
     events, strings = set(), set()
     for room in ("pipeline", "actors", "web"):
         for path in (ROOT / room).rglob("*.py"):
@@ -162,14 +220,14 @@ def said() -> tuple[frozenset[str], frozenset[str]]:
 
 @pytest.mark.parametrize("sign", signs("log"))
 def test_every_event_of_troubleshooting_is_logged(sign: str) -> None:
-    """Some line of the code gives an event of that name to a logger."""
-    assert sign in said()[0]
+    """Some logger call has an event of that name."""
+    assert sign in code_strings()[0]
 
 
 @pytest.mark.parametrize("sign", signs("answer"))
-def test_every_code_of_troubleshooting_is_given(sign: str) -> None:
-    """It stands in the code as a whole string."""
-    assert sign in said()[1]
+def test_every_error_code_of_troubleshooting_exists(sign: str) -> None:
+    """It is a string constant of the code."""
+    assert sign in code_strings()[1]
 
 
 @pytest.mark.parametrize("sign", signs("metric"))
@@ -183,21 +241,21 @@ def test_every_metric_of_troubleshooting_is_documented(sign: str) -> None:
 
 
 @pytest.mark.parametrize("sign", signs("exit code"))
-def test_every_exit_code_of_troubleshooting_is_one(sign: str) -> None:
-    """Some failure has it."""
+def test_every_exit_code_of_troubleshooting_exists(sign: str) -> None:
+    """Some error class has it."""
     failures = [getattr(each, "exit_code", None) for each in vars(errors).values()]
     assert int(sign) in {*failures, EXIT_BROKEN_INVARIANT}
 
 
 @pytest.mark.parametrize("sign", signs("page"))
-def test_every_sentence_of_troubleshooting_stands_on_the_page(sign: str) -> None:
-    """As it is quoted, in the texts of the page."""
+def test_every_page_message_of_troubleshooting_exists(sign: str) -> None:
+    """It is in the texts of the voice page, as quoted."""
     texts = [*(ROOT / "web/static/voice").rglob("*.js"), ROOT / "web/static/voice/index.html"]
     assert any(sign in path.read_text(encoding="utf-8") for path in texts)
 
 
 @pytest.mark.parametrize("sign", signs("stderr"))
-def test_every_sentence_of_troubleshooting_is_printed(sign: str) -> None:
-    """By the code, or by the balancer's configuration."""
+def test_every_printed_message_of_troubleshooting_exists(sign: str) -> None:
+    """It is in a string of the code or in HAProxy's configuration."""
     balancer = (ROOT / "configs/haproxy.cfg").read_text(encoding="utf-8")
-    assert any(sign in text for text in (*said()[1], balancer))
+    assert any(sign in text for text in (*code_strings()[1], balancer))

@@ -1,56 +1,52 @@
-"""An error is a JSON object with a name for programs and a sentence for people, whatever went wrong.
-
-What every HTTP answer of this server has in common: the shape of its errors, and the headers
-that keep a browser from doing more with it than it must.
-"""
+"""What all HTTP responses of this server have in common: the JSON of errors, and the security headers."""
 
 import math
 
 from quart import Response, jsonify
 from quart.typing import ResponseTypes
 
-from pipeline.errors import RefusedError
+from pipeline.errors import SessionRefusedError
 from web.security.origin import HEADERS, content_security_policy
 
-NOTHING = content_security_policy()
+DENY_ALL = content_security_policy()
 
 
-def problem(status: int, code: str, message: str, *, retry_after_ms: int | None = None) -> Response:
-    """An error of HTTP status `status`; the same fields as the protocol's `error` metadata."""
+def error_response(status: int, code: str, message: str, *, retry_after_ms: int | None = None) -> Response:
+    """`{"error": {"code", "message"}}` with this status: the fields of the protocol's `error` metadata.
+
+    retry_after_ms: also sent as Retry-After in whole seconds, rounded up so that no client is too early.
+    """
     error: dict[str, object] = {"code": code, "message": message}
     if retry_after_ms is not None:
         error["retryAfterMs"] = retry_after_ms
     response = jsonify(error=error)
     response.status_code = status
+    if retry_after_ms is not None:
+        response.headers["Retry-After"] = str(math.ceil(retry_after_ms / 1000))
     return response
 
 
-def refused(refusal: RefusedError) -> Response:
-    """503 with Retry-After in whole seconds, rounded up, so that nobody comes back too soon."""
-    response = problem(503, refusal.code, str(refusal), retry_after_ms=refusal.retry_after_ms)
-    response.headers["Retry-After"] = str(math.ceil(refusal.retry_after_ms / 1000))
-    return response
+def session_refused(refusal: SessionRefusedError) -> Response:
+    """503 with Retry-After: no lane, or the models are not loaded."""
+    return error_response(503, refusal.code, str(refusal), retry_after_ms=refusal.retry_after_ms)
 
 
 def unauthorized() -> Response:
-    """401: how the token is shown, and nothing about what was."""
-    response = problem(401, "unauthorized", "this server wants its token: Authorization: Bearer …")
+    """401: how to send the token, and nothing about the one that was sent."""
+    response = error_response(401, "unauthorized", "this server requires a token: Authorization: Bearer …")
     response.headers["WWW-Authenticate"] = "Bearer"
     return response
 
 
-def too_many(wait_s: float) -> Response:
-    """429: too many attempts came from this address."""
-    retry_after_ms = math.ceil(1000 * wait_s)
-    message = "too many wrong tokens came from this address"
-    response = problem(429, "too_many_attempts", message, retry_after_ms=retry_after_ms)
-    response.headers["Retry-After"] = str(math.ceil(wait_s))
-    return response
+def too_many_attempts(wait_s: float) -> Response:
+    """429 with Retry-After: this address has failed too often."""
+    message = "too many wrong tokens from this address"
+    return error_response(429, "too_many_attempts", message, retry_after_ms=math.ceil(1000 * wait_s))
 
 
-def harden(response: ResponseTypes) -> ResponseTypes:
-    """The headers of every answer; one that needs another policy, or may be kept, says so itself."""
+def add_security_headers(response: ResponseTypes) -> ResponseTypes:
+    """Set the headers of every response, except those it has set itself (its own policy, caching)."""
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)
-    response.headers.setdefault("Content-Security-Policy", NOTHING)
+    response.headers.setdefault("Content-Security-Policy", DENY_ALL)
     return response

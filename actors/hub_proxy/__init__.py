@@ -1,11 +1,11 @@
-"""The parts of the hub proxy (`actors.proxy`), each of which knows one thing.
+"""The parts of the hub proxy (`actors.proxy`).
 
-    wanted ── which file of which repository a path names, and whether it may be asked for
-    store ─── files on disk: whole ones, those on their way, and which has to go
-    shelf ─── the same within its bound, for those who may not block
-    hub ───── one question to the hub over HTTP, redirects followed, the token shown to the hub alone
-    errands ─ when the hub is asked, how many questions at once, what it said a moment ago
-    flight ── one file on its way from the hub, for everybody who waits for it
+    request ──── which file of which repository a path names, and which repositories are allowed
+    disk_store ─ files on disk: whole and partial ones, and which to evict
+    cache ────── the store within its bound, for Trio tasks
+    client ───── one HTTP request to the hub: redirects, ranges, and the token, sent to the hub alone
+    fetcher ──── when to ask the hub, how many requests at once, what it answered recently
+    download ─── one file on its way from the hub, and everyone who reads it meanwhile
 
 What does not belong here: HTTP towards our own clients, which is `web.routes.hub`.
 """

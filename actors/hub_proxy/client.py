@@ -1,12 +1,12 @@
-"""The hub is asked one question at a time, and whatever it answers is a file, no news, or one refusal.
+"""One request to the hub over HTTP: the result is a file, "not modified", or one error.
 
-What goes out is built here from nothing: no header of a client, no cookie, and the token to the
-hub's own scheme, host and port alone, never to where it redirects. What comes back is read as
-little: status, length, ETag, commit, and the bytes. Redirects are followed here, over https only,
-except among loopback addresses.
+A request is built from scratch: no header of a client, no cookie, and the token only for the hub's
+own scheme, host and port, never for where it redirects. Of the response only status, length, ETag,
+commit and body are used. Redirects are followed here, over https only, except among loopback
+addresses.
 
-What does not belong here: what is kept, who waits (`flight`), and what our clients are told
-of HTTP (`web.routes.hub`).
+What does not belong here: what is cached, what is shared by several readers (`download`), and the
+HTTP of our own clients (`web.routes.hub`).
 """
 
 import ipaddress
@@ -23,13 +23,13 @@ from urllib.parse import quote
 import httpx2
 import trio
 
-from actors.hub_proxy.disk_store import Described
-from actors.hub_proxy.request import Wanted
-from pipeline.errors import NotServedError
+from actors.hub_proxy.disk_store import FileMetadata
+from actors.hub_proxy.request import FileRef
+from pipeline.errors import HubFileError
 
 HOPS: Final = 5
-RETRY_AFTER_MS: Final = 30_000  # of a hub that is told to be asked less, and does not say when
-_TOLD: Final = ("x-linked-etag", "x-linked-size", "x-repo-commit")
+RETRY_AFTER_MS: Final = 30_000  # where a hub that is busy does not send its own
+_HUB_HEADERS: Final = ("x-linked-etag", "x-linked-size", "x-repo-commit")
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _ETAG: Final = re.compile(r'(?:W/)?"?([!#-~]{1,128}?)"?')
 _COMMIT: Final = re.compile(r"[0-9a-f]{40,64}")
@@ -38,40 +38,40 @@ _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,15})-([0-9]{1,15})/([0-9]{1,
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """The first `size_bytes` of a file, left by an earlier attempt; `etag` says of which."""
+class ResumePoint:
+    """What an earlier attempt left: the first `size_bytes` of the file with this ETag."""
 
     etag: str
     size_bytes: int
 
 
-class Coming:
-    """A file that begins to come, from its byte `start_bytes` on; to be closed."""
+class UpstreamResponse:
+    """A file that the hub sends, from its byte `start_bytes` on; a context manager."""
 
-    def __init__(self, described: Described, start_bytes: int, response: httpx2.Response) -> None:
-        self.described = described
+    def __init__(self, metadata: FileMetadata, start_bytes: int, response: httpx2.Response) -> None:
+        self.metadata = metadata
         self.start_bytes = start_bytes
         self._response = response
 
-    async def pieces(self) -> AsyncGenerator[bytes, None]:
-        """The bytes, as they come; to be closed.
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """Yield the bytes as they come; the caller closes the generator.
 
         Raises:
-            NotServedError: it broke off, or the hub went silent.
+            HubFileError: the response broke off, or the hub stopped sending.
         """
-        pieces = self._response.aiter_raw()
+        chunks = self._response.aiter_raw()
         try:
-            async for piece in pieces:
-                yield piece
+            async for chunk in chunks:
+                yield chunk
         except httpx2.TimeoutException:
-            raise NotServedError("hub_timeout", "the hub went silent in the middle of the file") from None
+            raise HubFileError("hub_timeout", "the hub stopped sending in the middle of the file") from None
         except httpx2.HTTPError:
-            raise NotServedError("hub_unreachable", "the file broke off on its way from the hub") from None
+            raise HubFileError("hub_unreachable", "the download from the hub broke off") from None
         finally:
             await self._response.aclose()
-            # The client's layers of generators do not all close the next one; at an end they do.
+            # The client's layers of generators do not all close the next one; reading to the end does.
             with suppress(httpx2.HTTPError):
-                async for _ in pieces:
+                async for _ in chunks:
                     pass
 
     async def __aenter__(self) -> Self:
@@ -84,22 +84,24 @@ class Coming:
 
 
 class Upstream(Protocol):
-    """Whom the proxy asks."""
+    """The hub, as the proxy uses it."""
 
     endpoint: str
 
-    async def ask(
-        self, wanted: Wanted, *, etag: str | None = None, part: Part | None = None
-    ) -> Coming | None:
-        """The rest of the file if it still is the one of which `part` is, or all of it; None if it is `etag`.
+    async def fetch(
+        self, ref: FileRef, *, etag: str | None = None, resume: ResumePoint | None = None
+    ) -> UpstreamResponse | None:
+        """Request a file: the rest of it if it still has the ETag of `resume`, all of it otherwise.
+
+        None if the file still has the ETag `etag`.
 
         Raises:
-            NotServedError: any other answer, or none in time.
+            HubFileError: any other response, or none in time.
         """
         ...
 
     async def aclose(self) -> None:
-        """Let go of all connections."""
+        """Close all connections."""
         ...
 
 
@@ -108,10 +110,10 @@ class HubClient:
 
     Args:
         endpoint: the hub's address.
-        token: who asks; None: anybody.
-        offline: nobody is ever asked.
-        timeout_s: how long the answer may take, and then each silence within it.
-        connections: kept open for the next question.
+        token: authenticates with the hub; None for anonymous requests.
+        offline: never send a request.
+        timeout_s: how long the response may take, and then each pause within it.
+        connections: kept open for the next request.
     """
 
     def __init__(
@@ -130,69 +132,67 @@ class HubClient:
             headers={"User-Agent": "packet-voice", "Accept": "*/*", "Accept-Encoding": "identity"},
         )
 
-    async def ask(
-        self, wanted: Wanted, *, etag: str | None = None, part: Part | None = None
-    ) -> Coming | None:
+    async def fetch(
+        self, ref: FileRef, *, etag: str | None = None, resume: ResumePoint | None = None
+    ) -> UpstreamResponse | None:
         """See `Upstream`."""
         if self._offline:
-            raise NotServedError("hub_unreachable", "HF_HUB_OFFLINE is set, and the cache has no such file")
+            raise HubFileError("hub_unreachable", "HF_HUB_OFFLINE is set, and the file is not in the cache")
         if not self._may_ask(self._url):
-            raise NotServedError("hub_error", "HF_ENDPOINT is neither https nor on this machine")
+            raise HubFileError("hub_error", "HF_ENDPOINT is neither https nor on this machine")
         try:
             with trio.fail_after(self._timeout_s):
-                return await self._follow(wanted, etag, part)
+                return await self._follow(ref, etag, resume)
         except (trio.TooSlowError, httpx2.TimeoutException):
-            raise NotServedError(
+            raise HubFileError(
                 "hub_timeout", f"{self._shown} did not answer within {self._timeout_s:g} s"
             ) from None
         except (httpx2.HTTPError, httpx2.InvalidURL) as error:
-            problem = type(error).__name__  # its text may hold an address that is signed
-            raise NotServedError("hub_unreachable", f"{self._shown} cannot be reached ({problem})") from None
+            problem = type(error).__name__  # its text may hold a signed address
+            raise HubFileError("hub_unreachable", f"{self._shown} cannot be reached ({problem})") from None
 
     async def aclose(self) -> None:
         """See `Upstream`."""
         await self._client.aclose()
 
-    async def _follow(self, wanted: Wanted, etag: str | None, part: Part | None) -> Coming | None:
-        url = httpx2.URL(
-            f"{self.endpoint}/{wanted.repo}/resolve/{quote(wanted.revision)}/{quote(wanted.path)}"
-        )
-        told: dict[str, str] = {}  # by the hub itself, of a file that lies elsewhere
+    async def _follow(
+        self, ref: FileRef, etag: str | None, resume: ResumePoint | None
+    ) -> UpstreamResponse | None:
+        url = httpx2.URL(f"{self.endpoint}/{ref.repo}/resolve/{quote(ref.revision)}/{quote(ref.path)}")
+        hub_headers: dict[str, str] = {}  # the hub's own, about a file that is stored elsewhere
         for _ in range(HOPS + 1):
-            response = await self._send(url, etag, part)
-            coming = None
+            response = await self._send(url, etag, resume)
+            result = None
             try:
                 if self._is_hub(url):
-                    told |= {name: value for name, value in response.headers.items() if name in _TOLD}
+                    hub_headers |= {n: value for n, value in response.headers.items() if n in _HUB_HEADERS}
                 if etag is not None and (
                     response.status_code == HTTPStatus.NOT_MODIFIED
-                    or _etag(told.get("x-linked-etag")) == etag
+                    or _etag(hub_headers.get("x-linked-etag")) == etag
                 ):
                     return None
-                if part is not None and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    return await self._follow(wanted, etag, None)
+                if resume is not None and response.status_code == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    return await self._follow(ref, etag, None)
                 if response.status_code not in _REDIRECTS:
-                    found = self._read(response, told, part)
-                    if etag is not None and found.described.etag == etag:
+                    found = self._read(response, hub_headers, resume)
+                    if etag is not None and found.metadata.etag == etag:
                         return None
-                    if part is not None and found.start_bytes and found.described.etag != part.etag:
-                        return await self._follow(wanted, etag, None)  # it is another file by now
-                    coming = found
-                    return coming
+                    if resume is not None and found.start_bytes and found.metadata.etag != resume.etag:
+                        return await self._follow(ref, etag, None)  # the file has changed
+                    result = found
+                    return result
                 url = url.join(response.headers.get("location", ""))
             finally:
-                if coming is None:
+                if result is None:
                     await response.aclose()
             if not self._may_ask(url):
-                raise NotServedError(
-                    "hub_error", "the hub redirects to an address that is not safe to follow"
-                )
-        raise NotServedError("hub_error", f"the hub redirects more than {HOPS} times")
+                raise HubFileError("hub_error", "the hub redirects to an address that is not safe to follow")
+        raise HubFileError("hub_error", f"the hub redirects more than {HOPS} times")
 
-    async def _send(self, url: httpx2.URL, etag: str | None, part: Part | None) -> httpx2.Response:
+    async def _send(self, url: httpx2.URL, etag: str | None, resume: ResumePoint | None) -> httpx2.Response:
         headers = {}
-        if part is not None:
-            headers["Range"] = f"bytes={part.size_bytes}-"
+        if resume is not None:
+            headers["Range"] = f"bytes={resume.size_bytes}-"
         if self._is_hub(url):
             if etag is not None:
                 headers["If-None-Match"] = f'"{etag}"'
@@ -202,35 +202,38 @@ class HubClient:
             self._client.build_request("GET", url, headers=headers), stream=True, follow_redirects=False
         )
 
-    def _read(self, response: httpx2.Response, told: Mapping[str, str], part: Part | None) -> Coming:
-        """What a last answer brings.
+    def _read(
+        self, response: httpx2.Response, hub_headers: Mapping[str, str], resume: ResumePoint | None
+    ) -> UpstreamResponse:
+        """The file in a response that is not a redirect.
 
         Raises:
-            NotServedError: nothing.
+            HubFileError: there is none.
         """
         status, headers, start_bytes = response.status_code, response.headers, 0
         if status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
-            raise self._refusal(status, headers, is_hub=self._is_hub(response.request.url))
+            raise self._error_of(status, headers, is_hub=self._is_hub(response.request.url))
         if headers.get("content-encoding", "identity") != "identity":
-            raise NotServedError("hub_error", "the hub sent the file encoded, unasked")
+            raise HubFileError("hub_error", "the hub sent the file with a content encoding")
         length = _LENGTH.fullmatch(headers.get("content-length", ""))
         size_bytes = int(length[0]) if length else None
         if status == HTTPStatus.PARTIAL_CONTENT:
-            start_bytes = part.size_bytes if part else 0
+            start_bytes = resume.size_bytes if resume else 0
             size_bytes = _size_of_rest(headers.get("content-range", ""), start_bytes)
-        linked = told.get("x-linked-size")
+        linked = hub_headers.get("x-linked-size")
         if size_bytes is None or (linked is not None and linked != str(size_bytes)):
-            raise NotServedError("hub_error", "the hub does not say how long the file is")
-        etag = _etag(told.get("x-linked-etag") or headers.get("etag"))
-        commit = _COMMIT.fullmatch(told.get("x-repo-commit", ""))
-        return Coming(Described(size_bytes, etag, commit[0] if commit else None), start_bytes, response)
+            raise HubFileError("hub_error", "the hub did not send the length of the file")
+        etag = _etag(hub_headers.get("x-linked-etag") or headers.get("etag"))
+        commit = _COMMIT.fullmatch(hub_headers.get("x-repo-commit", ""))
+        metadata = FileMetadata(size_bytes, etag, commit[0] if commit else None)
+        return UpstreamResponse(metadata, start_bytes, response)
 
-    def _refusal(self, status: int, headers: httpx2.Headers, *, is_hub: bool) -> NotServedError:
-        """What an answer without a file says, in our words: the hub's own never reach a client."""
+    def _error_of(self, status: int, headers: httpx2.Headers, *, is_hub: bool) -> HubFileError:
+        """The error for a response without a file, in our words: the hub's own never reach a client."""
         code = headers.get("x-error-code", "")
         if is_hub and status in (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
             if code == "RepoNotFound":
-                return NotServedError(
+                return HubFileError(
                     "not_found",
                     "the hub has no such repository, or a private one that HF_TOKEN does not open",
                 )
@@ -238,19 +241,20 @@ class HubClient:
                 todo = "accept its terms on the hub and start the server with HF_TOKEN"
             else:
                 todo = "the account of the server's HF_TOKEN has no access to it, or the token is not valid"
-            return NotServedError(
-                "gated", f"the hub does not give this to everybody: {todo}", hub_status=status
+            return HubFileError(
+                "gated", f"access to this repository is restricted: {todo}", hub_status=status
             )
         if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
             what = {"RevisionNotFound": "revision", "RepoNotFound": "repository"}.get(code, "file")
-            return NotServedError("not_found", f"the hub has no such {what}")
+            return HubFileError("not_found", f"the hub has no such {what}")
         if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
-            asked = headers.get("retry-after", "")
-            wait_ms = int(asked) * 1000 if re.fullmatch(r"[0-9]{1,4}", asked) else RETRY_AFTER_MS
-            return NotServedError(
+            retry_after = headers.get("retry-after", "")
+            is_seconds = re.fullmatch(r"[0-9]{1,4}", retry_after) is not None
+            wait_ms = int(retry_after) * 1000 if is_seconds else RETRY_AFTER_MS
+            return HubFileError(
                 "hub_error", "the hub is busy", hub_status=status, retry_after_ms=max(wait_ms, 1000)
             )
-        return NotServedError("hub_error", f"the hub answered with status {status}", hub_status=status)
+        return HubFileError("hub_error", f"the hub answered with status {status}", hub_status=status)
 
     def _is_hub(self, url: httpx2.URL) -> bool:
         return _origin(url) == _origin(self._url)
@@ -262,7 +266,7 @@ class HubClient:
 
     @property
     def _shown(self) -> str:
-        """The hub, without what an address may hold besides."""
+        """The hub's address without credentials, path or query."""
         return f"{self._url.scheme}://{self._url.netloc.decode()}"
 
 
@@ -280,7 +284,7 @@ def _is_loopback(host: str) -> bool:
 
 
 def _size_of_rest(header: str, start_bytes: int) -> int | None:
-    """The whole file's length, by a Content-Range that says: from `start_bytes` to its end."""
+    """The whole file's length, by a Content-Range from `start_bytes` to its end; None for any other."""
     match = _CONTENT_RANGE.fullmatch(header)
     if match is None or int(match[1]) != start_bytes or int(match[2]) + 1 != int(match[3]):
         return None

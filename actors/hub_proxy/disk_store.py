@@ -1,15 +1,15 @@
-"""A file in the store is whole or it is not there, whenever the process may have died.
+"""Cached files on disk: a file is in the store whole and verified, or not at all, even after a crash.
 
-Each file is one file on disk: a block of `HEAD_BYTES` that says what it is, then its content. It
-grows under another name and is renamed once all of it is written and right, so there is no second
-place that could disagree. What was interrupted keeps that other name, and is gone on with when the
-hub still has the same file. When a file was last used is its access time, and when it was last found
-to be current its modification time, set here and not by the file system.
+Each cached file is one file on disk: a block of `HEAD_BYTES` with its metadata, then its content. It
+is downloaded under another name and renamed once it is complete and verified, so there is no index
+that could disagree with it. A download that was interrupted keeps its other name, and is resumed if
+the hub still has the same file. The access time is when a file was last used, and the modification
+time when the hub was last known to have it; both are set here, not by the file system.
 
-Several servers may share a folder: a file that grows is locked by who writes it, and one that is
-read stays readable after it was removed.
+Several servers may share a folder: a partial file is locked by its writer, and a file that is being
+read stays readable after it was evicted.
 
-Everything here blocks; `shelf` calls it on threads.
+Everything here blocks; `cache` runs it on threads.
 """
 
 import contextlib
@@ -25,20 +25,20 @@ from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
-from actors.hub_proxy.request import Wanted
+from actors.hub_proxy.request import FileRef
 
 HEAD_BYTES: Final = 4096
-HASHED_BYTES: Final = 16 * 2**20  # of what was there already, in one call
+HASHED_BYTES: Final = 16 * 2**20  # of an interrupted download, in one call
 _FORMAT: Final = 1
-_GROWING: Final = ".part"
-# Nothing else in the folder is ever touched, should somebody point us at one with things of their own.
+_PARTIAL: Final = ".part"
+# Nothing else in the folder is ever touched, in case it also holds other files.
 _OURS: Final = re.compile(r"(?P<name>[0-9a-f]{64})(?:\.[0-9a-f]{32})?(?:\.part)?")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class Described:
-    """What the hub says of a file. A large one's `etag` is the SHA-256 of its content."""
+class FileMetadata:
+    """A file as the hub describes it. The `etag` of a large one is the SHA-256 of its content."""
 
     size_bytes: int
     etag: str | None
@@ -46,58 +46,64 @@ class Described:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
-    """A whole file; the hub last said at `checked_s` (Unix time) that it is the current one."""
+class CachedFile:
+    """A whole file. At `validated_s` (Unix time) it was the one that the hub has."""
 
-    described: Described
-    checked_s: float
+    metadata: FileMetadata
+    validated_s: float
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What the store holds after room was made; `removed` files had to go for it."""
+    """What the store holds, and how many files were evicted to get there."""
 
     files: int
     size_bytes: int
-    removed: int = 0
+    evicted: int = 0
 
 
-class Growing:
-    """A file on its way into the store, from a new beginning or from where an earlier attempt stopped."""
+class PartialFile:
+    """A file being downloaded, from the start or from where an earlier attempt stopped.
+
+    Attributes:
+        descriptor: may be read meanwhile.
+        metadata: of the file that it is a part of; None if there is nothing yet.
+        present_bytes: of the content.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Open it, and lock it; one that another process is writing is begun anew, under a name of its own.
+        """Open and lock it; if another process is writing it, begin a new one under another name.
 
         Raises:
             OSError: the folder cannot be written.
         """
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._target = folder / name
-        self._path = folder / f"{name}{_GROWING}"
+        self._path = folder / f"{name}{_PARTIAL}"
         descriptor = _lock(self._path)
         if descriptor is None:
-            self._path = folder / f"{name}.{uuid4().hex}{_GROWING}"
+            self._path = folder / f"{name}.{uuid4().hex}{_PARTIAL}"
             descriptor = _lock(self._path)
-            assert descriptor is not None  # nobody else knows its name
+            assert descriptor is not None  # its name is random
         self.descriptor = descriptor
-        self.described = _read_head(self.descriptor)
+        self.metadata = _read_head(self.descriptor)
         present_bytes = os.fstat(self.descriptor).st_size - HEAD_BYTES
-        whole = self.described is not None and present_bytes <= self.described.size_bytes
+        whole = self.metadata is not None and present_bytes <= self.metadata.size_bytes
         self.present_bytes = max(0, present_bytes) if whole else 0
         self._digest = hashlib.sha256()
         self._digested_bytes = 0
 
-    def begin(self, wanted: Wanted, described: Described) -> None:
-        """From the first byte, whatever was there."""
-        head = json.dumps({"format": _FORMAT, "file": str(wanted), **asdict(described)}).encode()
+    def start(self, ref: FileRef, metadata: FileMetadata) -> None:
+        """Begin from the first byte, discarding what was there."""
+        head = json.dumps({"format": _FORMAT, "file": str(ref), **asdict(metadata)}).encode()
         assert len(head) < HEAD_BYTES  # an address is short, and so is an ETag
         os.ftruncate(self.descriptor, 0)
         _write(self.descriptor, head.ljust(HEAD_BYTES - 1) + b"\n", 0)
-        self.described, self.present_bytes = described, 0
+        self.metadata, self.present_bytes = metadata, 0
         self._digest, self._digested_bytes = hashlib.sha256(), 0
 
-    def catch_up(self) -> bool:
-        """Hash some of what an earlier attempt left; whether all of it is hashed now."""
+    def hash_existing(self) -> bool:
+        """Hash some of what an earlier attempt left; True once all of it is hashed."""
         left_bytes = self.present_bytes - self._digested_bytes
         piece = os.pread(self.descriptor, min(HASHED_BYTES, left_bytes), HEAD_BYTES + self._digested_bytes)
         self._digest.update(piece)
@@ -105,118 +111,119 @@ class Growing:
         return not piece or self._digested_bytes == self.present_bytes
 
     def append(self, data: bytes) -> None:
-        """Write what follows."""
+        """Write the next bytes of the content."""
         _write(self.descriptor, data, HEAD_BYTES + self.present_bytes)
         self.present_bytes += len(data)
         if self._is_hashed:
             self._digest.update(data)
             self._digested_bytes += len(data)
 
-    def is_right(self) -> bool:
-        """Whether it is the file that the hub described, by length and, where that was told, by content."""
-        assert self.described is not None
-        if self.present_bytes != self.described.size_bytes:
+    def is_valid(self) -> bool:
+        """Whether its length is the one that the hub described and, where the ETag is one, its SHA-256."""
+        assert self.metadata is not None
+        if self.present_bytes != self.metadata.size_bytes:
             return False
-        return not self._is_hashed or self._digest.hexdigest() == self.described.etag
+        return not self._is_hashed or self._digest.hexdigest() == self.metadata.etag
 
-    def keep(self) -> None:
-        """From now on it is in the store; power may fail."""
+    def commit(self) -> None:
+        """Move it into the store, safely against loss of power."""
         os.fsync(self.descriptor)
         self._path.rename(self._target)
 
-    def drop(self) -> None:
-        """Nothing of it is worth keeping."""
+    def discard(self) -> None:
+        """Delete it."""
         self._path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Let go of it; an attempt that was given up before there was any content leaves nothing."""
+        """Unlock and close it; without any content it is deleted."""
         if not self.present_bytes and self._path.exists():
-            self.drop()
-        fcntl.flock(self.descriptor, fcntl.LOCK_UN)  # who still reads it has a copy of the descriptor
+            self.discard()
+        fcntl.flock(self.descriptor, fcntl.LOCK_UN)  # readers have copies of the descriptor
         os.close(self.descriptor)
 
     @property
     def _is_hashed(self) -> bool:
-        etag = self.described.etag if self.described else None
+        etag = self.metadata.etag if self.metadata else None
         return etag is not None and _SHA256.fullmatch(etag) is not None
 
 
-class Store:
+class DiskStore:
     """The files in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
-    def find(self, name: str) -> Kept | None:
-        """The file, noted as used now; None if it is not there, or damaged and therefore removed."""
+    def find(self, name: str) -> CachedFile | None:
+        """The file, recorded as used now; None if it is not there, or is damaged and therefore removed."""
         try:
             descriptor = os.open(self._folder / name, os.O_RDONLY)
         except OSError:
             return None
         try:
-            described, stat = _read_head(descriptor), os.fstat(descriptor)
+            metadata, stat = _read_head(descriptor), os.fstat(descriptor)
         finally:
             os.close(descriptor)
-        if described is None or stat.st_size != HEAD_BYTES + described.size_bytes:
+        if metadata is None or stat.st_size != HEAD_BYTES + metadata.size_bytes:
             self._remove(name)
             return None
-        self._mark(name, checked_ns=stat.st_mtime_ns)
-        return Kept(described, stat.st_mtime_ns / 1e9)
+        self._mark(name, validated_ns=stat.st_mtime_ns)
+        return CachedFile(metadata, stat.st_mtime_ns / 1e9)
 
-    def note_current(self, name: str) -> None:
-        """The hub has just said that this is still the file."""
-        self._mark(name, checked_ns=time.time_ns())
+    def mark_validated(self, name: str) -> None:
+        """The hub still has this file: record that, with the time."""
+        self._mark(name, validated_ns=time.time_ns())
 
-    def open(self, name: str) -> tuple[int, Described]:
-        """A descriptor to read the file by, and what it is.
+    def open(self, name: str) -> tuple[int, FileMetadata]:
+        """A descriptor to read the file by, for the caller to close, and its metadata.
 
         Raises:
             OSError: it is not there any more.
         """
         descriptor = os.open(self._folder / name, os.O_RDONLY)
-        described = _read_head(descriptor)
-        if described is None:
+        metadata = _read_head(descriptor)
+        if metadata is None:
             os.close(descriptor)
             raise FileNotFoundError(name)
-        return descriptor, described
+        return descriptor, metadata
 
-    def grow(self, name: str) -> Growing:
-        """A file to be written.
+    def open_partial(self, name: str) -> PartialFile:
+        """A file to be downloaded, or to be resumed.
 
         Raises:
             OSError: the folder cannot be written.
         """
-        return Growing(self._folder, name)
+        return PartialFile(self._folder, name)
 
-    def make_room(
-        self, room_bytes: int, *, growing: Collection[str] = (), read: Collection[str] = ()
+    def evict(
+        self, room_bytes: int, *, downloading: Collection[str] = (), in_use: Collection[str] = ()
     ) -> Usage:
-        """Remove what was used longest ago, until no more than `room_bytes` are held.
+        """Remove the files used longest ago, until no more than `room_bytes` are held.
 
-        `growing` are on their way in and not counted, `read` are counted and stay.
+        Files of `downloading` that are partial are neither counted nor removed; those of `in_use`
+        are counted and stay.
         """
         held: list[tuple[int, int, Path, str]] = []
         with contextlib.suppress(FileNotFoundError):
             for path in self._folder.iterdir():
                 match = _OURS.fullmatch(path.name)
-                if match is None or (path.suffix == _GROWING and match["name"] in growing):
+                if match is None or (path.suffix == _PARTIAL and match["name"] in downloading):
                     continue
                 with contextlib.suppress(FileNotFoundError):  # another process was faster
                     stat = path.stat()
                     held.append((stat.st_atime_ns, stat.st_size, path, match["name"]))
-        size_bytes, files, removed = sum(size for _, size, _, _ in held), len(held), 0
+        size_bytes, files, evicted = sum(size for _, size, _, _ in held), len(held), 0
         for _, file_bytes, path, name in sorted(held):
             if size_bytes <= room_bytes:
                 break
-            if name in read or not _is_free(path):
+            if name in in_use or not _is_unlocked(path):
                 continue
             path.unlink(missing_ok=True)
-            size_bytes, files, removed = size_bytes - file_bytes, files - 1, removed + 1
-        return Usage(files, size_bytes, removed)
+            size_bytes, files, evicted = size_bytes - file_bytes, files - 1, evicted + 1
+        return Usage(files, size_bytes, evicted)
 
-    def _mark(self, name: str, *, checked_ns: int) -> None:
-        with contextlib.suppress(OSError):  # gone meanwhile, or a folder that may only be read
-            os.utime(self._folder / name, ns=(time.time_ns(), checked_ns))
+    def _mark(self, name: str, *, validated_ns: int) -> None:
+        with contextlib.suppress(OSError):  # gone meanwhile, or a read-only folder
+            os.utime(self._folder / name, ns=(time.time_ns(), validated_ns))
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(OSError):
@@ -224,7 +231,7 @@ class Store:
 
 
 def _lock(path: Path) -> int | None:
-    """A descriptor of the file at `path`, made if need be, that is ours alone to write; None if another's."""
+    """A locked descriptor of the file at `path`, created if necessary; None if another process has it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
@@ -235,7 +242,7 @@ def _lock(path: Path) -> int | None:
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(path.stat(), os.fstat(descriptor)):
                 return descriptor
-        os.close(descriptor)  # between the two calls it became whole, or was removed
+        os.close(descriptor)  # between the two calls it was committed, or removed
 
 
 def _write(descriptor: int, data: bytes, offset: int) -> None:
@@ -245,20 +252,20 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
         view, offset = view[written:], offset + written
 
 
-def _read_head(descriptor: int) -> Described | None:
-    """What the file says of itself; None where that is not what we would have written."""
+def _read_head(descriptor: int) -> FileMetadata | None:
+    """The metadata in the file; None where it was not written by this format."""
     try:
         head = json.loads(os.pread(descriptor, HEAD_BYTES, 0))
         if head.pop("format") != _FORMAT or not head.pop("file"):
             return None
-        return Described(**head)
+        return FileMetadata(**head)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _is_free(path: Path) -> bool:
-    """Whether no process is writing it."""
-    if path.suffix != _GROWING:
+def _is_unlocked(path: Path) -> bool:
+    """Whether no process is writing the file."""
+    if path.suffix != _PARTIAL:
         return True
     try:
         descriptor = os.open(path, os.O_RDWR)

@@ -1,10 +1,10 @@
-"""The hub is asked as seldom as can be, a few questions at a time, and what it said is remembered a while.
+"""Asks the hub as rarely as possible, a few requests at a time, and remembers its recent answers.
 
-As many errands run at once as there are slots, and the others wait for one, not for ever. A file at
-a commit is never asked for again; one of a branch is, after a while; an absent one too. A hub that
-was not reached is left alone for a moment as far as the cache can answer.
+As many fetches run at once as there are slots; the others wait for one, for a bounded time. A file
+at a commit is never revalidated, one of a branch is after a while, and so is a missing one. After a
+request that did not reach the hub, it is not asked again for a moment about files in the cache.
 
-Neighbours: `actors.proxy` starts a flight and sends it on its errand; `hub` puts the question.
+Neighbours: `actors.proxy` starts a download and fetches it here; `client` makes the request.
 """
 
 import time
@@ -13,105 +13,111 @@ from typing import Final
 
 import trio
 
-from actors.hub_proxy.cache import Shelf
-from actors.hub_proxy.client import Part, Upstream
-from actors.hub_proxy.disk_store import Growing, Kept
-from actors.hub_proxy.download import Flight
-from actors.hub_proxy.request import Wanted
+from actors.hub_proxy.cache import Cache
+from actors.hub_proxy.client import ResumePoint, Upstream
+from actors.hub_proxy.disk_store import CachedFile, PartialFile
+from actors.hub_proxy.download import Download
+from actors.hub_proxy.request import FileRef
 from pipeline import config
-from pipeline.errors import NotServedError
+from pipeline.errors import HubFileError
 
-ABSENT_FILES: Final = 1024
-REST_S: Final = 10.0  # for which a hub that was not reached is not asked about what is there already
+MISSING_FILES: Final = 1024  # remembered at most
+UNREACHABLE_S: Final = 10.0  # how long a hub that was not reached is not asked about files in the cache
 BUSY_RETRY_MS: Final = 5_000
 FULL_RETRY_MS: Final = 60_000
 UNREACHED: Final = frozenset({"hub_unreachable", "hub_timeout"})
 
 
-class Errands:
-    """Questions to one hub.
+class Fetcher:
+    """Fetches from one hub.
 
     Args:
         settings: the bounds.
-        upstream: who asks the hub.
-        shelf: where what comes is put.
+        upstream: makes the requests.
+        cache: stores what is downloaded.
+
+    Attributes:
+        running: fetches that have a slot.
+        queued: fetches that wait for one.
     """
 
-    def __init__(self, settings: config.Proxy, upstream: Upstream, shelf: Shelf) -> None:
+    def __init__(self, settings: config.Proxy, upstream: Upstream, cache: Cache) -> None:
         self.running = 0
         self.queued = 0
         self._settings = settings
         self._upstream = upstream
-        self._shelf = shelf
+        self._cache = cache
         self._slots = trio.Semaphore(settings.fetches)
-        self._absent: OrderedDict[str, tuple[float, NotServedError]] = OrderedDict()
-        self._rest_until_s = -1.0
+        self._missing: OrderedDict[str, tuple[float, HubFileError]] = OrderedDict()
+        self._unreachable_until_s = -1.0
 
-    def is_current(self, wanted: Wanted, kept: Kept) -> bool:
-        """Whether what is kept may be given unasked."""
-        return wanted.is_pinned or 0 <= time.time() - kept.checked_s < self._settings.fresh_s
+    def is_fresh(self, ref: FileRef, cached: CachedFile) -> bool:
+        """Whether a cached file may be served without asking the hub."""
+        return ref.is_pinned or 0 <= time.time() - cached.validated_s < self._settings.fresh_s
 
-    def check_absent(self, name: str) -> None:
-        """Whether the hub may have it.
-
-        Raises:
-            NotServedError: it said a moment ago that it has not.
-        """
-        until_s, absence = self._absent.get(name, (0.0, None))
-        if absence is not None and trio.current_time() < until_s:
-            raise absence.with_traceback(None)
-
-    async def run(self, flight: Flight, wanted: Wanted, kept: Kept | None) -> None:
-        """Ask the hub, and bring what it has.
+    def check_missing(self, name: str) -> None:
+        """Do nothing, unless the hub answered recently that it has no such file.
 
         Raises:
-            NotServedError: nothing came of it, or not all.
+            HubFileError: that answer.
         """
-        if kept is not None and trio.current_time() < self._rest_until_s:
-            raise NotServedError("hub_unreachable", "the hub was not reached a moment ago")
+        until_s, error = self._missing.get(name, (0.0, None))
+        if error is not None and trio.current_time() < until_s:
+            raise error.with_traceback(None)
+
+    async def fetch(self, download: Download, ref: FileRef, cached: CachedFile | None) -> None:
+        """Ask the hub for a file, and download it unless the cached one is still current.
+
+        Raises:
+            HubFileError: the file was not found, or not downloaded completely.
+        """
+        if cached is not None and trio.current_time() < self._unreachable_until_s:
+            raise HubFileError("hub_unreachable", "the hub could not be reached a moment ago")
         await self._take_slot()
-        growing: Growing | None = None
+        partial: PartialFile | None = None
         try:
-            growing = await self._shelf.grow(flight.name)
-            await self._ask(flight, wanted, kept, growing)
+            partial = await self._cache.open_partial(download.name)
+            await self._request(download, ref, cached, partial)
         except OSError as error:
-            if growing is not None:
-                growing.drop()
+            if partial is not None:
+                partial.discard()
             problem = f"the server's cache cannot be written ({error.strerror})"
-            raise NotServedError("cache_full", problem, retry_after_ms=FULL_RETRY_MS) from None
+            raise HubFileError("cache_full", problem, retry_after_ms=FULL_RETRY_MS) from None
         finally:
-            flight.land()
-            if growing is not None:
-                growing.close()
-            self._shelf.release(flight.name)
+            download.finish()
+            if partial is not None:
+                partial.close()
+            self._cache.release(download.name)
             self.running -= 1
             self._slots.release()
-        await self._shelf.measure()
+        await self._cache.measure()
 
-    async def _ask(self, flight: Flight, wanted: Wanted, kept: Kept | None, growing: Growing) -> None:
-        began, part = growing.described, None
-        if began is not None and began.etag is not None and growing.present_bytes:
-            part = Part(began.etag, growing.present_bytes)
-        etag = None if kept is None else kept.described.etag
+    async def _request(
+        self, download: Download, ref: FileRef, cached: CachedFile | None, partial: PartialFile
+    ) -> None:
+        resume: ResumePoint | None = None
+        if partial.metadata is not None and partial.metadata.etag is not None and partial.present_bytes:
+            resume = ResumePoint(partial.metadata.etag, partial.present_bytes)
+        etag = None if cached is None else cached.metadata.etag
         try:
-            coming = await self._upstream.ask(wanted, etag=etag, part=part)
-        except NotServedError as refusal:
-            if refusal.code in UNREACHED:
-                self._rest_until_s = trio.current_time() + REST_S
-            elif refusal.code == "not_found":
-                self._remember_absent(flight.name, refusal)
+            response = await self._upstream.fetch(ref, etag=etag, resume=resume)
+        except HubFileError as error:
+            if error.code in UNREACHED:
+                self._unreachable_until_s = trio.current_time() + UNREACHABLE_S
+            elif error.code == "not_found":
+                self._remember_missing(download.name, error)
             raise
-        if coming is None:
-            assert kept is not None  # it was its ETag
-            await self._shelf.note_current(flight.name)
-            flight.settle(kept.described, "hit")
+        if response is None:
+            assert cached is not None  # the ETag was that of the cached file
+            await self._cache.mark_validated(download.name)
+            download.set_result(cached.metadata, "hit")
             return
-        async with coming:
-            await self._reserve(flight.name, coming.described.size_bytes)
-            if not coming.start_bytes:
-                await self._shelf.on_disk(growing.begin, wanted, coming.described)
-            flight.settle(coming.described, "miss")
-            await flight.bring(coming, growing, self._shelf)
+        async with response:
+            await self._reserve(download.name, response.metadata.size_bytes)
+            if not response.start_bytes:
+                await self._cache.run_blocking(partial.start, ref, response.metadata)
+            download.set_result(response.metadata, "miss")
+            await download.run(response, partial, self._cache)
 
     async def _take_slot(self) -> None:
         self.queued += 1
@@ -122,25 +128,25 @@ class Errands:
                 return
         finally:
             self.queued -= 1
-        problem = "too many other files are on their way from the hub"
-        raise NotServedError("busy", problem, retry_after_ms=BUSY_RETRY_MS)
+        problem = "too many other files are being downloaded"
+        raise HubFileError("busy", problem, retry_after_ms=BUSY_RETRY_MS)
 
     async def _reserve(self, name: str, size_bytes: int) -> None:
-        """Room for a file.
+        """Reserve room for a file.
 
         Raises:
-            NotServedError: it is too large, or what is there is in use.
+            HubFileError: it is too large, or all other files are in use.
         """
-        most_bytes = min(self._settings.file_bytes, self._shelf.largest_bytes)
+        most_bytes = min(self._settings.file_bytes, self._cache.largest_bytes)
         if size_bytes > most_bytes:
-            problem = f"the file has {size_bytes} bytes, and this server gives {most_bytes} at most"
-            raise NotServedError("too_large", problem)
-        if not await self._shelf.reserve(name, size_bytes):
+            problem = f"the file has {size_bytes} bytes, and the limit of this server is {most_bytes}"
+            raise HubFileError("too_large", problem)
+        if not await self._cache.reserve(name, size_bytes):
             problem = "the server's cache is full of files that are in use"
-            raise NotServedError("cache_full", problem, retry_after_ms=FULL_RETRY_MS)
+            raise HubFileError("cache_full", problem, retry_after_ms=FULL_RETRY_MS)
 
-    def _remember_absent(self, name: str, absence: NotServedError) -> None:
-        self._absent.pop(name, None)
-        self._absent[name] = trio.current_time() + self._settings.absent_s, absence
-        while len(self._absent) > ABSENT_FILES:
-            self._absent.popitem(last=False)
+    def _remember_missing(self, name: str, error: HubFileError) -> None:
+        self._missing.pop(name, None)
+        self._missing[name] = trio.current_time() + self._settings.absent_s, error
+        while len(self._missing) > MISSING_FILES:
+            self._missing.popitem(last=False)

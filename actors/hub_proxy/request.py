@@ -1,8 +1,8 @@
-"""A path names one file of one repository, spelled plainly, or it names nothing.
+"""Which file of which repository a path names, and which repositories may be requested.
 
-`org/name/resolve/revision/path/of/file`, in letters, digits and a few marks. There is one way to
-spell a file: no escapes, no empty, hidden or climbing segments, no query. So what is allowed, what
-is cached and what the hub is asked for can never be three different things.
+A path is `org/name/resolve/revision/path/of/file`, in letters, digits and a few marks. There is one
+spelling for each file: no escapes, no empty, hidden or parent segments, no query. So what is allowed,
+what is cached and what the hub is asked for are always the same file.
 """
 
 import hashlib
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Final
 
-from pipeline.errors import NotServedError
+from pipeline.errors import HubFileError
 
-ADDRESS_CHARACTERS: Final = 512
+MAX_ADDRESS_CHARS: Final = 512
 SEGMENTS: Final = 8  # of a file's path
 _NAME: Final = r"[A-Za-z0-9_][A-Za-z0-9._-]{0,95}"
 _SEGMENT: Final = r"[A-Za-z0-9_][A-Za-z0-9._+=@~-]{0,127}"
@@ -26,7 +26,7 @@ _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class FileRef:
     """One file of a repository at a revision: a branch, a tag or a commit."""
 
     repo: str
@@ -34,17 +34,17 @@ class Wanted:
     path: str
 
     @classmethod
-    def parse(cls, address: str) -> "Wanted":
-        """Read `org/name/resolve/revision/path`.
+    def parse(cls, address: str) -> "FileRef":
+        """Parse `org/name/resolve/revision/path`.
 
         Raises:
-            NotServedError: `bad_path`.
+            HubFileError: `bad_path`.
         """
-        match = _ADDRESS.fullmatch(address) if len(address) <= ADDRESS_CHARACTERS else None
+        match = _ADDRESS.fullmatch(address) if len(address) <= MAX_ADDRESS_CHARS else None
         if match is None or ".." in address:
-            raise NotServedError(
+            raise HubFileError(
                 "bad_path",
-                "a file is named org/name/resolve/revision/path, in letters, digits and . _ - + = @ ~ alone",
+                "a path is org/name/resolve/revision/path, of letters, digits and . _ - + = @ ~ only",
             )
         return cls(**match.groupdict())
 
@@ -53,16 +53,16 @@ class Wanted:
 
     @property
     def is_pinned(self) -> bool:
-        """Whether it can never change: a commit says all of its content."""
+        """Whether its content can never change, because the revision is a commit."""
         return _COMMIT.fullmatch(self.revision) is not None
 
     def name(self, endpoint: str) -> str:
-        """What the store calls it, as it comes from this hub."""
+        """Its name in the store, if it comes from this hub."""
         return hashlib.sha256(f"{endpoint}\n{self}".encode()).hexdigest()
 
 
 class Allowed:
-    """The repositories that may be asked for: patterns of `org/name`, where `*` stands for no slash."""
+    """The repositories that may be requested: patterns of `org/name`, where `*` does not match a slash."""
 
     def __init__(self, patterns: Iterable[str]) -> None:
         self._patterns = [tuple(pattern.split("/")) for pattern in patterns]

@@ -1,8 +1,8 @@
-"""A channel holds a bounded backlog and accounts for all of it: sent = taken + leaked + depth.
+"""A bounded channel of frames and lane events that accounts for every item: sent = taken + leaked + depth.
 
-Every channel of the line is one of these: named, bounded in total and per lane, with a
-declared policy for the moment when a lane's share is full. What travels is frames and
-lane events; a lane's items never overtake each other, and an event never leaks.
+Every channel between two stages is one of these: named, bounded in total and per lane, with a
+declared policy for a lane whose share is full. A lane's items never overtake each other, and an
+event never leaks.
 
 Learned from trio's memory channels (sync calls never block, async ones always check in,
 cancellation leaves the channel unchanged) and GStreamer's `queue` (named, leaky by
@@ -31,8 +31,8 @@ class Leak(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class ChannelStatistics:
-    """A channel at one moment. `sent = taken + leaked + depth`, always."""
+class QueueStatistics:
+    """A channel or send queue at one moment. `sent = taken + leaked + depth`, always."""
 
     name: str
     leak: Leak
@@ -45,7 +45,7 @@ class ChannelStatistics:
 
 
 class Entry(NamedTuple, Generic[F]):
-    """An item, and when it was offered: a put that had to wait counts as waiting."""
+    """An item, and when it was offered; a put that has to wait offers its item before it is in."""
 
     item: F | LaneEvent
     offered_s: float
@@ -53,7 +53,7 @@ class Entry(NamedTuple, Generic[F]):
 
 @dataclass(eq=False, slots=True)
 class _Putter(Generic[F]):
-    """A task that waits for room: woken when its entry is in, or when the channel is closed."""
+    """A task that waits for room; woken when its entry is in, or when the channel is closed."""
 
     entry: Entry[F]
     admitted: bool = False
@@ -76,13 +76,13 @@ class Channel(Generic[F]):
     """Frames and lane events on their way to one stage.
 
     Args:
-        name: what health calls it.
+        name: its name in the statistics.
         capacity: items it holds at most, events included.
         lane_frames: frames of one lane it holds at most; beyond them, `leak` decides.
-        leak: what gives way when a lane's frames are full. Events always wait.
-        max_lag_s: a frame older than this (since it was received) leaks as long as a newer one of its
-            lane waits behind it, so that an overloaded lane skips rather than falls behind for good.
-        on_leak: told of each frame that leaks.
+        leak: what happens when a lane has that many frames. Events always wait.
+        max_lag_s: a frame that was received longer ago than this leaks as long as a newer one of its
+            lane waits behind it, so that an overloaded lane skips frames instead of falling behind.
+        on_leak: called with each frame that leaks.
     """
 
     def __init__(
@@ -149,7 +149,7 @@ class Channel(Generic[F]):
             raise trio.ClosedResourceError
 
     async def put_all(self, items: Iterable[F | LaneEvent]) -> None:
-        """Add items together: whoever waits for them wakes to all that there is room for.
+        """Add items together: the task that takes them sees all of them that there is room for.
 
         Raises:
             trio.ClosedResourceError: the channel is closed, or was while this waited.
@@ -162,7 +162,7 @@ class Channel(Generic[F]):
         await trio.lowlevel.checkpoint()
 
     async def take_batch(self) -> Batch[F]:
-        """Wait until something is there, then take all that can be worked on at once.
+        """Wait until something is there, then take all that can be processed at once.
 
         That is, for each lane, its events up to its first frame, and that frame. Frames come in
         the order in which they were received. It never waits for more than there is.
@@ -203,13 +203,18 @@ class Channel(Generic[F]):
         while self._waiting and not self._closed:
             await self._emptied.park()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not self._waiting
+
     def waiting_events(self, lane: int) -> int:
-        """Events of one lane that wait; whoever makes them bounds them by this."""
+        """Events of one lane that wait, for the caller to bound them."""
         return self._events[lane]
 
-    def statistics(self) -> ChannelStatistics:
+    def statistics(self) -> QueueStatistics:
         """The counters now."""
-        return ChannelStatistics(
+        return QueueStatistics(
             name=self._name,
             leak=self._leak,
             capacity=self._capacity,
@@ -221,7 +226,7 @@ class Channel(Generic[F]):
         )
 
     def close(self) -> None:
-        """Nothing more can be put; what waits can still be taken. Closing twice does nothing."""
+        """Accept no more items; those that wait can still be taken. Closing twice does nothing."""
         self._closed = True
         while self._putters:
             self._putters.popleft().woken.set()
@@ -247,9 +252,9 @@ class Channel(Generic[F]):
         self._takers.unpark()
 
     def _leak_oldest(self, lane: int) -> None:
-        for place, (item, _) in enumerate(self._waiting):
+        for position, (item, _) in enumerate(self._waiting):
             if item.lane == lane and isinstance(item, Frame):
-                del self._waiting[place]
+                del self._waiting[position]
                 self._leak_one(item)
                 break
 
@@ -271,7 +276,7 @@ class Channel(Generic[F]):
             elif not isinstance(item, Frame):
                 self._events[item.lane] -= 1
                 events.append(item)
-            elif now_s - item.received_s > self._max_lag_s and self._frames[item.lane] > 1:
+            elif now_s - item.header.received_s > self._max_lag_s and self._frames[item.lane] > 1:
                 self._leak_one(item)
             else:
                 self._frames[item.lane] -= 1
@@ -279,7 +284,7 @@ class Channel(Generic[F]):
                 frames.append((item, offered_s))
         self._waiting = left
         self._taken += len(events) + len(frames)
-        frames.sort(key=lambda taken: taken[0].received_s)
+        frames.sort(key=lambda taken: taken[0].header.received_s)
         return Batch(tuple(events), tuple(f for f, _ in frames), tuple(at for _, at in frames))
 
     def _admit_putters(self) -> None:

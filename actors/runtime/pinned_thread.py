@@ -1,10 +1,11 @@
-"""A pinned thread runs every call on one OS thread, in order, and says so loudly when one never returns.
+"""One OS thread that runs every call given to it, in order; a call that never returns ends the process.
 
-MLX arrays and streams are bound to the thread that made them, so each model actor owns one
-of these for life: the thread loads, evaluates and steps. (`trio.to_thread` hands out
-whichever thread is idle.) A call cannot be interrupted. What can be done is to wait for it
-even when cancelled, so that no result is half used, and to give up on the whole process
-when it does not come back.
+MLX arrays and streams belong to the thread that made them, so a model is loaded, evaluated and
+stepped on one thread. `trio.to_thread` does not promise that: it uses whichever thread is idle. A
+call cannot be interrupted. A cancelled caller therefore waits for it, so that no result is half
+used, and a call that does not return in time ends the process.
+
+Neighbours: `thread_pool` shares a few of these threads among the model actors.
 """
 
 import contextlib
@@ -13,21 +14,26 @@ import queue
 import threading
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar, TypeVarTuple
+from typing import Protocol, Self, TypeVar, TypeVarTuple
 
+import outcome
 import trio
 
-from pipeline.errors import StalledError
+from pipeline.errors import ThreadStalledError
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
 class Runner(Protocol):
-    """Where a model actor's calls run: one at a time, in places that are all alike."""
+    """Runs a model actor's calls, one at a time, on a thread that may be shared with other actors."""
 
-    def turn(self) -> contextlib.AbstractAsyncContextManager["Runner"]:
-        """Wait for a place that is free, and keep it: what is run there begins at once."""
+    def expect(self, is_ready: Callable[[], bool]) -> None:
+        """While `is_ready()` holds, the actor is about to acquire a thread."""
+        ...
+
+    def acquire(self) -> contextlib.AbstractAsyncContextManager["Runner"]:
+        """Wait for a free thread and hold it; calls made through what is returned begin at once."""
         ...
 
     async def run(
@@ -37,60 +43,38 @@ class Runner(Protocol):
         stall_s: float = math.inf,
         abandon_on_cancel: bool = False,
     ) -> T:
-        """Run `call(*args)` there; see `PinnedThread.run`."""
+        """Run `call(*args)` on a thread; see `PinnedThread.run`."""
         ...
 
 
-class _Call(Generic[T]):
-    """One call on its way to the thread, and its result on the way back."""
-
-    def __init__(self, call: Callable[[], T], token: trio.lowlevel.TrioToken) -> None:
-        self._call = call
-        self._token = token
-        self._value: T | None = None
-        self._error: BaseException | None = None
-        self.returned = trio.Event()
-
-    def run(self) -> None:
-        """On the thread: make the call, then wake the task that waits for it."""
-        try:
-            self._value = self._call()
-        except BaseException as error:  # noqa: BLE001 - carried to the caller, not swallowed
-            self._error = error
-        with contextlib.suppress(trio.RunFinishedError):  # given up so long ago that nobody is left
-            self._token.run_sync_soon(self.returned.set)
-
-    def result(self) -> T:
-        """Give what the call returned, or raise what it raised."""
-        if self._error is not None:
-            try:
-                raise self._error
-            finally:
-                del self._error  # its traceback refers to this very frame
-        return self._value  # type: ignore[return-value]  # it is set: the call returned
-
-
 class PinnedThread:
-    """One OS thread for life, as a context manager; leaving it waits for the thread, unless it was given up.
+    """One OS thread, as a context manager. Leaving it waits for the thread, unless a call was given up.
 
-    `staying`: around everything the thread does, made anew on it: where it may run, for one.
     The thread is a daemon: a call that never returns cannot keep the process from ending.
+
+    Args:
+        name: the thread's name.
+        around: makes a context manager that is entered on the thread before the first call, for
+            example to pin it to a core.
     """
 
     def __init__(
         self,
         name: str,
-        staying: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
+        around: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
     ) -> None:
         self.name = name
-        self._staying = staying
+        self._around = around
         self._calls: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._given_up = False
         self._thread = threading.Thread(target=self._work, name=name, daemon=True)
 
+    def expect(self, is_ready: Callable[[], bool]) -> None:
+        """Does nothing: the thread belongs to one actor."""
+
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator["PinnedThread"]:
-        """Nobody else's calls are waited for: the thread has one owner."""
+    async def acquire(self) -> AsyncIterator["PinnedThread"]:
+        """Does not wait: the thread belongs to one actor."""
         yield self
 
     async def run(
@@ -100,27 +84,38 @@ class PinnedThread:
         stall_s: float = math.inf,
         abandon_on_cancel: bool = False,
     ) -> T:
-        """Run `call(*args)` on the thread, after the calls before it; its result or exception is ours.
+        """Run `call(*args)` on the thread, after the calls before it; return or raise what it does.
 
-        Cancelled beforehand, nothing is called. Cancelled later, the caller is not let go before
-        the call returns, and has its result; the cancellation waits for its next checkpoint.
-        Unless `abandon_on_cancel`: then it is let go at once, and the thread is given up.
+        Cancelled before it is queued, the call is never made. Cancelled later, this still waits
+        for the call and returns its result; the cancellation is raised at the caller's next
+        checkpoint. With `abandon_on_cancel` it is raised at once, and the thread is given up.
 
         Raises:
-            StalledError: the call did not return within `stall_s`; the thread is given up.
+            ThreadStalledError: the call did not return within `stall_s`; the thread is given up.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        pending = _Call(lambda: call(*args), trio.lowlevel.current_trio_token())
-        self._calls.put(pending.run)
-        deadline_s = trio.current_time() + stall_s
+        token = trio.lowlevel.current_trio_token()
+        returned = trio.Event()
+        result: outcome.Maybe[T] | None = None
+
+        def work() -> None:
+            nonlocal result
+            result = outcome.capture(call, *args)
+            with contextlib.suppress(trio.RunFinishedError):  # given up, and the run ended since
+                token.run_sync_soon(returned.set)
+
+        self._calls.put(work)
         try:
-            with trio.CancelScope(shield=not abandon_on_cancel, deadline=deadline_s):
-                await pending.returned.wait()
+            with trio.CancelScope(shield=not abandon_on_cancel, deadline=trio.current_time() + stall_s):
+                await returned.wait()
         finally:
-            self._given_up |= not pending.returned.is_set()
-        if not pending.returned.is_set():
-            raise StalledError(self.name, stall_s)
-        return pending.result()
+            self._given_up |= not returned.is_set()
+        if result is None:
+            raise ThreadStalledError(self.name, stall_s)
+        try:
+            return result.unwrap()
+        finally:
+            del result  # an error's traceback holds this frame: without this they form a cycle
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -134,7 +129,7 @@ class PinnedThread:
             self._thread.join()
 
     def _work(self) -> None:
-        with self._staying():
+        with self._around():
             while (call := self._calls.get()) is not None:
                 call()
-                del call  # or the last result would live until the next call
+                del call  # its result would otherwise live until the next call

@@ -1,27 +1,37 @@
-"""Take what waits, run it as one batch on the stage's own thread, pass it on: one loop for all three models.
+"""Take what waits, run it as one batch on a thread, pass it on: one loop for all three models.
 
-Lane events are applied in their order among the frames, on the thread that holds the
-state, and travel on with the data. The loop is work-conserving: it never waits for a
-fuller batch, so a lone session never waits for anybody's tick.
+Lane events are applied in their order among the frames, on the thread that holds the model's
+state, and travel on with the data. The loop is work-conserving: it never waits for a fuller
+batch, so a lone session never waits for another one.
 
-The models' particulars are next door in `encoder`, `stepper` and `decoder`.
+Neighbours: what each model does with a batch is in `actors.encoder`, `actors.stepper` and
+`actors.decoder`; where its calls run is in `pinned_thread` and `thread_pool`.
 """
 
 import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import structlog
 import trio
 
 from actors.runtime.channel import Batch, Channel
-from actors.runtime.histogram import Timing
+from actors.runtime.histogram import Histogram
 from actors.runtime.pinned_thread import Runner
 from pipeline.errors import BrokenInvariantError
-from pipeline.values import Frame, LaneClosed, LaneEvent, LaneFailed, Span
+from pipeline.values import (
+    Frame,
+    FrameHeader,
+    LaneClosed,
+    LaneEvent,
+    LaneFailed,
+    LaneOpened,
+    SamplingParams,
+    Span,
+)
 
 log = structlog.get_logger()
 
@@ -33,10 +43,10 @@ T = TypeVar("T")
 
 
 class Worker(Protocol[In_contra, Out_co]):
-    """The half of a model actor that lives on its thread: made, used and forgotten there."""
+    """The part of a model actor that is loaded on its thread and used only there."""
 
     def apply(self, event: LaneEvent) -> LaneEvent:
-        """Open, configure or close a lane; give the event as it travels on."""
+        """Open, configure or close a lane; return the event as it travels on."""
         ...
 
     def computes(self, frame: In_contra) -> bool:
@@ -44,108 +54,148 @@ class Worker(Protocol[In_contra, Out_co]):
         ...
 
     def run(self, frames: Sequence[In_contra], now_s: float) -> Sequence[Out_co]:
-        """One batch, at most one frame per lane, begun at `now_s`; the results in the same order."""
+        """One batch, at most one frame per lane, begun at `now_s`; the results in the same order.
+
+        A result has the header of its frame.
+        """
         ...
 
 
-def header(frame: Frame) -> tuple[int, int, float, float, float, float]:
-    """What a frame hands on unchanged to the frame that is made of it: `Frame`'s fields, in their order."""
-    return frame.lane, frame.index, frame.captured_ms, frame.received_s, frame.model_s, frame.batch_s
+class WaitClock:
+    """How long the frames of a batch waited for a busy model: for the batch before, then for a thread."""
+
+    def __init__(self) -> None:
+        self._busy_until_s = -math.inf
+        self._requested_s = self._started_s = 0.0
+
+    def request(self) -> None:
+        """There is work: from now on the stage waits for the next one to be free, and for a thread."""
+        self._requested_s = trio.current_time()
+
+    def start(self) -> float:
+        """The batch begins; return the time."""
+        self._started_s = trio.current_time()
+        return self._started_s
+
+    def finish(self) -> None:
+        """The batch has been passed on."""
+        self._busy_until_s = trio.current_time()
+
+    def waited_s(self, offered_s: float) -> float:
+        """The wait of a frame offered to the channel at `offered_s`; call between `start` and `finish`."""
+        for_previous_batch_s = max(0.0, self._busy_until_s - offered_s)
+        for_thread_s = self._started_s - max(self._requested_s, offered_s)
+        return for_previous_batch_s + for_thread_s
 
 
 class _Done(NamedTuple, Generic[Out]):
     events: Sequence[LaneEvent]
     frames: Sequence[Out]
     batch_s: float
-    failure: Exception | None  # there are no frames: what the worker knows of their lanes is void
+    failure: Exception | None  # then there are no frames, and the worker's state of their lanes is invalid
+
+
+class Trial(NamedTuple, Generic[Out]):
+    """What a batch outside of any session gave, and how long each of its steps took."""
+
+    frames: Sequence[Out]
+    steps_s: Sequence[float]
 
 
 class Stage(Generic[In, Out]):
     """One model actor: a worker between two channels.
 
-    `timing` is of batches, measured on the thread. `ready` is set once the model is loaded.
+    Attributes:
+        ready: set once the model is loaded.
+        timing: durations of batches, measured on the thread.
     """
 
     def __init__(self, name: str, inbox: Channel[In], outbox: Channel[Out], *, stall_s: float) -> None:
         self.name = name
-        self.timing = Timing()
+        self.timing = Histogram()
         self.ready = trio.Event()
         self._inbox = inbox
         self._outbox = outbox
         self._stall_s = stall_s
-        self._void: set[int] = set()  # lanes on which the worker failed, until they are closed
+        self._failed_lanes: set[int] = set()  # on which the worker failed, until they are closed
         self._serving: tuple[Runner, Worker[In, Out]] | None = None
 
-    async def aside(self, call: Callable[[Worker[In, Out]], T]) -> T:
+    async def call_between_batches(self, call: Callable[[Worker[In, Out]], T]) -> T:
         """Run `call` with the worker on its thread, between two batches; only once `ready`.
 
         Raises:
-            StalledError: it did not return within `stall_s`.
+            ThreadStalledError: it did not return within `stall_s`.
             Exception: whatever `call` raises.
         """
         assert self._serving is not None, "there is no worker yet"
         runner, worker = self._serving
         return await runner.run(call, worker, stall_s=self._stall_s)
 
-    async def run(self, runner: Runner, load: Callable[[], Worker[In, Out]]) -> None:
-        """Load the worker on `runner`, then serve until the inbox is closed and empty; then close the outbox.
+    async def run_trial(self, frames: Sequence[In], steps: int) -> "Trial[Out]":
+        """Run `frames` as one batch on freshly opened lanes, `steps` times; no session may have these lanes.
 
-        If what follows has ended, so does this, and closes its inbox. Loading may take its time; a
-        batch that takes `stall_s` is given up, and the process with it. A batch that fails ends its
-        lanes, unless the worker says (`StateLostError`) that no lane is whole any more.
+        Returns the last results, and the seconds of each step on the thread.
+        """
+        return await self.call_between_batches(lambda worker: _trial(worker, frames, steps))
+
+    @property
+    def busy_s(self) -> float:
+        """Time spent in batches so far."""
+        return self.timing.total_s
+
+    async def run(self, runner: Runner, load: Callable[[], Worker[In, Out]]) -> None:
+        """Load the worker on `runner`, serve until the inbox is closed and empty, then close the outbox.
+
+        If the next stage has ended, this one ends too, and closes its inbox. Loading may take any
+        time; a batch that takes `stall_s` is given up, and the process ends. A batch that fails
+        ends its lanes, unless the worker reports (`StateLostError`) that no lane's state is valid.
 
         Raises:
-            BrokenInvariantError: the worker lost its state, or stalled, or could not open or close a lane.
+            BrokenInvariantError: the worker lost its state, stalled, or could not open or close a lane.
             Exception: whatever `load` raises.
         """
         worker = await runner.run(load, abandon_on_cancel=True)
         self._serving = runner, worker
         self.ready.set()
-        with contextlib.suppress(trio.EndOfChannel, trio.ClosedResourceError):
-            await self._serve(runner, worker)
-        # Not where it raised: then its neighbours are cancelled, and must not seem to end by themselves.
+        runner.expect(self._has_work)
+        try:
+            with contextlib.suppress(trio.EndOfChannel, trio.ClosedResourceError):
+                await self._serve(runner, worker)
+        finally:
+            runner.expect(lambda: False)
+        # Not where it raised: its neighbours are cancelled then, and must not seem to end by themselves.
         self._inbox.close()
         self._outbox.close()
 
+    def _has_work(self) -> bool:
+        return not self._inbox.is_empty and self._outbox.is_empty
+
     async def _serve(self, runner: Runner, worker: Worker[In, Out]) -> None:
-        free_s = -math.inf  # until when what was offered meanwhile waited for this stage or the next
+        waits = WaitClock()
         while True:
             await self._inbox.wait_waiting()
-            asked_s = trio.current_time()
+            waits.request()
             # A third batch under way would only keep the first two from their threads. What waits
-            # here makes the next one wider.
+            # here makes the next batch wider.
             await self._outbox.wait_empty()
-            async with runner.turn() as place:
-                batch = self._sound(self._inbox.take_batch_nowait())
-                begun_s = trio.current_time()
+            async with runner.acquire() as thread:
+                batch = self._drop_failed(self._inbox.take_batch_nowait())
+                started_s = waits.start()
                 try:
-                    done = await place.run(self._work, worker, batch, begun_s, stall_s=self._stall_s)
+                    done = await thread.run(self._work, worker, batch, started_s, stall_s=self._stall_s)
                 except BrokenInvariantError:
                     raise
                 except Exception as error:
                     raise BrokenInvariantError(f"the {self.name} failed: {error}") from error
-            span = Span(trio.current_time(), done.batch_s)
-            if done.failure is not None:
-                await self._outbox.put_all(done.events)
-                await self._fail(batch, done.failure)
-                continue
-            handed_on: list[LaneEvent | Out] = [*done.events]
-            for asked, frame, offered_s in zip(batch.frames, done.frames, batch.offered_s, strict=True):
-                waited_s = max(0.0, free_s - offered_s) + begun_s - max(asked_s, offered_s)
-                handed_on.append(
-                    dataclasses.replace(
-                        frame,
-                        model_s=frame.model_s + waited_s + done.batch_s,
-                        batch_s=frame.batch_s + done.batch_s,
-                        due_s=asked.due_s,
-                        spans=None if asked.spans is None else (*asked.spans, span),
-                    )
-                )
-            await self._outbox.put_all(handed_on)
-            free_s = trio.current_time()
+                # With the thread still held, so that the next stage can ask for it before those upstream.
+                if done.failure is None:
+                    await self._outbox.put_all([*done.events, *self._results(batch, done, waits)])
+                    waits.finish()
+                else:
+                    await self._outbox.put_all([*done.events, *self._failures(batch, done.failure)])
 
     def _work(self, worker: Worker[In, Out], batch: Batch[In], now_s: float) -> _Done[Out]:
-        """On the thread: what happens to the lanes, then the frames."""
+        """On the thread: first what happens to the lanes, then the frames."""
         events = [worker.apply(event) for event in batch.events]
         began_s = time.perf_counter()
         try:
@@ -159,20 +209,51 @@ class Stage(Generic[In, Out]):
             self.timing.add(batch_s)
         return _Done(events, frames, batch_s, None)
 
-    def _sound(self, batch: Batch[In]) -> Batch[In]:
-        """Without the frames of lanes on which the worker failed; closing such a lane ends that."""
-        self._void.difference_update(event.lane for event in batch.events if isinstance(event, LaneClosed))
-        if self._void.isdisjoint(frame.lane for frame in batch.frames):
+    def _results(self, batch: Batch[In], done: _Done[Out], waits: WaitClock) -> Iterable[Out]:
+        """The results, each with the time that it took in its header."""
+        span = Span(trio.current_time(), done.batch_s)
+        for frame, offered_s in zip(done.frames, batch.offered_s, strict=True):
+            waited_s = waits.waited_s(offered_s)
+            yield dataclasses.replace(frame, header=_after_batch(frame.header, waited_s, span))
+
+    def _drop_failed(self, batch: Batch[In]) -> Batch[In]:
+        """The batch without the frames of failed lanes; a lane is not failed any more once it is closed."""
+        self._failed_lanes.difference_update(e.lane for e in batch.events if isinstance(e, LaneClosed))
+        if self._failed_lanes.isdisjoint(frame.lane for frame in batch.frames):
             return batch
         kept = [
-            pair for pair in zip(batch.frames, batch.offered_s, strict=True) if pair[0].lane not in self._void
+            (frame, offered_s)
+            for frame, offered_s in zip(batch.frames, batch.offered_s, strict=True)
+            if frame.lane not in self._failed_lanes
         ]
         return Batch(batch.events, tuple(f for f, _ in kept), tuple(at for _, at in kept))
 
-    async def _fail(self, batch: Batch[In], failure: Exception) -> None:
-        """Say so once, and let it travel with the data: nothing of these lanes follows but their closing."""
+    def _failures(self, batch: Batch[In], failure: Exception) -> Iterable[LaneFailed]:
+        """Log the failure once, and the event for each of its lanes, after which only a closing follows."""
         lanes = [frame.lane for frame in batch.frames]
         log.error("batch_failed", stage=self.name, lanes=lanes, exc_info=failure)
-        self._void.update(lanes)
-        for lane in lanes:
-            await self._outbox.put(LaneFailed(lane, self.name))
+        self._failed_lanes.update(lanes)
+        return [LaneFailed(lane, self.name) for lane in lanes]
+
+
+def _trial(worker: Worker[In, Out], frames: Sequence[In], steps: int) -> Trial[Out]:
+    for frame in frames:
+        worker.apply(LaneOpened(frame.lane, SamplingParams()))
+    results: Sequence[Out] = ()
+    steps_s = []
+    for _ in range(steps):
+        began_s = time.perf_counter()
+        results = worker.run(frames, began_s)
+        steps_s.append(time.perf_counter() - began_s)
+    for frame in frames:
+        worker.apply(LaneClosed(frame.lane))
+    return Trial(results, steps_s)
+
+
+def _after_batch(header: FrameHeader, waited_s: float, span: Span) -> FrameHeader:
+    return dataclasses.replace(
+        header,
+        model_s=header.model_s + waited_s + span.batch_s,
+        batch_s=header.batch_s + span.batch_s,
+        spans=None if header.spans is None else (*header.spans, span),
+    )

@@ -1,20 +1,20 @@
-"""A crew: a few pinned threads that the model actors share, where there are fewer cores than actors.
+"""A few pinned threads that the model actors share, where there are fewer cores than actors.
 
-Three actors that compute at once on two cores do not finish sooner than two at a time; they
-interrupt each other hundreds of times a frame. So each takes a thread for one call, the one it
-had last if it can: its caches are warm there. Of those who wait the one furthest downstream
-goes first: a frame that is half done is finished before another is begun, or each would wait
-three times over. With as many threads as actors each keeps its own.
+Three models that compute at once on two cores do not finish sooner than two at a time: they
+preempt each other hundreds of times a frame. So an actor acquires a thread for one batch, the
+thread it had last where that is free, because its caches are warm. Of the actors that wait, the
+one furthest downstream goes first: otherwise every frame would wait three times. With as many
+threads as actors each keeps its own.
 
-What a call leaves behind must belong to no thread: evaluated arrays do not.
+An actor that is not waiting yet, but is about to (`Runner.expect`), counts too: a thread is not
+given to an actor upstream of it while it is the only one left.
+
+What a call leaves behind must not belong to a thread; evaluated arrays do not.
 """
 
-import bisect
 import contextlib
-import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TypeVar, TypeVarTuple
 
 import trio
@@ -23,32 +23,18 @@ from actors.runtime.pinned_thread import PinnedThread
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
-# After a call its actor hands on the results, and the next one wakes up and asks for a thread.
-_PASSES_UNTIL_ASKED = 2
 
 
-@dataclass(order=True)
-class _Asking:
-    """One call that waits for a thread; the lowest goes first."""
-
-    rank: int
-    number: int
-    given: trio.Event = field(default_factory=trio.Event, compare=False)
-    thread: PinnedThread | None = field(default=None, compare=False)
-
-
-class Crew:
-    """`threads`, which run while `running` is entered; `member` makes what one actor's calls run on."""
+class ThreadPool:
+    """Pinned threads, started by `running`, and the runners of the actors that share them."""
 
     def __init__(self, threads: Sequence[PinnedThread]) -> None:
         self._threads = threads
         self._idle = list(threads)
-        self._asking: list[_Asking] = []
-        self._numbers = itertools.count()
-        self._members = 0
+        self._runners: list[PooledRunner] = []  # upstream first
 
     @contextlib.contextmanager
-    def running(self) -> "Iterator[Crew]":
+    def running(self) -> "Iterator[ThreadPool]":
         """Start the threads; leaving waits for them, as `PinnedThread` does."""
         with contextlib.ExitStack() as stack:
             for thread in self._threads:
@@ -56,62 +42,84 @@ class Crew:
             yield self
 
     @contextlib.contextmanager
-    def member(self, name: str) -> "Iterator[Member]":  # noqa: ARG002 - the threads have names of their own
-        """Make an actor's runner; those downstream join later. While it can, it has a thread of its own."""
-        joined = self._members
-        self._members += 1
-        yield Member(self, rank=-joined, first=self._threads[joined % len(self._threads)])
+    def runner(self, name: str) -> "Iterator[PooledRunner]":  # noqa: ARG002 - the threads have their own names
+        """The runner of one actor. Actors come in the order in which data passes them."""
+        runner = PooledRunner(self, preferred=self._threads[len(self._runners) % len(self._threads)])
+        self._runners.append(runner)
+        yield runner
 
-    async def take(self, rank: int, preferred: PinnedThread) -> PinnedThread:
-        """Wait for a free thread; `preferred` if it is one."""
-        if self._idle:
-            thread = preferred if preferred in self._idle else self._idle[0]
-            self._idle.remove(thread)
-            return thread
-        asking = _Asking(rank, next(self._numbers))
-        bisect.insort(self._asking, asking)
-        try:
-            await asking.given.wait()
-        except trio.Cancelled:
-            if asking.thread is None:
-                self._asking.remove(asking)
-            else:
-                self._pass_on(asking.thread)
-            raise
-        assert asking.thread is not None
-        return asking.thread
+    def assign(self) -> None:
+        """Give idle threads to waiting actors, the furthest downstream first.
 
-    async def give_back(self, thread: PinnedThread) -> None:
-        """Let the next one have it, once all who have reason to ask have asked."""
-        for _ in range(_PASSES_UNTIL_ASKED):
-            await trio.lowlevel.checkpoint()
-        self._pass_on(thread)
+        One thread is held back for each actor further downstream that is about to wait.
+        """
+        expected = 0
+        for runner in reversed(self._runners):
+            while runner.waiting and len(self._idle) > expected:
+                thread = runner.preferred if runner.preferred in self._idle else self._idle[0]
+                self._idle.remove(thread)
+                runner.give(thread)
+            expected += runner.is_expected
 
-    def _pass_on(self, thread: PinnedThread) -> None:
-        if not self._asking:
-            self._idle.append(thread)
-            return
-        first = self._asking.pop(0)
-        first.thread = thread
-        first.given.set()
+    def release(self, thread: PinnedThread) -> None:
+        """Take a thread back, and give it to the next actor."""
+        self._idle.append(thread)
+        self.assign()
 
 
-class Member:
-    """One actor's turn at the crew's threads."""
+class _Request:
+    """One wait for a thread."""
 
-    def __init__(self, crew: Crew, rank: int, first: PinnedThread) -> None:
-        self._crew = crew
-        self._rank = rank
-        self._thread = first
+    def __init__(self) -> None:
+        self.granted = trio.Event()
+        self.thread: PinnedThread | None = None
+
+
+class PooledRunner:
+    """Runs one actor's calls on the threads of a pool. `waiting` holds its requests, oldest first."""
+
+    def __init__(self, pool: ThreadPool, preferred: PinnedThread) -> None:
+        self.preferred = preferred
+        self.waiting: list[_Request] = []
+        self._pool = pool
+        self._held = 0
+        self._is_ready: Callable[[], bool] = lambda: False
+
+    def expect(self, is_ready: Callable[[], bool]) -> None:
+        """While `is_ready()` holds, the actor is about to acquire a thread."""
+        self._is_ready = is_ready
+        self._pool.assign()  # a thread may have been held back for this actor
+
+    @property
+    def is_expected(self) -> bool:
+        """Whether the actor has neither a thread nor asked for one, and is about to ask."""
+        return not self._held and not self.waiting and self._is_ready()
+
+    def give(self, thread: PinnedThread) -> None:
+        """Grant the oldest request."""
+        request = self.waiting.pop(0)
+        request.thread = self.preferred = thread
+        self._held += 1
+        request.granted.set()
 
     @contextlib.asynccontextmanager
-    async def turn(self) -> AsyncIterator[PinnedThread]:
-        """Keep one of the threads; the wait for it is not a stall."""
-        self._thread = thread = await self._crew.take(self._rank, self._thread)
+    async def acquire(self) -> AsyncIterator[PinnedThread]:
+        """Wait for a thread and hold it; the wait does not count as a stall."""
+        request = _Request()
+        self.waiting.append(request)
+        self._pool.assign()
         try:
-            yield thread
+            if request.thread is None:
+                await request.granted.wait()
+            assert request.thread is not None
+            yield request.thread
         finally:
-            trio.lowlevel.spawn_system_task(self._crew.give_back, thread)
+            if request.thread is None:
+                self.waiting.remove(request)
+                self._pool.assign()
+            else:
+                self._held -= 1
+                self._pool.release(request.thread)
 
     async def run(
         self,
@@ -121,5 +129,5 @@ class Member:
         abandon_on_cancel: bool = False,
     ) -> T:
         """Run `call(*args)` on one of the threads; see `PinnedThread.run`."""
-        async with self.turn() as thread:
+        async with self.acquire() as thread:
             return await thread.run(call, *args, stall_s=stall_s, abandon_on_cancel=abandon_on_cancel)

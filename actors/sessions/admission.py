@@ -1,12 +1,16 @@
-"""A lane belongs to one ticket at a time, and comes back whatever becomes of its holder.
+"""Admission: who runs, who waits, and who is refused.
 
-Whether there is room is decided at once, before a connection is upgraded: a free lane, a
-place in the queue, or a refusal. A ticket is a context manager, and leaving it is all that
-its holder owes: a place in the queue is given up, a lane that was never opened is free, and
-one that was opened is closed by an event behind its last frame. It is free again when that
-event has come out of the last stage, because until then its rows are in use.
+At most `limit` sessions run at once, however many lanes there are; the limit follows what the machine holds
+(`concurrency_limit`). A session that has to make room keeps its lane, with all that the models remember of
+it, and waits at the head of the queue; none of its audio is processed meanwhile.
 
-Neighbours: `delivery` reports which lanes came out, `session` holds the ticket.
+It is decided at once, before a connection is upgraded: a free lane, a place in the queue, or a
+refusal. The lease is a context manager, and its holder only has to leave it: then a place in the
+queue is given up, a lane that was never opened is free, and one that was opened is closed by an
+event behind its last frame. That lane is free again when the event has come out of the last
+stage, because until then its rows are in use.
+
+Neighbours: `dispatcher` reports which lanes came out; `session` holds the lease.
 """
 
 import heapq
@@ -18,11 +22,11 @@ from typing import Final, Self
 import trio
 
 from actors.runtime.channel import Channel
-from pipeline.errors import BrokenInvariantError, RefusalCode, RefusedError
-from pipeline.values import LaneClosed, LaneEvent, LaneOpened, Sampling, UserFrame
+from pipeline.errors import BrokenInvariantError, RefusalCode, SessionRefusedError
+from pipeline.values import LaneClosed, LaneEvent, LaneOpened, SamplingParams, UserFrame
 
-# When it is worth asking again: models load in seconds, sessions last minutes, and a server
-# that drains is started again by whoever stopped it.
+# When a retry makes sense: models load in seconds, sessions last minutes, and a server that drains
+# is started again by whoever stopped it.
 RETRY_AFTER_MS: Final[dict[RefusalCode, int]] = {"not_ready": 1_000, "full": 5_000, "draining": 5_000}
 _REASONS: Final[dict[RefusalCode, str]] = {
     "not_ready": "the models are still loading",
@@ -33,54 +37,85 @@ _REASONS: Final[dict[RefusalCode, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class AdmissionStatistics:
-    """`lanes_open` are in use or on their way back; `queued` wait for one, `queue_max` may."""
+    """The lanes and the queue at one moment.
+
+    Attributes:
+        lanes_max: lanes there are.
+        lanes_open: lanes in use or being closed, those of sessions that were put back included.
+        limit: sessions that may run at once.
+        running: sessions that run.
+        queued: sessions that wait, those that were put back included.
+        put_back: sessions that ran before and wait with their lanes.
+        queue_max: new sessions that may wait.
+        put_back_total: how often a session was put back.
+    """
 
     lanes_max: int
     lanes_open: int
+    limit: int
+    running: int
     queued: int
+    put_back: int
     queue_max: int
+    put_back_total: int
+
+    @property
+    def room(self) -> int:
+        """New sessions that would run at once."""
+        if self.queued:
+            return 0
+        return max(0, min(self.limit - self.running, self.lanes_max - self.lanes_open))
+
+    @property
+    def queue_room(self) -> int:
+        """New sessions that could wait."""
+        return max(0, self.queue_max - (self.queued - self.put_back))
 
 
-class Ticket:
-    """One session's claim on a lane: first perhaps a place in the queue, then `lane`."""
+class LaneLease:
+    """One session's right to run: `lane` from the first time that it may, None before.
+
+    `running` is false while it waits in the queue, for its first turn or, put back, for its next.
+    """
 
     def __init__(self, admission: "Admission", lane: int | None) -> None:
         self._admission = admission
-        self._moved = trio.Event()
+        self._changed = trio.Event()
         self._opened = False
         self._closed = False
         self.lane = lane
+        self.running = lane is not None
 
     @property
     def position(self) -> int:
-        """1 is the next to get a lane; 0 is not in the queue."""
+        """The place in the queue: 1 is the next to run, 0 is not in the queue."""
         return self._admission.position(self)
 
-    async def moved(self) -> None:
-        """Wait until the position changes, or becomes a lane."""
-        await self._moved.wait()
+    async def wait_changed(self) -> None:
+        """Wait until the position or `running` changes."""
+        await self._changed.wait()
 
-    def open_lane(self, sampling: Sampling) -> int:
-        """Reset the lane's rows, ahead of its first frame; give the lane.
+    def open_lane(self, sampling: SamplingParams) -> int:
+        """Reset the lane's rows, ahead of its first frame; return the lane.
 
         Raises:
-            trio.ClosedResourceError: the line has ended.
+            trio.ClosedResourceError: the engine has ended.
         """
-        assert self.lane is not None, "a queued ticket has no lane to open"
+        assert self.lane is not None, "a queued session has no lane to open"
         self._admission.send(LaneOpened(self.lane, sampling))
         self._opened = True
         return self.lane
 
     @property
     def is_open(self) -> bool:
-        """Whether the lane was opened, and its end has not been announced yet."""
+        """Whether the lane was opened and not closed yet."""
         return self._opened and not self._closed
 
     def close(self) -> None:
-        """Give up whatever is held; a second time nothing is."""
+        """Give back the lane or the place in the queue; closing twice does nothing."""
         if not self._closed:
             self._closed = True
-            self._admission.give_up(self, opened=self._opened)
+            self._admission.end_lease(self, opened=self._opened)
 
     def __enter__(self) -> Self:
         return self
@@ -90,106 +125,156 @@ class Ticket:
     ) -> None:
         self.close()
 
-    def move(self, lane: int | None = None) -> None:
-        """For the admission: the position changed, or became a lane."""
-        self.lane = lane
-        moved, self._moved = self._moved, trio.Event()
-        moved.set()
+    def change(self) -> None:
+        """For `Admission`: the position, the lane or `running` changed."""
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
 
 
 class Admission:
-    """`lanes` sessions at once, `queue` more waiting in order, everyone else refused."""
+    """Lets `limit` sessions run at once and `queue` more wait in order, and refuses all others.
+
+    The limit is at first the number of lanes.
+    """
 
     def __init__(self, inbox: Channel[UserFrame], *, lanes: int, queue: int) -> None:
         self._inbox = inbox
         self._lanes_max = lanes
         self._queue_max = queue
+        self._limit = lanes
         self._free = list(range(lanes))  # a heap: the lowest lane first, so that tests can name it
-        self._waiting: deque[Ticket] = deque()
+        self._running: list[LaneLease] = []  # the newest last
+        self._closing = 0  # lanes of sessions that have ended, until they come out of the last stage
+        self._waiting: deque[LaneLease] = deque()  # those that were put back first
+        self._put_back_total = 0
         self._closed_for: RefusalCode | None = "not_ready"
 
     @property
     def closed_for(self) -> RefusalCode | None:
-        """Why nobody is admitted, however many lanes are free; None while the doors are open."""
+        """Why every session is refused, however many lanes are free; None while sessions are admitted."""
         return self._closed_for
 
     def open(self) -> None:
-        """The models are ready."""
+        """The models are ready: admit sessions from now on, unless the server drains."""
         if self._closed_for == "not_ready":
             self._closed_for = None
 
     def drain(self) -> None:
-        """Admit nobody any more, for good."""
+        """Refuse every session from now on."""
         self._closed_for = "draining"
 
     def check_open(self) -> None:
-        """Nothing, while the doors are open.
+        """Do nothing while sessions are admitted.
 
         Raises:
-            RefusedError: the models are not ready, or the server drains.
+            SessionRefusedError: the models are not ready, or the server drains.
         """
         if self._closed_for is not None:
             raise _refusal(self._closed_for)
 
-    def request(self, *, may_wait: bool = True) -> Ticket:
-        """A ticket, with a lane or, if it `may_wait`, with a place in the queue.
+    def request(self, *, may_wait: bool = True) -> LaneLease:
+        """A lease, with a lane or, if it `may_wait`, with a place in the queue.
 
         Raises:
-            RefusedError: the models are not ready, the server drains, or there is no room.
+            SessionRefusedError: the models are not ready, the server drains, or there is no room.
         """
         self.check_open()
-        if self._free:
-            return Ticket(self, heapq.heappop(self._free))
+        now = self.statistics()
+        if now.room:
+            lease = LaneLease(self, heapq.heappop(self._free))
+            self._running.append(lease)
+            return lease
         if not may_wait:
-            raise RefusedError("full", "every lane is taken", RETRY_AFTER_MS["full"])
-        if len(self._waiting) >= self._queue_max:
+            raise SessionRefusedError("full", "every lane is taken", RETRY_AFTER_MS["full"])
+        if not now.queue_room:
             raise _refusal("full")
-        ticket = Ticket(self, None)
-        self._waiting.append(ticket)
-        return ticket
+        lease = LaneLease(self, None)
+        self._waiting.append(lease)
+        return lease
 
-    def release(self, lane: int) -> None:
-        """The lane's rows are in nobody's use: the first in the queue gets it, or it is free."""
-        if self._waiting:
-            self._waiting.popleft().move(lane)
+    def free(self, lane: int) -> None:
+        """The lane's rows are not in use any more: it is free, and the next in the queue may run."""
+        self._closing -= 1
+        heapq.heappush(self._free, lane)
+        self._run_next()
+
+    def set_limit(self, limit: int) -> None:
+        """Let so many run at once: the next in the queue, or back into it, the newest first.
+
+        A session that is put back is informed by a change of its lease.
+        """
+        self._limit = limit
+        while len(self._running) > limit:
+            lease = self._running.pop()
+            lease.running = False
+            self._waiting.appendleft(lease)
+            self._put_back_total += 1
             self._move_up()
-        else:
-            heapq.heappush(self._free, lane)
+        self._run_next()
 
-    def position(self, ticket: Ticket) -> int:
-        """The place of a ticket in the queue, from 1; 0 where it does not stand in it."""
-        return self._waiting.index(ticket) + 1 if ticket in self._waiting else 0
+    def position(self, lease: LaneLease) -> int:
+        """The place of a lease in the queue, from 1; 0 where it is not in the queue."""
+        return self._waiting.index(lease) + 1 if lease in self._waiting else 0
 
     def send(self, event: LaneEvent) -> None:
-        """Put a lane event behind what the lane already has in the line."""
+        """Put a lane event behind what the lane already has in the channels."""
         try:
             self._inbox.put_nowait(event)
         except trio.WouldBlock:
-            raise BrokenInvariantError("the line has no room left for the events of its own lanes") from None
+            raise BrokenInvariantError(
+                "the first channel has no room left for the events of its own lanes"
+            ) from None
 
-    def give_up(self, ticket: Ticket, *, opened: bool) -> None:
-        """Take back what a ticket held."""
-        if ticket in self._waiting:
-            self._waiting.remove(ticket)
+    def end_lease(self, lease: LaneLease, *, opened: bool) -> None:
+        """Take back what a lease held; a lane that was opened is closed behind its last frame."""
+        if lease in self._waiting:
+            self._waiting.remove(lease)
             self._move_up()
-        elif ticket.lane is not None:
+        else:
+            self._running.remove(lease)
+        if lease.lane is not None:
+            self._closing += 1
             try:
                 if opened:
-                    self.send(LaneClosed(ticket.lane))
+                    self.send(LaneClosed(lease.lane))
                     return
             except trio.ClosedResourceError:
-                pass  # the line has ended: nothing will come out of it
-            self.release(ticket.lane)
+                pass  # the engine has ended: nothing will come out of it
+            self.free(lease.lane)
 
     def statistics(self) -> AdmissionStatistics:
         """The lanes and the queue now."""
-        open_lanes = self._lanes_max - len(self._free)
-        return AdmissionStatistics(self._lanes_max, open_lanes, len(self._waiting), self._queue_max)
+        return AdmissionStatistics(
+            lanes_max=self._lanes_max,
+            lanes_open=self._lanes_max - len(self._free),
+            limit=self._limit,
+            running=len(self._running) + self._closing,
+            queued=len(self._waiting),
+            put_back=sum(lease.lane is not None for lease in self._waiting),
+            queue_max=self._queue_max,
+            put_back_total=self._put_back_total,
+        )
+
+    def _run_next(self) -> None:
+        """Let sessions from the queue run, in order, as far as the limit and the lanes go."""
+        moved = False
+        while self._waiting and len(self._running) + self._closing < self._limit:
+            lease = self._waiting[0]
+            if lease.lane is None:
+                if not self._free:
+                    break
+                lease.lane = heapq.heappop(self._free)
+            self._waiting.popleft()
+            self._running.append(lease)
+            lease.running = moved = True
+            lease.change()
+        if moved:
+            self._move_up()
 
     def _move_up(self) -> None:
-        for ticket in self._waiting:
-            ticket.move()
+        for lease in self._waiting:
+            lease.change()
 
 
-def _refusal(code: RefusalCode) -> RefusedError:
-    return RefusedError(code, _REASONS[code], RETRY_AFTER_MS[code])
+def _refusal(code: RefusalCode) -> SessionRefusedError:
+    return SessionRefusedError(code, _REASONS[code], RETRY_AFTER_MS[code])

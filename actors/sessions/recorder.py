@@ -1,12 +1,13 @@
-"""What a session asked to be recorded is on disk when it ends, and no session ever waits for a disk.
+"""Recordings of sessions, written by one task, so that no session ever waits for a disk.
 
-A bundle is a folder: `audio.f32`, every frame that was accepted, and `session.jsonl`, one object
-a line: how the session began, each change of sampling and each frame that was left out, by the
-number of the frame at which it happened, and how it ended. That is all that its tokens depend
-on: `pipeline.cli.offline --replay` makes them again. A bundle without its last line, or whose last
-line says so, is incomplete.
+A recording is a folder: `audio.f32`, every frame that was accepted, and `session.jsonl`, one
+object per line: how the session began, each change of sampling and each frame that was dropped,
+with the index of the frame at which it happened, and how the session ended. Its tokens depend on
+nothing else: `packet-voice offline --replay` computes them again. A recording without a last
+line, or whose last line reports it, is incomplete.
 
-The session posts; one task writes, on a thread. Where it cannot keep up, the bundle is given up.
+Sessions post items; one task writes them, on a thread. If the disk cannot keep up, the recording
+is aborted, and the session goes on.
 """
 
 import contextlib
@@ -29,7 +30,7 @@ log = structlog.get_logger()
 
 
 class Recording:
-    """One session's bundle in the making."""
+    """A recording that is being made. `is_whole` until an item of it was lost."""
 
     def __init__(self, recorder: "Recorder", folder: Path) -> None:
         self.folder = folder
@@ -38,26 +39,26 @@ class Recording:
 
     @property
     def name(self) -> str:
-        """What it is called among the bundles."""
+        """The name of its folder."""
         return self.folder.name
 
-    def hear(self, pcm: Pcm) -> None:
-        """The next frame, `pcm [1920]`."""
+    def add_audio(self, pcm: Pcm) -> None:
+        """Write the next frame, `pcm [1920]`."""
         self._post(pcm.astype("<f4").tobytes())
 
-    def note(self, kind: str, **facts: object) -> None:
-        """One line."""
+    def add_event(self, kind: str, **facts: object) -> None:
+        """Write one line."""
         self._post(_line(kind, facts))
 
     def end(self, reason: str, frames: int) -> None:
-        """The last line."""
+        """Write the last line, and close the files."""
         facts = {"reason": reason, "frames": frames, "complete": self.is_whole}
         self._recorder.post(_Item(self, _line("ended", facts), last=True))
 
     def _post(self, content: "bytes | str") -> None:
         if self.is_whole and not self._recorder.post(_Item(self, content)):
             self.is_whole = False
-            log.warning("recording_given_up", bundle=self.name, problem="the disk cannot keep up")
+            log.warning("recording_aborted", recording=self.name, problem="the disk cannot keep up")
 
 
 class _Item(NamedTuple):
@@ -67,7 +68,7 @@ class _Item(NamedTuple):
 
 
 class Recorder:
-    """Writes the bundles of `model` under `folder`. `digest` says of which weights; it may take its time."""
+    """Writes recordings of `model` under `folder`. `digest` identifies its weights; it may block."""
 
     def __init__(self, folder: Path, model: str, digest: Callable[[], str]) -> None:
         self._folder = folder
@@ -75,19 +76,19 @@ class Recorder:
         self._digest = digest
         self._waiting: deque[_Item] = deque()
         self._arrived = trio.lowlevel.ParkingLot()
-        self._patience = trio.CancelScope(shield=True)  # around what is being written
+        self._writing = trio.CancelScope(shield=True)  # has a deadline once the recorder is closing
         self._closing = self._abandoned = False
         self._open: dict[Recording, tuple[BinaryIO, BinaryIO]] = {}
         self._failed: set[Recording] = set()
 
     def begin(self, session: str, **facts: object) -> Recording:
-        """A new bundle; `facts` are its first line."""
+        """Begin a recording; `facts` go into its first line."""
         recording = Recording(self, self._folder / session)
-        recording.note("began", format=FORMAT, session=session, model=self._model, **facts)
+        recording.add_event("began", format=FORMAT, session=session, model=self._model, **facts)
         return recording
 
     def post(self, item: _Item) -> bool:
-        """Whether there is room; for a last line there is always."""
+        """Queue an item; False if there is no room, which there always is for a last line."""
         if len(self._waiting) >= WAITING_ITEMS and not item.last:
             return False
         self._waiting.append(item)
@@ -95,7 +96,7 @@ class Recorder:
         return True
 
     async def run(self) -> None:
-        """Write what comes; cancelled, what waits is still written and every file closed, for a while.
+        """Write what is posted. Cancelled, write what waits and close every file, within `CLOSING_S`.
 
         A disk that takes longer than that is left to its thread.
         """
@@ -105,11 +106,11 @@ class Recorder:
                 await trio.sleep_forever()
             finally:
                 self._closing = True
-                self._patience.deadline = trio.current_time() + CLOSING_S
+                self._writing.deadline = trio.current_time() + CLOSING_S
                 self._arrived.unpark_all()
 
     async def _write_all(self) -> None:
-        with self._patience:
+        with self._writing:
             try:
                 while self._waiting or not self._closing:
                     if not self._waiting:
@@ -119,9 +120,9 @@ class Recorder:
                     await trio.to_thread.run_sync(self._write, items, abandon_on_cancel=True)
             finally:
                 await trio.to_thread.run_sync(self._close_all, abandon_on_cancel=True)
-        if self._patience.cancelled_caught:
+        if self._writing.cancelled_caught:
             self._abandoned = True
-            log.warning("recordings_cut", problem="the disk did not keep up until the end")
+            log.warning("recordings_truncated", problem="the disk did not keep up until the end")
 
     def _write(self, items: list[_Item]) -> None:
         """On a thread."""
@@ -132,10 +133,10 @@ class Recorder:
             try:
                 self._write_one(item)
             except OSError as error:
-                self._give_up(item.recording, error)
+                self._abort(item.recording, error)
                 self._failed |= set() if item.last else {item.recording}
         if self._abandoned:
-            self._close_all()  # nobody else does
+            self._close_all()  # the task that would have closed them is gone
 
     def _write_one(self, item: _Item) -> None:
         recording = item.recording
@@ -155,8 +156,8 @@ class Recorder:
         if item.last:
             self._close(recording)
 
-    def _give_up(self, recording: Recording, error: OSError) -> None:
-        log.warning("recording_given_up", bundle=recording.name, problem=str(error))
+    def _abort(self, recording: Recording, error: OSError) -> None:
+        log.warning("recording_aborted", recording=recording.name, problem=str(error))
         recording.is_whole = False
         with contextlib.suppress(OSError):  # what could not be written cannot be flushed either
             self._close(recording)
@@ -172,7 +173,7 @@ class Recorder:
             try:
                 self._close(recording)
             except OSError as error:
-                self._give_up(recording, error)
+                self._abort(recording, error)
 
 
 def _line(kind: str, facts: Mapping[str, object]) -> str:

@@ -1,89 +1,76 @@
-"""An outbox never blocks who fills it, never grows beyond its bound, and leaves out the least first.
+"""The packets that wait to be written to one client: bounded, by priority, never blocking whoever puts them.
 
-The line delivers into it without waiting, so that one slow reader never stalls the others;
-egress empties it, urgent packets first. Under pressure gives way, in this order and each
-counted: LOW packets, the partial text, the oldest audio. Final text, ACKs and control are
-never left out: where they cannot be held, the outbox fails, and with it the connection.
+The dispatcher puts packets in without waiting, so that a slow reader does not hold up the other
+sessions; egress takes them out, urgent packets first. Under pressure packets are dropped, and
+counted, in this order: LOW packets, the partial text, the oldest audio. Final text, ACKs and
+control are never dropped: if there is no room for them, the queue fails, and with it the connection.
 
-Two things are left out without a full outbox, because sending them would be worse: audio that
-has waited longer than `max_lag_s`, and a partial text superseded by a newer one or its final.
+Two kinds are dropped even where there is room: audio that has waited longer than `max_lag_s`, and
+a partial text that is superseded by a newer one or by its final.
 """
 
 from collections import Counter, deque
-from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple
 
 import trio
 
+from actors.runtime.channel import Leak, QueueStatistics
 from pipeline.errors import PeerError
-from pipeline.protocol.outgoing import Outgoing
+from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.protocol.packets import PacketType, Priority
 from pipeline.values import AgentFrame
 
 CAPACITY_PACKETS: Final = 64
 
-LeakedWhat = Literal["low", "partial", "audio", "superseded", "moot"]
+DroppedKind = Literal["low", "partial", "audio", "superseded", "obsolete"]
 
 
-class OutboxFullError(PeerError):
-    """The peer reads so slowly that what must not be left out has no room."""
+class SendQueueFullError(PeerError):
+    """The peer reads so slowly that packets that must not be dropped have no room."""
 
 
-class Posted(NamedTuple):
-    """A packet to be; for audio, the frame it carries. `posted_s` is when it was put."""
+class QueuedPacket(NamedTuple):
+    """A packet that waits since `queued_s`; for audio, with the frame in it."""
 
-    said: Outgoing
+    packet: OutgoingPacket
     frame: AgentFrame | None
-    posted_s: float
+    queued_s: float
 
 
-@dataclass(frozen=True, slots=True)
-class OutboxStatistics:
-    """An outbox at one moment. `sent = taken + leaked + depth`, always; `leaked` is the sum of `left_out`."""
-
-    capacity: int
-    depth: int
-    peak: int
-    sent: int
-    taken: int
-    leaked: int
-    left_out: dict[LeakedWhat, int]
-
-
-class Outbox:
-    """What waits to be written to one client, by priority."""
+class SendQueue:
+    """What waits to be written to one client. `dropped` counts by kind what was dropped."""
 
     def __init__(self, *, max_lag_s: float, capacity: int = CAPACITY_PACKETS) -> None:
+        self.dropped: Counter[DroppedKind] = Counter()
         self._max_lag_s = max_lag_s
         self._capacity = capacity
-        self._queues: dict[Priority, deque[Posted]] = {priority: deque() for priority in sorted(Priority)}
+        self._queues: dict[Priority, deque[QueuedPacket]] = {p: deque() for p in sorted(Priority)}
         self._takers = trio.lowlevel.ParkingLot()
         self._closed = False
         self._failure: Exception | None = None
         self._peak = self._sent = self._taken = 0
-        self._left_out: Counter[LeakedWhat] = Counter()
 
-    def put(self, said: Outgoing, frame: AgentFrame | None = None) -> None:
-        """Post one packet; after `close` or `fail` it is not kept, since nothing will be written."""
+    def put(self, packet: OutgoingPacket, frame: AgentFrame | None = None) -> None:
+        """Add a packet; after `close` or `fail` it is discarded, since nothing will be written."""
         if self._closed:
             return
         now_s = trio.current_time()
         self._sent += 1
-        if said.type in (PacketType.TEXT_PARTIAL, PacketType.TEXT_FINAL):
-            self._leave_out(Priority.NORMAL, "superseded")
-        if said.type == PacketType.AUDIO_CHUNK:
-            self._leave_out_late(now_s)
-        if self._depth() >= self._capacity and not self._make_room_for(said):
+        if packet.type in (PacketType.TEXT_PARTIAL, PacketType.TEXT_FINAL):
+            self._drop_oldest(Priority.NORMAL, "superseded")
+        if packet.type == PacketType.AUDIO_CHUNK:
+            self._drop_late_audio(now_s)
+        if self._depth() >= self._capacity and not self._make_room_for(packet):
             return
-        self._queues[said.priority].append(Posted(said, frame, now_s))
+        self._queues[packet.priority].append(QueuedPacket(packet, frame, now_s))
         self._peak = max(self._peak, self._depth())
         self._takers.unpark()
 
-    async def take(self) -> Posted:
-        """The most urgent packet, the oldest of its priority.
+    async def take(self) -> QueuedPacket:
+        """Wait for the most urgent packet, the oldest of its priority.
 
         Raises:
-            trio.EndOfChannel: the outbox is closed and empty.
+            trio.EndOfChannel: the queue is closed and empty.
             Exception: what it failed with, ahead of everything that waits.
         """
         await trio.lowlevel.checkpoint()
@@ -99,74 +86,71 @@ class Outbox:
             await self._takers.park()
 
     def close(self) -> None:
-        """Nothing more is posted; what waits is still written."""
+        """Accept no more packets; those that wait can still be taken."""
         self._closed = True
         self._takers.unpark_all()
 
     def fail(self, failure: Exception) -> None:
-        """Nothing more is posted or written; whoever takes learns why. The first failure stays."""
+        """Accept no more packets, and raise `failure` where they are taken. The first failure stays."""
         self._failure = self._failure or failure
         self.close()
 
-    def abandon(self) -> list[Outgoing]:
-        """The connection is gone: give what waits and wants an ACK, the rest is left out."""
+    def abandon(self) -> list[OutgoingPacket]:
+        """The connection is gone: return the packets that want an ACK, drop the others."""
         self.close()
-        saved = [posted.said for queue in self._queues.values() for posted in queue if posted.said.wants_ack]
+        saved = [q.packet for queue in self._queues.values() for q in queue if q.packet.wants_ack]
         self._taken += len(saved)
-        kinds: dict[Priority, LeakedWhat] = {Priority.CRITICAL: "audio", Priority.NORMAL: "partial"}
+        kinds: dict[Priority, DroppedKind] = {Priority.CRITICAL: "audio", Priority.NORMAL: "partial"}
         for priority, queue in self._queues.items():
-            waiting = sum(not posted.said.wants_ack for posted in queue)
-            self._left_out[kinds.get(priority, "moot")] += waiting
+            waiting = sum(not queued.packet.wants_ack for queued in queue)
+            self.dropped[kinds.get(priority, "obsolete")] += waiting
             queue.clear()
         return saved
 
-    def left_out(self, what: LeakedWhat) -> int:
-        """How many of a kind were left out."""
-        return self._left_out[what]
-
-    def statistics(self) -> OutboxStatistics:
-        """The counters now."""
-        return OutboxStatistics(
+    def statistics(self) -> QueueStatistics:
+        """The counters now; `leaked` is the sum of `dropped`."""
+        return QueueStatistics(
+            name="send_queue",
+            leak=Leak.OLDEST,
             capacity=self._capacity,
             depth=self._depth(),
             peak=self._peak,
             sent=self._sent,
             taken=self._taken,
-            leaked=self._left_out.total(),
-            left_out=dict(self._left_out),
+            leaked=self.dropped.total(),
         )
 
     def _depth(self) -> int:
         return sum(map(len, self._queues.values()))
 
-    def _make_room_for(self, said: Outgoing) -> bool:
-        """Leave out the least; if that is the new packet itself, it is not kept."""
-        if self._leave_out(Priority.LOW, "low"):
+    def _make_room_for(self, packet: OutgoingPacket) -> bool:
+        """Drop what matters least; False if that is the new packet itself, or nothing may be dropped."""
+        if self._drop_oldest(Priority.LOW, "low"):
             return True
-        if said.priority == Priority.LOW:
-            self._left_out["low"] += 1
+        if packet.priority == Priority.LOW:
+            self.dropped["low"] += 1
             return False
-        if self._leave_out(Priority.NORMAL, "partial"):
+        if self._drop_oldest(Priority.NORMAL, "partial"):
             return True
-        if said.priority == Priority.NORMAL:
-            self._left_out["partial"] += 1
+        if packet.priority == Priority.NORMAL:
+            self.dropped["partial"] += 1
             return False
-        if self._leave_out(Priority.CRITICAL, "audio"):
+        if self._drop_oldest(Priority.CRITICAL, "audio"):
             return True
         self._sent -= 1
-        self.fail(OutboxFullError(f"{self._capacity} packets wait for a peer that does not read"))
+        self.fail(SendQueueFullError(f"{self._capacity} packets wait for a peer that does not read"))
         return False
 
-    def _leave_out(self, priority: Priority, what: LeakedWhat) -> bool:
-        """Leave out the oldest of a priority; False where none waits."""
+    def _drop_oldest(self, priority: Priority, kind: DroppedKind) -> bool:
+        """Drop the oldest packet of a priority; False where none waits."""
         queue = self._queues[priority]
         if not queue:
             return False
         queue.popleft()
-        self._left_out[what] += 1
+        self.dropped[kind] += 1
         return True
 
-    def _leave_out_late(self, now_s: float) -> None:
+    def _drop_late_audio(self, now_s: float) -> None:
         audio = self._queues[Priority.CRITICAL]
-        while audio and now_s - audio[0].posted_s > self._max_lag_s:
-            self._leave_out(Priority.CRITICAL, "audio")
+        while audio and now_s - audio[0].queued_s > self._max_lag_s:
+            self._drop_oldest(Priority.CRITICAL, "audio")

@@ -1,32 +1,35 @@
-"""A session is one client's conversation, whatever connection carries it.
+"""One client's conversation, whatever connection carries it.
 
-It knows its lane, what goes in (numbering frames), what comes out (an outbox that never
-blocks), how its tokens are drawn, and the counters of it all. It waits for nothing: every
-method is a plain function, called by ingress, by the line's delivery, by egress and by
-health, each from its own task.
+A session has a lane, numbers the frames that go in, sends what comes out, knows how its tokens
+are sampled and counts all of it. It never waits (except for its lane): every other method is a
+plain function, called by ingress, the dispatcher, egress and health, each from its own task.
 
-Neighbours: `connection` carries packets to and from it. What does not belong here: packets'
-numbers, heartbeats, the transport, which end with a connection.
+Neighbours: `connection` carries its packets; `client_output`, `backlog`, `counters`,
+`latency` and `recording_switch` are its parts. What does not belong here: packet numbers, heartbeats
+and the transport, which end with a connection.
 """
 
 import contextlib
 import dataclasses
 import math
 import secrets
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 import trio
+from msgspec import structs
 
 from actors.runtime.channel import Channel
-from actors.runtime.histogram import Timing
 from actors.runtime.tracing import Tracer
-from actors.sessions.admission import Ticket
-from actors.sessions.dispatcher import Delivery
-from actors.sessions.recorder import Recorder, Recording
-from actors.sessions.send_queue import LeakedWhat, Outbox
+from actors.sessions.admission import LaneLease
+from actors.sessions.backlog import Backlog
+from actors.sessions.client_output import ClientOutput
+from actors.sessions.counters import SessionCounters
+from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.latency import Latencies, LatencyRecorder, nanoseconds
+from actors.sessions.recorder import Recorder
+from actors.sessions.recording_switch import RecordingSwitch
+from actors.sessions.send_queue import SendQueue
 from pipeline.audio.framing import AudioRefusedError, frames_of, payload_of
 from pipeline.audio.pacing import DeadlineClock
 from pipeline.errors import LaneFailedError, SessionError
@@ -40,62 +43,40 @@ from pipeline.protocol.metadata import (
     ErrorNotice,
     Queued,
     Ready,
-    RecordingNotice,
     ServerMetadata,
     Stats,
 )
-from pipeline.protocol.outgoing import Outgoing
-from pipeline.protocol.packets import PacketType
-from pipeline.protocol.unacked import Kept
-from pipeline.units import FRAME_MS
-from pipeline.values import AgentFrame, LaneConfigured, Sampling, Text, TextPartial, UserFrame
+from pipeline.protocol.outgoing import OutgoingPacket
+from pipeline.protocol.unacked import UnackedPackets
+from pipeline.values import (
+    AgentFrame,
+    FrameHeader,
+    LaneConfigured,
+    SamplingParams,
+    Text,
+    TextPartial,
+    UserFrame,
+)
 
-CONFIGURES_WAITING: Final = 8  # changes of sampling one lane may have in the line's first channel
-
-
-@dataclass(slots=True)
-class Tally:
-    """What a session, or all of them, came to. Frames count 80 ms each.
-
-    `frames_in` were accepted; of those `frames_dropped` were left out before the model, and
-    `frames_out` answers were written. `audio_left_out` answers, `partials_left_out` and
-    `low_left_out` packets were left out by the outbox, and `decodes_skipped` answers never
-    decoded. `audio_refused` counts packets. `client_underruns` are what clients told.
-    """
-
-    frames_in: int = 0
-    frames_dropped: int = 0
-    frames_out: int = 0
-    audio_refused: int = 0
-    underruns: int = 0
-    audio_left_out: int = 0
-    partials_left_out: int = 0
-    low_left_out: int = 0
-    decodes_skipped: int = 0
-    client_underruns: int = 0
-
-    def add(self, other: "Tally") -> None:
-        """Sum, field by field."""
-        for count in dataclasses.fields(self):
-            setattr(self, count.name, getattr(self, count.name) + getattr(other, count.name))
-
-
-@dataclass(frozen=True, slots=True)
-class Latencies:
-    """What every answered frame of every session took, and what of it the server added to the models."""
-
-    total: Timing = field(default_factory=Timing)
-    added: Timing = field(default_factory=Timing)
+CONFIGURES_WAITING: Final = 8  # changes of sampling that one lane may have in the first channel
 
 
 class Session:
-    """One conversation. `finished` is set when its lane has come out of the line, with all it said."""
+    """One conversation.
+
+    Attributes:
+        id: its public name, also in the log.
+        lease: its lane, or its place in the queue.
+        finished: set once the lane is closed and everything from it has been sent.
+        wakeup: set when there is no reason to wait for a connection any more.
+        latency: measures its frames.
+    """
 
     def __init__(
         self,
-        ticket: Ticket,
+        lease: LaneLease,
         inbox: Channel[UserFrame],
-        sampling: Sampling,
+        sampling: SamplingParams,
         latencies: Latencies,
         *,
         tracer: Tracer,
@@ -104,296 +85,242 @@ class Session:
     ) -> None:
         self.id = secrets.token_hex(8)
         self.began_s = trio.current_time()
-        self.kept = Kept()
+        self.lease = lease
         self.finished = trio.Event()
-        self.disturbed = trio.Event()  # set when what waits without a connection has waited enough
-        self.added = Timing()
-        self.client_stats = ClientStats()
-        self._outbox: Outbox | None = None  # None while no connection carries the session
-        self._left_out: Counter[LeakedWhat] = Counter()  # with the connections before, and between them
-        self._failure: SessionError | None = None
-        self._recorder = recorder
-        self._recording: Recording | None = None
-        self.ticket = ticket
+        self.wakeup = trio.Event()
+        self.latency = LatencyRecorder(self.id, latencies, tracer)
         self._inbox = inbox
         self._sampling = sampling
-        self._latencies = latencies
         self._tracer = tracer
-        self._deadlines = DeadlineClock()
+        self._backlog = Backlog(max_lag_s)
+        self._output = ClientOutput(self._backlog, on_failure=self._wake)
+        self._recording = RecordingSwitch(recorder, self.id, self.send_metadata)
+        self._counters = SessionCounters()
         self._arrivals = DeadlineClock()
-        self._max_lag_frames = max_lag_s * 1000 / FRAME_MS
-        self._spoke_s = self.began_s
-        self._written = 0  # frames, over the present connection
-        self._excess = 0  # frames that the client has and will play too late
-        self._tally = Tally()
-        self._next_index = 0  # of the frame due from the line
-        self._told_frames = self._told_audio = 0
+        self._last_audio_s = self.began_s
+        self._next_index = 0  # of the frame that the dispatcher delivers next
+        self._reported_frames = self._reported_audio = 0  # dropped, as far as the client knows
 
     # Connections
 
     @property
     def is_open(self) -> bool:
-        """Whether it has a lane, hears, and may go on."""
-        return self.ticket.is_open and self._failure is None
+        """Whether it has an open lane and has not failed."""
+        return self.lease.is_open and self._output.failure is None
 
-    def attach(self, outbox: Outbox) -> tuple[Outgoing, ...]:
-        """Speak into this outbox from now on; give what was kept, to be said ahead of it."""
-        self.detach()
-        self._spoke_s = trio.current_time()
-        again = self.kept.packets
-        self._outbox = outbox
-        self._written = self._excess = 0
-        self.client_stats = dataclasses.replace(self.client_stats, last_played_frame=None)
-        return again
+    @property
+    def unacked(self) -> UnackedPackets:
+        """The packets that want an ACK and have none yet."""
+        return self._output.unacked
+
+    def attach(self, queue: SendQueue) -> tuple[OutgoingPacket, ...]:
+        """Send through this queue from now on; return the packets to send again ahead of it."""
+        self._last_audio_s = trio.current_time()
+        return self._output.attach(queue)
 
     def detach(self) -> None:
-        """There is nobody to speak to; what must not be lost is kept."""
-        outbox, self._outbox = self._outbox, None
-        if outbox is None:
-            return
-        for said in outbox.abandon():
-            self._keep(said)
-        self._left_out.update(outbox.statistics().left_out)
-
-    def _post(self, said: Outgoing, frame: AgentFrame | None = None) -> None:
-        if self._excess and said.type == PacketType.TEXT_PARTIAL:
-            self._left_out["partial"] += 1
-        elif self._excess and said.act == Stats.TYPE:
-            self._left_out["low"] += 1
-        elif self._outbox is not None:
-            self._outbox.put(said, frame)
-        elif said.wants_ack:
-            self._keep(said)
-        elif said.type == PacketType.AUDIO_CHUNK:
-            self._left_out["audio"] += 1
-
-    def _keep(self, said: Outgoing) -> None:
-        try:
-            self.kept.enter(said)
-        except SessionError as error:
-            self._fail(error)
-
-    def _fail(self, error: SessionError) -> None:
-        """The session cannot go on: its connection learns why, or there will be none."""
-        self._failure = self._failure or error
-        if self._outbox is not None:
-            self._outbox.fail(error)
-        self.disturbed.set()
+        """No connection carries the session any more; packets that want an ACK are kept."""
+        self._output.detach()
 
     # Admission
 
-    async def admitted(self) -> None:
-        """Wait for a lane, telling the client each place in the queue."""
-        while self.ticket.lane is None:
-            self.tell(Queued(self.ticket.position))
-            await self.ticket.moved()
+    async def wait_admitted(self) -> None:
+        """Wait until the session may run, and inform the client of each place in the queue."""
+        while not self.lease.running:
+            self.send_metadata(Queued(self.lease.position))
+            await self.lease.wait_changed()
 
-    def open(self, delivery: Delivery) -> None:
-        """Open the lane: from here on audio is heard, and answers are delivered.
+    def open(self, dispatcher: Dispatcher) -> None:
+        """Open the lane: from now on audio is accepted and answers are delivered.
 
         Raises:
-            trio.ClosedResourceError: the line has ended.
+            trio.ClosedResourceError: the engine has ended.
         """
-        self._spoke_s = trio.current_time()
-        delivery.attach(self.ticket.open_lane(self._sampling), self)
-        self.tell(Ready())
+        self._last_audio_s = trio.current_time()
+        dispatcher.attach(self.lease.open_lane(self._sampling), self)
+        self.send_metadata(Ready())
 
-    def hang_up(self) -> None:
-        """Hear nothing more; `finished` follows once all that was heard is answered."""
-        if not self.ticket.is_open:
+    async def wait_put_back(self) -> None:
+        """Wait until the session has to make room; its audio is not processed from then on."""
+        while self.lease.running:
+            await self.lease.wait_changed()
+
+    def continue_after_wait(self) -> None:
+        """The session runs again, with its state as it was; what was sent meanwhile has no effect."""
+        self._last_audio_s = trio.current_time()
+        self._deadlines, self._arrivals = DeadlineClock(), DeadlineClock()
+        self.send_metadata(Ready())
+
+    def close_input(self) -> None:
+        """Accept no more audio; `finished` follows once all that was accepted is answered."""
+        if not self.lease.is_open:
             self.finished.set()
-        self.ticket.close()
+        self.lease.close()
 
     @property
-    def spoke_s(self) -> float:
-        """When audio came last, or could have come first; while there is no lane, now."""
-        return self._spoke_s if self.ticket.is_open else trio.current_time()
+    def last_audio_s(self) -> float:
+        """When audio came last, or could have come first; while the session does not run, now."""
+        runs = self.lease.is_open and self.lease.running
+        return self._last_audio_s if runs else trio.current_time()
 
     # From the client
 
-    def hear(self, audio: AudioReceived, received_s: float) -> None:
-        """Put a packet's frames into the line, or refuse the packet and tell the client."""
+    def receive_audio(self, audio: AudioReceived, received_s: float) -> None:
+        """Pass a packet's frames to the encoder; a malformed packet is refused, and the client informed."""
         try:
             frames = frames_of(audio.payload)
         except AudioRefusedError as refusal:
-            self._tally.audio_refused += 1
-            self.tell(ErrorNotice("audio_refused", str(refusal)))
+            self._counters.audio_refused += 1
+            self.send_metadata(ErrorNotice("audio_refused", str(refusal)))
             return
-        if not self.ticket.is_open:
-            return  # on its way when the session was hung up
-        self._spoke_s = received_s
-        lane = self.ticket.lane
+        if not self.lease.is_open:
+            return  # it was on its way when the input was closed
+        if not self.lease.running:
+            self._counters.frames_put_back += len(frames)
+            return
+        self._last_audio_s = received_s
+        lane = self.lease.lane
         assert lane is not None
         for place, pcm in enumerate(frames):
-            captured_ms = capture_ms(audio.timestamp_ms, place, len(frames))
-            index = self._tally.frames_in
-            spans = self._tracer.begin(index)
-            due_s = self._due_s(index, received_s)
-            frame = UserFrame(lane, index, captured_ms, received_s, 0.0, 0.0, pcm, spans=spans, due_s=due_s)
-            with contextlib.suppress(trio.ClosedResourceError):  # the line has ended; so will this session
-                self._tally.frames_in += 1
-                if self._recording is not None:
-                    self._recording.hear(pcm)
-                self._inbox.put_nowait(frame)
+            index = self._counters.frames_in
+            header = FrameHeader(
+                lane,
+                index,
+                capture_ms(audio.timestamp_ms, place, len(frames)),
+                received_s,
+                due_s=self._due_s(index, received_s),
+                spans=self._tracer.begin(index),
+            )
+            with contextlib.suppress(trio.ClosedResourceError):  # the engine has ended; so will this session
+                self._counters.frames_in += 1
+                self._recording.record_audio(pcm)
+                self._inbox.put_nowait(UserFrame(header, pcm))
 
-    def _due_s(self, index: int, received_s: float) -> float:
-        """Until when the answer to this frame is worth its sound; for one too many, it never is."""
-        due_ns = self._arrivals.due_ns(index, _ns(received_s))
-        if not self._excess:
-            return due_ns / 1e9
-        self._excess -= 1
-        return -math.inf
-
-    def note(self, stats: ClientStats) -> None:
-        """The client says how it is doing. What it has and has not played beyond the bound is too much."""
-        self.client_stats = stats
+    def update_client_stats(self, stats: ClientStats) -> None:
+        """The client reports how its playback is doing."""
+        self._counters.client_underruns = stats.underruns or 0
         if stats.last_played_frame is not None:
-            unplayed = self._written - (stats.last_played_frame + 1)
-            self._excess = max(0, math.ceil(unplayed - self._max_lag_frames))
+            self._backlog.update(stats.last_played_frame)
 
     def configure(self, change: Configure) -> None:
-        """Draw tokens differently from the next frame on; what the client leaves out stays as it is."""
-        named = {k: v for k, v in dataclasses.asdict(change).items() if v is not None}
+        """Change how tokens are sampled from the next frame on; what the client omits stays as it is."""
+        named = {k: v for k, v in structs.asdict(change).items() if v is not None}
         if named.pop("replay", None) is not None:
-            self._record(on=change.replay is True)
+            if change.replay:
+                self._recording.turn_on(self._sampling, self._counters.frames_in)
+            else:
+                self._recording.turn_off("asked", self._counters.frames_in)
         sampling = dataclasses.replace(self._sampling, **named)
-        lane = self.ticket.lane
-        if self.ticket.is_open and lane is not None:
+        lane = self.lease.lane
+        if self.lease.is_open and lane is not None:
             if self._inbox.waiting_events(lane) > CONFIGURES_WAITING:
-                self.tell(ErrorNotice("busy", "too many changes of configuration are waiting for the model"))
+                notice = ErrorNotice("busy", "too many changes of configuration are waiting for the model")
+                self.send_metadata(notice)
                 return
             with contextlib.suppress(trio.ClosedResourceError):
                 self._inbox.put_nowait(LaneConfigured(lane, sampling))
         self._sampling = sampling
-        if self._recording is not None and named:
-            told = dataclasses.asdict(sampling)
-            self._recording.note("configured", frame=self._tally.frames_in, sampling=told)
+        if named:
+            self._recording.record_configured(self._counters.frames_in, sampling)
 
-    def announce(self) -> None:
-        """Remind a client that has come back of what is on."""
-        if self._recording is not None:
-            self.tell(RecordingNotice(on=True, name=self._recording.name))
+    def announce_recording(self) -> None:
+        """Remind a client that has resumed the session that it is being recorded, if it is."""
+        self._recording.announce()
 
-    def _record(self, *, on: bool) -> None:
-        """What the models are given from the first frame on is written down, or is not any more."""
-        if not on:
-            self._stop_recording("asked")
-        elif self._recorder is None:
-            self.tell(ErrorNotice("not_recorded", "this server records nothing"))
-        elif self._tally.frames_in:
-            self.tell(ErrorNotice("not_recorded", "a recording has to begin before the first frame"))
-        elif self._recording is None:
-            told = dataclasses.asdict(self._sampling)
-            self._recording = self._recorder.begin(self.id, sampling=told)
-            self.announce()
-
-    def _stop_recording(self, reason: str) -> None:
-        if self._recording is not None:
-            self._recording.end(reason, self._tally.frames_in)
-            self._recording = None
-            self.tell(RecordingNotice(on=False))
-
-    # From the line
+    # From the dispatcher
 
     def deliver(self, frame: AgentFrame) -> None:
-        """Post what one step released. A gap in the frames' numbers is frames that were left out."""
-        self._tally.frames_dropped += frame.index - self._next_index
+        """Send what one step released. A gap in the frames' indices means that frames were dropped."""
+        self._counters.frames_dropped += frame.index - self._next_index
         self._next_index = frame.index + 1
         try:
-            self._tally.decodes_skipped += frame.skipped
+            self._counters.decodes_skipped += frame.skipped
             if frame.pcm is not None:
-                self._post(outgoing.audio(payload_of(frame.pcm), frame.captured_ms), frame)
-            self._say(frame.text)
+                packet = outgoing.audio(payload_of(frame.pcm), frame.header.captured_ms)
+                self._output.put(packet, frame)
+            self._send_text(frame.text)
         except SessionError as error:
-            self._fail(error)
+            self._output.fail(error)
 
     def lane_closed(self, text: Iterable[Text]) -> None:
-        """The last word from the line. No frame is due any more: what leaks is never a lane's newest."""
+        """Send the last text. No frame is missing any more: what leaks is never a lane's newest frame."""
         try:
-            self._say(text)
+            self._send_text(text)
         except SessionError as error:
-            self._fail(error)
-        self._tell_dropped()
-        self._stop_recording("closed")
+            self._output.fail(error)
+        self._report_dropped()
+        self._recording.turn_off("closed", self._counters.frames_in)
         self.finished.set()
 
-    def left_out(self, index: int, before: str) -> None:
-        """A frame of this session was left out before a stage."""
-        if self._recording is not None:
-            self._recording.note("dropped", frame=index, before=before)
+    def frame_dropped(self, index: int, before: str) -> None:
+        """A frame of this session was dropped before a stage."""
+        self._recording.record_dropped(index, before)
 
     def lane_failed(self, stage: str) -> None:
-        """A model failed on this session, and does not know it any more."""
-        self._fail(LaneFailedError(f"the {stage} failed on this session"))
+        """A model failed on this session; its state of the session is invalid."""
+        self._output.fail(LaneFailedError(f"the {stage} failed on this session"))
 
     # To the client
 
-    def tell(self, notice: ServerMetadata) -> None:
-        """Post a METADATA packet."""
-        self._post(outgoing.metadata(notice))
+    def send_metadata(self, notice: ServerMetadata) -> None:
+        """Send a METADATA packet."""
+        self._output.put(outgoing.metadata(notice))
 
-    def sent(self, frame: AgentFrame) -> None:
-        """Egress has written this frame just now: judge it."""
-        now_s = trio.current_time()
-        self._tally.frames_out += 1
-        self._written += 1
-        added_s = max(0.0, now_s - frame.received_s - frame.model_s)  # two clocks, read one after the other
-        for timing in (self.added, self._latencies.added):
-            timing.add(added_s)
-        self._latencies.total.add(now_s - frame.received_s)
-        self._tracer.end(frame, self.id, now_s)
-        if self._deadlines.judge(frame.index, _ns(frame.received_s), _ns(now_s)):
-            self._tally.underruns += 1
+    def record_sent(self, frame: AgentFrame) -> None:
+        """Egress has written this frame just now."""
+        self._counters.frames_out += 1
+        self._backlog.record_sent()
+        self._counters.underruns += self.latency.record_sent(frame)
 
     def report(self, stats: Stats) -> None:
-        """Tell the client how things are, each second; the session's own counters are filled in here."""
-        if self._outbox is None:
+        """Send the server's statistics to the client, each second, with the session's own filled in here."""
+        if not self._output.is_connected:
             return
-        self._tell_dropped()
-        tally = self.tally()
-        self.tell(
-            dataclasses.replace(
+        self._report_dropped()
+        counters = self.counters()
+        self.send_metadata(
+            structs.replace(
                 stats,
-                frames_in=tally.frames_in,
-                frames_out=tally.frames_out,
-                frames_dropped=tally.frames_dropped,
-                underruns=tally.underruns,
-                added_ms=round(self.added.statistics().p50_ms, 3),
-                low_left_out=tally.low_left_out,
-                partials_left_out=tally.partials_left_out,
-                decodes_skipped=tally.decodes_skipped,
-                audio_left_out=tally.audio_left_out,
+                frames_in=counters.frames_in,
+                frames_out=counters.frames_out,
+                frames_dropped=counters.frames_dropped,
+                underruns=counters.underruns,
+                added_ms=round(self.latency.added.statistics().p50_ms, 3),
+                low_left_out=counters.low_dropped,
+                partials_left_out=counters.partials_dropped,
+                decodes_skipped=counters.decodes_skipped,
+                audio_left_out=counters.audio_dropped,
             )
         )
 
-    def tally(self) -> Tally:
+    def counters(self) -> SessionCounters:
         """The counters now."""
         return dataclasses.replace(
-            self._tally,
-            audio_left_out=self._left_out_of("audio"),
-            partials_left_out=self._left_out_of("partial"),
-            low_left_out=self._left_out_of("low"),
-            client_underruns=self.client_stats.underruns or 0,
+            self._counters,
+            audio_dropped=self._output.dropped("audio"),
+            partials_dropped=self._output.dropped("partial"),
+            low_dropped=self._output.dropped("low"),
         )
 
-    def _left_out_of(self, what: LeakedWhat) -> int:
-        return self._left_out[what] + (self._outbox.left_out(what) if self._outbox is not None else 0)
+    def _wake(self) -> None:
+        self.wakeup.set()  # the registry replaces the event
 
-    def _say(self, said: Iterable[Text]) -> None:
-        for text in said:
-            spell = outgoing.text_partial if isinstance(text, TextPartial) else outgoing.text_final
-            self._post(spell(text.text))
+    def _due_s(self, index: int, received_s: float) -> float:
+        """Until when the answer to this frame is worth decoding; never, if the client has a backlog."""
+        due_ns = self._arrivals.due_ns(index, nanoseconds(received_s))
+        return -math.inf if self._backlog.skip_frame() else due_ns / 1e9
 
-    def _tell_dropped(self) -> None:
-        """One notice for all that was left out since the last one."""
-        frames = self._tally.frames_dropped
-        audio = self._left_out_of("audio") + self._tally.decodes_skipped
-        if frames > self._told_frames:
-            self.tell(Dropped("audio", frames - self._told_frames))
-        if audio > self._told_audio:
-            self.tell(Dropped("agent_audio", audio - self._told_audio))
-        self._told_frames, self._told_audio = frames, audio
+    def _send_text(self, texts: Iterable[Text]) -> None:
+        for text in texts:
+            packet = outgoing.text_partial if isinstance(text, TextPartial) else outgoing.text_final
+            self._output.put(packet(text.text))
 
-
-def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)
+    def _report_dropped(self) -> None:
+        """Send one notice for all that was dropped since the last one."""
+        frames = self._counters.frames_dropped
+        audio = self._output.dropped("audio") + self._counters.decodes_skipped
+        if frames > self._reported_frames:
+            self.send_metadata(Dropped("audio", frames - self._reported_frames))
+        if audio > self._reported_audio:
+            self.send_metadata(Dropped("agent_audio", audio - self._reported_audio))
+        self._reported_frames, self._reported_audio = frames, audio

@@ -1,25 +1,25 @@
 """A transport carries whole messages to one peer and back, and never waits for it without a deadline.
 
-What belongs here: the few words by which a session knows its connection. The WebSocket
-behind them is in `web`; tests speak them over memory.
+What belongs here: the interface by which a connection uses its transport. The WebSocket behind it
+is in `web`; tests use one in memory.
 """
 
 from typing import Protocol
 
 from pipeline.errors import PeerError
-from pipeline.protocol.close_reason import Farewell
+from pipeline.protocol.close_reason import CloseReason
 
 
 class TransportClosedError(PeerError):
-    """The peer is gone: nothing more can be received or sent. `parted`: it said so, and closed on purpose."""
+    """The peer is gone: nothing more can be received or sent. `deliberate`: it closed on purpose."""
 
-    def __init__(self, *, parted: bool = False) -> None:
+    def __init__(self, *, deliberate: bool = False) -> None:
         super().__init__()
-        self.parted = parted
+        self.deliberate = deliberate
 
 
 class SlowPeerError(TransportClosedError):
-    """The peer does not read: a write was given up at its deadline, and nothing can follow it."""
+    """The peer does not read: a write was given up at its deadline, and no other can follow it."""
 
 
 class Transport(Protocol):
@@ -31,7 +31,7 @@ class Transport(Protocol):
         ...
 
     async def receive(self) -> bytes | str:
-        """The next message, bytes or (which no client of ours sends) text.
+        """The next message: bytes, or text, which our own clients never send.
 
         Raises:
             TransportClosedError: the peer closed, or is lost.
@@ -47,6 +47,6 @@ class Transport(Protocol):
         """
         ...
 
-    async def close(self, farewell: Farewell) -> None:
-        """Say why, and end; closing what is closed already does nothing."""
+    async def close(self, close_reason: CloseReason) -> None:
+        """Close for this reason; closing what is closed already does nothing."""
         ...

@@ -1,12 +1,12 @@
-"""`python -m pipeline bench`: how long each stage takes, what memory it keeps, and what a server adds.
+"""`python -m pipeline bench`: stage times, memory use, and the latency of a server.
 
-Five measurements, each of the real thing, the last two only when they are asked for:
+Five measurements, the last two only with `--only`:
 
 * **stages** — encode, step and decode at every batch width, one after the other;
-* **memory** — resident memory over many steps of one lane, which has to stay flat;
-* **server** — a server started as a user would, speech streamed to it at microphone pace;
-* **profile** — of each stage, with `--lanes`, what the time is for: Python, products, convolutions, …;
-* **load** — a random checkpoint of 2 GB, or of the architecture of `--config`, made, loaded and removed.
+* **memory** — resident memory over many steps of one lane, which must not grow;
+* **server** — a server started as a user would, with audio sent in real time;
+* **profile** — where the time of each stage goes, for `--lanes` lanes: Python, products, convolutions, …;
+* **load** — a random checkpoint of 2 GB, or of the architecture of `--config`: written, loaded, removed.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import psutil
 import trio
 
 from pipeline import backend
+from pipeline.audio.noise import noise_frames
 from pipeline.cli.arguments import add_config_arguments
 from pipeline.cli.program_name import program
 from pipeline.client.session import ConversationError, converse
@@ -29,50 +30,44 @@ from pipeline.diagnostics.checkpoint_load import ARCHITECTURE, measure_load
 from pipeline.diagnostics.profiler import measure_profile
 from pipeline.diagnostics.stage_runner import StageRunner
 from pipeline.errors import ConfigError
-from pipeline.loadtest.server_process import boot
+from pipeline.loadtest.server_process import start_server
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.checkpoint.resolve import open_config
+from pipeline.percentiles import percentiles
 from pipeline.stages.batch import bucket_widths
 from pipeline.stages.model_stages import open_stages
 from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
-from pipeline.values import Pcm
 
-WARM_STEPS = 1000  # before memory is first read: rings have wrapped, pools have grown
+WARM_STEPS = 1000  # before memory is first measured: ring caches have wrapped, pools have grown
 STAGES = ("encode", "step", "decode")
 
 
-def _noise(frames: int) -> Pcm:
-    """`[frames, 1920]` of something to hear, the same each time."""
-    generator = np.random.Generator(np.random.PCG64(1))
-    return (0.1 * generator.standard_normal((frames, FRAME_SAMPLES))).astype(np.float32)
-
-
 def _percentiles(seconds: npt.NDArray[np.float64]) -> dict[str, float]:
-    marks = np.percentile(seconds, (50, 95, 99)) * 1000
-    return {name: round(float(mark), 2) for name, mark in zip(("p50", "p95", "p99"), marks, strict=True)}
+    found = percentiles(seconds.tolist(), 50, 95, 99)
+    return {name: round(1000 * s, 2) for name, s in zip(("p50", "p95", "p99"), found, strict=True)}
 
 
-def measure_stages(rig: StageRunner, frames: int) -> dict[str, Any]:
+def measure_stages(runner: StageRunner, frames: int) -> dict[str, Any]:
     """Milliseconds of each stage, and of all three, at every batch width."""
     result: dict[str, Any] = {}
-    for width in bucket_widths(rig.lanes):
-        lanes = range(min(width, rig.lanes))
-        pcm = _noise(len(lanes))
+    for width in bucket_widths(runner.lanes):
+        lanes = range(min(width, runner.lanes))
+        pcm = noise_frames(len(lanes))
         for _ in range(10):
-            rig.frame(lanes, pcm)
-        times = np.array([rig.frame(lanes, pcm) for _ in range(frames)])
+            runner.time_frame(lanes, pcm)
+        times = np.array([runner.time_frame(lanes, pcm) for _ in range(frames)])
         row: dict[str, Any] = {stage: _percentiles(times[:, i]) for i, stage in enumerate(STAGES)}
         result[str(width)] = row | {"all": _percentiles(times.sum(axis=1))}
     return result
 
 
-def measure_memory(rig: StageRunner, steps: int) -> dict[str, float]:
+def measure_memory(runner: StageRunner, steps: int) -> dict[str, float]:
     """Resident memory after `WARM_STEPS` steps of one lane, and after `steps` more."""
-    process, noise = psutil.Process(), _noise(1)
+    process, noise = psutil.Process(), noise_frames(1)
 
     def run(count: int) -> float:
         for _ in range(count):
-            rig.frame([0], noise)
+            runner.time_frame([0], noise)
         return float(process.memory_info().rss / 2**20)
 
     warm_mib = run(WARM_STEPS)
@@ -86,11 +81,11 @@ def measure_memory(rig: StageRunner, steps: int) -> dict[str, float]:
 
 
 def measure_server(config: Source, overrides: Sequence[str], seconds: float) -> dict[str, Any]:
-    """Time to ready, and a session's latency, underruns and added latency."""
-    pcm = _noise(round(seconds * SAMPLE_RATE_HZ / FRAME_SAMPLES)).ravel()
-    with boot(config, overrides):
-        pass  # makes what a first start makes, so that the next one is warm
-    with boot(config, overrides) as server:
+    """Start-up time, and the latency, underruns and added latency of one session."""
+    pcm = noise_frames(round(seconds * SAMPLE_RATE_HZ / FRAME_SAMPLES)).ravel()
+    with start_server(config, overrides):
+        pass  # the first start compiles and caches, so that the next one is warm
+    with start_server(config, overrides) as server:
         try:
             report = trio.run(converse, server.socket_url, pcm)
         except ConversationError as error:
@@ -176,27 +171,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _load(config: Source | None, overrides: Sequence[str]) -> dict[str, Any]:
     if config is None:
         return measure_load(ARCHITECTURE)
-    if isinstance(config, Path):  # the architecture is enough, weights need not be there
+    if isinstance(config, Path):  # the architecture is enough, weights are not needed
         return measure_load(parse_lm_config(read_config(config, overrides).model))
     return measure_load(parse_lm_config(open_config(config, overrides, check=open_stages).model))
 
 
 def _measure(options: argparse.Namespace, wanted: Collection[str]) -> dict[str, Any]:
-    """What is `wanted` of the chain that the command line names."""
+    """The measurements in `wanted` of the model that the command line names."""
     config = open_config(options.config, options.set, check=open_stages)
     chain = open_stages(config)
     result: dict[str, Any] = {"name": chain.card.name}
-    if "server" in wanted:  # first, while nothing else of ours is in memory
+    if "server" in wanted:  # first, while this process has nothing else in memory
         result["server"] = measure_server(options.config, options.set, options.seconds)
     measures: dict[str, Callable[[StageRunner], Any]] = {
-        "stages": lambda rig: measure_stages(rig, options.frames),
-        "memory": lambda rig: measure_memory(rig, options.steps),
+        "stages": lambda runner: measure_stages(runner, options.frames),
+        "memory": lambda runner: measure_memory(runner, options.steps),
     }
     if "profile" in wanted:
-        with backend.staying_at(backend.homes()[-1]):
+        with backend.pinned_to(backend.core_affinity()[-1]):
             result["profile"] = measure_profile(chain, options.frames, options.lanes)
     chosen = [name for name in measures if name in wanted]
     if chosen:
-        with StageRunner.of(chain) as rig:
-            result |= {name: measures[name](rig) for name in chosen}
+        with StageRunner.of(chain) as runner:
+            result |= {name: measures[name](runner) for name in chosen}
     return result

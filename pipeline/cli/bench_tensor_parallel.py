@@ -1,9 +1,9 @@
 """`python -m pipeline bench-tensor-parallel`: a step of a model that several processes share.
 
-Measured are the steps of one lane in one process, and in several on this machine, which `mlx.launch`
-starts on loopback; those share its memory and its cores, so that they show what exchanging costs and
-nothing of what sharing gives. Reckoned, from the sizes alone, are machines: what each reads of its
-memory in a step, and what they wait for their link.
+It measures the steps of one lane in one process, and in several on this machine, which `mlx.launch`
+starts on loopback. These share the machine's memory and cores, so they show the cost of the exchanges
+and not the gain. From sizes alone it estimates several machines: the memory each reads in a step, and
+the time they wait for their link.
 """
 
 import argparse
@@ -23,8 +23,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-
 from pipeline import backend
 from pipeline.cli.arguments import add_config_arguments
 from pipeline.cli.program_name import program
@@ -35,9 +33,10 @@ from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.models.lm import LmModel
 from pipeline.models.sharding import Shard
+from pipeline.percentiles import percentiles
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.tensor_parallel.collective import Coordinator
-from pipeline.stages.tensor_parallel.messages import Form
+from pipeline.stages.tensor_parallel.messages import MessageLayout
 
 _WARM_STEPS: Final = 5
 _PORTS: Final = range(20_000, 32_000)
@@ -47,14 +46,14 @@ _NUMBER_BYTES: Final = 2  # bfloat16, as weights are kept on a GPU
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Two machines' connection: what one exchange takes beside its bytes, and how many pass in a second."""
+    """A connection of two machines: the latency of one exchange, and the bandwidth."""
 
     name: str
     latency_us: float
     bytes_per_s: float
 
 
-# Assumed, not measured: from one program to the other, and what the processor waits for the GPU.
+# Assumed, not measured: from one program to the other, with the wait of the processor for the GPU.
 LINKS: Final = (
     Link("Thunderbolt 5, RDMA", 50, 6e9),
     Link("Thunderbolt, TCP", 150, 2.5e9),
@@ -63,10 +62,10 @@ LINKS: Final = (
 )
 
 
-def reckon(config: LmConfig, memory_gb_per_s: float, size: int = 2) -> dict[str, Any]:
-    """Milliseconds of a step of one lane on one machine, and on `size`, by link and way to share.
+def estimate(config: LmConfig, memory_gb_per_s: float, size: int = 2) -> dict[str, Any]:
+    """Estimated milliseconds of a step of one lane on one machine, and on `size`, by link and sharding.
 
-    A step reads all weights but the tables of tokens once, and nothing takes time but that and the link.
+    A step reads all weights except the embedding tables once; only that and the link take time.
     """
     shapes = LmModel(config).parameter_shapes()
 
@@ -77,12 +76,12 @@ def reckon(config: LmConfig, memory_gb_per_s: float, size: int = 2) -> dict[str,
     def read_ms(each: dict[str, tuple[int, ...]]) -> float:
         return bytes_of(each, read=True) / memory_gb_per_s / 1e6
 
-    message_bytes = 4 * Form(2, 1, config.n_q, config.dep_q).numbers
+    message_bytes = 4 * MessageLayout(2, 1, config.n_q, config.dep_q).numbers
     ways = {}
     for way in ("cut", "whole"):
-        share = Shard(0, size, whole_depformer=way == "whole")
-        share.check(config)
-        mine, traffic = share.shapes(config, shapes), share.traffic(config, 1, _NUMBER_BYTES)
+        shard = Shard(0, size, replicated_depformer=way == "whole")
+        shard.check(config)
+        mine, traffic = shard.shapes(config, shapes), shard.traffic(config, 1, _NUMBER_BYTES)
         sent_bytes = traffic.sent_bytes + (size - 1) * message_bytes
         exchanges = traffic.exchanges + 1  # one round before the step
         ways[way] = {
@@ -107,7 +106,7 @@ def reckon(config: LmConfig, memory_gb_per_s: float, size: int = 2) -> dict[str,
 
 
 def measure_ranks(config: Source, overrides: Sequence[str], size: int, steps: int) -> dict[str, Any]:
-    """A step of one lane in one process and in `size`, and what these exchange in it."""
+    """A step of one lane in one process and in `size` processes, and what these exchange in it."""
     return {str(ranks): _measured(config, overrides, ranks, steps) for ranks in (1, size)}
 
 
@@ -119,7 +118,7 @@ def _measured(config: Source, overrides: Sequence[str], size: int, steps: int) -
         launcher = Path(sys.executable).with_name("mlx.launch")
         port = str(free_ports_from(size))
         command = [str(launcher), "--backend", "ring", "-n", str(size), "-p", port, "--", *command]
-    # The launcher reads its input all the time, and what has ended all the faster: an open pipe.
+    # The launcher polls its stdin, and busily once that is at its end: give it an open pipe.
     with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(  # noqa: S603 - our own command
             command,
@@ -127,7 +126,7 @@ def _measured(config: Source, overrides: Sequence[str], size: int, steps: int) -
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=backend.users_environment(),
+            env=backend.user_environment(),
         )
         with process:
             assert process.stdout is not None
@@ -136,16 +135,16 @@ def _measured(config: Source, overrides: Sequence[str], size: int, steps: int) -
         found = [json.loads(line) for line in printed.splitlines() if line.startswith('{"step_ms"')]
         if len(found) != 1:
             log.seek(0)
-            said = [
+            lines = [
                 line for line in log.read().splitlines() if "Node with rank" not in line
-            ]  # the launcher's
-            raise ConfigError("", f"{size} processes did not finish: {' / '.join(said[-3:])}")
+            ]  # of the launcher
+            raise ConfigError("", f"{size} processes did not finish: {' / '.join(lines[-3:])}")
     result: dict[str, Any] = found[0]
     return result
 
 
 def free_ports_from(count: int) -> int:
-    """The first of `count` loopback ports in a row that nobody has, below those that systems hand out."""
+    """The first of `count` consecutive free loopback ports, below the ephemeral range."""
     while True:
         first = random.choice(_PORTS)  # noqa: S311 - no secret
         with contextlib.ExitStack() as stack, contextlib.suppress(OSError):
@@ -155,25 +154,25 @@ def free_ports_from(count: int) -> int:
 
 
 def _report(chain: ModelStages, steps: int, leading: Coordinator | None = None) -> int:
-    """Take steps of nobody, and print what they took."""
+    """Take steps with empty inputs, and print their times."""
     stage = chain.load_stepper(leading)
-    stage.warmup(anew=True)
+    stage.warmup(reset=True)
     for _ in range(_WARM_STEPS):
-        stage.warmup(anew=False)
+        stage.warmup(reset=False)
     taken_ms = []
     for _ in range(steps):
         began_s = time.perf_counter()
-        stage.warmup(anew=False)
+        stage.warmup(reset=False)
         taken_ms.append(1000 * (time.perf_counter() - began_s))
-    share = chain.share or Shard(0, 1)
+    shard = chain.shard or Shard(0, 1)
     number_bytes = 2 if backend.prepare().compute_dtype == "bfloat16" else 4
-    traffic = share.traffic(chain.bundle.lm, 1, number_bytes)
-    message_bytes = 0 if leading is None else 4 * leading.rounds.form.numbers
-    p50, p95 = (round(float(mark), 2) for mark in np.percentile(taken_ms, (50, 95)))
+    traffic = shard.traffic(chain.bundle.lm, 1, number_bytes)
+    message_bytes = 0 if leading is None else 4 * leading.collective.layout.numbers
+    p50, p95 = (round(ms, 2) for ms in percentiles(taken_ms, 50, 95))
     found = {
         "step_ms": {"p50": p50, "p95": p95},
         "exchanges": traffic.exchanges + 1 if leading is not None else 0,
-        "sent_bytes": traffic.sent_bytes + (share.size - 1) * message_bytes,
+        "sent_bytes": traffic.sent_bytes + (shard.size - 1) * message_bytes,
         "lm_mib": round(chain.memory.lm_bytes / 2**20, 1),
     }
     print(json.dumps(found), flush=True)
@@ -181,7 +180,7 @@ def _report(chain: ModelStages, steps: int, leading: Coordinator | None = None) 
 
 
 def _part(chain: ModelStages, settings: Settings, ranks: backend.Ranks, steps: int) -> int:
-    """Be one of the processes that are measured."""
+    """Run as one of the measured processes."""
     if ranks.rank > 0:
         return run_follower(chain, settings)
     if ranks.size == 1:
@@ -200,7 +199,7 @@ def _table(result: dict[str, Any]) -> str:
         )
     reckoned = result["reckoned"]
     lines.append(
-        "reckoned, bfloat16, {memory_gb_per_s:g} GB/s of memory: "
+        "estimated, bfloat16, {memory_gb_per_s:g} GB/s of memory: "
         "one machine {whole_gb} GB, {alone_ms} ms a step".format(**reckoned)
     )
     for way, row in reckoned["depformer"].items():
@@ -217,28 +216,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(prog=program("bench-tensor-parallel"), description=__doc__)
     add_config_arguments(parser)
-    parser.add_argument("--ranks", type=int, default=2, help="processes, and machines (default 2)")
     parser.add_argument(
-        "--steps", type=int, default=100, help="steps to measure; 0: reckon only (default 100)"
+        "--ranks", type=int, default=2, help="number of processes and of machines (default 2)"
     )
     parser.add_argument(
-        "--memory", type=float, default=400.0, help="GB/s of a machine's memory (default 400)"
+        "--steps", type=int, default=100, help="steps to measure; 0: estimate only (default 100)"
+    )
+    parser.add_argument(
+        "--memory", type=float, default=400.0, help="memory bandwidth of a machine in GB/s (default 400)"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.part:
-        ranks = backend.launched()
+        ranks = backend.launched_ranks()
         check = partial(open_stages, ranks=ranks)
         config = open_config(options.config, options.set, check=check)
         code = _part(check(config), config.settings, ranks, options.steps)
         sys.stdout.flush()
-        os._exit(code)  # MLX may not be taken apart while its threads run
+        os._exit(code)  # MLX must not be torn down while its threads run
     result: dict[str, Any] = {}
     if options.steps:
         result["measured"] = measure_ranks(options.config, options.set, options.ranks, options.steps)
     raw = read_config(options.config, options.set) if isinstance(options.config, Path) else None
     config = raw or open_config(options.config, options.set, check=open_stages)
-    result["reckoned"] = reckon(parse_lm_config(config.model), options.memory, options.ranks)
+    result["reckoned"] = estimate(parse_lm_config(config.model), options.memory, options.ranks)
     print(json.dumps(result) if options.json else _table(result))
     return 0

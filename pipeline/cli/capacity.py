@@ -1,11 +1,12 @@
-"""`python -m pipeline capacity`: what it takes to talk with so many people at once, on paper.
+"""Estimate the hardware for a number of concurrent sessions.
 
-    python -m pipeline capacity --sessions 1000
-    python -m pipeline capacity --sessions 1000 --lanes 40 --price 2.5
+    packet-voice capacity --sessions 1000
+    packet-voice capacity --sessions 1000 --lanes 40 --price 2.5
 
-`--lanes` is what one replica of yours holds, as `python -m pipeline doctor` or `python -m pipeline loadtest
---ramp` found; `--price` what it costs an hour, in whatever money. Nothing is measured here: what
-the figures rest on is in docs/how-to/scaling.md. Exit codes: 0; 2 usage.
+Nothing is measured: docs/reference/benchmarks.md has the sources of the figures. To plan with your own
+machine, measure its lanes with packet-voice doctor or packet-voice loadtest --ramp and pass them as --lanes.
+
+Exit codes: 0; 2 usage error.
 """
 
 import argparse
@@ -15,23 +16,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.cli.program_name import program
-from pipeline.diagnostics.capacity_plan import Room, rooms, shares
+from pipeline.diagnostics.capacity_plan import ReplicaCapacity, replica_capacities, shared_resources
 
 
 def plan(sessions: int, lanes: int | None, price: float | None) -> dict[str, Any]:
-    """Everything, for `sessions` at once; with `lanes`, for replicas that hold so many."""
-    given = [] if lanes is None else [Room("yours", "yours", lanes, "as measured", measured=True)]
-    rows = [_row(room, sessions, price) for room in given or rooms()]
+    """The plan for `sessions` at once; with `lanes`, for replicas of that capacity only."""
+    given = [] if lanes is None else [ReplicaCapacity("yours", "yours", lanes, "as given", measured=True)]
+    rows = [_row(each, sessions, price) for each in given or replica_capacities()]
     return {
         "sessions": sessions,
         "replicas": rows,
-        "shared": [dataclasses.asdict(share) for share in shares()],
+        "shared": [dataclasses.asdict(each) for each in shared_resources()],
     }
 
 
-def _row(room: Room, sessions: int, price: float | None) -> dict[str, Any]:
-    replicas = room.replicas(sessions)
-    row = dataclasses.asdict(room) | {"replicas": replicas}
+def _row(capacity: ReplicaCapacity, sessions: int, price: float | None) -> dict[str, Any]:
+    replicas = capacity.replicas(sessions)
+    row = dataclasses.asdict(capacity) | {"replicas": replicas}
     if price is not None and replicas is not None:
         row |= {
             "per_hour": round(price * replicas, 2),
@@ -41,15 +42,15 @@ def _row(room: Room, sessions: int, price: float | None) -> dict[str, Any]:
 
 
 def table(planned: dict[str, Any]) -> str:
-    """The plan as two tables of Markdown."""
-    head = ["machine", "model", "lanes", "ends with", f"replicas for {planned['sessions']:,}"]
+    """The plan as two Markdown tables."""
+    head = ["machine", "model", "lanes", "limited by", f"replicas for {planned['sessions']:,}"]
     with_price = any("per_hour" in row for row in planned["replicas"])
     rows = [
         [
             row["machine"],
             row["model"],
             f"{row['lanes']}" if row["measured"] else f"≤ {row['lanes']}",
-            row["ends_with"] if row["lanes"] else f"{row['ends_with']}: none fits",
+            row["ends_with"] if row["lanes"] else f"{row['ends_with']}: does not fit",
             "–" if row["replicas"] is None else f"{'' if row['measured'] else '≥ '}{row['replicas']}",
             *([f"{row.get('per_hour', '–')}", f"{row.get('per_session_hour', '–')}"] if with_price else []),
         ]
@@ -59,9 +60,12 @@ def table(planned: dict[str, Any]) -> str:
         [share["resource"], share["each"], share["amount"], f"{share['sessions']:,}"]
         for share in planned["shared"]
     ]
-    prices = ["an hour", "a session and hour"] if with_price else []
+    prices = ["cost per hour", "per session-hour"] if with_price else []
     return "\n\n".join(
-        (_markdown([*head, *prices], rows), _markdown(["shared", "each session", "of", "is gone at"], shared))
+        (
+            _markdown([*head, *prices], rows),
+            _markdown(["shared resource", "per session", "available", "sessions"], shared),
+        )
     )
 
 
@@ -71,13 +75,15 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
-        prog=program("capacity"), description="What so many sessions at once would take."
+        prog=program("capacity"),
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--sessions", type=_count, default=1000, help="at once (default 1000)")
-    parser.add_argument("--lanes", type=_count, help="what one replica holds; unset: what is known of some")
-    parser.add_argument("--price", type=float, help="of one replica, an hour")
+    parser.add_argument("--sessions", type=_count, default=1000, help="concurrent sessions (default 1000)")
+    parser.add_argument("--lanes", type=_count, help="sessions per replica (default: the known machines)")
+    parser.add_argument("--price", type=float, help="cost of one replica per hour, in any currency")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     planned = plan(options.sessions, options.lanes, options.price)

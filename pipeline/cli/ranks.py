@@ -35,40 +35,42 @@ _STEP_TIMEOUT_FACTOR: Final = 6  # of `stall_s`, for a step that may have to com
 events = structlog.get_logger()
 
 
-def join_ranks(chain: ModelStages, settings: Settings) -> Collective:
+def join_ranks(stages: ModelStages, settings: Settings) -> Collective:
     """Connect to the other ranks and check that all run the same model. Call on the main thread.
 
     Raises:
         ConfigError: a rank cannot be reached, or runs another model or configuration.
     """
-    share, within_s = chain.share, settings.ranks.join_s
-    assert share is not None, "the model is not split across ranks"
-    structlog.contextvars.bind_contextvars(rank=share.rank)  # mlx.launch merges the logs of all ranks
-    events.info("joining", ranks=share.size, or_killed_after_s=within_s)
+    shard, within_s = stages.shard, settings.ranks.join_s
+    assert shard is not None, "the model is not split across ranks"
+    structlog.contextvars.bind_contextvars(rank=shard.rank)  # mlx.launch merges the logs of all ranks
+    events.info("joining", ranks=shard.size, or_killed_after_s=within_s)
     try:
-        with backend.joining(within_s) as group:
-            return chain.rounds(group)
+        with backend.joined_group(within_s) as group:
+            return stages.collective(group)
     except RanksLostError as error:
         raise ConfigError("mlx.launch", f"not all ranks started: {error}") from None
 
 
-def run_coordinator(chain: ModelStages, settings: Settings, serve: Callable[[Coordinator], int]) -> int:
+def run_coordinator(stages: ModelStages, settings: Settings, serve: Callable[[Coordinator], int]) -> int:
     """Run rank 0: call `serve`, then end the other ranks with its exit code and return it."""
-    leading = Coordinator(join_ranks(chain, settings))
+    coordinator = Coordinator(join_ranks(stages, settings))
     code = EXIT_BROKEN_INVARIANT
     try:
-        code = serve(leading)
+        code = serve(coordinator)
     except StartupError as error:
         code = error.exit_code
         raise
     finally:
-        if leading.silent_s(stepping=True):
+        if coordinator.silent_s(stepping=True):
             events.critical("ranks_silent", problem="another rank has not finished a step")
-        leading.end(code)
+        coordinator.end(code)
     return code
 
 
-async def monitor_ranks(leading: Coordinator, engine: Engine, shutdown: trio.Event, stall_s: float) -> None:
+async def monitor_ranks(
+    coordinator: Coordinator, engine: Engine, shutdown: trio.Event, stall_s: float
+) -> None:
     """Watch the other ranks while rank 0 serves.
 
     Starts draining when another rank received a signal. Fails the engine when a rank exited or has not
@@ -79,11 +81,13 @@ async def monitor_ranks(leading: Coordinator, engine: Engine, shutdown: trio.Eve
     """
     while True:
         await trio.sleep(_POLL_S)
-        if leading.leaving and not shutdown.is_set():
-            events.info("draining", asked_by="another rank")
+        if coordinator.leaving and not shutdown.is_set():
+            events.info("draining", requested_by="another rank")
             shutdown.set()
-        silent_s = max(leading.silent_s(stepping=False), leading.silent_s(stepping=True) / _STEP_TIMEOUT_FACTOR)
-        lost = leading.lost
+        silent_s = max(
+            coordinator.silent_s(stepping=False), coordinator.silent_s(stepping=True) / _STEP_TIMEOUT_FACTOR
+        )
+        lost = coordinator.lost
         if lost is None and silent_s > stall_s:
             lost = RanksLostError(f"another rank has not responded for {stall_s:g} s")
         if lost is not None:
@@ -91,13 +95,13 @@ async def monitor_ranks(leading: Coordinator, engine: Engine, shutdown: trio.Eve
             raise lost
 
 
-def run_follower(chain: ModelStages, settings: Settings) -> int:
+def run_follower(stages: ModelStages, settings: Settings) -> int:
     """Run any other rank until rank 0 ends it or stops responding for `stall_s`; return the exit code.
 
     Raises:
         StartupError: the ranks do not match, or this rank's shard cannot be loaded.
     """
-    follower = chain.follower(join_ranks(chain, settings))
+    follower = stages.follower(join_ranks(stages, settings))
     outcome: list[int | BaseException] = []
 
     def run() -> None:
@@ -111,7 +115,7 @@ def run_follower(chain: ModelStages, settings: Settings) -> int:
     # Signals are handled on the main thread, so the thread that blocks inside MLX is another one.
     worker = threading.Thread(target=run, name="follower", daemon=True)
     worker.start()
-    warmup_steps = len(bucket_widths(chain.lanes))
+    warmup_steps = len(bucket_widths(stages.lanes))
     try:
         while not outcome:
             worker.join(_POLL_S)

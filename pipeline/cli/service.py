@@ -167,13 +167,13 @@ def _validate(options: ServiceOptions) -> tuple[Path, Server, ListenConfig]:
 
 
 SUBCOMMANDS: Final[Mapping[str, tuple[Callable[[argparse.Namespace], int], str]]] = {
-    "install": (install, "start it now and after every login; run again to apply new options"),
-    "start": (start, "start it if it is not running"),
-    "stop": (stop, "let it finish its sessions and stop it until the next login or start"),
-    "restart": (restart, "restart it, for example after a configuration change"),
-    "status": (status, "show whether it is running"),
-    "logs": (logs, "print its log"),
-    "uninstall": (uninstall, "stop it and remove it; the configuration and the command stay"),
+    "install": (install, "start the service now and after every login; run again to apply new options"),
+    "start": (start, "start the service if it is not running"),
+    "stop": (stop, "let the sessions finish and stop the service until the next login or start"),
+    "restart": (restart, "restart the service, for example after a configuration change"),
+    "status": (status, "show whether the service is running"),
+    "logs": (logs, "print the log of the service"),
+    "uninstall": (uninstall, "stop and remove the service; the configuration and the command stay"),
 }
 
 
@@ -186,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     subparsers = parser.add_subparsers(dest="subcommand", required=True)
     for name, (_, summary) in SUBCOMMANDS.items():
-        subparser = subparsers.add_parser(name, help=summary, description=summary.capitalize())
+        subparser = subparsers.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
         if name == "install":
             add_config_arguments(subparser, required=False)
             add_lan_argument(subparser)

@@ -1,6 +1,6 @@
-"""`python -m pipeline smoke`: start a server, probe it, speak to it; one line per probe.
+"""`python -m pipeline smoke`: start a server and check its endpoints and a conversation; one line per check.
 
-Fails unless the models took steps, the decoder took time, and sound came back.
+Fails unless the models took steps, the decoder took time, and audio was received.
 """
 
 import argparse
@@ -15,17 +15,17 @@ from pipeline.audio.wav import read_speech
 from pipeline.cli.arguments import add_config_arguments
 from pipeline.cli.program_name import program
 from pipeline.client.session import ConversationError, converse
-from pipeline.loadtest.server_process import Booted, boot
+from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.values import Pcm
 
 HUB_PROBE = "/api/test/hf-proxy?path="
 HUB_FILE = "onnx-community/whisper-tiny/resolve/main/config.json"
 HUB_ABSENT = ("hub_unreachable", "hub_timeout", "repo_refused")
-HUB_TIMEOUT = "proxy.timeout_s=3"  # shorter than a probe's
+HUB_TIMEOUT = "proxy.timeout_s=3"  # shorter than the timeout of a check
 
 
 class ProbeFailedError(Exception):
-    """A probe did not find what it looks for."""
+    """A check failed; the message says what was found instead."""
 
 
 def _expect(condition: object, problem: str) -> None:
@@ -33,44 +33,44 @@ def _expect(condition: object, problem: str) -> None:
         raise ProbeFailedError(problem)
 
 
-def _get(server: Booted, path: str) -> Any:  # noqa: ANN401 - whatever JSON says
+def _get(server: ServerProcess, path: str) -> Any:  # noqa: ANN401 - any JSON
     status, body = server.get(path)
     _expect(status == 200, f"status {status}: {body}")
     return body
 
 
-def probe_live(server: Booted) -> str:
-    """`/health/live` answers 200."""
+def probe_live(server: ServerProcess) -> str:
+    """`/health/live` returns 200."""
     _get(server, "/health/live")
     return "200"
 
 
-def probe_ready(server: Booted) -> str:
-    """`/health/ready` answers 200."""
+def probe_ready(server: ServerProcess) -> str:
+    """`/health/ready` returns 200."""
     _get(server, "/health/ready")
     return f"200 after {server.ready_s:.1f} s"
 
 
-def probe_weights(server: Booted) -> str:
-    """`/weights` names two models that have parameters."""
+def probe_weights(server: ServerProcess) -> str:
+    """`/weights` describes models that have parameters."""
     weights = _get(server, "/weights")
     _expect(weights["lm"]["parameters"] > 0, f"no parameters in {weights}")
     return f"{weights['name']}, {weights['lm']['parameters']:,} parameters, trained: {weights['trained']}"
 
 
-def probe_speech(speech: Pcm, server: Booted) -> str:
-    """Speech is answered: every frame but those of the model's delay, in order."""
+def probe_speech(speech: Pcm, server: ServerProcess) -> str:
+    """A conversation over `/ws`: every frame is answered in order, except those of the model's delay."""
     try:
         report = trio.run(converse, server.socket_url, speech)
     except ConversationError as error:
         raise ProbeFailedError(str(error)) from error
-    _expect(report.frames_out > 0, "no downstream audio arrived")
-    _expect(report.in_order, "frames came out of order")
+    _expect(report.frames_out > 0, "no audio was received")
+    _expect(report.in_order, "frames were out of order")
     return f"{report.frames_in} frames in, {report.frames_out} out, p50 {report.latency_ms.p50} ms"
 
 
-def probe_health(server: Booted) -> str:
-    """`/health` shows steps taken and time spent decoding, after speech."""
+def probe_health(server: ServerProcess) -> str:
+    """After the conversation, `/health` has counts and times of every stage."""
     health = _get(server, "/health")
     metrics = health["metrics"]
     for stage in ("encode", "step", "decode"):
@@ -80,32 +80,32 @@ def probe_health(server: Booted) -> str:
     return f"{metrics['step']['count']} steps, p50 in ms: {times}"
 
 
-def probe_metrics(server: Booted) -> str:
-    """`/metrics` says the same to Prometheus."""
+def probe_metrics(server: ServerProcess) -> str:
+    """`/metrics` has the steps in the format of Prometheus."""
     text = str(_get(server, "/metrics"))
     samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     _expect(float(samples["packet_voice_steps_total"]) > 0, "no steps were counted")
     return f"{len(samples)} samples"
 
 
-def probe_packets(server: Booted) -> str:
-    """`/api/test/packet-health`: a packet of every type is spelled and read, and lanes are free."""
+def probe_packets(server: ServerProcess) -> str:
+    """`/api/test/packet-health`: packets of every type are encoded and decoded, and lanes are free."""
     found = _get(server, "/api/test/packet-health")
-    _expect(found["ok"], f"not well: {found}")
+    _expect(found["ok"], f"not ok: {found}")
     _expect(found["lanes"]["free"] > 0, f"no lane is free: {found['lanes']}")
     return f"protocol {found['protocol']}, {len(found['packets'])} types, {found['lanes']['free']} lanes free"
 
 
-def probe_hub(server: Booted) -> str:
-    """`/api/test/hf-proxy` gives an allowed file, or says why the hub gives none; others it refuses."""
-    status, refused = server.get(f"{HUB_PROBE}somebody/else/resolve/main/config.json")
+def probe_hub(server: ServerProcess) -> str:
+    """`/api/test/hf-proxy` returns an allowed file, or the reason why not; it refuses others."""
+    status, refused = server.get(f"{HUB_PROBE}example/other/resolve/main/config.json")
     if status == 404:
-        return "none: proxy.allow is empty"
-    _expect(refused["code"] == "repo_refused", f"gave a repository that is not allowed: {refused}")
+        return "disabled: proxy.allow is empty"
+    _expect(refused["code"] == "repo_refused", f"returned a repository that is not allowed: {refused}")
     found = _get(server, f"{HUB_PROBE}{HUB_FILE}")
     if not found["ok"]:
         _expect(found["code"] in HUB_ABSENT, f"status {found['status']}: {found['message']}")
-        return f"not given, and it says why: {found['code']}"
+        return f"not available, with a reason: {found['code']}"
     _expect(found["bytes"] > 0, f"an empty file: {found}")
     return f"{found['bytes']} bytes of {HUB_FILE}, {found['origin']}, in {found['ms']} ms"
 
@@ -118,8 +118,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     speech = read_speech(options.speech)
     failed = 0
-    with boot(options.config, (HUB_TIMEOUT, *options.set)) as server:
-        probes: dict[str, Callable[[Booted], str]] = {
+    with start_server(options.config, (HUB_TIMEOUT, *options.set)) as server:
+        probes: dict[str, Callable[[ServerProcess], str]] = {
             "/health/live": probe_live,
             "/health/ready": probe_ready,
             "/weights": probe_weights,

@@ -1,10 +1,10 @@
-"""`python -m pipeline talk`: speak to a running server and hear it answer, at the pace of a microphone.
+"""`python -m pipeline talk`: talk to a running server, with a sound file or a microphone, in real time.
 
     python -m pipeline talk --in question.wav --out answer.wav
     python -m pipeline talk --mic
 
-The agent's words appear on stderr as they come; the summary is on stdout, and `--json` makes
-its last line one object. Exit codes: 0, 1 the conversation failed, 2 usage or sound files,
+The agent's text is printed on stderr as it arrives, the summary on stdout; with `--json` the last
+line of stdout is one object. Exit codes: 0; 1 the conversation failed; 2 usage or sound files;
 130 interrupted.
 """
 
@@ -24,10 +24,10 @@ import trio
 
 from pipeline.audio.wav import WavWriter, read_speech
 from pipeline.cli.program_name import program
-from pipeline.client.audio_device import Soundcard, open_soundcard
-from pipeline.client.connect import Address, Trust
+from pipeline.client.audio_device import AudioDevice, open_audio_device
+from pipeline.client.connect import Address, ClientCredentials
 from pipeline.client.report import Report
-from pipeline.client.session import Audience, ConversationError, NotTakenError, converse
+from pipeline.client.session import ConversationError, EventHandler, ServerUnavailableError, converse
 from pipeline.errors import EXIT_INTERRUPTED, StartupError
 from pipeline.protocol import metadata
 from pipeline.protocol.faults import RefusedPacketError
@@ -40,41 +40,41 @@ FAILED: Final = 1
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """Read the arguments; what is wrong with them is one sentence and exit code 2."""
+    """Parse the arguments; a mistake in them is one sentence and exit code 2."""
     parser = argparse.ArgumentParser(
-        prog=program("talk"), description="Speak to a running server in real time."
+        prog=program("talk"), description="Talk to a running server in real time."
     )
-    parser.add_argument("--url", default=URL, type=_url, help=f"where the server listens (default {URL})")
+    parser.add_argument("--url", default=URL, type=_url, help=f"the server's WebSocket (default {URL})")
     speech = parser.add_mutually_exclusive_group(required=True)
-    speech.add_argument("--in", dest="source", metavar="WAV", type=Path, help="the sound file to say")
+    speech.add_argument("--in", dest="source", metavar="WAV", type=Path, help="the sound file to send")
     speech.add_argument("--mic", action="store_true", help="talk live, until Ctrl-C (wear headphones)")
-    parser.add_argument("--out", metavar="WAV", type=Path, help="write what the agent says to this file")
+    parser.add_argument("--out", metavar="WAV", type=Path, help="write the agent's audio to this file")
     parser.add_argument("--json", action="store_true", help="make the last line of stdout one JSON object")
     parser.add_argument(
-        "--wait", action="store_true", help="keep asking while the server is not there, not ready or full"
+        "--wait", action="store_true", help="keep trying while the server is down, not ready or full"
     )
-    trust = parser.add_argument_group(
-        "security", "for a server that asks for a token, or whose wss:// is its own"
+    security = parser.add_argument_group(
+        "security", "for a server that requires a token, or has a certificate of its own"
     )
-    trust.add_argument("--token", help="what the server asks for; others can read it in the process list")
-    trust.add_argument("--token-file", metavar="FILE", type=Path, help="the file that holds it instead")
-    trust.add_argument(
-        "--ca", metavar="PEM", type=Path, help="whom to believe, besides the system's authorities"
+    security.add_argument("--token", help="the access token; other users can read it in the process list")
+    security.add_argument("--token-file", metavar="FILE", type=Path, help="a file that contains the token")
+    security.add_argument(
+        "--ca", metavar="PEM", type=Path, help="certificate authorities to trust, besides those of the system"
     )
-    sampling = parser.add_argument_group("sampling", "what is left out, the server decides")
-    sampling.add_argument("--greedy", action="store_true", help="always take the likeliest token")
+    sampling = parser.add_argument_group("sampling", "options left out use the server's defaults")
+    sampling.add_argument("--greedy", action="store_true", help="always take the most likely token")
     sampling.add_argument("--seed", type=int)
-    sampling.add_argument("--temperature", type=_finite, help="of the voice; 0 is greedy")
-    sampling.add_argument("--top-k", type=int, help="of the voice; 0 is no limit")
+    sampling.add_argument("--temperature", type=_finite, help="for audio; 0 is greedy")
+    sampling.add_argument("--top-k", type=int, help="for audio; 0 is no limit")
     sampling.add_argument("--text-temperature", type=_finite)
     sampling.add_argument("--text-top-k", type=int)
     sampling.add_argument("--padding-bias", type=_finite, help="above 0 the agent talks less, below 0 more")
     sampling.add_argument("--repetition-penalty", type=_finite)
     arguments = parser.parse_args(argv)
     if arguments.greedy and (arguments.temperature or arguments.text_temperature):
-        parser.error("--greedy is a temperature of 0; it cannot have another one")
+        parser.error("--greedy sets temperatures to 0 and cannot be combined with other temperatures")
     try:
-        arguments.trust = _trust(arguments)
+        arguments.credentials = _credentials(arguments)
     except ValueError as error:
         parser.error(str(error))
     try:
@@ -102,8 +102,8 @@ def _finite(text: str) -> float:
     return number
 
 
-def _trust(arguments: argparse.Namespace) -> Trust:
-    """The token and the authorities; a `ValueError` says what is wrong with them."""
+def _credentials(arguments: argparse.Namespace) -> ClientCredentials:
+    """The token and the authorities; a `ValueError` explains what is wrong with them."""
     token, address = arguments.token, Address.of(arguments.url)
     tls = None
     try:
@@ -115,16 +115,16 @@ def _trust(arguments: argparse.Namespace) -> Trust:
     except OSError as error:  # ssl.SSLError is one
         raise ValueError(f"{error.filename or arguments.ca}: {error.strerror or 'not a PEM file'}") from None
     except UnicodeDecodeError:
-        raise ValueError(f"{arguments.token_file} holds no token") from None
+        raise ValueError(f"{arguments.token_file} does not contain a token") from None
     if token is not None and not (token.isascii() and token.isprintable()):
-        raise ValueError("a token is one word of plain letters")
+        raise ValueError("a token is one word of printable ASCII characters")
     if token is not None and not address.tls and address.host not in _LOOPBACK:
-        raise ValueError(f"a token would travel to {address.host} for all to read: use wss://")
-    return Trust(token, tls)
+        raise ValueError(f"a token would be sent to {address.host} unencrypted: use wss://")
+    return ClientCredentials(token, tls)
 
 
 def _configure(arguments: argparse.Namespace) -> Configure | None:
-    """The sampling asked for, held to the same bounds as the server will."""
+    """The sampling options, checked against the same bounds as on the server."""
     greedy = 0.0 if arguments.greedy else None
     configure = Configure(
         temperature=arguments.temperature if greedy is None else greedy,
@@ -140,27 +140,30 @@ def _configure(arguments: argparse.Namespace) -> Configure | None:
 
 
 def printable(text: str) -> str:
-    """What a server said, without the control characters that could steer a terminal."""
+    """Text of a server without control characters, which could control the terminal."""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
-class Terminal(Audience):
-    """Shows text on stderr, an open utterance only where it can be written over; plays and keeps audio."""
+class Terminal(EventHandler):
+    """Prints text on stderr, plays audio and writes it to a file.
 
-    def __init__(self, out: WavWriter | None, soundcard: Soundcard | None) -> None:
+    An unfinished utterance is printed only on a terminal, where it can be overwritten.
+    """
+
+    def __init__(self, out: WavWriter | None, device: AudioDevice | None) -> None:
         self._out = out
-        self._soundcard = soundcard
+        self._device = device
         self._rewrites = sys.stderr.isatty()
 
-    def agent_spoke(self, pcm: Pcm) -> None:
-        """Keep it, play it."""
+    def on_audio(self, pcm: Pcm) -> None:
+        """Write and play it."""
         if self._out is not None:
             self._out.write(pcm)
-        if self._soundcard is not None:
-            self._soundcard.loudspeaker.play(pcm)
+        if self._device is not None:
+            self._device.loudspeaker.play(pcm)
 
-    def agent_wrote(self, text: str, *, final: bool) -> None:
-        """Show it."""
+    def on_text(self, text: str, *, final: bool) -> None:
+        """Print it."""
         if self._rewrites:
             tail = "\n" if final else ""
             sys.stderr.write(f"\r\x1b[K{printable(text) if final else printable(text)[-100:]}{tail}")
@@ -168,86 +171,86 @@ class Terminal(Audience):
             sys.stderr.write(f"{printable(text)}\n")
         sys.stderr.flush()
 
-    def noticed(self, sentence: str) -> None:
-        """Show it on a line of its own."""
+    def on_notice(self, message: str) -> None:
+        """Print it on a line of its own."""
         start = "\r\x1b[K" if self._rewrites else ""
-        sys.stderr.write(f"{start}[{printable(sentence)}]\n")
+        sys.stderr.write(f"{start}[{printable(message)}]\n")
         sys.stderr.flush()
 
 
 @contextmanager
 def _stopped_by_signals(stop: trio.Event) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM sets `stop`; the second does what it did before."""
+    """The first Ctrl-C or SIGTERM sets `stop`; the second has its previous effect."""
     token = trio.lowlevel.current_trio_token()
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
-        signal.signal(number, former[number])
+        signal.signal(number, previous[number])
         token.run_sync_soon(stop.set)
 
-    former: dict[int, Any] = {
+    previous: dict[int, Any] = {
         number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
     }
     try:
         yield
     finally:
-        for number, handler in former.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 async def talk(
     arguments: argparse.Namespace, speech: Pcm | None, out: WavWriter | None
 ) -> tuple[Report, bool]:
-    """Hold the conversation, live where `speech` is None; the flag says that Ctrl-C ended it.
+    """Hold the conversation, live where `speech` is None; the flag is whether Ctrl-C ended it.
 
     Raises:
-        StartupError: the sound card or the output file cannot be used.
+        StartupError: the audio device or the output file cannot be used.
         ConversationError: the conversation failed.
     """
     stop = trio.Event()
-    told = ""
+    last_refusal = ""
     with _stopped_by_signals(stop):
         while True:
             try:
-                with open_soundcard() if speech is None else nullcontext() as soundcard:
-                    source = speech if soundcard is None else soundcard.microphone.listen()
+                with open_audio_device() if speech is None else nullcontext() as device:
+                    source = speech if device is None else device.microphone.frames()
                     assert source is not None
-                    audience = Terminal(out, soundcard)
+                    terminal = Terminal(out, device)
                     report = await converse(
                         arguments.url,
                         source,
-                        audience=audience,
+                        handler=terminal,
                         configure=arguments.configure,
                         stop=stop,
-                        trust=arguments.trust,
+                        credentials=arguments.credentials,
                     )
-                    if soundcard is not None:
-                        audience.noticed(soundcard.trouble())
+                    if device is not None:
+                        terminal.on_notice(device.losses())
                 return report, stop.is_set()
-            except NotTakenError as refusal:
+            except ServerUnavailableError as refusal:
                 if not arguments.wait or stop.is_set():
                     raise
-                if str(refusal) != told:
-                    told = str(refusal)
-                    Terminal(None, None).noticed(f"waiting: {told}")
-                again_s = refusal.retry_after_s
-            with trio.move_on_after(again_s):
+                if str(refusal) != last_refusal:
+                    last_refusal = str(refusal)
+                    Terminal(None, None).on_notice(f"waiting: {last_refusal}")
+                retry_s = refusal.retry_after_s
+            with trio.move_on_after(retry_s):
                 await stop.wait()
 
 
 def summary(report: Report) -> str:
-    """The report as a person reads it, a fact a line."""
+    """The report for people, one fact per line."""
     latency = report.latency_ms
     lines = [
         f"frames     {report.frames_in} in, {report.frames_out} out"
         + (", in order" if report.in_order else ", NOT in order"),
-        "latency    no answer"
+        "latency    no frames answered"
         if latency.p50 is None
         else f"latency    p50 {latency.p50:.1f} ms, p95 {latency.p95:.1f} ms, "
         f"p99 {latency.p99:.1f} ms, max {latency.max:.1f} ms",
-        f"underruns  {report.underruns}, heard with a prebuffer of {report.prebuffer_ms} ms",
+        f"underruns  {report.underruns} ({report.prebuffer_ms} ms playout buffer)",
     ]
     if report.model is not None:
-        lines.append(f"model      {report.model.name}, whose own delay is {report.model.model_delay_ms} ms")
+        lines.append(f"model      {report.model.name} (model delay {report.model.model_delay_ms} ms)")
     lines += [f"dropped    {count} {what} by the server" for what, count in report.dropped.items()]
     lines += [f"errors     {count} {code}" for code, count in report.errors.items()]
     lines.append(f"closed     {report.close} {report.close_reason}".rstrip())
@@ -262,7 +265,7 @@ def _print_report(report: Report, *, as_json: bool) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit code."""
+    """Run the command; returns its exit code."""
     arguments = parse(argv)
     try:
         speech = read_speech(arguments.source) if arguments.source else None

@@ -1,10 +1,10 @@
-"""`python -m pipeline trace`: where the time of frames went, from a server's log on stdin.
+"""`python -m pipeline trace`: latency of frames by part of the pipeline, from a server's log on stdin.
 
     python -m pipeline.run --config configs/tiny --set log.trace_every=1 --set log.format=json 2> server.log
     python -m pipeline trace < server.log
 
-Reads the events that `actors.runtime.tracing` writes and passes over every other line, so that a log can
-be piped in as it is. Exit codes: 0; 1 no frame was traced; 130 interrupted.
+Reads the events that `actors.runtime.tracing` writes and ignores every other line, so that a complete
+log can be piped in. Exit codes: 0; 1 no frame was traced; 130 interrupted.
 """
 
 import argparse
@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pipeline.cli.program_name import program
+from pipeline.percentiles import percentiles
 
 EVENT: Final = "frame"
 NOTHING_TRACED: Final = 1
-# The parts of a frame's way, in their order; they add up to `total_ms`.
+# The parts of a frame's latency, in order; they add up to `total_ms`.
 PARTS: Final = (
     "encode_queue_ms",
     "encode_ms",
@@ -35,7 +36,7 @@ PERCENTS: Final = (50, 95, 99)
 
 @dataclass(slots=True)
 class Traces:
-    """Milliseconds of each part, of every frame read; `skipped` counts lines that were none."""
+    """Milliseconds of each part of every frame; `skipped` counts lines that are no frame event."""
 
     parts: dict[str, list[float]] = field(default_factory=lambda: {name: [] for name in (*PARTS, *SUMS)})
     sessions: set[str] = field(default_factory=set)
@@ -43,12 +44,12 @@ class Traces:
 
     @property
     def frames(self) -> int:
-        """How many were read."""
+        """Number of frames."""
         return len(self.parts["total_ms"])
 
 
-def read(lines: Iterable[str]) -> Traces:
-    """Every frame in a log; whatever else it holds is skipped."""
+def read_log(lines: Iterable[str]) -> Traces:
+    """Every frame in a log; other lines are skipped."""
     traces = Traces()
     for line in lines:
         event = _event(line)
@@ -59,11 +60,6 @@ def read(lines: Iterable[str]) -> Traces:
         for name, values in traces.parts.items():
             values.append(float(event[name]))
     return traces
-
-
-def percentile(ranked: Sequence[float], percent: int) -> float:
-    """Nearest rank: one of the values, never between two."""
-    return ranked[max(math.ceil(len(ranked) * percent / 100), 1) - 1]
 
 
 def summary(traces: Traces) -> dict[str, Any]:
@@ -77,7 +73,7 @@ def summary(traces: Traces) -> dict[str, Any]:
 
 
 def table(traces: Traces) -> str:
-    """A line for each part, and one each for what the server adds and the whole."""
+    """A line for each part, for the latency that the server adds, and for the total."""
     return "\n".join(_table(traces))
 
 
@@ -91,13 +87,12 @@ def _table(traces: Traces) -> Iterator[str]:
 
 
 def _row(values: Sequence[float]) -> dict[str, float]:
-    ranked = sorted(values)
-    row = {f"p{percent}": percentile(ranked, percent) for percent in PERCENTS}
-    return row | {"max": ranked[-1], "mean": round(math.fsum(ranked) / len(ranked), 3)}
+    row = {f"p{p}": value for p, value in zip(PERCENTS, percentiles(values, *PERCENTS), strict=True)}
+    return row | {"max": max(values), "mean": round(math.fsum(values) / len(values), 3)}
 
 
 def _event(line: str) -> Mapping[str, Any] | None:
-    """The frame that a line tells of, or None: logs hold other events, and lines of other programs."""
+    """The frame event of a line, or None: a log has other events, and lines of other programs."""
     try:
         event = json.loads(line)
     except (ValueError, RecursionError):
@@ -115,13 +110,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(
         prog=program("trace"),
-        description="Print where the time of frames went, from a server's JSON log on stdin.",
+        description="Print the latency of frames by part, from a server's JSON log on stdin.",
         epilog="The server writes such lines with --set log.trace_every=N --set log.format=json.",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args(arguments)
-    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # a log may hold anything
-    traces = read(sys.stdin)
+    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # a log may contain any bytes
+    traces = read_log(sys.stdin)
     if not traces.frames:
         print(
             f"no frame was traced in {traces.skipped} lines; start the server with --set log.trace_every=1",

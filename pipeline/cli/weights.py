@@ -1,12 +1,13 @@
-"""`python -m pipeline weights`: what a checkpoint is, what it needs, whether it is whole.
+"""Inspect, download, verify or quantize a checkpoint.
 
-* **inspect** — family, layout, bits, shapes, memory for a number of lanes, from headers alone;
-* **fetch** — bring what lies on a hub to this machine, and say where it is;
-* **verify** — load both models strictly, and let them answer silence;
-* **quantize** — a checkpoint folder whose language model has fewer bits.
+    packet-voice weights inspect --config hf://kyutai/moshiko-mlx-q4
+    packet-voice weights fetch --config hf://kyutai/moshiko-mlx-q4
+    packet-voice weights verify
+    packet-voice weights quantize --config PATH --bits 8 OUT
 
-`--config` is what every command takes. What is wrong is one sentence and an exit code:
-2 for the configuration, 3 for the weights. `--json` prints one object in place of a page.
+inspect reads only the headers of the weight files. verify loads the models and runs them on silence.
+
+Exit codes: 0; 2 usage or configuration error; 3 weights error.
 """
 
 import argparse
@@ -43,7 +44,7 @@ Report = dict[str, Any]
 
 
 def inspect(options: argparse.Namespace) -> Report:
-    """What the headers say; `problems` is empty where they and the config agree."""
+    """Describe a checkpoint from its headers; `problems` lists where they contradict the config."""
     report: Report = {"config": str(options.config), "problems": []}
     try:
         with open_headers(options.config, options.set) as config:
@@ -62,7 +63,7 @@ def inspect(options: argparse.Namespace) -> Report:
 
 
 def fetch(options: argparse.Namespace) -> Report:
-    """Where every file is, now that all of them are here."""
+    """Download all files of a checkpoint and return their paths and sizes."""
     config = open_config(options.config, options.set, check=_check)
     bundle = open_bundle(config)
     bundle.check()
@@ -82,23 +83,23 @@ def _check(config: Config) -> None:
 
 
 def verify(options: argparse.Namespace) -> Report:
-    """What came of loading everything and answering silence for as long as the model's delay, and a frame."""
+    """Load all models and run them on silence until they produce audio."""
     config = open_config(options.config, options.set, check=open_stages)
-    chain = open_stages(config)
+    stages = open_stages(config)
     began = time.perf_counter()
-    encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
+    encoder, stepper, decoder = stages.load_encoder(), stages.load_stepper(), stages.load_decoder()
     loaded = time.perf_counter()
     for stage in (encoder, stepper, decoder):
         stage.open(LANE, GREEDY)
-    frames = chain.bundle.lm.max_delay + 1
+    frames = stages.bundle.lm.max_delay + 1
     for _ in range(frames):
         (step,) = stepper.step([LANE], encoder.encode([LANE], np.zeros((1, FRAME_SAMPLES), np.float32)))
     if step.codes is None or not np.isfinite(decoder.decode([LANE], step.codes[None])).all():
-        raise WeightsError(str(chain.bundle.mimi_path), "what it answers to silence is not sound")
+        raise WeightsError(str(stages.bundle.mimi_path), "the output for silence is not valid audio")
     return {
         "name": config.name,
-        "family": chain.bundle.family,
-        "parameters": chain.bundle.lm_parameters,
+        "family": stages.bundle.family,
+        "parameters": stages.bundle.lm_parameters,
         "device": backend.prepare().device,
         "frames": frames,
         "load_s": round(loaded - began, 2),
@@ -107,15 +108,18 @@ def verify(options: argparse.Namespace) -> Report:
 
 
 def quantize(options: argparse.Namespace) -> Report:
-    """A folder like the one at `--config`, its language model in `--bits` bits."""
+    """Write a checkpoint folder with the language model quantized to `--bits` bits."""
     config = open_config(options.config, options.set, check=_check)
     bundle = open_bundle(config)
     bundle.check()
     target: Path = options.output
     if not bundle.trained:
-        raise ConfigError("--config", "has no weights; those made from a seed are not worth keeping")
+        raise ConfigError("--config", "has no weights; random weights made from a seed cannot be quantized")
     if bundle.lora is not None:
-        raise ConfigError("lora_name", "an adapter is fused as it is loaded; only what has none is quantized")
+        raise ConfigError(
+            "lora_name",
+            "a checkpoint with a LoRA adapter cannot be quantized; the adapter is fused only while loading",
+        )
     if (target / "config.json").exists():
         raise ConfigError("OUT", f"{target} already holds a config.json")
     weights = f"model.q{options.bits}.safetensors"
@@ -142,28 +146,28 @@ def quantize(options: argparse.Namespace) -> Report:
     }
 
 
-def _inspection_page(report: Mapping[str, Any]) -> str:
+def _format_inspection(report: Mapping[str, Any]) -> str:
     lines = []
     if "lm" in report:
         lm, mimi = report["lm"], report["mimi"]
         lines = [
-            f"{report['name']}: {report['family']}" + ("" if report["trained"] else ", untrained"),
+            f"{report['name']}: {report['family']}" + ("" if report["trained"] else ", random weights"),
             f"language model: {_file_list(lm)}, layout {lm['layout']}",
             "  {parameters:,} parameters: {layers} layers of {dim}, {heads} heads".format(**lm),
-            "  {codebooks_heard} codebooks heard, {codebooks_spoken} spoken, {delay_ms} ms late, context of "
-            "{context_frames} frames, {text_vocabulary} text tokens".format(**lm),
+            "  {codebooks_heard} input and {codebooks_spoken} output codebooks, delay {delay_ms} ms, "
+            "context {context_frames} frames, {text_vocabulary} text tokens".format(**lm),
         ]
         if "stored" in lm:
             stored = ", ".join(f"{count:,} as {how}" for how, count in lm["stored"].items())
-            lines.append(f"  numbers stored: {stored}")
+            lines.append(f"  stored: {stored}")
         for each in lm.get("tensors", ()):
             shape = "×".join(map(str, each["shape"]))
             lines.append(f"    {each['count']:>5} {each['name']}  {shape}  {each['stored']}")
         lines.append(
             f"codec: {_file_list(mimi)}, layout {mimi['layout']}, "
-            f"{mimi['codebooks']} of its {mimi['codebooks_in_file']} codebooks"
+            f"{mimi['codebooks']} of {mimi['codebooks_in_file']} codebooks in use"
         )
-        lines.append(f"tokenizer: {report['tokenizer'] or 'none; text will be token ids'}")
+        lines.append(f"tokenizer: {report['tokenizer'] or 'none; text is shown as token ids'}")
     if "memory" in report:
         free = report["memory"]["free_bytes"] / 2**30
         lines.append(f"memory: {report['memory']['figures']}; {free:.2f} GiB free")
@@ -174,55 +178,65 @@ def _file_list(half: Mapping[str, Any]) -> str:
     return ", ".join(f"{file['name']} ({file['bytes'] / GB:.3f} GB)" for file in half["files"])
 
 
-def _fetch_page(report: Mapping[str, Any]) -> str:
+def _format_fetch(report: Mapping[str, Any]) -> str:
     return "\n".join(
         f"{key:>16} {file['bytes'] / GB:8.3f} GB  {file['path']}" for key, file in report["files"].items()
     )
 
 
-def _verification_page(report: Mapping[str, Any]) -> str:
+def _format_verification(report: Mapping[str, Any]) -> str:
     return (
-        "{name} ({family}): whole; {parameters:,} parameters loaded on {device} in {load_s} s, "
-        "{frames} frames of silence answered in {answer_s} s".format(**report)
+        "{name} ({family}): valid; {parameters:,} parameters loaded on {device} in {load_s} s, "
+        "{frames} frames of silence processed in {answer_s} s".format(**report)
     )
 
 
-def _quantization_page(report: Mapping[str, Any]) -> str:
+def _format_quantization(report: Mapping[str, Any]) -> str:
     page = f"{report['folder']}: {report['quantized']} tensors quantized, {report['bytes'] / GB:.3f} GB"
-    return "\n".join([page, *(f"kept as it is: {name}" for name in report["kept"])])
+    return "\n".join([page, *(f"not quantized: {name}" for name in report["kept"])])
 
 
-Verb = tuple[Callable[[argparse.Namespace], Report], Callable[[Mapping[str, Any]], str], str]
-VERBS: Mapping[str, Verb] = {
-    "inspect": (inspect, _inspection_page, "say what a checkpoint is and needs, from headers alone"),
-    "fetch": (fetch, _fetch_page, "bring a checkpoint to this machine"),
-    "verify": (verify, _verification_page, "load both models strictly, and let them answer silence"),
-    "quantize": (quantize, _quantization_page, "make a checkpoint folder of fewer bits"),
+Subcommand = tuple[Callable[[argparse.Namespace], Report], Callable[[Mapping[str, Any]], str], str]
+SUBCOMMANDS: Mapping[str, Subcommand] = {
+    "inspect": (
+        inspect,
+        _format_inspection,
+        "describe a checkpoint and its memory needs, from the headers of its files",
+    ),
+    "fetch": (fetch, _format_fetch, "download a checkpoint and print where its files are"),
+    "verify": (verify, _format_verification, "load the models and run them on silence"),
+    "quantize": (quantize, _format_quantization, "write a checkpoint folder with a quantized language model"),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog=program("weights"), description=__doc__)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    for name, (_, _, summary) in VERBS.items():
-        verb = verbs.add_parser(name, help=summary, description=summary)
-        add_config_arguments(verb)
-        verb.add_argument("--json", action="store_true", help="one JSON object")
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog=program("weights"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    subparsers = parser.add_subparsers(dest="subcommand", required=True)
+    for name, (_, _, summary) in SUBCOMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+        add_config_arguments(subparser)
+        subparser.add_argument("--json", action="store_true", help="print one JSON object")
         if name == "inspect":
-            verb.add_argument("--lanes", type=int, metavar="N", help="sessions at once (default: as served)")
+            subparser.add_argument(
+                "--lanes", type=int, metavar="N", help="concurrent sessions (default: as configured)"
+            )
         if name == "quantize":
-            verb.add_argument("--bits", type=int, choices=(4, 6, 8), default=4, help="default 4")
-            verb.add_argument("--group", type=int, metavar="N", help="numbers that share a scale")
-            verb.add_argument("output", type=Path, metavar="OUT", help="the folder to make")
+            subparser.add_argument(
+                "--bits", type=int, choices=(4, 6, 8), default=4, help="bits per weight (default 4)"
+            )
+            subparser.add_argument("--group", type=int, metavar="N", help="weights per quantization group")
+            subparser.add_argument("output", type=Path, metavar="OUT", help="folder to create")
     options = parser.parse_args(arguments)
-    act, page, _ = VERBS[options.verb]
-    report = act(options)
+    run, format_report, _ = SUBCOMMANDS[options.subcommand]
+    report = run(options)
     exit_code: int = report.pop("exit_code", 0)
     if options.json:
         print(json.dumps(report))
         return exit_code
-    if text := page(report):
+    if text := format_report(report):
         print(text)
     for problem in report.get("problems", ()):
         print(problem, file=sys.stderr)

@@ -1,7 +1,7 @@
-"""Talks: a client of the packet protocol in real time, as a person's microphone and loudspeaker would be.
+"""A real-time client of the packet protocol: sends speech at the pace of a microphone, receives the answer.
 
-`client` holds one conversation over what `connecting` opens; `speech` is what is said in it,
-`report` measures it, `soundcard` is the live audio. The command is `pipeline.cli.talk`. Nothing
-here knows how the server works: the two meet only in `pipeline.protocol`, as they would if
-this were written in another language.
+`session` holds one conversation over the WebSocket that `connect` opens; `source` paces the audio,
+`report` measures the conversation, `audio_device` is the microphone and loudspeaker. The command is
+`pipeline.cli.talk`. Nothing here depends on how the server works: the two share only
+`pipeline.protocol`, as if this were written in another language.
 """

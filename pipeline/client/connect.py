@@ -1,7 +1,7 @@
-"""Open a WebSocket to a server, or say in one sentence why there is none.
+"""Open a WebSocket to a server, or raise an `UnreachableError` whose message is one sentence.
 
-What answers at an address may be nothing, another program, a server that is not ready, or
-one that never answers at all. Each of these is an `UnreachableError`.
+At an address there may be nothing, another program, a server that is not ready, or one that
+never responds. Each of these is an `UnreachableError`.
 """
 
 import json
@@ -23,13 +23,13 @@ from pipeline.protocol.packets import MESSAGE_BYTES
 
 _PORTS: Final = {"ws": 80, "wss": 443}
 CONNECT_S: Final = 10.0  # for the WebSocket handshake
-_ASK_AGAIN_S: Final = 0.5  # of a server that is not there and cannot say when it will be
+_RETRY_AFTER_S: Final = 0.5  # where no server is there to send a Retry-After
 _QUEUED_MESSAGES: Final = 64  # between the library's reader, which then also stops answering pings, and ours
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """What a `ws:` or `wss:` URL says; `authority` is for the Host header."""
+    """The parts of a `ws:` or `wss:` URL; `authority` is for the Host header."""
 
     host: str
     port: int
@@ -39,7 +39,7 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Self:
-        """Read a URL; a `ValueError` says that it is none of a WebSocket."""
+        """Parse a URL; a `ValueError` where it is not the address of a WebSocket."""
         parts = urlsplit(url)
         if parts.scheme not in _PORTS or not parts.hostname:
             raise ValueError(f"{url!r} is not the address of a WebSocket")
@@ -51,23 +51,23 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
-    """What we show a server, and whom we believe that it is one; `tls` None: the system's authorities."""
+class ClientCredentials:
+    """The token for the server, and the certificate authorities; `tls` None: those of the system."""
 
     token: str | None = field(default=None, repr=False)
     tls: ssl.SSLContext | None = None
 
     @property
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """What goes into the handshake."""
+        """The headers for the handshake."""
         return [] if self.token is None else [(b"Authorization", b"Bearer " + self.token.encode("ascii"))]
 
 
-ANYBODY: Final = Trust()
+NO_TOKEN: Final = ClientCredentials()
 
 
 class UnreachableError(PeerError):
-    """There is no connection. `retry_after_s` is when to ask again, None where that is of no use."""
+    """There is no connection. `retry_after_s` is when to try again, None where that is of no use."""
 
     def __init__(self, message: str, retry_after_s: float | None) -> None:
         super().__init__(message)
@@ -75,28 +75,30 @@ class UnreachableError(PeerError):
 
 
 @asynccontextmanager
-async def connected(url: str, trust: Trust = ANYBODY) -> AsyncIterator[WebSocketConnection]:
-    """A WebSocket to `url` for the length of the block; at its end the socket is closed, however it ends.
+async def open_websocket(
+    url: str, credentials: ClientCredentials = NO_TOKEN
+) -> AsyncIterator[WebSocketConnection]:
+    """A WebSocket to `url` for the length of the block; at its end the socket is closed in any case.
 
-    Saying goodbye before is the caller's part. What the block raises comes out as it is.
+    The closing handshake is up to the caller. What the block raises is raised unchanged.
 
     Raises:
-        UnreachableError: nothing at `url` opens one.
-        ValueError: `url` is not one of a WebSocket.
+        UnreachableError: no WebSocket could be opened.
+        ValueError: `url` is not the address of a WebSocket.
     """
-    # The library's own way to open one leaves the socket to the garbage collector when the
-    # peer closes first, and its background task to itself when the peer never answers.
+    # The library's own function leaves the socket to the garbage collector when the peer
+    # closes first, and its background task running when the peer never responds.
     address = Address.of(url)
     with trio.CancelScope(deadline=trio.current_time() + CONNECT_S) as connecting:
         try:
             with single_errors():
-                async with await _stream(address, trust.tls) as stream, trio.open_nursery() as nursery:
+                async with await _stream(address, credentials.tls) as stream, trio.open_nursery() as nursery:
                     ws = await wrap_client_stream(
                         nursery,
                         stream,
                         address.authority,
                         address.resource,
-                        extra_headers=trust.headers,
+                        extra_headers=credentials.headers,
                         max_message_size=MESSAGE_BYTES,
                         message_queue_size=_QUEUED_MESSAGES,
                     )
@@ -106,14 +108,14 @@ async def connected(url: str, trust: Trust = ANYBODY) -> AsyncIterator[WebSocket
         except ConnectionRejected as rejection:
             raise _rejected(url, rejection) from None
         except h11.ProtocolError:
-            raise UnreachableError(f"what answers at {url} does not speak HTTP", None) from None
+            raise UnreachableError(f"the program at {url} does not speak HTTP", None) from None
     if connecting.cancelled_caught:
         raise UnreachableError(f"{url} did not open a WebSocket within {CONNECT_S:.0f} s", None)
 
 
 @contextmanager
 def single_errors() -> Iterator[None]:
-    """An error that was raised alone leaves a nursery alone, not as a group of one."""
+    """Unwrap exception groups of one, as nurseries raise them."""
     try:
         yield
     except BaseExceptionGroup as group:
@@ -139,22 +141,22 @@ async def _stream(
         raise UnreachableError(problem, None) from None
     except OSError as error:
         problem = f"cannot connect to {address.authority}: {_cause(error)}"
-        raise UnreachableError(problem, _ASK_AGAIN_S) from None
+        raise UnreachableError(problem, _RETRY_AFTER_S) from None
     return stream
 
 
 def _cause(error: OSError) -> str:
-    """Why there is no TCP connection, in the system's words."""
+    """Why there is no TCP connection, in the words of the operating system."""
     group = error.__cause__
     if isinstance(group, BaseExceptionGroup) and isinstance(group.exceptions[0], OSError):
         error = group.exceptions[0]  # one for each address tried
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno).lower()
-    return (error.strerror or str(error)).lower()  # names that are not known have numbers of their own
+    return (error.strerror or str(error)).lower()  # resolver errors have numbers of their own
 
 
 def _rejected(url: str, rejection: ConnectionRejected) -> UnreachableError:
-    """What an HTTP answer in place of a WebSocket says: ours say `{error: {message}}` and Retry-After."""
+    """The error in an HTTP response: our servers send `{error: {message}}` and Retry-After."""
     try:
         message = str(json.loads(rejection.body or b"")["error"]["message"])
     except (ValueError, TypeError, KeyError, RecursionError):

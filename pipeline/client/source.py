@@ -1,7 +1,7 @@
-"""What is said, and when it was: frames with the instant their last sample was captured.
+"""Audio sources: frames with the instant at which their last sample was captured.
 
-A source of speech is an asynchronous generator of `Captured`; a recording is one too, once
-it is `paced`.
+An `AudioSource` is an asynchronous generator of `CapturedFrame`. `paced` makes one of a recording;
+`audio_device.Microphone` is a live one.
 """
 
 from collections.abc import AsyncGenerator
@@ -16,26 +16,26 @@ from pipeline.values import Pcm
 
 
 @dataclass(frozen=True, slots=True)
-class Captured:
-    """80 ms of microphone, `pcm [1920]`, whose last sample was captured at `at_ns` of `now_ns`'s clock."""
+class CapturedFrame:
+    """80 ms of audio, `pcm [1920]`, whose last sample was captured at `at_ns` by the clock of `now_ns`."""
 
     pcm: Pcm
     at_ns: int
 
 
-Speech = AsyncGenerator[Captured, None]
+AudioSource = AsyncGenerator[CapturedFrame, None]
 
 
 def now_ns() -> int:
-    """Trio's clock, which never steps, in nanoseconds."""
+    """The time in nanoseconds by Trio's clock, which is never set."""
     return round(trio.current_time() * 1e9)
 
 
-async def paced(pcm: Pcm) -> Speech:
-    """Play `pcm [S]` as a microphone would deliver it: a frame each 80 ms, the last padded with silence."""
+async def paced(pcm: Pcm) -> AudioSource:
+    """Deliver `pcm [S]` as a microphone would: a frame each 80 ms, the last padded with silence."""
     framer = Framer()
     pace = Pace(now_ns())
     for index, frame in enumerate(np.concatenate((framer.push(pcm), framer.flush()))):
         due_ns = pace.due_ns(index)
         await trio.sleep_until(due_ns / 1e9)
-        yield Captured(frame, due_ns)
+        yield CapturedFrame(frame, due_ns)

@@ -1,11 +1,14 @@
-"""What `python -m pipeline doctor` looks at: this machine, what a model asks of it, what is around it.
+"""Measurements and estimates for `doctor`, `bench` and `capacity`.
 
-* `machine` — measures: reading memory, matrix products of each kind of weights.
-* `work` — counts: the numbers a frame reads and the operations it takes, from architectures alone.
-* `chain` — times the stages, and the full-size codec.
-* `estimates` — joins the three: which published model would keep time, with how many lanes.
-* `surroundings` — port, disk, what a browser asks for.
+* `microbenchmarks` — memory bandwidth and matrix products of this machine.
+* `cost_model` — weights read and operations per frame, computed from an architecture.
+* `stage_timing`, `stage_runner` — times of a model's stages and of the full-size codec.
+* `estimates` — combines these: frame time and lanes of each published model on this machine.
+* `capacity_plan` — hardware for a number of sessions, from data sheets and recorded measurements.
+* `environment` — port, disk space and what a browser needs.
+* `checkpoint_load`, `profiler` — how a checkpoint is loaded, and where a step spends its time.
 
+Neighbours: the commands are in `pipeline.cli`. What does not belong here: a running server.
 Importing this package chooses the backend first, as `pipeline.models` does.
 """
 

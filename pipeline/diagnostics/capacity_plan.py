@@ -25,7 +25,7 @@ MAX_UTILIZATION: Final = 0.8  # of all lanes; above it new sessions have to wait
 
 # Two cores with the embedded model, client underruns below 1 % (docs/reference/benchmarks.md).
 MEASURED_LANES: Final = 16
-# HAProxy with real sessions, plus the share of TLS at 100 connections (docs/how-to/scaling.md).
+# HAProxy with real sessions, plus the share of TLS at 100 connections (docs/reference/benchmarks.md).
 BALANCER_CORES: Final = 0.0012 + 0.0002
 BALANCER_BYTES: Final = 58 * 1024
 
@@ -128,9 +128,8 @@ def _upper_bound(machine: Machine, model: str, weight_format: Format) -> Replica
     """The most lanes of a published model that `machine` can hold."""
     lm = PUBLISHED[model]
     lane_bytes = kv_cache_bytes(lm, weight_format)
-    in_memory = (
-        machine.usable_bytes - weights_bytes(lm, weight_format)
-    ) // lane_bytes - 1  # one row of the batch is padding
+    rows = (machine.usable_bytes - weights_bytes(lm, weight_format)) // lane_bytes
+    in_memory = rows - 1  # one row of the batch is padding
     read_bytes = step_cost(lm).weights * BYTES[weight_format]
     in_time_bytes = USABLE_MS / 1000 * BANDWIDTH_FRACTION * machine.read_bytes_per_s - read_bytes
     in_time = int(in_time_bytes // lane_bytes)

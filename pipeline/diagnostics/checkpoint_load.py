@@ -1,9 +1,8 @@
-"""How a checkpoint is loaded: in what time, beside reading its file, and at what memory, beside its size.
+"""Measures how a checkpoint is loaded: time compared with reading the file, memory compared with its size.
 
-The checkpoint is random, of any architecture, made in a temporary folder and removed. What
-the system holds of the file in memory is given up first, where the system can be asked to,
-so that both times are those of a first start. Memory is anonymous memory: pages of files
-can be had back at any time and are left out.
+The checkpoint has random weights of a given architecture and is removed afterwards. Its pages are dropped
+from the page cache before each read, where the system allows it, so that both times are those of a cold
+start. Only anonymous memory counts: the system can reclaim file pages at any time.
 """
 
 import math
@@ -25,7 +24,7 @@ from pipeline.models.bundle import load_lm
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.lm import LmModel
 
-# A billion parameters: 2 GB in bfloat16, as checkpoints are published.
+# One billion parameters: 2 GB in bfloat16, the usual format of checkpoints.
 ARCHITECTURE: Final = parse_lm_config(
     {
         "dim": 1536, "num_heads": 24, "num_layers": 18, "hidden_scale": 4.125, "context": 3000,
@@ -37,13 +36,13 @@ ARCHITECTURE: Final = parse_lm_config(
     }
 )  # fmt: skip
 _STEPS: Final = 10
-_ROUNDS: Final = 3  # of which the fastest counts: whatever else the machine does only slows them down
+_ROUNDS: Final = 3  # the fastest counts, because other load can only slow one down
 _BLOCK_BYTES: Final = 16 * 2**20
 _SAMPLE_S: Final = 0.005
 
 
-class _Peak:
-    """The most anonymous memory there was while this lasted, sampled."""
+class _PeakMemory:
+    """Samples the anonymous memory of this process and records its peak within the context."""
 
     def __enter__(self) -> Self:
         self.before_bytes = self.peak_bytes = anonymous_bytes()
@@ -66,7 +65,7 @@ class _Peak:
 
 
 def anonymous_bytes() -> int:
-    """Memory of this process that is no file's; all of it where the system does not tell them apart."""
+    """Anonymous memory of this process; all resident memory where the system has no separate figure."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -76,8 +75,8 @@ def anonymous_bytes() -> int:
     return resident
 
 
-def _forget(path: Path) -> bool:
-    """Have the system drop what it holds of a file; whether it could be asked to."""
+def _drop_page_cache(path: Path) -> bool:
+    """Drop a file from the page cache; False if the system does not support it."""
     if not hasattr(os, "posix_fadvise"):
         return False
     with path.open("rb") as file:
@@ -95,30 +94,30 @@ def _read_s(path: Path) -> float:
     return time.perf_counter() - began_s
 
 
-def _make(path: Path, config: LmConfig) -> None:
+def _write_random(path: Path, config: LmConfig) -> None:
     random_init.write_checkpoint(path, random_init.lm_tensors(config), seed=1, dtype="BF16")
 
 
 def measure_load(config: LmConfig) -> dict[str, Any]:
-    """Make a random bfloat16 checkpoint of `config`, read its file, load it, and take a few steps."""
+    """Write a random bfloat16 checkpoint of `config`, read its file, load it and run a few steps."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.safetensors")
-        # In a process of its own, whose freed memory is not there to be used again by this one.
-        maker = multiprocessing.get_context("spawn").Process(target=_make, args=(path, config))
-        maker.start()
-        maker.join()
+        # In a separate process, so that this one cannot reuse its freed memory.
+        writer = multiprocessing.get_context("spawn").Process(target=_write_random, args=(path, config))
+        writer.start()
+        writer.join()
         file_bytes = path.stat().st_size
-        # A virtual machine gets memory when it first touches it, which takes longer than reading.
+        # A virtual machine gets memory on first touch, which would take longer than reading.
         np.ones(min(3 * file_bytes, backend.free_bytes() // 2), np.uint8)
-        cold = _forget(path)
-        with _Peak() as memory:
+        cold = _drop_page_cache(path)
+        with _PeakMemory() as memory:
             model = load_lm(config, path)
         read_s, load_s = [], []
         for _ in range(_ROUNDS):
             del model
-            _forget(path)
+            _drop_page_cache(path)
             read_s.append(_read_s(path))
-            _forget(path)
+            _drop_page_cache(path)
             began_s = time.perf_counter()
             model = load_lm(config, path)
             load_s.append(time.perf_counter() - began_s)
@@ -137,7 +136,7 @@ def measure_load(config: LmConfig) -> dict[str, Any]:
 
 
 def _step_s(model: LmModel) -> float:
-    """The median time of a step of one lane."""
+    """The median seconds of a step of one lane."""
     state, lanes = model.state(2), np.array([0], np.int32)
     text = np.full((1, 1), model.config.text_card, np.int32)
     audio = np.full((1, model.config.n_q, 1), model.config.card, np.int32)

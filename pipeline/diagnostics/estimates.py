@@ -1,30 +1,29 @@
-"""What a published model would take here, worked out from what was measured; nothing of it is run.
+"""Estimates the frame time and memory of the published models on this machine, without running them.
 
-A frame of a language model of which only the sizes are known takes: its matrix products, at the
-measured cost of a number of weights in that format and at that width; reading full attention
-rings, at the measured bandwidth; and what a layer costs beside that, measured on the model that
-was timed. The codec is measured as it is. Memory follows from the sizes.
+The time of a language model step is the sum of its matrix products, at the measured time per weight of the
+format and batch width; of reading full KV caches, at the measured bandwidth; and of a fixed overhead per
+layer, taken from the model that was timed. The codec is measured directly. Memory follows from the sizes.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pipeline.diagnostics.cost_model import decode_work, encode_work, step_work, weight_numbers
+from pipeline.diagnostics.cost_model import codec_weight_count, parameter_count, step_cost
 from pipeline.diagnostics.microbenchmarks import QUANTIZED, Format
-from pipeline.diagnostics.stage_timing import CODEBOOKS, Times
+from pipeline.diagnostics.stage_timing import CODEBOOKS, StageTimes
 from pipeline.models.checkpoint.formats import MOSHI_V0_1
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.checkpoint.mimi_config import parse_mimi_config
 from pipeline.models.layers.transformer import TransformerConfig
 from pipeline.units import FRAME_MS
 
-# A machine that is busy to the last millisecond has none left for anything else it does.
+# A fifth of the frame is left for everything else the machine does.
 USABLE_MS: Final = 0.8 * FRAME_MS
-BYTES: Final[Mapping[Format, float]] = {  # of one weight
+BYTES: Final[Mapping[Format, float]] = {  # bytes per weight
     "float32": 4.0,
     "bfloat16": 2.0,
-    # With a scale and a bias of 16 bits for each group.
+    # Plus a 16-bit scale and a 16-bit bias per group.
     **{name: bits / 8 + 4 / group for name, (bits, group) in QUANTIZED.items()},
 }
 _PROCESS_BYTES: Final = 160 * 2**20  # as in pipeline.models.memory
@@ -54,25 +53,25 @@ REPOSITORIES: Final[Mapping[tuple[str, Format], str]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    """What the estimates rest on.
+class Measurements:
+    """The measurements of this machine.
 
-    products_s: seconds of each number of a weight matrix, by format and width. layer_s: what a
-    layer of a step costs beside its products. codec: by width.
+    products_s: seconds per weight of a matrix product, by format and batch width. layer_s: overhead of each
+    layer of a step. codec: times by batch width.
     """
 
     read_bytes_per_s: float
     products_s: Mapping[Format, Mapping[int, float]]
     layer_s: float
-    codec: Mapping[int, Times]
+    codec: Mapping[int, StageTimes]
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """One published model in one format.
+    """One published model in one weight format.
 
-    one_lane_bytes: to serve one session; lane_bytes: each further one. frame_ms: encode, step and
-    decode together, by width. lanes: how many it holds here, 0 if not even one.
+    kept: the format. one_lane_bytes: memory for one session; lane_bytes: for each further one. frame_ms:
+    encode, step and decode together, by batch width. lanes: how many fit here in time and memory, may be 0.
     """
 
     model: str
@@ -85,55 +84,58 @@ class Estimate:
 
 
 def layer_s(step_s: float, lm: LmConfig, products_s: float) -> float:
-    """What is left of a measured step after its products, for each of its layers."""
-    work = step_work(lm)
-    return max(0.0, step_s - work.flop / 2 * products_s) / work.calls
+    """The overhead of each layer: the part of a measured step that its matrix products do not explain."""
+    cost = step_cost(lm)
+    return max(0.0, step_s - cost.flop / 2 * products_s) / cost.layers
 
 
-def estimate(model: str, kept: Format, measured: Measured, free_bytes: int) -> Estimate:
-    """What `model` would take with its weights kept as `kept`, on a machine with `free_bytes` free."""
+def estimate(model: str, weight_format: Format, measured: Measurements, free_bytes: int) -> Estimate:
+    """Estimate `model` in a weight format, on a machine with `free_bytes` of free memory."""
     lm = PUBLISHED[model]
-    lane_bytes = ring_bytes(lm, kept)
-    kept_bytes = weights_bytes(lm, kept)
+    lane_bytes = kv_cache_bytes(lm, weight_format)
+    model_bytes = weights_bytes(lm, weight_format)
     frame_ms = {
-        width: 1000 * _step_s(lm, kept, width, measured) + codec.p50_ms
+        width: 1000 * _step_s(lm, weight_format, width, measured) + codec.p50_ms
         for width, codec in measured.codec.items()
     }
     lanes = 0
     for width, ms in frame_ms.items():
-        if ms > USABLE_MS or kept_bytes + (width + 1) * lane_bytes > free_bytes:
+        if ms > USABLE_MS or model_bytes + (width + 1) * lane_bytes > free_bytes:
             break
         lanes = width
-    one_lane_bytes = kept_bytes + 2 * lane_bytes  # one row is for padding
-    return Estimate(model, kept, REPOSITORIES[model, kept], one_lane_bytes, lane_bytes, frame_ms, lanes)
+    one_lane_bytes = model_bytes + 2 * lane_bytes  # one row of the batch is padding
+    return Estimate(
+        model, weight_format, REPOSITORIES[model, weight_format], one_lane_bytes, lane_bytes, frame_ms, lanes
+    )
 
 
-def _step_s(lm: LmConfig, kept: Format, width: int, measured: Measured) -> float:
-    work = step_work(lm)
-    products_s = work.flop / 2 * measured.products_s[kept][width]
-    rings_s = width * _rings(lm.transformer) * _number_bytes(kept) / measured.read_bytes_per_s
-    return products_s + rings_s + work.calls * measured.layer_s
+def _step_s(lm: LmConfig, weight_format: Format, width: int, measured: Measurements) -> float:
+    cost = step_cost(lm)
+    products_s = cost.flop / 2 * measured.products_s[weight_format][width]
+    kv_cache_s = (
+        width * _kv_numbers(lm.transformer) * _number_bytes(weight_format) / measured.read_bytes_per_s
+    )
+    return products_s + kv_cache_s + cost.layers * measured.layer_s
 
 
-def weights_bytes(lm: LmConfig, kept: Format) -> int:
-    """Both models, and room to work in. The codec is float32 everywhere."""
-    mimi = parse_mimi_config({})
-    codec = encode_work(mimi, max(CODEBOOKS, lm.mimi_codebooks)).numbers + decode_work(mimi).numbers
-    largest_bytes = lm.dim * (lm.text_card + 1) * BYTES[kept]  # while it is read
-    return round(weight_numbers(lm) * BYTES[kept] + 4 * codec + largest_bytes + _PROCESS_BYTES)
+def weights_bytes(lm: LmConfig, weight_format: Format) -> int:
+    """Memory of language model, codec and process. The codec is always float32."""
+    codec = codec_weight_count(parse_mimi_config({}), max(CODEBOOKS, lm.mimi_codebooks))
+    largest_bytes = lm.dim * (lm.text_card + 1) * BYTES[weight_format]  # temporarily, while it is loaded
+    return round(parameter_count(lm) * BYTES[weight_format] + 4 * codec + largest_bytes + _PROCESS_BYTES)
 
 
-def ring_bytes(lm: LmConfig, kept: Format) -> int:
-    """What one more lane leaves behind, in both models."""
-    codec = 2 * _rings(parse_mimi_config({}).transformer)
-    return round(_rings(lm.transformer) * _number_bytes(kept) + 4 * codec)
+def kv_cache_bytes(lm: LmConfig, weight_format: Format) -> int:
+    """Memory of the KV caches of one lane, in both models."""
+    codec = 2 * _kv_numbers(parse_mimi_config({}).transformer)
+    return round(_kv_numbers(lm.transformer) * _number_bytes(weight_format) + 4 * codec)
 
 
-def _rings(config: TransformerConfig) -> int:
-    """Numbers in the keys and values of one lane."""
+def _kv_numbers(config: TransformerConfig) -> int:
+    """Keys and values in the KV cache of one lane."""
     return 2 * config.num_layers * config.num_kv_heads * config.context * config.head_dim
 
 
-def _number_bytes(kept: Format) -> int:
-    """Of what is not a weight."""
-    return 4 if kept == "float32" else 2
+def _number_bytes(weight_format: Format) -> int:
+    """Bytes of one activation or cache entry."""
+    return 4 if weight_format == "float32" else 2

@@ -1,7 +1,7 @@
-"""How fast this machine reads and multiplies: the best of some attempts, for all else only slows it.
+"""Microbenchmarks of this machine: memory bandwidth and matrix products.
 
-No more than `threads` cores are asked for, by threads of our own here and by the BLAS as it
-was told (`pipeline.backend`).
+Each result is the fastest of several runs, because other load can only slow one down. The number of BLAS
+threads is set by `pipeline.backend`.
 """
 
 import platform
@@ -17,17 +17,17 @@ import psutil
 from pipeline import backend
 
 Format = Literal["float32", "bfloat16", "8 bits", "4 bits"]
-# Bits and the numbers that share a scale, as the MLX repositories are published.
+# (bits, group size) of the published MLX repositories.
 QUANTIZED: Final[Mapping[Format, tuple[int, int]]] = {"8 bits": (8, 64), "4 bits": (4, 32)}
 
 _ATTEMPTS: Final = 5
-_READ_BYTES: Final = 2**29  # far more than any cache holds
-_OUT, _IN = 11264, 4096  # the widest product of Moshi 7B
+_READ_BYTES: Final = 2**29  # much larger than any cache
+_OUT, _IN = 11264, 4096  # the largest matrix of Moshi 7B
 _SQUARE: Final = 2048
 
 
 def describe() -> dict[str, Any]:
-    """What this process computes on."""
+    """The machine and backend of this process."""
     chosen = backend.prepare()
     return {
         "system": platform.system(),
@@ -46,14 +46,14 @@ def describe() -> dict[str, Any]:
 
 
 def formats() -> tuple[Format, ...]:
-    """How the weights of a language model can be kept here."""
+    """The weight formats that this backend can use for a language model."""
     if backend.prepare().keeps_quantized:
         return ("bfloat16", "8 bits", "4 bits")
     return ("float32",)
 
 
 def read_bytes_per_s(threads: int) -> float:
-    """Bytes a second that `threads` threads read together, or one matrix-vector product reads."""
+    """Memory bandwidth: of `threads` threads, or of a matrix-vector product if that is higher."""
     parts = [np.ones(_READ_BYTES // threads // 4, np.float32) for _ in range(threads)]
     with ThreadPoolExecutor(threads) as pool:
         host_s = _best_s(lambda: list(pool.map(lambda part: np.dot(part, part), parts)))
@@ -63,32 +63,32 @@ def read_bytes_per_s(threads: int) -> float:
 
 
 def flop_per_s() -> float:
-    """Floating-point operations a second in the product of two square matrices."""
+    """Floating-point operations per second in the product of two square matrices."""
     dtype: mx.Dtype = getattr(mx, backend.prepare().compute_dtype)
     square = mx.ones((_SQUARE, _SQUARE), dtype)
     mx.eval(square)
     return 2 * _SQUARE**3 / _best_s(lambda: mx.eval(square @ square))
 
 
-def measure_product_s(rows: int, kept: Format) -> float:
-    """Seconds of `x [rows, 4096] · W [11264, 4096]ᵀ`, with W kept as a model would."""
-    if kept in QUANTIZED:
-        bits, group = QUANTIZED[kept]
+def measure_product_s(rows: int, weight_format: Format) -> float:
+    """Seconds of `x [rows, 4096] · W [11264, 4096]ᵀ` with W in the given format."""
+    if weight_format in QUANTIZED:
+        bits, group = QUANTIZED[weight_format]
         packed = mx.quantize(mx.ones((_OUT, _IN), mx.bfloat16), group_size=group, bits=bits)
         x = mx.ones((rows, _IN), mx.bfloat16)
         mx.eval(packed, x)
         return _best_s(
             lambda: mx.eval(mx.quantized_matmul(x, *packed, transpose=True, group_size=group, bits=bits))
         )
-    dtype: mx.Dtype = getattr(mx, kept)
+    dtype: mx.Dtype = getattr(mx, weight_format)
     weights, x = mx.ones((_OUT, _IN), dtype), mx.ones((rows, _IN), dtype)
     mx.eval(weights, x)
     return _best_s(lambda: mx.eval(x @ weights.T))
 
 
-def product_s_per_number(widths: list[int], kept: Format) -> dict[int, float]:
-    """Seconds that each number of a weight matrix costs, by the rows multiplied with it."""
-    return {width: measure_product_s(width, kept) / (_OUT * _IN) for width in widths}
+def product_s_per_weight(widths: list[int], weight_format: Format) -> dict[int, float]:
+    """Seconds per weight of a matrix product, by the number of rows multiplied with it."""
+    return {width: measure_product_s(width, weight_format) / (_OUT * _IN) for width in widths}
 
 
 def _best_s(call: Callable[[], object]) -> float:

@@ -1,10 +1,14 @@
-"""Where the milliseconds of encode, step and decode go: Python, products, convolutions, curves, norms.
+"""Profiles encode, step and decode: milliseconds in Python and in each kind of layer, and operation counts.
 
-Each call is looked at three times. As a stage makes it. Without its evaluation: that is Python,
-which lays the operations out, and their number. And layer by layer, each evaluated by itself:
-that tells kinds of work apart, and costs a synchronisation a layer. What is no such layer,
-rotation, gating and drawing above all, is in the whole alone; so is writing to the rings, which
-a whole call does in place and a call in pieces on a copy.
+Each call is measured in three ways: as a stage makes it; without its evaluation, which is the
+time that Python takes to build the graph, and the number of operations in it; and layer by
+layer, each evaluated by itself, which separates the kinds of layers at the price of one
+synchronisation per layer. What is not one of these layers, mostly rotary embedding, gating and
+sampling, appears in the whole only; so does writing to the rings, which a whole call does in
+place and a call layer by layer on a copy.
+
+Layers have no hook for this, because a check in each of a thousand calls per step would cost all
+sessions something: `Stopwatch` replaces their methods while it runs, and restores them.
 """
 
 import contextlib
@@ -19,44 +23,44 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_flatten
 
-from pipeline.models.evaluation import settle
-from pipeline.models.layers.attention import AttentionPlan
-from pipeline.models.layers.conv import CausalConv1d, ConvTranspose1d, Downsample, Upsample
-from pipeline.models.layers.embedding import Embedding, Hearing
-from pipeline.models.layers.fused_linear import Products
+from pipeline.models.evaluation import EvalSchedule, evaluate
+from pipeline.models.layers.attention import AttentionMetadata
+from pipeline.models.layers.conv import CausalConv1d, ConvDownsample1d, ConvTranspose1d, ConvTrUpsample1d
+from pipeline.models.layers.embedding import Embedding, FusedEmbedding
+from pipeline.models.layers.fused_linear import FusedLinear
 from pipeline.models.layers.linear import Linear
 from pipeline.models.layers.norms import LayerNorm, RmsNorm
-from pipeline.models.quantizer import SplitQuantizer
+from pipeline.models.quantizer import SplitResidualVectorQuantizer
 from pipeline.models.sampling import SamplingBatch
 from pipeline.models.seanet import Elu
-from pipeline.stages.chain import Chain
+from pipeline.stages.model_stages import ModelStages
 from pipeline.units import FRAME_SAMPLES
-from pipeline.values import Sampling
+from pipeline.values import SamplingParams
 
 KINDS: Final[dict[type, str]] = {
     Linear: "products",
-    Products: "products",
+    FusedLinear: "products",
     CausalConv1d: "convolutions",
     ConvTranspose1d: "convolutions",
-    Downsample: "convolutions",
-    Upsample: "convolutions",
+    ConvDownsample1d: "convolutions",
+    ConvTrUpsample1d: "convolutions",
     Elu: "curves",
-    AttentionPlan: "attention",
+    AttentionMetadata: "attention",
     LayerNorm: "norms",
     RmsNorm: "norms",
     Embedding: "embeddings",
-    Hearing: "embeddings",
-    SplitQuantizer: "quantizer",
+    FusedEmbedding: "embeddings",
+    SplitResidualVectorQuantizer: "quantizer",
 }
-_CALLED: Final = ("__call__", "encode", "decode", "of_drawn", "attend")
+_CALLED: Final = ("__call__", "encode", "decode", "embed_sampled", "attend")
 WARM_FRAMES: Final = 20
 _PRIMITIVE: Final = re.compile(r'\[label ="(\w+)"')
 
-Call = Callable[[list[mx.array]], list[mx.array]]  # marks to add to, as a stage has them → results
+Call = Callable[[EvalSchedule], list[mx.array]]  # returns the results and the new state, not evaluated
 
 
 class Stopwatch:
-    """Seconds spent in layers of each kind while `running`; a layer within a layer counts as the outer."""
+    """Seconds in layers of each kind while `running`; a layer inside another counts as the outer one."""
 
     def __init__(self) -> None:
         self.seconds: defaultdict[str, float] = defaultdict(float)
@@ -64,7 +68,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Evaluate before and after every layer of a kind; afterwards all is as it was."""
+        """Evaluate and time every call of these layers; afterwards their methods are restored."""
         with contextlib.ExitStack() as stack:
             for layer in KINDS:
                 stack.enter_context(self._timed(layer))
@@ -83,7 +87,7 @@ class Stopwatch:
                 setattr(layer, name, original)
 
     def _measured(self, original: Callable[..., Any], kind: str) -> Callable[..., Any]:
-        def measured(layer: object, *arguments: Any) -> Any:  # noqa: ANN401 - whatever the layer takes and gives
+        def measured(layer: object, *arguments: Any) -> Any:  # noqa: ANN401 - any layer's arguments and result
             if self._inside:
                 return original(layer, *arguments)
             mx.eval(*_arrays(arguments))
@@ -105,8 +109,8 @@ def _arrays(values: object) -> list[mx.array]:
     return [leaf for _, leaf in leaves if isinstance(leaf, mx.array)]
 
 
-def calls(chain: Chain, width: int) -> dict[str, Call]:
-    """Encode, step and decode of `width` lanes, each with a state of its own; nothing is evaluated."""
+def calls(chain: ModelStages, width: int) -> dict[str, Call]:
+    """Encode, step and decode of `width` lanes, each with its own state; nothing is evaluated."""
     mimi, lm = chain.bundle.load_mimi(), chain.bundle.load_lm()
     rows = np.arange(width, dtype=np.int32)
     generator = np.random.Generator(np.random.PCG64(3))
@@ -114,51 +118,55 @@ def calls(chain: Chain, width: int) -> dict[str, Call]:
     c = lm.config
     audio = generator.integers(0, c.card, (width, c.n_q, 1), np.int32)
     text = generator.integers(0, c.text_card, (width, 1), np.int32)
-    batch = SamplingBatch.of([Sampling(seed=1)] * width, [0] * width, [()] * width, c.dep_q, width)
-    hearing, speaking, thinking = mimi.encoder_state(width), mimi.decoder_state(width), lm.state(width)
+    batch = SamplingBatch.of([SamplingParams(seed=1)] * width, [0] * width, [()] * width, c.dep_q, width)
+    encoder_state, decoder_state, lm_state = (
+        mimi.encoder_state(width),
+        mimi.decoder_state(width),
+        lm.state(width),
+    )
 
-    def encode(marks: list[mx.array]) -> list[mx.array]:
-        nonlocal hearing
-        codes, hearing = mimi.encode(mx.array(pcm), hearing, rows, marks)
-        return [codes, *_arrays(hearing)]
+    def encode(schedule: EvalSchedule) -> list[mx.array]:
+        nonlocal encoder_state
+        codes, encoder_state = mimi.encode(mx.array(pcm), encoder_state, rows, schedule)
+        return [codes, *_arrays(encoder_state)]
 
-    def step(marks: list[mx.array]) -> list[mx.array]:
-        nonlocal thinking
-        said, codes, thinking = lm.step(text, audio, thinking, rows, batch, marks=marks)
-        return [said, codes, *_arrays(thinking)]
+    def step(schedule: EvalSchedule) -> list[mx.array]:
+        nonlocal lm_state
+        token, codes, lm_state = lm.step(text, audio, lm_state, rows, batch, schedule=schedule)
+        return [token, codes, *_arrays(lm_state)]
 
-    def decode(marks: list[mx.array]) -> list[mx.array]:
-        nonlocal speaking
-        sound, speaking = mimi.decode(mx.array(audio[:, : c.dep_q]), speaking, rows, marks)
-        return [sound, *_arrays(speaking)]
+    def decode(schedule: EvalSchedule) -> list[mx.array]:
+        nonlocal decoder_state
+        sound, decoder_state = mimi.decode(mx.array(audio[:, : c.dep_q]), decoder_state, rows, schedule)
+        return [sound, *_arrays(decoder_state)]
 
     return {"encode": encode, "step": step, "decode": decode}
 
 
 def profile(call: Call, frames: int) -> dict[str, Any]:
-    """Milliseconds of one call, by what they are for, and its operations by name, over `frames`.
+    """Milliseconds of one call, over `frames` calls, and its operations by name.
 
-    whole: as it is. python: what lays the operations out. apart: each kind of layer by itself.
+    whole: as a stage makes it. python: building the graph. apart: each kind of layer by itself.
     """
     for _ in range(WARM_FRAMES):
-        mx.eval(*call([]))
+        mx.eval(*call(EvalSchedule()))
     whole, python = np.empty(frames), np.empty(frames)
     for frame in range(frames):
-        marks: list[mx.array] = []
+        schedule = EvalSchedule()
         began_s = time.perf_counter()
-        results = call(marks)
+        results = call(schedule)
         python[frame] = time.perf_counter() - began_s
-        settle("profile", *results, marks=marks)
+        evaluate("profile", *results, schedule=schedule)
         whole[frame] = time.perf_counter() - began_s
-    results = call([])
-    drawn = io.StringIO()
-    mx.export_to_dot(drawn, *results)
+    results = call(EvalSchedule())
+    graph = io.StringIO()
+    mx.export_to_dot(graph, *results)
     mx.eval(*results)
-    operations = Counter(_PRIMITIVE.findall(drawn.getvalue()))
+    operations = Counter(_PRIMITIVE.findall(graph.getvalue()))
     watch = Stopwatch()
     with watch.running():
         for _ in range(frames):
-            mx.eval(*call([]))
+            mx.eval(*call(EvalSchedule()))
     return {
         "whole_ms": round(1000 * float(np.median(whole)), 2),
         "python_ms": round(1000 * float(np.median(python)), 2),
@@ -170,6 +178,6 @@ def profile(call: Call, frames: int) -> dict[str, Any]:
     }
 
 
-def measure_profile(chain: Chain, frames: int, width: int) -> dict[str, Any]:
+def measure_profile(chain: ModelStages, frames: int, width: int) -> dict[str, Any]:
     """The profile of each stage with `width` lanes."""
     return {name: profile(call, frames) for name, call in calls(chain, width).items()}

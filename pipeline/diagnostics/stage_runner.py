@@ -1,4 +1,4 @@
-"""The three stages of a chain on one thread, for the commands that measure them without a server."""
+"""Runs the three stages of a model on one thread, for the commands that measure without a server."""
 
 import contextlib
 import time
@@ -7,31 +7,31 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from pipeline import backend
-from pipeline.stages.chain import Chain
-from pipeline.values import Pcm, Sampling
+from pipeline.stages.model_stages import ModelStages
+from pipeline.values import Pcm, SamplingParams
 
 
-class Rig:
-    """The stages with every lane open, on this thread, which meanwhile stays where a server's stage would."""
+class StageRunner:
+    """The stages of a model with every lane open, run on the calling thread."""
 
-    def __init__(self, chain: Chain) -> None:
-        self.lanes = chain.lanes
-        self._encoder = chain.load_encoder()
-        self._stepper = chain.load_stepper()
-        self._decoder = chain.load_decoder()
-        for lane in range(chain.lanes):
+    def __init__(self, stages: ModelStages) -> None:
+        self.lanes = stages.lanes
+        self._encoder = stages.load_encoder()
+        self._stepper = stages.load_stepper()
+        self._decoder = stages.load_decoder()
+        for lane in range(stages.lanes):
             for stage in (self._encoder, self._stepper, self._decoder):
-                stage.open(lane, Sampling(seed=lane))
+                stage.open(lane, SamplingParams(seed=lane))
 
     @classmethod
     @contextlib.contextmanager
-    def of(cls, chain: Chain) -> "Iterator[Rig]":
-        """Load the stages; afterwards the thread may go where it likes."""
-        with backend.staying_at(backend.homes()[-1]):
-            yield cls(chain)
+    def of(cls, stages: ModelStages) -> "Iterator[StageRunner]":
+        """Load the stages with this thread pinned to the cores that a server would use for them."""
+        with backend.pinned_to(backend.core_affinity()[-1]):
+            yield cls(stages)
 
-    def frame(self, lanes: Sequence[int], pcm: Pcm) -> tuple[float, float, float]:
-        """One frame for each of `lanes`: seconds to encode, to step, to decode."""
+    def time_frame(self, lanes: Sequence[int], pcm: Pcm) -> tuple[float, float, float]:
+        """Process one frame of each of `lanes`: seconds to encode, step and decode."""
         began = time.perf_counter()
         codes = self._encoder.encode(lanes, pcm)
         encoded = time.perf_counter()

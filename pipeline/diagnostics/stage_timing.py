@@ -1,7 +1,7 @@
-"""Times what this machine would do 12.5 times a second: the stages of a model, and the full-size codec.
+"""Measures the time per frame of a model's stages and of the full-size codec.
 
-One after the other on one thread, as fast as they go; in a server they overlap. Widths that take
-far longer than a frame lasts are not tried: a wider batch takes longer still.
+The stages run one after the other on one thread, as fast as possible; in a server they overlap. Once a
+batch takes twice as long as a frame lasts, wider batches are skipped because they take longer still.
 """
 
 import tempfile
@@ -13,26 +13,28 @@ from typing import Any, Final
 
 import numpy as np
 
-from pipeline.diagnostics.stage_runner import Rig
+from pipeline.audio.noise import noise_frames
+from pipeline.diagnostics.stage_runner import StageRunner
 from pipeline.models import random_init
 from pipeline.models.checkpoint.mimi_config import parse_mimi_config
 from pipeline.models.mimi import Mimi
+from pipeline.percentiles import percentiles
 from pipeline.stages.batch import bucket_widths
-from pipeline.stages.chain import Chain
 from pipeline.stages.decoder import DecoderStage
 from pipeline.stages.encoder import EncoderStage
-from pipeline.units import FRAME_MS, FRAME_SAMPLES
-from pipeline.values import GREEDY, Pcm
+from pipeline.stages.model_stages import ModelStages
+from pipeline.units import FRAME_MS
+from pipeline.values import GREEDY
 
-CODEBOOKS: Final = 8  # of Moshi; Hibiki's 16 cost a tenth more
-_WARM_FRAMES: Final = 5
-_LEAST_FRAMES: Final = 5
+CODEBOOKS: Final = 8  # as in Moshi; the 16 of Hibiki take about 10 % longer
+_WARMUP_FRAMES: Final = 5
+_MIN_FRAMES: Final = 5
 _SEED: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Times:
-    """Milliseconds of one batch: of each stage the median, and of all of them."""
+class StageTimes:
+    """Milliseconds per batch: the median of each stage, and p50 and p99 of their sum."""
 
     encode_ms: float
     step_ms: float
@@ -41,31 +43,31 @@ class Times:
     p99_ms: float
 
     @classmethod
-    def of(cls, seconds: Sequence[tuple[float, float, float]]) -> "Times":
-        """From the seconds of encode, step and decode of each frame."""
+    def of(cls, seconds: Sequence[tuple[float, float, float]]) -> "StageTimes":
+        """Summarize the seconds to encode, step and decode each frame."""
         ms = 1000 * np.array(seconds)
         whole = ms.sum(axis=1)
         encode_ms, step_ms, decode_ms = np.median(ms, axis=0).tolist()
-        p50_ms, p99_ms = np.percentile(whole, (50, 99)).tolist()
+        p50_ms, p99_ms = percentiles(whole.tolist(), 50, 99)
         return cls(encode_ms, step_ms, decode_ms, p50_ms, p99_ms)
 
 
-def time_chain(chain: Chain, seconds: float) -> dict[int, Times]:
-    """Times of a model's three stages at each width up to its lanes, `seconds` long each."""
-    with Rig.of(chain) as rig:
+def time_stages(stages: ModelStages, seconds: float) -> dict[int, StageTimes]:
+    """Time a model's three stages at each batch width up to its lanes, for `seconds` each."""
+    with StageRunner.of(stages) as runner:
 
         def frame(width: int) -> tuple[float, float, float]:
-            lanes = range(min(width, chain.lanes))
-            return rig.frame(lanes, _noise(len(lanes)))
+            lanes = range(min(width, stages.lanes))
+            return runner.time_frame(lanes, noise_frames(len(lanes)))
 
-        return dict(_widening(bucket_widths(chain.lanes), frame, seconds))
+        return dict(_time_widths(bucket_widths(stages.lanes), frame, seconds))
 
 
-def time_codec(lanes: int, seconds: float) -> dict[int, Times]:
-    """The same of the codec that every published model has, with random weights; a step takes nothing.
+def time_codec(lanes: int, seconds: float) -> dict[int, StageTimes]:
+    """Time the full-size codec with random weights, at each batch width; the step counts as 0.
 
     Raises:
-        OSError: its weights, 0.3 GB, cannot be written for a moment.
+        OSError: there is no room for its temporary weights file of 0.3 GB.
     """
     config = parse_mimi_config({"quantizer": {"n_q": CODEBOOKS}})
     mimi = Mimi(config, CODEBOOKS)
@@ -80,38 +82,33 @@ def time_codec(lanes: int, seconds: float) -> dict[int, Times]:
 
     def frame(width: int) -> tuple[float, float, float]:
         began_s = time.perf_counter()
-        codes = encoder.encode(range(width), _noise(width))
+        codes = encoder.encode(range(width), noise_frames(width))
         encoded_s = time.perf_counter()
         decoder.decode(range(width), codes)
         return encoded_s - began_s, 0.0, time.perf_counter() - encoded_s
 
-    return dict(_widening(bucket_widths(lanes), frame, seconds))
+    return dict(_time_widths(bucket_widths(lanes), frame, seconds))
 
 
-def as_json(times: dict[int, Times]) -> dict[str, Any]:
-    """By width, for tools."""
+def as_json(times: dict[int, StageTimes]) -> dict[str, Any]:
+    """The times by batch width, for JSON output."""
     return {
-        str(width): {name: round(getattr(each, name), 2) for name in Times.__slots__}
+        str(width): {name: round(getattr(each, name), 2) for name in StageTimes.__slots__}
         for width, each in times.items()
     }
 
 
-def _widening(
+def _time_widths(
     widths: Sequence[int], frame: Callable[[int], tuple[float, float, float]], seconds: float
-) -> Iterator[tuple[int, Times]]:
+) -> Iterator[tuple[int, StageTimes]]:
     for width in widths:
-        for _ in range(_WARM_FRAMES):
+        for _ in range(_WARMUP_FRAMES):
             frame(width)
         taken: list[tuple[float, float, float]] = []
         end_s = time.perf_counter() + seconds
-        while len(taken) < _LEAST_FRAMES or time.perf_counter() < end_s:
+        while len(taken) < _MIN_FRAMES or time.perf_counter() < end_s:
             taken.append(frame(width))
-        times = Times.of(taken)
+        times = StageTimes.of(taken)
         yield width, times
         if times.p50_ms > 2 * FRAME_MS:
             return
-
-
-def _noise(width: int) -> Pcm:
-    generator = np.random.Generator(np.random.PCG64(_SEED))
-    return (0.1 * generator.standard_normal((width, FRAME_SAMPLES))).astype(np.float32)

@@ -45,7 +45,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise ConfigError(str(file), f"cannot read the file ({error.strerror})") from None
+            raise ConfigError(str(file), f"cannot be read ({error.strerror})") from None
         except msgspec.DecodeError as error:
             raise ConfigError(
                 str(file), f"{error}; correct the file, or remove it and install again"
@@ -94,7 +94,7 @@ def write_private(path: Path, content: bytes) -> None:
             file.write(content)
         temporary.replace(path)
     except OSError as error:
-        raise ConfigError(str(path), f"cannot write the file ({error.strerror})") from None
+        raise ConfigError(str(path), f"cannot be written ({error.strerror})") from None
 
 
 def parse_variables(arguments: Sequence[str]) -> dict[str, str]:

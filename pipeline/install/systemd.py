@@ -68,7 +68,10 @@ def render_unit(service: Service) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Quote a text so that systemd reads it as one word. Source: systemd.syntax(7), "Quoting"; systemd.unit(5), "Specifiers"."""
+    """Quote a text so that systemd reads it as one word.
+
+    Source: systemd.syntax(7), "Quoting"; systemd.unit(5), "Specifiers".
+    """
     if _PLAIN.fullmatch(text):
         return text
     escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
@@ -123,9 +126,7 @@ class Systemd:
     def remove_files(self) -> None:
         """Remove the unit file, and make systemd drop its state if it is running."""
         self.file.unlink(missing_ok=True)
-        link = (
-            self.file.parent / "default.target.wants" / _UNIT
-        )  # remains if the unit was not disabled
+        link = self.file.parent / "default.target.wants" / _UNIT  # remains if the unit was not disabled
         link.unlink(missing_ok=True)
         run(*_SYSTEMCTL, "daemon-reload")
         run(*_SYSTEMCTL, "reset-failed", _UNIT)

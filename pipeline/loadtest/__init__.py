@@ -1,15 +1,16 @@
-"""Presses on a server of our own: many light clients, some of them rude, and a watch on what it costs.
+"""Load tests of a server that is started for them: normal and faulty clients, and what they cost the server.
 
-    talker ─── one well-behaved conversation, every answer accounted for
-    rogues ─── conversations that go wrong in one way each, and how the server has to answer
-    fuzzing ── packets nobody should send, and what the protocol's table says to each
-    watch ──── the server's process and its /health, before, meanwhile and after
-    crowd ──── a booted server among all of these: the crowd, the ramp, the stall
-    balancer ─ HAProxy with the committed configuration
-    fleet ──── several servers behind it, each ended and replaced at will
-    replicas ─ what the balancer adds, whether sessions hold, a rolling restart
-    alone ──── the stages in this process, as fast as they go
+    server_process  starts a server as a user would, on a free port
+    client          one client, which checks that each of its frames is answered or reported as dropped
+    misbehaving     clients with one fault each, and the responses that the protocol requires
+    fuzzing         random packets, and the responses that the protocol requires
+    monitor         the server's process and its /health, before, during and after
+    scenarios       one server under load: a mix of clients, a ramp, a stall
+    haproxy         HAProxy with the committed configuration
+    cluster         several servers behind it, each of which can be stopped and replaced
+    failover        the overhead of the balancer, load behind it, a rolling restart
+    in_process      the stages in this process, without a server, as fast as possible
 
-A *law* is broken or it holds: a wrong answer, a crash, a leak. A *figure* is only reported. What does not
-belong here: starting a server (`pipeline.loadtest.server_process`), arguments (`pipeline.cli.loadtest`).
+A *violation* is a broken guarantee: a wrong response, a crash, a leak. Every other result is a
+measurement. The command and its options are in `pipeline.cli.loadtest`.
 """

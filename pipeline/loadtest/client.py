@@ -1,7 +1,7 @@
-"""One light client, and an account of every frame it sent: answered once, in order, or known to be dropped.
+"""A light client that checks its frames: each is answered once, in order, or reported as dropped.
 
-Speech is cut and spelled once for everybody, so that a client costs what its socket costs: with
-sixteen of them beside the server on two cores, they would otherwise measure themselves.
+All clients send the same frames, encoded once, so that a client costs little more than its
+socket: sixteen of them share two cores with the server and would otherwise measure themselves.
 """
 
 import math
@@ -12,15 +12,15 @@ from array import array
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Final
 
-import numpy as np
 import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection, wrap_client_stream
 
 from pipeline.audio.framing import payload_of
+from pipeline.audio.noise import noise_frames
 from pipeline.audio.pacing import FRAME_NS, MS_NS, Playout
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import Conversation, capture_ms
@@ -36,40 +36,37 @@ from pipeline.protocol.metadata import (
     Resumed,
     Stats,
     Vad,
-    spell,
 )
-from pipeline.protocol.outgoing import Outgoing
+from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.protocol.packets import MESSAGE_BYTES, Packet, PacketType, Priority, encode
-from pipeline.protocol.unacked import Heard
+from pipeline.protocol.unacked import ReceivedIds
 from pipeline.units import FRAME_MS, FRAME_SAMPLES
 
 CONNECT_S: Final = 10.0
-ANSWER_S: Final = 5.0  # for the next frame that is owed, once all were sent
-FAREWELL_S: Final = 10.0  # from our bye to the server's close: its `drain_s`, and some more
+ANSWER_S: Final = 5.0  # for the next expected frame, once all were sent
+CLOSE_S: Final = 10.0  # from our bye to the server's close: its `drain_s`, and a margin
 PREBUFFER_MS: Final = FRAME_MS
 _FRAME_BYTES: Final = 4 * FRAME_SAMPLES
-_DIFFERENT_FRAMES: Final = 125  # 10 s, then over again
+_FRAMES: Final = 125  # 10 s, then from the beginning
 
 
-class WrongAnswerError(Exception):
-    """The server broke a law of the protocol; the message says which."""
+class ViolationError(Exception):
+    """The server violated a guarantee; the message says which."""
 
 
 @cache
 def speech() -> tuple[bytes, ...]:
     """The payloads of ten seconds of noise, always the same."""
-    generator = np.random.Generator(np.random.PCG64(1))
-    noise = (0.1 * generator.standard_normal((_DIFFERENT_FRAMES, FRAME_SAMPLES))).astype(np.float32)
-    return tuple(payload_of(frame) for frame in noise)
+    return tuple(payload_of(frame) for frame in noise_frames(_FRAMES))
 
 
 @dataclass(slots=True)
-class Account:
-    """What one listener, or all of them together, got for what they said.
+class ClientCounts:
+    """What one client, or all of them together, sent and received.
 
-    `gaps` are what they heard: frames later than 80 ms after the first one's place, and frames
-    that never came. `underruns` are those the server owned up to. `answers` holds (received at,
-    latency in ms) one after the other; `lags_ms` how late our own frames left, which is our fault.
+    `gaps` are the underruns of a playout with a buffer of 80 ms: frames too late, and frames that
+    never arrived. `underruns` are those that the server reported. `answers` holds (received at,
+    latency in ms) one after the other; `lags_ms` how late the client itself sent its frames.
     """
 
     sessions: int = 0
@@ -81,8 +78,8 @@ class Account:
     answers: "array[float]" = field(default_factory=lambda: array("d"))
     lags_ms: "array[float]" = field(default_factory=lambda: array("d"))
 
-    def add(self, other: "Account") -> None:
-        """Sum, field by field."""
+    def add(self, other: "ClientCounts") -> None:
+        """Add the counts of another."""
         self.sessions += other.sessions
         self.frames_in += other.frames_in
         self.frames_out += other.frames_out
@@ -93,95 +90,94 @@ class Account:
         self.lags_ms.extend(other.lags_ms)
 
 
-class Memory:
-    """What a client keeps of one session over all of its connections."""
+class SessionState:
+    """What a client keeps of one session across its connections."""
 
     def __init__(self) -> None:
-        self.account = Account(sessions=1)
-        self.heard = Heard()
+        self.counts = ClientCounts(sessions=1)
+        self.received_ids = ReceivedIds()
         self.epoch_ns = time.time_ns() - _now_ns()
-        self.unanswered: dict[float, tuple[int, int]] = {}  # timestamp → (index, sent), in the order sent
+        self.unanswered: dict[float, tuple[int, int]] = {}  # timestamp → (index, sent_ns), in the order sent
         self.playout = Playout(PREBUFFER_MS)
 
 
-class Talker:
-    """One conversation, on one connection; `listen` runs beside whatever is done with it."""
+class LoadClient:
+    """One conversation on one connection; `receive` runs in a task of its own."""
 
     def __init__(
         self,
         ws: WebSocketConnection,
         stream: trio.SocketStream,
         *,
-        honest: bool = True,
-        memory: Memory | None = None,
+        check_answers: bool = True,
+        state: SessionState | None = None,
     ) -> None:
-        """`honest` False: what is said is not accounted for. `memory`: of the session taken up again."""
-        self.memory = Memory() if memory is None else memory
-        self.account = self.memory.account
+        """`check_answers` False: answers are not matched with frames. `state`: of the session to resume."""
+        self.state = SessionState() if state is None else state
+        self.counts = self.state.counts
         self.stream = stream
-        self.acks = 0
-        self.is_mute = False  # says nothing of itself, neither ACKs nor heartbeats
+        self.unmatched_acks = 0  # of packets sent by `send_raw`
+        self.is_muted = False  # sends no replies, neither ACKs nor heartbeats
         self.ready = trio.Event()
         self.closed = trio.Event()
         self.close_code: int | None = None
         self.established: ConnectionEstablished | None = None
         self.resumed: Resumed | None = None
         self.draining = False
-        self.passed_over = 0  # frames without an answer, before one that has its own
+        self.frames_skipped = 0  # frames without an answer, before one that has an answer
         self.errors: list[str] = []
         self._ws = ws
-        self._honest = honest
-        self._fell_silent = False
-        self._marks = 0
-        self._turn = trio.Lock()
+        self._check_answers = check_answers
+        self._is_cut_off = False
+        self._round_trips = 0
+        self._send_lock = trio.Lock()
         self._conversation = Conversation(
             "client",
             heartbeat_every_s=5.0,
             heartbeat_timeout_s=15.0,
             now_s=trio.current_time(),
-            heard=self.memory.heard,
+            received_ids=self.state.received_ids,
         )
         self._progress = trio.Event()
 
-    async def say(self, said: Outgoing) -> None:
-        """Write one packet; whoever is gone already hears nothing."""
-        timestamp_ms = (_now_ns() + self.memory.epoch_ns) / MS_NS
-        await self.write(self._conversation.number(said, timestamp_ms=timestamp_ms))
+    async def send(self, packet: OutgoingPacket) -> None:
+        """Send one packet; does nothing where the connection is closed."""
+        timestamp_ms = (_now_ns() + self.state.epoch_ns) / MS_NS
+        await self.send_raw(self._conversation.encode_next(packet, timestamp_ms=timestamp_ms))
 
-    async def write(self, message: bytes | str) -> None:
-        """Write one message as it is."""
-        async with self._turn:
-            if not self._fell_silent:
-                with suppress(ConnectionClosed):  # the listener learns it too
+    async def send_raw(self, message: bytes | str) -> None:
+        """Send one message unchanged, valid or not."""
+        async with self._send_lock:
+            if not self._is_cut_off:
+                with suppress(ConnectionClosed):  # `receive` records it
                     await self._ws.send_message(message)
 
-    async def fall_silent(self) -> None:
-        """Write the beginning of a frame (RFC 6455 §5.2), masked with zeros, and nothing after it."""
+    async def send_partial_frame(self) -> None:
+        """Send half a WebSocket frame (RFC 6455 §5.2), masked with zeros, and nothing after it."""
         packet = encode(Packet(PacketType.AUDIO_CHUNK, Priority.CRITICAL, 0, 0.0, speech()[0]))
-        async with self._turn:
-            self._fell_silent = True
+        async with self._send_lock:
+            self._is_cut_off = True
             await self.stream.send_all(
                 struct.pack("!BBH4x", 0x82, 0x80 | 126, len(packet)) + packet[: len(packet) // 2]
             )
 
-    def break_off(self) -> None:
-        """Close at once by a TCP reset, as a network does that breaks."""
+    def reset_connection(self) -> None:
+        """Close at once by a TCP reset, as when a network breaks."""
         self.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.stream.socket.close()
 
-    async def mark(self, said: Outgoing | None = None) -> None:
-        """Say a packet that wants an ACK; wait until it has been heard, or the connection has closed."""
-        mark = Outgoing("vad", PacketType.METADATA, Priority.HIGH, spell(Vad(speaking=False)), wants_ack=True)
-        passed = self._marks
-        await self.say(said or mark)
-        while self._marks == passed and not self.closed.is_set():
-            await first_of(self._progress.wait, self.closed.wait)
+    async def round_trip(self, packet: OutgoingPacket | None = None) -> None:
+        """Send a packet that wants an ACK; wait until it is ACKed, or the connection has closed."""
+        before = self._round_trips
+        await self.send(packet or replace(outgoing.metadata(Vad(speaking=False)), wants_ack=True))
+        while self._round_trips == before and not self.closed.is_set():
+            await wait_any(self._progress.wait, self.closed.wait)
 
-    async def listen(self) -> None:
-        """Take what comes until the connection has closed.
+    async def receive(self) -> None:
+        """Handle messages until the connection has closed.
 
         Raises:
-            WrongAnswerError: an answer to nothing, or to something answered before.
+            ViolationError: an answer to no frame, or to one answered before.
             RemoteProtocolError: the server broke the protocol.
         """
         try:
@@ -190,125 +186,122 @@ class Talker:
                 event, replies = self._conversation.receive(message, now_s=trio.current_time())
                 match event:
                     case AudioReceived(timestamp_ms=timestamp_ms, payload=payload):
-                        self._take_audio(len(payload), timestamp_ms)
+                        self._handle_audio(len(payload), timestamp_ms)
                     case MetadataReceived(value):
-                        self._take_metadata(value)
+                        self._handle_metadata(value)
                     case Ignored("unknown_ack"):
-                        self.acks += 1  # of what was written as it is
+                        self.unmatched_acks += 1
                     case Acked():
-                        self._marks += 1
+                        self._round_trips += 1
                         self._advance()
-                for reply in () if self.is_mute else replies:
-                    await self.say(reply)
+                for reply in () if self.is_muted else replies:
+                    await self.send(reply)
         except ConnectionClosed as closed:
             self.close_code = None if closed.reason is None else closed.reason.code
         finally:
             self.closed.set()
 
-    async def speak(
+    async def send_audio(
         self,
         frames: float = math.inf,
         *,
-        late_s: Callable[[], float] = lambda: 0.0,
+        delay_s: Callable[[], float] = lambda: 0.0,
         stop: trio.Event | None = None,
     ) -> None:
-        """Say a frame each 80 ms, each `late_s()` after its time but none before the one ahead of it."""
+        """Send a frame each 80 ms, `delay_s()` after it is due; the order is kept."""
         began_ns, index, stop = _now_ns(), 0, trio.Event() if stop is None else stop
         while index < frames and not self.closed.is_set() and not stop.is_set():
             due_ns = began_ns + FRAME_NS * (index + 1)
-            await trio.sleep_until(due_ns / 1e9 + late_s())
-            await self.say_frame(due_ns)
+            await trio.sleep_until(due_ns / 1e9 + delay_s())
+            await self.send_frame(due_ns)
             index += 1
 
-    async def say_frame(self, captured_ns: int | None = None) -> None:
-        """One frame, captured then, or now."""
+    async def send_frame(self, captured_ns: int | None = None) -> None:
+        """Send one frame, captured at `captured_ns`, by default now."""
         now_ns = _now_ns()
         captured_ns = now_ns if captured_ns is None else captured_ns
-        timestamp_ms = (captured_ns + self.memory.epoch_ns) / MS_NS
-        index = self.account.frames_in
-        self.memory.unanswered[timestamp_ms] = (index, captured_ns)
-        self.account.frames_in += 1
-        self.account.lags_ms.append((now_ns - captured_ns) / MS_NS)
-        await self.say(outgoing.audio(speech()[index % _DIFFERENT_FRAMES], timestamp_ms))
+        timestamp_ms = (captured_ns + self.state.epoch_ns) / MS_NS
+        index = self.counts.frames_in
+        self.state.unanswered[timestamp_ms] = (index, captured_ns)
+        self.counts.frames_in += 1
+        self.counts.lags_ms.append((now_ns - captured_ns) / MS_NS)
+        await self.send(outgoing.audio(speech()[index % _FRAMES], timestamp_ms))
 
-    async def part(self) -> None:
-        """Hear what is owed, say bye, and wait for the close.
+    async def finish(self) -> None:
+        """Wait for all answers, send bye, and wait for the close.
 
         Raises:
-            WrongAnswerError: frames were neither answered nor dropped, or the close is not 1000.
+            ViolationError: frames were neither answered nor dropped, or the close is not 1000.
         """
-        waited_in_vain = False
-        while self._owed() > 0 and not waited_in_vain and not self.closed.is_set():
+        timed_out = False
+        while self._frames_expected() > 0 and not timed_out and not self.closed.is_set():
             with trio.move_on_after(ANSWER_S) as wait:
                 await self._progress.wait()
-            waited_in_vain = wait.cancelled_caught
-        await self.part_at_once()
-        self.settle()
+            timed_out = wait.cancelled_caught
+        await self.close()
 
-    async def part_at_once(self) -> None:
-        """Say bye, and wait for the close.
+    async def close(self) -> None:
+        """Send bye, and wait for the close.
 
         Raises:
-            WrongAnswerError: the close is not 1000, or does not come.
+            ViolationError: the server does not close, or not with 1000.
         """
-        await self.say(outgoing.metadata(Bye()))
-        with trio.move_on_after(FAREWELL_S):
+        await self.send(outgoing.metadata(Bye()))
+        with trio.move_on_after(CLOSE_S):
             await self.closed.wait()
         if not self.closed.is_set():
-            raise WrongAnswerError(f"the server did not close within {FAREWELL_S:.0f} s of a bye")
+            raise ViolationError(f"the server did not close within {CLOSE_S:.0f} s of a bye")
         if self.close_code != 1000:
-            told = ", ".join(self.errors) or ("draining" if self.draining else "nothing")
-            raise WrongAnswerError(
-                f"a conversation that went well was closed with {self.close_code} ({told})"
-            )
-        self.settle()
+            cause = ", ".join(self.errors) or ("draining" if self.draining else "no error")
+            raise ViolationError(f"a normal conversation was closed with {self.close_code} ({cause})")
+        self.check_accounting()
 
-    def settle(self) -> None:
-        """Every frame is accounted for.
+    def check_accounting(self) -> None:
+        """Check that each frame was answered or reported as dropped.
 
         Raises:
-            WrongAnswerError: frames were neither answered nor known to be dropped, or both.
+            ViolationError: a frame was neither, or both.
         """
-        told = sum(self.account.dropped.values())
-        if self.passed_over > told or (self.account.frames_in > self._delay() and self._owed() != 0):
-            raise WrongAnswerError(
-                f"of {self.account.frames_in} frames {self.account.frames_out} were answered and "
-                f"{dict(self.account.dropped)} told to be dropped: {self._owed()} are unaccounted for"
+        dropped = sum(self.counts.dropped.values())
+        expected = self._frames_expected()
+        if self.frames_skipped > dropped or (self.counts.frames_in > self._delay_frames() and expected):
+            raise ViolationError(
+                f"of {self.counts.frames_in} frames {self.counts.frames_out} were answered and "
+                f"{dict(self.counts.dropped)} reported as dropped: {expected} are unaccounted for"
             )
 
-    def _delay(self) -> int:
+    def _delay_frames(self) -> int:
         assert self.established is not None
         return self.established.model.model_delay_ms // FRAME_MS
 
-    def _owed(self) -> int:
-        account = self.account
-        dropped = sum(account.dropped.values())
-        return max(0, account.frames_in - self._delay()) - dropped - account.frames_out
+    def _frames_expected(self) -> int:
+        counts = self.counts
+        return max(0, counts.frames_in - self._delay_frames()) - counts.dropped.total() - counts.frames_out
 
-    def _take_audio(self, size_bytes: int, timestamp_ms: float) -> None:
-        if not self._honest:
+    def _handle_audio(self, size_bytes: int, timestamp_ms: float) -> None:
+        if not self._check_answers:
             return
         now_ns, count = _now_ns(), size_bytes // _FRAME_BYTES
-        for place in range(count):
-            entry = self.memory.unanswered.get(stamp := capture_ms(timestamp_ms, place, count))
+        for i in range(count):
+            entry = self.state.unanswered.get(stamp := capture_ms(timestamp_ms, i, count))
             if entry is None:
-                raise WrongAnswerError("an answer echoes no frame that is unanswered")
+                raise ViolationError("an answer echoes no unanswered frame")
             index, sent_ns = entry
-            while (first := next(iter(self.memory.unanswered))) != stamp:
-                passed, _ = self.memory.unanswered.pop(first)  # answers come in order
-                self.passed_over += passed >= self._delay()
-            del self.memory.unanswered[stamp]
-            self.account.frames_out += 1
-            self.account.answers.extend((now_ns / 1e9, (now_ns - sent_ns) / MS_NS))
-            self.memory.playout.heard(index, now_ns)
-        self.account.gaps = self.memory.playout.underruns
+            while (first := next(iter(self.state.unanswered))) != stamp:
+                skipped, _ = self.state.unanswered.pop(first)  # answers come in order
+                self.frames_skipped += skipped >= self._delay_frames()
+            del self.state.unanswered[stamp]
+            self.counts.frames_out += 1
+            self.counts.answers.extend((now_ns / 1e9, (now_ns - sent_ns) / MS_NS))
+            self.state.playout.record_arrival(index, now_ns)
+        self.counts.gaps = self.state.playout.underruns
         self._advance()
 
     def _advance(self) -> None:
         self._progress.set()
         self._progress = trio.Event()
 
-    def _take_metadata(self, value: object) -> None:
+    def _handle_metadata(self, value: object) -> None:
         match value:
             case ConnectionEstablished():
                 self.established = value
@@ -318,25 +311,25 @@ class Talker:
             case Ready():
                 self.ready.set()
             case Stats(underruns=underruns):
-                self.account.underruns = underruns
+                self.counts.underruns = underruns
             case ErrorNotice(code):
                 self.errors.append(code)
             case Dropped(what, count):
-                self.account.dropped[what] += count
+                self.counts.dropped[what] += count
                 self._advance()
             case Draining():
                 self.draining = True
 
 
 @asynccontextmanager
-async def dialled(
+async def open_socket(
     port: int, path: str = "/ws", *, receive_buffer_bytes: int | None = None, queued_messages: int = 64
 ) -> AsyncIterator[tuple[WebSocketConnection, trio.SocketStream]]:
-    """A WebSocket and the socket under it, which is closed at the end, however that comes.
+    """A WebSocket and the socket under it, which is closed at the end of the block in any case.
 
     Raises:
         ConnectionRejected: the server refused the upgrade.
-        OSError: nobody listens.
+        OSError: the connection was refused.
     """
     sock = trio.socket.socket()
     if receive_buffer_bytes is not None:
@@ -357,35 +350,35 @@ async def dialled(
 
 
 @asynccontextmanager
-async def talking(
+async def connect_client(
     port: int,
     path: str = "/ws",
     *,
     configure: Configure | None = None,
-    honest: bool = True,
-    memory: Memory | None = None,
-) -> AsyncIterator[Talker]:
-    """A talker that listens; from `ready` on, unless the server closed before."""
-    async with dialled(port, path) as (ws, stream), trio.open_nursery() as nursery:
-        talker = Talker(ws, stream, honest=honest, memory=memory)
-        nursery.start_soon(talker.listen)
-        await first_of(talker.ready.wait, talker.closed.wait)
+    check_answers: bool = True,
+    state: SessionState | None = None,
+) -> AsyncIterator[LoadClient]:
+    """A client that receives in the background; the block begins at `ready`, or when the server closed."""
+    async with open_socket(port, path) as (ws, stream), trio.open_nursery() as nursery:
+        client = LoadClient(ws, stream, check_answers=check_answers, state=state)
+        nursery.start_soon(client.receive)
+        await wait_any(client.ready.wait, client.closed.wait)
         if configure is not None:
-            await talker.say(outgoing.metadata(configure))
-        yield talker
+            await client.send(outgoing.metadata(configure))
+        yield client
         nursery.cancel_scope.cancel()
 
 
-async def first_of(*waits: Callable[[], Awaitable[object]]) -> None:
-    """Wait until one of several has come."""
+async def wait_any(*waits: Callable[[], Awaitable[object]]) -> None:
+    """Wait until the first of several waits is over."""
     async with trio.open_nursery() as nursery:
 
-        async def wait(for_it: Callable[[], Awaitable[object]]) -> None:
-            await for_it()
+        async def run(wait: Callable[[], Awaitable[object]]) -> None:
+            await wait()
             nursery.cancel_scope.cancel()
 
-        for each in waits:
-            nursery.start_soon(wait, each)
+        for wait in waits:
+            nursery.start_soon(run, wait)
 
 
 def _now_ns() -> int:

@@ -1,8 +1,8 @@
-"""Several servers of our own behind one balancer, each a process that can be ended in any way, and replaced.
+"""Several servers behind one balancer, each a process that can be stopped with any signal, and replaced.
 
-A replica that is started again has the ports and the name that it had, as after an upgrade.
+A replica that is started again has the same ports and name, as after an upgrade.
 
-Neighbours: `pipeline.loadtest.server_process` starts one server, `balancer` stands before them. What does
+Neighbours: `server_process` starts one server, `haproxy` is the balancer. What does
 not belong here: what clients do.
 """
 
@@ -14,88 +14,93 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from pipeline.config import Source
-from pipeline.loadtest.haproxy import BACKENDS, Balancer, Slot, await_soon
-from pipeline.loadtest.server_process import Booted, boot, free_port
+from pipeline.loadtest.haproxy import BACKENDS, Balancer, ReplicaPorts, wait_until
+from pipeline.loadtest.server_process import ServerProcess, free_port, start_server
 
 
-class Fleet:
-    """Replicas of one config, by name, and the balancer before them. Its methods block."""
+class Cluster:
+    """Replicas of one config, by name, and the balancer in front of them. All methods block."""
 
     def __init__(
-        self, config: Source, settings: Sequence[str], slots: Sequence[Slot], balancer: Balancer
+        self, config: Source, settings: Sequence[str], slots: Sequence[ReplicaPorts], balancer: Balancer
     ) -> None:
         self.balancer = balancer
-        self.replicas: dict[str, Booted] = {}
+        self.replicas: dict[str, ServerProcess] = {}
         self._slots = {slot.name: slot for slot in slots}
         self._config = config
         self._settings = settings
-        self._boots: dict[str, AbstractContextManager[Booted]] = {}
+        self._server_contexts: dict[str, AbstractContextManager[ServerProcess]] = {}
 
     @property
     def names(self) -> tuple[str, ...]:
-        """All replicas, whether they run or not."""
+        """All replicas, running or not."""
         return tuple(self._slots)
 
-    def complete(self) -> None:
-        """Start what does not run, all at once, and wait until people can come to every replica.
+    def start_missing(self) -> None:
+        """Start everything that does not run, and wait until every replica gets new sessions.
 
         Raises:
-            BootError: a process does not start, or the balancer does not take it in.
+            ServerStartError: a process does not start, or the balancer does not use it.
         """
         self.balancer.start()
         with ThreadPoolExecutor(len(self._slots)) as starting:
             list(starting.map(self._start, [name for name in self._slots if name not in self.replicas]))
-        self.await_taken_in(self._slots)
+        self.wait_until_ready(self._slots)
 
-    def await_taken_in(self, names: Iterable[str]) -> None:
-        """Wait until the balancer sends new sessions to these replicas, and everything else.
-
-        Raises:
-            BootError: it does not.
-        """
-
-        def all_are() -> bool:
-            lanes, *others = (self.balancer.seen(backend) for backend in BACKENDS)
-            return all(lanes[name].takes_new and all(seen[name].is_up for seen in others) for name in waited)
-
-        waited = tuple(names)
-        await_soon(all_are, lambda: f"a replica gets no sessions: {[*map(self.balancer.seen, BACKENDS)]}")
-
-    def await_idle(self) -> None:
-        """Wait until every lane of every replica is free, and the balancer knows.
+    def wait_until_ready(self, names: Iterable[str]) -> None:
+        """Wait until the balancer sends new sessions and other requests to these replicas.
 
         Raises:
-            BootError: one is not.
+            ServerStartError: it does not.
         """
 
-        def all_are() -> bool:
-            rooms = {name: r.get("/health")[1]["lanes"] for name, r in self.replicas.items()}
-            seen = self.balancer.seen("lanes")
+        def are_ready() -> bool:
+            lanes, *others = (self.balancer.server_states(backend) for backend in BACKENDS)
             return all(
-                not room["open"] and seen[name].takes_new and seen[name].weight == room["max"]
-                for name, room in rooms.items()
+                lanes[name].accepts_sessions and all(states[name].is_up for states in others)
+                for name in expected
             )
 
-        await_soon(all_are, lambda: f"a lane stays in use: {self.balancer.seen('lanes')}")
+        expected = tuple(names)
+        wait_until(
+            are_ready, lambda: f"a replica gets no sessions: {[*map(self.balancer.server_states, BACKENDS)]}"
+        )
 
-    def end(self, name: str, number: int = signal.SIGTERM) -> int | None:
-        """End a replica by a signal; its exit code, None where it had to be killed after all."""
+    def wait_until_idle(self) -> None:
+        """Wait until every lane of every replica is free, and the balancer has noticed.
+
+        Raises:
+            ServerStartError: a lane is still in use.
+        """
+
+        def are_ready() -> bool:
+            lanes = {name: r.get("/health")[1]["lanes"] for name, r in self.replicas.items()}
+            states = self.balancer.server_states("lanes")
+            return all(
+                not each["open"] and states[name].accepts_sessions and states[name].weight == each["max"]
+                for name, each in lanes.items()
+            )
+
+        wait_until(are_ready, lambda: f"a lane stays in use: {self.balancer.server_states('lanes')}")
+
+    def stop(self, name: str, number: int = signal.SIGTERM) -> int | None:
+        """Stop a replica with a signal; its exit code, None where it had to be killed."""
         exit_code = self.replicas.pop(name).stop(number)
-        self._boots.pop(name).__exit__(None, None, None)
+        self._server_contexts.pop(name).__exit__(None, None, None)
         return exit_code
 
     def replace(self, name: str) -> int | None:
-        """End a replica as an upgrade does, start it anew, and wait for it; the exit code of the old one."""
-        exit_code = self.end(name)
+        """Stop a replica, start it again, and wait until it is ready; the exit code of the old process."""
+        exit_code = self.stop(name)
         self._start(name)
-        self.await_taken_in([name])
+        self.wait_until_ready([name])
         return exit_code
 
     def close(self) -> None:
-        """End everything."""
+        """Stop everything."""
         for name in tuple(self.replicas):
-            self.end(name)
-        self.balancer.end()
+            self.stop(name)
+        self.balancer.stop()
 
     def _start(self, name: str) -> None:
         slot = self._slots[name]
@@ -106,22 +111,22 @@ class Fleet:
             f"server.public_url={self.balancer.url}",
             'server.trusted_proxies=["127.0.0.1"]',
         )
-        self._boots[name] = boot(self._config, settings, port=slot.port)
-        self.replicas[name] = self._boots[name].__enter__()
+        self._server_contexts[name] = start_server(self._config, settings, port=slot.port)
+        self.replicas[name] = self._server_contexts[name].__enter__()
 
 
 @contextmanager
-def fleet(config: Source, settings: Sequence[str], count: int) -> Iterator[Fleet]:
-    """`count` replicas that are ready, for as long as the context lasts.
+def start_cluster(config: Source, settings: Sequence[str], count: int) -> Iterator[Cluster]:
+    """`count` ready replicas behind a balancer, for the length of the block.
 
     Raises:
-        BootError: they are not.
+        ServerStartError: a process does not start.
     """
-    slots = [Slot(number, free_port(), free_port()) for number in range(1, count + 1)]
+    slots = [ReplicaPorts(number, free_port(), free_port()) for number in range(1, count + 1)]
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as log:
-        made = Fleet(config, settings, slots, Balancer(slots, Path(folder), log))
+        cluster = Cluster(config, settings, slots, Balancer(slots, Path(folder), log))
         try:
-            made.complete()
-            yield made
+            cluster.start_missing()
+            yield cluster
         finally:
-            made.close()
+            cluster.close()

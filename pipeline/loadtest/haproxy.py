@@ -1,8 +1,8 @@
-"""HAProxy as people run it, with the configuration that is committed and nothing else.
+"""HAProxy with the committed configuration, `configs/haproxy.cfg`, as in production.
 
-It listens on loopback, on ports of its own, and can be ended in any way and started again.
+It listens on loopback, on ports of its own, and can be stopped with any signal and started again.
 
-Neighbours: `fleet` puts servers behind it. What does not belong here: what clients do.
+Neighbours: `cluster` starts the servers behind it. What does not belong here: what clients do.
 """
 
 import csv
@@ -17,18 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-from pipeline.loadtest.server_process import STOP_TIMEOUT_S, BootError, free_port
+from pipeline.loadtest.server_process import STOP_TIMEOUT_S, ServerStartError, free_port
 
 HAPROXY: Final = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/local/sbin:/usr/sbin:/sbin")
 CONFIGURATION: Final = Path(__file__).parents[2] / "configs/haproxy.cfg"
-BACKENDS: Final = ("lanes", "queue", "anyone")  # of that file, each with checks of its own
-SOON_S: Final = 30.0
+BACKENDS: Final = ("lanes", "queue", "any")  # of that file, each with checks of its own
+TIMEOUT_S: Final = 30.0
 _POLL_S: Final = 0.05
 
 
 @dataclass(frozen=True, slots=True)
-class Slot:
-    """Where one replica listens, and what the balancer calls it."""
+class ReplicaPorts:
+    """The ports of one replica, and its name in the configuration."""
 
     number: int
     port: int
@@ -36,32 +36,32 @@ class Slot:
 
     @property
     def name(self) -> str:
-        """As in the configuration, and before each of its tokens."""
+        """The name in the configuration, which is also the prefix of its resume tokens."""
         return f"r{self.number}"
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """A replica as one backend sees it."""
+class ServerState:
+    """The state of a replica in one backend."""
 
     status: str
     weight: int
 
     @property
     def is_up(self) -> bool:
-        """Whether its checks say that it is there."""
+        """Whether its health checks pass."""
         return self.status.startswith("UP")
 
     @property
-    def takes_new(self) -> bool:
-        """Whether a new session may come here."""
+    def accepts_sessions(self) -> bool:
+        """Whether new sessions are sent to it."""
         return self.is_up and self.weight > 0
 
 
 class Balancer:
-    """HAProxy before `slots`, while it runs; `folder` is for its socket."""
+    """HAProxy in front of `replicas`; `folder` is for its command socket."""
 
-    def __init__(self, slots: Sequence[Slot], folder: Path, log: IO[str]) -> None:
+    def __init__(self, replicas: Sequence[ReplicaPorts], folder: Path, log: IO[str]) -> None:
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self._socket = folder / "haproxy.sock"
@@ -71,37 +71,37 @@ class Balancer:
             "BALANCER_BIND": f"127.0.0.1:{self.port}",
             "BALANCER_METRICS_BIND": f"127.0.0.1:{free_port()}",
             "BALANCER_SOCKET": str(self._socket),
-            "BALANCER_PER_ADDRESS": "100000",  # everybody comes from one address here
+            "BALANCER_PER_ADDRESS": "100000",  # all clients have the same address here
         }
-        for slot in slots:
-            place = f"127.0.0.1:{slot.port} agent-port {slot.agent_port}"
-            self._environment[f"REPLICA_{slot.number}"] = place
+        for each in replicas:
+            address = f"127.0.0.1:{each.port} agent-port {each.agent_port}"
+            self._environment[f"REPLICA_{each.number}"] = address
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Its process id."""
         assert self._process is not None, "it was never started"
         return self._process.pid
 
     def start(self) -> None:
-        """Start it, unless it runs, and wait until it listens.
+        """Start it, unless it is running, and wait until it listens.
 
         Raises:
-            BootError: it is not installed, or does not like its configuration.
+            ServerStartError: it is not installed, or rejects its configuration.
         """
         if self._process is not None and self._process.poll() is None:
             return
         if HAPROXY is None:
-            raise BootError("there is no haproxy (Debian: apt-get install haproxy)")
+            raise ServerStartError("haproxy is not installed (Debian: apt-get install haproxy)")
         command = [HAPROXY, "-db", "-f", str(CONFIGURATION)]
         environment = os.environ | self._environment
         self._process = subprocess.Popen(  # noqa: S603 - our own command
             command, env=environment, stdout=self._log, stderr=self._log, text=True
         )
-        await_soon(self._listens, lambda: f"haproxy does not listen: {self.logged()[-500:]}")
+        wait_until(self._listens, lambda: f"haproxy does not listen: {self.logged()[-500:]}")
 
-    def end(self, number: int = signal.SIGTERM) -> None:
-        """End it by a signal, and wait for that."""
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Stop it with a signal, and wait until it has exited."""
         if self._process is not None:
             self._process.send_signal(number)
             self._process.wait(STOP_TIMEOUT_S)
@@ -111,18 +111,18 @@ class Balancer:
         size_bytes = os.fstat(self._log.fileno()).st_size
         return os.pread(self._log.fileno(), size_bytes, 0).decode(errors="replace")
 
-    def ask(self, command: str) -> str:
-        """Say a line to its command socket; what it says to that."""
-        with socket.socket(socket.AF_UNIX) as asking:
-            asking.connect(str(self._socket))
-            asking.sendall(f"{command}\n".encode())
-            return b"".join(iter(lambda: asking.recv(65536), b"")).decode()
+    def command(self, line: str) -> str:
+        """Send a line to its command socket; the response."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(str(self._socket))
+            connection.sendall(f"{line}\n".encode())
+            return b"".join(iter(lambda: connection.recv(65536), b"")).decode()
 
-    def seen(self, backend: str) -> dict[str, Seen]:
-        """The replicas, as `backend` sees them, by name; those that there are not are left out."""
-        rows = csv.DictReader(self.ask("show stat").removeprefix("# ").splitlines())
+    def server_states(self, backend: str) -> dict[str, ServerState]:
+        """The state of each configured replica in `backend`, by name."""
+        rows = csv.DictReader(self.command("show stat").removeprefix("# ").splitlines())
         return {
-            row["svname"]: Seen(row["status"], int(row["weight"]))
+            row["svname"]: ServerState(row["status"], int(row["weight"]))
             for row in rows
             if row["pxname"] == backend and row["svname"] != "BACKEND" and row["status"] != "MAINT"
         }
@@ -131,18 +131,18 @@ class Balancer:
         assert self._process is not None
         if self._process.poll() is not None:
             return False
-        with socket.socket() as knock:
-            return knock.connect_ex(("127.0.0.1", self.port)) == 0
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
 
-def await_soon(condition: Callable[[], bool], otherwise: Callable[[], str]) -> None:
-    """Wait until `condition` holds; blocks.
+def wait_until(condition: Callable[[], bool], problem: Callable[[], str]) -> None:
+    """Block until `condition` holds.
 
     Raises:
-        BootError: it does not come to that, which `otherwise` puts into words.
+        ServerStartError: it does not hold in time; `problem` is the message.
     """
-    deadline_s = time.monotonic() + SOON_S
+    deadline_s = time.monotonic() + TIMEOUT_S
     while not condition():
         if time.monotonic() > deadline_s:
-            raise BootError(otherwise())
+            raise ServerStartError(problem())
         time.sleep(_POLL_S)

@@ -1,7 +1,7 @@
-"""What a server costs, read from outside: its process, and what it says of itself.
+"""What a server uses, measured from outside: its process, and its own /health and /metrics.
 
-Between the baseline and the end everything it was lent must have come back: lanes, tasks,
-threads, sockets, and what lies in its queues.
+Between the baseline and the end it must have released everything: lanes, tasks, threads, sockets,
+and the contents of its queues.
 """
 
 import re
@@ -14,14 +14,14 @@ from typing import Any, Final
 import psutil
 import trio
 
-from pipeline.loadtest.server_process import Booted
+from pipeline.loadtest.server_process import ServerProcess
 
-SETTLE_S: Final = 20.0  # for what is on its way out, beyond a lane's grace for its client to come back
-LINGER_S: Final = 2.0  # for the sockets of those who left before there was a watch
+RELEASE_S: Final = 20.0  # for resources to be released, beyond the time in which a session can be resumed
+LINGER_S: Final = 2.0  # for the sockets of clients that left before the baseline
 IDLE_SOCKETS: Final = 1  # the one that listens
 _POLL_S: Final = 0.25
 _TASKS: Final = re.compile(r"^packet_voice_tasks (\S+)$", re.MULTILINE)
-# Endings that are nobody's doing but the server's.
+# Endings that are the server's fault.
 _OWN_FAULTS: Final = ("crashed", "broken_invariant", "local_protocol", "line_ended", "cancelled")
 
 
@@ -40,17 +40,17 @@ class Sample:
 
     @property
     def lanes_open(self) -> int:
-        """Lanes in use, or on their way back."""
+        """Lanes in use, or being released."""
         return int(self.health["lanes"]["open"])
 
     @property
-    def ladder(self) -> dict[str, int]:
-        """What gave way under pressure, rung by rung."""
+    def overload_actions(self) -> dict[str, int]:
+        """What the server dropped or skipped under load, by action."""
         return dict(self.health["metrics"]["ladder"])
 
 
-def sample(server: Booted) -> Sample:
-    """Read everything now; blocks for some milliseconds. The process is read before it is asked."""
+def sample(server: ServerProcess) -> Sample:
+    """Measure now; blocks for some milliseconds. The process is measured before /health is requested."""
     process = psutil.Process(server.pid)
     with process.oneshot():
         times = process.cpu_times()
@@ -60,7 +60,7 @@ def sample(server: Booted) -> Sample:
     _, health = server.get("/health")
     _, metrics = server.get("/metrics")
     tasks = _TASKS.search(metrics)
-    assert tasks is not None, "/metrics does not say how many tasks there are"
+    assert tasks is not None, "/metrics has no packet_voice_tasks"
     return Sample(
         at_s=time.monotonic(),
         cpu_s=times.user + times.system,
@@ -73,17 +73,17 @@ def sample(server: Booted) -> Sample:
     )
 
 
-class Watch:
-    """Samples of one server while it is pressed; `laws` are those it broke."""
+class ServerMonitor:
+    """Takes samples of one server under load, and checks that it releases everything."""
 
-    def __init__(self, server: Booted, *, grace_s: float, settle_s: float = SETTLE_S) -> None:
+    def __init__(self, server: ServerProcess, *, grace_s: float, release_s: float = RELEASE_S) -> None:
         self.samples: list[Sample] = []
         self._server = server
-        self._patience_s = grace_s + settle_s
+        self._timeout_s = grace_s + release_s
         self._baseline: Sample | None = None
 
-    async def begin(self) -> None:
-        """Take the baseline, once nobody is connected."""
+    async def take_baseline(self) -> None:
+        """Take the baseline, once no client is connected."""
         deadline_s = trio.current_time() + LINGER_S
         while True:
             now = await self._sample()
@@ -94,29 +94,29 @@ class Watch:
         self._baseline = now
 
     async def run(self, every_s: float) -> None:
-        """Take a sample every so often, until cancelled."""
+        """Take a sample every `every_s`, until cancelled."""
         while True:
             await trio.sleep(every_s)
             self.samples.append(await self._sample())
 
-    async def end(self) -> list[str]:
-        """Once all clients have left: what did not come back, or went wrong, one sentence each."""
-        deadline_s = trio.current_time() + self._patience_s
+    async def violations(self) -> list[str]:
+        """Once all clients have left: what was not released or went wrong, one sentence each."""
+        deadline_s = trio.current_time() + self._timeout_s
         while True:
             now = await self._sample()
-            left = self._left(now)
-            if not left or trio.current_time() > deadline_s:
+            unreleased = self._unreleased(now)
+            if not unreleased or trio.current_time() > deadline_s:
                 break
             await trio.sleep(_POLL_S)
-        left += [
+        unreleased += [
             f"{count} sessions ended with {reason}"
             for reason, count in now.health["endings"].items()
             if reason in _OWN_FAULTS
         ]
-        return left + [f"logged: {line[:400]}" for line in troubles(self._server.logged())]
+        return unreleased + [f"logged: {line[:400]}" for line in error_lines(self._server.logged())]
 
-    def _left(self, now: Sample) -> list[str]:
-        """What has not come back by now."""
+    def _unreleased(self, now: Sample) -> list[str]:
+        """What has not been released by now."""
         assert self._baseline is not None, "there is no baseline"
         before = self._baseline
         counts = {
@@ -127,17 +127,19 @@ class Watch:
             "open files": (before.files, now.files),
             "tasks": (before.tasks, now.tasks),
         }
-        left = [f"{name}: {then} before, {now} after" for name, (then, now) in counts.items() if now > then]
+        unreleased = [
+            f"{name}: {then} before, {now} after" for name, (then, now) in counts.items() if now > then
+        ]
         for name, queue in now.health["metrics"]["queues"].items():
             if queue["depth"] or queue["sent"] != queue["taken"] + queue["leaked"]:
-                left.append(f"queue {name} is not empty, or does not add up: {queue}")
-        return left
+                unreleased.append(f"queue {name} is not empty, or its counts do not add up: {queue}")
+        return unreleased
 
     async def _sample(self) -> Sample:
         return await trio.to_thread.run_sync(sample, self._server)
 
-    def figures(self) -> dict[str, Any]:
-        """What it took: memory, processor, added latency, and what gave way."""
+    def summary(self) -> dict[str, Any]:
+        """Memory, processor, added latency, and overload actions."""
         if not self.samples:
             return {}
         tenth = max(1, len(self.samples) // 10)
@@ -162,7 +164,7 @@ class Watch:
             },
             "over_budget": final.health["metrics"]["overBudget"],
             "server_underruns": final.health["metrics"]["underruns"],
-            "ladder": final.ladder,
+            "overload_actions": final.overload_actions,
             "endings": final.health["endings"],
         }
 
@@ -171,8 +173,8 @@ def _added(samples: Sequence[Sample], percentile: str) -> list[float]:
     return [s.health["metrics"]["added"][percentile] for s in samples]
 
 
-def troubles(log: str) -> list[str]:
-    """The lines of a server's log that should not be there."""
+def error_lines(log: str) -> list[str]:
+    """The lines of a server's log that report errors."""
     return [
         line
         for line in log.splitlines()

@@ -1,12 +1,13 @@
-"""Many sessions at once on one booted server, in real time: a crowd, a growing one, a stalled one."""
+"""Many sessions at once on one server, in real time: a mix of clients, a ramp, a suspended server."""
 
 import math
 import os
 import random
 import signal
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -14,224 +15,225 @@ import trio
 from trio_websocket import ConnectionRejected
 
 from pipeline.errors import PeerError, SessionError
-from pipeline.loadtest.client import Account, Talker, WrongAnswerError, talking
-from pipeline.loadtest.misbehaving import FULL, ROGUES, leaves
-from pipeline.loadtest.monitor import Watch, troubles
-from pipeline.loadtest.server_process import Booted
+from pipeline.loadtest.client import ClientCounts, LoadClient, ViolationError, connect_client
+from pipeline.loadtest.misbehaving import FAULTS, FULL, flatten_errors
+from pipeline.loadtest.monitor import ServerMonitor, error_lines
+from pipeline.loadtest.server_process import ServerProcess
+from pipeline.percentiles import percentile, percentiles
 from pipeline.units import FRAME_MS
 
-MEAN_VISIT_S: Final = 45.0  # of a well-behaved client; the first one stays from beginning to end
+MEAN_VISIT_S: Final = 45.0  # of a normal client; the first one stays from beginning to end
 SHORTEST_VISIT_S: Final = 3.0
-ASK_AGAIN_S: Final = 0.5
+RETRY_S: Final = 0.5
 SAMPLES: Final = 60  # of the server's process, in one run
 WARM_UP_FRAMES: Final = 25
-SPREAD_S: Final = 2.0  # within which everybody arrives
-UNDERRUNS_MAX: Final = 1.0  # percent, from which on sessions do not hold
-CALM_S: Final = 4.0  # talked before a stall, to know what is normal
+SPREAD_S: Final = 2.0  # within which all clients connect
+UNDERRUNS_MAX: Final = 1.0  # percent; with more, the server is overloaded
+CALM_S: Final = 4.0  # before a stall, to measure the normal latency
 AFTERMATH_S: Final = 10.0
 SECOND_FRAMES: Final = 12
-NORMAL_MS: Final = 20.0  # above the p99 of calm times, and still normal
+NORMAL_MS: Final = 20.0  # above the p99 before the stall, and still normal
 
 
 @dataclass(slots=True)
-class Crowd:
-    """Who is there: `polite` talk, leave and come again; `rude` do one misdeed after another.
+class Load:
+    """Clients of one server: `normal` ones talk, leave and come back; `faulty` ones have a fault each time.
 
-    `misdeeds` counts those done and answered as they have to be, `turned_away` visits for which
-    there was no room, `laws` says which were broken.
+    `faults` counts faults with the specified response, `rejected` the connections for which there was
+    no room; `violations` are the broken guarantees, one sentence each.
     """
 
-    polite: int
-    rude: int
+    normal: int
+    faulty: int
     seconds: float
     seed: int
     mean_visit_s: float = MEAN_VISIT_S
-    account: Account = field(default_factory=Account)
-    misdeeds: Counter[str] = field(default_factory=Counter)
-    turned_away: int = 0
-    laws: list[str] = field(default_factory=list)
+    counts: ClientCounts = field(default_factory=ClientCounts)
+    faults: Counter[str] = field(default_factory=Counter)
+    rejected: int = 0
+    violations: list[str] = field(default_factory=list)
 
     async def run(self, port: int) -> None:
-        """Press for `seconds`; then who is polite finishes, and who is rude is cut off."""
+        """Run for `seconds`; then normal clients finish, and faulty ones are cancelled."""
         stop = trio.Event()
-        async with trio.open_nursery() as rude:
-            for index in range(self.rude):
-                rude.start_soon(self._misbehave, port, random.Random(f"{self.seed} rude {index}"))  # noqa: S311
-            async with trio.open_nursery() as polite:
-                for index in range(self.polite):
-                    dice = random.Random(f"{self.seed} polite {index}")  # noqa: S311
+        async with trio.open_nursery() as faulty:
+            for index in range(self.faulty):
+                rng = random.Random(f"{self.seed} faulty {index}")  # noqa: S311 - nothing secret
+                faulty.start_soon(self._run_faulty, port, rng)
+            async with trio.open_nursery() as normal:
+                for index in range(self.normal):
+                    rng = random.Random(f"{self.seed} normal {index}")  # noqa: S311
                     mean_s = math.inf if index == 0 else self.mean_visit_s
-                    polite.start_soon(self._come_again, port, dice, stop, mean_s)
+                    normal.start_soon(self._run_normal, port, rng, stop, mean_s)
                 await trio.sleep(self.seconds)
                 stop.set()
-            rude.cancel_scope.cancel()
+            faulty.cancel_scope.cancel()
 
-    async def _come_again(self, port: int, dice: random.Random, stop: trio.Event, mean_s: float) -> None:
-        await trio.sleep(dice.uniform(0, min(SPREAD_S, self.seconds / 4)))
+    async def _run_normal(self, port: int, rng: random.Random, stop: trio.Event, mean_s: float) -> None:
+        await trio.sleep(rng.uniform(0, min(SPREAD_S, self.seconds / 4)))
         while not stop.is_set():
-            visit_s = mean_s if math.isinf(mean_s) else max(SHORTEST_VISIT_S, dice.expovariate(1 / mean_s))
+            visit_s = mean_s if math.isinf(mean_s) else max(SHORTEST_VISIT_S, rng.expovariate(1 / mean_s))
 
             async def visit(visit_s: float = visit_s) -> None:
-                async with talking(port) as talker:
-                    if not talker.ready.is_set():
-                        raise WrongAnswerError(f"a polite client was sent away ({', '.join(talker.errors)})")
-                    await talker.speak(visit_s * 1000 / FRAME_MS, stop=stop)
+                async with connect_client(port) as client:
+                    if not client.ready.is_set():
+                        raise ViolationError(f"a normal client was rejected ({', '.join(client.errors)})")
+                    await client.send_audio(visit_s * 1000 / FRAME_MS, stop=stop)
                     try:
-                        await talker.part()
+                        await client.finish()
                     finally:
-                        self.account.add(talker.account)
+                        self.counts.add(client.counts)
 
-            if not await self._holds("a polite client", visit):
-                await trio.sleep(ASK_AGAIN_S)
-            await trio.sleep(dice.uniform(0, 1))
+            if not await self._succeeds("a normal client", visit):
+                await trio.sleep(RETRY_S)
+            await trio.sleep(rng.uniform(0, 1))
 
-    async def _misbehave(self, port: int, dice: random.Random) -> None:
+    async def _run_faulty(self, port: int, rng: random.Random) -> None:
         while True:
-            # Every kind in turn, in an order of its own: no kind is left out of a short run by chance.
-            for name in dice.sample(sorted(ROGUES), len(ROGUES)):
-
-                async def misdeed(name: str = name) -> None:
-                    await ROGUES[name](port, dice)
-
-                if await self._holds(name, misdeed):
-                    self.misdeeds[name] += 1
+            # Every fault in turn, in random order: a short run does not leave any out by chance.
+            for name in rng.sample(sorted(FAULTS), len(FAULTS)):
+                if await self._succeeds(name, partial(FAULTS[name], port, rng)):
+                    self.faults[name] += 1
                 else:
-                    await trio.sleep(ASK_AGAIN_S)
+                    await trio.sleep(RETRY_S)
 
-    async def _holds(self, who: str, conversation: Callable[[], Awaitable[None]]) -> bool:
-        """Whether a conversation went as the protocol has it; where it did not, the reason is noted."""
-        faults = await faults_of(conversation)
-        for fault in faults:
-            if isinstance(fault, ConnectionRejected) and fault.status_code == FULL:
-                self.turned_away += 1
+    async def _succeeds(self, name: str, conversation: Callable[[], Awaitable[None]]) -> bool:
+        """Whether a conversation had the specified outcome; where not, the reason is recorded."""
+        errors = await errors_of(conversation)
+        for error in errors:
+            if isinstance(error, ConnectionRejected) and error.status_code == FULL:
+                self.rejected += 1
             else:
-                self.laws.append(f"{who}: {_sentence(fault)}")
-        return not faults
+                self.violations.append(f"{name}: {_sentence(error)}")
+        return not errors
 
 
-async def faults_of(conversation: Callable[[], Awaitable[None]]) -> list[Exception]:
-    """Hold a conversation; what went wrong with it, which is nobody's crash."""
+async def errors_of(conversation: Callable[[], Awaitable[None]]) -> list[Exception]:
+    """Run a conversation; the errors of the server, the protocol and the network that ended it."""
     found: list[Exception] = []
     try:
         await conversation()
     except* (
-        WrongAnswerError,
+        ViolationError,
         PeerError,
         SessionError,
         ConnectionRejected,
         OSError,
         trio.TooSlowError,
     ) as group:
-        found += leaves(group)
+        found += flatten_errors(group)
     return found
 
 
-def _sentence(fault: Exception) -> str:
-    return f"{type(fault).__name__}: {fault}"
+def _sentence(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
-def heard(account: Account) -> dict[str, Any]:
-    """What listeners heard, in figures."""
-    latencies_ms = np.frombuffer(account.answers).reshape(-1, 2)[:, 1]
-    expected = max(1, account.frames_out + account.gaps)
+def client_summary(counts: ClientCounts) -> dict[str, Any]:
+    """What the clients sent and received, in numbers."""
+    expected = max(1, counts.frames_out + counts.gaps)
     return {
-        "sessions": account.sessions,
-        "frames_in": account.frames_in,
-        "frames_out": account.frames_out,
-        "gaps": account.gaps,
-        "underruns_percent": round(100 * account.gaps / expected, 3),
-        "server_underruns_percent": round(100 * account.underruns / max(1, account.frames_out), 3),
-        "dropped": dict(account.dropped),
-        "latency_ms": _percentiles(latencies_ms),
-        "client_lag_ms": _percentiles(np.frombuffer(account.lags_ms)),
+        "sessions": counts.sessions,
+        "frames_in": counts.frames_in,
+        "frames_out": counts.frames_out,
+        "gaps": counts.gaps,
+        "underruns_percent": round(100 * counts.gaps / expected, 3),
+        "server_underruns_percent": round(100 * counts.underruns / max(1, counts.frames_out), 3),
+        "dropped": dict(counts.dropped),
+        "latency_ms": _percentiles(counts.answers[1::2]),
+        "client_lag_ms": _percentiles(counts.lags_ms),
     }
 
 
-def _percentiles(values: Any) -> dict[str, float]:  # noqa: ANN401 - an array
-    if not len(values):
+def _percentiles(values: Sequence[float]) -> dict[str, float]:
+    if not values:
         return {}
-    marks = (50, 99, 100)
-    return {
-        f"p{mark}": round(float(v), 2) for mark, v in zip(marks, np.percentile(values, marks), strict=True)
-    }
+    percents = (50, 99, 100)
+    found = percentiles(values, *percents)
+    return {f"p{percent}": round(value, 2) for percent, value in zip(percents, found, strict=True)}
 
 
-async def press(server: Booted, crowd: Crowd, *, grace_s: float) -> dict[str, Any]:
-    """A crowd, and what it cost: figures, and under `laws` what was broken."""
-    watch = Watch(server, grace_s=grace_s)
+async def run_load(server: ServerProcess, load: Load, *, grace_s: float) -> dict[str, Any]:
+    """Run a load on a server: measurements, and the violations."""
+    monitor = ServerMonitor(server, grace_s=grace_s)
     await _warm_up(server)
-    await watch.begin()
+    await monitor.take_baseline()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch.run, max(1.0, crowd.seconds / SAMPLES))
-        await crowd.run(server.port)
+        nursery.start_soon(monitor.run, max(1.0, load.seconds / SAMPLES))
+        await load.run(server.port)
         nursery.cancel_scope.cancel()
-    laws = crowd.laws + await watch.end()
     return {
-        "polite": crowd.polite,
-        "rude": crowd.rude,
-        "seconds": crowd.seconds,
-        "heard": heard(crowd.account),
-        "misdeeds": dict(crowd.misdeeds),
-        "turned_away": crowd.turned_away,
-        "server": watch.figures(),
-        "laws": laws,
+        "normal": load.normal,
+        "faulty": load.faulty,
+        "seconds": load.seconds,
+        "clients": client_summary(load.counts),
+        "faults": dict(load.faults),
+        "rejected": load.rejected,
+        "server": monitor.summary(),
+        "violations": load.violations + await monitor.violations(),
     }
 
 
 async def ramp(
-    server: Booted, most: int, seconds: float, seed: int, *, grace_s: float, tell: Callable[[str], None]
+    server: ServerProcess,
+    most: int,
+    seconds: float,
+    seed: int,
+    *,
+    grace_s: float,
+    report: Callable[[str], None],
 ) -> dict[str, Any]:
-    """More and more sessions, until they do not hold, or `most` do."""
+    """More and more sessions, until there are too many underruns or violations, or `most` sessions."""
     steps = []
-    for count in widths(most):
-        crowd = Crowd(count, 0, seconds, seed, mean_visit_s=math.inf)
-        steps.append(await press(server, crowd, grace_s=grace_s))
-        underruns_percent = steps[-1]["heard"]["underruns_percent"]
-        tell(f"{count} sessions: {underruns_percent} % underruns, {steps[-1]['server']['cpu_cores']} cores")
-        if underruns_percent >= UNDERRUNS_MAX or steps[-1]["laws"]:
+    for count in session_counts(most):
+        load = Load(count, 0, seconds, seed, mean_visit_s=math.inf)
+        steps.append(await run_load(server, load, grace_s=grace_s))
+        underruns_percent = steps[-1]["clients"]["underruns_percent"]
+        report(f"{count} sessions: {underruns_percent} % underruns, {steps[-1]['server']['cpu_cores']} cores")
+        if underruns_percent >= UNDERRUNS_MAX or steps[-1]["violations"]:
             break
-    held = [step["polite"] for step in steps if step["heard"]["underruns_percent"] < UNDERRUNS_MAX]
+    held = [step["normal"] for step in steps if step["clients"]["underruns_percent"] < UNDERRUNS_MAX]
     return {
         "held": max(held, default=0),
         "steps": steps,
-        "laws": [law for step in steps for law in step["laws"]],
+        "violations": [violation for step in steps for violation in step["violations"]],
     }
 
 
-def widths(most: int) -> list[int]:
-    """1, 2, 4, 8, then by fours."""
+def session_counts(most: int) -> list[int]:
+    """1, 2, 4, 8, then in steps of four up to `most`."""
     return sorted({1, 2, 4, 8, *range(12, most, 4), most} & set(range(1, most + 1)))
 
 
-async def _warm_up(server: Booted) -> None:
-    """One conversation: what a first one makes stays made."""
-    async with talking(server.port) as talker:
-        await talker.speak(WARM_UP_FRAMES)
-        await talker.part()
+async def _warm_up(server: ServerProcess) -> None:
+    """One conversation, so that everything made for the first one is part of the baseline."""
+    async with connect_client(server.port) as client:
+        await client.send_audio(WARM_UP_FRAMES)
+        await client.finish()
 
 
 async def stall(
-    server: Booted,
+    server: ServerProcess,
     sessions: int,
     stalled_s: float,
     *,
     calm_s: float = CALM_S,
     aftermath_s: float = AFTERMATH_S,
 ) -> dict[str, Any]:
-    """Stop the server's process for a while; what its clients hear of it, and how soon all is well again."""
-    talkers: list[Talker] = []
-    laws: list[str] = []
+    """Suspend the server's process for a while; what its clients lose, and when latency is normal again."""
+    clients: list[LoadClient] = []
+    violations: list[str] = []
     stopped_at_s = resumed_at_s = 0.0
     stop = trio.Event()
     await _warm_up(server)
 
     async def talk() -> None:
-        async with talking(server.port) as talker:
-            talkers.append(talker)
-            await talker.speak(stop=stop)
-            await talker.part()
+        async with connect_client(server.port) as client:
+            clients.append(client)
+            await client.send_audio(stop=stop)
+            await client.finish()
 
-    async def freeze() -> None:
+    async def suspend() -> None:
         nonlocal stopped_at_s, resumed_at_s
         await trio.sleep(calm_s)
         stopped_at_s = trio.current_time()
@@ -244,38 +246,34 @@ async def stall(
         await trio.sleep(aftermath_s)
         stop.set()
 
-    async def note() -> None:
-        laws.extend(f"a client: {_sentence(fault)}" for fault in await faults_of(talk))
+    async def run_client() -> None:
+        violations.extend(f"a client: {_sentence(error)}" for error in await errors_of(talk))
 
     async with trio.open_nursery() as nursery:
         for _ in range(sessions):
-            nursery.start_soon(note)
-        nursery.start_soon(freeze)
-    calm_ms: list[float] = []
-    recoveries_s: list[float | None] = []
-    for talker in talkers:
-        answers = np.frombuffer(talker.account.answers).reshape(-1, 2)
-        calm_ms += list(answers[answers[:, 0] < stopped_at_s, 1])
-    normal_ms = float(np.percentile(calm_ms, 99)) + NORMAL_MS
-    for talker in talkers:
-        answers = np.frombuffer(talker.account.answers).reshape(-1, 2)
-        recoveries_s.append(_recovery_s(answers[answers[:, 0] >= resumed_at_s], resumed_at_s, normal_ms))
-    told = Counter[str]()
-    for talker in talkers:
-        told.update(talker.account.dropped)
+            nursery.start_soon(run_client)
+        nursery.start_soon(suspend)
+    answers = [np.frombuffer(client.counts.answers).reshape(-1, 2) for client in clients]
+    calm_ms = [ms for each in answers for ms in each[each[:, 0] < stopped_at_s, 1]]
+    normal_ms = float(percentile(calm_ms, 99)) + NORMAL_MS
+    dropped = Counter[str]()
+    for client in clients:
+        dropped.update(client.counts.dropped)
     return {
         "sessions": sessions,
         "stalled_s": stalled_s,
         "normal_ms": round(normal_ms, 1),
-        "recovery_s": recoveries_s,
-        "told_dropped": dict(told),
-        "laws": laws + [f"logged: {line[:400]}" for line in troubles(server.logged())],
+        "recovery_s": [
+            _recovery_s(each[each[:, 0] >= resumed_at_s], resumed_at_s, normal_ms) for each in answers
+        ],
+        "reported_dropped": dict(dropped),
+        "violations": violations + [f"logged: {line[:400]}" for line in error_lines(server.logged())],
     }
 
 
 def _recovery_s(answers: Any, resumed_at_s: float, normal_ms: float) -> float | None:  # noqa: ANN401 - an array
-    """From when on a second of `answers [n, 2]` is normal in the median; None where that never came."""
-    for place in range(len(answers) - SECOND_FRAMES):
-        if np.median(answers[place : place + SECOND_FRAMES, 1]) <= normal_ms:
-            return round(float(answers[place, 0]) - resumed_at_s, 2)
+    """When the median latency of one second of `answers [n, 2]` is normal again; None if never."""
+    for i in range(len(answers) - SECOND_FRAMES):
+        if np.median(answers[i : i + SECOND_FRAMES, 1]) <= normal_ms:
+            return round(float(answers[i, 0]) - resumed_at_s, 2)
     return None

@@ -1,7 +1,7 @@
-"""A server of our own, started as a user would start it, for the commands that probe or measure one.
+"""A server in a process of its own, started as a user would start it, for tests and measurements.
 
-`boot` runs `python -m pipeline.run` on a free port, waits until it is ready, and stops it
-with SIGTERM. What it logged is at hand, also while it runs.
+`start_server` runs `python -m pipeline.run` on a free port, waits until it is ready, and stops it
+with SIGTERM. Its log can be read at any time.
 """
 
 import json
@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import IO, Any
 
-from pipeline.backend import users_environment
+from pipeline.backend import user_environment
 from pipeline.config import Source
 from pipeline.errors import StartupError
 
@@ -28,15 +28,15 @@ STOP_TIMEOUT_S = 15.0
 _POLL_S = 0.05
 
 
-class BootError(StartupError):
+class ServerStartError(StartupError):
     """The server did not start, or did not become ready."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Booted:
-    """A running server; `ready_s` is how long it took from the start of its process."""
+class ServerProcess:
+    """A running server; `ready_s` is the time from the start of its process until it was ready."""
 
     port: int
     ready_s: float
@@ -45,19 +45,19 @@ class Booted:
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Its process id."""
         return self._process.pid
 
     @property
     def socket_url(self) -> str:
-        """Where its packet WebSocket is."""
+        """The URL of its packet WebSocket."""
         return f"ws://127.0.0.1:{self.port}/ws"
 
     def get(self, path: str) -> tuple[int, Any]:
-        """GET `path`: the status, and the JSON or text that came with it."""
+        """GET `path`: the status, and the body as JSON or else as text."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as answer:
-                status, body = answer.status, answer.read()
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+                status, body = response.status, response.read()
         except urllib.error.HTTPError as error:
             status, body = error.code, error.read()
         try:
@@ -68,16 +68,16 @@ class Booted:
     def logged(self) -> str:
         """Everything it has logged so far."""
         size_bytes = os.fstat(self._log.fileno()).st_size
-        # Not by seeking: the server writes where this file's one position stands.
+        # pread, because the server writes at the position of the same open file.
         return os.pread(self._log.fileno(), size_bytes, 0).decode(errors="replace")
 
     def stop(self, number: int = signal.SIGTERM) -> int | None:
-        """End it by a signal, unless it has ended; its exit code, None where it had to be killed."""
+        """Stop it with a signal; its exit code, None where it had to be killed."""
         self._process.send_signal(number)
-        return self.ended()
+        return self.wait()
 
-    def ended(self) -> int | None:
-        """Wait for its end; its exit code, None where it had to be killed."""
+    def wait(self) -> int | None:
+        """Wait until it has exited; its exit code, None where it had to be killed."""
         try:
             return self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
@@ -87,7 +87,7 @@ class Booted:
 
 
 def free_port() -> int:
-    """A TCP port on which nobody listens now."""
+    """A TCP port that is free at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -95,19 +95,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def boot(
+def start_server(
     config: Source,
     overrides: Sequence[str] = (),
     *,
     program: Sequence[str] = ("-m", "pipeline.run"),
     port: int | None = None,
-) -> Iterator[Booted]:
-    """Serve `config` for as long as the context lasts; `program` is what Python runs.
-
-    On `port`, or a free one.
+) -> Iterator[ServerProcess]:
+    """Serve `config` for the length of the block, on `port` or a free one; `program` is what Python runs.
 
     Raises:
-        BootError: the server ended, or was not ready in time; the message ends with its last words.
+        ServerStartError: the server exited, or was not ready in time; with its last log lines.
     """
     port = free_port() if port is None else port
     sets = [part for override in (*overrides, f"server.port={port}") for part in ("--set", override)]
@@ -115,24 +113,26 @@ def boot(
     with tempfile.TemporaryFile("w+") as log:
         began_s = time.monotonic()
         process = subprocess.Popen(  # noqa: S603 - our own command
-            command, stdout=log, stderr=log, text=True, env=users_environment()
+            command, stdout=log, stderr=log, text=True, env=user_environment()
         )
-        booted = Booted(port, 0.0, process, log)
+        server_process = ServerProcess(port, 0.0, process, log)
         try:
-            while not _is_ready(booted):
+            while not _is_ready(server_process):
                 waited_s = time.monotonic() - began_s
                 if process.poll() is not None or waited_s > READY_TIMEOUT_S:
-                    last = booted.logged().strip().splitlines()[-3:]
-                    raise BootError(f"the server was not ready after {waited_s:.1f} s: {' / '.join(last)}")
+                    last = server_process.logged().strip().splitlines()[-3:]
+                    raise ServerStartError(
+                        f"the server was not ready after {waited_s:.1f} s: {' / '.join(last)}"
+                    )
                 time.sleep(_POLL_S)
-            yield replace(booted, ready_s=time.monotonic() - began_s)
+            yield replace(server_process, ready_s=time.monotonic() - began_s)
         finally:
-            booted.stop()
+            server_process.stop()
 
 
-def _is_ready(server: Booted) -> bool:
+def _is_ready(server: ServerProcess) -> bool:
     try:
         status, _ = server.get("/health/ready")
-    except OSError:  # nobody listens yet
+    except OSError:  # it does not listen yet
         return False
     return status == 200

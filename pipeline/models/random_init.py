@@ -1,10 +1,9 @@
-"""Weights for an architecture that has none: seeded, deterministic, in the published layout.
+"""Random weights for an architecture without a checkpoint: seeded, in the published layout.
 
-What is written is an ordinary checkpoint, read by the same loaders as any other. Every
-tensor is drawn from a generator of its own (NumPy's PCG64, keyed by the seed and the
-tensor's name), so that a file is the same on every machine and in every order of writing.
-Scales are chosen so that a signal keeps its size through the network and the tokens vary;
-what comes out is noise, kept quiet.
+The result is an ordinary checkpoint, read by the same loaders as any other. Every tensor is drawn
+from a generator of its own (NumPy's PCG64, keyed by the seed and the tensor's name), so that
+a file is the same on every machine and in every order of writing. Scales are chosen so that a
+signal keeps its magnitude through the network and the tokens vary; the sound is quiet noise.
 """
 
 import math
@@ -28,8 +27,8 @@ StoredDtype = Literal["F32", "BF16"]
 
 VERSION: Final = 1  # part of the cache key: raise it whenever other bytes come out
 
-# (name, constant, scale): the first pattern that matches decides. A constant fills the
-# tensor; a scale draws from a normal distribution, times 1/√fan_in where it is negative.
+# (pattern, constant, scale): the first pattern that matches applies. Scale 0 fills the tensor with
+# the constant; otherwise it scales a normal distribution, by 1/√fan_in where it is negative.
 _DRAWS: Final[tuple[tuple[str, float, float], ...]] = (
     (r".*\.(cluster_usage|_initialized)", 1.0, 0.0),
     (r".*\.layer_scale_[12]\.scale", 0.3, 0.0),
@@ -57,7 +56,7 @@ def mimi_tensors(config: MimiConfig) -> Iterator[tuple[str, Shape]]:
             yield from conv(f"{side}.{block}.block.1", hidden, channels, seanet.residual_kernel_size)
             yield from conv(f"{side}.{block}.block.3", channels, hidden, 1)
 
-    # Between two convolutions of a stage stand its residual blocks and one activation.
+    # Between two convolutions of a stage are its residual blocks and one activation.
     stage = seanet.n_residual_layers + 2
     channels, index = seanet.n_filters, 1
     yield from conv("encoder.model.0", channels, 1, seanet.kernel_size)
@@ -87,9 +86,9 @@ def mimi_tensors(config: MimiConfig) -> Iterator[tuple[str, Shape]]:
             yield f"{book}._initialized", (1,)
             yield f"{book}.cluster_usage", (quantizer.bins,)
             yield f"{book}.embedding_sum", (quantizer.bins, quantizer.dimension)
-    halving = 2 * config.frame_positions
-    yield "downsample.conv.conv.conv.weight", (width, width, halving)
-    yield "upsample.convtr.convtr.convtr.weight", (width, 1, halving)
+    kernel = 2 * config.frame_positions
+    yield "downsample.conv.conv.conv.weight", (width, width, kernel)
+    yield "upsample.convtr.convtr.convtr.weight", (width, 1, kernel)
 
 
 def lm_tensors(config: LmConfig) -> Iterator[tuple[str, Shape]]:
@@ -134,7 +133,7 @@ def _norm_tensors(name: str, norm: str, dim: int) -> Iterator[tuple[str, Shape]]
 def _transformer_tensors(
     prefix: str, config: TransformerConfig, per_step: tuple[int, ...] | None = None
 ) -> Iterator[tuple[str, Shape]]:
-    """`per_step`: the feed-forward size of each weight set, where weights change from step to step."""
+    """`per_step`: the feed-forward size of each weight set, where the weights differ per codebook."""
     dim = config.d_model
     packed = dim + 2 * config.num_kv_heads * config.head_dim
     for index in range(config.num_layers):
@@ -174,14 +173,14 @@ def _bytes_of(drawn: npt.NDArray[np.float32], dtype: StoredDtype) -> bytes:
     if dtype == "F32":
         return drawn.astype("<f4", copy=False).tobytes()
     words = drawn.view(np.uint32)
-    half = np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))  # to the nearest, ties to even
+    half = np.uint32(0x7FFF) + ((words >> np.uint32(16)) & np.uint32(1))  # round to nearest, ties to even
     return ((words + half) >> np.uint32(16)).astype("<u2").tobytes()
 
 
 def write_checkpoint(
     path: Path, tensors: Iterator[tuple[str, Shape]], seed: int, dtype: StoredDtype = "F32"
 ) -> None:
-    """Write a safetensors file, one tensor in memory at a time, or leave no file at all."""
+    """Write a safetensors file, with one tensor in memory at a time; on failure there is no file."""
     headers = {name: TensorHeader(dtype, shape) for name, shape in tensors}
     with new_checkpoint(path, headers, {"untrained": "true", "seed": str(seed)}) as file:
         for name, tensor in headers.items():

@@ -1,11 +1,11 @@
-"""What must not be lost outlives its connection, and nothing is heard twice.
+"""Packets that want an ACK survive a broken connection, and none is delivered twice.
 
 Packets that want an ACK are numbered over the whole session, whatever connection carries
-them: the first that is sent has id 0, the next 1. The id is nowhere in a packet. Both ends
-count, and when a session is taken up again, `resumed` names the ids of what follows.
+them: the first has id 0, the next 1. The id is not part of the packet. Both ends count, and
+when a session is resumed, `resumed` gives the ids of the packets that follow.
 
-`Kept` is the sender's half and `Heard` the receiver's; each belongs to a session, and goes
-with it from one `Conversation` to the next.
+`UnackedPackets` is the sender's half and `ReceivedIds` the receiver's. Each belongs to a
+session, and is passed from one `Conversation` to the next.
 """
 
 from collections import deque
@@ -13,73 +13,73 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
-from pipeline.protocol.close_reason import Farewell
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.faults import LocalProtocolError
-from pipeline.protocol.outgoing import Outgoing
+from pipeline.protocol.outgoing import OutgoingPacket
 
-UNACKED_PACKETS: Final = 1024  # about an hour of utterances, should a client never ACK
+UNACKED_PACKETS_MAX: Final = 1024  # about an hour of utterances, should a client never ACK
 
 
-class Kept:
+class UnackedPackets:
     """Packets that want an ACK and have none yet, by id; at most `limit`."""
 
-    def __init__(self, limit: int = UNACKED_PACKETS) -> None:
+    def __init__(self, limit: int = UNACKED_PACKETS_MAX) -> None:
         self._limit = limit
-        self._packets: dict[int, Outgoing] = {}
+        self._packets: dict[int, OutgoingPacket] = {}
         self.next_id = 0
 
-    def enter(self, said: Outgoing) -> int:
-        """Keep a packet, and give its id; one that has an id already is kept.
+    def add(self, packet: OutgoingPacket) -> int:
+        """Keep a packet until it is ACKed, and give its id; a packet that has an id is kept already.
 
         Raises:
-            LocalProtocolError: too much was never ACKed.
+            LocalProtocolError: `limit` packets were never ACKed.
         """
-        if said.id is not None:
-            return said.id
+        if packet.id is not None:
+            return packet.id
         if len(self._packets) >= self._limit:
             raise LocalProtocolError(
-                f"{self._limit} packets were never acknowledged", Farewell.TRY_AGAIN_LATER
+                f"{self._limit} packets were never acknowledged", CloseReason.TRY_AGAIN_LATER
             )
-        number = self.next_id
-        self._packets[number] = replace(said, id=number)
+        packet_id = self.next_id
+        self._packets[packet_id] = replace(packet, id=packet_id)
         self.next_id += 1
-        return number
+        return packet_id
 
-    def release(self, number: int) -> Outgoing | None:
-        """It has arrived; None where that was known."""
-        return self._packets.pop(number, None)
+    def remove(self, packet_id: int) -> OutgoingPacket | None:
+        """The packet was ACKed; None where it had been removed before."""
+        return self._packets.pop(packet_id, None)
 
     @property
-    def packets(self) -> tuple[Outgoing, ...]:
-        """All that is kept, oldest first; each has its id."""
+    def packets(self) -> tuple[OutgoingPacket, ...]:
+        """All packets without an ACK, oldest first; each has its id."""
         return tuple(self._packets.values())
 
 
-class Heard:
-    """Which ids have arrived. On one connection they only grow, so one number says it."""
+class ReceivedIds:
+    """Which ids have arrived. On one connection ids only grow, so the last one is enough to know."""
 
     def __init__(self) -> None:
-        self._due: deque[int] = deque()  # sent again: the ids of what comes next
+        self._expected: deque[int] = deque()  # of the packets that are sent again
         self._next_id = 0
         self._last = -1
 
-    def resume(self, again: Sequence[int], next_id: int) -> None:
-        """What comes next has these ids, and what comes after them counts on from `next_id`."""
-        self._due = deque(again)
+    def resume(self, unacked: Sequence[int], next_id: int) -> None:
+        """The next packets have the ids `unacked`, and those after them count on from `next_id`."""
+        self._expected = deque(unacked)
         self._next_id = next_id
 
-    def forget(self) -> None:
-        """What comes next is of another session."""
-        self._due.clear()
+    def reset(self) -> None:
+        """A new session begins: its ids count from 0."""
+        self._expected.clear()
         self._next_id, self._last = 0, -1
 
-    def hear(self) -> bool:
-        """A packet that wants an ACK has come: whether it is new."""
-        if self._due:
-            number = self._due.popleft()
+    def record(self) -> bool:
+        """Count a packet that wants an ACK; whether it is new, and not a repetition."""
+        if self._expected:
+            packet_id = self._expected.popleft()
         else:
-            number = self._next_id
+            packet_id = self._next_id
             self._next_id += 1
-        is_new = number > self._last
-        self._last = max(self._last, number)
+        is_new = packet_id > self._last
+        self._last = max(self._last, packet_id)
         return is_new

@@ -1,10 +1,9 @@
-"""Which rows of a batch a call works on.
+"""Batches: which rows of the state a call works on, and padding to bucket widths.
 
-Every streaming state has one row per lane and one *scratch* row behind them. On a GPU a call
-that serves `n` lanes runs at the next bucket width (1, 2, 4, 8, …), its spare places
-filled with the scratch row, so that few widths are ever compiled and one session does
-not pay for eight. What lands in the scratch row is never read. On a CPU nothing is compiled
-and every row is paid for: a call is as wide as its lanes.
+Every streaming state has one row per lane and one *scratch* row behind them. On a GPU a call for
+`n` lanes runs at the next bucket width (1, 2, 4, 8, …), padded with the scratch row, so that
+few shapes exist and one session does not pay for eight. The scratch row is never read. On a
+CPU every row has its price: a call is as wide as its lanes (`Backend.pads_batches`).
 """
 
 from collections.abc import Sequence
@@ -12,10 +11,6 @@ from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-
-from pipeline.backend import prepare
-
-IN_BUCKETS = prepare().device != "cpu"
 
 
 def bucket_width(lanes: int) -> int:
@@ -28,13 +23,11 @@ def bucket_widths(lanes: int) -> list[int]:
     return [1 << power for power in range(bucket_width(lanes).bit_length())]
 
 
-def padded_rows(
-    lanes: Sequence[int], scratch: int, *, in_buckets: bool = IN_BUCKETS
-) -> npt.NDArray[np.int32]:
-    """Rows `[w]` int32: the lanes in their order, then `scratch` up to the width, `in_buckets` the bucket's.
+def padded_rows(lanes: Sequence[int], scratch: int, *, in_buckets: bool = True) -> npt.NDArray[np.int32]:
+    """Rows `[w]` int32: the lanes in their order, then `scratch` up to the bucket's width if `in_buckets`.
 
     Raises:
-        ValueError: a lane is named twice; its two frames would race for one state.
+        ValueError: a lane is named twice; both of its frames would write to one row.
     """
     if len(set(lanes)) != len(lanes):
         raise ValueError(f"a lane is named twice in one batch: {list(lanes)}")
@@ -47,7 +40,7 @@ Scalar = TypeVar("Scalar", bound=np.generic)
 
 
 def padded(values: npt.NDArray[Scalar], width: int) -> npt.NDArray[Scalar]:
-    """`[n, …]` → `[width, …]`, zeros for the scratch row; the same array where nothing is missing."""
+    """`[n, …]` → `[width, …]`, padded with zeros; the same array if it is as wide already."""
     if len(values) == width:
         return values
     out = np.zeros((width, *values.shape[1:]), values.dtype)

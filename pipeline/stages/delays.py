@@ -13,8 +13,8 @@ is complete `max_delay` steps after the step that began it.
     user 0         i    u₁   u₂   u₃
     user 1         i    i    v₁   v₂
 
-The grid is a ring of `max_delay + 2` positions per lane, on the host: it holds whole
-numbers, and the model's graph need not know of it.
+The cache is a ring of `max_delay + 2` positions per lane, on the host: it holds integers, and
+the model works without it.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ Ints = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class GridShape:
-    """What the grid needs to know of a model.
+class DelayPattern:
+    """The delays of a model's codebooks and their initial tokens.
 
     `delays [1 + n_q]`: text first, then the `dep_q` agent codebooks, then the user's.
     """
@@ -43,43 +43,43 @@ class GridShape:
 
     @cached_property
     def max_delay(self) -> int:
-        """Steps between a frame's first token and its last."""
+        """Steps from a frame's first token to its last."""
         return max(self.delays)
 
     @cached_property
     def initial(self) -> Ints:
-        """`[1 + n_q]`: what stands before a codebook's first token."""
+        """`[1 + n_q]`: the token before each codebook's first one."""
         return np.array([self.text_initial] + [self.audio_initial] * (len(self.delays) - 1), np.int32)
 
 
-class TokenGrid:
-    """The delayed tokens of every lane; memory is constant however many steps pass."""
+class DelayedTokenCache:
+    """The delayed tokens of every lane, in constant memory however many steps pass."""
 
-    def __init__(self, shape: GridShape, rows: int) -> None:
-        self.shape = shape
-        self._delays = np.array(shape.delays)
-        self._agent = self._delays[: 1 + shape.dep_q]
-        self._user = self._delays[1 + shape.dep_q :]
-        self._span = shape.max_delay + 2
-        self._tokens: Ints = np.zeros((rows, len(shape.delays), self._span), np.int32)
+    def __init__(self, pattern: DelayPattern, rows: int) -> None:
+        self.pattern = pattern
+        self._delays = np.array(pattern.delays)
+        self._agent = self._delays[: 1 + pattern.dep_q]
+        self._user = self._delays[1 + pattern.dep_q :]
+        self._span = pattern.max_delay + 2
+        self._tokens: Ints = np.zeros((rows, len(pattern.delays), self._span), np.int32)
         self.steps = np.zeros(rows, np.int64)
 
     def reset(self, row: int) -> None:
-        """Row `row` is at step 0. Its tokens need no clearing: none is read before it is written."""
+        """Set `row` to step 0. Its tokens are not cleared: none is read before it is written."""
         self.steps[row] = 0
 
-    def inputs(self, rows: Sequence[int] | Ints, user: Ints) -> Ints:
+    def read(self, rows: Sequence[int] | Ints, user: Ints) -> Ints:
         """Write the users' frames `[w, n_user]` and read the step's input `[w, 1 + n_q]`."""
         index = np.asarray(rows)
         step = self.steps[index, None]
-        first_user = 1 + self.shape.dep_q
+        first_user = 1 + self.pattern.dep_q
         codebooks = np.arange(first_user, len(self._delays))
         self._tokens[index[:, None], codebooks, (step + self._user) % self._span] = user
         current = np.take_along_axis(self._tokens[index], step[:, :, None] % self._span, axis=2)[..., 0]
-        return np.where(step <= self._delays, self.shape.initial, current)
+        return np.where(step <= self._delays, self.pattern.initial, current)
 
-    def advance(self, rows: Sequence[int] | Ints, text: Ints, audio: Ints) -> list[Codes | None]:
-        """Write what the step produced (`[w]`, `[w, dep_q]`); per row, the agent frame that is whole now.
+    def push(self, rows: Sequence[int] | Ints, text: Ints, audio: Ints) -> list[Codes | None]:
+        """Write the tokens of the step (`[w]`, `[w, dep_q]`); return each row's completed agent frame.
 
         A frame is `codes [dep_q]`, or None during a lane's first `max_delay` steps.
         """
@@ -89,7 +89,7 @@ class TokenGrid:
         codebooks = np.arange(len(self._agent))
         produced = np.concatenate([text[:, None], audio], axis=1)
         self._tokens[index[:, None], codebooks, step % self._span] = produced
-        positions = (step - self.shape.max_delay + self._agent) % self._span
-        whole = self._tokens[index[:, None], codebooks, positions][:, 1:]
-        ready = self.steps[index] > self.shape.max_delay
-        return [codes if done else None for codes, done in zip(whole, ready, strict=True)]
+        positions = (step - self.pattern.max_delay + self._agent) % self._span
+        frames = self._tokens[index[:, None], codebooks, positions][:, 1:]
+        ready = self.steps[index] > self.pattern.max_delay
+        return [codes if complete else None for codes, complete in zip(frames, ready, strict=True)]

@@ -22,8 +22,8 @@ import trio
 from pipeline.audio.framing import Framer
 from pipeline.cli.arguments import run_command
 from pipeline.config import parse_source, read_config
-from pipeline.loadtest.server_process import Booted, boot
-from pipeline.stages.chain import open_chain
+from pipeline.loadtest.server_process import ServerProcess, start_server
+from pipeline.stages.model_stages import open_stages
 from pipeline.train.bank import Shard, read_shard
 from pipeline.train.corpus import AGENT_SHARD
 from pipeline.train.measures import Sentences, log_mel_distance_db, stoi
@@ -121,7 +121,7 @@ async def _false_starts(url: str, seconds: float) -> dict[str, list[str]]:
 
 def codec_quality(config: Path, corpus: Path) -> dict[str, dict[str, float]]:
     """Voices through the codec and back, by all codebooks that are heard, and by those that are spoken."""
-    chain = open_chain(read_config(config, ["lanes.max=1"]))
+    chain = open_stages(read_config(config, ["lanes.max=1"]))
     quality = {}
     for name, shard in (("users", "held-out-voices"), ("agent", AGENT_SHARD)):
         recordings = read_shard(corpus, shard)
@@ -166,7 +166,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _p99(server: Booted) -> dict[str, float]:
+def _p99(server: ServerProcess) -> dict[str, float]:
     _, health = server.get("/health")
     return {stage: health["metrics"][stage]["p99"] for stage in ("encode", "step", "decode")}
 
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     agent = read_shard(arguments.corpus, AGENT_SHARD)
     sentences = Sentences({one.text: agent.recording(index) for index, one in enumerate(agent.utterances)})
-    with boot(parse_source(str(arguments.config)), ["sampling.seed=1"]) as server:
+    with start_server(parse_source(str(arguments.config)), ["sampling.seed=1"]) as server:
         answers = trio.run(_ask_all, server.socket_url, arguments.corpus, arguments.count, arguments.at_once)
         false_starts = trio.run(_false_starts, server.socket_url, arguments.quiet_s)
         p99_ms = _p99(server)

@@ -12,8 +12,8 @@ import numpy as np
 import trio
 
 from pipeline.client.report import Report
-from pipeline.client.session import Audience, converse
-from pipeline.client.source import Speech, now_ns, paced
+from pipeline.client.session import EventHandler, converse
+from pipeline.client.source import AudioSource, now_ns, paced
 from pipeline.train.measures import spoken_from
 from pipeline.units import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE_HZ
 from pipeline.values import Pcm
@@ -42,20 +42,20 @@ class Outcome:
 
 
 @dataclass
-class _Ear(Audience):
+class _Ear(EventHandler):
     """Everything that came, with the instant of its arrival."""
 
     frames: list[tuple[int, Pcm]] = field(default_factory=list)
     texts: list[tuple[int, str, bool]] = field(default_factory=list)
     began_ns: int = 0
 
-    def agent_spoke(self, pcm: Pcm) -> None:
+    def on_audio(self, pcm: Pcm) -> None:
         self.frames.append((now_ns(), pcm))
 
-    def agent_wrote(self, text: str, *, final: bool) -> None:
+    def on_text(self, text: str, *, final: bool) -> None:
         self.texts.append((now_ns(), text, final))
 
-    async def listened_to(self, pcm: Pcm) -> Speech:
+    async def listened_to(self, pcm: Pcm) -> AudioSource:
         """`pcm`, as from a microphone; remembers when its first sample was."""
         async for captured in paced(pcm):
             if not self.began_ns:
@@ -123,7 +123,7 @@ async def ask(
     if snr_db is not None:
         pcm = pcm + noise(np.random.default_rng(seed), len(pcm)) * _LOUDNESS * 10 ** (-snr_db / 20)
     ear = _Ear()
-    report = await converse(url, ear.listened_to(pcm.clip(-1, 1).astype(np.float32)), audience=ear)
+    report = await converse(url, ear.listened_to(pcm.clip(-1, 1).astype(np.float32)), handler=ear)
     outcomes = []
     for question, end in zip(questions, ends, strict=True):
         text, sound, heard_ms = ear.between(end / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ + _ANSWER_S)
@@ -138,7 +138,7 @@ async def say_nothing(url: str, seconds: float, level_db: float | None, seed: in
     if level_db is not None:
         pcm = noise(np.random.default_rng(seed), samples) * np.float32(10 ** (level_db / 20))
     ear = _Ear()
-    await converse(url, ear.listened_to(pcm.clip(-1, 1)), audience=ear)
+    await converse(url, ear.listened_to(pcm.clip(-1, 1)), handler=ear)
     said = [text for _, text, final in ear.texts if final]
     sound = np.concatenate([np.zeros(0, np.float32), *(frame for _, frame in ear.frames)])
     return said or (["(a sound)"] if spoken_from(sound) is not None else [])

@@ -1,8 +1,8 @@
-"""`python tests/benchmarks/hub_throughput.py`: a large file from a small hub, directly and through the proxy.
+"""`python tests/benchmarks/hub_throughput.py`: a large file from a local hub, directly and through the proxy.
 
-Hub, server and client are three processes on this machine. Cold is the first request, with the
-hub behind it; warm is the next ones, from the cache. Each figure is the best of `--rounds`, because
-what disturbs only ever slows down. With `--hub-mib-s` the hub sends no faster than a network would.
+Hub, server and client are three processes on this machine. Cold is the first request, which the hub
+serves; warm are later ones, served from the cache. Each result is the best of `--rounds`, because
+interference only slows down. `--hub-mib-s` limits the speed of the hub.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from support.local_hub import PIECE_BYTES, OnDisk, serve
 
-from pipeline.loadtest.server_process import boot
+from pipeline.loadtest.server_process import start_server
 
 REPO = "onnx-community/whisper-huge"
 ROOT = Path(__file__).parents[2]
@@ -35,34 +35,34 @@ class Paced(OnDisk):
         return piece
 
 
-def run_hub(path, mib_s, told):
+def run_hub(path, mib_s, connection):
     with serve() as hub:
         commit = hub.add(REPO, {"huge.onnx": path})
         content = Paced(path)
         content.mib_s = mib_s
         hub.commits[REPO][commit]["huge.onnx"] = content
-        told.send((hub.url, commit))
-        told.recv()
+        connection.send((hub.url, commit))
+        connection.recv()
 
 
 def download_mib_s(url, size_bytes):
-    """Follow redirects, read to the end, and keep nothing."""
+    """Download and discard a file; the throughput."""
     buffer = bytearray(PIECE_BYTES)
     began_s = time.perf_counter()
     while True:
         parts = urlsplit(url)
         connection = http.client.HTTPConnection(parts.netloc)
         connection.request("GET", parts.path)
-        answer = connection.getresponse()
-        if answer.status != 302:
+        response = connection.getresponse()
+        if response.status != 302:
             break
-        url = answer.headers["Location"]
+        url = response.headers["Location"]
         connection.close()
     received_bytes = 0
-    while count := answer.readinto(buffer):
+    while count := response.readinto(buffer):
         received_bytes += count
     connection.close()
-    assert (answer.status, received_bytes) == (200, size_bytes)
+    assert (response.status, received_bytes) == (200, size_bytes)
     return size_bytes / 2**20 / (time.perf_counter() - began_s)
 
 
@@ -78,7 +78,7 @@ def measure(size_bytes, rounds, mib_s, folder):
         url, commit = ours.recv()
         os.environ["HF_ENDPOINT"] = url
         file = f"{REPO}/resolve/{commit}/huge.onnx"
-        with boot(ROOT / "configs/tiny", [f"proxy.folder={cache}"]) as server:
+        with start_server(ROOT / "configs/tiny", [f"proxy.folder={cache}"]) as server:
             proxied = f"http://127.0.0.1:{server.port}/api/hf/{file}"
             direct, cold, warm = [], [], []
             for _ in range(rounds):
@@ -99,7 +99,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--mib", type=int, default=256, help="size of the file (default 256)")
     parser.add_argument("--rounds", type=int, default=3, help="default 3")
-    parser.add_argument("--hub-mib-s", type=float, default=0.0, help="default: as fast as it goes")
+    parser.add_argument("--hub-mib-s", type=float, default=0.0, help="default: unlimited")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         size_bytes = options.mib * PIECE_BYTES

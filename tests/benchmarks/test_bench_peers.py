@@ -1,4 +1,4 @@
-"""The comparison with peers: what everybody is given, who runs when, and the arithmetic of its table."""
+"""The comparison with peers: the common input, the order of runs, and the arithmetic of the table."""
 
 import json
 import subprocess
@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.peers import environments, rounds
 from benchmarks.peers.cases import CASES, CONTENDERS, OURS, SIZES, Contender
 from benchmarks.peers.driving import Clock, Inputs
 from benchmarks.peers.environments import BuildError, interpreter
@@ -18,7 +19,6 @@ from benchmarks.peers.rounds import Plan, Rates, Run, compete
 from benchmarks.peers.table import Cell, Row, rows_of, times_table, works
 from hypothesis import given
 from hypothesis import strategies as st
-from peers import environments, rounds
 from support.checkpoints import LM, MIMI
 
 from pipeline.audio.wav import read_speech
@@ -30,7 +30,7 @@ from pipeline.models.checkpoint.mimi_config import parse_mimi_config
 from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.lm import LmModel
 from pipeline.models.mimi import Mimi
-from pipeline.stages.chain import open_chain
+from pipeline.stages.model_stages import open_stages
 from pipeline.values import GREEDY
 
 ROOT = Path(__file__).parents[2]
@@ -57,7 +57,7 @@ def small_material(folder: Path, checkpoint: Path) -> Material:
     )
 
 
-def test_the_packed_checkpoints_hold_every_tensor_of_the_published_layout(tmp_path: Path) -> None:
+def test_the_packed_checkpoints_have_every_tensor_of_the_published_layout(tmp_path: Path) -> None:
     lm, mimi = parse_lm_config(LM), parse_mimi_config(MIMI)
     random_init.write_checkpoint(tmp_path / "lm.safetensors", packed(random_init.lm_tensors(lm)), 1)
     random_init.write_checkpoint(tmp_path / "mimi.safetensors", packed(random_init.mimi_tensors(mimi)), 1)
@@ -67,12 +67,12 @@ def test_the_packed_checkpoints_hold_every_tensor_of_the_published_layout(tmp_pa
 
 
 @pytest.mark.parametrize(("size", "millions"), [("small", 82), ("mid", 495)])
-def test_the_sizes_are_those_that_are_written_everywhere(size: str, millions: int) -> None:
+def test_the_sizes_are_those_in_the_docs(size: str, millions: int) -> None:
     tensors = random_init.lm_tensors(parse_lm_config(SIZES[size]))
     assert round(sum(np.prod(shape) for _, shape in tensors) / 1e6) == millions
 
 
-def test_rows_of_a_batch_hear_different_things_and_a_frame_is_the_same_for_everybody(tmp_path: Path) -> None:
+def test_rows_of_a_batch_differ_and_a_frame_is_the_same_for_every_contender(tmp_path: Path) -> None:
     np.save(tmp_path / "pcm.npy", np.arange(16 * 1920, dtype=np.float32).reshape(16, 1920))
     np.save(tmp_path / "codes.npy", np.arange(16 * 8, dtype=np.int32).reshape(16, 8))
     inputs = Inputs({"pcm": tmp_path / "pcm.npy", "codes": tmp_path / "codes.npy"})
@@ -82,23 +82,23 @@ def test_rows_of_a_batch_hear_different_things_and_a_frame_is_the_same_for_every
 
 
 @pytest.mark.parametrize(("seconds", "timed"), [(0.0, 3), (1e9, 10)])
-def test_warm_up_frames_do_not_count_and_a_slow_contender_still_runs_three(
+def test_warm_up_frames_are_not_timed_and_a_slow_contender_still_runs_three(
     seconds: float, timed: int
 ) -> None:
     seen: list[int] = []
     clock = Clock({"seconds": seconds, "warmup_frames": 5, "frames": 10})
     assert len(clock.measure(seen.append)) == timed
-    assert seen == list(range(5 + timed))  # every frame is another one
+    assert seen == list(range(5 + timed))  # every call gets a different frame
 
 
 @given(st.lists(st.tuples(st.floats(1, 1e3), st.floats(1, 1e3), st.floats(0.1, 10)), min_size=1, max_size=7))
-def test_a_round_that_slows_everybody_alike_changes_no_ratio(times: list[tuple[float, float, float]]) -> None:
+def test_a_round_that_slows_all_alike_changes_no_ratio(times: list[tuple[float, float, float]]) -> None:
     quiet = Cell(tuple(a for a, _, _ in times)).over(Cell(tuple(b for _, b, _ in times)))
     noisy = Cell(tuple(a * f for a, _, f in times)).over(Cell(tuple(b * f for _, b, f in times)))
     assert noisy == pytest.approx(quiet)
 
 
-def test_the_best_peer_is_the_fastest_of_those_that_are_not_us() -> None:
+def test_the_best_peer_is_the_fastest_other_contender() -> None:
     cells = {OURS: Cell((1.0, 1.2)), "moshi": Cell((4.0, 6.0)), "moshi_mlx": Cell((3.0, 3.6))}
     row = Row("small", "step", 1, cells, reading_ms=0.5, arithmetic_ms=0.1)
     assert row.best_peer == "moshi_mlx"
@@ -111,12 +111,12 @@ def test_the_floor_is_the_longer_of_reading_and_computing_and_only_computing_gro
     runs = {OURS: Run(ms=[{"step": {1: [9.0], 8: [9.0]}}])}
     alone, wide = rows_of(SMALL, runs, RATES)
     work = works(SMALL)["step"]
-    assert alone.reading_ms == wide.reading_ms == pytest.approx(1000 * 4 * work.numbers / 10e9)
+    assert alone.reading_ms == wide.reading_ms == pytest.approx(1000 * 4 * work.weights / 10e9)
     assert wide.arithmetic_ms == pytest.approx(8 * alone.arithmetic_ms)
     assert works(CASES["chain"])["all"].flop > work.flop
 
 
-def test_who_missed_a_round_is_in_no_ratio_and_is_named_with_the_reason() -> None:
+def test_a_contender_that_missed_a_round_is_in_no_ratio_and_is_reported() -> None:
     failed = ran(5.0)
     failed.cannot[""] = "OSError: no such thing"
     runs = {OURS: ran(1.0, 2.0), "moshi": ran(4.0, 4.0), "moshi_mlx": failed}
@@ -128,19 +128,19 @@ def test_who_missed_a_round_is_in_no_ratio_and_is_named_with_the_reason() -> Non
     assert as_json([Outcome(SMALL, runs, RATES)], PLAN, 0.0)["cannot"][0]["why"] == "OSError: no such thing"
 
 
-def test_a_table_says_median_spread_ratio_and_floor() -> None:
+def test_the_table_has_median_spread_ratio_and_floor() -> None:
     (row,) = rows_of(SMALL, {OURS: ran(1.0, 3.0, 2.0), "moshi": ran(4.0, 12.0, 8.0)}, RATES)
     cells = [cell.strip() for cell in times_table([row])[2].strip("|").split("|")]
     assert cells[:5] == ["step `small`", "1", "2.0 (1.0–3.0)", "8.0 (4.0–12.0)", "0.25"]
 
 
-def test_a_page_from_a_busy_machine_says_that_it_is_worth_nothing() -> None:
+def test_a_page_from_a_busy_machine_has_a_warning() -> None:
     outcome = Outcome(SMALL, {OURS: ran(1.0, 1.0)}, RATES)
     assert "busy" not in page([outcome], PLAN, [], load=0.1)
     assert "load 3.0" in page([outcome], PLAN, [], load=3.0)
 
 
-def test_agreement_counts_tokens_and_leaves_out_who_computes_in_fewer_bits() -> None:
+def test_agreement_counts_tokens_of_exact_contenders_only() -> None:
     def answers(changed: int) -> dict[str, np.ndarray]:
         text = np.arange(16)
         text[:changed] += 1
@@ -163,7 +163,7 @@ print(json.dumps({{"versions": {{}}, "cannot": {{}}, "ms": {{"1": {{"step": [1.0
 """
 
 
-def test_contenders_take_turns_and_a_missing_one_is_passed_over(
+def test_contenders_alternate_and_a_missing_one_is_skipped(
     tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "log"
@@ -183,7 +183,7 @@ def test_contenders_take_turns_and_a_missing_one_is_passed_over(
     assert rates == Rates(1.0, 2.0)
 
 
-def test_a_driver_that_fails_says_its_last_line(tmp_path: Path, checkpoint: Path) -> None:
+def test_a_failed_driver_is_reported_with_its_last_line(tmp_path: Path, checkpoint: Path) -> None:
     (tmp_path / "broken.py").write_text("raise ValueError('no such model')")
     run = Run()
     broken = Contender("broken", str(tmp_path / "broken.py"), None, {"lm": (1,)}, "")
@@ -204,7 +204,7 @@ def test_an_environment_that_cannot_be_made_is_one_sentence(
 
 
 @pytest.mark.parametrize("kind", ["mimi", "lm", "chain"])
-def test_our_driver_answers_as_the_chain_does_and_times_every_width(
+def test_our_driver_computes_what_the_stages_do_and_times_every_width(
     kind: str, tmp_path: Path, checkpoint: Path
 ) -> None:
     job: dict[str, Any] = rounds._job(SMALL, CONTENDERS[0], small_material(tmp_path, checkpoint), PLAN)
@@ -222,7 +222,7 @@ def test_our_driver_answers_as_the_chain_does_and_times_every_width(
     assert result["cannot"] == {}
     assert set(result["ms"]) == {"1", "2"}
     assert all(len(times) >= 3 for width in result["ms"].values() for times in width.values())
-    chain = open_chain(read_config(checkpoint))
+    chain = open_stages(read_config(checkpoint))
     with np.load(tmp_path / "answers.npz") as answers:
         if kind == "mimi":
             encoder = chain.load_encoder()

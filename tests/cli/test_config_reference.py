@@ -1,4 +1,4 @@
-"""The page of keys is what the types say."""
+"""The configuration reference is generated from the types and docstrings of the settings."""
 
 import re
 import subprocess
@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from pipeline.cli import config_reference
-from pipeline.cli.config_reference import BEGIN, END, main, tables, written_into
+from pipeline.cli.config_reference import BEGIN, END, main, tables, with_tables
 from pipeline.config import Seconds, Section, Settings
 from pipeline.errors import ConfigError
 
@@ -18,8 +18,8 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reference/configuration.md"
 
 
-def test_the_page_is_what_the_command_prints() -> None:
-    """After a change of a type, a default or a docstring, `make docs` writes it anew."""
+def test_the_page_is_up_to_date() -> None:
+    """After a change of a type, a default or a docstring, run `make docs`."""
     done = subprocess.run(
         [sys.executable, "-m", "pipeline", "config-reference"],
         capture_output=True,
@@ -28,12 +28,12 @@ def test_the_page_is_what_the_command_prints() -> None:
         cwd=ROOT,
     )
     page = PAGE.read_text(encoding="utf-8")
-    assert done.stdout.strip() in page, "docs/reference/configuration.md is old: make docs"
-    assert written_into(page) == page
+    assert done.stdout.strip() in page, "docs/reference/configuration.md is outdated: run make docs"
+    assert with_tables(page) == page
 
 
-def test_what_is_written_by_hand_stays(tmp_path: Path) -> None:
-    """Only what stands between the marks is replaced, however often."""
+def test_only_the_text_between_the_markers_is_replaced(tmp_path: Path) -> None:
+    """Repeating the command changes nothing."""
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     assert main(["--write", str(page)]) == main(["--write", str(page)]) == 0
@@ -41,19 +41,19 @@ def test_what_is_written_by_hand_stays(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, END, f"{END}{BEGIN}"])
-def test_a_page_without_marks_is_refused(text: str, tmp_path: Path) -> None:
-    """Nothing is written where nobody said where."""
+def test_a_page_without_markers_is_refused(text: str, tmp_path: Path) -> None:
+    """The page is not changed."""
     page = tmp_path / "page.md"
     page.write_text(text)
     with pytest.raises(ConfigError):
         main(["--write", str(page)])
     assert page.read_text() == text
-    with pytest.raises(ConfigError, match="cannot be rewritten"):
+    with pytest.raises(ConfigError, match="cannot be written"):
         main(["--write", str(tmp_path / "absent" / "page.md")])
 
 
-def test_every_key_says_what_it_does() -> None:
-    """Four cells each, none of them empty, and every section says what it is about."""
+def test_every_key_and_section_has_a_description() -> None:
+    """Each row has four non-empty cells, and each section a summary."""
     rows = re.findall(r"^\| `[a-z_.]+` \|.*$", tables(), re.MULTILINE)
     for row in rows:
         cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]]
@@ -64,10 +64,10 @@ def test_every_key_says_what_it_does() -> None:
     assert "`sampling.temperature`" in tables()
 
 
-def test_a_key_without_a_word_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A new key that its docstring does not name cannot be printed."""
+def test_a_key_without_a_description_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The docstring of a section has to describe every key."""
 
-    class Silent(Section, frozen=True):
+    class Undescribed(Section, frozen=True):
         """A section of one key."""
 
         key: int = 1
@@ -75,7 +75,7 @@ def test_a_key_without_a_word_is_found_out(monkeypatch: pytest.MonkeyPatch) -> N
     class Whole(Section, frozen=True):
         """Settings."""
 
-        silent: Silent = Silent()
+        undescribed: Undescribed = Undescribed()
 
     monkeypatch.setattr(config_reference, "Settings", Whole)
     with pytest.raises(KeyError, match="key"):
@@ -85,7 +85,7 @@ def test_a_key_without_a_word_is_found_out(monkeypatch: pytest.MonkeyPatch) -> N
 Short = Annotated[str, msgspec.Meta(min_length=1, max_length=9)]
 
 
-class Told(Section, frozen=True):
+class Example(Section, frozen=True):
     """Every kind of key.
 
     one, two: of both,
@@ -93,7 +93,7 @@ class Told(Section, frozen=True):
     wait_s: how long.
     kind: which.
     many: more than one.
-    few: not too many, nor too long.
+    few: not too many or long.
     flag: yes or no.
     """
 
@@ -109,28 +109,28 @@ class Told(Section, frozen=True):
 class Everything(Section, frozen=True):
     """Settings."""
 
-    told: Told = Told()
+    example: Example = Example()
 
 
-def test_values_are_said_in_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kind, range and unit; a docstring may speak of several keys at once."""
+def test_types_ranges_and_units_are_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One docstring line can describe several keys."""
     monkeypatch.setattr(config_reference, "Settings", Everything)
     printed = tables()
     for row in (
-        "| `told.one` | whole number | `1` | of both, on two lines |",
-        "| `told.two` | whole number | `null` | of both, on two lines |",
-        "| `told.wait_s` | number > 0, seconds | `2.0` | how long |",
-        '| `told.kind` | `a` or `b` or `c` | `"a"` | which |',
-        '| `told.many` | list: text | `["x", "y"]` | more than one |',
-        "| `told.few` | list of at most 3: text of 1 to 9 characters | `[]` | not too many, nor too long |",
-        "| `told.flag` | `true` or `false` | `false` | yes or no |",
+        "| `example.one` | integer | `1` | of both, on two lines |",
+        "| `example.two` | integer | `null` | of both, on two lines |",
+        "| `example.wait_s` | number > 0, seconds | `2.0` | how long |",
+        '| `example.kind` | `a` or `b` or `c` | `"a"` | which |',
+        '| `example.many` | list: string | `["x", "y"]` | more than one |',
+        "| `example.few` | list of at most 3: string of 1 to 9 characters | `[]` | not too many or long |",
+        "| `example.flag` | `true` or `false` | `false` | yes or no |",
     ):
         assert row in printed
-    assert "### `told`\n\nEvery kind of key." in printed
+    assert "### `example`\n\nEvery kind of key." in printed
 
 
-def test_the_real_settings_are_all_there() -> None:
-    """Sections first, then what belongs to none."""
+def test_every_section_of_the_settings_is_included() -> None:
+    """The sections come first, then the keys at the top level."""
     names = [name for name in Settings.__struct_fields__ if isinstance(getattr(Settings(), name), Section)]
     assert re.findall(r"^### `(.*)`$", tables(), re.MULTILINE) == names
     assert "| `stall_s` |" in tables()

@@ -1,17 +1,25 @@
-"""A whole conversation over a real socket; Trio's clock runs fast, so nothing here waits for long."""
+"""Complete conversations over a real socket; Trio's clock runs fast, so that waits are short."""
 
-import dataclasses
 import itertools
 
 import numpy as np
 import pytest
 import trio
-from support.client.arithmetic_agent import DELAY_FRAMES, GREETING, Agent, answers_to, listening, raw, serving
+from msgspec.structs import replace
+from support.client.arithmetic_agent import (
+    DELAY_FRAMES,
+    GREETING,
+    Agent,
+    answers_to,
+    raw,
+    serving,
+    tcp_server,
+)
 from trio.testing import MockClock
 from trio_websocket import serve_websocket
 
-from pipeline.client.session import Audience, ConversationError, NotTakenError, converse
-from pipeline.client.source import Captured, now_ns
+from pipeline.client.session import ConversationError, EventHandler, ServerUnavailableError, converse
+from pipeline.client.source import CapturedFrame, now_ns
 from pipeline.protocol import outgoing
 from pipeline.protocol.events import AudioReceived, HeartbeatReceived, MetadataReceived
 from pipeline.protocol.metadata import (
@@ -37,44 +45,44 @@ def fast_clock():
     return MockClock(rate=10)
 
 
-class Recorder(Audience):
-    """Keeps what it is given."""
+class Recorder(EventHandler):
+    """Records its calls."""
 
     def __init__(self):
-        self.spoken, self.written, self.notices = [], [], []
+        self.audio, self.text, self.notices = [], [], []
 
-    def agent_spoke(self, pcm):
-        self.spoken.append(pcm.copy())
+    def on_audio(self, pcm):
+        self.audio.append(pcm.copy())
 
-    def agent_wrote(self, text, *, final):
-        self.written.append((text, final))
+    def on_text(self, text, *, final):
+        self.text.append((text, final))
 
-    def noticed(self, sentence):
-        self.notices.append(sentence)
+    def on_notice(self, message):
+        self.notices.append(message)
 
     @property
     def pcm(self):
-        return np.concatenate(self.spoken)
+        return np.concatenate(self.audio)
 
 
-async def failing(kind, speech=SPEECH, error=ConversationError, *, told=False):
-    """Talk to an agent that spoils it; gives the error and the agent, once it was `told` of the close."""
+async def failing(kind, speech=SPEECH, error=ConversationError, *, wait_for_close=False):
+    """Talk to an agent that makes the conversation fail; the error and the agent."""
     async with serving(kind) as served:
         with pytest.raises(error) as failed:
             await converse(served.url, speech)
-        if told:
+        if wait_for_close:
             await served.agent.over.wait()
     assert type(failed.value) is error
     return failed.value, served.agent
 
 
 async def test_every_frame_is_answered_in_order(fast_clock):
-    """Frames out are frames in less the model's delay, sample for sample, and the last words are heard."""
-    audience = Recorder()
+    """Frames out are frames in less the model's delay, sample for sample, and the final text arrives."""
+    handler = Recorder()
     async with serving() as served:
-        report = await converse(served.url, SPEECH, audience=audience, prebuffer_ms=60_000)
+        report = await converse(served.url, SPEECH, handler=handler, prebuffer_ms=60_000)
     assert (report.frames_in, report.frames_out) == (FRAMES, FRAMES - DELAY_FRAMES)
-    assert np.array_equal(audience.pcm, answers_to(SPEECH))
+    assert np.array_equal(handler.pcm, answers_to(SPEECH))
     assert report.in_order
     assert report.underruns == 0
     latency = report.latency_ms
@@ -82,20 +90,20 @@ async def test_every_frame_is_answered_in_order(fast_clock):
     words = [f"w{k}" for k in range(FRAMES)]
     assert report.text == " ".join(words)
     partials = [(" ".join(words[: k + 1]), False) for k in range(FRAMES)]
-    assert audience.written == [*partials, (report.text, True)]
+    assert handler.text == [*partials, (report.text, True)]
     assert report.close == 1000
     assert report.model == GREETING.model
     assert not report.errors
     assert not report.dropped
 
 
-async def test_what_is_sent_is_the_speech_each_frame_80_ms_after_the_former(fast_clock):
-    """The server hears the speech, padded with silence, captured in steps of exactly 80 ms, then `bye`."""
+async def test_the_speech_is_sent_as_a_frame_each_80_ms(fast_clock):
+    """The server receives the speech, padded with silence, in steps of exactly 80 ms, then `bye`."""
     async with serving() as served:
         await converse(served.url, SPEECH)
-    heard = np.concatenate(served.agent.heard)
-    assert np.array_equal(heard[: len(SPEECH)], SPEECH)
-    assert not heard[len(SPEECH) :].any()
+    received = np.concatenate(served.agent.frames)
+    assert np.array_equal(received[: len(SPEECH)], SPEECH)
+    assert not received[len(SPEECH) :].any()
     stamps = [event.timestamp_ms for event in served.agent.events if isinstance(event, AudioReceived)]
     assert [b - a for a, b in itertools.pairwise(stamps)] == [80.0] * (FRAMES - 1)
     assert MetadataReceived(Bye()) in served.agent.events
@@ -103,7 +111,7 @@ async def test_what_is_sent_is_the_speech_each_frame_80_ms_after_the_former(fast
 
 
 async def test_sampling_takes_effect_from_the_first_frame(fast_clock):
-    """`configure` is the first thing the server hears, before any audio."""
+    """`configure` is the first packet that the server receives, before any audio."""
     configure = Configure(temperature=0.0, text_temperature=0.0, seed=7)
     async with serving() as served:
         await converse(served.url, SPEECH, configure=configure)
@@ -111,41 +119,41 @@ async def test_sampling_takes_effect_from_the_first_frame(fast_clock):
     assert isinstance(served.agent.events[1], AudioReceived)
 
 
-async def test_nothing_is_said_while_queued(fast_clock):
-    """Audio waits for `ready`, and its clock starts there: no burst makes up for the wait."""
+async def test_no_audio_is_sent_while_queued(fast_clock):
+    """Audio starts at `ready`, without a burst to make up for the wait."""
 
     class Busy(Agent):
         async def greet(self):
-            await self.say(outgoing.metadata(self.greeting))
+            await self.send(outgoing.metadata(self.greeting))
             for position in (2, 1):
-                await self.say(outgoing.metadata(Queued(position)))
+                await self.send(outgoing.metadata(Queued(position)))
                 await trio.sleep(1)
             self.ready_ms = trio.current_time() * 1000
-            await self.say(outgoing.metadata(Ready()))
+            await self.send(outgoing.metadata(Ready()))
 
         async def answer(self, index, timestamp_ms):
             if index == 0:
                 self.first_ms = trio.current_time() * 1000
             await super().answer(index, timestamp_ms)
 
-    audience = Recorder()
+    handler = Recorder()
     async with serving(Busy) as served:
-        report = await converse(served.url, SPEECH, audience=audience)
+        report = await converse(served.url, SPEECH, handler=handler)
     assert report.frames_in == FRAMES
     assert not served.agent.conversation.statistics().refused
     assert served.agent.first_ms - served.agent.ready_ms >= 80
-    assert audience.notices[1:] == ["queued, position 2", "queued, position 1", "ready"]
+    assert handler.notices[1:] == ["queued, position 2", "queued, position 1", "ready"]
 
 
 async def test_heartbeats_are_answered_and_sent(fast_clock):
-    """A server's heartbeat has an answer, and a silent server hears ours."""
+    """A server's heartbeat is answered, and a silent server receives ours."""
 
     class Heartbeats(Agent):
         async def greet(self):
-            await self.say(self.conversation.heartbeat(now_s=trio.current_time()))
-            await self.say(outgoing.metadata(self.greeting))
+            await self.send(self.conversation.heartbeat(now_s=trio.current_time()))
+            await self.send(outgoing.metadata(self.greeting))
             await trio.sleep(11)
-            await self.say(outgoing.metadata(Ready()))
+            await self.send(outgoing.metadata(Ready()))
 
     async with serving(Heartbeats) as served:
         await converse(served.url, SPEECH)
@@ -160,7 +168,7 @@ def answering(order):
         async def answer(self, index, timestamp_ms):
             if order[index] is not None:
                 echo_ms = timestamp_ms + 80 * (order[index] - index)
-                await self.say(outgoing.audio(bytes(4 * 1920), echo_ms))
+                await self.send(outgoing.audio(bytes(4 * 1920), echo_ms))
 
     return Disorderly
 
@@ -174,8 +182,8 @@ def answering(order):
         ([None, 1, 2, 3.5, 4, 5, 6], False, 6),
     ],
 )
-async def test_an_echo_out_of_order_is_noticed(fast_clock, order, in_order, frames_out):
-    """Each frame echoes the frame after the former's; twice, swapped or of no frame sent is out of order."""
+async def test_an_echo_out_of_order_is_reported(fast_clock, order, in_order, frames_out):
+    """An echo that is repeated, swapped, or of no frame that was sent is out of order."""
     async with serving(answering(order)) as served:
         report = await converse(served.url, SPEECH)
     assert report.in_order is in_order
@@ -183,12 +191,12 @@ async def test_an_echo_out_of_order_is_noticed(fast_clock, order, in_order, fram
 
 
 async def test_dropped_frames_are_not_waited_for(fast_clock):
-    """What the server says it dropped is not owed any more, is counted, and is heard as a gap."""
+    """Frames that the server reports as dropped are not expected, are counted, and are an underrun."""
 
     class Dropping(Agent):
         async def answer(self, index, timestamp_ms):
             if index == 4:
-                await self.say(outgoing.metadata(Dropped("audio", 1)))
+                await self.send(outgoing.metadata(Dropped("audio", 1)))
             else:
                 await super().answer(index, timestamp_ms)
 
@@ -201,7 +209,7 @@ async def test_dropped_frames_are_not_waited_for(fast_clock):
 
 
 async def test_frames_that_never_come_are_a_failure(fast_clock):
-    """A server that owes answers is given its time, and then the conversation has failed."""
+    """After a time without the expected answers, the conversation has failed."""
     error, agent = await failing(answering([None] * 5 + [5, 6]))
     assert str(error) == "3 frames were not answered within 5 s"
     assert error.report.frames_out == 2
@@ -209,17 +217,17 @@ async def test_frames_that_never_come_are_a_failure(fast_clock):
 
 
 async def test_a_server_that_closes_midway_is_one_sentence(fast_clock):
-    """The close code, what the server said of it and how far it came are told, with the report so far."""
+    """The message has the close code and the server's error; the report covers the conversation so far."""
 
     class Failing(Agent):
         async def answer(self, index, timestamp_ms):
             await super().answer(index, timestamp_ms)
             if index == 3:
-                await self.say(outgoing.metadata(ErrorNotice("internal", "the decoder broke")))
+                await self.send(outgoing.metadata(ErrorNotice("internal", "the decoder failed")))
                 await self.ws.aclose(1011, "internal error")
 
     error, _ = await failing(Failing)
-    assert str(error).startswith("the server closed the conversation (1011: the decoder broke) after ")
+    assert str(error).startswith("the server closed the conversation (1011: the decoder failed) after ")
     assert (error.report.close, error.report.close_reason) == (1011, "internal error")
     assert error.report.frames_out == 2
     assert error.report.errors == {"internal": 1}
@@ -227,7 +235,7 @@ async def test_a_server_that_closes_midway_is_one_sentence(fast_clock):
 
 
 async def test_a_connection_that_breaks_is_one_sentence(fast_clock):
-    """A server that vanishes without a word is a failure, close code 1006."""
+    """A connection that ends without a close is a failure, close code 1006."""
 
     class Vanishing(Agent):
         async def answer(self, *_):
@@ -251,20 +259,20 @@ async def test_a_connection_that_breaks_is_one_sentence(fast_clock):
         raw(PacketType.AUDIO_CHUNK, b"\xff" * 4 * 1920),
     ],
 )
-async def test_a_server_that_breaks_the_protocol_is_told_so(fast_clock, message):
-    """Nonsense ends the conversation with 1002, as one sentence that blames the server."""
+async def test_a_server_that_breaks_the_protocol_is_closed_with_1002(fast_clock, message):
+    """An invalid message ends the conversation, and the error names the server as the cause."""
 
     class Nonsense(Agent):
         async def answer(self, *_):
             await self.ws.send_message(message)
 
-    error, agent = await failing(Nonsense, told=True)
+    error, agent = await failing(Nonsense, wait_for_close=True)
     assert str(error).startswith("the server broke the protocol: ")
     assert error.report.close == 1002
     assert agent.closed == 1002
 
 
-async def test_a_server_that_falls_silent_is_left(fast_clock):
+async def test_a_silent_server_is_a_failure(fast_clock):
     """Nothing for 15 s, not even heartbeats, is a failure."""
 
     class Silent(Agent):
@@ -272,13 +280,13 @@ async def test_a_server_that_falls_silent_is_left(fast_clock):
             await trio.sleep_forever()
 
     error, _ = await failing(Silent)
-    assert str(error).startswith("the server fell silent")
+    assert str(error).startswith("the server stopped responding")
 
 
-async def test_a_server_that_does_not_read_is_left(fast_clock):
-    """A write that does not go through in 5 s is a failure, not a client that hangs."""
+async def test_a_server_that_does_not_read_is_a_failure(fast_clock):
+    """A write that is not complete in 5 s is a failure, and the client does not hang."""
 
-    class Deaf(Agent):
+    class NotReading(Agent):
         async def run(self):
             await self.greet()
             self.ws._reader_running = False
@@ -286,14 +294,14 @@ async def test_a_server_that_does_not_read_is_left(fast_clock):
 
     async def torrent():
         for k in range(5000):
-            yield Captured(np.zeros(1920, np.float32), now_ns() + k * 80_000_000)
+            yield CapturedFrame(np.zeros(1920, np.float32), now_ns() + k * 80_000_000)
 
-    error, _ = await failing(Deaf, torrent())
+    error, _ = await failing(NotReading, torrent())
     assert str(error) == "the server did not read for 5 s"
 
 
-async def test_a_refused_upgrade_says_why_and_when_to_ask_again(fast_clock):
-    """HTTP 503 in place of a WebSocket: the server's sentence, and its Retry-After."""
+async def test_a_refused_upgrade_has_a_reason_and_a_retry_time(fast_clock):
+    """HTTP 503 instead of a WebSocket: the server's message, and its Retry-After."""
 
     async def refuse(request):
         headers = [(b"Retry-After", b"3"), (b"Content-Type", b"application/json")]
@@ -305,7 +313,7 @@ async def test_a_refused_upgrade_says_why_and_when_to_ask_again(fast_clock):
 
     async with trio.open_nursery() as nursery:
         server = await nursery.start(serve_websocket, refuse, "127.0.0.1", 0, None)
-        with pytest.raises(NotTakenError) as refused:
+        with pytest.raises(ServerUnavailableError) as refused:
             await converse(f"ws://127.0.0.1:{server.port}/ws", SPEECH)
         nursery.cancel_scope.cancel()
     assert str(refused.value) == ("the server refused: all lanes are taken (HTTP 503); try again in 3 s")
@@ -313,26 +321,26 @@ async def test_a_refused_upgrade_says_why_and_when_to_ask_again(fast_clock):
     assert refused.value.report.close is None
 
 
-async def test_a_refusal_after_the_upgrade_says_why_and_when_to_ask_again(fast_clock):
-    """`error` and close 1013 before `ready`: the same refusal, spoken to browsers."""
+async def test_a_refusal_after_the_upgrade_has_a_reason_and_a_retry_time(fast_clock):
+    """`error` and close 1013 before `ready`: the same refusal, as browsers receive it."""
 
     class Full(Agent):
         async def greet(self):
             error = ErrorNotice("full", "all lanes are taken", retry_after_ms=2500)
-            await self.say(outgoing.metadata(error))
+            await self.send(outgoing.metadata(error))
             await self.ws.aclose(1013)
 
-    error, _ = await failing(Full, error=NotTakenError)
+    error, _ = await failing(Full, error=ServerUnavailableError)
     assert str(error) == "the server closed the conversation (1013: all lanes are taken)"
     assert error.retry_after_s == 2.5
 
 
-async def test_nobody_listening_is_one_sentence(fast_clock):
-    """A refused connection is named as one, and may be asked again."""
-    async with listening(trio.aclose_forcefully) as port:
+async def test_a_refused_connection_is_one_sentence(fast_clock):
+    """The message is "connection refused", and trying again may help."""
+    async with tcp_server(trio.aclose_forcefully) as port:
         pass
     for host in ("127.0.0.1", "localhost"):
-        with pytest.raises(NotTakenError, match="connection refused"):
+        with pytest.raises(ServerUnavailableError, match="connection refused"):
             await converse(f"ws://{host}:{port}/ws", SPEECH)
 
 
@@ -346,14 +354,14 @@ async def test_nobody_listening_is_one_sentence(fast_clock):
     ],
 )
 async def test_what_is_not_a_server_of_ours_is_one_sentence(fast_clock, answer, sentence):
-    """Another program at the address, or one that never answers, is named as such."""
+    """Another program at the address, or one that never responds, is reported as such."""
 
     async def other(stream):
         await stream.receive_some()
         await stream.send_all(answer)
         await trio.sleep_forever()
 
-    async with listening(other) as port:
+    async with tcp_server(other) as port:
         with pytest.raises(ConversationError) as failed:
             await converse(f"ws://127.0.0.1:{port}/ws", SPEECH)
     assert str(failed.value).endswith(sentence)
@@ -361,17 +369,17 @@ async def test_what_is_not_a_server_of_ours_is_one_sentence(fast_clock, answer, 
 
 
 @pytest.mark.parametrize("when", ["queued", "speaking"])
-async def test_stopping_parts_politely(fast_clock, when):
-    """Once `stop` is set the client says `bye` at once, queued or speaking, and that is no failure."""
+async def test_stopping_sends_bye(fast_clock, when):
+    """Once `stop` is set the client sends `bye` at once, queued or sending audio, and that is no failure."""
     stop = trio.Event()
 
     class Waiting(Agent):
         async def greet(self):
-            await self.say(outgoing.metadata(self.greeting))
+            await self.send(outgoing.metadata(self.greeting))
             if when == "queued":
                 stop.set()
             else:
-                await self.say(outgoing.metadata(Ready()))
+                await self.send(outgoing.metadata(Ready()))
 
         async def answer(self, index, _):
             if index == 3:
@@ -380,50 +388,50 @@ async def test_stopping_parts_politely(fast_clock, when):
     async with serving(Waiting) as served:
         report = await converse(served.url, np.zeros(24_000 * 60, np.float32), stop=stop)
     assert MetadataReceived(Bye()) in served.agent.events
-    assert report.frames_in == len(served.agent.heard) < 100
+    assert report.frames_in == len(served.agent.frames) < 100
     assert report.close == 1000
 
 
-async def test_what_the_audience_raises_reaches_the_caller(fast_clock):
-    """A full disk is the caller's to name: its exception comes out as it was raised, the socket closed."""
+async def test_an_exception_of_the_handler_reaches_the_caller(fast_clock):
+    """It is raised unchanged, and the connection is closed."""
 
     class DiskFullError(Exception):
         pass
 
-    class Full(Audience):
-        def agent_spoke(self, _):
+    class Full(EventHandler):
+        def on_audio(self, _):
             raise DiskFullError
 
     async with serving() as served:
         with pytest.raises(DiskFullError):
-            await converse(served.url, SPEECH, audience=Full())
+            await converse(served.url, SPEECH, handler=Full())
         await served.agent.over.wait()
     assert served.agent.closed == 1000
 
 
-def test_the_greeting_used_here_is_a_whole_one():
-    """What this peer says first is what the vocabulary demands."""
+def test_the_greeting_of_the_test_server_is_valid():
+    """The test server's first packet is a `connection_established`."""
     assert isinstance(GREETING, ConnectionEstablished)
 
 
 class Breaking(Agent):
-    """Gives up its first connection after three frames, and goes on with the session on the next."""
+    """Closes its first connection after three frames, and resumes the session on the next."""
 
     def __init__(self, ws):
         super().__init__(ws)
         self.resumes = "resume=" in ws.path
         if self.resumes:  # its model is past its delay
-            self.heard += [np.zeros(1920, np.float32)] * DELAY_FRAMES
+            self.frames += [np.zeros(1920, np.float32)] * DELAY_FRAMES
 
     async def greet(self):
         token = "t2" if self.resumes else "t1"
-        await self.say(outgoing.metadata(dataclasses.replace(GREETING, resume_token=token)))
+        await self.send(outgoing.metadata(replace(GREETING, resume_token=token)))
         if self.resumes:
-            await self.say(outgoing.metadata(Resumed(GREETING.session_id, token, (1,), 2)))
+            await self.send(outgoing.metadata(Resumed(GREETING.session_id, token, (1,), 2)))
         else:
-            await self.say(outgoing.metadata(Ready()))
-            await self.say(outgoing.text_final("one"))
-        await self.say(outgoing.text_final("two"))
+            await self.send(outgoing.metadata(Ready()))
+            await self.send(outgoing.text_final("one"))
+        await self.send(outgoing.text_final("two"))
 
     async def answer(self, index, timestamp_ms):
         if not self.resumes and index == 2:
@@ -431,21 +439,21 @@ class Breaking(Agent):
         await super().answer(index, timestamp_ms)
 
 
-async def test_a_broken_connection_is_taken_up_again_and_nothing_is_shown_twice(fast_clock):
-    """With the token it was given, once; what comes again, and was shown, is passed over."""
-    audience = Recorder()
+async def test_a_broken_connection_is_resumed_and_no_text_is_shown_twice(fast_clock):
+    """The client reconnects once, with its token, and ignores text that is sent again."""
+    handler = Recorder()
     async with serving(Breaking) as served:
-        report = await converse(served.url, np.tile(SPEECH, 4), audience=audience)
+        report = await converse(served.url, np.tile(SPEECH, 4), handler=handler)
     assert [agent.ws.path for agent in served.agents] == ["/ws", "/ws?resume=t1"]
-    finals = [text for text, final in audience.written if final]
+    finals = [text for text, final in handler.text if final]
     assert finals[:2] == ["one", "two"]
     assert "two" not in finals[2:]
     assert (report.resumed, report.close) == (1, 1000)
-    assert "the session goes on" in audience.notices
+    assert "session resumed" in handler.notices
 
 
 class Gone(Breaking):
-    """Gives up, and takes nobody back."""
+    """Closes its first connection, and refuses to resume."""
 
     async def greet(self):
         if self.resumes:
@@ -453,8 +461,8 @@ class Gone(Breaking):
         await super().greet()
 
 
-async def test_a_connection_that_does_not_come_back_ends_the_conversation(fast_clock):
-    """It was tried, and the error says how it ended."""
+async def test_a_connection_that_cannot_be_restored_ends_the_conversation(fast_clock):
+    """The client tries several times, and then raises an error."""
     async with serving(Gone) as served:
         with pytest.raises(ConversationError):
             await converse(served.url, np.tile(SPEECH, 4))
@@ -462,39 +470,39 @@ async def test_a_connection_that_does_not_come_back_ends_the_conversation(fast_c
 
 
 class ShuttingDown(Agent):
-    """Shuts down after three frames; the next one is another server, which knows nothing of it."""
+    """Shuts down after three frames; the next agent is another server, which does not know the session."""
 
     served = 0
 
     async def greet(self):
         ShuttingDown.served += 1
         self.is_first = ShuttingDown.served == 1
-        own = dataclasses.replace(GREETING, session_id=f"s{ShuttingDown.served}", resume_token="t")
-        await self.say(outgoing.metadata(own))
-        await self.say(outgoing.metadata(Ready()))
+        own = replace(GREETING, session_id=f"s{ShuttingDown.served}", resume_token="t")
+        await self.send(outgoing.metadata(own))
+        await self.send(outgoing.metadata(Ready()))
 
     async def answer(self, index, timestamp_ms):
         await super().answer(index, timestamp_ms)
         if self.is_first and index == 2:
-            await self.say(outgoing.metadata(Draining()))
+            await self.send(outgoing.metadata(Draining()))
             await self.ws.aclose(1001)
 
 
-async def test_a_server_that_shuts_down_is_replaced_by_another(fast_clock, monkeypatch):
-    """Who is told to leave comes again without the token, and is told that the conversation is a new one."""
+async def test_after_a_shutdown_the_client_starts_a_new_session(fast_clock, monkeypatch):
+    """The client reconnects without the token, and reports that the session is a new one."""
     monkeypatch.setattr(ShuttingDown, "served", 0)
-    audience = Recorder()
+    handler = Recorder()
     async with serving(ShuttingDown) as served:
-        report = await converse(served.url, np.tile(SPEECH, 4), audience=audience)
+        report = await converse(served.url, np.tile(SPEECH, 4), handler=handler)
     assert [agent.ws.path for agent in served.agents] == ["/ws", "/ws"]
     assert (report.renewed, report.resumed, report.close) == (1, 0, 1000)
     assert report.in_order
-    assert "this is a new conversation: the one before is over" in audience.notices
+    assert "started a new session: the previous one has ended" in handler.notices
     assert report.frames_out > 3
 
 
-async def test_a_server_that_closes_unasked_ends_the_conversation(fast_clock):
-    """1001 alone is no invitation."""
+async def test_an_unexpected_close_ends_the_conversation(fast_clock):
+    """Close code 1001 without `draining` does not cause a reconnect."""
 
     class Leaving(Agent):
         async def answer(self, index, timestamp_ms):

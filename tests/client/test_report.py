@@ -3,56 +3,56 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.client.arithmetic_agent import GREETING
 
-from pipeline.client.report import LatencyMs, Ledger
+from pipeline.client.report import LatencyMs, LatencyTracker
 
 MS_NS = 1_000_000
 
 
 def conversation(latencies_ms, prebuffer_ms=80):
-    """A ledger of frames each answered after its latency; None is never answered."""
-    ledger = Ledger(prebuffer_ms)
+    """A tracker of frames that were each answered after its latency; None is never answered."""
+    tracker = LatencyTracker(prebuffer_ms)
     for index in range(len(latencies_ms)):
-        ledger.sent(80.0 * index, 80 * MS_NS * index)
+        tracker.record_sent(80.0 * index, 80 * MS_NS * index)
     for index, latency_ms in enumerate(latencies_ms):
         if latency_ms is not None:
-            ledger.answered(80.0 * index, (80 * index + latency_ms) * MS_NS)
-    return ledger
+            tracker.record_received(80.0 * index, (80 * index + latency_ms) * MS_NS)
+    return tracker
 
 
 @given(st.lists(st.integers(0, 5000), min_size=1))
 def test_latency_is_receipt_minus_capture(latencies_ms):
-    """Percentiles are those of receipt less capture, frame by frame."""
+    """Percentiles (nearest rank) are those of receipt less capture, frame by frame."""
     latency = conversation(latencies_ms).report(1000, "").latency_ms
-    expected = np.percentile(latencies_ms, (50, 95, 99, 100))
+    expected = np.percentile(latencies_ms, (50, 95, 99, 100), method="inverted_cdf")
     assert np.allclose((latency.p50, latency.p95, latency.p99, latency.max), expected, atol=0.001)
 
 
-def test_nothing_answered_has_no_latency():
-    """Without an answer there are no percentiles, and no zeros that look like good ones."""
+def test_without_an_answer_there_is_no_latency():
+    """Percentiles are None, not zeros that would look like good ones."""
     assert conversation([None, None]).report(1000, "").latency_ms == LatencyMs()
 
 
-def test_underruns_are_what_a_listener_hears():
+def test_underruns_are_gaps_in_playback():
     """After 20 ms and a prebuffer of 80 ms, an answer later than 100 ms is a gap, and so is a missing one."""
     report = conversation([20, 100, 101, None, 90, 500, 20]).report(1000, "")
     assert report.underruns == 3
     assert not report.in_order
 
 
-def test_what_is_owed_is_what_was_sent_less_delay_and_drops():
+def test_expected_frames_are_those_sent_less_delay_and_drops():
     """Frames sent, less those answered, dropped, or still inside the model's delay of two."""
-    ledger = conversation([None, None, 20, 20, None, None, None])
-    ledger.model = GREETING.model
-    assert ledger.frames_owed == 3
-    ledger.dropped["audio"] += 1
-    assert ledger.frames_owed == 2
+    tracker = conversation([None, None, 20, 20, None, None, None])
+    tracker.model = GREETING.model
+    assert tracker.frames_expected == 3
+    tracker.dropped["audio"] += 1
+    assert tracker.frames_expected == 2
 
 
-def test_an_utterance_left_open_is_part_of_the_text():
-    """Closed utterances are lines; the last one counts as it stands."""
-    ledger = Ledger(80)
+def test_an_unfinished_utterance_is_part_of_the_text():
+    """Finished utterances are lines; an unfinished one is the last line."""
+    tracker = LatencyTracker(80)
     for text, final in [("a", False), ("a b", True), ("c", False), ("c d", False)]:
-        ledger.told(text, final=final)
-    assert ledger.report(1006, "").text == "a b\nc d"
-    ledger.told("c d e", final=True)
-    assert ledger.report(1006, "").text == "a b\nc d e"
+        tracker.record_text(text, final=final)
+    assert tracker.report(1006, "").text == "a b\nc d"
+    tracker.record_text("c d e", final=True)
+    assert tracker.report(1006, "").text == "a b\nc d e"

@@ -6,9 +6,9 @@ from pipeline.client.source import now_ns, paced
 
 
 async def test_a_recording_is_paced_by_the_clock_alone(autojump_clock):
-    """Frame k comes 80·(k+1) ms after the start, however long its receiver took over the ones before.
+    """Frame k comes 80·(k+1) ms after the start, however long the consumer took for those before.
 
-    One that comes late because the receiver was late still says when it was captured.
+    A frame delivered late, because the consumer was late, still has its capture time.
     """
     start_ns = now_ns()
     taken_ms = [0, 70, 0, 200, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""The command, as a process of its own, against a small real server."""
+"""The talk command, as a process, against a small real server."""
 
 import json
 import signal
@@ -36,8 +36,8 @@ async def talk(*arguments):
     return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
-async def test_speech_in_speech_out(tmp_path, speech):
-    """A WAV goes up, the answer comes down as one to within a 16-bit step, the facts are one JSON line."""
+async def test_a_sound_file_in_and_a_sound_file_out(tmp_path, speech):
+    """A WAV is sent, the answer is written to within a 16-bit step, and the report is one JSON line."""
     out = tmp_path / "out.wav"
     async with serving() as served:
         code, stdout, stderr = await talk("--url", served.url, "--in", speech, "--out", out, "--json")
@@ -49,11 +49,11 @@ async def test_speech_in_speech_out(tmp_path, speech):
     assert report["in_order"] is True
     assert report["text"] == "w0 w1 w2 w3 w4"
     assert np.abs(read_speech(out) - answers_to(read_speech(speech))).max() <= 1 / 32768
-    assert "w0 w1 w2 w3 w4" in stderr.splitlines()  # and no partials, which only a terminal can take back
+    assert "w0 w1 w2 w3 w4" in stderr.splitlines()  # and no partials, which only a terminal can overwrite
 
 
-async def test_for_people_the_summary_is_lines(speech):
-    """Without `--json` the same facts are sentences on stdout."""
+async def test_without_json_the_summary_is_lines(speech):
+    """The report is printed with one fact per line."""
     async with serving() as served:
         code, stdout, _ = await talk("--url", served.url, "--in", speech)
     assert code == 0
@@ -62,7 +62,7 @@ async def test_for_people_the_summary_is_lines(speech):
     assert list(facts) == ["frames", "latency", "underruns", "model", "closed", "text"]
 
 
-async def test_sampling_flags_are_configured_first(speech):
+async def test_sampling_options_are_sent_first(speech):
     """`--greedy --seed` reach the server before the first frame."""
     async with serving() as served:
         code, *_ = await talk("--url", served.url, "--in", speech, "--greedy", "--seed", 3, "--text-top-k", 9)
@@ -72,13 +72,13 @@ async def test_sampling_flags_are_configured_first(speech):
 
 
 async def test_a_conversation_that_fails_is_exit_code_1(tmp_path, speech):
-    """One sentence on stderr, the report of what there was, and the audio of what there was."""
+    """There is one sentence on stderr, the report so far, and the audio so far."""
 
     class Failing(Agent):
         async def answer(self, index, timestamp_ms):
             await super().answer(index, timestamp_ms)
             if index == 2:
-                await self.say(outgoing.metadata(ErrorNotice("internal", "the \x1b[31mdecoder broke")))
+                await self.send(outgoing.metadata(ErrorNotice("internal", "the \x1b[31mdecoder failed")))
                 await self.ws.aclose(1011)
 
     out = tmp_path / "out.wav"
@@ -86,12 +86,12 @@ async def test_a_conversation_that_fails_is_exit_code_1(tmp_path, speech):
         code, stdout, stderr = await talk("--url", served.url, "--in", speech, "--out", out, "--json")
     assert code == 1
     assert json.loads(stdout)["close"] == 1011
-    assert "decoder broke" in stderr.splitlines()[-1]
+    assert "decoder failed" in stderr.splitlines()[-1]
     assert "\x1b" not in stderr
     assert len(read_speech(out)) == 1920
 
 
-async def test_nobody_listening_is_exit_code_1(speech):
+async def test_a_refused_connection_is_exit_code_1(speech):
     """A refused connection is one sentence."""
     async with serving() as served:
         url = served.url
@@ -102,38 +102,38 @@ async def test_nobody_listening_is_exit_code_1(speech):
     assert "0 in, 0 out" in stdout
 
 
-async def test_wait_asks_until_the_server_has_room(speech):
-    """With `--wait` a server that is full at first is asked again when it said so."""
-    asked = []
+async def test_wait_retries_until_the_server_has_room(speech):
+    """With `--wait`, a server that is full at first is tried again after its retry time."""
+    attempts = []
 
     class FullAtFirst(Agent):
         async def greet(self):
-            asked.append(self)
-            if len(asked) == 1:
-                await self.say(outgoing.metadata(ErrorNotice("full", "all lanes taken", retry_after_ms=50)))
+            attempts.append(self)
+            if len(attempts) == 1:
+                await self.send(outgoing.metadata(ErrorNotice("full", "all lanes taken", retry_after_ms=50)))
                 await self.ws.aclose(1013)
             await super().greet()
 
     async with serving(FullAtFirst) as served:
         code, stdout, stderr = await talk("--url", served.url, "--in", speech, "--wait", "--json")
     assert code == 0
-    assert len(asked) == 2
+    assert len(attempts) == 2
     assert "all lanes taken" in stderr
     assert json.loads(stdout)["frames_out"] == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_an_interruption_parts_politely(tmp_path, number):
-    """Ctrl-C says `bye`, leaves a whole WAV of what came, prints the summary, and is exit code 130."""
+async def test_an_interruption_sends_bye(tmp_path, number):
+    """Ctrl-C sends `bye`, leaves a valid WAV of the answer, prints the summary, and is exit code 130."""
     write_speech(tmp_path / "long.wav", np.zeros(24_000 * 60, np.float32))
     out = tmp_path / "out.wav"
-    heard = trio.Event()
+    received = trio.Event()
 
     class Counting(Agent):
         async def answer(self, index, timestamp_ms):
             await super().answer(index, timestamp_ms)
             if index == 4:
-                heard.set()
+                received.set()
 
     command = [sys.executable, "-m", "pipeline", "talk", "--json"]
     async with serving(Counting) as served, trio.open_nursery() as nursery:
@@ -146,7 +146,7 @@ async def test_an_interruption_parts_politely(tmp_path, number):
                 check=False,
             )
         )
-        await heard.wait()
+        await received.wait()
         process.send_signal(number)
         stdout = b"".join([piece async for piece in process.stdout])
         stderr = b"".join([piece async for piece in process.stderr])
@@ -154,7 +154,7 @@ async def test_an_interruption_parts_politely(tmp_path, number):
     assert process.returncode == 130
     assert b"Traceback" not in stderr
     report = json.loads(stdout)
-    assert 5 <= report["frames_in"] == len(served.agent.heard)
+    assert 5 <= report["frames_in"] == len(served.agent.frames)
     assert MetadataReceived(Bye()) in served.agent.events
     assert len(read_speech(out)) == 1920 * report["frames_out"]
 
@@ -175,7 +175,7 @@ async def test_an_interruption_parts_politely(tmp_path, number):
     ],
 )
 def test_a_mistake_in_the_arguments_is_exit_code_2(capsys, arguments, sentence):
-    """What cannot be meant, or cannot be read, is named before anything is opened."""
+    """An invalid option or unreadable file is reported before a connection is opened."""
     try:
         code = main(arguments)
     except SystemExit as exit_:
@@ -184,20 +184,20 @@ def test_a_mistake_in_the_arguments_is_exit_code_2(capsys, arguments, sentence):
     assert sentence in capsys.readouterr().err
 
 
-def test_a_place_that_cannot_be_written_is_exit_code_2(capsys, tmp_path, speech):
-    """The output is opened before the conversation, so that no answer is lost for want of it."""
+def test_a_path_that_cannot_be_written_is_exit_code_2(capsys, tmp_path, speech):
+    """The output is opened before the conversation, so that no answer is lost."""
     assert main(["--in", str(speech), "--out", str(tmp_path / "none" / "out.wav")]) == 2
     assert "does not exist" in capsys.readouterr().err
 
 
 async def test_a_disk_that_fills_up_is_exit_code_2(speech):
-    """An output that cannot take the answer ends the conversation with a sentence."""
+    """A write error ends the conversation with one sentence."""
     async with serving() as served:
         code, _, stderr = await talk("--url", served.url, "--in", speech, "--out", "/dev/full")
     assert code == 2
     assert stderr.splitlines()[-1].startswith("/dev/full: ")
 
 
-def test_a_server_cannot_steer_the_terminal():
-    """Control characters are replaced, whatever else is said stays."""
+def test_a_server_cannot_control_the_terminal():
+    """Control characters are replaced, other characters stay."""
     assert printable("a\x1b[2J\r\nb é") == "a\ufffd[2J\ufffd\ufffdb é"

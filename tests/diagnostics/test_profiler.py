@@ -1,4 +1,4 @@
-"""The profile looks at the models as they are, and leaves them so."""
+"""The profiler accounts for every stage and leaves the models unchanged."""
 
 from pathlib import Path
 
@@ -8,15 +8,15 @@ import pytest
 from pipeline.diagnostics.profiler import KINDS, Stopwatch, measure_profile
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.models.layers.linear import Linear
-from pipeline.stages.chain import open_chain
+from pipeline.stages.model_stages import open_stages
 
 TINY = Path(__file__).parents[2] / "configs/tiny"
 
 
 @pytest.mark.parametrize("width", [1, 3])
 def test_every_stage_is_accounted_for(width: int) -> None:
-    """What each call is made of is told apart: convolutions are the codec's, and products everybody's."""
-    profile = measure_profile(open_chain(open_config(TINY, [], check=open_chain)), frames=2, width=width)
+    """Time is attributed by kind of layer: convolutions in the codec only, matrix products everywhere."""
+    profile = measure_profile(open_stages(open_config(TINY, [], check=open_stages)), frames=2, width=width)
     assert list(profile) == ["encode", "step", "decode"]
     for stage, seen in profile.items():
         assert 0 < seen["python_ms"] < seen["whole_ms"]
@@ -27,8 +27,8 @@ def test_every_stage_is_accounted_for(width: int) -> None:
         assert all(ms > 0 for ms in seen["apart_ms"].values())
 
 
-def test_a_stopped_watch_leaves_every_layer_as_it_was() -> None:
-    """Also when what it measured failed; and what a layer gives is what it gives unwatched."""
+def test_the_stopwatch_restores_every_layer() -> None:
+    """Also after an exception; while it runs, a layer computes the same result."""
     before = {layer: dict(vars(layer)) for layer in KINDS}
     layer, x = Linear(4, 3), mx.ones((2, 4))
     expected = layer(x)

@@ -1,13 +1,12 @@
-"""The steps of configs/docker/Dockerfile, done in a root of their own where there is no container engine.
+"""Build and test the image of configs/docker/Dockerfile without a container engine (`make image-steps`).
 
-    python tests/install/image_steps.py [--target cpu] [--work FOLDER]
+    PYTHONPATH=tests python tests/install/image_steps.py [--target cpu] [--work FOLDER]
 
-As a builder would: each stage is a layer of files over its base, each COPY takes what .dockerignore
-lets through, each RUN is done in the stage with its mounts. Then the image's command runs as its
-user, on a read-only root, with its volume and without a network, until its health check is content;
-it is spoken to, and SIGTERM has to end it with 0. Needs root, mmdebstrap and the package registries;
-python:*-slim-bookworm is stood for by Debian bookworm with Debian's Python. What FOLDER holds of the
-base and of caches is used again.
+Follows the Dockerfile as a builder would: each stage is a layer of files over its base, COPY respects
+.dockerignore, RUN executes in the stage with its mounts. Then the image's command runs as the image's user,
+with a read-only root, a volume and no network, until the health check succeeds; it has to answer speech and
+exit with 0 after SIGTERM. Needs root, mmdebstrap and the package registries. Debian bookworm with Debian's
+Python replaces the image python:*-slim-bookworm. The base and the caches in FOLDER are reused.
 """
 
 import argparse
@@ -26,14 +25,14 @@ from support.install.image_roots import Container, Mounted, Stage, StepError, do
 
 SPEECH = ROOT / "tests/data/speech.wav"
 DEBIAN = "ca-certificates,python3,python3-venv,python3-pip"
-# The way to the registries is this machine's own.
+# Access to the registries is configured as on this machine.
 OWN_FILES = ("/etc/resolv.conf", "/etc/ssl/certs", "/etc/pip.conf", "/etc/apt")
 OWN_VARIABLES = re.compile(r"(?:PIP|SSL|NODE|NPM)_\w+|\w+_(?:proxy|PROXY)|npm_config_\w+")
 BARE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class Builder:
-    """Builds stages in `work`, each once."""
+    """Builds each stage once, in the folder `work`."""
 
     def __init__(self, work: Path) -> None:
         self.work = work
@@ -42,7 +41,7 @@ class Builder:
         self._layers = 0
 
     def build(self, target: str) -> Stage:
-        """The stage named `target`, with those it is made of before it."""
+        """Build the stage named `target` and all stages it depends on."""
         wanted, queue = set(), [target]
         while queue:
             name = queue.pop()
@@ -80,7 +79,7 @@ class Builder:
                 stage.folder = value
                 (stage.layers[0] / value.lstrip("/")).mkdir(parents=True, exist_ok=True)
             case _:
-                _note(stage, instruction, value)
+                _set_metadata(stage, instruction, value)
 
     def _run(self, stage: Stage, value: str) -> None:
         mounts, command = [], value
@@ -110,7 +109,7 @@ class Builder:
         while parts[0].startswith("--"):
             option, _, text = parts.pop(0).partition("=")
             if option != "--from":
-                raise StepError(f"COPY {option} is something this script does not know")
+                raise StepError(f"COPY {option} is not supported by this script")
             source_stage = self.stages[text]
         *sources, last = parts
         target = stage.layers[0] / str(Path(stage.folder, last)).lstrip("/")
@@ -144,7 +143,7 @@ class Builder:
 
     def _base(self, image: str) -> Path:
         if not re.fullmatch(r"python:3\.\d+-slim-bookworm", image):
-            raise StepError(f"{image} has nobody here who stands for it")
+            raise StepError(f"there is no replacement for the image {image}")
         base = self.work / "base"
         if not (base / "usr/local/bin/python").is_symlink():
             sources = Path("/etc/apt/sources.list.d/debian.sources")
@@ -153,8 +152,8 @@ class Builder:
         return base
 
 
-def _note(stage: Stage, instruction: str, value: str) -> None:
-    """What counts only when the image runs."""
+def _set_metadata(stage: Stage, instruction: str, value: str) -> None:
+    """Apply an instruction that only matters when the image runs."""
     match instruction:
         case "USER":
             stage.user = value
@@ -169,11 +168,11 @@ def _note(stage: Stage, instruction: str, value: str) -> None:
         case "EXPOSE":
             pass
         case _:
-            raise StepError(f"{instruction} is a step this script does not know")
+            raise StepError(f"{instruction} is not supported by this script")
 
 
-def try_out(work: Path, stage: Stage) -> None:
-    """Run the image, and have it answer speech."""
+def test_image(work: Path, stage: Stage) -> None:
+    """Run the image and check that it answers speech."""
     volume = work / "volume"
     shutil.rmtree(volume, ignore_errors=True)
     data = stage.volumes[0].lstrip("/")
@@ -191,35 +190,40 @@ def try_out(work: Path, stage: Stage) -> None:
         try:
             print(f"healthy after {container.wait_until_healthy(stage.health):.1f} s", flush=True)
             lan = "/data/packet-voice/lan"
-            talked = container.run(
+            answer = container.run(
                 *stage.entrypoint, "talk", "--url", "wss://127.0.0.1:8788/ws", "--token-file", f"{lan}/token",
                 "--ca", f"{lan}/authority.crt", "--in", "/tmp/speech.wav",
             )  # fmt: skip
-            print(talked.stdout, talked.stderr, flush=True)
-            if talked.returncode:
-                raise StepError("it did not answer speech")
+            print(answer.stdout, answer.stderr, flush=True)
+            if answer.returncode:
+                raise StepError("the server did not answer speech")
             blas = "from pipeline import backend; print(backend.prepare().blas.name)"
             if stage.name == "cpu" and (used := container.run("python", "-c", blas).stdout.strip()) != "mkl":
-                raise StepError(f"matrix products are {used}'s, not MKL's")
+                raise StepError(f"the BLAS is {used}, not MKL")
             if container.run("touch", "/opt/packet-voice/new").returncode == 0:
-                raise StepError("its root can be written")
+                raise StepError("the root file system is writable")
             exit_code = container.stop()
             if exit_code:
-                raise StepError(f"SIGTERM ended it with {exit_code}")
+                raise StepError(f"the exit code after SIGTERM is {exit_code}")
         finally:
             container.kill()
-    print("SIGTERM ended it with 0")
+    print("exit code 0 after SIGTERM")
 
 
 def main() -> int:
-    """Run the command; the exit code."""
+    """Run the command and return its exit code."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--target", default="cpu", help="the stage to build (default cpu)")
-    parser.add_argument("--work", type=Path, default=ROOT / "build/image", help="default build/image")
+    parser.add_argument("--target", default="cpu", help="stage to build (default cpu)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=ROOT / "build/image",
+        help="folder for layers and caches (default build/image)",
+    )
     options = parser.parse_args()
-    if "IN_A_NAMESPACE" not in os.environ:  # every mount goes with the process
+    if "IN_A_NAMESPACE" not in os.environ:  # all mounts disappear with the process
         inside = ["unshare", "--mount", "--propagation=private", sys.executable, *sys.argv]
         return subprocess.run(inside, env={**os.environ, "IN_A_NAMESPACE": "1"}, check=False).returncode
     work = options.work.absolute()
@@ -230,7 +234,7 @@ def main() -> int:
         for layer in stage.layers[:-1]:
             used = subprocess.run(["du", "-sm", layer], capture_output=True, text=True, check=True).stdout
             print(f"{layer.name}: {used.split()[0]} MiB")
-        try_out(work, stage)
+        test_image(work, stage)
     except StepError as error:
         print(error, file=sys.stderr)
         return 1

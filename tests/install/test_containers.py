@@ -1,4 +1,4 @@
-"""The container files hold to their own laws; and what compose.yaml starts works together, started here."""
+"""The container files are consistent and secure, and the services of compose.yaml work together."""
 
 import json
 import os
@@ -31,12 +31,12 @@ NAMES = ("compose.yaml", "compose.cuda.yaml", "compose.lan.yaml")
 
 
 def read(name: str, **variables: str) -> dict[str, Any]:
-    """A compose file with its variables put in."""
+    """Parse a compose file with its variables replaced."""
     return yaml.safe_load(interpolate((DOCKER / name).read_text(), variables))
 
 
 def interpolate(text: str, variables: Mapping[str, str]) -> str:
-    """`${A}`, `${A:-else}`, `${A:?error}` and `${A:+instead}`, the inner ones first."""
+    """Replace `${A}`, `${A:-default}`, `${A:?error}` and `${A:+alternative}`, inner ones first."""
 
     def value(match: re.Match[str]) -> str:
         name, how, other = match[1], match[2], match[3] or ""
@@ -56,39 +56,39 @@ def services(name: str = "compose.yaml") -> Mapping[str, Mapping[str, Any]]:
 
 
 def replicas() -> dict[str, list[str]]:
-    """The command of each, as a shell would split it."""
+    """The command of each replica, split as by a shell."""
     return {
         name: shlex.split(each["command"]) for name, each in services().items() if name.startswith("replica")
     }
 
 
 def settings_of(command: list[str]) -> Settings:
-    """What a replica's command says of its server."""
+    """The settings in a replica's command."""
     overrides = [value for option, value in pairwise(command) if option == "--set"]
     return make_config({}, Path("config.json"), overrides, "replica").settings
 
 
 def stages() -> dict[str, list[tuple[str, str]]]:
-    """Each stage's steps."""
+    """The instructions of each stage."""
     return recipes()[0]
 
 
 @pytest.mark.parametrize("target", ["cpu", "cuda"])
-def test_an_image_runs_as_nobody_in_particular(target: str) -> None:
-    """Its user is a number that is not root's, so that an orchestrator can tell without asking the image."""
+def test_an_image_does_not_run_as_root(target: str) -> None:
+    """Its user is numeric, so that an orchestrator can verify it without looking into the image."""
     assert stages()[target][-1] == ("USER", "10001:10001")
 
 
-def test_signals_reach_the_server_itself() -> None:
-    """Command and health check are lists: no shell stands between."""
+def test_signals_reach_the_server() -> None:
+    """Command and health check are lists, so there is no shell in between."""
     values = dict(stages()["server"])
     for instruction in ("ENTRYPOINT", "CMD"):
         assert json.loads(values[instruction])
     assert json.loads(values["HEALTHCHECK"].partition("CMD ")[2])[0] == "packet-voice"
 
 
-def test_every_package_is_held_to_the_constraints() -> None:
-    """What an image holds is what the tests passed with."""
+def test_every_installation_uses_the_constraints() -> None:
+    """An image contains the versions that the tests passed with."""
     installs = [
         value
         for steps in stages().values()
@@ -100,8 +100,8 @@ def test_every_package_is_held_to_the_constraints() -> None:
     assert all("-c /wanted/constraints.txt" in value for value in packages)
 
 
-def test_the_dependencies_are_those_of_the_project(tmp_path: Path) -> None:
-    """The layer that takes longest is made from their list alone."""
+def test_the_dependency_list_is_that_of_the_project(tmp_path: Path) -> None:
+    """The most expensive layer depends on this list only."""
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     (step,) = (value for name, value in stages()["wanted"] if name == "RUN")
     inside = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
@@ -112,8 +112,8 @@ def test_the_dependencies_are_those_of_the_project(tmp_path: Path) -> None:
         assert (tmp_path / f"{extra}.txt").read_text().splitlines() == wanted
 
 
-def test_what_is_kept_of_mkl_is_there() -> None:
-    """A library that was renamed would be removed, and the server fall back to a slow one."""
+def test_every_kept_mkl_library_exists() -> None:
+    """If a library were renamed, the image would delete it and the server use a slow BLAS."""
     libraries = [path.name for path in Path(sys.prefix, "lib").glob("lib*.so*")]
     if not any(name.startswith("libmkl_rt") for name in libraries):
         pytest.skip("MKL is not installed here (extra cpu)")
@@ -124,8 +124,8 @@ def test_what_is_kept_of_mkl_is_there() -> None:
         assert any(fnmatch(name, pattern) for name in libraries), pattern
 
 
-def test_a_builder_is_sent_the_project_and_nothing_else() -> None:
-    """No test, no third-party file, no secret; and all that setuptools and the server need."""
+def test_the_build_context_contains_only_the_project() -> None:
+    """No tests, third-party files or secrets, but everything that setuptools and the server need."""
     sent = set(context())
     tops = {Path(path).parts[0] for path in sent}
     assert tops == {
@@ -157,8 +157,8 @@ def test_a_builder_is_sent_the_project_and_nothing_else() -> None:
         }
 
 
-def test_no_name_of_an_image_has_a_host() -> None:
-    """Images come from wherever the engine is told to take them from, in a version that is named."""
+def test_image_names_have_a_version_and_no_registry_host() -> None:
+    """The container engine is configured with the registry to use."""
     named = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", DOCKERFILE.read_text(), re.MULTILINE)
     named += [each["image"] for each in services().values()]
     for image in named:
@@ -168,8 +168,8 @@ def test_no_name_of_an_image_has_a_host() -> None:
 
 
 @pytest.mark.parametrize("name", list(services()))
-def test_every_service_is_locked_in(name: str) -> None:
-    """Read-only root, no capability, no new privilege, a bound on memory and processes."""
+def test_every_service_is_hardened(name: str) -> None:
+    """Read-only root, no capabilities, no new privileges, limits on memory and processes."""
     service = services()[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -178,20 +178,20 @@ def test_every_service_is_locked_in(name: str) -> None:
     assert service["mem_limit"]
     assert service["pids_limit"]
     assert service["healthcheck"]
-    told = json.dumps(service.get("environment", {}))
-    assert "secret" not in told.replace("/run/secrets/", "")
+    environment = json.dumps(service.get("environment", {}))
+    assert "secret" not in environment.replace("/run/secrets/", "")
 
 
-def test_only_one_service_is_reached_from_outside_and_only_from_this_machine() -> None:
-    """All share its network; what it publishes is bound to loopback."""
+def test_only_one_service_publishes_ports_and_only_on_loopback() -> None:
+    """All other services share its network."""
     published = {name: each["ports"] for name, each in services().items() if "ports" in each}
     assert list(published) == ["pod"]
     assert all(port.startswith("127.0.0.1:") for port in published["pod"])
     assert {each["network_mode"] for name, each in services().items() if name != "pod"} == {"service:pod"}
 
 
-def test_the_replicas_are_what_the_balancer_and_prometheus_expect() -> None:
-    """Names, ports and agent ports agree; without TLS they listen on loopback alone, with a token."""
+def test_the_replicas_match_the_balancer_and_prometheus() -> None:
+    """Names, ports and agent ports agree; the replicas listen on loopback and require a token."""
     balancer = services()["balancer"]["environment"]
     prometheus = yaml.safe_load((ROOT / "configs/prometheus/prometheus.yaml").read_text())
     watched = {
@@ -212,8 +212,8 @@ def test_the_replicas_are_what_the_balancer_and_prometheus_expect() -> None:
     assert all(f"${{{name}" in known for name in balancer)
 
 
-def test_a_model_is_named_in_one_place() -> None:
-    """MODEL reaches every replica's command."""
+def test_the_model_variable_reaches_every_replica() -> None:
+    """MODEL is the value of --config."""
     for name, each in read("compose.yaml", MODEL="hf://org/repo")["services"].items():
         if name.startswith("replica"):
             command = shlex.split(each["command"])
@@ -222,8 +222,8 @@ def test_a_model_is_named_in_one_place() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_file_that_is_mounted_exists(name: str) -> None:
-    """And every secret and every volume that a service names is declared."""
+def test_every_mounted_file_exists(name: str) -> None:
+    """Every secret and volume of a service is declared."""
     compose, base = read(name), read("compose.yaml")
     declared = {kind: {**base.get(kind, {}), **compose.get(kind, {})} for kind in ("volumes", "secrets")}
     for service in compose["services"].values():
@@ -238,19 +238,19 @@ def test_every_file_that_is_mounted_exists(name: str) -> None:
     shutil.which("haproxy") is None and "CI" not in os.environ,
     reason="no HAProxy (Debian: apt-get install haproxy)",
 )
-def test_what_compose_starts_works_together(tmp_path: Path) -> None:
-    """The commands and variables of compose.yaml, in one network: speech goes through the balancer with the
-    token alone, each replica says how it is to who watches, and SIGTERM ends the replicas with 0."""
+def test_the_services_of_compose_work_together(tmp_path: Path) -> None:
+    """With the commands of compose.yaml in one network: speech passes the load balancer only with the token,
+    each replica serves metrics, and SIGTERM ends the replicas with exit code 0."""
     token = tmp_path / "token"
     token.write_text(f"{TOKEN}\n")
     balancer = services()["balancer"]
     with own_network() as network, ExitStack() as stack:
         servers = {}
         for name, command in replicas().items():
-            place = {"HOME": str(tmp_path / name), "XDG_CACHE_HOME": str(tmp_path / "cache")}
-            spoken = [part.replace("/run/secrets/token", str(token)) for part in command]
+            environment = {"HOME": str(tmp_path / name), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+            arguments = [part.replace("/run/secrets/token", str(token)) for part in command]
             servers[name] = stack.enter_context(
-                network.running([sys.executable, "-m", "pipeline", *spoken], place)
+                network.running([sys.executable, "-m", "pipeline", *arguments], environment)
             )
             _, _, *check = services()[name]["healthcheck"]["test"]  # CMD packet-voice
             until(lambda check=check: network.run(sys.executable, "-m", "pipeline", *check).returncode == 0)
@@ -259,19 +259,19 @@ def test_what_compose_starts_works_together(tmp_path: Path) -> None:
         health = (sys.executable, "-m", "pipeline", "health", "--url", "http://127.0.0.1:8788")
         until(lambda: network.run(*health).returncode == 0)
         assert talk(network).returncode != 0
-        spoken = talk(network, "--token-file", str(token))
-        assert spoken.returncode == 0, spoken.stderr
+        answer = talk(network, "--token-file", str(token))
+        assert answer.returncode == 0, answer.stderr
         for port in (8791, 8792):
-            ask = f"import urllib.request as u; r = u.Request('http://127.0.0.1:{port}/metrics'); "
-            ask += f"r.add_header('Authorization', 'Bearer {TOKEN}'); print(u.urlopen(r).read().decode())"
-            assert "packet_voice_ready 1.0" in network.run(sys.executable, "-c", ask).stdout
+            script = f"import urllib.request as u; r = u.Request('http://127.0.0.1:{port}/metrics'); "
+            script += f"r.add_header('Authorization', 'Bearer {TOKEN}'); print(u.urlopen(r).read().decode())"
+            assert "packet_voice_ready 1.0" in network.run(sys.executable, "-c", script).stdout
         for server in servers.values():
             server.terminate()
             assert server.wait(30) == 0
 
 
 def talk(network: Network, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Half a second of speech through the balancer."""
+    """Send half a second of speech through the load balancer."""
     speech = str(ROOT / "tests/data/speech.wav")
     url = "ws://127.0.0.1:8788/ws"
     return network.run(sys.executable, "-m", "pipeline", "talk", "--url", url, "--in", speech, *arguments)

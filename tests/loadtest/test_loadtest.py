@@ -1,4 +1,4 @@
-"""The soak command on a small checkpoint: it ends well where nothing is wrong, and sees what is left."""
+"""The loadtest command on a small checkpoint: it succeeds on a correct server, and detects violations."""
 
 import json
 import random
@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.loadtest.client import WrongAnswerError, talking
+from pipeline.cli.loadtest import _with_former_keys
+from pipeline.loadtest.client import ViolationError, connect_client
 from pipeline.loadtest.fuzzing import Fuzzer
-from pipeline.loadtest.misbehaving import ROGUES, fuzz_socket
-from pipeline.loadtest.monitor import Watch
-from pipeline.loadtest.server_process import boot
+from pipeline.loadtest.misbehaving import FAULTS, fuzz_socket
+from pipeline.loadtest.monitor import ServerMonitor
+from pipeline.loadtest.server_process import start_server
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("limits.resume_grace_ms=100", "heartbeat.every_s=0.3")
@@ -20,11 +21,11 @@ SETTINGS = ("limits.resume_grace_ms=100", "heartbeat.every_s=0.3")
 
 @pytest.fixture(scope="module")
 def server(checkpoint):
-    with boot(checkpoint, SETTINGS) as booted:
-        yield booted
+    with start_server(checkpoint, SETTINGS) as running:
+        yield running
 
 
-def soak(checkpoint, *arguments):
+def loadtest(checkpoint, *arguments):
     command = [
         sys.executable,
         "-m",
@@ -41,55 +42,63 @@ def soak(checkpoint, *arguments):
     )
 
 
-def test_a_crowd_is_reported(checkpoint):
-    """Sessions come, talk and go; no law is broken, and the figures are one JSON object."""
-    done = soak(checkpoint, "--sessions", "2", "--misbehaving", "0", "--minutes", "0.03")
+def test_a_load_is_reported(checkpoint):
+    """Sessions connect, talk and leave without violations, and the report is one JSON object."""
+    done = loadtest(checkpoint, "--sessions", "2", "--misbehaving", "0", "--minutes", "0.03")
     assert done.returncode == 0, done.stdout + done.stderr
-    crowd = json.loads(done.stdout.splitlines()[-1])["crowd"]
-    assert crowd["laws"] == []
-    assert crowd["heard"]["frames_out"] > 0
-    assert crowd["server"]["rss_mib"]["end"] > 0
+    load = json.loads(done.stdout.splitlines()[-1])["load"]
+    assert load["violations"] == []
+    assert load["clients"]["frames_out"] > 0
+    assert load["server"]["rss_mib"]["end"] > 0
 
 
 def test_ticks_and_steps_are_reported(checkpoint):
-    """The stages alone: no server, the same report."""
-    done = soak(checkpoint, "--ticks", "20", "--steps", "20")
+    """Without a server, the stages alone have the same kind of report."""
+    done = loadtest(checkpoint, "--ticks", "20", "--steps", "20")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout.splitlines()[-1])
     assert set(result["ticks"]["p50_ms"]) == {"one_lane", "8_lanes", "8_calls"}
     assert len(result["steps"]["tenths"]) == 10
 
 
-async def test_fuzzed_packets_are_answered_over_a_socket(server):
-    """Every packet gets the table's answer, and the server is as it was before."""
-    watch = Watch(server, grace_s=0.1)
-    await watch.begin()
+async def test_fuzzed_packets_have_the_expected_outcomes_over_a_socket(server):
+    """Every packet gets the specified response, and the server releases everything."""
+    monitor = ServerMonitor(server, grace_s=0.1)
+    await monitor.take_baseline()
     assert (await fuzz_socket(server.port, Fuzzer(2), 150)).total() == 150
-    assert await watch.end() == []
+    assert await monitor.violations() == []
 
 
-@pytest.mark.parametrize("name", ["visit", "retune"])
-async def test_a_rogue_gets_its_answer(server, name):
-    """What a rogue does is answered as the protocol has it."""
-    await ROGUES[name](server.port, random.Random(1))
+@pytest.mark.parametrize("name", ["leave_without_bye", "reconfigure"])
+async def test_a_fault_gets_its_response(server, name):
+    """The server responds to a faulty client as specified."""
+    await FAULTS[name](server.port, random.Random(1))
 
 
-async def test_what_is_left_behind_is_seen(server):
-    """A lane, a client, a socket and tasks that do not come back are broken laws, each by its name."""
-    watch = Watch(server, grace_s=0.0, settle_s=0.3)
-    await watch.begin()
-    async with talking(server.port):
-        left = await watch.end()
-    assert {"lanes", "clients", "sockets", "tasks"} <= {sentence.partition(":")[0] for sentence in left}
+async def test_unreleased_resources_are_violations(server):
+    """A lane, a client, a socket and tasks that are not released are each reported by name."""
+    monitor = ServerMonitor(server, grace_s=0.0, release_s=0.3)
+    await monitor.take_baseline()
+    async with connect_client(server.port):
+        unreleased = await monitor.violations()
+    assert {"lanes", "clients", "sockets", "tasks"} <= {sentence.partition(":")[0] for sentence in unreleased}
 
 
-async def test_an_unanswered_frame_is_seen(server):
-    """A frame that was neither answered nor told to be dropped is a broken law."""
-    async with talking(server.port) as talker:
-        await talker.speak(3)
-        await talker.mark()
-        talker.account.frames_in += 10
-        with pytest.raises(WrongAnswerError, match="unaccounted"):
-            talker.settle()
-        talker.account.frames_in -= 10
-        await talker.part()
+async def test_an_unanswered_frame_is_a_violation(server):
+    """A frame that was neither answered nor reported as dropped is detected."""
+    async with connect_client(server.port) as client:
+        await client.send_audio(3)
+        await client.round_trip()
+        client.counts.frames_in += 10
+        with pytest.raises(ViolationError, match="unaccounted"):
+            client.check_accounting()
+        client.counts.frames_in -= 10
+        await client.finish()
+
+
+def test_former_keys_are_kept_in_the_json():
+    """Programs that read `--json` find each renamed value under its former key too."""
+    renamed = _with_former_keys({"load": {"violations": [], "steps": [{"normal": 1}]}})
+    assert renamed["crowd"] == renamed["load"]
+    assert renamed["load"]["laws"] == []
+    assert renamed["load"]["steps"] == [{"normal": 1, "polite": 1}]

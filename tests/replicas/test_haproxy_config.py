@@ -1,4 +1,4 @@
-"""The committed configuration is one that HAProxy takes, with and without what may be set."""
+"""HAProxy accepts the committed configuration, with and without its environment variables."""
 
 import subprocess
 
@@ -16,14 +16,14 @@ def check(environment):
 
 
 @pytest.mark.parametrize("environment", [{}, REPLICAS, {"BALANCER_BIND": "*:8080", **REPLICAS}])
-def test_it_is_valid_whatever_is_set(environment):
-    """Without a warning, too."""
+def test_it_is_valid_with_any_environment(environment):
+    """Warnings count as errors."""
     done = check(environment)
     assert done.returncode == 0, done.stderr
 
 
-def test_it_takes_a_certificate_and_a_replicas_own_tls(tmp_path):
-    """TLS in front, and between balancer and replica, are a matter of the environment."""
+def test_it_accepts_a_certificate_and_tls_to_the_replicas(tmp_path):
+    """TLS in front of the balancer, and to the replicas, is set in the environment."""
     authority = trustme.CA()
     authority.issue_cert("voice.example.org").private_key_and_cert_chain_pem.write_to_path(
         tmp_path / "own.pem"
@@ -34,6 +34,6 @@ def test_it_takes_a_certificate_and_a_replicas_own_tls(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
-def test_a_mistake_in_it_would_be_found(tmp_path):
-    """The check is one that can fail."""
+def test_a_mistake_is_detected(tmp_path):
+    """The check fails for an unknown option."""
     assert check({"REPLICA_1": "127.0.0.1:8801 no-such-option"}).returncode != 0

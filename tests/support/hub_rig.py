@@ -1,17 +1,17 @@
-"""A proxy on a small hub, both real, and the few words by which tests use them."""
+"""A real proxy in front of the local hub, and functions to read files through it."""
 
 from contextlib import aclosing, asynccontextmanager
 
 import trio
 
 from actors.hub_proxy.client import HubClient
-from actors.hub_proxy.disk_store import Store
-from actors.hub_proxy.request import Wanted
+from actors.hub_proxy.disk_store import DiskStore
+from actors.hub_proxy.request import FileRef
 from actors.proxy import Proxy
 from pipeline import config
 
 REPO = "onnx-community/whisper-small"
-HANG_S = 30  # no law is about this number: it turns a hang into a failure
+HANG_S = 30  # turns a hang into a failure; no test depends on it
 
 
 def proxy_of(hub, folder, *, token=None, offline=False, drain_s=1.0, **settings):
@@ -21,7 +21,7 @@ def proxy_of(hub, folder, *, token=None, offline=False, drain_s=1.0, **settings)
     upstream = HubClient(
         address, token, offline=offline, timeout_s=knobs.timeout_s, connections=knobs.fetches
     )
-    return Proxy(knobs, upstream, Store(folder), drain_s=drain_s)
+    return Proxy(knobs, upstream, DiskStore(folder), drain_s=drain_s)
 
 
 @asynccontextmanager
@@ -36,22 +36,22 @@ async def running(hub, folder, **how):
 
 
 def file(path, revision="main", repo=REPO):
-    return Wanted(repo, revision, path)
+    return FileRef(repo, revision, path)
 
 
-async def read(proxy, wanted, begin=0, end=None):
+async def read(proxy, ref, begin=0, end=None):
     """The bytes of a file, or of a part of it."""
-    found = await proxy.find(wanted)
+    found = await proxy.resolve(ref)
     return await read_found(proxy, found, begin, end)
 
 
 async def read_found(proxy, found, begin=0, end=None):
-    end = found.described.size_bytes if end is None else end
+    end = found.metadata.size_bytes if end is None else end
     async with aclosing(proxy.stream(found, begin, end)) as pieces:
         return b"".join([piece async for piece in pieces])
 
 
 async def until(condition):
-    """Wait for what other tasks and threads bring about."""
-    while not condition():  # noqa: ASYNC110 - of two processes' worth of state, nothing wakes us
+    """Wait for a condition that other tasks and threads fulfil."""
+    while not condition():  # noqa: ASYNC110 - there is no event for it
         await trio.sleep(0.001)

@@ -1,10 +1,9 @@
-"""A small hub on loopback, over the API that the hub's client speaks.
+"""A small hub on loopback, with the API that huggingface_hub uses.
 
-Real HTTP on real sockets. A repository is a row of commits, each a hash of what it holds.
-Large files (`.safetensors`, `.onnx`) are answered with a redirect to where the bytes are: a
-second host, as the public hub redirects to its CDN. Every request is remembered with its
-headers. What can go wrong is switched on by name: gated, private, a connection cut in the
-middle, held, silent, an error, a redirect to anywhere, a server that is down.
+Real HTTP on real sockets. A repository is a list of commits, each the hash of its files. Large
+files (`.safetensors`, `.onnx`) are redirected to a second host, as the public hub redirects to its
+CDN. Every request is recorded with its headers. Faults are switched on by name: gated, private, a
+connection cut in the middle, held, no answer, an error, any redirect, a server that is down.
 """
 
 import functools
@@ -33,7 +32,7 @@ _BLOB = re.compile(r"/cdn/([^/]+/[^/]+)/([^/]+)/(.+)")
 
 
 class OnDisk:
-    """A file's content, in memory only where it is looked at."""
+    """A file's content, read only as it is sliced."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -53,8 +52,8 @@ Content = bytes | OnDisk
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One request, of the hub or (`cdn`) of where it keeps large files."""
+class LoggedRequest:
+    """One request to the hub or (`cdn`) to the host of its large files."""
 
     method: str
     path: str
@@ -64,19 +63,19 @@ class Asked:
 
 @dataclass
 class Hub:
-    """What the server serves, and what it was asked.
+    """What the server serves, and the requests that it got.
 
-    gated, private: repositories that only `TOKEN` may read; of a private one nothing is told.
+    gated, private: repositories that only `TOKEN` may read; a private one seems not to exist.
     closed: gated ones to which `TOKEN`, too, has no access.
     cut: files whose connection breaks once, in the middle of the first whole transfer.
     broken: files whose every transfer breaks off in the middle.
     held: files of which half is sent, and the rest when the event is set.
-    silent: files to whose requests nothing is answered until the event is set.
+    silent: files whose requests are not answered until the event is set.
     statuses: files that are answered with this status instead.
     redirects: files that are answered with a redirect to this address instead.
-    sizes: what is announced as a file's size where that is not the truth.
-    wrong: files of which other bytes are sent than were announced.
-    extra_headers: of every answer.
+    sizes: wrong sizes that are announced for files.
+    wrong: files whose content is sent with every byte changed.
+    extra_headers: of every response.
     down: every request is answered with 503.
     """
 
@@ -97,11 +96,11 @@ class Hub:
     sizes: dict[str, int] = field(default_factory=dict)
     down: bool = False
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
-    asked: list[Asked] = field(default_factory=list)
+    log: list[LoggedRequest] = field(default_factory=list)
     sent_bytes: dict[str, int] = field(default_factory=dict)
 
     def add(self, repo: str, files: Mapping[str, bytes | Path]) -> str:
-        """Commit `files` (contents, or where they lie) on top of what `repo` holds; the commit."""
+        """Commit `files` (contents or paths) on top of those in `repo`; return the commit."""
         commits = self.commits.setdefault(repo, {})
         held = dict(commits[self.head(repo)]) if commits else {}
         held |= {name: c if isinstance(c, bytes) else OnDisk(c) for name, c in files.items()}
@@ -112,16 +111,16 @@ class Hub:
         return digest.hexdigest()
 
     def add_folder(self, repo: str, folder: Path) -> str:
-        """Commit every file of `folder`; the commit."""
+        """Commit every file of `folder`; return the commit."""
         return self.add(repo, {path.name: path for path in folder.iterdir()})
 
     def head(self, repo: str) -> str:
-        """The last commit, which `main` means."""
+        """The last commit, which is `main`."""
         return list(self.commits[repo])[-1]
 
     def received(self, method: str, part: str) -> list[str | None]:
         """The Range of every request of `method` for a path with `part` in it."""
-        return [asked for how, path, asked in self.requests if how == method and part in path]
+        return [range_ for how, path, range_ in self.requests if how == method and part in path]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -141,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
-        self.hub.asked.append(Asked(self.command, path, dict(self.headers.items()), self.is_cdn))
+        self.hub.log.append(LoggedRequest(self.command, path, dict(self.headers.items()), self.is_cdn))
         name = path.rsplit("/", 1)[-1]
         if name in self.hub.silent:
             self.hub.silent[name].wait()
@@ -162,7 +161,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(404, "")
 
     def _commit(self, repo: str, revision: str) -> str | None:
-        """The commit that is asked for, if whoever asks may know of it; else the answer is given."""
+        """The commit of a revision; None, after an error response, if the request may not read it."""
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if token and token != TOKEN:
             self._refuse(401, "", ("X-Error-Message", "Invalid credentials in Authorization header"))
@@ -218,17 +217,17 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, name: str, content: Content, commit: str) -> None:
         begin, end = 0, len(content)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-        if asked and int(asked[1]) >= end:
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if requested and int(requested[1]) >= end:
             self._refuse(416, "", ("Content-Range", f"bytes */{end}"))
             return
-        if asked:
-            begin, end = int(asked[1]), min(int(asked[2] or end) + bool(asked[2]), len(content))
+        if requested:
+            begin, end = int(requested[1]), min(int(requested[2] or end) + bool(requested[2]), len(content))
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
         else:
             self.send_response(200)
-        # A large file's own ETag is the CDN's affair: not the digest of its content.
+        # The CDN's ETag of a large file is not the digest of its content.
         self.send_header("ETag", f'"cdn-{len(content)}"' if self.is_cdn else f'"{_etag(content)}"')
         self.send_header("X-Repo-Commit", commit)
         self.send_header("Accept-Ranges", "bytes")
@@ -237,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         base, middle = name.rsplit("/", 1)[-1], begin + (end - begin) // 2
-        if base in self.hub.broken or (base in self.hub.cut and not asked):
+        if base in self.hub.broken or (base in self.hub.cut and not requested):
             self.hub.cut.discard(base)
             self._write(name, content, begin, middle)
             self.close_connection = True
@@ -249,14 +248,14 @@ class _Handler(BaseHTTPRequestHandler):
         self._write(name, content, begin, end)
 
     def _write(self, name: str, content: Content, begin: int, end: int) -> None:
-        """What was sent is counted piece by piece, also to a client that leaves."""
+        """Send and count the content piece by piece, also for a client that disconnects."""
         for at in range(begin, end, PIECE_BYTES):
             piece = content[at : min(at + PIECE_BYTES, end)]
             if name.rsplit("/", 1)[-1] in self.hub.wrong:
                 piece = bytes(byte ^ 1 for byte in piece)
             try:
                 self.wfile.write(piece)
-            except OSError:  # the client has what it wanted
+            except OSError:  # the client has disconnected
                 self.close_connection = True
                 return
             self.hub.sent_bytes[name] = self.hub.sent_bytes.get(name, 0) + len(piece)
@@ -298,14 +297,14 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def server_close(self) -> None:
-        """Whoever kept a connection finds nobody there either."""
+        """Close connections that clients keep open, too."""
         super().server_close()
         for request in tuple(self._open):
             with suppress(OSError):
                 request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is none; anything else fails the test by what was not answered."""
+        """Ignore clients that disconnect; any other error fails the test by a missing response."""
 
 
 @functools.cache
@@ -344,7 +343,7 @@ def _listening(handler: type[_Handler], port: int) -> Iterator[str]:
 
 @contextmanager
 def pointed_at(url: str, cache: Path) -> Iterator[pytest.MonkeyPatch]:
-    """The client in this process, as it would be had it started with HF_ENDPOINT and HF_HUB_CACHE."""
+    """huggingface_hub in this process, as if started with this HF_ENDPOINT and HF_HUB_CACHE."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(constants, "ENDPOINT", url)
         patch.setattr(

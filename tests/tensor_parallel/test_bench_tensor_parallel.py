@@ -1,4 +1,4 @@
-"""The command that measures ranks does, and what it reckons follows from the sizes."""
+"""The command measures ranks, and its estimates follow from the sizes."""
 
 import json
 import subprocess
@@ -8,9 +8,9 @@ from pathlib import Path
 from support.checkpoints import write_folder
 from support.tensor_parallel.ranks_rig import ROOT, SHARED
 
-from pipeline.cli.bench_tensor_parallel import LINKS, reckon
+from pipeline.cli.bench_tensor_parallel import LINKS, estimate
 from pipeline.models.checkpoint.lm_config import parse_lm_config
-from pipeline.models.sharding import Share
+from pipeline.models.sharding import Shard
 
 
 def test_it_measures_one_process_and_two(tmp_path: Path) -> None:
@@ -19,7 +19,8 @@ def test_it_measures_one_process_and_two(tmp_path: Path) -> None:
     command = [
         sys.executable,
         "-m",
-        "pipeline.cli.bench_tensor_parallel",
+        "pipeline",
+        "bench-tensor-parallel",
         "--config",
         str(folder),
         "--steps",
@@ -30,20 +31,20 @@ def test_it_measures_one_process_and_two(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     measured = json.loads(done.stdout)["measured"]
     assert measured["1"]["exchanges"] == 0
-    traffic = Share(0, 2).traffic(parse_lm_config(SHARED), 1, 4)
+    traffic = Shard(0, 2).traffic(parse_lm_config(SHARED), 1, 4)
     assert measured["2"]["exchanges"] == 1 + traffic.exchanges
     assert measured["2"]["sent_bytes"] > traffic.sent_bytes
     assert all(row["step_ms"]["p50"] > 0 for row in measured.values())
 
 
-def test_what_is_reckoned_is_reading_and_waiting() -> None:
+def test_the_estimate_is_reading_and_waiting() -> None:
     """Less to read than alone, and for each link what its exchanges and bytes take on top of it."""
     raw = json.loads((ROOT / "configs/moshi_7b_202409.json").read_text())
-    reckoned = reckon(parse_lm_config(raw), memory_gb_per_s=400)
-    for way in reckoned["depformer"].values():
-        assert way["read_ms"] < 0.6 * reckoned["alone_ms"]
+    estimated = estimate(parse_lm_config(raw), memory_gb_per_s=400)
+    for way in estimated["depformer"].values():
+        assert way["read_ms"] < 0.6 * estimated["alone_ms"]
         for link in LINKS:
             waits_ms = way["exchanges"] * link.latency_us / 1e3 + way["sent_kb"] * 1e6 / link.bytes_per_s
             assert abs(way["step_ms"][link.name] - way["read_ms"] - waits_ms) < 0.2
-    assert reckoned["depformer"]["whole"]["exchanges"] < reckoned["depformer"]["cut"]["exchanges"]
-    assert reckoned["depformer"]["whole"]["rank_gb"] > reckoned["depformer"]["cut"]["rank_gb"]
+    assert estimated["depformer"]["whole"]["exchanges"] < estimated["depformer"]["cut"]["exchanges"]
+    assert estimated["depformer"]["whole"]["rank_gb"] > estimated["depformer"]["cut"]["rank_gb"]

@@ -1,1 +1,1 @@
-"""What is served over HTTP, a module for each group of addresses."""
+"""The HTTP routes, one module for each group of paths."""

@@ -1,14 +1,14 @@
-"""Files of a hub, under this server's own origin: no third party, no token, no header of theirs in a browser.
+"""The hub proxy's route: files of a Hugging Face hub from this server's own origin.
 
-`GET` and `HEAD` of `/api/hf/{org}/{name}/resolve/{revision}/{path}`: ranges, ETags and conditions
-as of any file, and JSON for what cannot be given. What is promised by a length and then does not
-come ends in a broken connection, never in an answer that looks whole.
+The page contacts no third party, and sees neither the hub's token nor its headers. `GET` and `HEAD` of
+`/api/hf/{org}/{name}/resolve/{revision}/{path}`, with ranges, ETags and conditional requests, and JSON
+errors. A file that breaks off before its Content-Length ends in a broken connection, never in a response
+that looks complete.
 
-Neighbours: `actors.proxy` has the files; `web.routes.ranges` reads what is asked for. What does not belong
-here: the hub.
+Neighbours: `actors.proxy` provides the files; `web.routes.ranges` reads the request's headers. What does
+not belong here: talking to the hub.
 """
 
-import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import PurePosixPath
@@ -18,19 +18,19 @@ from quart import Response, request
 from quart_trio import QuartTrio
 from werkzeug.routing import BaseConverter
 
-from actors.hub_proxy.download import CutShortError, Found
-from actors.hub_proxy.request import Wanted
+from actors.hub_proxy.download import ResolvedFile, TruncatedError
+from actors.hub_proxy.request import FileRef
 from actors.proxy import Proxy
 from actors.sessions.transport import TransportClosedError
-from pipeline.errors import NotServedCode, NotServedError
-from web.responses import problem
-from web.routes.ranges import Part, asked_part
-from web.server.connection import PATIENCE
+from pipeline.errors import HubFileError, HubFileErrorCode
+from web.responses import error_response
+from web.routes.ranges import Part, requested_part
+from web.server.connection import EXTEND_SEND_TIMEOUT
 
 PREFIX: Final = "/api/hf/"
-# A page that compiles one model does not read the next one meanwhile.
-PATIENCE_S: Final = 60.0
-STATUSES: Final[Mapping[NotServedCode, int]] = {
+# A page that compiles one model does not read the next one in the meantime.
+SEND_TIMEOUT_S: Final = 60.0
+STATUSES: Final[Mapping[HubFileErrorCode, int]] = {
     "bad_path": 400,
     "repo_refused": 403,
     "gated": 403,
@@ -43,7 +43,7 @@ STATUSES: Final[Mapping[NotServedCode, int]] = {
     "hub_timeout": 504,
     "draining": 503,
 }
-# A browser is to run, show or guess nothing of it.
+# Types that a browser neither executes, renders nor guesses.
 _TYPES: Final[Mapping[str, str]] = {
     ".json": "application/json",
     ".txt": "text/plain; charset=utf-8",
@@ -51,8 +51,8 @@ _TYPES: Final[Mapping[str, str]] = {
 }
 
 
-class _Anything(BaseConverter):
-    """All that follows, slashes, line breaks and nothing included: what is wrong with it, `Wanted` says."""
+class _AnyPath(BaseConverter):
+    """Matches any rest of the path, empty or with slashes and line breaks; `FileRef` validates it."""
 
     regex = r"[\s\S]*"
     part_isolating = False
@@ -60,60 +60,57 @@ class _Anything(BaseConverter):
 
 def add_hub(app: QuartTrio, proxy: Proxy) -> None:
     """Register the route."""
-    app.url_map.converters["anything"] = _Anything
+    app.url_map.converters["anything"] = _AnyPath
 
     @app.route(
         f"{PREFIX}<anything:address>", methods=["GET"], provide_automatic_options=False, merge_slashes=False
     )
-    async def hub_file(address: str) -> Response:  # noqa: ARG001 - decoded; what counts is how it was spelled
+    async def hub_file(address: str) -> Response:  # noqa: ARG001 - decoded; the raw path is what counts
         try:
-            found = await proxy.find(Wanted.parse(_spelled(request.scope["raw_path"])))
-        except NotServedError as refusal:
-            return not_served(refusal)
-        return _answer(proxy, found)
+            found = await proxy.resolve(FileRef.parse(_raw_address(request.scope["raw_path"])))
+        except HubFileError as error:
+            return hub_error_response(error)
+        return _file_response(proxy, found)
 
 
-def status_of(refusal: NotServedError) -> int:
-    """The HTTP status that fits; of a file that is not for everybody, the hub's own."""
-    if refusal.code == "gated" and refusal.hub_status is not None:
-        return refusal.hub_status
-    return STATUSES[refusal.code]
+def status_of(error: HubFileError) -> int:
+    """The HTTP status of an error; for a gated file, the hub's own."""
+    if error.code == "gated" and error.hub_status is not None:
+        return error.hub_status
+    return STATUSES[error.code]
 
 
-def not_served(refusal: NotServedError) -> Response:
-    """The refusal as JSON, with Retry-After where asking again makes sense."""
-    wait_ms = refusal.retry_after_ms
-    status = 503 if wait_ms is not None and refusal.code == "hub_error" else status_of(refusal)
-    response = problem(status, refusal.code, str(refusal), retry_after_ms=wait_ms)
-    if wait_ms is not None:
-        response.headers["Retry-After"] = str(math.ceil(wait_ms / 1000))
-    return response
+def hub_error_response(error: HubFileError) -> Response:
+    """The error as JSON, with Retry-After where a retry makes sense."""
+    wait_ms = error.retry_after_ms
+    status = 503 if wait_ms is not None and error.code == "hub_error" else status_of(error)
+    return error_response(status, error.code, str(error), retry_after_ms=wait_ms)
 
 
-def _spelled(raw_path: bytes) -> str:
-    """What follows the prefix, exactly as it was sent; nothing where the prefix itself was disguised."""
+def _raw_address(raw_path: bytes) -> str:
+    """The path after the prefix as it was sent; empty where the prefix itself was percent-encoded."""
     path = raw_path.decode("latin-1")
     return path.removeprefix(PREFIX) if path.startswith(PREFIX) else ""
 
 
-def _answer(proxy: Proxy, found: Found) -> Response:
-    described = found.described
-    etag = None if described.etag is None else f'"{described.etag}"'
-    part = asked_part(request.headers, method=request.method, size_bytes=described.size_bytes, etag=etag)
+def _file_response(proxy: Proxy, found: ResolvedFile) -> Response:
+    metadata = found.metadata
+    etag = None if metadata.etag is None else f'"{metadata.etag}"'
+    part = requested_part(request.headers, method=request.method, size_bytes=metadata.size_bytes, etag=etag)
     if part.status == 416:
-        response = problem(416, "range_not_satisfiable", f"the file has {described.size_bytes} bytes")
-        response.headers["Content-Range"] = f"bytes */{described.size_bytes}"
+        response = error_response(416, "range_not_satisfiable", f"the file has {metadata.size_bytes} bytes")
+        response.headers["Content-Range"] = f"bytes */{metadata.size_bytes}"
         return response
     has_body = part.status != 304 and request.method == "GET" and part.size_bytes > 0
     if has_body:
-        request.scope["state"][PATIENCE](PATIENCE_S)
+        request.scope["state"][EXTEND_SEND_TIMEOUT](SEND_TIMEOUT_S)
     response = Response(_body(proxy, found, part) if has_body else "", status=part.status)
-    response.timeout = None  # a large file takes its time
-    _describe(response, found, part, etag)
+    response.timeout = None  # a large file takes longer
+    _set_headers(response, found, part, etag)
     return response
 
 
-def _describe(response: Response, found: Found, part: Part, etag: str | None) -> None:
+def _set_headers(response: Response, found: ResolvedFile, part: Part, etag: str | None) -> None:
     headers = response.headers
     if part.status == 304:
         del headers["Content-Type"], headers["Content-Length"]
@@ -123,18 +120,18 @@ def _describe(response: Response, found: Found, part: Part, etag: str | None) ->
         headers["Content-Length"] = str(part.size_bytes)
         headers["Accept-Ranges"] = "bytes"
     if part.status == 206:
-        headers["Content-Range"] = f"bytes {part.begin}-{part.end - 1}/{found.described.size_bytes}"
+        headers["Content-Range"] = f"bytes {part.begin}-{part.end - 1}/{found.metadata.size_bytes}"
     if etag is not None:
         headers["ETag"] = etag
-    if found.described.commit is not None:
-        headers["X-Repo-Commit"] = found.described.commit
+    if found.metadata.commit is not None:
+        headers["X-Repo-Commit"] = found.metadata.commit
     headers["X-Hub-Cache"] = found.origin
 
 
-async def _body(proxy: Proxy, found: Found, part: Part) -> AsyncIterator[bytes]:
+async def _body(proxy: Proxy, found: ResolvedFile, part: Part) -> AsyncIterator[bytes]:
     try:
-        async with aclosing(proxy.stream(found, part.begin, part.end)) as pieces:
-            async for piece in pieces:
-                yield piece
-    except CutShortError:
-        raise TransportClosedError from None  # nobody can be told any more but by the end of it
+        async with aclosing(proxy.stream(found, part.begin, part.end)) as chunks:
+            async for chunk in chunks:
+                yield chunk
+    except TruncatedError:
+        raise TransportClosedError from None  # the headers are sent: only the connection can break

@@ -1,7 +1,7 @@
-"""The landing page says what this is and whether it is ready, and promises nothing else.
+"""The landing page: what the server is, whether it is ready, and where to go.
 
-One HTML document with its styles inside; the policy it is served under allows those styles by
-their hash and nothing more. It reads without them, in the dark, and at any width.
+One HTML document with inline styles; its content security policy allows those styles by their hash
+and nothing else. It is readable without styles, in dark mode, and at any width.
 """
 
 import base64
@@ -61,26 +61,25 @@ _PAGE = """<!doctype html>
 <style>{{ style | safe }}</style>
 <main>
 <svg class="wave" viewBox="0 0 640 80" preserveAspectRatio="xMinYMid meet" aria-hidden="true">
-{% for who, x, tall in bars %}<rect class="{{ who }}" x="{{ x }}" y="{{ 40 - tall / 2 }}" width="5"
- height="{{ tall }}" rx="2.5"/>{% endfor %}</svg>
-<h1>Talk with a model that lives on this machine</h1>
-<p class="lead">It listens while it speaks. What you say is answered here, in real time; no sound and
-no transcript leaves this computer.</p>
+{% for speaker, x, height in bars %}<rect class="{{ speaker }}" x="{{ x }}" y="{{ 40 - height / 2 }}"
+ width="5" height="{{ height }}" rx="2.5"/>{% endfor %}</svg>
+<h1>Talk to a local speech model</h1>
+<p class="lead">Full-duplex voice in real time: the model listens while it talks. Audio and transcripts
+are processed on this machine and are sent nowhere else.</p>
 <div class="start"><a class="talk" href="/packet-voice">Start talking</a>
 <p class="state {{ 'ready' if ready else 'waiting' }}" role="status"><strong>{{ headline }}.</strong>
 <span>{{ sentence }}</span></p></div>
 <dl>{% for term, value in facts %}<dt>{{ term }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
-<h2>Words alone</h2>
-<p><a href="/whisperx">Write down what is said</a>: Whisper in this browser, from the microphone or
-a file.</p>
-<h2>From a terminal</h2>
+<h2>Transcription</h2>
+<p><a href="/whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
+<h2>Command line</h2>
 <pre><code>python -m pipeline talk --url {{ url }} --in question.wav --out answer.wav</code></pre>
-<footer>For programs: <a href="/health">health</a> and <a href="/weights">weights</a> as JSON, packets on
-<code>/ws</code> as <code>docs/reference/protocol.md</code> of the source describes them.</footer>
+<footer>API: <a href="/health">health</a> and <a href="/weights">weights</a> as JSON; the packet WebSocket at
+<code>/ws</code> is described in <code>docs/reference/protocol.md</code>.</footer>
 </main>
 </html>
 """
-# Two voices in turn, as the talking page draws them: who, and how tall each bar is.
+# Two speakers in turn, as the voice page draws them: who, and the height of each bar.
 _VOICES = (
     ("you", (8, 18, 34, 52, 40, 60, 74, 48, 30, 44, 26, 12, 6)),
     ("agent", (6, 14, 28, 22, 46, 64, 50, 70, 56, 38, 48, 30, 42, 24, 16, 8)),
@@ -91,14 +90,14 @@ _BAR_PX = 13
 
 
 def _bars() -> tuple[tuple[str, int, int], ...]:
-    """Who speaks, where the bar stands, how tall it is."""
-    tall = [(who, height) for who, heights in _VOICES for height in heights]
-    return tuple((who, _BAR_PX * i, height) for i, (who, height) in enumerate(tall))
+    """For each bar: the speaker, x and height, in pixels."""
+    bars = [(speaker, height) for speaker, heights in _VOICES for height in heights]
+    return tuple((speaker, _BAR_PX * i, height) for i, (speaker, height) in enumerate(bars))
 
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """What the page shows. `facts` are (term, value) pairs, in order; `url` is where to talk."""
+    """What the page shows. `facts` are (term, value) pairs, in order; `url` is the packet WebSocket."""
 
     ready: bool
     headline: str
@@ -109,28 +108,28 @@ class Landing:
 
 # By the `status` of /health.
 _STATES: Mapping[str, tuple[str, str]] = {
-    "ready": ("Ready", "The models are loaded; a conversation can start now."),
-    "not_ready": ("Loading", "The models are being loaded. Until then nothing answers."),
-    "draining": ("Shutting down", "Conversations are being finished; no new one starts."),
+    "ready": ("Ready", "The models are loaded."),
+    "not_ready": ("Loading", "The models are still loading; sessions cannot start yet."),
+    "draining": ("Shutting down", "Running sessions are finishing; no new ones can start."),
 }
 
 
 def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url: str) -> Landing:
-    """The page of a server in this state, whose packet WebSocket is at `url`; `model` once it is loaded."""
+    """The page for this /health state and packet WebSocket `url`; `model` is None while it is loading."""
     headline, sentence = _STATES[health["status"]]
     lanes = health["lanes"]
     facts = [] if model is None else [("Model", model["name"])]
     if model is not None and not model["trained"]:
-        facts.append(("Untrained", "Its weights are random: what it says is noise, honestly computed."))
+        facts.append(("Untrained", "The weights are random, so the output is noise."))
     facts += [
-        ("Conversations", f"{lanes['open']} of {lanes['max']}, {lanes['queued']} waiting"),
-        ("Up for", _duration(health["uptimeS"])),
+        ("Sessions", f"{lanes['open']} of {lanes['max']}, {lanes['queued']} queued"),
+        ("Uptime", _duration(health["uptimeS"])),
     ]
     return Landing(health["status"] == "ready", headline, sentence, facts, url)
 
 
 async def render(landing: Landing) -> str:
-    """The page; every value is escaped, only its own styles are not."""
+    """The page as HTML; every value is escaped."""
     return await render_template_string(
         _PAGE,
         style=STYLE,
@@ -144,6 +143,6 @@ async def render(landing: Landing) -> str:
 
 
 def _duration(seconds: float) -> str:
-    """Hours and minutes, the way one says it."""
+    """`2 h 5 min`, or `5 min` below an hour."""
     hours, minutes = divmod(int(seconds) // 60, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min"

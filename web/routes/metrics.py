@@ -1,10 +1,11 @@
-"""What Prometheus scrapes is what the line counts, read at the scrape: nothing is counted twice.
+"""The metrics of `/metrics`, read from the engine's statistics at each scrape.
 
-Every time is in seconds, every counter has been counted since the process began. The names are an
-interface: `configs/grafana/packet-voice.json` and `docs/operations.md` use them.
+Times are in seconds; counters start at zero with the process. The names are an interface:
+`configs/grafana/packet-voice.json`, `configs/prometheus/alerts.yaml` and `docs/reference/metrics.md` use
+them.
 
-Neighbours: `actors.health` and `actors.proxy` (the numbers), `web.security.rate_limit` (connections). What
-does not belong here: a counter of its own.
+Neighbours: `actors.health` and `actors.proxy` (the numbers), `web.security.rate_limit` (connections),
+`web.routes.metric_aliases` (former names). What does not belong here: counting.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,11 +19,12 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from actors.engine import Line
-from actors.health import LineStatistics
+from actors.engine import Engine
+from actors.health import EngineStatistics
 from actors.proxy import Proxy, ProxyStatistics
-from actors.runtime.histogram import BOUNDS_MS, TimingStatistics
-from web.security.rate_limit import Attempt, TurnedAway, Turnstile
+from actors.runtime.histogram import BOUNDS_MS, HistogramStatistics
+from web.routes.metric_aliases import with_former_names
+from web.security.rate_limit import Attempt, RateLimiter, RejectReason
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 STAGES: Final = ("encode", "step", "decode")
@@ -33,29 +35,32 @@ Model = Callable[[], Mapping[str, object] | None]
 
 
 class Metrics(Collector):
-    """The registry of one server. `model` gives its name and whether it is trained, None while loading."""
+    """The metrics of one server; `model` returns its name and whether it is trained, None while loading."""
 
-    def __init__(self, line: Line, turnstile: Turnstile, model: Model, proxy: Proxy | None) -> None:
-        self._line = line
+    def __init__(self, engine: Engine, limiter: RateLimiter, model: Model, proxy: Proxy | None) -> None:
+        self._engine = engine
         self._proxy = proxy
-        self._turnstile = turnstile
+        self._limiter = limiter
         self._model = model
         self._process = psutil.Process()
         self._registry = CollectorRegistry()
         self._registry.register(self)
 
     def render(self) -> bytes:
-        """The text that Prometheus reads."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing ahead of time: the registry would scrape a line that does not run yet."""
+        """Nothing: to describe its metrics, the registry would scrape an engine that is not running yet."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Everything, now."""
-        now = self._line.statistics()
-        yield from _state(now, stalled=self._line.stalled)
+        """All metrics at this moment, each renamed one under its former name too."""
+        yield from with_former_names(self._collect())
+
+    def _collect(self) -> Iterator[Metric]:
+        now = self._engine.statistics()
+        yield from _state(now, stalled=self._engine.stalled)
         yield from self._model_info()
         yield from _times(now)
         yield from _frames(now)
@@ -71,64 +76,64 @@ class Metrics(Collector):
         if model is not None:
             labels = {"name": str(model["name"]), "trained": str(model["trained"]).lower()}
             info = GaugeMetricFamily(
-                "packet_voice_model_info", "What is loaded; always 1.", labels=list(labels)
+                "packet_voice_model_info", "The loaded model; always 1.", labels=list(labels)
             )
             info.add_metric(list(labels.values()), 1)
             yield info
 
     def _connections(self) -> Iterator[Metric]:
-        yield _gauge(
-            "connections_open", "TCP connections, whatever they are for.", self._turnstile.connections
-        )
+        yield _gauge("connections_open", "Open TCP connections.", self._limiter.connections)
         yield _counters(
-            "connections_turned_away",
-            "Connections and attempts not looked at: over a limit in all, of an address, or of failures.",
+            "connections_rejected",
+            "Connections and attempts over a limit: in all, of one address, or of its failures.",
             "reason",
-            {reason: self._turnstile.turned_away[reason] for reason in get_args(TurnedAway)},
+            {reason: self._limiter.rejected[reason] for reason in get_args(RejectReason)},
         )
         yield _counters(
-            "failed_attempts",
-            "Wrong tokens, TLS handshakes that led nowhere, and peers that did not believe the certificate.",
+            "auth_failures",
+            "Wrong tokens, failed TLS handshakes, and clients that rejected the certificate.",
             "attempt",
-            {attempt: self._turnstile.failures[attempt] for attempt in get_args(Attempt)},
+            {attempt: self._limiter.failures[attempt] for attempt in get_args(Attempt)},
         )
 
     def _process_metrics(self) -> Iterator[Metric]:
-        """Under the names that Prometheus' own clients use, where there is one."""
+        """The process, under the names that Prometheus' own clients use."""
         with self._process.oneshot():
             times = self._process.cpu_times()
             gauges = {
                 "process_resident_memory_bytes": ("Resident memory.", self._process.memory_info().rss),
                 "process_open_fds": ("Open file descriptors.", self._process.num_fds()),
-                "process_threads": ("Threads of the operating system.", self._process.num_threads()),
+                "process_threads": ("Operating system threads.", self._process.num_threads()),
                 "process_start_time_seconds": (
-                    "When it began, since the epoch.",
+                    "Start time since the epoch.",
                     self._process.create_time(),
                 ),
             }
         for name, (what, value) in gauges.items():
             yield GaugeMetricFamily(name, what, value=value)
-        yield CounterMetricFamily("process_cpu_seconds", "User and system time.", times.user + times.system)
+        yield CounterMetricFamily(
+            "process_cpu_seconds", "User and system CPU time.", times.user + times.system
+        )
         tasks = trio.lowlevel.current_statistics().tasks_living
-        yield _gauge("tasks", "Trio tasks alive.", tasks)
+        yield _gauge("tasks", "Trio tasks.", tasks)
 
 
-def _state(now: LineStatistics, *, stalled: bool) -> Iterator[Metric]:
-    yield _gauge("ready", "1 while a new session would be served, room permitting.", now.status == "ready")
-    yield _gauge("stalled", "1 once a model thread has not come back in time.", stalled)
-    yield _gauge("uptime_seconds", "Since the line was made.", now.uptime_s)
-    yield _gauge("clients", "Sessions with a connection, those that wait for a lane included.", now.clients)
+def _state(now: EngineStatistics, *, stalled: bool) -> Iterator[Metric]:
+    yield _gauge("ready", "1 while the server accepts sessions, lanes permitting.", now.status == "ready")
+    yield _gauge("stalled", "1 once a model thread has missed its deadline.", stalled)
+    yield _gauge("uptime_seconds", "Time since the engine was created.", now.uptime_s)
+    yield _gauge("clients", "Connected sessions, queued ones included.", now.clients)
     yield _gauge("lanes_max", "Sessions that can be served at once.", now.lanes.lanes_max)
-    yield _gauge("lanes_open", "Lanes in use or on their way back.", now.lanes.lanes_open)
-    yield _gauge("lanes_queued", "Sessions that wait for a lane.", now.lanes.queued)
-    yield _gauge("sessions_waiting", "Sessions that lost their connection and may come back.", now.waiting)
-    yield _counter("sessions_resumed", "How often one came back.", now.resumed)
-    yield _counters("sessions_ended", "Sessions by why they ended.", "reason", now.endings)
+    yield _gauge("lanes_open", "Lanes in use or being freed.", now.lanes.lanes_open)
+    yield _gauge("sessions_queued", "Sessions waiting for a lane.", now.lanes.queued)
+    yield _gauge("sessions_waiting", "Disconnected sessions that can still be resumed.", now.waiting)
+    yield _counter("sessions_resumed", "Resumed sessions.", now.resumed)
+    yield _counters("sessions_ended", "Ended sessions, by reason.", "reason", now.endings)
 
 
-def _times(now: LineStatistics) -> Iterator[Metric]:
+def _times(now: EngineStatistics) -> Iterator[Metric]:
     batches = HistogramMetricFamily(
-        "packet_voice_batch_seconds", "One batch of a model, whatever its width.", labels=["stage"]
+        "packet_voice_batch_duration_seconds", "Duration of one batch of a stage.", labels=["stage"]
     )
     for stage in STAGES:
         _observe(batches, now.timings[stage], stage)
@@ -136,43 +141,50 @@ def _times(now: LineStatistics) -> Iterator[Metric]:
     latency = HistogramMetricFamily("packet_voice_latency_seconds", "Packet received to its answer sent.")
     _observe(latency, now.timings["latency"])
     yield latency
-    added = HistogramMetricFamily(
-        "packet_voice_added_latency_seconds",
-        "Received to sent, without the frame's own batches and its waits for a busy model thread.",
+    overhead = HistogramMetricFamily(
+        "packet_voice_server_overhead_seconds",
+        "Latency without the frame's own batches and its waits for a busy model thread.",
     )
-    _observe(added, now.timings["added"])
-    yield added
-    yield _counter("steps", "Steps of the language model that were delivered.", now.steps)
-    yield _counter("over_budget", "Steps that took longer than the budget of 30 ms.", now.over_budget)
-    yield _gauge("tokens_per_second", "Steps in the last second.", now.token_rate_hz)
+    _observe(overhead, now.timings["added"])
+    yield overhead
+    yield _counter("steps", "Steps of the language model.", now.steps)
+    yield _counter("frames_over_budget", "Frames for which the models took more than 30 ms.", now.over_budget)
+    yield _gauge(
+        "tokens_per_second", "Deprecated, use rate(packet_voice_steps_total[1m]).", now.token_rate_hz
+    )
 
 
-def _frames(now: LineStatistics) -> Iterator[Metric]:
-    tally = now.tally
-    frames = {"in": tally.frames_in, "out": tally.frames_out}
-    yield _counters("frames", "80 ms each: accepted from users, sent to them.", "direction", frames)
-    yield _counter("audio_refused", "Audio packets refused.", tally.audio_refused)
-    underruns = {"server": tally.underruns, "client": tally.client_underruns}
+def _frames(now: EngineStatistics) -> Iterator[Metric]:
+    counters = now.counters
+    frames = {"in": counters.frames_in, "out": counters.frames_out}
+    yield _counters("frames", "80 ms frames: accepted from users, sent to them.", "direction", frames)
+    yield _counter("audio_refused", "Audio packets refused.", counters.audio_refused)
+    underruns = {"server": counters.underruns, "client": counters.client_underruns}
     yield _counters(
-        "underruns", "Frames that arrived in time and left late; gaps that clients heard.", "where", underruns
+        "underruns",
+        "Frames that arrived in time and were sent late; playback gaps reported by clients.",
+        "where",
+        underruns,
     )
-    rungs = {
-        "low": now.ladder["low"],
-        "partial": now.ladder["partial"],
-        "decode_skipped": now.ladder["decodeSkipped"],
-        "audio_dropped": now.ladder["audioDropped"],
-        "closed": now.ladder["closed"],
+    actions = {
+        "low": now.overload_actions["low"],
+        "partial": now.overload_actions["partial"],
+        "decode_skipped": now.overload_actions["decodeSkipped"],
+        "audio_dropped": now.overload_actions["audioDropped"],
+        "closed": now.overload_actions["closed"],
     }
-    yield _counters("pressure", "What gave way under pressure, mildest rung first.", "rung", rungs)
+    yield _counters(
+        "overload_actions", "What was dropped under overload, mildest action first.", "action", actions
+    )
 
 
-def _queues(now: LineStatistics) -> Iterator[Metric]:
+def _queues(now: EngineStatistics) -> Iterator[Metric]:
     gauges = {
         name: GaugeMetricFamily(f"packet_voice_queue_{name}", what, labels=["queue"])
         for name, what in (
-            ("depth", "Items that wait."),
-            ("peak", "The most that ever waited."),
-            ("capacity", "The most that may wait."),
+            ("depth", "Items queued now."),
+            ("peak", "The most ever queued."),
+            ("capacity", "The limit."),
         )
     }
     counters = {
@@ -180,7 +192,7 @@ def _queues(now: LineStatistics) -> Iterator[Metric]:
         for name, what in (
             ("sent", "Items put in."),
             ("taken", "Items taken out."),
-            ("leaked", "Items left out."),
+            ("leaked", "Items dropped."),
         )
     }
     for queue in now.queues:
@@ -189,11 +201,11 @@ def _queues(now: LineStatistics) -> Iterator[Metric]:
         for name, counter in counters.items():
             counter.add_metric([queue.name], getattr(queue, name))
     for name, gauge in gauges.items():
-        gauge.add_metric(["outboxes"], now.outboxes[name])
+        gauge.add_metric(["outboxes"], now.send_queues[name])
     yield from (*gauges.values(), *counters.values())
 
 
-def _packets(now: LineStatistics) -> Iterator[Metric]:
+def _packets(now: EngineStatistics) -> Iterator[Metric]:
     packets = CounterMetricFamily(
         "packet_voice_packets", "Packets on the wire, by type.", labels=["direction", "type"]
     )
@@ -201,26 +213,29 @@ def _packets(now: LineStatistics) -> Iterator[Metric]:
         for kind, count in counts.items():
             packets.add_metric([direction, kind], count)
     yield packets
-    yield _counters("packets_ignored", "Packets passed over.", "reason", now.packets.ignored)
-    yield _counters("packets_refused", "Packets refused.", "reason", now.packets.refused)
+    yield _counters("packets_ignored", "Packets ignored.", "reason", now.packets.ignored)
+    yield _counters("packets_refused", "Packets answered with an error.", "reason", now.packets.refused)
 
 
 def _hub(now: ProxyStatistics) -> Iterator[Metric]:
     yield _counters(
-        "hub_requests", "Files of the hub: where they came from, or why not.", "result", now.results
+        "hub_requests",
+        "Requests for hub files, by where the file came from or the error.",
+        "result",
+        now.results,
     )
-    yield _gauge("hub_fetches", "Questions to the hub, files on their way included.", now.fetching)
-    yield _gauge("hub_fetches_queued", "Files that wait for their turn.", now.queued)
-    yield _gauge("hub_readers", "Clients that are being sent one.", now.reading)
-    yield _counter("hub_fetched_bytes", "Received from the hub.", now.fetched_bytes)
-    yield _counter("hub_sent_bytes", "Sent to clients.", now.sent_bytes)
-    yield _counter("hub_cut", "Answers that broke off.", now.cut)
-    yield _gauge("hub_cache_files", "Files kept, unfinished ones included.", now.kept.files)
-    yield _gauge("hub_cache_bytes", "Their size.", now.kept.size_bytes)
-    yield _counter("hub_cache_removed", "Files that had to go for others.", now.removed)
+    yield _gauge("hub_fetches", "Requests to the hub in progress.", now.fetching)
+    yield _gauge("hub_fetches_queued", "Downloads waiting for a slot.", now.queued)
+    yield _gauge("hub_active_readers", "Clients receiving a file.", now.active_readers)
+    yield _counter("hub_fetched_bytes", "Bytes received from the hub.", now.fetched_bytes)
+    yield _counter("hub_sent_bytes", "Bytes sent to clients.", now.sent_bytes)
+    yield _counter("hub_truncated_responses", "Responses that ended early.", now.truncated)
+    yield _gauge("hub_cache_files", "Files in the cache, partial ones included.", now.cache.files)
+    yield _gauge("hub_cache_bytes", "Size of the files in the cache.", now.cache.size_bytes)
+    yield _counter("hub_cache_removed", "Files evicted from the cache.", now.evicted)
 
 
-def _observe(family: HistogramMetricFamily, timing: TimingStatistics, *labels: str) -> None:
+def _observe(family: HistogramMetricFamily, timing: HistogramStatistics, *labels: str) -> None:
     cumulative = list(zip(_BOUNDS, accumulate(timing.buckets), strict=True))
     family.add_metric(list(labels), cumulative, timing.total_ms / 1000)
 

@@ -1,12 +1,11 @@
-"""What a page loads comes from this server alone, and a file under a version never changes.
+"""The pages and their files, all from this server; a file under a version never changes.
 
-The pages for people and the files they are made of. `/static/<version>/…` is read once at the
-start; the version is a digest of all of it, so a browser may keep every file for ever and asks
-for none twice. `/vendor/<name-version>/…` are third-party files that a lock file names
-(`web.vendor`); they may be missing, and the page says so.
+`/static/<version>/…` is read once at start-up; the version is a digest of all files, so a browser may
+cache each one for ever. `/vendor/<name-version>/…` are third-party files named by a lock file
+(`web.vendor`); where they are missing, the page shows that.
 
 Neighbours: `web.app` registers this, `web.routes.landing` is the start page. What does not belong here:
-the conversation, which goes over the WebSocket.
+sessions, which use the WebSocket.
 """
 
 import hashlib
@@ -24,10 +23,10 @@ from quart_trio import QuartTrio
 from web.vendor import FOLDER, installed, read_lock
 
 STATIC = Path(__file__).parents[1] / "static"
-FOR_EVER = "public, max-age=31536000, immutable"
+CACHE_FOREVER = "public, max-age=31536000, immutable"
 VERSION_LENGTH = 12
 IMPORT = re.compile(r'^(?:import|export|\}) .*?from "(\.{1,2}/[^"]+)";$', re.MULTILINE)
-# 'self' of connect-src covers ws: of the same origin (CSP 3). A worker goes by the policy of its own script.
+# connect-src 'self' covers ws: of the same origin (CSP 3). A worker has the policy of its own script.
 POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; style-src 'self'; "
@@ -46,19 +45,19 @@ TYPES: Mapping[str, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Assets:
-    """Every file of the pages, by its path under `static/`, and the version they make together."""
+    """All files of the pages, by path under `static/`, and the version of the whole set."""
 
     files: Mapping[str, bytes]
     version: str
 
     @property
     def base(self) -> str:
-        """Where they are served."""
+        """The URL path they are served under."""
         return f"/static/{self.version}"
 
 
 def read_assets(folder: Path = STATIC) -> Assets:
-    """Read them all; one changed byte or name is another version."""
+    """Read all files; the version depends on every name and byte."""
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
     digest = hashlib.sha256()
@@ -68,10 +67,10 @@ def read_assets(folder: Path = STATIC) -> Assets:
 
 
 def add_pages(app: QuartTrio) -> None:
-    """Register `/packet-voice`, `/whisperx`, `/static/…`, `/vendor/…` and the icon that browsers ask for."""
+    """Register `/packet-voice`, `/whisperx`, `/static/…`, `/vendor/…` and `/favicon.ico`."""
     assets = read_assets()
     vendored = {path.relative_to(FOLDER).as_posix(): path for path in installed()}
-    voice, transcriber = _filled(assets, "voice"), _filled(assets, "transcribe")
+    voice, transcriber = _fill_template(assets, "voice"), _fill_template(assets, "transcribe")
 
     @app.get("/packet-voice")
     async def packet_voice() -> Response:
@@ -98,13 +97,13 @@ def add_pages(app: QuartTrio) -> None:
         return _file(name, await trio.Path(vendored[name]).read_bytes())
 
 
-def _filled(assets: Assets, folder: str) -> str:
-    """The page in `folder`, of this version.
+def _fill_template(assets: Assets, folder: str) -> str:
+    """The page in `folder`, with links to the files of this version.
 
-    Its modules are named up front, so that a browser asks for all at once; so are the third-party
-    packages that are installed, and where they are.
+    All its modules are preloaded, so that a browser fetches them in parallel. Links also name the
+    installed third-party packages.
     """
-    modules = _imported(assets.files, f"{folder}/main.js")
+    modules = _transitive_imports(assets.files, f"{folder}/main.js")
     links = [f'<link rel="modulepreload" href="{assets.base}/{name}">' for name in modules]
     links += [
         f'<link rel="vendored" title="{package.name}" href="/vendor/{package.slug}/">'
@@ -115,8 +114,8 @@ def _filled(assets: Assets, folder: str) -> str:
     return page.replace("{{static}}", assets.base).replace("{{preload}}", "\n".join(links))
 
 
-def _imported(files: Mapping[str, bytes], start: str) -> list[str]:
-    """Every module that comes with `start`: what it imports, what they import, and so on."""
+def _transitive_imports(files: Mapping[str, bytes], start: str) -> list[str]:
+    """All modules that `start` imports, directly or not."""
     found, waiting = {start}, [start]
     while waiting:
         name = waiting.pop()
@@ -137,6 +136,6 @@ def _page(html: str) -> Response:
 def _file(name: str, content: bytes) -> Response:
     kind = TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
     response = Response(content, content_type=kind)
-    response.headers["Cache-Control"] = FOR_EVER
+    response.headers["Cache-Control"] = CACHE_FOREVER
     response.headers["Content-Security-Policy"] = POLICY
     return response

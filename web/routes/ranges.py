@@ -1,7 +1,7 @@
-"""A request asks for a whole file, for one part of it, or only whether it has changed (RFC 9110 §13, §14).
+"""Range and conditional requests (RFC 9110 §13, §14): what to send of a file.
 
-What belongs here: headers in, an answer's shape out; no files. More than one range, and what is not
-spelled as the RFC does, is a request for the whole: a server may ignore a Range header.
+What belongs here: request headers in, the response's status and bytes out; no files. Headers are parsed
+by Werkzeug. A malformed Range header, or one with several ranges, is ignored, as the RFC allows.
 """
 
 import re
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 from werkzeug.datastructures import Headers
+from werkzeug.http import parse_etags, parse_range_header
 
-_RANGE: Final = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
-_TAG: Final = re.compile(r'(?:W/)?("[^"]*")')
+# A suffix of no bytes is valid and unsatisfiable (RFC 9110 §14.1.2); Werkzeug calls it malformed.
+_EMPTY_SUFFIX: Final = re.compile(r"\s*bytes=-0+\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """The bytes from `begin` to before `end`; with `status` 304 and 416 there are none to send."""
+    """The bytes from `begin` to before `end`; with `status` 304 and 416 there are none."""
 
     status: int
     begin: int
@@ -24,28 +25,26 @@ class Part:
 
     @property
     def size_bytes(self) -> int:
-        """How many."""
+        """Length of the body."""
         return self.end - self.begin
 
 
-def asked_part(headers: Headers, *, method: str, size_bytes: int, etag: str | None) -> Part:
-    """What to answer with, of a file of `size_bytes` and quoted `etag`, that exists."""
-    if etag is not None and _names(headers.get("If-None-Match", ""), etag):
+def requested_part(headers: Headers, *, method: str, size_bytes: int, etag: str | None) -> Part:
+    """The part of an existing file to send, given its size and its quoted, strong ETag.
+
+    If-Range is compared here: Werkzeug's `parse_if_range_header` drops the weakness of a tag, and a
+    weak tag must not match (RFC 9110 §13.1.5). A date never matches, because we send none.
+    """
+    if etag is not None and parse_etags(headers.get("If-None-Match")).contains_weak(etag.strip('"')):
         return Part(304, 0, 0)
-    whole = Part(200, 0, size_bytes)
-    match = _RANGE.fullmatch(headers.get("Range", "").strip())
-    if match is None or method != "GET" or headers.get("If-Range", etag) != etag:
-        return whole
-    first, last, suffix = match.groups()
-    if suffix is not None:
-        begin, end = max(0, size_bytes - int(suffix)), size_bytes
-    else:
-        begin, end = int(first), min(int(last) + 1, size_bytes) if last else size_bytes
-        if last and int(last) < int(first):
-            return whole
-    return Part(206, begin, end) if begin < end else Part(416, 0, 0)
-
-
-def _names(header: str, etag: str) -> bool:
-    """Whether an If-None-Match header has this file's ETag, as strong or as weak."""
-    return header.strip() == "*" or etag in _TAG.findall(header)
+    if method != "GET" or headers.get("If-Range", etag) != etag:
+        return Part(200, 0, size_bytes)
+    header = headers.get("Range", "")
+    if _EMPTY_SUFFIX.fullmatch(header):
+        return Part(416, 0, 0)
+    wanted = parse_range_header(header)
+    if wanted is None or wanted.units != "bytes" or len(wanted.ranges) != 1:
+        return Part(200, 0, size_bytes)
+    # A suffix is (-length, None): as a slice, it is clamped to the file like any other range.
+    found = range(size_bytes)[slice(*wanted.ranges[0])]
+    return Part(206, found.start, found.stop) if found else Part(416, 0, 0)

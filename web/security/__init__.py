@@ -1,1 +1,1 @@
-"""Who may connect: Host and Origin, tokens, rate limits, reverse proxies, where to listen."""
+"""Access control: Host and Origin, tokens, rate limits, reverse proxies, where to listen."""

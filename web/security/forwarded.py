@@ -1,12 +1,12 @@
-"""What stands in front of the server: an address that people know it by, and balancers whose word counts.
+"""Reverse proxies in front of the server: the public origin, and the real address of a client.
 
-Behind a balancer every connection comes from the balancer, and arrives at a port that no browser has
-heard of. Who is asking is then the last word in X-Forwarded-For, of balancers that are named and of
-nobody else, and the server's own pages come from `server.public_url`. Headers on host and scheme
-(X-Forwarded-Host, -Proto) are believed from nobody: a page could send them.
+Behind a load balancer every connection comes from the balancer, to a port that no browser knows. The
+client's address is then the last entry of X-Forwarded-For, read only from the proxies named in
+`server.trusted_proxies`, and the origin of the server's own pages is `server.public_url`.
+X-Forwarded-Host and -Proto are never read: a page could send them.
 
-Neighbours: `web.security.origin` keeps other origins out, `web.security.rate_limit` counts addresses. What
-does not belong here: the server's own address (`web.security.listen`).
+Neighbours: `web.security.origin` refuses other origins, `web.security.rate_limit` counts addresses. What
+does not belong here: the address to listen on (`web.security.listen`).
 """
 
 import ipaddress
@@ -27,8 +27,8 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
-class Public:
-    """The address in a browser: `scheme`, `host` (an IPv6 address in brackets) and `port`."""
+class PublicOrigin:
+    """The server's address in a browser: `scheme`, `host` (an IPv6 address in brackets) and `port`."""
 
     scheme: str
     host: str
@@ -36,10 +36,10 @@ class Public:
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Read `https://voice.example.org[:port]`.
+        """Parse `https://voice.example.org[:port]`.
 
         Raises:
-            ConfigError: it is more, or less, than an origin.
+            ConfigError: the URL has other parts than an origin, or not all of them.
         """
         try:
             parts = urlsplit(url)
@@ -54,77 +54,77 @@ class Public:
 
     @property
     def origin(self) -> str:
-        """What a browser says of its own pages. Source: RFC 6454 §6.2 (a default port is left out)."""
+        """The Origin header of the server's pages. Source: RFC 6454 §6.2 (a default port is omitted)."""
         suffix = "" if self.port == _PORTS[self.scheme] else f":{self.port}"
         return f"{self.scheme}://{self.host}{suffix}"
 
 
 @dataclass(frozen=True, slots=True)
-class Front:
-    """`public` where people have an address of their own for the server; `balancers` may speak for others."""
+class ReverseProxy:
+    """What is in front of the server: its `public` origin if it has one, the `trusted` proxies."""
 
-    public: Public | None = None
-    balancers: tuple[Network, ...] = ()
+    public: PublicOrigin | None = None
+    trusted: tuple[Network, ...] = ()
 
     @classmethod
-    def of(cls, server: Server) -> Self:
-        """What the settings say.
+    def from_settings(cls, server: Server) -> Self:
+        """Read `server.public_url` and `server.trusted_proxies`.
 
         Raises:
-            ConfigError: an address is none.
+            ConfigError: one of them is malformed.
         """
-        public = None if server.public_url is None else Public.parse(server.public_url)
+        public = None if server.public_url is None else PublicOrigin.parse(server.public_url)
         return cls(public, tuple(map(_network, server.trusted_proxies)))
 
     @property
     def is_secure(self) -> bool:
-        """Whether browsers come by TLS, which ends at a balancer."""
+        """Whether browsers connect through TLS, which then ends at the proxy."""
         return self.public is not None and self.public.scheme == "https"
 
-    def believes(self, host: str) -> bool:
-        """Whether a balancer is at this address."""
+    def trusts(self, host: str) -> bool:
+        """Whether `host` is the address of a trusted proxy."""
         try:
             address = ipaddress.ip_address(host.partition("%")[0])
         except ValueError:
             return False
         mapped = address.ipv4_mapped if isinstance(address, ipaddress.IPv6Address) else None
-        return any((mapped or address) in network for network in self.balancers)
+        return any((mapped or address) in network for network in self.trusted)
 
-    def asker(self, host: str, forwarded: Iterable[bytes]) -> str:
-        """Who asks, over a connection from `host`; `forwarded` are the values of X-Forwarded-For.
+    def client_address(self, host: str, forwarded: Iterable[bytes]) -> str:
+        """The client behind a connection from `host`, given the values of its X-Forwarded-For headers.
 
-        Of the names in them the last that is no balancer's counts: what stands before it, anybody
-        may have written. What is no address counts for nothing.
+        That is the last entry that is not a trusted proxy: anyone could have written those before it.
+        Where an entry is not an address, it is `host` itself.
         """
-        if not self.believes(host):
+        if not self.trusts(host):
             return host
-        for word in reversed(b",".join(forwarded).decode("latin-1").split(",")):
-            name = word.strip()
+        for entry in reversed(b",".join(forwarded).decode("latin-1").split(",")):
+            address = entry.strip()
             try:
-                ipaddress.ip_address(name)
+                ipaddress.ip_address(address)
             except ValueError:
                 return host
-            if not self.believes(name):
-                return name
+            if not self.trusts(address):
+                return address
         return host
 
 
-class Fronted:
-    """An application that sees who is asking, and where, as its visitors see it."""
+class ForwardedMiddleware:
+    """ASGI middleware: the wrapped application sees the client's address and the public host and port."""
 
-    def __init__(self, app: ASGIFramework, front: Front) -> None:
+    def __init__(self, app: ASGIFramework, reverse_proxy: ReverseProxy) -> None:
         self._app = app
-        self._front = front
+        self._reverse_proxy = reverse_proxy
 
     async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        """Pass a request on."""
+        """Handle one request."""
         if scope["type"] != "lifespan" and scope["client"] is not None:
             host, port = scope["client"]
-            if self._front.believes(host):
+            if self._reverse_proxy.trusts(host):
                 forwarded = [value for name, value in scope["headers"] if name.lower() == _FORWARDED]
-                scope["client"] = self._front.asker(host, forwarded), port
-                if self._front.public is not None:
-                    scope["server"] = self._front.public.host, self._front.public.port
+                scope["client"] = self._reverse_proxy.client_address(host, forwarded), port
+                if (public := self._reverse_proxy.public) is not None:
+                    scope["server"] = public.host, public.port
         await self._app(scope, receive, send)
 
 
@@ -133,5 +133,5 @@ def _network(text: str) -> Network:
         return ipaddress.ip_network(text.strip("[]"), strict=False)
     except ValueError:
         raise ConfigError(
-            "pipeline.server.trusted_proxies", f"{text} is no address or network, such as 10.0.0.0/8"
+            "pipeline.server.trusted_proxies", f"{text} is not an address or a network such as 10.0.0.0/8"
         ) from None

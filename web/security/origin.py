@@ -1,19 +1,18 @@
-"""A web page elsewhere must not reach a microphone server on this machine.
+"""Requests from pages of other origins are refused, by their Host, Origin and Sec-Fetch-Site headers.
 
-What belongs here: who may ask (Host, Origin, Sec-Fetch-Site) and what every answer says to a
-browser about itself. A page of another site can send requests to a loopback address, and by
-DNS rebinding even under a name of its own; it cannot choose the Host, Origin and
-Sec-Fetch-Site headers that its browser adds. Command-line clients send no Origin.
+A page of another site can send requests to a loopback address, and by DNS rebinding even under a
+name of its own; it cannot choose these headers, which its browser adds. Command-line clients send no
+Origin. Here too: the security headers of every response.
 
-Neighbours: `web.app` asks before it answers; who must show a token is `web.security.auth`. What does not
-belong here: whether there is room (`actors.sessions.admission`).
+Neighbours: `web.app` checks each request; tokens are `web.security.auth`'s. What does not belong here:
+whether a lane is free (`actors.sessions.admission`).
 """
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-_DEFAULT_PORTS = {"http": 80, "https": 443}  # a browser leaves them out of Host and Origin
+_DEFAULT_PORTS = {"http": 80, "https": 443}  # browsers omit them in Host and Origin
 _HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:[0-9]{1,5})?", re.ASCII | re.IGNORECASE)
 
 HEADERS: Mapping[str, str] = {
@@ -27,7 +26,7 @@ HEADERS: Mapping[str, str] = {
 
 
 def content_security_policy(*, style_hashes: Iterable[str] = ()) -> str:
-    """Nothing may be loaded, run, framed or submitted but the styles named by hash."""
+    """A policy that allows nothing but inline styles with these hashes."""
     styles = " ".join(f"'{style}'" for style in style_hashes) or "'none'"
     nothing = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     return f"{nothing}; style-src {styles}"
@@ -35,20 +34,20 @@ def content_security_policy(*, style_hashes: Iterable[str] = ()) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Denial:
-    """Why a request is not answered: an HTTP status, a name for programs, a sentence for people."""
+    """Why a request is refused: an HTTP status, a code for programs, a message for people."""
 
     status: int
     code: str
     message: str
 
 
-class Gate:
-    """Only this server's own pages, and clients that are no pages at all, come through."""
+class OriginPolicy:
+    """Allows the server's own pages, and clients that are not browsers."""
 
     def __init__(
         self, allowed_hosts: Sequence[str], *, scheme: str = "http", public_origin: str | None = None
     ) -> None:
-        """`public_origin`: that of the server's own pages as they come through a balancer."""
+        """`public_origin`: the origin of the server's own pages behind a reverse proxy."""
         self._scheme = scheme
         self._public = frozenset(() if public_origin is None else (public_origin,))
         self._hosts = frozenset(_bracketed(host) for host in allowed_hosts)
@@ -56,17 +55,17 @@ class Gate:
     def denial(
         self, *, hosts: Sequence[str], origins: Sequence[str], fetch_sites: Sequence[str], port: int
     ) -> Denial | None:
-        """None where the request may pass; each argument holds every value its header came with.
+        """None where the request is allowed; each argument holds all values of its header.
 
-        `port` is the one the connection arrived at, so that an origin on another port of this
-        machine, which is another program's, is another origin.
+        `port` is the one the client connected to: an origin on another port of this machine belongs
+        to another program and is refused.
         """
         if len(hosts) != 1 or not self._is_own_host(hosts[0]):
-            return Denial(421, "host_refused", "the Host header names none of server.allowed_hosts")
+            return Denial(421, "host_refused", "the Host header is not in server.allowed_hosts")
         if any(site.strip().lower() == "cross-site" for site in fetch_sites):
-            return Denial(403, "cross_site_refused", "requests from other sites are refused")
+            return Denial(403, "cross_site_refused", "cross-site requests are refused")
         if origins and (len(origins) != 1 or origins[0] not in self._own_origins(port)):
-            return Denial(403, "origin_refused", "pages of other origins are refused")
+            return Denial(403, "origin_refused", "requests from pages of other origins are refused")
         return None
 
     def _is_own_host(self, header: str) -> bool:
@@ -79,6 +78,6 @@ class Gate:
 
 
 def _bracketed(host: str) -> str:
-    """A host as the Host header spells it: lower case, an IPv6 address in brackets."""
+    """A host as written in a Host header: lower case, an IPv6 address in brackets."""
     bare = host.lower()
     return f"[{bare}]" if ":" in bare and not bare.startswith("[") else bare

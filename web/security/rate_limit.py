@@ -1,9 +1,13 @@
-"""One address can neither take all connections nor try tokens for ever; what is kept of addresses is bounded.
+"""Limits per client address: open connections, wrong tokens, failed TLS handshakes.
 
-An IPv6 client can choose among the 2⁶⁴ addresses of its network, which therefore counts as one. A balancer
-that is trusted is everybody: its connections are counted together with all others, and only so.
+An IPv6 client can choose any of the 2⁶⁴ addresses of its network, so a /64 counts as one address. All
+clients behind a trusted reverse proxy share its address, so only the limit on all connections applies
+to it. Memory is bounded however many addresses fail.
 
-Neighbours: `web.server.serve` lets connections in, `web.app` reports wrong tokens. What does not belong
+Written here because the libraries for it limit requests, in a store or in middleware; this one counts
+connections before there is a request, and failures rather than attempts.
+
+Neighbours: `web.server.serve` accepts connections, `web.app` reports wrong tokens. What does not belong
 here: lanes and their queue (`actors.sessions.admission`).
 """
 
@@ -16,107 +20,106 @@ import structlog
 import trio
 
 from pipeline.config import Limits
-from web.security.forwarded import Front
+from web.security.forwarded import ReverseProxy
 
-ADDRESSES: Final = 4096  # of those that failed; the one that did so longest ago is forgotten first
-TELL_EVERY_S: Final = 10.0
-_NOBODY: Final = Front()
+MAX_ADDRESSES: Final = 4096  # with failures; the one whose last failure is oldest is forgotten first
+LOG_EVERY_S: Final = 10.0
+_NO_PROXY: Final = ReverseProxy()
 
 Attempt = Literal["handshake", "token", "distrust"]
-TurnedAway = Literal["connections", "address", "handshake", "token"]
+RejectReason = Literal["connections", "address", "handshake", "token"]
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class _Credit:
-    """How many failures an address may still have; it grows with time, up to a minute's worth."""
+class TokenBucket:
+    """How many failures an address may still have; refilled with time, up to a minute's worth."""
 
-    failures: float
+    level: float
     at_s: float
 
 
-class Turnstile:
+class RateLimiter:
     """Counts connections and failures by address."""
 
-    def __init__(self, limits: Limits, front: Front = _NOBODY) -> None:
+    def __init__(self, limits: Limits, reverse_proxy: ReverseProxy = _NO_PROXY) -> None:
         self._limits = limits
-        self._front = front
+        self._reverse_proxy = reverse_proxy
         self._open: Counter[str] = Counter()
-        self._credits: OrderedDict[tuple[Attempt, str], _Credit] = OrderedDict()
-        self._told_s = -TELL_EVERY_S
+        self._buckets: OrderedDict[tuple[Attempt, str], TokenBucket] = OrderedDict()
+        self._logged_s = -LOG_EVERY_S
         self.failures: Counter[Attempt] = Counter()
-        self.turned_away: Counter[TurnedAway] = Counter()
+        self.rejected: Counter[RejectReason] = Counter()
 
     @property
     def connections(self) -> int:
         """How many are open."""
         return self._open.total()
 
-    def enter(self, host: str) -> bool:
-        """Count one more connection from here, or turn it away."""
-        address, is_balancer = address_of(host), self._front.believes(host)
-        reason: TurnedAway | None = None
-        if self.wait_s("handshake", host) and not is_balancer:
+    def connect(self, host: str) -> bool:
+        """Count a new connection from `host`; False, and counted as rejected, where a limit is reached."""
+        address, is_proxy = address_of(host), self._reverse_proxy.trusts(host)
+        reason: RejectReason | None = None
+        if self.wait_s("handshake", host) and not is_proxy:
             reason = "handshake"
         elif self.connections >= self._limits.connections:
             reason = "connections"
-        elif self._open[address] >= self._limits.connections_per_address and not is_balancer:
+        elif self._open[address] >= self._limits.connections_per_address and not is_proxy:
             reason = "address"
         if reason is None:
             self._open[address] += 1
             return True
-        self.turn_away(host, reason)
+        self.reject(host, reason)
         return False
 
-    def leave(self, host: str) -> None:
-        """One that had entered has ended."""
+    def disconnect(self, host: str) -> None:
+        """A counted connection has ended."""
         address = address_of(host)
         self._open[address] -= 1
         if not self._open[address]:
             del self._open[address]
 
-    def turn_away(self, host: str, reason: TurnedAway) -> None:
-        """Count it, and tell the log now and then."""
-        self.turned_away[reason] += 1
+    def reject(self, host: str, reason: RejectReason) -> None:
+        """Count a rejected connection or attempt; log one every `LOG_EVERY_S` at most."""
+        self.rejected[reason] += 1
         now_s = trio.current_time()
-        if now_s - self._told_s >= TELL_EVERY_S:
-            self._told_s = now_s
-            log.warning("turned_away", peer=host, reason=reason, so_far=self.turned_away.total())
+        if now_s - self._logged_s >= LOG_EVERY_S:
+            self._logged_s = now_s
+            log.warning("connection_rejected", peer=host, reason=reason, so_far=self.rejected.total())
 
-    def fail(self, attempt: Attempt, host: str) -> None:
-        """A token from here was wrong, or a TLS handshake led nowhere."""
+    def record_failure(self, attempt: Attempt, host: str) -> None:
+        """Count a wrong token or a failed TLS handshake against `host`."""
         self.failures[attempt] += 1
         key = attempt, address_of(host)
-        self._credits[key] = _Credit(self._credit(key) - 1, trio.current_time())
-        self._credits.move_to_end(key)
-        if len(self._credits) > ADDRESSES:
-            self._credits.popitem(last=False)
+        self._buckets[key] = TokenBucket(self._level(key) - 1, trio.current_time())
+        self._buckets.move_to_end(key)
+        if len(self._buckets) > MAX_ADDRESSES:
+            self._buckets.popitem(last=False)
 
-    def count_distrust(self) -> None:
-        """A peer did not believe our certificate, and said so.
+    def record_distrust(self) -> None:
+        """Count a client that rejected our certificate; not held against its address.
 
-        That is no misdeed: a browser whose user made an exception does it on every new connection, before
-        it comes again. And whoever meant harm could complete the handshake as often as they like.
+        A browser whose user made an exception does it on every new connection, before it connects again.
+        And an attacker could complete the handshake as often as they like.
         """
         self.failures["distrust"] += 1
 
     def wait_s(self, attempt: Attempt, host: str) -> float:
-        """How long an attempt from here is not looked at; 0 where it may try."""
-        credit = self._credit((attempt, address_of(host)))
-        return 0.0 if credit >= 1 else (1 - credit) * 60 / self._limits.failures_per_minute
+        """How long attempts from `host` are still refused; 0 where one is allowed."""
+        level = self._level((attempt, address_of(host)))
+        return 0.0 if level >= 1 else (1 - level) * 60 / self._limits.failures_per_minute
 
-    def _credit(self, key: tuple[Attempt, str]) -> float:
-        most = float(self._limits.failures_per_minute)
-        known = self._credits.get(key)
-        if known is None:
-            return most
-        grown = (trio.current_time() - known.at_s) * most / 60
-        return min(most, known.failures + grown)
+    def _level(self, key: tuple[Attempt, str]) -> float:
+        full = float(self._limits.failures_per_minute)
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            return full
+        return min(full, bucket.level + (trio.current_time() - bucket.at_s) * full / 60)
 
 
 def address_of(host: str) -> str:
-    """What counts as one: an IPv4 address, or an IPv6 network of 64 bits."""
+    """What counts as one address: an IPv4 address, or an IPv6 network of 64 bits."""
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

@@ -1,1 +1,1 @@
-"""HTTP and WebSocket on sockets: accepting, TLS, deadlines, and one WebSocket session."""
+"""The server: accepting connections, TLS, deadlines, HTTP/1.1, and the WebSocket of one session."""

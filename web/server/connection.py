@@ -1,15 +1,15 @@
-"""One TCP connection never waits for its peer without a deadline.
+"""One TCP connection; every wait for its peer has a deadline.
 
-Hypercorn's HTTP/1.1 protocol objects do the speaking; this is their way to the socket. It
-takes the place of `hypercorn.trio.tcp_server`, whose writes are shielded from cancellation
-without a deadline, so that one client that does not read holds the whole server at its end.
+Connects Hypercorn's HTTP/1.1 protocol objects to the socket, in place of `hypercorn.trio.tcp_server`:
+that one shields writes from cancellation without a deadline, so one client that does not read would
+keep the whole server from shutting down.
 
-* A write that is not through within `send_timeout_s` aborts the connection: half a frame was
-  written, nothing can follow it. Until then it is shielded, for the same reason. An answer may ask
-  for more patience (`Connection.be_patient`): its writes are not shielded, and abort when cancelled.
-* Between requests a connection is idle, from its first byte (that of TLS, where it is spoken) to
-  the last of a request's head; it is closed after `keep_alive_timeout`, or when the server ends.
-* After the last byte it is closed gracefully (`web.server.socket_stream`), which takes a moment.
+* A write that takes longer than `send_timeout_s` aborts the connection: part of a frame was written,
+  so nothing can follow. Until then it is shielded, for the same reason. A response may allow itself
+  more time (`Connection.extend_send_timeout`): its writes are not shielded, and abort when cancelled.
+* Between requests a connection is idle, from its first byte (of TLS, if there is TLS) to the last of
+  a request's head; it is closed after `keep_alive_timeout`, or when the server shuts down.
+* After the last byte it is closed gracefully (`web.server.socket_stream`).
 
 Neighbours: `web.server.socket_stream` (the socket), `web.server.websocket` (HTTP and WebSocket on these
 bytes), `web.server.serve` (accepts).
@@ -37,20 +37,20 @@ from hypercorn.utils import parse_socket_addr
 
 from actors.sessions.transport import SlowPeerError, TransportClosedError
 from pipeline.errors import BrokenInvariantError
-from web.server.socket_stream import Wire
+from web.server.socket_stream import SocketStream
 from web.server.websocket import Http11Protocol
 
-PATIENCE = "be_patient"  # in an ASGI scope's state
-APP_END_S = 5.0  # an application that goes on this long after its peer has gone is cancelled
+EXTEND_SEND_TIMEOUT = "extend_send_timeout"  # key in the `state` of an ASGI scope
+APP_END_S = 5.0  # an application still running this long after its client has gone is cancelled
 
-Say = Callable[[ASGISendEvent | None], Awaitable[None]]
-Tell = Callable[[ASGIReceiveEvent], Awaitable[None]]
+AppSend = Callable[[ASGISendEvent | None], Awaitable[None]]
+AppReceive = Callable[[ASGIReceiveEvent], Awaitable[None]]
 
 log = structlog.get_logger()
 
 
 class Connection:
-    """The socket of one client and the requests it carries; Hypercorn's `TaskGroup` for them."""
+    """One client's socket and the requests on it; also Hypercorn's `TaskGroup` for them."""
 
     _nursery: trio.Nursery
     _protocol: Http11Protocol
@@ -60,88 +60,85 @@ class Connection:
         app: ASGIFramework,
         config: Config,
         context: WorkerContext,
-        wire: Wire,
+        stream: SocketStream,
         *,
         send_timeout_s: float,
     ) -> None:
         self._app = app
         self._config = config
         self._context = context
-        self._wire = wire
+        self._stream = stream
         self._send_timeout_s = send_timeout_s
-        self._write_turn = trio.Lock()
+        self._write_lock = trio.Lock()
         self._reading = trio.CancelScope()
         self._idle = True
-        self._ended = False  # nothing more is said
+        self._ended = False  # nothing more is written
         self._aborted = False
-        self._patience_s: float | None = None
+        self._extended_timeout_s: float | None = None
 
     async def run(self) -> None:
-        """Speak until either side ends; the socket is closed on every way out.
+        """Serve requests until either side closes; the socket is closed whatever happens.
 
-        One of the two places that supervise: what goes wrong here ends this connection alone,
-        except a broken invariant.
+        One of the two places that supervise: a failure ends this connection alone, unless it is a
+        broken invariant.
         """
         try:
             async with trio.open_nursery() as self._nursery:
-                self._protocol = self._speak_http()
-                await self._read()
+                self._protocol = self._make_protocol()
+                await self._read_loop()
                 if self._ended and not self._aborted:
-                    await self._wire.part()
+                    await self._stream.close_gracefully()
                 await self._protocol.handle(Closed())
                 self._nursery.cancel_scope.deadline = trio.current_time() + APP_END_S
         except* BrokenInvariantError:
             raise
         except* (TransportClosedError, OSError):
-            pass  # the peer left; its session, if it had one, said so
+            pass  # the peer left; its session, if it had one, has logged that
         except* Exception:
             log.exception("connection_failed")
         finally:
-            await self._wire.close()
+            await self._stream.aclose()
 
-    def end_if_idle(self) -> None:
+    def close_if_idle(self) -> None:
         """Close at once between requests; never blocks."""
         if self._idle:
             self._reading.cancel()
 
-    def be_patient(self, patience_s: float) -> None:
-        """A write of the answer that is being given may wait this long: its peer works on what it has.
+    def extend_send_timeout(self, timeout_s: float) -> None:
+        """Let writes of the current response wait this long, for a client that pauses between reads."""
+        self._extended_timeout_s = timeout_s
 
-        The answer is no conversation: nothing is lost that would have to be told when it is cut.
-        """
-        self._patience_s = patience_s
-
-    async def spawn_app(self, app: AppWrapper, config: Config, scope: Scope, send: Say) -> Tell:  # noqa: ARG002
-        """Start the application on one request; what is told to one that has ended is dropped."""
+    async def spawn_app(self, app: AppWrapper, config: Config, scope: Scope, send: AppSend) -> AppReceive:  # noqa: ARG002
+        """Start the application on one request; events for one that has ended are dropped."""
         to_app, from_peer = trio.open_memory_channel[ASGIReceiveEvent](config.max_app_queue_size)
         self._nursery.start_soon(self._run_app, scope, from_peer, send)
 
-        async def tell(event: ASGIReceiveEvent) -> None:
+        async def send_to_app(event: ASGIReceiveEvent) -> None:
             try:
                 await to_app.send(event)
             except trio.BrokenResourceError:
                 await trio.lowlevel.checkpoint()
 
-        return tell
+        return send_to_app
 
-    def _speak_http(self) -> Http11Protocol:
-        sock = self._wire.socket
-        # As far as a task group is used: the rest of one is for pings, and none are sent.
+    def _make_protocol(self) -> Http11Protocol:
+        sock = self._stream.socket
+        # Only the part of a task group that is used: the rest is for pings, which are switched off.
         tasks: TaskGroup = cast("TaskGroup", self)
         return Http11Protocol(
             cast("AppWrapper", self._app),  # handed back to `spawn_app`, which needs no wrapper
             self._config,
             self._context,
             tasks,
-            ConnectionState({PATIENCE: self.be_patient}),
-            self._wire.is_tls,
+            ConnectionState({EXTEND_SEND_TIMEOUT: self.extend_send_timeout}),
+            self._stream.is_tls,
             parse_socket_addr(sock.family, sock.getpeername()),
             parse_socket_addr(sock.family, sock.getsockname()),
             self._handle,
         )
 
     async def _run_app(
-        self, scope: Scope, from_peer: trio.MemoryReceiveChannel[ASGIReceiveEvent], send: Say
+        self, scope: Scope, from_peer: trio.MemoryReceiveChannel[ASGIReceiveEvent], send: AppSend
     ) -> None:
         try:
             with from_peer:
@@ -149,22 +146,22 @@ class Connection:
         finally:
             await send(None)
 
-    async def _read(self) -> None:
+    async def _read_loop(self) -> None:
         self._set_idle(idle=True)
         with self._reading:
-            if not await self._wire.shake_hands():
+            if not await self._stream.do_handshake():
                 return
-            while not self._ended and (data := await self._wire.receive()):
+            while not self._ended and (data := await self._stream.receive_some()):
                 await self._protocol.handle(RawData(data))
 
     def _set_idle(self, *, idle: bool) -> None:
         self._idle = idle
-        self._patience_s = None
+        self._extended_timeout_s = None
         wait_s = self._config.keep_alive_timeout if idle else math.inf
         self._reading.deadline = trio.current_time() + wait_s
 
     async def _handle(self, event: Event) -> None:
-        """Do what the protocol asks of the socket."""
+        """Apply one event of the protocol to the socket."""
         if isinstance(event, RawData):
             await self._write(event.data)
         elif isinstance(event, Updated):
@@ -174,13 +171,13 @@ class Connection:
             await self._protocol.handle(Closed())
 
     async def _write(self, data: bytes) -> None:
-        wait_s, shield = self._patience_s or self._send_timeout_s, self._patience_s is None
+        wait_s, shield = self._extended_timeout_s or self._send_timeout_s, self._extended_timeout_s is None
         with trio.move_on_after(wait_s, shield=shield):
-            async with self._write_turn:
+            async with self._write_lock:
                 if self._ended:
                     raise TransportClosedError
                 try:
-                    await self._wire.send(data)
+                    await self._stream.send_all(data)
                 except (TransportClosedError, trio.Cancelled):
                     self._abort()
                     raise
@@ -189,16 +186,16 @@ class Connection:
         raise SlowPeerError
 
     async def _end(self) -> None:
-        """This was all: once it is written, stop reading."""
+        """Stop reading once everything has been written."""
         if self._ended:
             return
         self._ended = True
         with trio.move_on_after(self._send_timeout_s, shield=True):
-            async with self._write_turn:
+            async with self._write_lock:
                 self._reading.cancel()
 
     def _abort(self) -> None:
-        """Close without waiting, and drop what the peer did not take."""
+        """Close without waiting; unsent data is discarded."""
         if not self._aborted:
             self._ended = self._aborted = True
-            self._wire.abort()
+            self._stream.abort()

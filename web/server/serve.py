@@ -1,14 +1,15 @@
-"""Listen, speak, and end on time, whatever the clients do.
+"""Listen, serve, and shut down within a bounded time, whatever the clients do.
 
-One task accepts, one more per connection (`web.server.connection`). The end has a bound that no peer
-can move: no new connections, `drain_s` and one write for the sessions to finish, then
-cancellation, in which each connection may use up one more write.
+One task accepts connections, one more serves each (`web.server.connection`). Shutting down: no new
+connections, `drain_s` and one write for the sessions to finish, then cancellation, in which each
+connection may take one more write.
 
-Neighbours: `pipeline.run` calls `serve`; `web.app` answers. What does not belong here: signals.
+Neighbours: `pipeline.run` calls `serve`; `web.app` handles requests. What does not belong here: signals.
 """
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,19 +20,19 @@ from quart_trio import QuartTrio
 
 from pipeline.config import Server, Settings
 from pipeline.errors import ConfigError, PortInUseError
-from web.security.listen import Door
-from web.security.rate_limit import Turnstile
+from web.security.listen import ListenConfig
+from web.security.rate_limit import RateLimiter
 from web.server.connection import Connection
-from web.server.socket_stream import LINGER_S, Wire
+from web.server.socket_stream import LINGER_S, SocketStream
 
 REQUEST_HEAD_BYTES = 16 * 1024
 KEEP_ALIVE_S = 5.0
-QUEUED_MESSAGES = 64  # ahead of ingress, which takes them at once: a stall of 64 packets, not of the socket
+QUEUED_MESSAGES = 64  # between the socket and ingress, which takes each at once
 
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where the server listens; `port` is the real one where 0 was asked for."""
+    """Where the server listens; `port` is the actual one where 0 was requested."""
 
     scheme: str
     host: str
@@ -39,7 +40,7 @@ class Address:
 
     @property
     def url(self) -> str:
-        """The address as a browser takes it."""
+        """The address as a URL."""
         return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
@@ -49,20 +50,20 @@ async def serve(
     *,
     shutdown: trio.Event,
     drain: Callable[[], Awaitable[None]],
-    turnstile: Turnstile,
+    limiter: RateLimiter,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set and the sessions have ended, or until cancelled.
 
-    `drain` asks the sessions to finish and returns when they have. The task has started once
-    the address is bound.
+    `drain` makes the sessions finish and returns when they have. The task has started once the
+    address is bound.
 
     Raises:
         PortInUseError: another process listens there.
-        ConfigError: the address is not this machine's own, or may not be listened on.
+        ConfigError: the address is not one of this machine, or needs TLS and a token.
     """
-    door = Door.of(settings.server)
-    listener = await bind(settings.server, door)
+    listen = ListenConfig.from_settings(settings.server)
+    listener = await bind(settings.server, listen)
     name = listener.socket.getsockname()
     context = WorkerContext(max_requests=None)
     connect = partial(
@@ -74,30 +75,30 @@ async def serve(
     )
     open_connections: set[Connection] = set()
 
-    async def handle(stream: trio.SocketStream) -> None:
-        wire = Wire(stream, door.tls)
-        host = peer_host(stream)
-        if host is None or not turnstile.enter(host):
-            wire.abort()
+    async def handle(accepted: trio.SocketStream) -> None:
+        stream = SocketStream(accepted, listen.tls)
+        host = peer_host(accepted)
+        if host is None or not limiter.connect(host):
+            stream.abort()
             return
-        connection = connect(wire)
+        connection = connect(stream)
         open_connections.add(connection)
         try:
             await connection.run()
         finally:
             open_connections.remove(connection)
-            turnstile.leave(host)
-            if wire.is_distrusted:
-                turnstile.count_distrust()
-            elif door.tls is not None and not wire.is_agreed:
-                turnstile.fail("handshake", host)
+            limiter.disconnect(host)
+            if stream.certificate_rejected:
+                limiter.record_distrust()
+            elif listen.tls is not None and not stream.handshake_done:
+                limiter.record_failure("handshake", host)
 
     async with listener, trio.open_nursery() as connections:
         async with trio.open_nursery() as accepting:
             accepting.start_soon(
                 partial(trio.serve_listeners, handle, [listener], handler_nursery=connections)
             )
-            task_status.started(Address(door.scheme, name[0], name[1]))
+            task_status.started(Address(listen.scheme, name[0], name[1]))
             await shutdown.wait()
             accepting.cancel_scope.cancel()
         await listener.aclose()
@@ -106,32 +107,37 @@ async def serve(
         connections.cancel_scope.deadline = trio.current_time() + end_s
         await context.terminated.set()
         for connection in tuple(open_connections):
-            connection.end_if_idle()
+            connection.close_if_idle()
         await drain()
 
 
-async def bind(server: Server, door: Door) -> trio.SocketListener:
-    """Listen on exactly the address asked for.
+async def bind(server: Server, listen: ListenConfig) -> trio.SocketListener:
+    """Listen on exactly the configured address.
 
     Raises:
         PortInUseError: another process listens there.
-        ConfigError: the address is not this machine's own.
+        ConfigError: the address is not one of this machine.
     """
-    try:
-        listener, *others = await trio.open_tcp_listeners(server.port, host=door.address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(server.host, server.port) from None
-        raise ConfigError(
-            "pipeline.server", f"cannot listen on {server.host}:{server.port} ({error.strerror})"
-        ) from None
-    for other in others:  # of a name with several addresses, the first
+    with bind_errors(server.host, server.port, host_key="pipeline.server"):
+        listener, *others = await trio.open_tcp_listeners(server.port, host=listen.address)
+    for other in others:  # a name with several addresses: keep the first
         await other.aclose()
     return listener
 
 
+@contextmanager
+def bind_errors(host: str, port: int, *, host_key: str, port_key: str = "server.port") -> Iterator[None]:
+    """Turn a failure to bind into the start-up error that names the key to change."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(host, port, port_key) from None
+        raise ConfigError(host_key, f"cannot listen on {host}:{port} ({error.strerror})") from None
+
+
 def peer_host(stream: trio.SocketStream) -> str | None:
-    """The address of the other end; None where it is gone already."""
+    """The client's address; None where it is gone already."""
     try:
         host: str = stream.socket.getpeername()[0]
     except OSError:
@@ -140,7 +146,7 @@ def peer_host(stream: trio.SocketStream) -> str | None:
 
 
 def hypercorn_config(settings: Settings) -> Config:
-    """Hypercorn's bounds; its logs stay silent, because `web` keeps its own."""
+    """Hypercorn's limits; its logs are off, because `web` has its own."""
     return Config.from_mapping(
         accesslog=None,
         errorlog=None,

@@ -1,17 +1,19 @@
-"""A WebSocket message never outgrows its bound, and a peer always learns why it was cut off.
+"""Hypercorn's HTTP/1.1 and WebSocket streams, with what a public port needs of them.
 
-Hypercorn's HTTP/1.1 and WebSocket streams, with what a public port needs of them:
+* A message over the size limit closes with 1009 at once and is not buffered further.
+* A malformed frame closes with the code that RFC 6455 §7.4.1 names for it, 1002 or 1007.
+* The application receives the close code, and the fault where this end closed; a send after that
+  raises.
+* No compression: float audio does not shrink, and a compressed message can grow a thousandfold
+  before its size is known.
+* A refused handshake ends its connection; HTTP/2 is not supported.
 
-* a message over the bound closes with 1009 at once and is not gathered further;
-* a malformed frame closes with the code that RFC 6455 §7.4.1 names for it, 1002 or 1007;
-* the application hears the close code, and the fault where this end hung up; a send after that
-  raises;
-* no compression: float audio does not shrink, and a compressed message can grow a
-  thousandfold before its size is known;
-* a refused handshake ends its connection; HTTP/2 is not spoken.
+They override private methods because Hypercorn has no setting for any of this: after a message that
+is too big it goes on reading, a malformed frame is not answered, and the application receives 1006
+whatever the reason. Its version is pinned to a minor release in pyproject.toml for this reason.
 
-Neighbours: `web.server.connection` moves the bytes, `web.server.ws_handler` reads the messages. What does not
-belong here: packets, and who may connect.
+Neighbours: `web.server.connection` moves the bytes, `web.server.ws_handler` reads the messages. What does
+not belong here: packets, and access control.
 """
 
 from dataclasses import replace
@@ -29,23 +31,23 @@ from wsproto.frame_protocol import CloseReason
 from actors.sessions.transport import TransportClosedError
 from pipeline.protocol.faults import Fault
 
-# A peer that parts says so, or says nothing but does close (RFC 6455 §7.4.1); anything else is a loss.
-_PARTED = (CloseReason.NORMAL_CLOSURE, CloseReason.GOING_AWAY, CloseReason.NO_STATUS_RCVD)
+# Codes of a deliberate close (RFC 6455 §7.4.1); with any other the peer is lost, and may resume.
+_DELIBERATE = (CloseReason.NORMAL_CLOSURE, CloseReason.GOING_AWAY, CloseReason.NO_STATUS_RCVD)
 
 
 def closed_by(code: int) -> TransportClosedError:
-    """What a close with this code means to a session."""
-    return TransportClosedError(parted=code in _PARTED)
+    """The error that a session gets for a close with this code."""
+    return TransportClosedError(deliberate=code in _DELIBERATE)
 
 
 class WebSocketStream(WSStream):
-    """One upgraded connection, between ASGI messages and frames."""
+    """One upgraded connection: translates between ASGI messages and frames."""
 
     _code = int(CloseReason.ABNORMAL_CLOSURE)
-    _fault: Fault | None = None  # why this end hung up; None where the peer did
+    _fault: Fault | None = None  # why this end closed; None where the peer did
 
     async def handle(self, event: Event) -> None:
-        """Take one event of the connection; the end reaches the application exactly once."""
+        """Handle one event of the connection; the application is sent exactly one disconnect."""
         if isinstance(event, Request):
             await super().handle(replace(event, headers=_without_extensions(event.headers)))
         elif isinstance(event, StreamClosed):
@@ -57,11 +59,11 @@ class WebSocketStream(WSStream):
             await super().handle(event)
 
     async def app_send(self, message: ASGISendEvent | None) -> None:
-        """Send what the application says; `TransportClosedError` where nobody can hear a message."""
+        """Send the application's message; raises `TransportClosedError` where the connection is closed."""
         if message is None and not self.closed and self.state is ASGIWebsocketState.CONNECTED:
-            # The application ended without a close: it was cancelled, or it broke.
-            going = self.context.terminated.is_set()
-            code = CloseReason.GOING_AWAY if going else CloseReason.INTERNAL_ERROR
+            # The application ended without a close: it was cancelled, or it failed.
+            shutting_down = self.context.terminated.is_set()
+            code = CloseReason.GOING_AWAY if shutting_down else CloseReason.INTERNAL_ERROR
             await self._send_wsproto_event(CloseConnection(code=code))
             await self.send(StreamClosed(stream_id=self.stream_id))
         elif message is not None and message["type"] == "websocket.send" and self.closed:
@@ -73,31 +75,31 @@ class WebSocketStream(WSStream):
         for event in self.connection.events():
             if isinstance(event, BytesMessage | TextMessage):
                 if self.connection.state is ConnectionState.OPEN:
-                    await self._gather(event)
+                    await self._buffer_message(event)
             elif isinstance(event, Ping):
                 await self._send_wsproto_event(event.response())
             elif isinstance(event, CloseConnection):
                 malformed = self.connection.state is ConnectionState.OPEN
-                await self._hang_up(event, Fault.BAD_FRAME if malformed else None)
+                await self._close(event, Fault.BAD_FRAME if malformed else None)
             if self.closed:
                 return
 
-    async def _gather(self, event: BytesMessage | TextMessage) -> None:
+    async def _buffer_message(self, event: BytesMessage | TextMessage) -> None:
         try:
             self.buffer.extend(event)
         except FrameTooLargeError:
-            await self._hang_up(CloseConnection(code=CloseReason.MESSAGE_TOO_BIG), Fault.TOO_BIG)
+            await self._close(CloseConnection(code=CloseReason.MESSAGE_TOO_BIG), Fault.TOO_BIG)
             return
         if event.message_finished:
-            await self._deliver(self.buffer.to_message())
+            await self._send_to_app(self.buffer.to_message())
             self.buffer.clear()
 
-    async def _deliver(self, message: dict[str, Any]) -> None:
+    async def _send_to_app(self, message: dict[str, Any]) -> None:
         assert self.app_put is not None  # frames follow an accepted handshake
         await self.app_put(message)
 
-    async def _hang_up(self, close: CloseConnection, fault: Fault | None) -> None:
-        """Answer the peer's close, or close for the `fault` in its frames."""
+    async def _close(self, close: CloseConnection, fault: Fault | None) -> None:
+        """Reply to the peer's close, or close because of the `fault` in its frames."""
         self._code, self._fault = int(close.code), fault
         await self._send_wsproto_event(CloseConnection(code=close.code, reason=close.reason))
         await self.send(StreamClosed(stream_id=self.stream_id))
@@ -108,13 +110,13 @@ class WebSocketStream(WSStream):
 
 
 class Http11Protocol(H11Protocol):
-    """Requests one after another, and WebSockets that are `WebSocketStream`s."""
+    """Requests one after another; upgrades become `WebSocketStream`s."""
 
     async def _check_protocol(self, event: h11.Request) -> None:
-        """Every request is HTTP/1.1: an offer to speak HTTP/2 may be ignored (RFC 9110 §7.8)."""
+        """Ignore offers of HTTP/2, which RFC 9110 §7.8 allows: every request is HTTP/1.1."""
 
     async def _create_stream(self, request: h11.Request) -> None:
-        if not _asks_for_websocket(request):
+        if not _is_websocket_upgrade(request):
             await super()._create_stream(request)
             return
         self.stream = WebSocketStream(
@@ -141,7 +143,7 @@ class Http11Protocol(H11Protocol):
         )
 
 
-def _asks_for_websocket(request: h11.Request) -> bool:
+def _is_websocket_upgrade(request: h11.Request) -> bool:
     """Whether this is the opening handshake of RFC 6455 §4.1, well formed or not."""
     upgrades = [value.strip().lower() for name, value in request.headers if name == b"upgrade"]
     options = b",".join(value for name, value in request.headers if name == b"connection").lower()
@@ -153,7 +155,7 @@ def _asks_for_websocket(request: h11.Request) -> bool:
 
 
 def _disconnect(code: int, fault: Fault | None) -> WebsocketDisconnectEvent:
-    """The event with its `reason`, which ASGI has had since 2.5 and Hypercorn's type has not."""
+    """The event with `reason`, which ASGI 2.5 added and Hypercorn's type lacks."""
     event = {"type": "websocket.disconnect", "code": code, "reason": fault}
     return cast("WebsocketDisconnectEvent", event)
 

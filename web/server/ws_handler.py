@@ -1,101 +1,116 @@
-"""A session hears its whole connection, in order, and the end of it as the last thing.
+"""The handler of the packet WebSocket: one session, on Quart's WebSocket as its `Transport`.
 
-Quart's WebSocket as the `Transport` of `actors`: messages in and out, close codes for
-farewells. Quart-Trio delivers an empty binary message as None and cancels the handler when
-its peer goes, with whatever is still unread; here an empty message stays one, and the end
-waits its turn behind what came before it.
+A session receives every message of its connection in order, and the disconnect last. Quart-Trio
+itself delivers an empty binary message as None, and cancels the handler when the peer disconnects,
+with messages still unread; here an empty message stays one, and the disconnect is queued behind the
+messages before it.
 
-Neighbours: `web.app` accepts and admits; `web.server.websocket` holds the frames to their rules. What does
-not belong here: packets, which are `pipeline.protocol`'s.
+Neighbours: `web.app` checks access; `web.server.websocket` enforces the rules of frames. What does not
+belong here: packets (`pipeline.protocol`).
 """
 
 import re
 import time
 from collections.abc import Mapping
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable
 from quart import Response, Websocket
 from quart_trio.asgi import TrioASGIWebsocketConnection
 
-from actors.engine import Line
+from actors.engine import Engine
 from actors.sessions.transport import TransportClosedError
 from pipeline.config import Settings
-from pipeline.errors import RefusedError
+from pipeline.errors import SessionRefusedError
 from pipeline.protocol import outgoing
-from pipeline.protocol.close_reason import Farewell
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.faults import Fault, RemoteProtocolError
 from pipeline.protocol.metadata import ErrorNotice
-from web.responses import refused
+from web.responses import session_refused
 from web.server.websocket import closed_by
 
 # RFC 6455 §7.4.1; 1012 to 1014 are in IANA's registry; 4000 and above are private.
-CLOSE_CODES: Mapping[Farewell, int] = {
-    Farewell.NORMAL: 1000,
-    Farewell.GOING_AWAY: 1001,
-    Farewell.PROTOCOL_ERROR: 1002,
-    Farewell.UNSUPPORTED_DATA: 1003,
-    Farewell.TOO_BIG: 1009,
-    Farewell.INTERNAL_ERROR: 1011,
-    Farewell.TRY_AGAIN_LATER: 1013,
-    Farewell.REPLACED: 4001,
+CLOSE_CODES: Mapping[CloseReason, int] = {
+    CloseReason.NORMAL: 1000,
+    CloseReason.GOING_AWAY: 1001,
+    CloseReason.PROTOCOL_ERROR: 1002,
+    CloseReason.UNSUPPORTED_DATA: 1003,
+    CloseReason.TOO_BIG: 1009,
+    CloseReason.INTERNAL_ERROR: 1011,
+    CloseReason.TRY_AGAIN_LATER: 1013,
+    CloseReason.REPLACED: 4001,
 }
 _NO_WAIT = re.compile(r"(^|[,;\s])wait=0($|[,;\s])", re.IGNORECASE)
-_SENTENCES: Mapping[Fault, str] = {
+_FAULTS: Mapping[Fault, str] = {
     Fault.TOO_BIG: "a message was over the size limit",
-    Fault.BAD_FRAME: "what came is no WebSocket frame",
+    Fault.BAD_FRAME: "a malformed WebSocket frame",
 }
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The end of a connection, queued behind its last message; `error` is what the session gets."""
+
+    error: TransportClosedError | RemoteProtocolError
+
+
+Incoming = bytes | str | Disconnected
 
 
 class OrderedWebsocketConnection(TrioASGIWebsocketConnection):
-    """What Quart-Trio makes of one connection, ending after its last message instead of in front of it."""
+    """Quart-Trio's connection, with the disconnect after the last message instead of before it."""
+
+    send_channel: trio.MemorySendChannel[Incoming]
 
     async def handle_messages(  # type: ignore[override]  # so in Quart-Trio, of Quart
         self,
-        nursery: trio.Nursery,  # noqa: ARG002 -- cancelling it is what this does without
+        nursery: trio.Nursery,  # noqa: ARG002 - Quart-Trio cancels it at the disconnect; this does not
         receive: ASGIReceiveCallable,
     ) -> None:
-        """Pass messages on until the peer is gone; then end what the session reads from."""
+        """Queue messages for the session until the peer disconnects; then queue that, and close."""
         async with self.send_channel:
             while (event := await receive())["type"] != "websocket.disconnect":
                 if event["type"] == "websocket.receive":
                     data = event["bytes"]
                     await self.send_channel.send(event["text"] or "" if data is None else data)
             fault = cast("Mapping[str, Fault | None]", event)["reason"]
-            end = closed_by(event["code"]) if fault is None else RemoteProtocolError(fault, _SENTENCES[fault])
-            await self.send_channel.send(cast("Any", end))
+            error = closed_by(event["code"]) if fault is None else RemoteProtocolError(fault, _FAULTS[fault])
+            await self.send_channel.send(Disconnected(error))
 
 
-async def converse(line: Line, settings: Settings, websocket: Websocket) -> Response | None:
-    """Admit or resume, upgrade, hold one session; an answer is returned only where there was no upgrade.
+async def handle_websocket(engine: Engine, settings: Settings, websocket: Websocket) -> Response | None:
+    """Admit or resume a session, upgrade, and run it; returns a response where there was no upgrade.
 
-    A browser cannot read the answer to an upgrade that was refused, so a page (it sends an
-    Origin) is upgraded, told, and closed with 1013. A balancer that would rather ask another
-    server says so by `Prefer: wait=0` (RFC 7240 §4.3), and is refused whoever it speaks for.
+    A browser cannot read the response to a refused upgrade, so a page (it sends an Origin) is
+    upgraded, sent the error, and closed with 1013. A load balancer that would rather try another
+    server sends `Prefer: wait=0` (RFC 7240 §4.3) and gets the response, page or not.
     """
     transport = WebSocketTransport(websocket)
-    is_impatient = _NO_WAIT.search(websocket.headers.get("Prefer", "")) is not None
+    no_wait = _NO_WAIT.search(websocket.headers.get("Prefer", "")) is not None
     try:
-        ticket = line.admit(websocket.args.get("resume"), may_wait=not is_impatient)
-    except RefusedError as refusal:
-        if is_impatient or "Origin" not in websocket.headers:
-            return refused(refusal)
+        reservation = engine.admit(websocket.args.get("resume"), may_wait=not no_wait)
+    except SessionRefusedError as refusal:
+        if no_wait or "Origin" not in websocket.headers:
+            return session_refused(refusal)
         await websocket.accept()
-        await _tell_refusal(transport, refusal, settings)
+        await _send_refusal(transport, refusal, settings)
         return None
-    with ticket:
+    with reservation:
         await websocket.accept()
         try:
-            await line.converse(transport, ticket)
+            await engine.serve(transport, reservation)
         except Exception:
-            await transport.close(Farewell.INTERNAL_ERROR)
+            await transport.close(CloseReason.INTERNAL_ERROR)
             raise
     return None
 
 
-async def _tell_refusal(transport: "WebSocketTransport", refusal: RefusedError, settings: Settings) -> None:
+async def _send_refusal(
+    transport: "WebSocketTransport", refusal: SessionRefusedError, settings: Settings
+) -> None:
     conversation = Conversation(
         "server",
         heartbeat_every_s=settings.heartbeat.every_s,
@@ -103,12 +118,12 @@ async def _tell_refusal(transport: "WebSocketTransport", refusal: RefusedError, 
         now_s=trio.current_time(),
     )
     notice = ErrorNotice(refusal.code, str(refusal), refusal.retry_after_ms)
-    await transport.send(conversation.number(outgoing.metadata(notice), timestamp_ms=time.time() * 1000))
-    await transport.close(Farewell.TRY_AGAIN_LATER)
+    await transport.send(conversation.encode_next(outgoing.metadata(notice), timestamp_ms=time.time() * 1000))
+    await transport.close(CloseReason.TRY_AGAIN_LATER)
 
 
 class WebSocketTransport:
-    """One accepted WebSocket, as the actors know it."""
+    """One accepted WebSocket, as the `Transport` of `actors`."""
 
     def __init__(self, websocket: Websocket) -> None:
         self._websocket = websocket
@@ -119,15 +134,15 @@ class WebSocketTransport:
         """The next message.
 
         Raises:
-            TransportClosedError: after the last one; it says whether the peer parted or was lost.
-            RemoteProtocolError: it was malformed or over the size limit; the peer was told, and is gone.
+            TransportClosedError: after the last one; whether the peer closed on purpose or was lost.
+            RemoteProtocolError: it was malformed or over the size limit; the connection is closed.
         """
         try:
             message: object = await self._websocket.receive()
         except trio.EndOfChannel:
             raise TransportClosedError from None
-        if isinstance(message, RemoteProtocolError | TransportClosedError):
-            raise message
+        if isinstance(message, Disconnected):
+            raise message.error
         assert isinstance(message, bytes | str)
         return message
 
@@ -142,18 +157,18 @@ class WebSocketTransport:
             raise TransportClosedError
         await self._websocket.send(message)
 
-    async def close(self, farewell: Farewell) -> None:
-        """Say why, and end; where nobody is left to hear it, nothing happens."""
+    async def close(self, close_reason: CloseReason) -> None:
+        """Close with the code of `close_reason`; does nothing where the connection is closed already."""
         if self._closed:
             return
         self._closed = True
         try:
-            await self._websocket.close(CLOSE_CODES[farewell], farewell.value)
+            await self._websocket.close(CLOSE_CODES[close_reason], close_reason.value)
         except TransportClosedError:
             await trio.lowlevel.checkpoint()
 
 
 def _address(websocket: Websocket) -> str:
-    """`host:port` of the other end; the port tells two clients on one machine apart."""
+    """`host:port` of the client; the port distinguishes two clients on one machine."""
     host, port = cast("tuple[str, int]", websocket.scope["client"])[:2]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

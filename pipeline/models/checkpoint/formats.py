@@ -1,8 +1,8 @@
-"""Which published model a repository holds, told from its config.json, its files' first bytes and names.
+"""Recognises published models by their config.json, their files' first bytes and tensor names.
 
-What is recognised and not ours to run is refused here, in one sentence with a hint, before
-a weight is read. Repositories without an architecture in their config are given the one
-they are known to have, once their shapes agree with it. The architecture itself: `lm_config`.
+Models that cannot run here are refused, in one sentence with a hint, before a weight is read. A
+repository without an architecture in its config gets the one that it is known to have, if the
+shapes of its tensors agree. The architecture itself: `lm_config`.
 """
 
 import re
@@ -44,31 +44,31 @@ MOSHI_V0_1: Final[Mapping[str, Any]] = {
     "depformer_multi_linear": True,
     "depformer_weights_per_step": True,
 }
-# Its config.json says a type and a version, and nothing of the architecture.
+# Its config.json has a type and a version, and no architecture.
 PERSONAPLEX: Final[Mapping[str, Any]] = {**MOSHI_V0_1, "model_type": "personaplex", "dep_q": 16}
 
 _TAKE: Final = (
     "take a checkpoint for PyTorch or MLX, as in kyutai/moshiko-mlx-q8 or kyutai/moshiko-pytorch-bf16"
 )
-_ONLY_HEARS: Final = f"a speech recognition model, which hears and does not speak; {_TAKE}"
-_ONLY_SPEAKS: Final = f"a text-to-speech model, which speaks and does not hear; {_TAKE}"
+_ONLY_RECOGNISES: Final = f"a speech recognition model, which produces no speech; {_TAKE}"
+_ONLY_SYNTHESIZES: Final = f"a text-to-speech model, which takes no speech; {_TAKE}"
 _ANY_CODE: Final = f"which could run any code on this machine; {_TAKE} (safetensors)"
 _MAGICS: Final = (
     (b"GGUF", f"a GGUF file, as candle and llama.cpp read; {_TAKE}"),
     (b"PK\x03\x04", f"a PyTorch archive, {_ANY_CODE}"),
     (b"\x80", f"a Python pickle, {_ANY_CODE}"),
 )
-_SAFETENSORS_STARTS: Final = b"{"  # after eight bytes that say how long the header is
+_SAFETENSORS_STARTS: Final = b"{"  # after eight bytes with the length of the header
 _FOREIGN_NAMES: Final = (
     (r"depformer\.\d+\..+", f"in the layout of candle; {_TAKE}"),
     (r"depth_decoder\..+", f"Moshi in the layout of transformers; {_TAKE}, which are the same weights"),
     (r".+_scb", "8-bit weights of bitsandbytes; take those quantized for MLX, as in kyutai/moshiko-mlx-q8"),
-    (r"extra_heads\..+", _ONLY_HEARS),
-    (r".+\.norm_cross\..+", _ONLY_SPEAKS),
+    (r"extra_heads\..+", _ONLY_RECOGNISES),
+    (r".+\.norm_cross\..+", _ONLY_SYNTHESIZES),
 )
-# Key of the config, the pattern of the tensors that tell it, and whether by how many there
-# are or by the rows of the one. Rows are what quantization leaves as it was.
-_TELLS: Final = (
+# Key of the config, pattern of the tensors that determine it, and whether their number does or the
+# rows of the only one. Quantization does not change rows.
+_KEYS_BY_SHAPE: Final = (
     ("dim", r"transformer\.layers\.0\.gating\.linear_out\.weight", False),
     ("num_layers", r"transformer\.layers\.\d+\.gating\.linear_out\.weight", True),
     ("text_card", r"text_linear\.weight", False),
@@ -85,19 +85,19 @@ _TELLS: Final = (
 
 
 def refuse(raw: Mapping[str, Any], name: str) -> None:
-    """Refuse a config.json of a model that is not speech to speech; `name` is what the user called it.
+    """Refuse the config.json of a model that is not speech to speech; `name` is the user's name for it.
 
     Raises:
         UnsupportedModelError: with a hint at what would run.
     """
     kind = raw.get("model_type")
     conditioners = raw.get("conditioners")
-    told = conditioners.values() if isinstance(conditioners, dict) else ()
-    by_voice = any(isinstance(each, dict) and each.get("type") == "tensor" for each in told)
+    conditions = conditioners.values() if isinstance(conditioners, dict) else ()
+    by_voice = any(isinstance(each, dict) and each.get("type") == "tensor" for each in conditions)
     if kind == "stt" or raw.get("stt_config") or raw.get("dep_q") == 0:
-        raise UnsupportedModelError(name, _ONLY_HEARS)
+        raise UnsupportedModelError(name, _ONLY_RECOGNISES)
     if kind == "tts" or raw.get("tts_config") or raw.get("cross_attention") or by_voice:
-        raise UnsupportedModelError(name, _ONLY_SPEAKS)
+        raise UnsupportedModelError(name, _ONLY_SYNTHESIZES)
     if kind == "mimi":
         raise UnsupportedModelError(name, "the codec alone; name it as mimi_name beside a language model")
     if "architectures" in raw or "transformers_version" in raw:
@@ -105,10 +105,10 @@ def refuse(raw: Mapping[str, Any], name: str) -> None:
 
 
 def read(path: Path) -> dict[str, TensorHeader]:
-    """What a checkpoint holds, unless it is recognised as one that cannot run here.
+    """The header of a checkpoint, unless it is recognised as one that cannot run here.
 
     Raises:
-        UnsupportedModelError: another program's file or layout, or another kind of model.
+        UnsupportedModelError: the file or layout of another program, or another kind of model.
         WeightsError: there is no such file, or it is not a whole safetensors file.
     """
     try:
@@ -127,24 +127,24 @@ def read(path: Path) -> dict[str, TensorHeader]:
     return header
 
 
-def says_nothing(raw: Mapping[str, Any]) -> bool:
-    """Whether a config.json leaves the architecture to be known."""
+def lacks_architecture(raw: Mapping[str, Any]) -> bool:
+    """Whether a config.json has no key of the architecture."""
     return not set(raw) - NOT_LM - {"model_type"}
 
 
 def built_in(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """`raw`, which says nothing of it, with the architecture that the checkpoint at `path` is known to have.
+    """`raw`, which lacks one, with the architecture that the checkpoint at `path` is known to have.
 
     Raises:
-        WeightsError: the checkpoint's shapes are not that architecture's; each key, what was
-            expected for it and what was found are named.
+        WeightsError: the checkpoint's shapes are not that architecture's; names each key with the
+            value expected and the value found.
     """
-    found = told_by(read(path))
+    found = keys_by_shape(read(path))
     many = raw.get("model_type") == "personaplex" or found.get("dep_q") == PERSONAPLEX["dep_q"]
     known = PERSONAPLEX if many else MOSHI_V0_1
     wrong = [
         f"{key} (expected {known[key]}, found {found.get(key, 'none')})"
-        for key, *_ in _TELLS
+        for key, *_ in _KEYS_BY_SHAPE
         if found.get(key) != known[key]
     ]
     if wrong:
@@ -154,19 +154,19 @@ def built_in(raw: Mapping[str, Any], path: Path) -> dict[str, Any]:
     return {**known, **{key: value for key, value in raw.items() if value is not None}}
 
 
-def told_by(header: Header) -> dict[str, int]:
-    """The keys of a config that the shapes in `header` tell, in any layout, quantized or not."""
-    told = {}
-    for key, pattern, count in _TELLS:
+def keys_by_shape(header: Header) -> dict[str, int]:
+    """The keys of a config that the shapes in `header` determine, in any layout, quantized or not."""
+    keys = {}
+    for key, pattern, count in _KEYS_BY_SHAPE:
         compiled = re.compile(pattern)
         shapes = [entry.shape for name, entry in header.items() if compiled.fullmatch(name)]
         if shapes and (count or shapes[0]):
-            told[key] = len(shapes) if count else shapes[0][0]
-    return told
+            keys[key] = len(shapes) if count else shapes[0][0]
+    return keys
 
 
 def family_of(config: LmConfig) -> str:
-    """What people call models of this architecture."""
+    """The family of models with this architecture."""
     if config.model_type == "moshi" and config.conditioners:
         return "hibiki"
     if config.kv_repeat > 1 and config.depformer_norm is not None and not config.conditioners:

@@ -1,7 +1,7 @@
-"""Reads how a checkpoint's authors draw from it: the `lm_gen_config` of a config.json.
+"""Parses a checkpoint's recommended sampling: the `lm_gen_config` of a config.json.
 
-These are arguments of the official `LMGen` (package `moshi`). What a session may choose
-for itself is a recommendation; guidance is not, because the model's state depends on it.
+Its keys are arguments of the official `LMGen` (package `moshi`). Those that a session may set are
+recommendations; guidance is not, because the model's state depends on it.
 """
 
 from collections.abc import Mapping
@@ -16,10 +16,10 @@ Temperature = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """Arguments of `LMGen`, named as there; None is its own default.
+    """Arguments of `LMGen` by their names; None is its default.
 
     cfg_coef: 1 for no guidance.
-    check, support_out_of_sync: have no effect on what is drawn.
+    check, support_out_of_sync: have no effect on sampling.
     """
 
     use_sampling: bool = True
@@ -32,7 +32,7 @@ class Generation(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     support_out_of_sync: bool = False
 
     def recommended(self) -> dict[str, Any]:
-        """What sessions that do not say otherwise draw with, by LMGen's names."""
+        """The sampling of sessions that set none, by LMGen's names."""
         if not self.use_sampling:
             return {"temp": 0.0, "temp_text": 0.0}
         given = {name: getattr(self, name) for name in ("temp", "temp_text", "top_k", "top_k_text")}

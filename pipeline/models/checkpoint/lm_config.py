@@ -1,9 +1,9 @@
-"""Reads what a language model checkpoint says of itself: Kyutai's flat config.json keys.
+"""Parses a language model's configuration: the flat keys of Kyutai's config.json.
 
-Every key is known by name and either honoured, or a constant that must have its one
-value, or not about the language model. Nothing is ignored: a key that nobody here
-knows could change what the model computes. Names, defaults and
-what the depformer inherits are those of the official `LMModel` (package `moshi`).
+Every key is known by name and either used, or a constant that must have one value, or not about
+the language model. No key is ignored: an unknown one could change what the model computes.
+Names, defaults and what the depformer inherits are those of the official `LMModel` (package
+`moshi`).
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from pipeline.errors import ConfigError
-from pipeline.models.layers.conditioning import LookupConfig, parse_conditioners, parse_fuser
+from pipeline.models.layers.conditioning import LutConfig, parse_conditioners, parse_fuser
 from pipeline.models.layers.norms import Norm
 from pipeline.models.layers.transformer import Gating, PositionalEmbedding, TransformerConfig
 
@@ -21,8 +21,8 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 
-# About files, other models, or how to sample, read elsewhere; or a detail of something that
-# has to be off, or (the depformer's context is always its dep_q steps) without effect.
+# Keys about files, other models or sampling, which are read elsewhere; details of what must be
+# off; and keys without effect (the depformer's context is always its dep_q steps).
 NOT_LM: Final = frozenset(
     {
         "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "model_id", "version",
@@ -32,8 +32,8 @@ NOT_LM: Final = frozenset(
 )  # fmt: skip
 _CONDITIONS: Final = frozenset({"conditioners", "fuser"})
 _DERIVED: Final = frozenset({"conditioners", "summed", "unused_slices"})
-# What changes the computation in a way that is not implemented: the value that leaves it
-# off, and what the user should be told otherwise. `null` leaves everything off.
+# Keys of what is not implemented: the value that leaves it off, and the error message otherwise.
+# `null` leaves everything off.
 _OFF: Final[Mapping[str, tuple[object, str]]] = {
     "cross_attention": (False, "cross-attention models are not supported"),
     "causal": (True, "only causal models can stream"),
@@ -45,21 +45,21 @@ _OFF: Final[Mapping[str, tuple[object, str]]] = {
 }
 # PersonaPlex's depformer was trained to predict the user's voice as well as the agent's.
 _PREDICTS_THE_USER: Final = "personaplex"
-# Hibiki may end its text before the user has ended: what it said then is heard as padding.
-_GOES_ON: Final = "hibiki"
+# Hibiki may end its text before the user has finished: the end token is then fed back as padding.
+_CONTINUES: Final = "hibiki"
 _END_OF_TEXT: Final = 2
 
 
 class LmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, dict=True):
     """The sizes and variants of one Moshi language model, named as in config.json.
 
-    n_q: audio codebooks it hears; the first dep_q are its own voice, the rest the user's.
-    delays: steps by which text, then each codebook, lags behind.
-    context: steps that attention looks back, this one among them.
+    n_q: audio codebooks of the input; the first dep_q are the agent's, the rest the user's.
+    delays: steps by which text, then each codebook, is delayed.
+    context: steps that attention reads, including the current one.
     depformer_weights_per_step_schedule: codebook → which set of weights predicts it.
-    unused_slices: codebooks after the first dep_q that the checkpoint could predict, and which
-        nobody needs: their weights are not loaded.
-    conditioners: what a session can be told, by name; summed: those that the model hears.
+    unused_slices: codebooks after the first dep_q that the checkpoint could predict and that are
+        not used: their weights are not loaded.
+    conditioners: by name; summed: those that are added to the model's input.
     """
 
     dim: Count
@@ -99,7 +99,7 @@ class LmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     depformer_low_rank_embeddings: Count | None = None
     model_type: str = "moshi"
     unused_slices: Natural = 0
-    conditioners: dict[str, LookupConfig] = {}
+    conditioners: dict[str, LutConfig] = {}
     summed: tuple[str, ...] = ()
 
     @cached_property
@@ -109,7 +109,7 @@ class LmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
     @property
     def mimi_codebooks(self) -> int:
-        """Codebooks that the codec must speak and hear."""
+        """Codebooks that the codec must encode and decode."""
         return max(self.dep_q, self.n_q - self.dep_q)
 
     @property
@@ -118,9 +118,9 @@ class LmConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
         return self.text_card if self.text_card_out is None else self.text_card_out
 
     @property
-    def heard_as(self) -> tuple[int, int] | None:
-        """A text token, and the one that is heard in its place; None where each is heard as itself."""
-        return (_END_OF_TEXT, self.existing_text_padding_id) if self.model_type == _GOES_ON else None
+    def replaced_text_token(self) -> tuple[int, int] | None:
+        """A text token and the one that replaces it as input; None if no token is replaced."""
+        return (_END_OF_TEXT, self.existing_text_padding_id) if self.model_type == _CONTINUES else None
 
     @cached_property
     def weight_sets(self) -> tuple[int, ...]:
@@ -196,7 +196,7 @@ def parse_lm_config(raw: Mapping[str, Any]) -> LmConfig:
         elif key in known and (value is not None or key == "depformer_layer_scale"):
             given[key] = value
     if given.get("dep_q") == 0:
-        raise ConfigError("dep_q", "0: this model does not speak (speech recognition is not supported)")
+        raise ConfigError("dep_q", "0: this model produces no speech (speech recognition is not supported)")
     for field in fields:
         if field.required and field.name not in given:
             raise ConfigError(field.name, "missing")
@@ -230,7 +230,7 @@ def _check_streams(c: LmConfig) -> None:
     if len(c.delays) != c.n_q + 1:
         raise ConfigError("delays", f"{len(c.delays)} given, 1 + n_q = {c.n_q + 1} needed")
     if c.text_vocabulary > c.text_card + 1:
-        raise ConfigError("text_card_out", f"more tokens than can be heard again, 1 + {c.text_card}")
+        raise ConfigError("text_card_out", f"more than the input vocabulary, 1 + {c.text_card}")
     for key in ("existing_text_padding_id", "existing_text_end_padding_id"):
         if getattr(c, key) >= c.text_vocabulary:
             raise ConfigError(key, f"not below {c.text_vocabulary}, the text vocabulary")
@@ -244,7 +244,7 @@ def _check_weight_sets(c: LmConfig) -> None:
     if schedule is not None and len(schedule) != c.dep_q:
         raise ConfigError(key, f"{len(schedule)} given, dep_q = {c.dep_q} needed")
     if schedule is not None and c.unused_slices:
-        raise ConfigError(key, "not supported where some codebooks are not needed")
+        raise ConfigError(key, "not supported with unused codebooks")
     if c.depformer_weights_per_step and c.depformer.gating == "none":
         raise ConfigError("depformer_weights_per_step", "needs a gated feed-forward (depformer_gating)")
     sets = max(c.weight_sets) + 1

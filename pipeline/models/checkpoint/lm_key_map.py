@@ -1,34 +1,32 @@
-"""The three layouts in which Moshi language models are published, as rules.
+"""The three layouts in which Moshi language models are published, as rules for `loading`.
 
 Parameters are named as in the state dict of a current official `LMModel`, whose attention
 projections are split by weight set ("split"). Older files have them packed into one tensor
-("packed"). The MLX repositories keep the depformer as one slice per codebook, so that what
-codebooks share is there several times ("mlx").
+("packed"). The MLX repositories keep the depformer as one slice per codebook, so that weights
+which codebooks share are stored several times ("mlx").
 """
 
 import re
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
 
 from pipeline.models.checkpoint.lm_config import LmConfig
-from pipeline.models.checkpoint.loading import Rule
+from pipeline.models.checkpoint.loading import Rule, find_layout
 
 Layout = Literal["packed", "split", "mlx"]
+_LAYOUTS: Final[Mapping[Layout, str]] = {
+    "mlx": r"depformer\.slices\..+",
+    "packed": r".+\.self_attn\.in_proj_weight",
+}
 
 
 def detect_layout(names: Iterable[str]) -> Layout:
-    """Tell the layout by tensors that only it has."""
-    layout: Layout = "split"
-    for name in names:
-        if name.startswith("depformer.slices."):
-            return "mlx"
-        if name.endswith(".self_attn.in_proj_weight"):
-            layout = "packed"
-    return layout
+    """The layout, recognised by tensors that only it has."""
+    return find_layout(names, _LAYOUTS, default="split")
 
 
 def lm_rules(config: LmConfig, layout: Layout) -> list[Rule]:
-    """What has to be renamed, split or squeezed to load `layout` into an `LmModel`."""
+    """The rules that load `layout` into an `LmModel`."""
     if layout == "mlx":
         return _mlx_rules(config)
     rules = unused_rules(config, layout) + _norm_rules(config) + _gating_rules(config)
@@ -36,8 +34,8 @@ def lm_rules(config: LmConfig, layout: Layout) -> list[Rule]:
 
 
 def unused_rules(config: LmConfig, layout: Layout) -> list[Rule]:
-    """What recognises and leaves out the weights of codebooks that nobody needs."""
-    # One rule per codebook: of those, too, none may be missing.
+    """The rules that recognise and skip the weights of unused codebooks."""
+    # One rule per codebook, because every rule must match: none of these weights may be missing.
     rules = []
     for codebook in range(config.dep_q, config.dep_q + config.unused_slices):
         patterns = [rf"linears\.{codebook}\..+", rf"depformer_emb\.{codebook - 1}\..+"]
@@ -54,7 +52,7 @@ def unused_rules(config: LmConfig, layout: Layout) -> list[Rule]:
 
 
 def _norm_rules(config: LmConfig) -> list[Rule]:
-    # The official RMS norm keeps its weight as [1, 1, D].
+    # The official RMS norm stores its weight as [1, 1, D].
     rules = []
     if config.norm.startswith("rms"):
         norms = r"(out_norm|(?:transformer|depformer)\.layers\.\d+\.norm[12])\.alpha"
@@ -65,7 +63,7 @@ def _norm_rules(config: LmConfig) -> list[Rule]:
 
 
 def _gating_rules(config: LmConfig) -> list[Rule]:
-    # Where there is only one set of weights, its files do not number it.
+    # Files with a single set of weights do not number it.
     rules = []
     if config.transformer.gating != "none":
         rules.append(Rule(r"(transformer\.layers\.\d+\.gating)\.(linear_\w+\.weight)", r"\1.0.\2"))
@@ -100,20 +98,20 @@ def _mlx_rules(config: LmConfig) -> list[Rule]:
         ]
     if config.transformer.gating != "none":
         rules.append(Rule(layers + r"gating\.(linear_\w+\.weight)", r"\1.gating.0.\2"))
-    for codebook, which in enumerate(config.weight_sets):
-        rules += _slice_rules(config, codebook, which)
+    for codebook, weight_set in enumerate(config.weight_sets):
+        rules += _slice_rules(config, codebook, weight_set)
     for codebook in range(config.dep_q, config.dep_q + config.unused_slices):
         rules.append(Rule(rf"depformer\.slices\.{codebook}\..+", None))
     return rules
 
 
-def _slice_rules(config: LmConfig, codebook: int, which: int) -> list[Rule]:
-    # One rule per tensor: of what codebooks share, not one copy may be missing.
-    heard = "depformer_text_emb" if codebook == 0 else f"depformer_emb.{codebook - 1}"
-    projection = which if config.depformer_multi_linear else 0
+def _slice_rules(config: LmConfig, codebook: int, weight_set: int) -> list[Rule]:
+    # One rule per tensor, because every rule must match: no copy of a shared weight may be missing.
+    embedding = "depformer_text_emb" if codebook == 0 else f"depformer_emb.{codebook - 1}"
+    projection = weight_set if config.depformer_multi_linear else 0
     layer = {
-        "self_attn.in_proj.weight": f"self_attn.in_projs.{which}.weight",
-        "self_attn.out_proj.weight": f"self_attn.out_projs.{which}.weight",
+        "self_attn.in_proj.weight": f"self_attn.in_projs.{weight_set}.weight",
+        "self_attn.out_proj.weight": f"self_attn.out_projs.{weight_set}.weight",
     }
     for norm in ("norm1", "norm2"):
         if config.norm.startswith("rms"):
@@ -122,7 +120,7 @@ def _slice_rules(config: LmConfig, codebook: int, which: int) -> list[Rule]:
             layer |= {f"{norm}.weight": f"{norm}.weight", f"{norm}.bias": f"{norm}.bias"}
     if config.depformer.gating != "none":
         for linear in ("linear_in", "linear_out"):
-            layer[f"gating.{linear}.weight"] = f"gating.{which}.{linear}.weight"
+            layer[f"gating.{linear}.weight"] = f"gating.{weight_set}.{linear}.weight"
     one = f"depformer.slices.{codebook}."
     rules = []
     if config.depformer_norm is not None:
@@ -134,7 +132,7 @@ def _slice_rules(config: LmConfig, codebook: int, which: int) -> list[Rule]:
     return [
         *rules,
         Rule(re.escape(one) + r"linear_out\.(weight|bias)", rf"linears.{codebook}.\1"),
-        Rule(re.escape(one) + r"emb\.(.+)", rf"{heard}.\1"),
+        Rule(re.escape(one) + r"emb\.(.+)", rf"{embedding}.\1"),
         Rule(re.escape(one + "linear_in.weight"), f"depformer_in.{projection}.weight", copies=True),
         *(
             Rule(

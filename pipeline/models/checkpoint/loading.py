@@ -1,32 +1,31 @@
-"""Tensors go from a safetensors file into a model all together, or not at all.
+"""Loads the tensors of a safetensors file into a model's parameters: all of them, or none.
 
-Everything is decided from the header (`headers`) before a weight is read: which tensor
-becomes which parameter (`Rule`s, which are data), that every parameter is filled exactly
-once, and that nothing is left over. All disagreements come in one error. Weights are then
-read one tensor at a time, so that loading needs little more memory than what is loaded.
-Which rules a model's layouts need: `lm_checkpoint`, `mimi_checkpoint`; what a quantized
-tensor is: `quantized`.
+Everything is decided from the header (`safetensors_header`) before a weight is read: which tensor
+becomes which parameter (by `Rule`s, which are data), that every parameter is filled exactly once,
+and that no tensor is left over. All mismatches are in one error. Weights are then read one
+tensor at a time, so that loading takes little more memory than the result. The rules of each
+layout: `lm_key_map`, `mimi_key_map`; quantized tensors: `layers.quantized`.
 Format: https://huggingface.co/docs/safetensors/index#format
 """
 
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import mlx.core as mx
 
 from pipeline.errors import TensorMismatchError, WeightsError
 from pipeline.models.checkpoint.files import shard_paths
 from pipeline.models.checkpoint.safetensors_header import Shape, TensorHeader, read_header
-from pipeline.models.layers.quantized import Quantization, Quantized, told_by
+from pipeline.models.layers.quantized import Quantization, Quantized, quantization_of
 
 Weight = mx.array | Quantized
 
-_FLOATING = frozenset({"F16", "BF16", "F32"})  # a weight of 64 bits has never been published
+_FLOATING = frozenset({"F16", "BF16", "F32"})  # no checkpoint has been published with 64-bit weights
 _WEIGHT, _SCALES, _BIASES = ".weight", ".scales", ".biases"
 
 
@@ -34,14 +33,14 @@ _WEIGHT, _SCALES, _BIASES = ".weight", ".scales", ".biases"
 class Rule:
     r"""How tensors whose whole name matches `pattern` become parameters.
 
-    target: the parameter's name, with the pattern's groups as `\1`; None: not a weight,
-        recognised and left out. `{part}` in it stands for the number of each part.
+    target: the parameter's name, with the pattern's groups as `\1`; None skips the tensor. `{part}`
+        stands for the number of each part.
     parts: the tensor holds that many parameters, one after another along axis 0.
-    kept: only the first so many of the parts are parameters, the others are left out.
-    leading_ones: axes of size 1 that the file has in front and the parameter has not.
+    kept: only this many of the first parts are parameters; the others are skipped.
+    leading_ones: leading axes of size 1 in the file that the parameter does not have.
     axes: the file's axes in the parameter's order, as for a transpose.
-    copies: several tensors may become the same parameter; the first one does, and the
-        others are checked to be equal to it.
+    copies: several tensors may become the same parameter; the first one does, and the others are
+        checked to be equal to it.
     """
 
     pattern: str
@@ -53,7 +52,7 @@ class Rule:
     copies: bool = False
 
     def targets(self, source: str) -> list[str] | None:
-        """Names of the parameters that `source` becomes; None where it does not match."""
+        """Names of the parameters that `source` becomes; None if the pattern does not match."""
         match = _compiled(self.pattern).fullmatch(source)
         if match is None:
             return None
@@ -80,9 +79,9 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """One tensor, the rule that takes it (None: as it is), and the parameters it becomes.
+    """One tensor, the rule that applies to it (None: unchanged), and the parameters it becomes.
 
-    A quantized tensor's `source` is the name of its words; its scales and biases go with it.
+    A quantized tensor's `source` is the name of its words; its scales and biases belong to it.
     """
 
     source: str
@@ -92,7 +91,20 @@ class Assignment:
     quantization: Quantization | None = None
 
 
-@functools.cache  # the cache inside `re` is smaller than a layout with a rule per tensor
+Layout = TypeVar("Layout", bound=str)
+
+
+def find_layout(names: Iterable[str], patterns: Mapping[Layout, str], default: Layout) -> Layout:
+    """The first layout in `patterns` whose pattern matches one of the tensors `names`, or `default`."""
+    known = list(names)
+    for layout, pattern in patterns.items():
+        compiled = _compiled(pattern)
+        if any(compiled.fullmatch(name) for name in known):
+            return layout
+    return default
+
+
+@functools.cache  # the cache inside `re` is too small for a layout with a rule per tensor
 def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
@@ -100,13 +112,13 @@ def _compiled(pattern: str) -> re.Pattern[str]:
 def match(
     path: Path, header: Mapping[str, TensorHeader], parameters: Mapping[str, Shape], rules: Sequence[Rule]
 ) -> list[Assignment]:
-    """Pair every tensor of `header` with every one of `parameters`, both without remainder.
+    """Assign every tensor of `header` to `parameters`, without remainder on either side.
 
-    The first rule whose pattern matches takes a tensor; one that no rule matches keeps
-    its name. Rules see a quantized tensor as the dense one that it stands for.
+    The first rule whose pattern matches applies; a tensor without a rule keeps its name. Rules
+    treat a quantized tensor as the dense one that it represents.
 
     Raises:
-        TensorMismatchError: names all that is missing, left over or mis-shaped.
+        TensorMismatchError: names all tensors that are missing, left over or mis-shaped.
         WeightsError: tensors that hold no floating-point numbers, or rules that match nothing.
     """
     assignments: list[Assignment] = []
@@ -156,7 +168,7 @@ def _rule_for(source: str, rules: Sequence[Rule]) -> tuple[Rule | None, list[str
 
 
 def _quantized(header: Mapping[str, TensorHeader]) -> dict[str, tuple[str, str]]:
-    """Tensors of packed words, and the names that their scales and biases have to have."""
+    """Tensors of packed words, with the names of their scales and biases."""
     return {
         name: (name.removesuffix(_WEIGHT) + _SCALES, name.removesuffix(_WEIGHT) + _BIASES)
         for name, tensor in header.items()
@@ -165,7 +177,7 @@ def _quantized(header: Mapping[str, TensorHeader]) -> dict[str, tuple[str, str]]
 
 
 class _Misfits(NamedTuple):
-    """What is wrong with tensors that have a place."""
+    """Mismatches of tensors that were assigned to a parameter."""
 
     missing: list[str]
     misshaped: list[tuple[str, Shape, Shape]]
@@ -178,18 +190,18 @@ def _compare(
     expected: Shape,
     misfits: _Misfits,
 ) -> Quantization | None:
-    """How `source`, with its scales and biases if it has any, stands for a tensor of shape `expected`."""
+    """The quantization of `source`, if it has any, after comparing it with the shape `expected`."""
     found = header[source].shape
     if not companions:
         if found != expected:
             misfits.misshaped.append((source, expected, found))
         return None
-    lost = [name for name in companions if name not in header]
-    if lost:
-        misfits.missing.extend(lost)
+    absent = [name for name in companions if name not in header]
+    if absent:
+        misfits.missing.extend(absent)
         return None
     scales, biases = (header[name].shape for name in companions)
-    how = told_by(expected, found, scales)
+    how = quantization_of(expected, found, scales)
     if scales != biases:
         misfits.misshaped.append((companions[1], scales, biases))
     elif how is None:
@@ -203,11 +215,11 @@ def load_parameters(
     rules: Sequence[Rule],
     dtype: mx.Dtype,
 ) -> list[tuple[str, mx.array]]:
-    """Read what `match` allows, dense and in `dtype`, fully evaluated.
+    """Read all parameters, dense and in `dtype`, evaluated.
 
     Raises:
-        WeightsError: as `read_header` and `match`; or copies of a parameter differ; or numbers
-            are infinite or none; or a tensor's scales are not its own.
+        WeightsError: as `read_header` and `match`; or copies of a parameter differ; or numbers are
+            infinite or NaN; or scales do not fit their tensor.
     """
     weights = stream_parameters(path, parameters, rules, dtype)
     return [(name, weight) for name, weight in weights if isinstance(weight, mx.array)]
@@ -221,9 +233,9 @@ def stream_parameters(
     *,
     keep_quantized: bool = False,
 ) -> Iterator[tuple[str, Weight]]:
-    """What `load_parameters` reads, one parameter at a time; quantized ones dense only if not kept.
+    """Read parameters one at a time, as `load_parameters`; quantized ones stay so if `keep_quantized`.
 
-    Nothing is held on to but what has another copy to be compared with.
+    Only parameters with further copies to compare are kept in memory.
     """
     header = read_header(path)
     assignments = match(path, header, parameters, rules)
@@ -244,12 +256,12 @@ def stream_parameters(
                 held.setdefault(name, piece)
             if not assignment.copy:
                 yield name, piece
-        # Who keeps less than all of it should not have two whole ones in memory.
+        # Released before the next is read, so that a caller who keeps a shard has one whole one in memory.
         del weight, piece
 
 
 def _open(path: Path) -> dict[str, mx.array]:
-    """All tensors of a checkpoint, each read when it is evaluated, and in memory until it is taken out."""
+    """All tensors of a checkpoint; each is read when it is evaluated and released when it is removed."""
     tensors: dict[str, mx.array] = {}
     for shard in shard_paths(path):
         shard_tensors = mx.load(str(shard), format="safetensors")
@@ -261,7 +273,7 @@ def _open(path: Path) -> dict[str, mx.array]:
 def _read(
     file: str, tensors: dict[str, mx.array], assignment: Assignment, dtype: mx.Dtype, *, keep_quantized: bool
 ) -> Weight:
-    """The tensor that `assignment` is about, evaluated, and taken out of `tensors` to be freed in time."""
+    """The tensor of `assignment`, evaluated, and removed from `tensors` so that it is freed in time."""
     source, how = assignment.source, assignment.quantization
     if how is None:
         dense = tensors.pop(source).astype(dtype)
@@ -282,11 +294,11 @@ def _read(
 
 
 def _pieces(weight: Weight, rule: Rule | None) -> Sequence[Weight]:
-    """What `rule` makes of a tensor, evaluated."""
+    """The parameters that `rule` makes of a tensor, evaluated."""
     if isinstance(weight, Quantized):
-        cut = [weight] if rule is None else weight.split(rule.convert)
-        mx.eval([part.arrays() for part in cut])
-        return cut
+        parts = [weight] if rule is None else weight.split(rule.convert)
+        mx.eval([part.arrays() for part in parts])
+        return parts
     # A transposed view would be copied by every product it is used in.
     pieces = [mx.contiguous(piece) for piece in (rule.convert(weight) if rule is not None else [weight])]
     mx.eval(pieces)
@@ -294,13 +306,13 @@ def _pieces(weight: Weight, rule: Rule | None) -> Sequence[Weight]:
 
 
 def _is_finite(tensor: mx.array) -> bool:
-    """Whether all numbers are numbers, in one pass over memory and with no array of that size made."""
+    """Whether all numbers are finite, in one pass over memory and without a temporary of that size."""
     if tensor.size == 0:
         return True
     # A product with ones, because BLAS is many times faster than a plain reduction on a CPU.
     rows = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
     total = mx.sum(rows @ mx.ones((rows.shape[1],), tensor.dtype))
-    # What is finite may still add up to infinity.
+    # Finite numbers may still add up to infinity.
     return bool(mx.isfinite(total).item()) or bool(mx.all(mx.isfinite(tensor)).item())
 
 

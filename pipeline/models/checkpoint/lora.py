@@ -1,8 +1,8 @@
-"""Fuses a low-rank adapter into the weights it was trained beside, so that a step costs what it did.
+"""Fuses a LoRA adapter into the weights of its base model, so that a step takes no longer.
 
-W' = W + scaling · B · A (Hu et al. 2021), for every linear layer that the adapter has a
-pair for. What else an adapter file holds replaces the weight of that name. Names are those
-of the official package (`modules/lora.py`), whichever layout the weights themselves are in.
+W' = W + scaling · B · A (Hu et al. 2021), for every linear layer that the adapter has a pair for.
+Other tensors of an adapter file replace the weight of that name. Names are those of the official
+package (`modules/lora.py`), whichever layout the weights themselves are in.
 """
 
 import re
@@ -33,7 +33,7 @@ class _Keys(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """One adapter: where it lies, the rank of its pairs, and how strongly it is applied."""
+    """One adapter: its file, the rank of its pairs, and the factor by which they are scaled."""
 
     path: Path
     rank: int
@@ -41,17 +41,17 @@ class Lora:
 
     def check(self, config: LmConfig, parameters: Mapping[str, Shape]) -> None:
         """Raise what `fuse` would, having read the file's header only."""
-        wanted, rules = self._plan(config, parameters)
-        match(self.path, read(self.path), wanted, rules)
+        expected, rules = self._expected(config, parameters)
+        match(self.path, read(self.path), expected, rules)
 
     def fuse(self, config: LmConfig, weights: MutableMapping[str, mx.array]) -> None:
-        """Change the `weights` by name that the adapter is for; their dtype stays.
+        """Update the `weights` that the adapter changes, by name; their dtype stays.
 
         Raises:
             WeightsError: the file is damaged, or not an adapter for these weights.
         """
-        wanted, rules = self._plan(config, {name: weight.shape for name, weight in weights.items()})
-        adapter = dict(load_parameters(self.path, wanted, rules, mx.float32))
+        expected, rules = self._expected(config, {name: weight.shape for name, weight in weights.items()})
+        adapter = dict(load_parameters(self.path, expected, rules, mx.float32))
         for name, tensor in adapter.items():
             pair = _PAIR.fullmatch(name)
             if pair is None:
@@ -63,12 +63,14 @@ class Lora:
                 weights[base] = (weights[base].astype(mx.float32) + update).astype(weights[base].dtype)
                 mx.eval(weights[base])
 
-    def _plan(self, config: LmConfig, parameters: Mapping[str, Shape]) -> tuple[dict[str, Shape], list[Rule]]:
-        """What the file should hold, given whom it says it is for, and the rules that apply to it."""
+    def _expected(
+        self, config: LmConfig, parameters: Mapping[str, Shape]
+    ) -> tuple[dict[str, Shape], list[Rule]]:
+        """The tensors that the file should hold, by the names in it, and the rules that apply to it."""
         header = read(self.path)
         rules = [*_pair_rules(config), *lm_rules(config, detect_layout(header))]
         used: list[Rule] = []
-        wanted: dict[str, Shape] = {}
+        expected: dict[str, Shape] = {}
         for name in header:
             rule, targets = next(
                 ((rule, found) for rule in rules if (found := rule.targets(name)) is not None), (None, [name])
@@ -79,11 +81,11 @@ class Lora:
                 pair = _PAIR.fullmatch(target)
                 shape = parameters.get(f"{pair[1]}.weight" if pair else target)
                 if pair and shape is not None and len(shape) == 2:
-                    wanted[f"{pair[1]}.lora_A.weight"] = (self.rank, shape[1])
-                    wanted[f"{pair[1]}.lora_B.weight"] = (shape[0], self.rank)
+                    expected[f"{pair[1]}.lora_A.weight"] = (self.rank, shape[1])
+                    expected[f"{pair[1]}.lora_B.weight"] = (shape[0], self.rank)
                 elif not pair and shape is not None:
-                    wanted[target] = shape
-        return wanted, used
+                    expected[target] = shape
+        return expected, used
 
 
 def _pair_rules(config: LmConfig) -> list[Rule]:
@@ -107,7 +109,7 @@ def _pair_rules(config: LmConfig) -> list[Rule]:
 
 
 def parse_lora(raw: Mapping[str, Any], folder: Path) -> Lora | None:
-    """The adapter that a config.json names, in `folder`; None where it names none.
+    """The adapter that a config.json names, in `folder`; None if it names none.
 
     Raises:
         ConfigError: its keys are mistyped, or contradict each other.

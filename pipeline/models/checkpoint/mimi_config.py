@@ -1,8 +1,8 @@
-"""Reads what a Mimi checkpoint says of itself: sizes vary, everything else is one architecture.
+"""Parses a Mimi configuration: the sizes may vary, the architecture is fixed.
 
 The keys are those of the official loader (package `moshi`, `models/loaders.py`); the
 defaults are the published model's. A key is a size, or a constant of the architecture
-that must have its one value, or a training knob without effect here; any other is refused.
+that must have one value, or a training parameter without effect here; any other is refused.
 """
 
 import math
@@ -83,7 +83,7 @@ class _TransformerSizes:
     dim_feedforward: Count = 2048
     context: Annotated[int, msgspec.Meta(ge=2)] = 250
     max_period: Annotated[float, msgspec.Meta(gt=0)] = 10_000.0
-    layer_scale: float | None = 0.01  # where training started; only whether it exists matters
+    layer_scale: float | None = 0.01  # the initial value in training; only its presence matters
 
 
 def _transformer(sizes: _TransformerSizes) -> TransformerConfig:
@@ -111,15 +111,15 @@ class MimiConfig:
 
     @property
     def frame_positions(self) -> int:
-        """Feature vectors in one frame, which is also the stride down to the codes' rate."""
+        """Feature vectors per frame, which is also the stride of the downsampling."""
         return FRAME_SAMPLES // math.prod(self.seanet.ratios)
 
 
 def parse_mimi_config(raw: Mapping[str, Any]) -> MimiConfig:
-    """The content of a `mimi_config_name` file; what it leaves out is as published.
+    """Parse the content of a `mimi_config_name` file; missing keys have the published values.
 
     Raises:
-        ConfigError: a key is unknown, mistyped, or asks for what this codec does not do.
+        ConfigError: a key is unknown, mistyped, or has a value that this codec does not support.
     """
     unknown = set(raw) - {*_ARCHITECTURE[""], "seanet", "quantizer", "transformer"}
     if unknown:
@@ -175,4 +175,6 @@ def _check_constants(
     for key, value in {**_ARCHITECTURE[section], **widths}.items():
         if key in given and given[key] != value:
             path = f"{section}.{key}".lstrip(".")
-            raise ConfigError(path, f"must be {value!r}, not {given[key]!r}: this codec does nothing else")
+            raise ConfigError(
+                path, f"must be {value!r}, not {given[key]!r}: this codec supports no other value"
+            )

@@ -1,24 +1,27 @@
-"""Reads Mimi checkpoints in the layout Kyutai publishes, PyTorch's also for MLX, and in that of transformers.
+"""The layouts of Mimi checkpoints, Kyutai's and that of transformers, as rules for `loading`.
 
-How tensors become parameters is rules, which are data; what a published layout has and the
-codec has not (a codebook as sums and counts, queries apart from keys and values) is worked
-out after everything has been matched. Matching itself: `checkpoint`.
+What a layout stores in another form than the codec (codebooks as sums and counts; queries, keys
+and values separately) is converted after all tensors have been matched.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
 import mlx.core as mx
 
 from pipeline.models.checkpoint.formats import read
-from pipeline.models.checkpoint.loading import Rule, load_parameters, match
+from pipeline.models.checkpoint.loading import Rule, find_layout, load_parameters, match
 from pipeline.models.checkpoint.mimi_config import MimiConfig
 from pipeline.models.checkpoint.safetensors_header import Shape
 from pipeline.models.quantizer import half_squares
 
 Layout = Literal["packed", "split", "transformers"]
+_LAYOUTS: Final[Mapping[Layout, str]] = {
+    "transformers": r"encoder\.layers\..+",
+    "packed": r".+\.in_proj_weight",
+}
 
 # PyTorch's kernels are [out, in, K], its transposed ones [in, out, K].
 _KERNEL: Final = (0, 2, 1)
@@ -36,7 +39,7 @@ _PACKED: Final = (
     Rule(r"(..coder_transformer)\.transformer\.(.+)\.out_proj\.weight", r"\1.\2.out_projs.0.weight"),
 )
 _SPLIT: Final = (Rule(r"(..coder_transformer)\.transformer\.(.+)", r"\1.\2"),)
-# How transformers (`modeling_mimi.py`) names what lies beside the convolutions, and what we call it.
+# The names in transformers (`modeling_mimi.py`) of everything but the convolutions, and our names.
 _TRANSFORMERS: Final = (
     Rule(r"downsample\.conv\.weight", r"downsample.weight", axes=_KERNEL),
     Rule(r"upsample\.conv\.weight", r"upsample.weight", axes=_TRANSPOSED_KERNEL),
@@ -64,7 +67,7 @@ _TRANSFORMERS: Final = (
     ),
 )
 _HEADS: Final = re.compile(r"(..coder_transformer\..+\.self_attn)\.in_projs\.0\.weight")
-_LEAST_USAGE: Final = 1e-5  # what the official quantizer divides an unused centroid by
+_LEAST_USAGE: Final = 1e-5  # the official quantizer's divisor for an unused centroid
 
 
 def check_mimi(path: Path, config: MimiConfig, network: dict[str, Shape]) -> None:
@@ -79,7 +82,7 @@ def load_mimi(
 ) -> dict[str, mx.array]:
     """The parameters of a `Mimi` by name, evaluated: `network`'s in `dtype`, the quantizer's in float32.
 
-    Codebooks beyond the first `num_codebooks` must be there, as published, and are left out.
+    Codebooks after the first `num_codebooks` must be present, as published, and are skipped.
 
     Raises:
         WeightsError: there is no such file, or it is not a whole safetensors file.
@@ -108,14 +111,8 @@ def load_mimi(
 
 
 def detect_mimi_layout(names: Iterable[str]) -> Layout:
-    """Tell the layout by tensors that only it has."""
-    layout: Layout = "split"
-    for name in names:
-        if name.startswith("encoder.layers."):
-            return "transformers"
-        if name.endswith(".in_proj_weight"):
-            layout = "packed"
-    return layout
+    """The layout, recognised by tensors that only it has."""
+    return find_layout(names, _LAYOUTS, default="split")
 
 
 def _rules(config: MimiConfig, layout: Layout) -> tuple[Rule, ...]:
@@ -125,12 +122,14 @@ def _rules(config: MimiConfig, layout: Layout) -> tuple[Rule, ...]:
 
 
 def _convolution_rules(config: MimiConfig) -> list[Rule]:
-    # Transposed convolutions are named like the others there; only their places tell them.
+    # Transposed convolutions are named like the others there; only their indices differ.
     stage = config.seanet.n_residual_layers + 2
-    places = "|".join(str(2 + stage * index) for index in range(len(config.seanet.ratios)))
+    indices = "|".join(str(2 + stage * index) for index in range(len(config.seanet.ratios)))
     return [
         Rule(
-            rf"decoder\.layers\.({places})\.conv\.weight", r"decoder.model.\1.weight", axes=_TRANSPOSED_KERNEL
+            rf"decoder\.layers\.({indices})\.conv\.weight",
+            r"decoder.model.\1.weight",
+            axes=_TRANSPOSED_KERNEL,
         ),
         Rule(r"(..coder)\.layers\.(.+)\.conv\.weight", r"\1.model.\2.weight", axes=_KERNEL),
         Rule(r"(..coder)\.layers\.(.+)\.conv\.bias", r"\1.model.\2.bias"),
@@ -152,7 +151,7 @@ def _stored(network: dict[str, Shape], layout: Layout) -> dict[str, Shape]:
 
 
 def _join_heads(tensors: dict[str, mx.array], num_heads: int) -> None:
-    """Pack queries, keys and values, each head's pairs side by side again: there, halves are rotated."""
+    """Pack queries, keys and values; interleave each head's pairs (transformers rotates halves)."""
     for name in [name for name in tensors if name.endswith(".q_proj.weight")]:
         attention = name.removesuffix(".q_proj.weight")
         parts = [tensors.pop(f"{attention}.{part}_proj.weight") for part in "qkv"]
@@ -174,5 +173,5 @@ def _quantizer_shapes(config: MimiConfig) -> dict[str, Shape]:
             book = f"quantizer.{rvq}.vq.layers.{level}._codebook"
             shapes[f"{book}.embedding_sum"] = (q.bins, q.dimension)
             shapes[f"{book}.cluster_usage"] = (q.bins,)
-            shapes[f"{book}._initialized"] = (1,)  # whether training has begun: there, and not used
+            shapes[f"{book}._initialized"] = (1,)  # whether training has begun; present, and not used
     return shapes

@@ -1,8 +1,8 @@
-"""A config opened, wherever it lies: its files are on this machine, and worth having.
+"""Opens a config from a file, a folder or a hub repository, and brings its files to this machine.
 
-Of what lies on a hub, config and headers come first; from them alone the model is refused
-or accepted, before gigabytes are fetched. Which files a config needs: `pipeline.models.checkpoint.files`;
-how they arrive: `pipeline.hub`.
+From a hub, the config and the headers of weight files are fetched first, so that a model is
+accepted or refused before gigabytes are fetched. Which files a config needs: `files`; how they
+are fetched: `pipeline.hub`.
 """
 
 import os
@@ -17,18 +17,18 @@ from pathlib import Path
 from pipeline.config import HUB_SCHEME, Config, HubAddress, Source, make_config, read_config, read_object
 from pipeline.errors import WeightsError
 from pipeline.hub import Repository
-from pipeline.models.checkpoint.files import Folder, Place, locate
-from pipeline.models.checkpoint.formats import refuse, says_nothing
+from pipeline.models.checkpoint.files import FileSource, Folder, locate
+from pipeline.models.checkpoint.formats import lacks_architecture, refuse
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 
 _CONFIG_NAME = "config.json"
-_NO_CONFIG = Path(_CONFIG_NAME)  # of a repository without one
-_SMALL = (".json", ".model")  # configs, indices and tokenizers: not worth having in part
+_NO_CONFIG = Path(_CONFIG_NAME)  # for a repository without one
+_SMALL = (".json", ".model")  # configs, indices and tokenizers are fetched whole
 
 
 @dataclass(frozen=True, slots=True)
 class _Headers:
-    """A repository in `folder`, its weight files only begun."""
+    """A repository whose weight files are present in `folder` by their headers only."""
 
     repository: Repository
     folder: Path
@@ -44,28 +44,28 @@ class _Headers:
         return self.repository.names
 
     def path(self, name: str) -> Path:
-        beside = self.folder / name
-        if not beside.exists():
+        local = self.folder / name
+        if not local.exists():
             small = name.endswith(_SMALL)
             found = self.repository.path(name) if small else self.repository.head(name, self.folder)
-            if found != beside:  # the cache has it; an index looks for its shards beside it
-                beside.parent.mkdir(parents=True, exist_ok=True)
-                beside.symlink_to(found)
-        return beside
+            if found != local:  # in the cache; an index needs its shards next to it
+                local.parent.mkdir(parents=True, exist_ok=True)
+                local.symlink_to(found)
+        return local
 
     def absent(self, what: str) -> WeightsError:
         return self.repository.absent(what)
 
 
-def _judge(config: Config, name: str) -> None:
-    """Refuse what needs no file to be refused."""
+def _check_config(config: Config, name: str) -> None:
+    """Refuse a model that its config alone shows to be unsupported."""
     refuse(config.model, name)
-    if not says_nothing(config.model):
+    if not lacks_architecture(config.model):
         parse_lm_config(config.model)
 
 
 class _Opening:
-    """One config on its way here, and the repositories it needs, each asked once."""
+    """One config while it is opened, and the repositories it needs, each queried once."""
 
     def __init__(self, source: Source, overrides: Sequence[str], stubs: Path) -> None:
         self.repositories: dict[HubAddress, Repository] = {}
@@ -73,7 +73,7 @@ class _Opening:
         self._stubs = stubs
         if isinstance(source, Path):
             self._config = read_config(source, overrides)
-            _judge(self._config, str(self._config.path))
+            _check_config(self._config, str(self._config.path))
             return
         raw, file, name = {}, _NO_CONFIG, str(source).removeprefix(HUB_SCHEME)
         repository = self._whole(source)
@@ -81,17 +81,17 @@ class _Opening:
             file = repository.path(_CONFIG_NAME)
             raw = read_object(file)
         self._config = make_config(raw, file, overrides, name)
-        _judge(self._config, str(source))
+        _check_config(self._config, str(source))
 
     def headers(self) -> Config:
-        """The config with files of which only the headers may be here."""
-        return self._located(self._begun)
+        """The config, with weight files of which only the headers may be present."""
+        return self._located(self._headers)
 
     def whole(self) -> Config:
-        """The config with files that are all here."""
+        """The config, with all files present."""
         return self._located(self._whole)
 
-    def _located(self, open_repository: Callable[[HubAddress], Place]) -> Config:
+    def _located(self, open_repository: Callable[[HubAddress], FileSource]) -> Config:
         source = self._source
         own = Folder(self._config.folder) if isinstance(source, Path) else open_repository(source)
         located = locate(self._config, own, os.environ, open_repository)
@@ -104,18 +104,18 @@ class _Opening:
         if key not in self.repositories:
             repository = Repository(key)
             if not repository.online:
-                print(f"{key}: the hub is not reached; using the copy fetched earlier", file=sys.stderr)
+                print(f"{key}: cannot reach the hub; using the cached copy", file=sys.stderr)
             self.repositories[key] = repository
         return self.repositories[key]
 
-    def _begun(self, address: HubAddress) -> Place:
+    def _headers(self, address: HubAddress) -> FileSource:
         repository = self._whole(address)
         return _Headers(repository, self._stubs / urllib.parse.quote(str(repository), safe=""))
 
 
 @contextmanager
 def _stubs() -> Iterator[Path]:
-    """A folder for headers, for a while; an error about what is in it names the repository instead."""
+    """A temporary folder for headers; errors about files in it name the repository instead."""
     with tempfile.TemporaryDirectory(prefix="packet-voice-") as folder:
         try:
             yield Path(folder)
@@ -128,11 +128,11 @@ def _stubs() -> Iterator[Path]:
 
 @contextmanager
 def open_headers(source: Source, overrides: Sequence[str] = ()) -> Iterator[Config]:
-    """What `source` describes, for as long as the context lasts; no weight is fetched.
+    """The config at `source`, with headers only, within the context; no weight is fetched.
 
     Raises:
         ConfigError: the config, a name in it or the environment is wrong.
-        WeightsError: a file is nowhere, or cannot be fetched.
+        WeightsError: a file is missing, or cannot be fetched.
     """
     with _stubs() as stubs:
         yield _Opening(source, overrides, stubs).headers()
@@ -141,11 +141,11 @@ def open_headers(source: Source, overrides: Sequence[str] = ()) -> Iterator[Conf
 def open_config(
     source: Source, overrides: Sequence[str] = (), *, check: Callable[[Config], object]
 ) -> Config:
-    """What `source` describes, its files on this machine; `check` sees the headers before weights come.
+    """The config at `source` with its files on this machine; `check` sees headers before weights are fetched.
 
     Raises:
         ConfigError: the config, a name in it or the environment is wrong.
-        WeightsError: a file is nowhere, or cannot be fetched, or `check` refuses what it says of itself.
+        WeightsError: a file is missing, or cannot be fetched, or `check` raises it.
     """
     with _stubs() as stubs:
         opening = _Opening(source, overrides, stubs)

@@ -1,7 +1,7 @@
-"""What a checkpoint holds is known from the headers of its files, before a weight is read.
+"""Reads the headers of safetensors files: names, shapes and dtypes of all tensors, without a weight.
 
-One safetensors file, or the index of several: names, shapes and dtypes of all tensors, and
-proof that the files are whole. Which of them become parameters: `checkpoint`.
+Of one file, or of the index of several; also checks that no file is truncated. Which tensors
+become parameters: `loading`.
 Format: https://huggingface.co/docs/safetensors/index#format
 """
 
@@ -27,7 +27,7 @@ _DTYPE_BITS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """What a file says of one tensor; `file` is the one that holds it."""
+    """The header entry of one tensor; `file` is the one that holds it."""
 
     dtype: str
     shape: Shape
@@ -35,16 +35,16 @@ class TensorHeader:
 
     @property
     def size_bytes(self) -> int:
-        """Room it takes in its file."""
+        """Its size in the file."""
         return math.prod(self.shape) * _DTYPE_BITS[self.dtype] // 8
 
 
 def read_header(path: Path) -> dict[str, TensorHeader]:
-    """Say what a checkpoint holds without reading a weight: one safetensors file, or an index of several.
+    """The tensors of a checkpoint, one safetensors file or an index of several, by name.
 
     Raises:
         WeightsError: there is no such file, or it is not safetensors, or it was cut short,
-            or an index and its files disagree.
+            or an index and its files contradict each other.
     """
     header: dict[str, TensorHeader] = {}
     for shard in shard_paths(path):
@@ -59,16 +59,18 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
 
 
 def _check_index(path: Path, header: Mapping[str, TensorHeader]) -> None:
-    """Raise unless the index at `path`, read before, sends every tensor to the file that has it."""
-    said: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
-    wrong = [name for name, file in said.items() if name not in header or header[name].file.name != file]
-    wrong += [name for name in header if name not in said]
+    """Raise unless the index at `path` maps every tensor to the file that holds it."""
+    weight_map: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
+    wrong = [
+        name for name, file in weight_map.items() if name not in header or header[name].file.name != file
+    ]
+    wrong += [name for name in header if name not in weight_map]
     if wrong:
         raise WeightsError(str(path), "not in the file where the index says: " + ", ".join(sorted(wrong)))
 
 
 def _read_file_header(path: Path) -> dict[str, TensorHeader]:
-    text, room_bytes = _read_header_text(path)
+    text, data_bytes = _read_header_text(path)
     try:
         header = json.loads(text)
     except ValueError as error:  # not UTF-8, or not JSON
@@ -87,8 +89,8 @@ def _read_file_header(path: Path) -> dict[str, TensorHeader]:
             raise WeightsError(str(path), f"the header entry of {name} is malformed")
         needed_bytes = max(needed_bytes, end_bytes)
         tensors[name] = tensor
-    if needed_bytes > room_bytes:
-        raise WeightsError(str(path), f"truncated: {needed_bytes - room_bytes} bytes are missing at its end")
+    if needed_bytes > data_bytes:
+        raise WeightsError(str(path), f"truncated: {needed_bytes - data_bytes} bytes are missing at its end")
     return tensors
 
 
@@ -98,12 +100,12 @@ def _read_header_text(path: Path) -> tuple[bytes, int]:
         with path.open("rb") as file:
             size_bytes = path.stat().st_size
             header_bytes = int.from_bytes(file.read(_LENGTH_BYTES), "little")
-            room_bytes = size_bytes - _LENGTH_BYTES - header_bytes
+            data_bytes = size_bytes - _LENGTH_BYTES - header_bytes
             if size_bytes < _LENGTH_BYTES or header_bytes > _HEADER_LIMIT_BYTES:
                 raise WeightsError(str(path), "not a safetensors file")
-            if room_bytes < 0:
+            if data_bytes < 0:
                 raise WeightsError(str(path), "truncated safetensors file, or not one")
-            return file.read(header_bytes), room_bytes
+            return file.read(header_bytes), data_bytes
     except OSError as error:
         raise WeightsError(str(path), error.strerror or "cannot be read") from error
 

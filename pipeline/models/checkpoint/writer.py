@@ -1,8 +1,8 @@
-"""A checkpoint appears whole, or not at all.
+"""Writes a safetensors file, which appears only when it is complete.
 
-The header comes first in a safetensors file, so everything in it is known before a number
-is; the numbers are then written one tensor at a time, in any order. Reading: `headers`,
-`checkpoint`. Who writes: `untrained`, `quantization`.
+The header is at the start of the file and is written first; the tensors then follow one at a
+time, in any order. Reading: `safetensors_header`, `loading`. Used by `random_init` and
+`quantization`.
 Format: https://huggingface.co/docs/safetensors/index#format
 """
 
@@ -19,12 +19,12 @@ _ALIGNMENT_BYTES = 8
 
 
 class Writer:
-    """An open safetensors file that waits for its tensors' bytes."""
+    """An open safetensors file whose header has been written."""
 
     def __init__(
-        self, file: IO[bytes], tensors: Mapping[str, TensorHeader], about: Mapping[str, str]
+        self, file: IO[bytes], tensors: Mapping[str, TensorHeader], metadata: Mapping[str, str]
     ) -> None:
-        header: dict[str, object] = {"__metadata__": dict(about)}
+        header: dict[str, object] = {"__metadata__": dict(metadata)}
         self._begins: dict[str, int] = {}
         self.size_bytes = 0
         for name, tensor in tensors.items():
@@ -33,7 +33,7 @@ class Writer:
             self._begins[name] = begin
             self.size_bytes = end
         text = json.dumps(header).encode()
-        text += b" " * (-len(text) % _ALIGNMENT_BYTES)  # the format asks for aligned data
+        text += b" " * (-len(text) % _ALIGNMENT_BYTES)  # the format requires aligned data
         file.write(len(text).to_bytes(8, "little") + text)
         self._start = file.tell()
         self._file = file
@@ -46,13 +46,13 @@ class Writer:
 
 @contextmanager
 def new_checkpoint(
-    path: Path, tensors: Mapping[str, TensorHeader], about: Mapping[str, str]
+    path: Path, tensors: Mapping[str, TensorHeader], metadata: Mapping[str, str]
 ) -> Iterator[Writer]:
-    """Write `path` beside itself and put it in place at the end; after an exception there is nothing."""
+    """Write a temporary file and rename it to `path` at the end; after an exception there is no file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:
         try:
-            yield Writer(file, tensors, about)
+            yield Writer(file, tensors, metadata)
             file.close()
             Path(file.name).replace(path)
         except BaseException:

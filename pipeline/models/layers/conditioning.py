@@ -1,9 +1,10 @@
-"""What a model is told for a whole session is one vector, computed when it is loaded and added to each step.
+"""Conditions of a model, summed into one vector that is added to the input of every step.
 
-Hibiki is told how good its voice shall be. A condition's value is looked up in a narrow
-table and projected to the model's width; the conditions that a config's `fuser` names
-under `sum` are added up. With guidance a second vector says the opposite, and what is
-drawn is moved away from it (`lm`). Nothing here runs while a session does.
+Hibiki, for one, is conditioned on the quality of its voice. A condition's value is looked up in
+a narrow table and projected to the model's width; the conditions that a config's `fuser` lists
+under `sum` are added up. Classifier-free guidance takes a second vector, of the null conditions,
+and moves the logits away from what follows from it (`lm`). All of this is computed when a model
+is loaded.
 Source: behaviour of the `moshi` package (`conditioners/`, `run_inference.py`).
 """
 
@@ -21,15 +22,15 @@ Shape = tuple[int, ...]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 
 PREFIX: Final = "condition_provider.conditioners."
-# What a model is asked for where nobody says otherwise, and what guidance leads away from.
-_ASKED_FOR: Final[Mapping[str, str]] = {"description": "very_good"}
-_LED_AWAY_FROM: Final[Mapping[str, str]] = {"description": "very_bad"}
+# The value that each condition has in every session, and the one that guidance moves away from.
+_DEFAULTS: Final[Mapping[str, str]] = {"description": "very_good"}
+_NULL_VALUES: Final[Mapping[str, str]] = {"description": "very_bad"}
 
 
-class LookupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A condition whose value is one of `possible_values`, or, without them, any text by its hash.
+class LutConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A condition with one of `possible_values` or, without them, any text, which is hashed.
 
-    n_bins: values that the table has room for; one more row stands for no value.
+    n_bins: values that the table has rows for; one more row stands for no value.
     dim: width of the table.
     """
 
@@ -41,21 +42,21 @@ class LookupConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     init_scale: float = 1.0
 
     def row(self, value: str) -> int:
-        """Where in the table `value` is."""
+        """The row of the table for `value`."""
         if self.possible_values is None:
             return int.from_bytes(hashlib.sha256(value.encode()).digest(), "big") % self.n_bins
         return self.possible_values.index(value)
 
-    def knows(self, value: str) -> bool:
-        """Whether a session may be told `value`."""
+    def accepts(self, value: str) -> bool:
+        """Whether `value` is a possible value."""
         return self.possible_values is None or value in self.possible_values
 
 
-def parse_conditioners(raw: object) -> dict[str, LookupConfig]:
+def parse_conditioners(raw: object) -> dict[str, LutConfig]:
     """The `conditioners` of a config.json, by name.
 
     Raises:
-        ConfigError: one is of an unsupported type, mistyped, or nobody knows what to ask it for.
+        ConfigError: one is of an unsupported type, mistyped, or has no known default value.
     """
     if not isinstance(raw, Mapping):
         raise ConfigError("conditioners", "expected an object")
@@ -66,20 +67,20 @@ def parse_conditioners(raw: object) -> dict[str, LookupConfig]:
         if kind != "lut":
             raise ConfigError(f"{key}.type", f"{kind!r} is not supported, only 'lut' is")
         try:
-            conditioner = msgspec.convert(given.get("lut"), LookupConfig)
+            conditioner = msgspec.convert(given.get("lut"), LutConfig)
         except msgspec.ValidationError as error:
             raise ConfigError(f"{key}.lut", str(error)) from None
         if len(conditioner.possible_values or ()) > conditioner.n_bins:
             raise ConfigError(f"{key}.lut.possible_values", f"more than n_bins, {conditioner.n_bins}")
-        asked_for = _ASKED_FOR.get(name)
-        if asked_for is None or not conditioner.knows(asked_for):
+        default = _DEFAULTS.get(name)
+        if default is None or not conditioner.accepts(default):
             raise ConfigError(key, "no default value is known for this condition")
         conditioners[name] = conditioner
     return conditioners
 
 
-def parse_fuser(raw: object, conditioners: Mapping[str, LookupConfig]) -> tuple[str, ...]:
-    """The names of the conditions that are added to what the model hears.
+def parse_fuser(raw: object, conditioners: Mapping[str, LutConfig]) -> tuple[str, ...]:
+    """The names of the conditions that are added to the model's input.
 
     Raises:
         ConfigError: conditions enter in another way, or are not among `conditioners`.
@@ -98,7 +99,7 @@ def parse_fuser(raw: object, conditioners: Mapping[str, LookupConfig]) -> tuple[
     return tuple(summed)
 
 
-def condition_tensors(conditioners: Mapping[str, LookupConfig], dim: int) -> Iterator[tuple[str, Shape]]:
+def condition_tensors(conditioners: Mapping[str, LutConfig], dim: int) -> Iterator[tuple[str, Shape]]:
     """Names and shapes of the conditions' weights, the same in every published layout."""
     for name, conditioner in conditioners.items():
         yield f"{PREFIX}{name}.embed.weight", (conditioner.n_bins + 1, conditioner.dim)
@@ -107,10 +108,10 @@ def condition_tensors(conditioners: Mapping[str, LookupConfig], dim: int) -> Ite
             yield f"{PREFIX}{name}.learnt_padding", (1, 1, dim)
 
 
-class Lookup(nn.Module):
-    """One condition: a value becomes a vector, always the same."""
+class LutConditioner(nn.Module):
+    """One condition: a lookup table from a value to a vector."""
 
-    def __init__(self, config: LookupConfig, dim: int) -> None:
+    def __init__(self, config: LutConfig, dim: int) -> None:
         super().__init__()
         self.config = config
         self.dim = dim
@@ -120,33 +121,33 @@ class Lookup(nn.Module):
             self.learnt_padding = mx.zeros((1, 1, dim))
 
     def __call__(self, value: str | None) -> mx.array:
-        """`[1, 1, D]` float32; None is no value, which is a learnt vector of its own, or nothing."""
+        """`[1, 1, D]` float32; None, no value, gives a learnt vector of its own, or zeros."""
         if value is not None:
             row = self.embed(mx.array([[self.config.row(value)]])).astype(mx.float32)  # [1, 1, dim]
             vector: mx.array = self.output_proj(row)
             return vector.astype(mx.float32)
-        nothing: mx.array = self.learnt_padding if self.config.learn_padding else mx.zeros((1, 1, self.dim))
-        return nothing.astype(mx.float32)
+        null: mx.array = self.learnt_padding if self.config.learn_padding else mx.zeros((1, 1, self.dim))
+        return null.astype(mx.float32)
 
 
-class Conditions(nn.Module):
-    """All conditions of one model; their sum is a constant."""
+class ConditionProvider(nn.Module):
+    """All conditions of one model and their sums, which are constants."""
 
-    def __init__(self, conditioners: Mapping[str, LookupConfig], summed: tuple[str, ...], dim: int) -> None:
+    def __init__(self, conditioners: Mapping[str, LutConfig], summed: tuple[str, ...], dim: int) -> None:
         super().__init__()
-        self.conditioners = {name: Lookup(config, dim) for name, config in conditioners.items()}
+        self.conditioners = {name: LutConditioner(config, dim) for name, config in conditioners.items()}
         self.summed = summed
 
-    def wanted(self) -> mx.array:
-        """`[1, 1, D]` float32: what sessions are told."""
-        return self._sum({name: _ASKED_FOR[name] for name in self.summed})
+    def condition(self) -> mx.array:
+        """`[1, 1, D]` float32: the sum of the default values."""
+        return self._sum({name: _DEFAULTS[name] for name in self.summed})
 
-    def unwanted(self) -> mx.array:
-        """`[1, 1, D]` float32: what guidance leads away from."""
+    def null_condition(self) -> mx.array:
+        """`[1, 1, D]` float32: the sum of the values that guidance moves away from."""
         values = {}
         for name in self.summed:
-            worst = _LED_AWAY_FROM[name]
-            values[name] = worst if self.conditioners[name].config.knows(worst) else None
+            null = _NULL_VALUES[name]
+            values[name] = null if self.conditioners[name].config.accepts(null) else None
         return self._sum(values)
 
     def _sum(self, values: Mapping[str, str | None]) -> mx.array:

@@ -1,8 +1,8 @@
-"""Computes: causal convolutions over `[w, T, C]` whose past is an argument.
+"""Causal streaming convolutions over `[w, T, C]`; their past samples are an argument.
 
-Channels come last inside the codec; only `Mimi` speaks `[w, 1, S]`. What a convolution
-needs of the past travels in a `History`: one packed row per lane, so that a whole network
-costs one gather and one scatter however many layers it has. Nothing here knows of lanes.
+Channels come last inside the codec; only `Mimi`'s own interface is `[w, 1, S]`. The past of all
+layers is in a `ConvState`, one packed row per lane, so that a whole network takes one gather
+and one scatter, however many layers it has. Which row belongs to which lane: `mimi`.
 
 Arithmetic after the published Mimi (Défossez et al. 2024, "Moshi", section 3.3; package
 `moshi`, `modules/conv.py` and `modules/resample.py`).
@@ -11,53 +11,51 @@ Arithmetic after the published Mimi (Défossez et al. 2024, "Moshi", section 3.3
 import mlx.core as mx
 from mlx import nn
 
-from pipeline.backend import prepare
-
-# MLX's convolution on the CPU writes its input down once for every tap, and multiplies that.
-_BY_PRODUCTS = prepare().device == "cpu"
+from pipeline import backend
+from pipeline.models.evaluation import EvalSchedule
 
 
-class History:
-    """The past of every layer, taken and left again in the order the layers run.
+class ConvState:
+    """The past of every layer during one call, popped and pushed in the order in which the layers run.
 
-    `packed [w, floats]` is what the previous call left; `repacked()` is what this one leaves.
-    `marks`: what the layers computed on their way, the first first; see `mark`.
+    `packed [w, floats]` is the state before the call; `packed()` is the state after it.
+    `schedule`: where layers add the points at which the call may be evaluated in parts.
     """
 
-    def __init__(self, packed: mx.array, marks: list[mx.array] | None = None) -> None:
-        self._packed = packed
+    def __init__(self, packed: mx.array, schedule: EvalSchedule | None = None) -> None:
+        self._before = packed
         self._offset = 0
-        self._left: list[mx.array] = []
-        self._marks = marks
+        self._after: list[mx.array] = []
+        self._schedule = schedule
 
-    def take(self, steps: int, channels: int) -> mx.array:
+    def pop(self, steps: int, channels: int) -> mx.array:
         """The next layer's past, `[w, steps, channels]`."""
         end = self._offset + steps * channels
-        past = self._packed[:, self._offset : end].reshape(-1, steps, channels)
+        past = self._before[:, self._offset : end].reshape(-1, steps, channels)
         self._offset = end
         return past
 
-    def leave(self, past: mx.array) -> None:
-        """Put away `[w, steps, channels]`, what the same layer takes next time."""
-        self._left.append(past.reshape(past.shape[0], -1))
+    def push(self, past: mx.array) -> None:
+        """Store `[w, steps, channels]`, which the same layer pops in the next call."""
+        self._after.append(past.reshape(past.shape[0], -1))
 
-    def mark(self, x: mx.array) -> None:
-        """Note that a good part of the work ends with `x`, for who wants to evaluate it in parts."""
-        if self._marks is not None:
-            self._marks.append(x)
+    def eval_point(self, x: mx.array) -> None:
+        """Let the call be evaluated up to `x` on its own, where it is evaluated in parts."""
+        if self._schedule is not None:
+            self._schedule.add(x)
 
-    def repacked(self) -> mx.array:
-        """Everything left, `[w, floats]`; each layer must have taken and left its part."""
-        repacked = mx.concatenate(self._left, axis=1)
-        assert repacked.shape == self._packed.shape
-        assert self._offset == repacked.shape[1]
-        return repacked
+    def packed(self) -> mx.array:
+        """The state after the call, `[w, floats]`; each layer must have popped and pushed its part."""
+        packed = mx.concatenate(self._after, axis=1)
+        assert packed.shape == self._before.shape
+        assert self._offset == packed.shape[1]
+        return packed
 
 
 class CausalConv1d(nn.Module):
-    """A step depends on no later sample, and concatenated steps equal the whole.
+    """A strided, dilated convolution that depends on no later sample; concatenated steps equal the whole.
 
-    Before the first sample there is silence. `weight [out, kernel, in]`.
+    The past before the first sample is zeros. `weight [out, kernel, in]`.
     """
 
     def __init__(
@@ -70,43 +68,46 @@ class CausalConv1d(nn.Module):
         self.dilation = dilation
         self.in_channels = in_channels
         self.past_steps = (kernel_size - 1) * dilation + 1 - stride
+        # MLX's CPU convolution copies its input once for every tap; products of the input with
+        # the transposed weights copy the weights instead.
+        self.by_products = backend.prepare().on_cpu
 
     @property
-    def history_floats(self) -> int:
-        """Numbers this layer keeps for each lane."""
+    def conv_state_floats(self) -> int:
+        """Numbers that this layer keeps for each lane."""
         return self.past_steps * self.in_channels
 
-    def __call__(self, x: mx.array, history: History) -> mx.array:
+    def __call__(self, x: mx.array, conv_state: ConvState) -> mx.array:
         """`x [w, T, in]` → `[w, T / stride, out]`."""
         if self.past_steps:
-            past = history.take(self.past_steps, self.in_channels)  # [w, P, in]
+            past = conv_state.pop(self.past_steps, self.in_channels)  # [w, P, in]
             x = mx.concatenate([past, x], axis=1)  # [w, P + T, in]
-            history.leave(x[:, -self.past_steps :])
-        if _BY_PRODUCTS and self._has_fewer_weights_than(x):
+            conv_state.push(x[:, -self.past_steps :])
+        if self.by_products and self._has_fewer_weights_than(x):
             return self._by_products(x)
         y = mx.conv1d(x, self.weight, stride=self.stride, dilation=self.dilation)  # [w, T / stride, out]
         return y + self.bias
 
     def _has_fewer_weights_than(self, x: mx.array) -> bool:
-        """Whether turning the weights over is cheaper than copying `x [w, P + T, in]` for every tap."""
-        whole = self.weight.shape[1] % self.stride == 0
-        return whole and self.in_channels > 1 and self.weight.size < x.shape[1] * x.shape[2]
+        """Whether transposing the weights is cheaper than copying `x [w, P + T, in]` for every tap."""
+        divides = self.weight.shape[1] % self.stride == 0
+        return divides and self.in_channels > 1 and self.weight.size < x.shape[1] * x.shape[2]
 
     def _by_products(self, x: mx.array) -> mx.array:
-        """`x [w, P + T, in]` → `[w, T / stride, out]`: one product for as many taps as a stride has steps."""
+        """`x [w, P + T, in]` → `[w, T / stride, out]` by one product for every `stride` taps."""
         w, steps, width = x.shape[0], x.shape[1] // self.stride, self.stride * self.in_channels
         x = x.reshape(w, steps, width)
         taps = self.weight.reshape(len(self.weight), -1, width).transpose(1, 2, 0)  # [n, width, out]
         steps -= (len(taps) - 1) * self.dilation
         y = self.bias
         for tap, weight in enumerate(taps):
-            seen = x[:, tap * self.dilation :][:, :steps]
-            y = mx.addmm(y, seen, mx.broadcast_to(weight, (w, *weight.shape)))
+            window = x[:, tap * self.dilation :][:, :steps]
+            y = mx.addmm(y, window, mx.broadcast_to(weight, (w, *weight.shape)))
         return y
 
 
-class Downsample(nn.Module):
-    """`stride` steps become one; before the first there is that first step, repeated.
+class ConvDownsample1d(nn.Module):
+    """`stride` steps become one; the past before the first step is that step, repeated.
 
     `weight [C, 2 · stride, C]`.
     """
@@ -117,24 +118,24 @@ class Downsample(nn.Module):
         self.stride = stride
 
     @property
-    def history_floats(self) -> int:
-        """Numbers this layer keeps for each lane."""
+    def conv_state_floats(self) -> int:
+        """Numbers that this layer keeps for each lane."""
         return self.weight.size // (2 * len(self.weight))
 
-    def __call__(self, x: mx.array, history: History, fresh: mx.array) -> mx.array:
-        """`x [w, n · stride, C]` → `[w, n, C]`; `fresh [w]` marks the rows that have no past yet."""
-        past = history.take(self.stride, x.shape[2])  # [w, stride, C]
+    def __call__(self, x: mx.array, conv_state: ConvState, fresh: mx.array) -> mx.array:
+        """`x [w, n · stride, C]` → `[w, n, C]`; `fresh [w]`: the rows that have no past yet."""
+        past = conv_state.pop(self.stride, x.shape[2])  # [w, stride, C]
         past = mx.where(fresh[:, None, None], x[:, :1], past)
         x = mx.concatenate([past, x], axis=1)  # [w, (1 + n) · stride, C]
-        history.leave(x[:, -self.stride :])
+        conv_state.push(x[:, -self.stride :])
         return mx.conv1d(x, self.weight, stride=self.stride)
 
 
 def overlap_add(halves: mx.array, pending: mx.array) -> tuple[mx.array, mx.array]:
-    """Each step's first half falls on its own outputs, its second half on the next step's.
+    """Add each step's second half to the first half of the next step.
 
-    `halves [w, T, 2, stride, C]` and `pending [w, stride, C]`, the second half of the step
-    before, → `[w, T · stride, C]` and the new pending.
+    `halves [w, T, 2, stride, C]` and `pending [w, stride, C]`, the second half of the previous
+    step, → `[w, T · stride, C]` and the new pending half.
     """
     w, steps, _, stride, channels = halves.shape
     second = mx.concatenate([pending[:, None], halves[:, :, 1]], axis=1)  # [w, T + 1, stride, C]
@@ -145,7 +146,7 @@ def overlap_add(halves: mx.array, pending: mx.array) -> tuple[mx.array, mx.array
 class ConvTranspose1d(nn.Module):
     """Each step becomes `stride`, by a kernel of twice that; concatenated steps equal the whole.
 
-    One matrix product and an overlap-add, because MLX's own transposed convolution is some
+    One matrix product and an overlap-add, because MLX's own transposed convolution is about
     fifty times slower on the CPU. `weight [2 · stride, out, in]`.
     """
 
@@ -157,22 +158,22 @@ class ConvTranspose1d(nn.Module):
         self.out_channels = out_channels
 
     @property
-    def history_floats(self) -> int:
-        """Numbers this layer keeps for each lane."""
+    def conv_state_floats(self) -> int:
+        """Numbers that this layer keeps for each lane."""
         return self.stride * self.out_channels
 
-    def __call__(self, x: mx.array, history: History) -> mx.array:
+    def __call__(self, x: mx.array, conv_state: ConvState) -> mx.array:
         """`x [w, T, in]` → `[w, T · stride, out]`."""
         w, steps, in_channels = x.shape
         spread = x @ self.weight.reshape(-1, in_channels).T  # [w, T, 2 · stride · out]
         halves = spread.reshape(w, steps, 2, self.stride, self.out_channels)
-        y, pending = overlap_add(halves, history.take(self.stride, self.out_channels))
-        history.leave(pending)  # without the bias, which each output gets once
+        y, pending = overlap_add(halves, conv_state.pop(self.stride, self.out_channels))
+        conv_state.push(pending)  # without the bias, which is added once to each output
         return y + self.bias
 
 
-class Upsample(nn.Module):
-    """Each step becomes `stride`, every channel by a kernel of its own; `weight [2 · stride, 1, C]`."""
+class ConvTrUpsample1d(nn.Module):
+    """Each step becomes `stride`, by one kernel per channel (depthwise); `weight [2 · stride, 1, C]`."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -180,23 +181,23 @@ class Upsample(nn.Module):
         self.stride = stride
 
     @property
-    def history_floats(self) -> int:
-        """Numbers this layer keeps for each lane."""
+    def conv_state_floats(self) -> int:
+        """Numbers that this layer keeps for each lane."""
         return self.weight.size // 2
 
-    def __call__(self, x: mx.array, history: History) -> mx.array:
+    def __call__(self, x: mx.array, conv_state: ConvState) -> mx.array:
         """`x [w, T, C]` → `[w, T · stride, C]`."""
         w, steps, channels = x.shape
         halves = x[:, :, None] * self.weight[:, 0]  # [w, T, 2 · stride, C]
         y, pending = overlap_add(
-            halves.reshape(w, steps, 2, self.stride, channels), history.take(self.stride, channels)
+            halves.reshape(w, steps, 2, self.stride, channels), conv_state.pop(self.stride, channels)
         )
-        history.leave(pending)
+        conv_state.push(pending)
         return y
 
 
-def history_floats(module: nn.Module) -> int:
-    """Numbers that all the layers inside a module keep for each lane."""
-    layers = (CausalConv1d, ConvTranspose1d, Downsample, Upsample)
-    floats: list[int] = [layer.history_floats for layer in module.modules() if isinstance(layer, layers)]
+def conv_state_floats(module: nn.Module) -> int:
+    """Numbers that all layers inside a module keep for each lane."""
+    layers = (CausalConv1d, ConvTranspose1d, ConvDownsample1d, ConvTrUpsample1d)
+    floats: list[int] = [layer.conv_state_floats for layer in module.modules() if isinstance(layer, layers)]
     return sum(floats)

@@ -1,4 +1,4 @@
-"""Tokens become vectors, and the token −1 becomes nothing at all."""
+"""Token embeddings; token −1 stands for no input and adds exactly zero."""
 
 from collections.abc import Sequence
 
@@ -13,10 +13,7 @@ from pipeline.models.layers.quantized import rows
 
 
 class Embedding(nn.Module):
-    """A table, optionally normed, optionally narrow with a projection behind it.
-
-    Token −1 means that there is no input: it adds exactly zero.
-    """
+    """An embedding table, optionally normed, optionally low-rank with a projection behind it."""
 
     def __init__(self, tokens: int, dim: int, *, normed: bool = False, low_rank: int | None = None) -> None:
         super().__init__()
@@ -30,62 +27,62 @@ class Embedding(nn.Module):
 
     def __call__(self, tokens: mx.array) -> mx.array:
         """`[...]` int32 → `[..., D]`."""
-        x = self._looked_up(mx.maximum(tokens, 0))
+        x = self._lookup(mx.maximum(tokens, 0))
         x = mx.where(tokens[..., None] < 0, mx.zeros((), x.dtype), x)
         return self.low_rank(x) if self.projected else x
 
-    def of_drawn(self, tokens: mx.array) -> mx.array:
-        """The same for tokens that a model has drawn, of which none is −1."""
-        x = self._looked_up(tokens)
+    def embed_sampled(self, tokens: mx.array) -> mx.array:
+        """`[...]` → `[..., D]` for sampled tokens, of which none is −1."""
+        x = self._lookup(tokens)
         return self.low_rank(x) if self.projected else x
 
     @property
     def is_plain(self) -> bool:
-        """Whether what a token becomes is a row of the table, as it stands there."""
+        """Whether a token's vector is a row of the table: not quantized, normed or projected."""
         return not self.normed and not self.projected and "scales" not in self
 
-    def _looked_up(self, tokens: mx.array) -> mx.array:
+    def _lookup(self, tokens: mx.array) -> mx.array:
         x = rows(self, tokens)
         return self.norm(x) if self.normed else x
 
 
-class Hearing:
-    """The sum of what one token of each of several tables becomes, looked up at once.
+class FusedEmbedding:
+    """The sum of one token's vector from each of several tables, gathered at once.
 
-    The tables are laid behind each other, once, and are from then on views of the whole: it
-    costs no memory. What is not a plain table is looked up by itself.
+    Plain tables are concatenated once and become views of the result, which takes no further
+    memory. If one of them is not plain, each is looked up separately.
     """
 
     def __init__(self, tables: Sequence[Embedding]) -> None:
         self._tables = tables
-        self._whole: mx.array | None = None  # not evaluated yet
+        self._fused: mx.array | None = None  # not evaluated yet
         if all(table.is_plain for table in tables):
             sizes = [len(table.weight) for table in tables]
             self._begins = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
-            whole = self._whole = mx.concatenate([table.weight for table in tables])
+            fused = self._fused = mx.concatenate([table.weight for table in tables])
             for table, begin, size in zip(tables, self._begins.tolist(), sizes, strict=True):
-                table.weight = whole[begin : begin + size]
+                table.weight = fused[begin : begin + size]
 
-    def settle(self) -> None:
-        """Lay the tables out now, on the thread whose weights they are."""
-        if self._whole is not None:
-            mx.eval(self._whole)
+    def materialize(self) -> None:
+        """Evaluate the concatenated tables now, on the thread that loads the weights."""
+        if self._fused is not None:
+            mx.eval(self._fused)
 
     def __call__(self, tokens: npt.NDArray[np.int32]) -> mx.array:
-        """`[w, tables, T]`, −1 for nothing → `[w, T, D]`."""
-        if self._whole is None:
+        """`[w, tables, T]` on the host, −1 for no input → `[w, T, D]`."""
+        if self._fused is None:
             each = [table(mx.array(tokens[:, i])) for i, table in enumerate(self._tables)]
             return sum(each[1:], each[0])
-        at = np.maximum(tokens, 0) + self._begins[:, None]
-        heard = self._whole[mx.array(at)]  # [w, tables, T, D]
+        indices = np.maximum(tokens, 0) + self._begins[:, None]
+        vectors = self._fused[mx.array(indices)]  # [w, tables, T, D]
         if (tokens < 0).any():
-            heard = mx.where(mx.array(tokens[..., None] >= 0), heard, mx.zeros((), heard.dtype))
-        return heard.sum(axis=1)
+            vectors = mx.where(mx.array(tokens[..., None] >= 0), vectors, mx.zeros((), vectors.dtype))
+        return vectors.sum(axis=1)
 
-    def of_arrays(self, tokens: mx.array) -> mx.array:
-        """The same where only the device knows the tokens, and whether one of them is −1."""
-        if self._whole is None:
+    def embed_arrays(self, tokens: mx.array) -> mx.array:
+        """The same for tokens on the device, where any of them may be −1."""
+        if self._fused is None:
             each = [table(tokens[:, i]) for i, table in enumerate(self._tables)]
             return sum(each[1:], each[0])
-        heard = self._whole[mx.maximum(tokens, 0) + mx.array(self._begins)[:, None]]  # [w, tables, T, D]
-        return mx.where(tokens[..., None] >= 0, heard, mx.zeros((), heard.dtype)).sum(axis=1)
+        vectors = self._fused[mx.maximum(tokens, 0) + mx.array(self._begins)[:, None]]  # [w, tables, T, D]
+        return mx.where(tokens[..., None] >= 0, vectors, mx.zeros((), vectors.dtype)).sum(axis=1)

@@ -1,4 +1,4 @@
-"""A product with a matrix that is turned over once, and not in every step."""
+"""Linear layers whose transposed weight is computed once and cached, instead of in every step."""
 
 from collections.abc import Callable
 
@@ -6,40 +6,40 @@ import mlx.core as mx
 from mlx import nn
 
 
-class Once:
-    """What `make` makes of a weight, made anew only where it is another weight."""
+class CachedTransform:
+    """A function of a weight, computed again only when it is called with another array."""
 
-    def __init__(self, make: Callable[[mx.array], mx.array]) -> None:
-        self._make = make
-        self._of: mx.array | None = None
-        self._made: mx.array
+    def __init__(self, transform: Callable[[mx.array], mx.array]) -> None:
+        self._transform = transform
+        self._source: mx.array | None = None
+        self._result: mx.array
 
     def __call__(self, weight: mx.array) -> mx.array:
-        """Not evaluated yet, the first time."""
-        if weight is not self._of:
-            self._of, self._made = weight, self._make(weight)
-        return self._made
+        """The cached result; not yet evaluated the first time."""
+        if weight is not self._source:
+            self._source, self._result = weight, self._transform(weight)
+        return self._result
 
 
 class Linear(nn.Linear):
-    """What `nn.Linear` is; `weight [out, in]`, whose other side is a view of it and costs no memory."""
+    """`nn.Linear` with a cached transpose of `weight [out, in]`, a view that takes no memory."""
 
-    def __init__(self, input_dims: int, output_dims: int, bias: bool = True) -> None:  # noqa: FBT001, FBT002 - as there
+    def __init__(self, input_dims: int, output_dims: int, bias: bool = True) -> None:  # noqa: FBT001, FBT002 - the signature of nn.Linear
         super().__init__(input_dims, output_dims, bias)
-        self._turned = Once(lambda weight: weight.T)
+        self._transposed = CachedTransform(lambda weight: weight.T)
 
-    def settle(self) -> None:
-        """Turn the weight over now, on the thread whose it is."""
-        mx.eval(self._turned(self["weight"]))
+    def materialize(self) -> None:
+        """Evaluate the transpose now, on the thread that loads the weights."""
+        mx.eval(self._transposed(self["weight"]))
 
     def __call__(self, x: mx.array) -> mx.array:
-        """`[..., in]` → `[..., out]`; of two dimensions it is one operation, of more three."""
-        turned = self._turned(self["weight"])
-        return mx.addmm(self["bias"], x, turned) if "bias" in self else x @ turned
+        """`[..., in]` → `[..., out]`; one operation for two dimensions, three for more."""
+        transposed = self._transposed(self["weight"])
+        return mx.addmm(self["bias"], x, transposed) if "bias" in self else x @ transposed
 
 
-def settle(model: nn.Module) -> None:
-    """Turn all weights of `model` over now, on the thread whose they are."""
+def materialize(model: nn.Module) -> None:
+    """Evaluate the cached transposes of all linear layers of `model`, on the thread that loads it."""
     for module in model.modules():
         if isinstance(module, Linear):
-            module.settle()
+            module.materialize()

@@ -1,11 +1,10 @@
-"""A quantized weight stands for the dense one it was made from, at a fraction of its memory.
+"""Quantized weights in MLX's format, and layers that compute with them.
 
-The form is MLX's: along each row, `group` numbers share one scale and one bias, and each
-number is kept in `bits` bits, packed into 32-bit words. Every tensor has its own bits and
-group, told from the file (`told_by`) and never from its name. On Metal and CUDA products
-are taken with the packed words (`install`); on the CPU, where that is unusably slow,
-weights are made dense as they are loaded (`Quantized.dequantized`, called by `checkpoint`).
-Making quantized checkpoints: `quantization`.
+Along each row, `group` numbers share one scale and one bias, and each number takes `bits` bits,
+packed into 32-bit words. Every tensor has its own bits and group, determined from shapes
+(`quantization_of`), never from its name. On Metal and CUDA products use the packed words
+(`install`); on the CPU, where that is unusably slow, weights are made dense while they are
+loaded (`Quantized.dequantized`). Making quantized checkpoints: `pipeline.models.quantization`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -26,33 +25,33 @@ _SAMPLED_ROWS: Final = 256
 
 
 class Quantization(NamedTuple):
-    """How the numbers of one tensor are kept."""
+    """Bits per number and numbers per group of one tensor."""
 
     bits: int
     group: int
 
     def size_bytes(self, shape: Shape, scale_bytes: int) -> int:
-        """Memory of a tensor of dense `shape`, its scales and biases included."""
+        """Memory of a tensor of dense `shape`, including scales and biases."""
         numbers = 1
         for axis in shape:
             numbers *= axis
         return numbers * self.bits // 8 + 2 * scale_bytes * (numbers // self.group)
 
     def packed_shape(self, shape: Shape) -> Shape:
-        """Of the words that hold a tensor of dense `shape`."""
+        """The shape of the words of a tensor of dense `shape`."""
         return (*shape[:-1], shape[-1] * self.bits // WORD_BITS)
 
     def scales_shape(self, shape: Shape) -> Shape:
-        """Of its scales, and of its biases."""
+        """The shape of its scales, and of its biases."""
         return (*shape[:-1], shape[-1] // self.group)
 
     def divides(self, shape: Shape) -> bool:
-        """Whether a tensor of dense `shape` is a matrix that can be kept this way."""
+        """Whether a tensor of dense `shape` is a matrix with a whole number of groups per row."""
         return len(shape) == 2 and shape[-1] % self.group == 0
 
 
-def told_by(dense: Shape, packed: Shape, scales: Shape) -> Quantization | None:
-    """The quantization by which a tensor of shape `dense` becomes these; None where none does."""
+def quantization_of(dense: Shape, packed: Shape, scales: Shape) -> Quantization | None:
+    """The quantization that turns a tensor of shape `dense` into these shapes; None if there is none."""
     if len(dense) != 2 or len(packed) != 2 or len(scales) != 2 or not packed[-1] or not scales[-1]:
         return None
     how = Quantization(WORD_BITS * packed[-1] // dense[-1], dense[-1] // scales[-1])
@@ -71,26 +70,26 @@ class Quantized:
     how: Quantization
 
     def dequantized(self, dtype: mx.Dtype) -> mx.array:
-        """The dense matrix, worked out in float32, as the products with packed words are."""
+        """The dense matrix, computed in float32 as in products with packed words."""
         bits, group = self.how
         scales, biases = self.scales.astype(mx.float32), self.biases.astype(mx.float32)
         return mx.dequantize(self.words, scales, biases, group_size=group, bits=bits).astype(dtype)
 
     def split(self, convert: Callable[[mx.array], Sequence[mx.array]]) -> "list[Quantized]":
-        """The matrices that `convert` cuts out of this one along its rows."""
+        """The matrices that `convert` makes of this one by splitting its rows."""
         words, scales, biases = (convert(part) for part in (self.words, self.scales, self.biases))
         return [Quantized(w, s, b, self.how) for w, s, b in zip(words, scales, biases, strict=True)]
 
     def arrays(self) -> list[mx.array]:
-        """What it is kept in."""
+        """Words, scales and biases."""
         return [self.words, self.scales, self.biases]
 
     def is_plausible(self) -> bool:
-        """Whether scales and biases can be of these bits, and were not taken from another file.
+        """Whether scales and biases fit these bits, and were not taken from another file.
 
-        A group that reaches from below zero to above it has a bias of half to all of its
-        2^bits − 1 steps. Most groups of most rows do; the scales of 4 bits are 17 times
-        those of 8. Rows are sampled, and there is much room on both sides.
+        A group with numbers on both sides of zero has a bias of half to all of its 2^bits − 1 steps,
+        and most groups of most rows are such; the scales of 4 bits are 17 times those of 8. Rows
+        are sampled, and the thresholds leave a wide margin.
         """
         stride = max(1, self.scales.shape[0] // _SAMPLED_ROWS)
         scales, biases = self.scales[::stride].astype(mx.float32), self.biases[::stride].astype(mx.float32)
@@ -101,7 +100,7 @@ class Quantized:
 
 
 class QuantizedLinear(nn.Module):
-    """What `nn.Linear` is, with a quantized weight."""
+    """`nn.Linear` with a quantized weight."""
 
     def __init__(self, weight: Quantized, bias: mx.array | None = None) -> None:
         super().__init__()
@@ -112,7 +111,7 @@ class QuantizedLinear(nn.Module):
     def __call__(self, x: mx.array) -> mx.array:
         """`[..., in]` → `[..., out]`."""
         kept = (self.weight, self.scales, self.biases)
-        # As one matrix: MLX's CUDA kernels would read the weight once for every leading index.
+        # In two dimensions: MLX's CUDA kernels would read the weight once for every leading index.
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
         y = mx.quantized_matmul(rows, *kept, transpose=True, group_size=self.group, bits=self.bits)
         y = y if x.ndim == 2 else y.reshape(*x.shape[:-1], -1)
@@ -120,7 +119,7 @@ class QuantizedLinear(nn.Module):
 
 
 def keep(module: nn.Module, weight: Quantized) -> None:
-    """Let `module` have `weight` in place of a dense one."""
+    """Give `module` the quantized `weight` in place of a dense one."""
     module.weight, module.scales, module.biases = weight.arrays()
     module.bits, module.group = weight.how
 
@@ -135,10 +134,10 @@ def rows(table: nn.Module, indices: mx.array) -> mx.array:
 
 
 def install(model: nn.Module, weights: Iterable[tuple[str, mx.array | Quantized]]) -> None:
-    """Replace parameters of `model`, by name; where one is quantized, so is the module that computes with it.
+    """Replace parameters of `model` by name; a linear layer with a quantized weight is replaced, too.
 
-    The owner of a quantized weight is an `nn.Linear`, or a table that reads its weight by `rows`;
-    an `nn.Embedding`, which does not, gets a dense one.
+    A quantized weight belongs to an `nn.Linear`, or to a table that reads it with `rows`; an
+    `nn.Embedding`, which does not, gets a dense one.
     """
     dense = []
     for name, weight in weights:

@@ -1,8 +1,8 @@
-"""A causal transformer: a step is the next position of the whole, however long a session lasts.
+"""The causal transformer of the language model and of Mimi, with a ring KV cache as its argument.
 
-Both the language model and Mimi are built on it. Weights are immutable; what a session
-leaves behind is a `TransformerState`, taken as an argument and returned anew. Attention
-itself: `attention`. Weights that change from step to step of one frame: `depformer`.
+Stepping through a sequence gives what the whole sequence gives at once, however long it is.
+Weights are immutable; the cache of a session is passed in and a new one returned. Attention
+itself: `attention`. Weights that change from codebook to codebook of one step: `depformer`.
 Source: Défossez et al. 2024, "Moshi", and the behaviour of the `moshi` package.
 """
 
@@ -15,15 +15,16 @@ import numpy as np
 import numpy.typing as npt
 from mlx import nn
 
+from pipeline.models.evaluation import EvalSchedule
 from pipeline.models.layers.activations import gelu, silu
 from pipeline.models.layers.attention import (
-    AttentionPlan,
+    AttentionMetadata,
+    CacheAttention,
     Lanes,
-    Plan,
+    MultiheadAttention,
     Positions,
-    Projections,
-    Rotation,
-    attend_whole,
+    RotaryEmbedding,
+    causal_attention,
 )
 from pipeline.models.layers.linear import Linear
 from pipeline.models.layers.norms import Norm, make_norm
@@ -36,8 +37,8 @@ Gating = Literal["none", "silu"]
 class TransformerConfig:
     """The sizes of a transformer, named as in Kyutai's configs.
 
-    `context`: positions a query sees, itself among them, and slots of a ring.
-    `layer_scale`: None for none; the value is a training matter, the scales are weights.
+    `context`: positions that a query attends to, including itself; also the slots of a ring.
+    `layer_scale`: None for none; its value only matters in training, the scales are weights.
     `kv_repeat`: query heads that share one key and value head.
     """
 
@@ -60,29 +61,29 @@ class TransformerConfig:
 
     @property
     def num_kv_heads(self) -> int:
-        """Heads that keys and values have."""
+        """Number of key and value heads."""
         return self.num_heads // self.kv_repeat
 
 
-class TransformerState(NamedTuple):
-    """What `rows` sessions leave behind: per layer, rings `[rows, Hkv, context, Dh]`.
+class RingKVCache(NamedTuple):
+    """Keys and values of each row's last `context` positions: per layer, rings `[rows, Hkv, context, Dh]`.
 
-    `positions [rows]` int64 counts what each row has seen; it lives on the host, has no
-    limit, and a row is reset by setting it to 0: unfilled slots are never read.
+    `offsets [rows]` int64, on the host: how many positions each row has taken, without limit. A
+    row is reset by setting its offset to 0; slots that have not been filled are never read.
     """
 
     keys: tuple[mx.array, ...]
     values: tuple[mx.array, ...]
-    positions: Positions
+    offsets: Positions
 
 
 def gating_width(dim: int, dim_feedforward: int) -> int:
-    """Width that gives a gated block about the weights of a plain one (Kyutai's rounding)."""
+    """Hidden width that gives a gated block about as many weights as a plain one (Kyutai's rounding)."""
     return 21 * dim // 8 if dim_feedforward == 4 * dim else 2 * dim_feedforward // 3
 
 
-class GatedBlock(nn.Module):
-    """A feed-forward block in which one half of the hidden width gates the other."""
+class ActivationGating(nn.Module):
+    """A feed-forward block in which one half of the hidden width gates the other (SwiGLU)."""
 
     def __init__(self, dim: int, dim_feedforward: int) -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class GatedBlock(nn.Module):
 
 
 class LayerScale(nn.Module):
-    """A learnt factor per channel on what a block adds."""
+    """A learnt factor per channel on the output of a block."""
 
     def __init__(self, dim: int, scale: float) -> None:
         super().__init__()
@@ -108,22 +109,22 @@ class LayerScale(nn.Module):
         return self.scale * x
 
 
-class Layer(nn.Module):
-    """Attention, then feed-forward; each is normed first and added to what came in.
+class TransformerLayer(nn.Module):
+    """Attention, then feed-forward, each with a norm before it and a residual around it.
 
-    `feedforward`: one size per set of weights, where there are several.
+    `feedforward`: the size in each set of weights, where there are several.
     """
 
     def __init__(self, config: TransformerConfig, feedforward: Sequence[int] = ()) -> None:
         super().__init__()
         dim = config.d_model
         sizes = tuple(feedforward) or (config.dim_feedforward,)
-        self.self_attn = Projections(dim, config.num_heads, config.num_kv_heads, sets=len(sizes))
+        self.self_attn = MultiheadAttention(dim, config.num_heads, config.num_kv_heads, sets=len(sizes))
         self.norm1 = make_norm(config.norm, dim)
         self.norm2 = make_norm(config.norm, dim)
         self.gated = config.gating == "silu"
         if self.gated:
-            self.gating = [GatedBlock(dim, size) for size in sizes]
+            self.gating = [ActivationGating(dim, size) for size in sizes]
         else:
             self.linear1 = Linear(dim, sizes[0], bias=False)
             self.linear2 = Linear(sizes[0], dim, bias=False)
@@ -133,25 +134,30 @@ class Layer(nn.Module):
             self.layer_scale_2 = LayerScale(dim, config.layer_scale)
 
     def step(
-        self, x: mx.array, keys: mx.array, values: mx.array, plan: Plan, rotation: Rotation | None
+        self,
+        x: mx.array,
+        keys: mx.array,
+        values: mx.array,
+        metadata: CacheAttention,
+        rope: RotaryEmbedding | None,
     ) -> tuple[mx.array, mx.array, mx.array]:
-        """`x [w · T, D]` and this layer's rings → the same, one call later."""
-        queries, fresh_keys, fresh_values = self.self_attn.heads(self.norm1(x), plan.width, rotation)
-        keys = plan.write(keys, fresh_keys)
-        values = plan.write(values, fresh_values)
-        seen = plan.attend(queries, keys, values)
-        return self.finish(x, self.self_attn.merge(seen)), keys, values
+        """`x [w · T, D]` and this layer's rings → the layer's output and the updated rings."""
+        queries, fresh_keys, fresh_values = self.self_attn.project(self.norm1(x), metadata.width, rope)
+        keys = metadata.write(keys, fresh_keys)
+        values = metadata.write(values, fresh_values)
+        attended = metadata.attend(queries, keys, values)
+        return self.feed_forward(x, self.self_attn.merge(attended)), keys, values
 
-    def whole(self, x: mx.array, width: int, context: int, rotation: Rotation | None) -> mx.array:
-        """`x [B · T, D]`, all positions at once, of `width` sequences → `[B · T, D]`."""
-        queries, keys, values = self.self_attn.heads(self.norm1(x), width, rotation)
-        return self.finish(x, self.self_attn.merge(attend_whole(queries, keys, values, context)))
+    def forward(self, x: mx.array, width: int, context: int, rope: RotaryEmbedding | None) -> mx.array:
+        """All positions of `width` sequences at once: `x [B · T, D]` → `[B · T, D]`."""
+        queries, keys, values = self.self_attn.project(self.norm1(x), width, rope)
+        return self.feed_forward(x, self.self_attn.merge(causal_attention(queries, keys, values, context)))
 
-    def finish(self, x: mx.array, update: mx.array, which: int = 0) -> mx.array:
-        """Add what attention found to `x [w · T, D]`, then the feed-forward of set `which`."""
+    def feed_forward(self, x: mx.array, update: mx.array, weight_set: int = 0) -> mx.array:
+        """Add attention's output `update` to `x [w · T, D]`, then the feed-forward block's output."""
         x = x + (self.layer_scale_1(update) if self.scaled else update)
         y = self.norm2(x)
-        update = self.gating[which](y) if self.gated else self.linear2(gelu(self.linear1(y)))
+        update = self.gating[weight_set](y) if self.gated else self.linear2(gelu(self.linear1(y)))
         return x + (self.layer_scale_2(update) if self.scaled else update)
 
 
@@ -163,102 +169,106 @@ def sinusoid(positions: Positions, dim: int, max_period: float) -> npt.NDArray[n
     return np.concatenate([np.cos(phase), np.sin(phase)], axis=-1).astype(np.float32)
 
 
-def place(x: mx.array, positions: Positions, config: TransformerConfig) -> tuple[mx.array, Rotation | None]:
-    """Tell `x [w · T, D]` where it is: added sinusoids, or the rotation that its heads will get.
+def apply_position_embedding(
+    x: mx.array, positions: Positions, config: TransformerConfig
+) -> tuple[mx.array, RotaryEmbedding | None]:
+    """Add sinusoids to `x [w · T, D]` where the config has them; also the rotary embedding for its heads.
 
-    `positions [w, T]`, or `[1, 1]` where it is the same for all rows.
+    `positions [w, T]`, or `[1, 1]` where all rows have the same.
     """
-    way = config.positional_embedding
-    if way in ("sin", "sin_rope"):
+    kind = config.positional_embedding
+    if kind in ("sin", "sin_rope"):
         added = sinusoid(positions, config.d_model, config.max_period).reshape(-1, config.d_model)
         x = x + mx.array(added).astype(x.dtype)
-    if way in ("sin", "none"):
+    if kind in ("sin", "none"):
         return x, None
-    interleaved = way != "rope_concat"
-    return x, Rotation.at(positions, config.head_dim, config.max_period, interleaved=interleaved)
+    interleaved = kind != "rope_concat"
+    return x, RotaryEmbedding.at(positions, config.head_dim, config.max_period, interleaved=interleaved)
 
 
 class Transformer(nn.Module):
-    """Layers in a row. Stepping through a sequence position by position equals `whole` of it."""
+    """A stack of layers. Stepping through a sequence position by position equals `forward` of it."""
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
-        self.layers = [Layer(config) for _ in range(config.num_layers)]
+        self.layers = [TransformerLayer(config) for _ in range(config.num_layers)]
 
-    def state(self, rows: int, dtype: mx.Dtype = mx.float32) -> TransformerState:
-        """`rows` sessions that have seen nothing."""
+    def state(self, rows: int, dtype: mx.Dtype = mx.float32) -> RingKVCache:
+        """A cache of `rows` sessions without any past."""
         c = self.config
-        heads = self.layers[0].self_attn.num_kv_heads  # of a model that ranks share, this one's
+        heads = self.layers[0].self_attn.num_kv_heads  # with tensor parallelism, those of this rank
         shape = (rows, heads, c.context, c.head_dim)
 
         def rings() -> tuple[mx.array, ...]:
             return tuple(mx.zeros(shape, dtype) for _ in range(c.num_layers))
 
-        return TransformerState(rings(), rings(), np.zeros(rows, np.int64))
+        return RingKVCache(rings(), rings(), np.zeros(rows, np.int64))
 
-    def reset(self, state: TransformerState, row: int) -> TransformerState:
-        """The state in which `row` has seen nothing; the others are as they were."""
-        positions = state.positions.copy()
-        positions[row] = 0
-        return state._replace(positions=positions)
+    def reset(self, state: RingKVCache, row: int) -> RingKVCache:
+        """The cache with `row` emptied; the other rows are unchanged."""
+        offsets = state.offsets.copy()
+        offsets[row] = 0
+        return state._replace(offsets=offsets)
 
     def __call__(
-        self, x: mx.array, state: TransformerState, lanes: Lanes, marks: list[mx.array] | None = None
-    ) -> tuple[mx.array, TransformerState]:
-        """Advance the rows `lanes [w]` by the T positions of `x [w, T, D]` → `[w, T, D]`, new state.
+        self, x: mx.array, state: RingKVCache, lanes: Lanes, schedule: EvalSchedule | None = None
+    ) -> tuple[mx.array, RingKVCache]:
+        """Advance the rows `lanes [w]` by the T positions of `x [w, T, D]` → `[w, T, D]`, new cache.
 
-        Rows not named keep their state bit for bit. A row may be named several times only
-        if nobody reads it: which of its inputs stays in its rings is not defined. To `marks`
-        is added what each layer makes of them.
+        Rows not named keep their state bit for bit. A row may be named several times only if it
+        is never read, as the scratch row is: which of its inputs its rings keep is undefined.
+        `schedule` gets the output of each layer.
 
         Raises:
             ValueError: T is larger than the context.
         """
         order = np.argsort(lanes, kind="stable")
-        if (np.diff(order) < 0).any():  # neighbours in the rings attend together
-            x, state = self(x[mx.array(order)], state, lanes[order], marks)
+        if (np.diff(order) < 0).any():  # rows that are adjacent in the rings attend in one call
+            x, state = self(x[mx.array(order)], state, lanes[order], schedule)
             return x[mx.array(np.argsort(order))], state
         shape, steps = x.shape, x.shape[1]
-        starts = state.positions[lanes]
+        starts = state.offsets[lanes]
         heads = self.layers[0].self_attn.num_kv_heads
-        plan = AttentionPlan.of(starts, lanes, steps, self.config.context, heads)
-        rows, rotation = place(
+        metadata = AttentionMetadata.of(starts, lanes, steps, self.config.context, heads)
+        rows, rope = apply_position_embedding(
             x.reshape(-1, self.config.d_model), starts[:, None] + np.arange(steps), self.config
         )
-        rows, keys, values = self.through(rows, state.keys, state.values, plan, rotation, marks=marks)
-        positions = state.positions.copy()
-        positions[lanes] = starts + steps
-        return rows.reshape(shape), TransformerState(keys, values, positions)
+        rows, keys, values = self.run_layers(
+            rows, state.keys, state.values, metadata, rope, schedule=schedule
+        )
+        offsets = state.offsets.copy()
+        offsets[lanes] = starts + steps
+        return rows.reshape(shape), RingKVCache(keys, values, offsets)
 
-    def through(
+    def run_layers(
         self,
         x: mx.array,
         keys: Sequence[mx.array],
         values: Sequence[mx.array],
-        plan: Plan,
-        rotation: Rotation | None,
+        metadata: CacheAttention,
+        rope: RotaryEmbedding | None,
         *,
-        marks: list[mx.array] | None = None,
+        schedule: EvalSchedule | None = None,
     ) -> tuple[mx.array, tuple[mx.array, ...], tuple[mx.array, ...]]:
-        """`x [w · T, D]`, told where it is, and the rings → the same, one call later; `marks` as above.
+        """`x [w · T, D]` with its position embedding, and the rings → the output and the updated rings.
 
-        Of two dimensions, because around a product every further one is two operations.
+        `x` has two dimensions because each further one takes two more operations per product.
         """
         new_keys, new_values = [], []
         for layer, old_key, old_value in zip(self.layers, keys, values, strict=True):
-            x, new_key, new_value = layer.step(x, old_key, old_value, plan, rotation)
+            x, new_key, new_value = layer.step(x, old_key, old_value, metadata, rope)
             new_keys.append(new_key)
             new_values.append(new_value)
-            if marks is not None:
-                marks.append(x)
+            if schedule is not None:
+                schedule.add(x)
         return x, tuple(new_keys), tuple(new_values)
 
-    def whole(self, x: mx.array) -> mx.array:
-        """Teacher forcing: `x [B, T, D]` from position 0 → `[B, T, D]`, each within its window."""
+    def forward(self, x: mx.array) -> mx.array:
+        """Whole sequences at once, from position 0, without a cache: `x [B, T, D]` → `[B, T, D]`."""
         batch, steps, dim = x.shape
         positions = np.broadcast_to(np.arange(steps), (batch, steps))
-        rows, rotation = place(x.reshape(-1, dim), positions, self.config)
+        rows, rope = apply_position_embedding(x.reshape(-1, dim), positions, self.config)
         for layer in self.layers:
-            rows = layer.whole(rows, batch, self.config.context, rotation)
+            rows = layer.forward(rows, batch, self.config.context, rope)
         return rows.reshape(x.shape)

@@ -1,1 +1,1 @@
-"""One language model split over several processes: the leader, its followers, their messages."""
+"""Tensor parallelism: one language model split over several processes (ranks)."""

@@ -1,10 +1,11 @@
-"""A round: every rank hands in a message, and every rank has them all. Nothing else keeps the ranks in step.
+"""Exchanges of messages between all ranks of a model, which keep the ranks in step.
 
-There is one round before each step, and where there are no steps rank 0 calls rounds all the
-same, so that each knows that the others are there. Between two rounds of a session MLX waits at
-full speed; while nothing happens the others are told to sleep until shortly before the next.
+In an exchange every rank contributes a message and receives all of them. There is one before each
+step; without steps, rank 0 exchanges heartbeats, so that each rank knows that the others are
+alive. MLX waits for an exchange in a busy loop; while no session takes steps, the other ranks
+are made to sleep until shortly before the next heartbeat.
 
-Rank 0's end is `Lead`. The other ranks' is `follower`, what is said `orders`.
+Rank 0's side is `Coordinator`, the other ranks' `follower`; the messages are in `messages`.
 """
 
 import contextlib
@@ -18,39 +19,37 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import ConfigError, RanksLostError, WeightsError
-from pipeline.stages.tensor_parallel.messages import Form, Order, StepOrder, Word
+from pipeline.stages.tensor_parallel.messages import Command, MessageLayout, RankStatus, StepCommand
 
-BEAT_S: Final = 1.0  # at least so often each rank hears of the others
-# Nobody has taken a step for so long: the others sleep between beats, which cost less than waiting does.
-IDLE_S: Final = 1.0
-NAP_S: Final = 0.05  # the most that the first step after that is late
-_WAKES: Final = 0.8  # of a nap, when the sleeper should be back
-_END_S: Final = 2.0  # for telling the others to end, of whom one may not be listening any more
+HEARTBEAT_S: Final = 1.0  # the longest time between two exchanges
+IDLE_S: Final = 1.0  # after this long without a step, the other ranks sleep between heartbeats
+IDLE_SLEEP_S: Final = 0.05  # the longest delay of the first step after that
+_WAKE_FRACTION: Final = 0.8  # of the sleep, after which the other ranks wait for the next heartbeat
+_END_S: Final = 2.0  # the time for sending the end to the other ranks, of which one may have gone
 
 
-class Rounds:
-    """The rounds of one group, on whichever thread calls them, one at a time.
+class Collective:
+    """The exchanges of one group of ranks, on whichever thread calls them, one at a time.
 
-    Raises, from every round:
-        RanksLostError: a rank has gone.
+    Every exchange raises `RanksLostError` when a rank has gone.
     """
 
-    def __init__(self, group: mx.distributed.Group, form: Form) -> None:
+    def __init__(self, group: mx.distributed.Group, layout: MessageLayout) -> None:
         self.group = group
-        self.form = form
+        self.layout = layout
 
     def exchange(self, mine: npt.NDArray[np.void]) -> npt.NDArray[np.void]:
-        """Hand in `mine [1]`; all messages `[ranks]`."""
-        return self._gathered(mine.view(np.int32)[None]).reshape(-1).view(self.form.dtype)
+        """Contribute `mine [1]`; returns the messages of all ranks, `[ranks]`."""
+        return self._all_gather(mine.view(np.int32)[None]).reshape(-1).view(self.layout.dtype)
 
-    def agree(self, digest: bytes) -> None:
-        """Make sure that all ranks were started for the same; before any other round.
+    def check_agreement(self, digest: bytes) -> None:
+        """Check that all ranks were started with the same `digest`; before any other exchange.
 
         Raises:
             ConfigError: they were not.
         """
         mine = np.frombuffer(digest, np.int32)[None]
-        for rank, theirs in enumerate(self._gathered(mine)):
+        for rank, theirs in enumerate(self._all_gather(mine)):
             if not np.array_equal(theirs, mine[0]):
                 raise ConfigError(
                     "mlx.launch",
@@ -58,103 +57,103 @@ class Rounds:
                     f"than rank {self.group.rank()}",
                 )
 
-    def _gathered(self, mine: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
+    def _all_gather(self, mine: npt.NDArray[np.int32]) -> npt.NDArray[np.int32]:
         try:
-            everybody = mx.distributed.all_gather(mx.array(mine), group=self.group)
-            mx.eval(everybody)
+            gathered = mx.distributed.all_gather(mx.array(mine), group=self.group)
+            mx.eval(gathered)
         except RuntimeError as error:
             raise RanksLostError(f"another rank has ended: {error}") from None
-        return np.array(everybody)
+        return np.array(gathered)
 
 
-class Lead:
-    """Rank 0's end of the rounds: steps and beats take turns, and what the others answer is known.
+class Coordinator:
+    """Rank 0's side: takes turns between steps and heartbeats, and knows the status of the other ranks.
 
-    After a failure no round is tried again: MLX would wait for ever.
+    After a failure there is no further exchange: MLX would wait for ever.
     """
 
-    def __init__(self, rounds: Rounds) -> None:
-        self.rounds = rounds
-        self._others = rounds.group.size() - 1
+    def __init__(self, collective: Collective) -> None:
+        self.collective = collective
+        self._others = collective.group.size() - 1
         self._turn = threading.Lock()
-        self._began_s: float | None = None  # of the turn that is being taken
+        self._began_s: float | None = None  # of the exchange or step in progress
         self._stepping = False
-        self._stepped_s = self._told_s = time.monotonic()
-        self._words: list[Word] = []
-        self._heard = threading.Condition()
+        self._stepped_s = self._exchanged_s = time.monotonic()
+        self._statuses: list[RankStatus] = []
+        self._changed = threading.Condition()
         self._lost: RanksLostError | None = None
         self._ended = threading.Event()
-        threading.Thread(target=self._beat, name="beats", daemon=True).start()
+        threading.Thread(target=self._send_heartbeats, name="heartbeats", daemon=True).start()
 
     @property
     def leaving(self) -> bool:
-        """Whether another rank was told to end, and all should."""
-        return any(Word.LEAVING in word for word in self._words)
+        """Whether another rank was asked to end, so that all should."""
+        return any(RankStatus.LEAVING in status for status in self._statuses)
 
     @property
     def lost(self) -> RanksLostError | None:
-        """Why there will be no further round; None while there can be."""
+        """Why there will be no further exchange; None while there can be."""
         return self._lost
 
     def silent_s(self, *, stepping: bool) -> float:
-        """For how long the turn that is being taken, a step or a beat, has lasted; 0 where there is none."""
+        """How long the step, or the heartbeat, in progress has taken; 0 if there is none."""
         began_s = self._began_s
         return 0.0 if began_s is None or self._stepping != stepping else time.monotonic() - began_s
 
     def wait_loaded(self) -> None:
-        """Return when all ranks have loaded their share.
+        """Return when all ranks have loaded their shard.
 
         Raises:
             WeightsError: one could not.
             RanksLostError: one has gone.
         """
-        with self._heard:
-            self._heard.wait_for(lambda: self._lost or self._failed() or self._all_loaded())
+        with self._changed:
+            self._changed.wait_for(lambda: self._lost or self._failed() or self._all_loaded())
         if self._lost is not None:
             raise self._lost
         if (rank := self._failed()) is not None:
-            raise WeightsError(f"rank {rank}", "could not load its share of the model, and said why itself")
+            raise WeightsError(f"rank {rank}", "could not load its shard of the model; see its own output")
 
     @contextlib.contextmanager
-    def step(self, order: StepOrder) -> Iterator[None]:
-        """Order a step; within the context, no other round comes between what it exchanges.
+    def step(self, command: StepCommand) -> Iterator[None]:
+        """Make all ranks take a step; within the context there is no other exchange than the step's.
 
         Raises:
             RanksLostError: a rank has gone.
         """
-        with self._taken(stepping=True):
-            self._tell(self.rounds.form.of_step(order))
+        with self._exclusive(stepping=True):
+            self._exchange(self.collective.layout.pack_step(command))
             yield
             self._stepped_s = time.monotonic()
 
     def end(self, code: int) -> None:
-        """Tell the others to end with `code`, if they can still be told."""
+        """Make the other ranks end with `code`, if they can still be reached."""
         self._ended.set()
 
-        def tell() -> None:
-            with contextlib.suppress(RanksLostError), self._taken(stepping=False):
-                self._tell(self.rounds.form.message(Order.END, value=code))
+        def send() -> None:
+            with contextlib.suppress(RanksLostError), self._exclusive(stepping=False):
+                self._exchange(self.collective.layout.message(Command.END, value=code))
 
-        teller = threading.Thread(target=tell, daemon=True)
-        teller.start()
-        teller.join(_END_S)
+        sender = threading.Thread(target=send, daemon=True)
+        sender.start()
+        sender.join(_END_S)
 
-    def _beat(self) -> None:
-        while not self._ended.wait(NAP_S):
+    def _send_heartbeats(self) -> None:
+        while not self._ended.wait(IDLE_SLEEP_S):
             now_s = time.monotonic()
             idle = now_s - self._stepped_s > IDLE_S
-            if not idle and now_s - self._told_s < BEAT_S:
+            if not idle and now_s - self._exchanged_s < HEARTBEAT_S:
                 continue
-            nap_ms = round(1000 * NAP_S * _WAKES) if idle else 0
+            sleep_ms = round(1000 * IDLE_SLEEP_S * _WAKE_FRACTION) if idle else 0
             try:
-                with self._taken(stepping=False):
+                with self._exclusive(stepping=False):
                     if not self._ended.is_set():
-                        self._tell(self.rounds.form.message(Order.BEAT, value=nap_ms))
+                        self._exchange(self.collective.layout.message(Command.HEARTBEAT, value=sleep_ms))
             except RanksLostError:
                 return
 
     @contextlib.contextmanager
-    def _taken(self, *, stepping: bool) -> Iterator[None]:
+    def _exclusive(self, *, stepping: bool) -> Iterator[None]:
         with self._turn:
             if self._lost is not None:
                 raise self._lost
@@ -162,23 +161,27 @@ class Lead:
             try:
                 yield
             except Exception as error:
-                # Also where it is this rank's own: the others are in the middle of what it left.
-                with self._heard:
+                # Also a failure of this rank: the others are in the middle of the step that it left.
+                with self._changed:
                     self._lost = RanksLostError(str(error))
-                    self._heard.notify_all()
+                    self._changed.notify_all()
                 raise
             finally:
                 self._began_s = None
 
-    def _tell(self, message: npt.NDArray[np.void]) -> None:
-        answers = self.rounds.exchange(message)
-        with self._heard:
-            self._words = [Word(word) for word in answers["word"][1:].tolist()]
-            self._heard.notify_all()
-        self._told_s = time.monotonic()
+    def _exchange(self, message: npt.NDArray[np.void]) -> None:
+        messages = self.collective.exchange(message)
+        with self._changed:
+            self._statuses = [RankStatus(status) for status in messages["status"][1:].tolist()]
+            self._changed.notify_all()
+        self._exchanged_s = time.monotonic()
 
     def _failed(self) -> int | None:
-        return next((rank for rank, word in enumerate(self._words, 1) if Word.FAILED in word), None)
+        return next(
+            (rank for rank, status in enumerate(self._statuses, 1) if RankStatus.FAILED in status), None
+        )
 
     def _all_loaded(self) -> bool:
-        return len(self._words) == self._others and all(Word.LOADED in word for word in self._words)
+        return len(self._statuses) == self._others and all(
+            RankStatus.LOADED in status for status in self._statuses
+        )

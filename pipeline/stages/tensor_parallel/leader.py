@@ -1,31 +1,29 @@
-"""Rank 0 of a model that several processes share: to the stepper it is the model, and the others follow it.
+"""Rank 0 of a model that is split over several ranks, with the interface of a whole model.
 
-Tokens, delays, text and sessions are known to rank 0 alone. The others are told, in the one round
-before a step, what the step takes in and the numbers it draws with; all ranks then have the same
-logits, draw the same tokens, and need not tell each other which.
+Only rank 0 has sessions, delays and text. In the one exchange before a step the other ranks get
+the step's input tokens, sampling parameters and random numbers; all ranks then compute the same
+logits and sample the same tokens, which need not be exchanged.
 """
-
-from collections.abc import Sequence
 
 import mlx.core as mx
 
 from pipeline.errors import RanksLostError
 from pipeline.models.checkpoint.lm_config import LmConfig
-from pipeline.models.evaluation import settle
+from pipeline.models.evaluation import EvalSchedule, evaluate
 from pipeline.models.layers.attention import Lanes
-from pipeline.models.layers.transformer import TransformerState
+from pipeline.models.layers.transformer import RingKVCache
 from pipeline.models.lm import LmModel, Tokens
 from pipeline.models.sampling import SamplingBatch
-from pipeline.stages.tensor_parallel.collective import Lead
-from pipeline.stages.tensor_parallel.messages import StepOrder
+from pipeline.stages.tensor_parallel.collective import Coordinator
+from pipeline.stages.tensor_parallel.messages import StepCommand
 
 
 class Leader:
-    """What a stepper asks of an `LmModel`, done by all ranks; the state here is rank 0's share of it."""
+    """The part of `LmModel` that a stepper uses, computed by all ranks; its state is rank 0's shard."""
 
-    def __init__(self, model: LmModel, lead: Lead) -> None:
+    def __init__(self, model: LmModel, coordinator: Coordinator) -> None:
         self._model = model
-        self._lead = lead
+        self._coordinator = coordinator
         self._resets: set[int] = set()
 
     @property
@@ -33,12 +31,12 @@ class Leader:
         """The sizes of the whole model."""
         return self._model.config
 
-    def state(self, rows: int) -> TransformerState:
-        """`rows` sessions that have heard nothing; the others make theirs themselves."""
+    def state(self, rows: int) -> RingKVCache:
+        """The state of `rows` new sessions; the other ranks make their own."""
         return self._model.state(rows)
 
-    def reset(self, state: TransformerState, row: int) -> TransformerState:
-        """The state in which `row` has heard nothing; the others are told with the next step."""
+    def reset(self, state: RingKVCache, row: int) -> RingKVCache:
+        """The state with `row` reset; the other ranks reset theirs before the next step."""
         self._resets.add(row)
         return self._model.reset(state, row)
 
@@ -46,25 +44,23 @@ class Leader:
         self,
         text: Tokens,
         audio: Tokens,
-        state: TransformerState,
+        state: RingKVCache,
         lanes: Lanes,
         sampling: SamplingBatch | None = None,
-        *,
-        marks: Sequence[mx.array] | None = None,  # noqa: ARG002 - evaluated here already
-    ) -> tuple[mx.array, mx.array, TransformerState]:
-        """What `LmModel.step` gives, evaluated: no other round may come before it is.
+    ) -> tuple[mx.array, mx.array, RingKVCache]:
+        """An `LmStep`, evaluated already, because no other exchange may come before that.
 
         Raises:
             RanksLostError: another rank has gone, or this one has failed in the middle of what all do.
         """
         batch = SamplingBatch.greedy(len(lanes)) if sampling is None else sampling
-        order = StepOrder(tuple(sorted(self._resets)), lanes, text[:, 0], audio[:, :, 0], batch)
-        with self._lead.step(order):
+        command = StepCommand(tuple(sorted(self._resets)), lanes, text[:, 0], audio[:, :, 0], batch)
+        with self._coordinator.step(command):
             self._resets.clear()
-            on_the_way: list[mx.array] = []
+            schedule = EvalSchedule()
             try:
-                token, codes, state = self._model.step(text, audio, state, lanes, batch, marks=on_the_way)
-                settle("stepper", token, codes, state=state, marks=on_the_way)
+                token, codes, state = self._model.step(text, audio, state, lanes, batch, schedule=schedule)
+                evaluate("stepper", token, codes, state=state, schedule=schedule)
             except Exception as error:
                 raise RanksLostError(f"the ranks did not finish a step together: {error}") from error
         return token, codes, state

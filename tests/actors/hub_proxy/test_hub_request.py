@@ -1,4 +1,4 @@
-"""What is allowed, cached and asked for are one thing, because there is one way to spell a file."""
+"""A file has exactly one spelling, so what is allowed, cached and requested is the same file."""
 
 import re
 
@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actors.hub_proxy.request import Allowed, Wanted
-from pipeline.errors import NotServedError
+from actors.hub_proxy.request import Allowed, FileRef
+from pipeline.errors import HubFileError
 
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._+=@~-]*")
 segments = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_+=@~-]{0,20}(\.[a-z]{1,5})?", fullmatch=True)
 names = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,20}", fullmatch=True)
 files = st.builds(
-    Wanted,
+    FileRef,
     st.builds("{}/{}".format, names, names),
     names,
     st.lists(segments, min_size=1, max_size=8).map("/".join),
@@ -22,28 +22,28 @@ addresses = st.text() | st.text("./%\\ab\0\n?#resolve", max_size=60) | files.map
 
 
 @given(files)
-def test_a_plain_file_is_what_it_says(wanted):
-    """Spelling and reading are inverse."""
-    assert Wanted.parse(str(wanted)) == wanted
+def test_formatting_and_parsing_are_inverse(ref):
+    """A file reference survives a round trip."""
+    assert FileRef.parse(str(ref)) == ref
 
 
 @given(addresses, st.integers(0, 80), st.sampled_from([*"/.%\\\0\n \r?#:", "..", "%2e", "//"]))
-def test_any_text_is_a_plain_file_or_none(address, at, inserted):
-    """Whatever is put where: every part of what passes is plain, and nothing in it climbs."""
+def test_any_text_is_a_plain_path_or_refused(address, at, inserted):
+    """Whatever is inserted where: every segment of an accepted path is plain, none a parent segment."""
     for text in (address, address[:at] + inserted + address[at:]):
         try:
-            wanted = Wanted.parse(text)
-        except NotServedError:
+            ref = FileRef.parse(text)
+        except HubFileError:
             continue
-        assert str(wanted) == text
-        parts = [*wanted.repo.split("/"), wanted.revision, *wanted.path.split("/")]
+        assert str(ref) == text
+        parts = [*ref.repo.split("/"), ref.revision, *ref.path.split("/")]
         assert all(PLAIN.fullmatch(part) and ".." not in part for part in parts)
-        assert wanted.repo.count("/") == 1
+        assert ref.repo.count("/") == 1
 
 
 @given(files, files)
-def test_two_files_have_two_names(one, other):
-    """As they come from two hubs, too."""
+def test_names_in_the_store_are_distinct(one, other):
+    """For different files, and for the same file from different hubs."""
     assert (one.name("https://a") == other.name("https://a")) is (one == other)
     assert one.name("https://a") != one.name("https://b")
 
@@ -59,12 +59,12 @@ def test_two_files_have_two_names(one, other):
     ],
 )
 def test_a_commit_is_pinned(revision, pinned):
-    """Forty hex digits, as git spells them."""
-    assert Wanted("a/b", revision, "c").is_pinned is pinned
+    """Forty lower-case hex digits."""
+    assert FileRef("a/b", revision, "c").is_pinned is pinned
 
 
-def test_a_pattern_stays_within_a_name():
-    """`*` is anything but a slash, and everything else is itself."""
+def test_a_pattern_does_not_match_a_slash():
+    """`*` matches anything but a slash; every other character matches itself."""
     allowed = Allowed(["onnx-community/whisper-*", "my.org/*"])
     for repo in ("onnx-community/whisper-tiny", "onnx-community/whisper-", "my.org/anything"):
         assert repo in allowed

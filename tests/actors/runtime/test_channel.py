@@ -1,4 +1,4 @@
-"""Laws of the channel, first against a model, then against the virtual clock."""
+"""The channel: first against a model, then against the virtual clock."""
 
 from collections import deque
 
@@ -9,13 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actors.runtime.channel import Batch, Channel, Leak
-from pipeline.values import Frame, LaneClosed, LaneConfigured, LaneEvent, LaneOpened, Sampling
+from pipeline.values import (
+    Frame,
+    FrameHeader,
+    LaneClosed,
+    LaneConfigured,
+    LaneEvent,
+    LaneOpened,
+    SamplingParams,
+)
 
-SAMPLING = Sampling()
+SAMPLING = SamplingParams()
 
 
 def frame(lane: int, index: int, received_s: float = 0.0) -> Frame:
-    return Frame(lane, index, 0.0, received_s, 0.0, 0.0)
+    return Frame(FrameHeader(lane, index, 0.0, received_s))
 
 
 def adds_up(channel: Channel[Frame]) -> bool:
@@ -32,9 +40,9 @@ def make_item(kind: str, lane: int, index: int) -> Frame | LaneEvent:
         case "frame":
             return frame(lane, index)
         case "open":
-            return LaneOpened(lane, Sampling(seed=index))
+            return LaneOpened(lane, SamplingParams(seed=index))
         case "configure":
-            return LaneConfigured(lane, Sampling(seed=index))
+            return LaneConfigured(lane, SamplingParams(seed=index))
         case _:
             return LaneClosed(lane)
 
@@ -123,8 +131,8 @@ async def test_a_batch_stops_at_each_lanes_first_frame():
     assert flat(await channel.take_batch()) == [closed]
 
 
-async def test_frames_come_earliest_deadline_first():
-    """Across lanes the frame received first is served first, whenever it was put."""
+async def test_frames_come_in_the_order_of_their_reception():
+    """Across lanes the frame received first is taken first, whenever it was put."""
     channel: Channel[Frame] = Channel("c", 20, lane_frames=8)
     for lane, received_s in enumerate([3.0, 1.0, 2.0]):
         channel.put_nowait(frame(lane, 0, received_s))
@@ -146,7 +154,7 @@ async def test_late_frames_leak_but_never_the_newest(autojump_clock):
     assert channel.statistics().leaked == 1
 
 
-async def test_a_full_channel_makes_put_wait_first_come_first_served(autojump_clock):
+async def test_puts_into_a_full_channel_wait_in_order(autojump_clock):
     """Without a leak a put waits for room, in order, and counts as offered from its call on."""
     channel: Channel[Frame] = Channel("c", 9, lane_frames=1)
     channel.put_nowait(frame(0, 0))
@@ -198,7 +206,7 @@ async def test_a_cancelled_put_or_take_changes_nothing(autojump_clock):
 
 
 async def test_put_and_take_are_checkpoints():
-    """Whether or not they have to wait, they let others run and can be cancelled."""
+    """Whether or not they have to wait, other tasks run, and they can be cancelled."""
     channel: Channel[Frame] = Channel("c", 3, lane_frames=1)
     with trio.testing.assert_checkpoints():
         await channel.put(frame(0, 0))
@@ -211,8 +219,8 @@ async def test_put_and_take_are_checkpoints():
     assert channel.statistics().depth == 0
 
 
-async def test_closing_lets_what_waits_be_taken_and_nothing_be_added(autojump_clock):
-    """After `close`: puts fail, also those that waited; takers get what is there, then the end."""
+async def test_after_close_items_can_be_taken_and_not_put(autojump_clock):
+    """Puts fail, also those that waited; takers get what is there, then the end."""
     channel: Channel[Frame] = Channel("c", 3, lane_frames=1)
     channel.put_nowait(frame(0, 0))
     with trio.fail_after(60):
@@ -233,8 +241,8 @@ async def test_closing_lets_what_waits_be_taken_and_nothing_be_added(autojump_cl
     assert adds_up(channel)
 
 
-async def test_closing_wakes_who_waits_for_items(autojump_clock):
-    """A taker of an empty channel learns of its end."""
+async def test_closing_wakes_waiting_takers(autojump_clock):
+    """A taker of an empty channel gets its end."""
     channel: Channel[Frame] = Channel("c", 3, lane_frames=1)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
@@ -248,8 +256,8 @@ async def test_closing_wakes_who_waits_for_items(autojump_clock):
             channel.close()
 
 
-async def test_what_is_put_together_wakes_its_taker_to_all_of_it(nursery):
-    """A taker that waits sees every item of one `put_all` in one batch."""
+async def test_items_put_together_are_taken_together(nursery):
+    """A taker that waits gets every item of one `put_all` in one batch."""
     channel: Channel[Frame] = Channel("c", 100, lane_frames=4)
     batches: list[Batch[Frame]] = []
 
@@ -264,7 +272,7 @@ async def test_what_is_put_together_wakes_its_taker_to_all_of_it(nursery):
     assert [flat(batch) for batch in batches] == [items]
 
 
-async def test_what_does_not_fit_waits_in_its_place(nursery):
+async def test_put_all_waits_for_room_in_order(nursery):
     """`put_all` beyond the capacity goes on as room is made, in order."""
     channel: Channel[Frame] = Channel("c", 2, lane_frames=4)
     items = [frame(lane, 0) for lane in range(5)]
@@ -276,8 +284,8 @@ async def test_what_does_not_fit_waits_in_its_place(nursery):
     assert seen == items
 
 
-async def test_waiting_for_emptiness_ends_with_the_last_taking_or_the_close(nursery):
-    """Not with a taking that leaves something; and at once where nothing waits."""
+async def test_wait_empty_ends_when_the_last_item_is_taken_or_with_the_close(nursery):
+    """Not while an item is left; and at once if there is none."""
     channel: Channel[Frame] = Channel("c", 10, lane_frames=4)
     await channel.wait_empty()
     ends: list[str] = []

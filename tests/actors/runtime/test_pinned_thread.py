@@ -1,4 +1,4 @@
-"""Laws of the pinned thread: one thread, in order, never half a result. Real threads, no sleeps."""
+"""The pinned thread: one thread, calls in order, never half a result. Real threads, no sleeps."""
 
 import threading
 
@@ -7,11 +7,11 @@ import trio
 import trio.testing
 
 from actors.runtime.pinned_thread import PinnedThread
-from pipeline.errors import StalledError
+from pipeline.errors import ThreadStalledError
 
 
 async def test_every_call_runs_on_the_same_thread_in_order():
-    """Calls made at once run one after another, on one thread, and it is not this one."""
+    """Calls made at once run one after another, on one thread that is not this one."""
     seen: list[tuple[int, int]] = []
 
     def note(number: int) -> int:
@@ -29,8 +29,8 @@ async def test_every_call_runs_on_the_same_thread_in_order():
     assert seen[0][1] != threading.get_ident()
 
 
-async def test_an_exception_is_the_callers_and_the_thread_goes_on():
-    """What a call raises is raised where it was asked for."""
+async def test_an_exception_is_raised_in_the_caller_and_the_thread_goes_on():
+    """What a call raises is raised where the call was made."""
 
     def fail() -> None:
         raise LookupError("no such row")
@@ -42,7 +42,7 @@ async def test_an_exception_is_the_callers_and_the_thread_goes_on():
 
 
 async def test_a_cancelled_caller_waits_for_its_result():
-    """A call that has begun is not abandoned: cancelled meanwhile, its caller still gets the result."""
+    """A call that has begun is not abandoned: its caller still gets the result."""
     gate = threading.Event()
     results: list[str] = []
     with PinnedThread("t") as thread:
@@ -64,7 +64,7 @@ async def test_a_cancelled_caller_waits_for_its_result():
 
 
 async def test_cancelled_beforehand_nothing_is_called():
-    """A call that has not begun is not begun."""
+    """A caller that is cancelled already makes no call."""
     called = []
     with PinnedThread("t") as thread, trio.CancelScope() as scope:
         scope.cancel()
@@ -73,11 +73,11 @@ async def test_cancelled_beforehand_nothing_is_called():
     assert called == []
 
 
-async def test_a_stalled_call_is_reported_and_holds_nobody():
-    """A call that does not return in time is an error of the process, and leaving does not wait for it."""
+async def test_a_stalled_call_is_reported_and_not_waited_for():
+    """A call that does not return in time raises, and leaving the thread does not wait for it."""
     gate = threading.Event()
     try:
-        with pytest.raises(StalledError) as caught, PinnedThread("decoder") as thread:
+        with pytest.raises(ThreadStalledError) as caught, PinnedThread("decoder") as thread:
             await thread.run(gate.wait, stall_s=0.02)
         assert caught.value.thread == "decoder"
         assert caught.value.stall_s == 0.02
@@ -96,15 +96,15 @@ async def test_a_stalled_call_is_reported_even_if_its_caller_was_cancelled():
                 trio.from_thread.run_sync(scope.cancel, trio_token=token)
                 gate.wait()
 
-            with pytest.raises(StalledError):
+            with pytest.raises(ThreadStalledError):
                 await thread.run(cancel_and_hang, stall_s=0.05)
             assert scope.cancel_called
     finally:
         gate.set()
 
 
-async def test_an_abandoned_call_lets_its_caller_go_at_once():
-    """With `abandon_on_cancel` a cancelled caller does not wait, and neither does leaving the thread."""
+async def test_with_abandon_on_cancel_a_caller_is_cancelled_at_once():
+    """It does not wait for the call, and neither does leaving the thread."""
     gate = threading.Event()
     try:
         with PinnedThread("t") as thread:
@@ -117,7 +117,7 @@ async def test_an_abandoned_call_lets_its_caller_go_at_once():
 
 
 async def test_leaving_ends_the_thread():
-    """Nothing runs on after the context."""
+    """Nothing runs after the context."""
     with PinnedThread("t") as thread:
         worker = await thread.run(threading.current_thread)
         assert worker.name == "t"

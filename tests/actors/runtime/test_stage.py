@@ -1,4 +1,4 @@
-"""Laws of the loop that the three model actors share, on arithmetic stages and the virtual clock."""
+"""The loop that the three model actors share, on arithmetic stages and the virtual clock."""
 
 import numpy as np
 import pytest
@@ -15,11 +15,12 @@ from pipeline.errors import StateLostError, WeightsError
 from pipeline.values import (
     AgentCodes,
     AgentFrame,
+    FrameHeader,
     LaneClosed,
     LaneConfigured,
     LaneFailed,
     LaneOpened,
-    Sampling,
+    SamplingParams,
     TextFinal,
     UserCodes,
     UserFrame,
@@ -27,7 +28,7 @@ from pipeline.values import (
 
 
 def user_frame(lane: int, index: int, pcm: np.ndarray) -> UserFrame:
-    return UserFrame(lane, index, 1000.5 + 80 * index, trio.current_time(), 0.0, 0.0, pcm)
+    return UserFrame(FrameHeader(lane, index, 1000.5 + 80 * index, trio.current_time()), pcm)
 
 
 def encoder_stage(*, room: int = 8):
@@ -60,13 +61,13 @@ async def serve(stage: Stage, outbox: Channel, load, runner: Inline | None = Non
     return out
 
 
-async def test_what_waits_runs_as_one_batch_and_nobody_waits_for_more():
+async def test_waiting_frames_run_as_one_batch_without_waiting_for_more():
     """Frames of several lanes that wait together are one call; a lone frame is a call of its own."""
     inbox, outbox, stage = encoder_stage()
     sums = SumEncoder()
     pcm = speech(1, 4)
     for lane in (0, 1, 2):
-        inbox.put_nowait(LaneOpened(lane, Sampling()))
+        inbox.put_nowait(LaneOpened(lane, SamplingParams()))
         inbox.put_nowait(user_frame(lane, 0, pcm[lane]))
     inbox.put_nowait(user_frame(1, 1, pcm[3]))
     inbox.close()
@@ -75,22 +76,22 @@ async def test_what_waits_runs_as_one_batch_and_nobody_waits_for_more():
     assert [(o.lane, o.index) for o in out if isinstance(o, UserCodes)] == [(0, 0), (1, 0), (2, 0), (1, 1)]
     assert stage.timing.count == 2
     alone = SumEncoder()
-    alone.open(1, Sampling())
+    alone.open(1, SamplingParams())
     rows = [alone.encode([1], pcm[i][None])[0] for i in (1, 3)]
     np.testing.assert_array_equal([o.codes for o in out if o.lane == 1 and isinstance(o, UserCodes)], rows)
 
 
-async def test_events_are_applied_in_their_place_and_travel_on():
-    """A lane reused behind its closing starts anew, and everything comes out in the order it went in."""
+async def test_events_are_applied_in_order_and_travel_on():
+    """A lane that is reused starts anew, and everything comes out in the order it went in."""
     inbox, outbox, stage = encoder_stage()
     pcm = speech(2, 1)[0]
     items = [
-        LaneOpened(0, Sampling(seed=9)),
+        LaneOpened(0, SamplingParams(seed=9)),
         user_frame(0, 0, pcm),
-        LaneConfigured(0, Sampling(seed=8)),
+        LaneConfigured(0, SamplingParams(seed=8)),
         user_frame(0, 1, pcm),
         LaneClosed(0),
-        LaneOpened(0, Sampling(seed=9)),
+        LaneOpened(0, SamplingParams(seed=9)),
         user_frame(0, 0, pcm),
         LaneClosed(0),
     ]
@@ -105,26 +106,26 @@ async def test_events_are_applied_in_their_place_and_travel_on():
     np.testing.assert_array_equal(first, again)
 
 
-async def test_a_closing_lane_takes_its_last_words_along():
-    """The stepper's unfinished utterance rides on the closing event."""
+async def test_a_closing_event_carries_the_unfinished_utterance():
+    """The stepper's last text travels on the closing event."""
     inbox: Channel[UserCodes] = Channel("in", 100, lane_frames=8)
     outbox: Channel[AgentCodes] = Channel("out", 100, lane_frames=8)
-    inbox.put_nowait(LaneOpened(3, Sampling()))
-    inbox.put_nowait(UserCodes(3, 0, 0.0, 0.0, 0.0, 0.0, np.ones(4, np.int32)))
+    inbox.put_nowait(LaneOpened(3, SamplingParams()))
+    inbox.put_nowait(UserCodes(FrameHeader(3, 0, 0.0, 0.0), np.ones(4, np.int32)))
     inbox.put_nowait(LaneClosed(3))
     inbox.close()
     stage = Stage("stepper", inbox, outbox, stall_s=1)
     assert (await serve(stage, outbox, lambda: Stepper(SumStepper())))[-1] == LaneClosed(3, (TextFinal("1"),))
 
 
-async def test_a_step_without_codes_passes_the_decoder_by():
-    """It becomes a frame without sound, the decoder's memory stays, and no batch is timed."""
+async def test_a_step_without_codes_is_not_decoded():
+    """It becomes a frame without audio, the decoder's state does not change, and no batch is timed."""
     inbox: Channel[AgentCodes] = Channel("in", 100, lane_frames=8)
     outbox: Channel[AgentFrame] = Channel("out", 100, lane_frames=8)
     for lane, codes in ((0, None), (1, np.full(4, 7, np.int32))):
-        inbox.put_nowait(LaneOpened(lane, Sampling()))
-        inbox.put_nowait(AgentCodes(lane, 0, 5.0, 0.0, 0.0, 0.0, 1, (TextFinal("x"),), codes))
-    inbox.put_nowait(AgentCodes(0, 1, 5.0, 0.0, 0.0, 0.0, 1, (), None))
+        inbox.put_nowait(LaneOpened(lane, SamplingParams()))
+        inbox.put_nowait(AgentCodes(FrameHeader(lane, 0, 5.0, 0.0), 1, (TextFinal("x"),), codes))
+    inbox.put_nowait(AgentCodes(FrameHeader(0, 1, 5.0, 0.0), 1, (), None))
     inbox.close()
     sums = SumDecoder()
     stage = Stage("decoder", inbox, outbox, stall_s=1)
@@ -138,11 +139,11 @@ async def test_a_step_without_codes_passes_the_decoder_by():
 
 
 async def test_waiting_for_a_busy_model_is_not_added_latency(autojump_clock):
-    """A frame that waited while the stage worked carries that wait; one that found it idle, none."""
+    """The wait of a frame for the batch before is model time; a frame that finds the stage idle has none."""
     inbox, outbox, stage = encoder_stage()
     runner = Inline()
     runner.batch_s = 0.02
-    inbox.put_nowait(LaneOpened(0, Sampling()))
+    inbox.put_nowait(LaneOpened(0, SamplingParams()))
     out: list = []
     async with trio.open_nursery() as nursery:
 
@@ -159,14 +160,14 @@ async def test_waiting_for_a_busy_model_is_not_added_latency(autojump_clock):
         inbox.put_nowait(user_frame(0, 1, pcm))
         inbox.close()
     first, second = [o for o in out if isinstance(o, UserCodes)]
-    assert first.model_s == pytest.approx(first.batch_s)
-    assert second.model_s - second.batch_s == pytest.approx(0.015)
+    assert first.header.model_s == pytest.approx(first.header.batch_s)
+    assert second.header.model_s - second.header.batch_s == pytest.approx(0.015)
 
 
-async def test_a_full_channel_downstream_holds_the_stage_back(autojump_clock):
-    """What follows sets the pace; nothing is lost, and the wait counts as one for a busy model."""
+async def test_a_full_channel_downstream_slows_the_stage_down(autojump_clock):
+    """Nothing is lost, and the wait counts as one for a busy model."""
     inbox, outbox, stage = encoder_stage(room=1)
-    inbox.put_nowait(LaneOpened(0, Sampling()))
+    inbox.put_nowait(LaneOpened(0, SamplingParams()))
     for index, pcm in enumerate(speech(4, 5)):
         inbox.put_nowait(user_frame(0, index, pcm))
     inbox.close()
@@ -177,18 +178,18 @@ async def test_a_full_channel_downstream_holds_the_stage_back(autojump_clock):
             await trio.sleep(0.1)
             seen += (await outbox.take_batch()).frames
     assert [f.index for f in seen] == list(range(5))
-    assert seen[4].model_s > 0.2
+    assert seen[4].header.model_s > 0.2
 
 
-async def test_nothing_is_begun_while_what_was_begun_before_waits(autojump_clock):
-    """As long as the next stage has not taken what there is for it, frames gather, and are then one batch."""
+async def test_no_batch_begins_while_the_previous_one_waits_downstream(autojump_clock):
+    """Until the next stage takes it, frames gather, and are one batch then."""
     inbox, outbox, stage = encoder_stage()
     sums = SumEncoder()
     pcm = speech(5, 3)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(stage.run, Inline(), lambda: Encoder(sums))
         for lane in range(3):
-            inbox.put_nowait(LaneOpened(lane, Sampling()))
+            inbox.put_nowait(LaneOpened(lane, SamplingParams()))
             inbox.put_nowait(user_frame(lane, 0, pcm[lane]))
             await trio.testing.wait_all_tasks_blocked()
         assert sums.widths == [1]
@@ -205,15 +206,15 @@ class Failing(SumEncoder):
 
 
 async def test_a_failing_batch_ends_its_lanes_and_no_other():
-    """Their failure travels on in their frames' place; what follows is passed over until they close."""
+    """The failure takes the frames' place; later frames of these lanes are dropped until they are closed."""
     inbox, outbox, stage = encoder_stage()
     failing = Failing()
     pcm = speech(5, 1)[0]
     for lane in (0, 1):
-        inbox.put_nowait(LaneOpened(lane, Sampling()))
+        inbox.put_nowait(LaneOpened(lane, SamplingParams()))
     inbox.put_nowait(user_frame(0, 0, pcm))
     inbox.put_nowait(user_frame(0, 1, pcm))
-    for event in (LaneClosed(0), LaneOpened(0, Sampling())):
+    for event in (LaneClosed(0), LaneOpened(0, SamplingParams())):
         inbox.put_nowait(event)
     inbox.put_nowait(user_frame(0, 2, pcm))
     inbox.close()
@@ -232,16 +233,16 @@ class Lost(SumEncoder):
         raise StateLostError("the encoder lost its state")
 
 
-async def test_a_stage_that_lost_its_state_breaks_the_line():
-    """No lane can be trusted: the process is to end."""
+async def test_a_stage_that_lost_its_state_ends():
+    """No lane can be trusted, so the error is raised."""
     inbox, _, stage = encoder_stage()
-    inbox.put_nowait(LaneOpened(0, Sampling()))
+    inbox.put_nowait(LaneOpened(0, SamplingParams()))
     inbox.put_nowait(user_frame(0, 0, speech(5, 1)[0]))
     with pytest.raises(StateLostError):
         await stage.run(Inline(), lambda: Encoder(Lost()))
 
 
-async def test_what_a_loader_raises_is_raised_as_it_is():
+async def test_a_loaders_error_is_raised_unchanged():
     """A broken checkpoint keeps its class, and with it its exit code."""
 
     def load() -> Encoder:

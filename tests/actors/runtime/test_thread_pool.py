@@ -1,4 +1,4 @@
-"""Laws of the crew: every call has a thread to itself, and what is furthest on goes first. Real threads."""
+"""Every call in the pool has a thread to itself; the actor furthest downstream goes first. Real threads."""
 
 import threading
 from contextlib import ExitStack
@@ -8,11 +8,11 @@ import trio
 import trio.testing
 
 from actors.runtime.pinned_thread import PinnedThread
-from actors.runtime.thread_pool import Crew, Member
+from actors.runtime.thread_pool import PooledRunner, ThreadPool
 
 
 class Gates:
-    """Calls that are let go one by one, and where each of them ran."""
+    """Calls that return one by one, as their gates are opened, and the threads on which they run."""
 
     def __init__(self) -> None:
         self.began: list[tuple[str, str]] = []
@@ -24,7 +24,7 @@ class Gates:
         assert gate.wait(10)
         return name
 
-    def let_go(self, name: str) -> None:
+    def open(self, name: str) -> None:
         self._gates.setdefault(name, threading.Event()).set()
 
     @property
@@ -32,10 +32,10 @@ class Gates:
         return [name for name, _ in self.began]
 
 
-def crew_of(threads: int, members: int, stack: ExitStack) -> list[Member]:
-    crew = Crew([PinnedThread(f"thread {n}") for n in range(threads)])
-    stack.enter_context(crew.running())
-    return [stack.enter_context(crew.member(str(n))) for n in range(members)]
+def pool_of(threads: int, actors: int, stack: ExitStack) -> list[PooledRunner]:
+    pool = ThreadPool([PinnedThread(f"thread {n}") for n in range(threads)])
+    stack.enter_context(pool.running())
+    return [stack.enter_context(pool.runner(str(n))) for n in range(actors)]
 
 
 async def until(condition) -> None:
@@ -44,101 +44,129 @@ async def until(condition) -> None:
             await trio.lowlevel.checkpoint()
 
 
-async def test_with_as_many_threads_as_members_each_keeps_its_own():
-    """Whoever is busy beside it, a member's calls run on one thread, which no other member uses."""
+async def test_with_as_many_threads_as_actors_each_keeps_its_own():
+    """Whatever else is busy, an actor's calls run on one thread, which no other actor uses."""
     gates, seen = Gates(), []
     with ExitStack() as stack:
-        members = crew_of(3, 3, stack)
+        runners = pool_of(3, 3, stack)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(members[0].run, gates.call, "busy")
+            nursery.start_soon(runners[0].run, gates.call, "busy")
             await until(lambda: gates.names)
             for _ in range(3):
-                for member in members[1:]:
-                    seen.append(await member.run(lambda: threading.current_thread().name))
+                for runner in runners[1:]:
+                    seen.append(await runner.run(lambda: threading.current_thread().name))
                     await trio.testing.wait_all_tasks_blocked()
-            gates.let_go("busy")
+            gates.open("busy")
     assert seen == ["thread 1", "thread 2"] * 3
     assert gates.began == [("busy", "thread 0")]
 
 
-async def test_who_is_furthest_downstream_goes_first():
-    """Of those who wait for the one thread the last to have joined is served first, however late it asked."""
+async def test_the_actor_furthest_downstream_goes_first():
+    """Of the actors that wait for the one thread the last in the chain goes first, even if it asked last."""
     gates = Gates()
     with ExitStack() as stack:
-        members = crew_of(1, 3, stack)
+        runners = pool_of(1, 3, stack)
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(members[1].run, gates.call, "begun")
+            nursery.start_soon(runners[1].run, gates.call, "begun")
             await until(lambda: gates.names)
             for number in (0, 1, 2):
-                nursery.start_soon(members[number].run, gates.call, f"waits {number}")
+                nursery.start_soon(runners[number].run, gates.call, f"waits {number}")
                 await trio.testing.wait_all_tasks_blocked()
             for name in ("begun", "waits 0", "waits 1", "waits 2"):
-                gates.let_go(name)
+                gates.open(name)
     assert gates.names == ["begun", "waits 2", "waits 1", "waits 0"]
 
 
-async def test_a_thread_waits_for_who_is_woken_by_what_it_computed():
-    """The actor that a result wakes asks in time to go before one upstream that has asked already."""
-    gates, send = Gates(), trio.Event()
+async def test_a_thread_is_held_back_for_an_actor_that_is_about_to_ask():
+    """An actor that a result wakes goes before one upstream that asked earlier, however late it asks."""
+    gates, result, asked = Gates(), trio.Event(), trio.Event()
     with ExitStack() as stack:
-        members = crew_of(1, 3, stack)
+        first, middle, last = pool_of(1, 3, stack)
 
-        async def middle() -> None:
-            await members[1].run(gates.call, "step")
-            send.set()
+        async def step() -> None:
+            async with middle.acquire() as thread:
+                await thread.run(gates.call, "step")
+                result.set()
 
-        async def last() -> None:
-            await send.wait()
-            await members[2].run(gates.call, "decode")
+        async def decode() -> None:
+            await result.wait()
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+            asked.set()
+            await last.run(gates.call, "decode")
 
+        last.expect(lambda: result.is_set() and not asked.is_set())
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(middle)
-            nursery.start_soon(last)
+            nursery.start_soon(step)
+            nursery.start_soon(decode)
             await until(lambda: gates.names)
-            nursery.start_soon(members[0].run, gates.call, "encode")
+            nursery.start_soon(first.run, gates.call, "encode")
             await trio.testing.wait_all_tasks_blocked()
             for name in ("step", "decode", "encode"):
-                gates.let_go(name)
+                gates.open(name)
     assert gates.names == ["step", "decode", "encode"]
 
 
-async def test_who_gives_up_waiting_leaves_no_trace():
+async def test_a_thread_held_back_is_given_away_once_nothing_is_expected():
+    """An actor that ends without asking does not keep the thread from the others."""
+    with ExitStack() as stack:
+        first, last = pool_of(1, 2, stack)
+        last.expect(lambda: True)
+        ran: list[str] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(first.run, ran.append, "encode")
+            await trio.testing.wait_all_tasks_blocked()
+            assert not ran
+            last.expect(lambda: False)
+    assert ran == ["encode"]
+
+
+async def test_with_a_thread_for_each_no_actor_waits_for_an_expected_one():
+    """A thread is held back for each expected actor, and no more."""
+    with ExitStack() as stack:
+        first, last = pool_of(2, 2, stack)
+        last.expect(lambda: True)
+        with trio.fail_after(10):
+            assert await first.run(lambda: "encode") == "encode"
+
+
+async def test_a_cancelled_wait_leaves_no_trace():
     """A cancelled wait neither keeps a thread nor is given one."""
     gates = Gates()
     with ExitStack() as stack:
-        first, second = crew_of(1, 2, stack)
+        first, second = pool_of(1, 2, stack)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(first.run, gates.call, "busy")
             await until(lambda: gates.names)
             with trio.move_on_after(0) as scope:
                 await second.run(gates.call, "never")
             assert scope.cancelled_caught
-            gates.let_go("busy")
+            gates.open("busy")
         assert await second.run(lambda: "again") == "again"
     assert gates.names == ["busy"]
 
 
-async def test_a_call_that_fails_gives_its_thread_back():
-    """What it raised is its caller's; the next call has the thread."""
+async def test_a_call_that_fails_returns_its_thread():
+    """Its exception is raised in its caller; the next call has the thread."""
 
     def fail() -> None:
         raise LookupError("no such row")
 
     with ExitStack() as stack:
-        (member,) = crew_of(1, 1, stack)
+        (runner,) = pool_of(1, 1, stack)
         with pytest.raises(LookupError, match="no such row"):
-            await member.run(fail)
-        assert await member.run(lambda: 1) == 1
+            await runner.run(fail)
+        assert await runner.run(lambda: 1) == 1
 
 
-async def test_a_turn_is_kept_until_it_is_left():
-    """Between two calls of one turn nobody else's runs."""
+async def test_an_acquired_thread_is_held_until_it_is_released():
+    """Between two calls on one acquired thread no other actor's call runs."""
     seen: list[str] = []
     with ExitStack() as stack:
-        first, second = crew_of(1, 2, stack)
-        async with trio.open_nursery() as nursery, first.turn() as place:
-            await place.run(seen.append, "one")
+        first, second = pool_of(1, 2, stack)
+        async with trio.open_nursery() as nursery, first.acquire() as thread:
+            await thread.run(seen.append, "one")
             nursery.start_soon(second.run, seen.append, "other")
             await trio.testing.wait_all_tasks_blocked()
-            await place.run(seen.append, "two")
+            await thread.run(seen.append, "two")
     assert seen == ["one", "two", "other"]

@@ -1,4 +1,4 @@
-"""Laws of admission: a lane has one holder, comes back whatever becomes of it, and the queue is in order."""
+"""Admission: a lane has one holder, always comes back, and the queue is in order."""
 
 import pytest
 import trio
@@ -14,11 +14,11 @@ from hypothesis.stateful import (
 )
 
 from actors.runtime.channel import Channel
-from actors.sessions.admission import Admission, Ticket
-from pipeline.errors import RefusedError
-from pipeline.values import LaneClosed, LaneOpened, Sampling, UserFrame
+from actors.sessions.admission import Admission, LaneLease
+from pipeline.errors import SessionRefusedError
+from pipeline.values import LaneClosed, LaneOpened, SamplingParams, UserFrame
 
-SAMPLING = Sampling()
+SAMPLING = SamplingParams()
 
 
 def make(*, lanes: int, queue: int) -> tuple[Admission, Channel[UserFrame]]:
@@ -28,14 +28,14 @@ def make(*, lanes: int, queue: int) -> tuple[Admission, Channel[UserFrame]]:
     return admission, inbox
 
 
-def refusal(admission: Admission) -> RefusedError:
-    with pytest.raises(RefusedError) as caught:
+def refusal(admission: Admission) -> SessionRefusedError:
+    with pytest.raises(SessionRefusedError) as caught:
         admission.request()
     return caught.value
 
 
-def test_who_cannot_be_served_is_told_why_and_when_to_ask_again():
-    """Not ready, full and draining are refusals with a code and a time; draining is for good."""
+def test_a_refusal_has_a_code_and_a_retry_time():
+    """For not ready, full and draining; draining is final."""
     admission = Admission(Channel("inbox", 18, lane_frames=8), lanes=1, queue=0)
     assert refusal(admission).code == "not_ready"
     admission.open()
@@ -48,21 +48,21 @@ def test_who_cannot_be_served_is_told_why_and_when_to_ask_again():
     assert refusal(admission).code == "draining"
 
 
-async def test_an_opened_lane_is_free_only_when_it_came_out_of_the_line():
-    """Closing a ticket announces the end behind the lane's frames; until it comes out the lane is in use."""
+async def test_an_opened_lane_is_free_once_its_closing_has_come_out():
+    """Closing a lease puts an event behind the lane's frames; until it comes out the lane is in use."""
     admission, inbox = make(lanes=1, queue=0)
-    with admission.request() as ticket:
-        assert ticket.open_lane(SAMPLING) == 0
-        assert ticket.is_open
-    assert not ticket.is_open
+    with admission.request() as lease:
+        assert lease.open_lane(SAMPLING) == 0
+        assert lease.is_open
+    assert not lease.is_open
     assert (await inbox.take_batch()).events == (LaneOpened(0, SAMPLING), LaneClosed(0))
     assert refusal(admission).code == "full"
-    admission.release(0)
+    admission.free(0)
     assert admission.request().lane == 0
 
 
 def test_a_lane_that_was_never_opened_is_free_at_once():
-    """A connection that is lost between admission and its session costs nothing."""
+    """A connection that is lost before its session begins leaves nothing behind."""
     admission, inbox = make(lanes=1, queue=0)
     with admission.request():
         pass
@@ -70,32 +70,32 @@ def test_a_lane_that_was_never_opened_is_free_at_once():
     assert inbox.statistics().sent == 0
 
 
-async def test_a_line_that_has_ended_gives_its_lanes_back():
-    """Where no event can come out any more, the lane is not waited for."""
+async def test_lanes_are_free_once_the_engine_has_ended():
+    """If no event can come out any more, the lane is not waited for."""
     admission, inbox = make(lanes=1, queue=0)
-    ticket = admission.request()
-    ticket.open_lane(SAMPLING)
+    lease = admission.request()
+    lease.open_lane(SAMPLING)
     inbox.close()
-    ticket.close()
+    lease.close()
     assert admission.statistics().lanes_open == 0
 
 
 async def test_the_queue_moves_up_in_order(autojump_clock):
-    """Each place that changes is told; who leaves the queue makes room; the first gets the lane."""
+    """Every change of position is notified; leaving the queue makes room; the first in it gets the lane."""
     admission, _ = make(lanes=1, queue=3)
     holder = admission.request()
     waiting = [admission.request() for _ in range(3)]
     assert [t.position for t in waiting] == [1, 2, 3]
     seen: list[list[int]] = [[], [], []]
 
-    async def watch(ticket: Ticket, positions: list[int]) -> None:
-        while ticket.lane is None:
-            await ticket.moved()
-            positions.append(ticket.position)
+    async def watch(lease: LaneLease, positions: list[int]) -> None:
+        while lease.lane is None:
+            await lease.wait_changed()
+            positions.append(lease.position)
 
     async with trio.open_nursery() as nursery:
-        for ticket, positions in zip(waiting, seen, strict=True):
-            nursery.start_soon(watch, ticket, positions)
+        for lease, positions in zip(waiting, seen, strict=True):
+            nursery.start_soon(watch, lease, positions)
         await trio.testing.wait_all_tasks_blocked()
         waiting[1].close()
         await trio.testing.wait_all_tasks_blocked()
@@ -111,7 +111,37 @@ async def test_the_queue_moves_up_in_order(autojump_clock):
     assert seen[1] == []
 
 
-class Doors(RuleBasedStateMachine):
+def test_the_newest_session_is_put_back_with_its_lane():
+    """It waits ahead of those that have never run, and gets its own lane again."""
+    admission, _ = make(lanes=3, queue=2)
+    leases = [admission.request() for _ in range(4)]
+    assert [t.lane for t in leases] == [0, 1, 2, None]
+    admission.set_limit(1)
+    assert [t.running for t in leases] == [True, False, False, False]
+    assert [t.position for t in leases] == [0, 1, 2, 3]
+    assert [t.lane for t in leases] == [0, 1, 2, None]
+    statistics = admission.statistics()
+    assert (statistics.running, statistics.put_back, statistics.put_back_total) == (1, 2, 2)
+    assert statistics.room == 0
+    assert statistics.queue_room == 1
+    leases[0].close()
+    assert [t.running for t in leases[1:]] == [True, False, False]
+    admission.set_limit(3)
+    assert [t.running for t in leases[1:]] == [True, True, True]
+    assert leases[3].lane == 0
+
+
+def test_a_session_that_is_put_back_may_leave():
+    """Its lane is free for the next one."""
+    admission, _ = make(lanes=2, queue=2)
+    leases = [admission.request() for _ in range(2)]
+    admission.set_limit(1)
+    leases[1].close()
+    assert admission.statistics().lanes_open == 1
+    assert admission.request().position == 1
+
+
+class Arrivals(RuleBasedStateMachine):
     """Sessions come and go in every way; the lanes are conserved."""
 
     LANES = 3
@@ -120,37 +150,47 @@ class Doors(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.admission, self.inbox = make(lanes=self.LANES, queue=self.QUEUE)
-        self.tickets: list[Ticket] = []
-        self.in_line: list[int] = []  # closed, and not yet out
+        self.leases: list[LaneLease] = []
+        self.in_engine: list[int] = []  # closed, and not yet out
 
     @rule()
     def request(self) -> None:
         try:
-            self.tickets.append(self.admission.request())
-        except RefusedError:
-            assert len(self.tickets) + len(self.in_line) >= self.LANES + self.QUEUE or not self.free()
+            self.leases.append(self.admission.request())
+        except SessionRefusedError:
+            statistics = self.admission.statistics()
+            assert not statistics.room
+            assert sum(t.lane is None for t in self.leases) == self.QUEUE
 
-    @precondition(lambda self: any(t.lane is not None and not t.is_open for t in self.tickets))
+    @rule(limit=st.integers(1, LANES))
+    def limit(self, limit: int) -> None:
+        running = [t for t in self.leases if t.running]
+        self.admission.set_limit(limit)
+        put_back = [t for t in running if not t.running]
+        assert put_back == running[len(running) - len(put_back) :], "not the newest"
+        assert [t.position for t in put_back] == list(range(1, len(put_back) + 1))
+
+    @precondition(lambda self: any(t.lane is not None and not t.is_open for t in self.leases))
     @rule(data=st.data())
     def open(self, data: st.DataObject) -> None:
-        ticket = data.draw(st.sampled_from([t for t in self.tickets if t.lane is not None and not t.is_open]))
-        ticket.open_lane(SAMPLING)
+        lease = data.draw(st.sampled_from([t for t in self.leases if t.lane is not None and not t.is_open]))
+        lease.open_lane(SAMPLING)
 
-    @precondition(lambda self: self.tickets)
+    @precondition(lambda self: self.leases)
     @rule(data=st.data())
     def close(self, data: st.DataObject) -> None:
-        ticket = data.draw(st.sampled_from(self.tickets))
-        if ticket.is_open:
-            assert ticket.lane is not None
-            self.in_line.append(ticket.lane)
-        ticket.close()
-        ticket.close()
-        self.tickets.remove(ticket)
+        lease = data.draw(st.sampled_from(self.leases))
+        if lease.is_open:
+            assert lease.lane is not None
+            self.in_engine.append(lease.lane)
+        lease.close()
+        lease.close()
+        self.leases.remove(lease)
 
-    @precondition(lambda self: self.in_line)
+    @precondition(lambda self: self.in_engine)
     @rule()
     def come_out(self) -> None:
-        self.admission.release(self.in_line.pop(0))
+        self.admission.free(self.in_engine.pop(0))
 
     def free(self) -> int:
         statistics = self.admission.statistics()
@@ -158,22 +198,27 @@ class Doors(RuleBasedStateMachine):
 
     @invariant()
     def every_lane_is_somewhere_once(self) -> None:
-        held = [t.lane for t in self.tickets if t.lane is not None]
-        assert len(set(held + self.in_line)) == len(held + self.in_line)
-        assert self.free() + len(held) + len(self.in_line) == self.LANES
+        held = [t.lane for t in self.leases if t.lane is not None]
+        assert len(set(held + self.in_engine)) == len(held + self.in_engine)
+        assert self.free() + len(held) + len(self.in_engine) == self.LANES
 
     @invariant()
-    def nobody_queues_beside_a_free_lane(self) -> None:
-        positions = sorted(t.position for t in self.tickets if t.lane is None)
-        assert positions == list(range(1, len(positions) + 1))
-        assert not (positions and self.free())
+    def no_session_queues_beside_a_free_lane(self) -> None:
+        waiting = [t for t in self.leases if not t.running]
+        assert sorted(t.position for t in waiting) == list(range(1, len(waiting) + 1))
+        statistics = self.admission.statistics()
+        assert sum(t.running for t in self.leases) <= statistics.limit
+        first = next((t for t in waiting if t.position == 1), None)
+        if first is not None and statistics.running < statistics.limit:
+            assert first.lane is None
+            assert not self.free()
 
 
 def test_lanes_are_conserved() -> None:
-    """Each lane is free, held, or on its way out, whoever comes and goes; nobody waits while one is free."""
+    """Each lane is free, held, or being closed, at any time; no session waits while one is free."""
 
     async def check() -> None:
         await trio.lowlevel.checkpoint()
-        run_state_machine_as_test(Doors, settings=settings(max_examples=50, stateful_step_count=25))
+        run_state_machine_as_test(Arrivals, settings=settings(max_examples=50, stateful_step_count=25))
 
     trio.run(check)

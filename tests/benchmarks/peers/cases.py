@@ -1,6 +1,6 @@
-"""What is measured: the cases, their sizes, and which contender runs which at what widths.
+"""What is measured: the cases, their sizes, and which contender runs which case at which widths.
 
-Plain data and the standard library: it is read by the runner, and by nothing in a peer's environment.
+Plain data and the standard library. Only the runner imports it, no driver does.
 """
 
 from collections.abc import Mapping
@@ -52,7 +52,7 @@ SIZES: Final[Mapping[str, Mapping[str, Any]]] = {
         "depformer_dim": 512, "depformer_num_heads": 8, "depformer_num_layers": 6,
         "depformer_dim_feedforward": 2112,
     },
-    # Hibiki 2B (configs/moshi_mlx_2b.json) without its conditions, which are added once and cost nothing.
+    # Hibiki 2B (configs/moshi_mlx_2b.json) without its conditions, which are added once, at no cost.
     "2b": {
         **_MOSHI,
         "dim": 2560, "num_heads": 20, "num_layers": 24, "text_card": 48000, "max_period": 100000,
@@ -65,9 +65,9 @@ SIZES: Final[Mapping[str, Mapping[str, Any]]] = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One thing to measure. `size`: of the language model; the codec is full-size everywhere.
+    """One benchmark. `size` is that of the language model; the codec always has full size.
 
-    widths: those that fit into the memory of a machine which the model fits into.
+    widths: those that fit into memory wherever the model does.
     """
 
     name: str
@@ -93,7 +93,7 @@ USUAL_CASES: Final = ("mimi", "small", "mid", "chain")
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """Who is measured, by which driver, in which environment (None: the project's own), at what widths.
+    """An implementation: its driver, its environment (None: the project's own), its widths.
 
     exact: it computes in float32, so that codes and tokens can be compared.
     """
@@ -131,10 +131,10 @@ CONTENDERS: Final = (
         "moshi_mlx",
         "drive_mlx.py",
         "mlx",
-        # A frame takes a second of its own, eight of them eight: wider batches are left out.
+        # A frame takes a second, a batch of eight takes eight: wider batches are omitted.
         {"mimi": (1,), "lm": (1,), "chain": (1,)},
         "the official package for MLX, float32; in the chain with rustymimi, as its own programs. Its own "
-        "codec lets the two positions of a frame see each other, so its codes are others",
+        "codec lets the two positions of a frame attend to each other, so its codes differ",
     ),
     Contender(
         "moshi_mlx+MKL",

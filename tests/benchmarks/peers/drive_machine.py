@@ -1,4 +1,4 @@
-"""Measures what the floor is made of, in the same rounds as everybody else."""
+"""Measures the rates of the machine, from which the floor is computed, in the rounds of the contenders."""
 
 import json
 

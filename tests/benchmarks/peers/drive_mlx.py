@@ -1,7 +1,7 @@
 """Drives the official MLX package (`moshi_mlx`), on its environment's interpreter.
 
-It consumes what a user said one step later than the PyTorch package, so it is given each frame
-one step earlier: then everybody computes the same tokens. In the chain its codec is rustymimi's,
+It uses the user's audio one step later than the PyTorch package, so it gets each frame one step
+earlier: then all contenders compute the same tokens. In the chain its codec is rustymimi's,
 as in the package's own programs; alone, its codec in MLX is measured.
 """
 

@@ -1,4 +1,4 @@
-"""Drives this project as its server does: the three stages, with as many lanes as the widest batch."""
+"""Drives this project as its server does: three stages, with as many lanes as the widest batch."""
 
 import importlib.metadata
 from functools import cached_property
@@ -10,11 +10,11 @@ from driving import drive, read_job
 
 from pipeline import backend
 from pipeline.config import read_config
-from pipeline.stages.chain import Chain, open_chain
 from pipeline.stages.decoder import DecoderStage
 from pipeline.stages.encoder import EncoderStage
+from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.stepper import StepperStage
-from pipeline.values import GREEDY, Sampling
+from pipeline.values import GREEDY, SamplingParams
 
 
 class Codec:
@@ -35,7 +35,7 @@ class Language:
     def __init__(self, stepper: StepperStage, lanes: range, *, greedy: bool) -> None:
         self._stepper, self._lanes = stepper, lanes
         for lane in lanes:
-            stepper.open(lane, GREEDY if greedy else Sampling(seed=lane))
+            stepper.open(lane, GREEDY if greedy else SamplingParams(seed=lane))
 
     def step(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         steps = self._stepper.step(self._lanes, codes)
@@ -57,9 +57,9 @@ class Driver:
         self._job = job
 
     @cached_property
-    def _chain(self) -> Chain:
+    def _chain(self) -> ModelStages:
         lanes = max(self._job["widths"])
-        return open_chain(read_config(Path(self._job["config"]), [f"lanes.max={lanes}"]))
+        return open_stages(read_config(Path(self._job["config"]), [f"lanes.max={lanes}"]))
 
     @cached_property
     def _codec_stages(self) -> tuple[EncoderStage, DecoderStage]:

@@ -9,7 +9,7 @@ from driving import Language, drive, read_job
 
 
 class Codec:
-    """As wide as what it is given first."""
+    """The batch width is that of the first input."""
 
     def __init__(self, path: str, codebooks: int) -> None:
         self._tokenizer = rustymimi.Tokenizer(path, num_codebooks=codebooks)

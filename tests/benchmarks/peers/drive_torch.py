@@ -1,7 +1,7 @@
 """Drives the official PyTorch package (`moshi`), on its environment's interpreter.
 
-Three small functions of it are compiled by default. On a processor calling them costs more than
-they save, so they are not, unless NO_TORCH_COMPILE is set to nothing.
+Three small functions of it are compiled by default. On a CPU, calling them costs more than they
+save, so compilation is off unless NO_TORCH_COMPILE is set to an empty string.
 """
 
 import os
@@ -37,9 +37,9 @@ class Codec:
 class Language:
     def __init__(self, model: LMModel, *, greedy: bool) -> None:
         self._text = torch.zeros(0)
-        self.generator = LMGen(model, use_sampling=not greedy, on_text_hook=self._hear)
+        self.generator = LMGen(model, use_sampling=not greedy, on_text_hook=self._set_text)
 
-    def _hear(self, token: torch.Tensor) -> None:
+    def _set_text(self, token: torch.Tensor) -> None:
         self._text = token
 
     def step(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -1,8 +1,8 @@
-"""What every driver does the same: read a job, run it, print what came of it as one JSON line.
+"""The common part of all drivers: read a job, run it, print the result as one JSON line.
 
-A driver is a process in the environment of what it drives, so this needs NumPy and nothing
-else. It brings a `Driver`; here it is fed, timed, and asked for what it computed on a fixed
-input, so that contenders can be compared. Every timed call ends with its result in NumPy.
+A driver is a process in the environment of its contender, so this needs NumPy and nothing else.
+The driver provides a `Driver`, which is timed here, and run on a fixed input so that the outputs of
+contenders can be compared. Every timed call ends with its result in NumPy.
 """
 
 import json
@@ -33,9 +33,9 @@ class Language(Protocol):
 
 
 class Driver(Protocol):
-    """One contender. Opened again, codec and language model have heard nothing.
+    """One contender. Each codec and language model it opens starts with empty state.
 
-    early_frames: how much earlier than the others it has to hear a frame, to compute the same.
+    early_frames: how many frames earlier than the others it needs its input, for the same output.
     """
 
     versions: dict[str, str]
@@ -47,7 +47,7 @@ class Driver(Protocol):
 
 
 class Clock:
-    """Times calls: first some that do not count, then as many as fit into `seconds`."""
+    """Times calls: first warm-up calls, then as many as fit into `seconds`."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._seconds = job["seconds"]
@@ -68,7 +68,7 @@ class Clock:
 
 
 class Inputs:
-    """The sound and the codes of a job, the same for everybody; each row of a batch is at another place."""
+    """The audio and the codes of a job, the same for every contender; each row of a batch differs."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self._pcm = np.load(job["pcm"])
@@ -86,7 +86,7 @@ class Inputs:
 
 
 def _answers(driver: Driver, job: dict[str, Any], inputs: Inputs) -> dict[str, np.ndarray]:
-    """What the contender makes of the first frames, alone and greedily."""
+    """The contender's output for the first frames, in a batch of one with greedy sampling."""
     frames, answers = range(job["compared_frames"]), {}
     if job["kind"] == "mimi":
         codec = driver.codec(1)
@@ -131,7 +131,7 @@ def read_job() -> dict[str, Any]:
 
 
 def drive(open_driver: Callable[[dict[str, Any]], Driver], job: dict[str, Any]) -> None:
-    """Do it."""
+    """Run the job, and print the result."""
     driver = open_driver(job)
     inputs = Inputs(job)
     np.savez(job["answers"], **_answers(driver, job, inputs))

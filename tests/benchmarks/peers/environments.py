@@ -13,7 +13,7 @@ from typing import Final
 
 # Each list is one call of pip. The packages' own pins would bring an MLX that does not import on
 # Linux, hence --no-deps. PyTorch from PyPI brings CUDA's libraries, several gigabytes; who has an
-# index of CPU builds names it by PIP_EXTRA_INDEX_URL.
+# index of CPU builds can set it as PIP_EXTRA_INDEX_URL.
 _SHARED: Final = ("numpy", "safetensors", "huggingface_hub", "sentencepiece")
 _PINNED: Final = {*_SHARED, "mlx", "mlx-cpu", "mkl"}
 _LINUX: Final = sys.platform == "linux"
@@ -31,14 +31,14 @@ INSTALLS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
 
 
 class BuildError(Exception):
-    """An environment cannot be made here; the sentence says why."""
+    """An environment cannot be created; the message says why."""
 
 
 def interpreter(folder: Path, name: str, constraints: Path) -> Path:
     """The Python of environment `name` in `folder`, made where it is not there or was made otherwise.
 
     Raises:
-        BuildError: with the last thing that pip said.
+        BuildError: pip failed; the message is its last line.
     """
     place = folder / name
     python = place / "bin" / "python"
@@ -54,8 +54,8 @@ def interpreter(folder: Path, name: str, constraints: Path) -> Path:
             [*pip, "--constraint", str(constraints), *packages], capture_output=True, text=True, check=False
         )
         if done.returncode:
-            said = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["pip failed"]
-            raise BuildError(f"the environment {name} cannot be made: {said[-1].removeprefix('ERROR: ')}")
+            errors = [line for line in done.stderr.splitlines() if "ERROR" in line] or ["pip failed"]
+            raise BuildError(f"the environment {name} cannot be made: {errors[-1].removeprefix('ERROR: ')}")
     stamp.write_text(digest)
     return python
 

@@ -1,15 +1,15 @@
 """`python -m benchmarks.peers.gpu`: this project and the official PyTorch package on one GPU, in alternation.
 
-    PYTHONPATH=tests python -m benchmarks.peers.gpu PYTHONPATH=tests python -m benchmarks.peers.gpu --sizes
-    2b --weights bf16,q4 --widths 1,8 --rounds 1 PYTHONPATH=tests python -m benchmarks.peers.gpu --torch
-    /usr/bin/python3     PyTorch and moshi as installed there PYTHONPATH=tests python -m
-    benchmarks.peers.gpu --dry-run                    a model of nothing on any device
+    PYTHONPATH=tests python -m benchmarks.peers.gpu
+    PYTHONPATH=tests python -m benchmarks.peers.gpu --sizes 2b --weights bf16,q4 --widths 1,8 --rounds 1
+    PYTHONPATH=tests python -m benchmarks.peers.gpu --torch /usr/bin/python3    PyTorch and moshi from there
+    PYTHONPATH=tests python -m benchmarks.peers.gpu --dry-run                   a tiny model on any device
 
-No file is read: shapes are the published ones, weights are made up on the device. PyTorch's
-environment is made in `.peers/` unless one is named; that needs pip and nothing else. Every
-contender runs in a process of its own, which is stopped at a limit; what it had measured by
-then counts. A table is printed, and with every number written to `.peers/gpu.md` and
-`.peers/gpu.json`. Exit codes: 0; 2 usage, or no GPU; 130 interrupted.
+No checkpoint is read: shapes are the published ones, weights are random and made on the device.
+PyTorch's environment is created in `.peers/` with pip, unless `--torch` names one. Every contender
+runs in a process of its own with a time limit; what it measured until then counts. The table is
+printed, and written with every number to `.peers/gpu.md` and `.peers/gpu.json`.
+Exit codes: 0; 2 usage, or no GPU; 130 interrupted.
 """
 
 import argparse
@@ -44,8 +44,8 @@ DRY_BYTES: Final = 2**20
 
 
 @dataclass(slots=True)
-class Told:
-    """What one contender said of one size. rounds: of each, what it said of every width. cannot: why not."""
+class Results:
+    """The results of one contender at one size. rounds: for each, a result per width. cannot: failures."""
 
     about: dict[str, Any] = field(default_factory=dict)
     rounds: list[dict[int, dict[str, Any]]] = field(default_factory=list)
@@ -53,12 +53,12 @@ class Told:
 
 
 def lines_of(python: Path, driver: str, job: Mapping[str, Any], limit_s: float) -> Iterator[dict[str, Any]]:
-    """Everything a driver said, however it ended; at last, if it did not end well, why."""
+    """Every line that a driver printed; at the end, if it failed, the reason."""
     with tempfile.TemporaryDirectory() as folder:
         task, out, wrong = (Path(folder, name) for name in ("job.json", "out", "err"))
         task.write_text(json.dumps(job))
-        with out.open("wb") as said, wrong.open("wb") as complained:
-            process = subprocess.Popen([python, HERE / driver, task], stdout=said, stderr=complained)
+        with out.open("wb") as stdout, wrong.open("wb") as stderr:
+            process = subprocess.Popen([python, HERE / driver, task], stdout=stdout, stderr=stderr)
             try:
                 code: int | None = process.wait(limit_s)
             except subprocess.TimeoutExpired:
@@ -67,7 +67,7 @@ def lines_of(python: Path, driver: str, job: Mapping[str, Any], limit_s: float) 
                 process.kill()
                 process.wait()
         for line in out.read_text().splitlines():
-            if line.startswith("{") and line.endswith("}"):  # not what a library prints, nor half a line
+            if line.startswith("{") and line.endswith("}"):  # no output of a library, and no half line
                 yield json.loads(line)
         if code is None:
             yield {"cannot": f"was not done after {limit_s:.0f} s"}
@@ -76,22 +76,22 @@ def lines_of(python: Path, driver: str, job: Mapping[str, Any], limit_s: float) 
             yield {"cannot": f"ended with {code}: {' '.join(last)}"}
 
 
-def run_once(told: Told, python: Path, driver: str, job: Mapping[str, Any], limit_s: float) -> None:
+def run_once(results: Results, python: Path, driver: str, job: Mapping[str, Any], limit_s: float) -> None:
     """One contender's part of a round."""
     widths: dict[int, dict[str, Any]] = {}
     for line in lines_of(python, driver, job, limit_s):
         if "about" in line:
-            told.about = line["about"]
+            results.about = line["about"]
         elif "cannot" in line:
             at = f"{line['width']} lanes: " if "width" in line else ""
-            told.cannot.append(at + line["cannot"])
+            results.cannot.append(at + line["cannot"])
         elif "width" in line:
             widths[line["width"]] = line
-    told.rounds.append(widths)
+    results.rounds.append(widths)
 
 
 def device_rate(limit_s: float, *, dry: bool) -> tuple[float, str]:
-    """Bytes a second that the device reads and writes, and which device it is.
+    """The bytes per second that the device reads and writes, and its name.
 
     Raises:
         ConfigError: it could not be measured, or there is no GPU.
@@ -107,7 +107,7 @@ def device_rate(limit_s: float, *, dry: bool) -> tuple[float, str]:
 
 
 def torch_python(options: argparse.Namespace) -> Path | str:
-    """The interpreter of PyTorch's environment, or why there is none."""
+    """The interpreter of PyTorch's environment, or the reason why there is none."""
     if options.without_torch:
         return "left out"
     if options.torch is not None:
@@ -119,16 +119,16 @@ def torch_python(options: argparse.Namespace) -> Path | str:
         return str(error)
 
 
-def compete(size: str, torch: Path | str, options: argparse.Namespace) -> dict[str, Told]:
-    """All rounds of one size: everybody once, then everybody again."""
+def compete(size: str, torch: Path | str, options: argparse.Namespace) -> dict[str, Results]:
+    """All rounds of one size: in each, every contender runs once."""
     contenders = {f"ours {weights}": weights for weights in options.weights}
-    told = {name: Told() for name in [*contenders, "PyTorch bf16"]}
+    results = {name: Results() for name in [*contenders, "PyTorch bf16"]}
     if isinstance(torch, str):
-        told["PyTorch bf16"].cannot.append(torch)
+        results["PyTorch bf16"].cannot.append(torch)
     job = {"lm_config": dict(SHAPES[size]), "mimi_config": dict(MIMI) if size == "tiny" else {}}
     job |= {"widths": options.widths, "frames": options.frames, "warmup": options.warmup}
     for turn in range(options.rounds):
-        for name, each in told.items():
+        for name, each in results.items():
             print(f"{size}, round {turn + 1} of {options.rounds}: {name}", file=sys.stderr, flush=True)
             if name in contenders:
                 python, driver = Path(sys.executable), "gpu_ours.py"
@@ -137,7 +137,7 @@ def compete(size: str, torch: Path | str, options: argparse.Namespace) -> dict[s
             else:
                 continue
             run_once(each, python, driver, job | {"weights": contenders.get(name)}, options.limit)
-    return told
+    return results
 
 
 def listed(text: str) -> list[str]:
@@ -154,9 +154,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--sizes", type=listed, default=["2b", "7b"], help="default 2b,7b")
     parser.add_argument("--weights", type=listed, default=[*WEIGHTS], help="default bf16,q8,q4")
     parser.add_argument("--widths", type=listed, default=[*WIDTHS], help="default 1,2,4,8,16,32")
-    parser.add_argument("--rounds", type=int, default=2, help="how often everybody runs (default 2)")
-    parser.add_argument("--frames", type=int, default=100, help="that count, of each width (default 100)")
-    parser.add_argument("--warmup", type=int, default=10, help="that do not (default 10)")
+    parser.add_argument("--rounds", type=int, default=2, help="how often each contender runs (default 2)")
+    parser.add_argument("--frames", type=int, default=100, help="timed frames per width (default 100)")
+    parser.add_argument("--warmup", type=int, default=10, help="warm-up frames (default 10)")
     parser.add_argument("--limit", type=float, default=600, help="seconds for each process (default 600)")
     parser.add_argument("--torch", type=Path, help="an interpreter that has PyTorch and moshi")
     parser.add_argument("--without-torch", action="store_true")
@@ -175,8 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error("--rounds, --frames, --warmup and --widths must be positive")
     rate, device = device_rate(options.limit, dry=options.dry_run)
     torch = torch_python(options)
-    told = {size: compete(size, torch, options) for size in options.sizes}
-    markdown = gpu_page(told, SHAPES, rate, device)
+    results = {size: compete(size, torch, options) for size in options.sizes}
+    markdown = gpu_page(results, SHAPES, rate, device)
     whole = {
         "device": device,
         "bytes_per_s": rate,
@@ -185,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 name: {"about": each.about, "rounds": each.rounds, "cannot": each.cannot}
                 for name, each in contenders.items()
             }
-            for size, contenders in told.items()
+            for size, contenders in results.items()
         },
     }
     folder: Path = options.folder

@@ -1,8 +1,8 @@
-"""What both drivers on a GPU do the same: feed frames, time each stage, print a line for each width.
+"""The common part of both GPU drivers: feed frames, time each stage, print a line for each width.
 
-A driver is a process in the environment of what it drives, so this needs NumPy and nothing
-else. Lines are JSON and come as soon as they are known: a process that dies later, or is
-stopped, has still said what it measured. A stage's time ends when its result is there.
+A driver is a process in the environment of its contender, so this needs NumPy and nothing else.
+Each result is printed as a JSON line at once, so that a process that fails or is stopped later has
+still reported it. A stage's time ends when its result is available.
 """
 
 import json
@@ -17,8 +17,8 @@ import numpy as np
 FRAME_SAMPLES = 1920
 
 
-class Chain(Protocol):
-    """The three stages for some sessions; codes between them stay where the contender keeps them."""
+class ModelStages(Protocol):
+    """The three stages for some sessions; codes between them have the contender's own type."""
 
     def encode(self, pcm: np.ndarray) -> Any: ...
 
@@ -28,22 +28,22 @@ class Chain(Protocol):
     def decode(self, codes: Any) -> np.ndarray: ...
 
     def fill(self) -> bool:
-        """From now on every session is longer than the context; False where that changes no time."""
+        """Fill the caches, as in sessions longer than the context; False where that changes no time."""
 
 
 class Contender(Protocol):
-    """One implementation, with its weights made up on the device."""
+    """One implementation, with random weights made on the device."""
 
     about: dict[str, Any]
 
-    def open(self, width: int) -> Chain:
-        """Whatever a width needs, ready to run; what the last one needed is given back."""
+    def open(self, width: int) -> ModelStages:
+        """The stages for a width, ready to run; those of the previous width are released."""
 
     def memory_bytes(self) -> int:
-        """The most of the device's memory that was in use at a time."""
+        """The peak memory use of the device."""
 
 
-def measure(chain: Chain, width: int, frames: int, warmup: int) -> dict[str, list[float]]:
+def measure(chain: ModelStages, width: int, frames: int, warmup: int) -> dict[str, list[float]]:
     """Milliseconds of every frame in every stage."""
     times: dict[str, list[float]] = {"encode": [], "step": [], "decode": []}
     noise = np.random.default_rng(width)
@@ -65,28 +65,28 @@ def measure(chain: Chain, width: int, frames: int, warmup: int) -> dict[str, lis
 
 
 def one_width(contender: Contender, width: int, job: dict[str, Any]) -> dict[str, Any]:
-    """All there is to say of a width: just begun, and with full rings where that makes a difference."""
+    """The result of a width: with empty caches, and with full ones where that makes a difference."""
     began = time.perf_counter()
     chain = contender.open(width)
     ready_s = time.perf_counter() - began
-    said = {"width": width, "ready_s": ready_s, "ms": measure(chain, width, job["frames"], job["warmup"])}
-    said["full_ms"] = measure(chain, width, job["frames"], job["warmup"]) if chain.fill() else said["ms"]
-    said["memory_bytes"] = contender.memory_bytes()
-    return said
+    result = {"width": width, "ready_s": ready_s, "ms": measure(chain, width, job["frames"], job["warmup"])}
+    result["full_ms"] = measure(chain, width, job["frames"], job["warmup"]) if chain.fill() else result["ms"]
+    result["memory_bytes"] = contender.memory_bytes()
+    return result
 
 
-def say(what: dict[str, Any]) -> None:
-    print(json.dumps(what), flush=True)
+def emit(line: dict[str, Any]) -> None:
+    print(json.dumps(line), flush=True)
 
 
 def drive(make: Callable[[dict[str, Any]], Contender]) -> None:
-    """Do the job named on the command line."""
+    """Run the job named on the command line."""
     job = json.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
     contender = make(job)
-    say({"about": contender.about})
+    emit({"about": contender.about})
     for width in job["widths"]:
         try:
-            say(one_width(contender, width, job))
+            emit(one_width(contender, width, job))
         except (RuntimeError, ValueError, TypeError, AssertionError, NotImplementedError) as error:
             reason = (str(error).splitlines() or [""])[0]
-            say({"width": width, "cannot": f"{type(error).__name__}: {reason}"})
+            emit({"width": width, "cannot": f"{type(error).__name__}: {reason}"})

@@ -1,6 +1,6 @@
-"""Drives this project on a GPU as its server does, its weights made up on the device; or times the device."""
+"""Drives this project on a GPU as its server does, with random weights; or measures the device's rate."""
 
-# ruff: noqa: E402 - what computes is chosen before MLX is imported
+# ruff: noqa: E402 - the device is chosen before MLX is imported
 
 import importlib.metadata
 import time
@@ -27,7 +27,7 @@ from pipeline.stages.decoder import DecoderStage
 from pipeline.stages.encoder import EncoderStage
 from pipeline.stages.stepper import StepperStage
 from pipeline.stages.text import TokenIds, UtteranceRules
-from pipeline.values import Sampling
+from pipeline.values import SamplingParams
 
 RULES = UtteranceRules(padding=frozenset({0, 3}), padding_run=13, max_steps=750)
 
@@ -50,7 +50,7 @@ def random_lm(raw: dict[str, Any], weights: str) -> LmModel:
 
     install(model, made())
     model.dtype = mx.bfloat16
-    model._lay_out()
+    model._fuse_weights()
     mx.eval(model.parameters())
     return model
 
@@ -71,7 +71,7 @@ class OurChain:
         self._decoder = DecoderStage(mimi, width, lm.config.dep_q)
         for lane in self._lanes:
             for stage in (self._encoder, self._stepper, self._decoder):
-                stage.open(lane, Sampling(seed=lane))
+                stage.open(lane, SamplingParams(seed=lane))
 
     def encode(self, pcm: np.ndarray) -> np.ndarray:
         return self._encoder.encode(self._lanes, pcm)
@@ -86,7 +86,7 @@ class OurChain:
     def fill(self) -> bool:
         for stage in (self._encoder, self._stepper, self._decoder):
             state = stage._state
-            positions = (state.transformer if isinstance(state, MimiState) else state).positions
+            positions = (state.kv_cache if isinstance(state, MimiState) else state).offsets
             positions[: len(self._lanes)] += 2 * self._context
         return True
 
@@ -115,12 +115,12 @@ class Ours:
 
 
 class Device:
-    """The rate at which the device reads and writes: of several passes over a large array the fastest."""
+    """The rate at which the device reads and writes: the fastest of several passes over a large array."""
 
     def __init__(self, job: dict[str, Any]) -> None:
         self.about = {"bytes_per_s": 0, "device": MACHINE.device}
         if MACHINE.device == "cpu" and not job["dry"]:
-            return  # nobody will run
+            return  # no rate is needed
         data = mx.zeros(job["bytes"] // 2, mx.bfloat16)
         mx.eval(data)
         times = []

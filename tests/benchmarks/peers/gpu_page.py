@@ -1,4 +1,4 @@
-"""What a run on a GPU says, as Markdown: medians and 99th percentiles, the floor, ratios within a round."""
+"""The results of a GPU run as Markdown: medians and 99th percentiles, the floor, ratios within a round."""
 
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
@@ -7,9 +7,10 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 
-from pipeline.diagnostics.cost_model import step_work
+from pipeline.diagnostics.cost_model import step_cost
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.quantization import PUBLISHED_GROUPS
+from pipeline.percentiles import percentile
 
 PEER: Final = "PyTorch bf16"
 _HEAD: Final = (
@@ -18,8 +19,8 @@ _HEAD: Final = (
 )  # fmt: skip
 
 
-class Told(Protocol):
-    """What a contender said."""
+class Results(Protocol):
+    """The results of one contender."""
 
     about: dict[str, Any]
     rounds: list[dict[int, dict[str, Any]]]
@@ -35,9 +36,9 @@ def number_bytes(weights: str) -> float:
 
 
 def floor_ms(lm: LmConfig, weights: str, width: int, bytes_per_s: float, *, full: bool) -> float:
-    """Reading every weight once, and with `full` rings everything that every lane remembers."""
+    """The time to read every weight once and, if `full`, the full caches of all lanes."""
     rings = 2 * lm.num_layers * lm.transformer.num_kv_heads * lm.transformer.head_dim * lm.context * 2
-    size_bytes = step_work(lm).numbers * number_bytes(weights) + (width * rings if full else 0)
+    size_bytes = step_cost(lm).weights * number_bytes(weights) + (width * rings if full else 0)
     return 1000 * size_bytes / bytes_per_s
 
 
@@ -46,7 +47,7 @@ def together(rounds: list[dict[str, Any]], stage: str, what: str = "ms") -> list
     return [ms for each in rounds for ms in each[what][stage]]
 
 
-def over_peer(mine: Told, peer: Told, width: int) -> float | None:
+def over_peer(mine: Results, peer: Results, width: int) -> float | None:
     """The median, over the rounds that both ran, of one's median step ÷ the other's."""
     both = [
         (one[width], other[width])
@@ -58,22 +59,22 @@ def over_peer(mine: Told, peer: Told, width: int) -> float | None:
     return median(median(one["ms"]["step"]) / median(other["ms"]["step"]) for one, other in both)
 
 
-def rows(contenders: Mapping[str, Told], lm: LmConfig, bytes_per_s: float) -> Iterator[list[str]]:
+def rows(contenders: Mapping[str, Results], lm: LmConfig, bytes_per_s: float) -> Iterator[list[str]]:
     """The table's lines of one size."""
-    for name, told in contenders.items():
+    for name, results in contenders.items():
         weights = name.rpartition(" ")[2]
-        for width in sorted({width for each in told.rounds for width in each}):
-            rounds = [each[width] for each in told.rounds if width in each]
+        for width in sorted({width for each in results.rounds for width in each}):
+            rounds = [each[width] for each in results.rounds if width in each]
             stages = {stage: together(rounds, stage) for stage in ("encode", "step", "decode")}
             whole = np.sum([*stages.values()], axis=0)
             step_ms = median(stages["step"])
             floors = [floor_ms(lm, weights, width, bytes_per_s, full=full) for full in (False, True)]
-            ratio = None if name == PEER else over_peer(told, contenders[PEER], width)
+            ratio = None if name == PEER else over_peer(results, contenders[PEER], width)
             yield [
                 name,
                 str(width),
-                *(f"{median(ms):.2f} / {np.percentile(ms, 99):.2f}" for ms in stages.values()),
-                f"{np.percentile(whole, 99):.2f}",
+                *(f"{median(ms):.2f} / {percentile(ms, 99):.2f}" for ms in stages.values()),
+                f"{percentile(whole, 99):.2f}",
                 f"{median(together(rounds, 'step', 'full_ms')):.2f}",
                 f"{floors[0]:.2f}–{floors[1]:.2f}",
                 f"{1000 * width * (1 + lm.dep_q) / step_ms:.0f}",
@@ -84,15 +85,15 @@ def rows(contenders: Mapping[str, Told], lm: LmConfig, bytes_per_s: float) -> It
 
 
 def gpu_page(
-    told: Mapping[str, Mapping[str, Told]],
+    results: Mapping[str, Mapping[str, Results]],
     shapes: Mapping[str, Mapping[str, Any]],
     bytes_per_s: float,
     device: str,
 ) -> str:
-    """All of it."""
+    """The complete page."""
     day = dt.datetime.now(dt.UTC).date().isoformat()
     paragraphs = [[f"{day}, {device}, which reads and writes {bytes_per_s / 1e9:.0f} GB/s. Milliseconds."]]
-    for size, contenders in told.items():
+    for size, contenders in results.items():
         lm = parse_lm_config(dict(shapes[size]))
         body = [_line(cells) for cells in rows(contenders, lm, bytes_per_s)]
         paragraphs += [[f"**{size}**"], [_line(_HEAD), _line(["---"] * len(_HEAD)), *body]]

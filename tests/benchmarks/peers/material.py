@@ -1,7 +1,7 @@
-"""What everybody is given: random checkpoints in a layout that all of them read, a sound, and codes.
+"""The input of every contender: random checkpoints in a layout that all can read, audio, and codes.
 
-Made once by the project's own writer, and kept. The layout is the one in which the official
-repositories publish: PyTorch's names, attention weights packed.
+Created once by the project's own writer, and kept. The layout is that of the official
+repositories: PyTorch's names, attention weights packed.
 """
 
 import json
@@ -25,7 +25,7 @@ SEED: Final = 20240917
 MIMI: Final[MimiConfig] = parse_mimi_config({})
 _ATTENTION: Final = re.compile(r"(.+\.self_attn)\.(in|out)_projs\.\d+\.weight")
 _PACKED: Final = {"in": "in_proj_weight", "out": "out_proj.weight"}
-_SPOKEN_CODES: Final = 256  # of a codebook, that the random users speak; the model's own size does not matter
+_CODES_USED: Final = 256  # of each codebook; does not depend on the codebook size of the model
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def packed(tensors: Iterator[tuple[str, Shape]]) -> Iterator[tuple[str, Shape]]:
 
 
 def make(folder: Path, size: str, speech: Path) -> Material:
-    """The files of `size` in `folder`, those made that are not there."""
+    """The files of `size` in `folder`; missing ones are created."""
     raw = dict(SIZES[size])
     lm = parse_lm_config(raw)
     material = Material(
@@ -80,6 +80,6 @@ def make(folder: Path, size: str, speech: Path) -> Material:
         material.mimi_path.hardlink_to(codec)
     pcm = read_speech(speech)
     np.save(material.pcm, pcm[: len(pcm) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES))
-    spoken = np.random.default_rng(SEED).integers(0, _SPOKEN_CODES, (64, MIMI.quantizer.n_q))
-    np.save(material.codes, spoken.astype(np.int32))
+    codes = np.random.default_rng(SEED).integers(0, _CODES_USED, (64, MIMI.quantizer.n_q))
+    np.save(material.codes, codes.astype(np.int32))
     return material

@@ -1,6 +1,6 @@
-"""What is printed: the tables, how they were come by, who agreed with us, who was not there.
+"""The report: tables, method, agreement of outputs, and contenders that did not run.
 
-A page in Markdown, to stand in docs as it is, or one object with every round.
+A page in Markdown for the docs, or one JSON object with every round.
 """
 
 import datetime as dt
@@ -23,7 +23,7 @@ _NO_VERSIONS: Final = frozenset({"device", "blas"})
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """All of one case."""
+    """Everything measured in one case."""
 
     case: Case
     runs: Mapping[str, Run]
@@ -31,12 +31,12 @@ class Outcome:
 
     @property
     def rows(self) -> list[Row]:
-        """Its part of the table."""
+        """Its rows of the table."""
         return list(rows_of(self.case, self.runs, self.rates))
 
 
 def page(outcomes: Sequence[Outcome], plan: Plan, skipped: Sequence[str], load: float) -> str:
-    """All of it. `skipped`: cases that were not run, and why. `load`: of the machine when this began."""
+    """The page. `skipped`: cases that were not run, and why. `load`: that of the machine at the start."""
     rows = [row for outcome in outcomes for row in outcome.rows]
     paragraphs = [
         [_where(outcomes, plan)],
@@ -45,7 +45,7 @@ def page(outcomes: Sequence[Outcome], plan: Plan, skipped: Sequence[str], load: 
         lanes_table(rows),
         [f"The same input, greedily, the first {plan.compared_frames} frames:"],
         [line for outcome in outcomes for line in _agreement_lines(outcome)],
-        ["Who is who:"],
+        ["Contenders and cases:"],
         [f"- **{contender.name}**: {contender.about}" for contender in CONTENDERS],
         [*(f"- `{outcome.case.name}`: {outcome.case.about}" for outcome in outcomes)],
         [line for outcome in outcomes for line in _absence_lines(outcome)],
@@ -53,13 +53,13 @@ def page(outcomes: Sequence[Outcome], plan: Plan, skipped: Sequence[str], load: 
     ]
     if load > BUSY_LOAD:
         paragraphs.append(
-            [f"**The machine was busy when this began (load {load:.1f}): trust nothing above.**"]
+            [f"**The machine was busy at the start (load {load:.1f}): these numbers are not reliable.**"]
         )
     return "\n\n".join("\n".join(lines) for lines in paragraphs if lines)
 
 
 def as_json(outcomes: Sequence[Outcome], plan: Plan, load: float) -> dict[str, Any]:
-    """The same for tools, with every round."""
+    """The same as one object, with every round."""
     return {
         "date": _today(),
         "machine": microbenchmarks.describe() | {"processor": _processor(), "load_before": load},
@@ -82,7 +82,7 @@ def as_json(outcomes: Sequence[Outcome], plan: Plan, load: float) -> dict[str, A
 
 
 def agreement(outcome: Outcome) -> Iterator[dict[str, Any]]:
-    """How much of what we compute from the same input each peer that is exact computes too."""
+    """How many of our codes and tokens each exact peer computes too, from the same input."""
     ours = outcome.runs[OURS].answers
     exact = {contender.name for contender in CONTENDERS if contender.exact} - {OURS}
     for name, run in outcome.runs.items():
@@ -106,7 +106,7 @@ def _where(outcomes: Sequence[Outcome], plan: Plan) -> str:
         if name not in _NO_VERSIONS
     }
     return (
-        f"{_today()}, {_processor()}, {about['cores']} cores, {plan.threads} threads for everybody, "
+        f"{_today()}, {_processor()}, {about['cores']} cores, {plan.threads} threads each, "
         f"{about['system']}, Python {about['python']}; {', '.join(sorted(versions))}."
     )
 
@@ -116,8 +116,8 @@ def _how(outcomes: Sequence[Outcome], plan: Plan) -> str:
     gflop = max(outcome.rates.flop_per_s for outcome in outcomes) / 1e9
     return (
         f"Milliseconds of one frame of the whole batch: of {plan.rounds} rounds' medians the median "
-        "(lowest–highest). In each round everybody runs once, in turns, in a process of its own: "
-        f"{plan.warmup_frames} frames that do not count, then {plan.seconds:g} s or {plan.frames} frames. "
+        "(lowest–highest). In each round every contender runs once, in a process of its own: "
+        f"{plan.warmup_frames} warm-up frames, then {plan.seconds:g} s or {plan.frames} frames. "
         "Ratios are taken within a round. Floor: the longer of the weights' bytes at "
         f"{read_gb:.1f} GB/s and the operations at {gflop:.0f} GFLOP/s, both measured in the same rounds."
     )
@@ -125,7 +125,7 @@ def _how(outcomes: Sequence[Outcome], plan: Plan) -> str:
 
 def _agreement_lines(outcome: Outcome) -> Iterator[str]:
     for found in agreement(outcome):
-        parts = [f"{found[k][0]} of {found[k][1]} {said} equal" for k, said in _TOKENS.items() if k in found]
+        parts = [f"{found[k][0]} of {found[k][1]} {name} equal" for k, name in _TOKENS.items() if k in found]
         if "pcm" in found:
             parts.append(f"samples of given codes within {found['pcm']:.0e}")
         yield f"- {found['case']}, {found['contender']}: {', '.join(parts)}"

@@ -1,4 +1,4 @@
-"""Who runs when: A B C D, A B C D, …, each in a process of its own, so that a busy minute meets everybody."""
+"""The order of runs: A B C D, A B C D, …, in separate processes, so that a busy minute affects all."""
 
 import json
 import os
@@ -14,19 +14,19 @@ from benchmarks.peers.cases import CONTENDERS, SIZES, Case, Contender
 from benchmarks.peers.material import Material
 
 HERE: Final = Path(__file__).parent
-CODEBOOKS: Final = 8  # what every size but the 2B one needs of the codec
+CODEBOOKS: Final = 8  # of the codec, for every size but 2b
 MACHINE: Final = "drive_machine.py"
 _THREADS: Final = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS")
 _PROCESS_S: Final = 1200
 
 
 class DriverError(Exception):
-    """A driver did not do its job; the sentence is the last thing it said."""
+    """A driver failed; the message is its last line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how often. `threads`: for everybody."""
+    """How long and how often to measure. `threads`: for every contender."""
 
     rounds: int
     seconds: float
@@ -38,10 +38,10 @@ class Plan:
 
 @dataclass(slots=True)
 class Run:
-    """What one contender did in one case.
+    """The results of one contender in one case.
 
-    ms: one entry for each round, stage → width → milliseconds of each frame. answers: what it
-    computed greedily. cannot: why, by width, or for all of it under "".
+    ms: one entry for each round, stage → width → milliseconds of each frame. answers: its
+    output with greedy sampling. cannot: failures by width, or under "" for all widths.
     """
 
     ms: list[dict[str, dict[int, list[float]]]] = field(default_factory=list)
@@ -52,7 +52,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What the machine can do, of all rounds the best."""
+    """The rates of the machine, the best of all rounds."""
 
     read_bytes_per_s: float
     flop_per_s: float
@@ -61,12 +61,12 @@ class Rates:
 def compete(
     case: Case, material: Material, plan: Plan, pythons: Mapping[str, Path | str], folder: Path
 ) -> tuple[dict[str, Run], Rates]:
-    """All rounds of one case. `pythons`: of each environment, its interpreter or why there is none."""
-    field_of_play = [contender for contender in CONTENDERS if case.kind in contender.widths]
-    runs = {contender.name: Run() for contender in field_of_play}
+    """All rounds of one case. `pythons`: the interpreter of each environment, or why there is none."""
+    chosen = [contender for contender in CONTENDERS if case.kind in contender.widths]
+    runs = {contender.name: Run() for contender in chosen}
     rates = []
     for turn in range(plan.rounds):
-        for contender in field_of_play:
+        for contender in chosen:
             run, python = runs[contender.name], _python(contender, pythons)
             if isinstance(python, str):
                 run.cannot[""] = python
@@ -126,10 +126,10 @@ def _rates(plan: Plan, folder: Path) -> tuple[float, float]:
 
 
 def _run(python: Path, driver: Path, job: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """What a driver printed.
+    """The result that a driver printed.
 
     Raises:
-        DriverError: it failed, or was not done in time.
+        DriverError: it failed, or exceeded the time limit.
     """
     task = folder / "job.json"
     task.write_text(json.dumps(job))

@@ -6,10 +6,11 @@ from statistics import median
 from typing import Final
 
 from benchmarks.peers.cases import CONTENDERS, OURS, SIZES, STAGES, WIDTHS, Case
+from benchmarks.peers.codec_cost import decode_cost, encode_cost
 from benchmarks.peers.material import MIMI
 from benchmarks.peers.rounds import CODEBOOKS, Rates, Run
 
-from pipeline.diagnostics.cost_model import Work, decode_work, encode_work, step_work
+from pipeline.diagnostics.cost_model import Cost, step_cost
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 
 NUMBER_BYTES: Final = 4  # float32
@@ -33,7 +34,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One stage at one width. `floor_ms`: reading all weights, and doing all operations."""
+    """One stage at one width, with the time to read all weights and that of all operations."""
 
     case: str
     stage: str
@@ -44,12 +45,12 @@ class Row:
 
     @property
     def floor_ms(self) -> float:
-        """No implementation in float32 on this machine is faster."""
+        """A lower bound for any float32 implementation on this machine."""
         return max(self.reading_ms, self.arithmetic_ms)
 
     @property
     def best_peer(self) -> str | None:
-        """The fastest of the others."""
+        """The fastest other contender."""
         peers = {name: cell.ms for name, cell in self.cells.items() if name != OURS}
         return min(peers, key=peers.__getitem__) if peers else None
 
@@ -60,28 +61,28 @@ class Row:
         return None if peer is None or OURS not in self.cells else self.cells[OURS].over(self.cells[peer])
 
 
-def works(case: Case) -> Mapping[str, Work]:
-    """What each stage of a case cannot do without."""
+def works(case: Case) -> Mapping[str, Cost]:
+    """The cost of each stage of a case: a lower bound for any implementation."""
     lm = parse_lm_config(SIZES[case.size])
-    stages = {"encode": encode_work(MIMI, CODEBOOKS), "step": step_work(lm), "decode": decode_work(MIMI)}
+    stages = {"encode": encode_cost(MIMI, CODEBOOKS), "step": step_cost(lm), "decode": decode_cost(MIMI)}
     if case.kind == "chain":
-        numbers, flop = (sum(getattr(w, what) for w in stages.values()) for what in ("numbers", "flop"))
-        return {"all": Work(numbers, flop)}
+        weights, flop = (sum(getattr(w, what) for w in stages.values()) for what in ("weights", "flop"))
+        return {"all": Cost(weights, flop)}
     return {stage: stages[stage] for stage in STAGES[case.kind]}
 
 
 def rows_of(case: Case, runs: Mapping[str, Run], rates: Rates) -> Iterator[Row]:
-    """A row for each stage and width that somebody ran."""
+    """A row for each stage and width that any contender ran."""
     most = max(len(run.ms) for run in runs.values())
     for stage, work in works(case).items():
         for width in WIDTHS:
             cells = {}
             for name, run in runs.items():
                 rounds = [r[stage][width] for r in run.ms if width in r.get(stage, {})]
-                if len(rounds) == most > 0:  # or there is nothing to hold the others' rounds against
+                if len(rounds) == most > 0:  # ratios need every round
                     cells[name] = Cell(tuple(median(ms) for ms in rounds))
             if cells:
-                reading_ms = 1000 * work.numbers * NUMBER_BYTES / rates.read_bytes_per_s
+                reading_ms = 1000 * work.weights * NUMBER_BYTES / rates.read_bytes_per_s
                 arithmetic_ms = 1000 * width * work.flop / rates.flop_per_s
                 yield Row(case.name, stage, width, cells, reading_ms, arithmetic_ms)
 
@@ -119,7 +120,7 @@ def times_table(rows: Sequence[Row]) -> list[str]:
 
 
 def lanes_table(rows: Sequence[Row]) -> list[str]:
-    """What the widest batch costs in lanes of one, for each contender that ran both."""
+    """The time of the widest batch ÷ that of one lane, for each contender that ran both."""
     wide = [row for row in rows if row.width == WIDTHS[-1]]
     names = [c.name for c in CONTENDERS if any(c.name in row.cells for row in wide)]
     if not wide:

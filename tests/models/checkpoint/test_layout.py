@@ -1,12 +1,12 @@
-"""Weights laid out together give what each gives by itself."""
+"""Fused weights give what each layer gives by itself."""
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from mlx import nn
 
-from pipeline.models.layers.embedding import Embedding, Hearing
-from pipeline.models.layers.fused_linear import Products
+from pipeline.models.layers.embedding import Embedding, FusedEmbedding
+from pipeline.models.layers.fused_linear import FusedLinear
 from pipeline.models.layers.quantized import Quantization, Quantized, keep
 
 
@@ -23,15 +23,15 @@ def tables(kind: str) -> list[Embedding]:
 
 
 @pytest.mark.parametrize("kind", ["plain", "normed", "quantized"])
-def test_what_is_heard_is_the_sum_of_all_tables(kind: str) -> None:
-    """Each token's vector is that of its own table; a token −1 adds exactly nothing."""
+def test_a_fused_embedding_is_the_sum_of_all_tables(kind: str) -> None:
+    """Each token's vector is that of its own table; token −1 adds exactly zero."""
     each = tables(kind)
     tokens = np.array([[[0, 6], [8, -1], [4, 2]], [[-1, 3], [-1, 0], [-1, 1]]], np.int32)  # [w, tables, T]
     expected = sum(np.array(table(mx.array(tokens[:, i]))) for i, table in enumerate(each))
-    hearing = Hearing(each)
-    hearing.settle()
-    np.testing.assert_allclose(np.array(hearing(tokens)), expected, rtol=0, atol=1e-6)
-    for i, table in enumerate(each):  # and by itself each is what it was
+    fused = FusedEmbedding(each)
+    fused.materialize()
+    np.testing.assert_allclose(np.array(fused(tokens)), expected, rtol=0, atol=1e-6)
+    for i, table in enumerate(each):  # each table is unchanged
         alone = np.array(table(mx.array(tokens[:1, i])))
         assert np.isfinite(alone).all()
     np.testing.assert_allclose(
@@ -41,17 +41,17 @@ def test_what_is_heard_is_the_sum_of_all_tables(kind: str) -> None:
 
 @pytest.mark.parametrize("layers", [1, 4])
 @pytest.mark.parametrize("biased", [False, True])
-def test_products_taken_as_one_are_those_taken_one_by_one(layers: int, biased: bool) -> None:
-    """In order, for any number of layers, and also where one has a bias and is asked by itself."""
+def test_a_fused_linear_gives_the_output_of_each_layer(layers: int, biased: bool) -> None:
+    """In order, for any number of layers, also where one has a bias and each is computed separately."""
     mx.random.seed(4)
     each = [nn.Linear(16, 8, bias=False) for _ in range(layers)]
     if biased:
         each[0] = nn.Linear(16, 8)
     x = mx.random.normal((3, 1, 16))
     expected = [np.array(layer(x)) for layer in each]
-    products = Products(each)
-    products.settle()
-    for made, alone in zip(products(x), expected, strict=True):
+    fused = FusedLinear(each)
+    fused.materialize()
+    for made, alone in zip(fused(x), expected, strict=True):
         np.testing.assert_allclose(np.array(made), alone, rtol=0, atol=1e-5)
     for layer, alone in zip(each, expected, strict=True):
         np.testing.assert_allclose(np.array(layer(x)), alone, rtol=0, atol=1e-5)

@@ -1,4 +1,4 @@
-"""Inside a graph the same tokens are drawn by the same numbers."""
+"""A compiled function samples the same tokens with the same uniforms."""
 
 import mlx.core as mx
 import numpy as np
@@ -6,15 +6,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.models.compiled.inputs import Layout
-from pipeline.models.compiled.sampling import RECENT, ArrayDrawing, sampling_columns, sampling_values
-from pipeline.models.sampling import BatchDrawing, SamplingBatch
-from pipeline.values import Sampling
+from pipeline.models.compiled.sampling import CompiledSampler
+from pipeline.models.sampling import REPETITION_CONTEXT, BatchSampler, SamplingBatch
+from pipeline.values import SamplingParams
 
 VOCABULARY = 12
 PADDING = 3
 
 SETTINGS = st.builds(
-    Sampling,
+    SamplingParams,
     temperature=st.just(0.0) | st.floats(0.0625, 3, width=32),
     top_k=st.integers(0, VOCABULARY + 2),
     text_temperature=st.just(0.0) | st.floats(0.0625, 3, width=32),
@@ -40,19 +40,19 @@ SETTINGS = st.builds(
     seed=st.integers(0, 999),
     tied=st.booleans(),
 )
-def test_arrays_draw_what_the_host_draws(
-    lanes: list[tuple[Sampling, int, list[int]]], padding: int, seed: int, *, tied: bool
+def test_compiled_sampling_equals_sampling_on_the_host(
+    lanes: list[tuple[SamplingParams, int, list[int]]], padding: int, seed: int, *, tied: bool
 ) -> None:
-    """Text and audio, whatever mix of settings: greedy or not, limited or not, penalised, biased, tied."""
+    """Text and audio, for any mix of parameters: greedy or not, limited or not, penalised, biased, tied."""
     rows = len(lanes) + padding
     batch = SamplingBatch.of(*map(list, zip(*lanes, strict=True)), dep_q=2, width=rows)
     logits = np.random.default_rng(seed).standard_normal((3, rows, VOCABULARY)).astype(np.float32) * 3
     if tied:
         logits = np.round(logits)
-    integers, floats = sampling_columns(2)
+    integers, floats = SamplingBatch.packed_columns(2)
     layout = Layout(integers, floats)
-    told = layout.unpack(*layout.pack(sampling_values(batch, 2)))
-    mine, theirs = ArrayDrawing(told, PADDING), BatchDrawing(batch, PADDING)
+    inputs = layout.unpack(*layout.pack(batch.pack(2)))
+    mine, theirs = CompiledSampler(inputs, PADDING), BatchSampler(batch, PADDING)
     count = len(lanes)
     assert (
         mine.text(mx.array(logits[0])).tolist()[:count] == theirs.text(mx.array(logits[0])).tolist()[:count]
@@ -65,13 +65,13 @@ def test_arrays_draw_what_the_host_draws(
         )
 
 
-def test_of_a_long_past_the_newest_is_penalised() -> None:
-    """More recent tokens than there are columns for: the oldest are forgotten."""
-    setting = Sampling(repetition_penalty=1e6, text_temperature=0.0, temperature=0.0)
-    batch = SamplingBatch.of([setting], [0], [[7, *[2] * (RECENT - 1), 5]], 0)
-    integers, floats = sampling_columns(0)
+def test_the_newest_tokens_of_a_long_context_are_penalised() -> None:
+    """Of more tokens than there are columns, the oldest are dropped."""
+    setting = SamplingParams(repetition_penalty=1e6, text_temperature=0.0, temperature=0.0)
+    batch = SamplingBatch.of([setting], [0], [[7, *[2] * (REPETITION_CONTEXT - 1), 5]], 0)
+    integers, floats = SamplingBatch.packed_columns(0)
     layout = Layout(integers, floats)
-    told = layout.unpack(*layout.pack(sampling_values(batch, 0)))
+    inputs = layout.unpack(*layout.pack(batch.pack(0)))
     logits = np.full((1, VOCABULARY), 0.1, np.float32)
     logits[0, [5, 2, 7]] = 3, 2, 1
-    assert ArrayDrawing(told, PADDING).text(mx.array(logits)).tolist() == [7]
+    assert CompiledSampler(inputs, PADDING).text(mx.array(logits)).tolist() == [7]

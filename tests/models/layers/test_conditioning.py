@@ -1,4 +1,4 @@
-"""What a session is told is one constant vector, worked out as the official package does."""
+"""The sum of a model's conditions is one constant vector, computed as in the official package."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from support.models.golden_lm import DATA, config_of
 
 from pipeline.errors import ConfigError
 from pipeline.models.checkpoint.lm_config import parse_lm_config
-from pipeline.models.layers.conditioning import Conditions, LookupConfig, parse_conditioners, parse_fuser
+from pipeline.models.layers.conditioning import ConditionProvider, LutConfig, parse_conditioners, parse_fuser
 from pipeline.models.lm import LmModel
 
 LUT = {"n_bins": 31, "dim": 16, "tokenizer": "noop", "possible_values": ["very_bad", "good", "very_good"]}
@@ -34,34 +34,34 @@ def test_without_a_model_type_the_default_is_very_good() -> None:
 
 
 def test_a_value_is_a_projected_row_and_no_value_a_learnt_vector() -> None:
-    """Wanted is very_good; unwanted is very_bad where the table has it, else no value at all."""
-    conditions = Conditions(parse_conditioners(GIVEN), ("description",), 24)
+    """The default is very_good; the null condition is very_bad if the table has it, else no value."""
+    conditions = ConditionProvider(parse_conditioners(GIVEN), ("description",), 24)
     lookup = conditions.conditioners["description"]
     lookup.learnt_padding = mx.random.normal((1, 1, 24))
     table, projection = np.array(lookup.embed.weight), np.array(lookup.output_proj.weight)
-    np.testing.assert_allclose(np.array(conditions.wanted())[0, 0], projection @ table[2], atol=1e-6)
-    np.testing.assert_allclose(np.array(conditions.unwanted())[0, 0], projection @ table[0], atol=1e-6)
-    lookup.config = LookupConfig(n_bins=31, dim=16, possible_values=("good", "very_good"))
-    np.testing.assert_array_equal(conditions.unwanted(), lookup.learnt_padding)
-    lookup.config = LookupConfig(n_bins=31, dim=16, possible_values=("very_good",), learn_padding=False)
-    np.testing.assert_array_equal(conditions.unwanted(), np.zeros((1, 1, 24)))
+    np.testing.assert_allclose(np.array(conditions.condition())[0, 0], projection @ table[2], atol=1e-6)
+    np.testing.assert_allclose(np.array(conditions.null_condition())[0, 0], projection @ table[0], atol=1e-6)
+    lookup.config = LutConfig(n_bins=31, dim=16, possible_values=("good", "very_good"))
+    np.testing.assert_array_equal(conditions.null_condition(), lookup.learnt_padding)
+    lookup.config = LutConfig(n_bins=31, dim=16, possible_values=("very_good",), learn_padding=False)
+    np.testing.assert_array_equal(conditions.null_condition(), np.zeros((1, 1, 24)))
 
 
 def test_without_a_list_of_values_a_row_is_a_hash() -> None:
-    config = LookupConfig(n_bins=31, dim=16)
+    config = LutConfig(n_bins=31, dim=16)
     digest = int(hashlib.sha256(b"very_good").hexdigest(), 16)
     assert config.row("very_good") == digest % 31
-    assert config.knows("anything")
+    assert config.accepts("anything")
 
 
 def test_conditions_are_kept_as_the_constant_they_are() -> None:
     """One vector without guidance and two with it, of the weights that were loaded."""
     folder = DATA / "families/hibiki_1b"
-    for guidance, count in ((1.0, 1), (2.0, 2)):
-        model = LmModel(config_of(folder), guidance)
+    for cfg_coef, count in ((1.0, 1), (2.0, 2)):
+        model = LmModel(config_of(folder), cfg_coef)
         model.load_weights(folder / "model.safetensors")
         assert len(model._conditions) == count
-        np.testing.assert_array_equal(model._conditions[0], model.condition_provider.wanted())
+        np.testing.assert_array_equal(model._conditions[0], model.condition_provider.condition())
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,7 @@ def test_conditions_are_kept_as_the_constant_they_are() -> None:
         ({"fuser": {"product": []}}, "fuser.product"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_its_key(change: dict, key: str) -> None:
+def test_an_invalid_key_is_refused_by_name(change: dict, key: str) -> None:
     raw = {"conditioners": GIVEN, "fuser": {"sum": ["description"]}, **change}
     with pytest.raises(ConfigError) as caught:
         parse_fuser(raw["fuser"], parse_conditioners(raw["conditioners"]))

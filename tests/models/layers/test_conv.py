@@ -8,14 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.layers import conv
 from pipeline.models.layers.conv import (
     CausalConv1d,
+    ConvDownsample1d,
+    ConvState,
     ConvTranspose1d,
-    Downsample,
-    History,
-    Upsample,
-    history_floats,
+    ConvTrUpsample1d,
+    conv_state_floats,
 )
 
 seeds = st.integers(0, 2**31)
@@ -30,15 +29,15 @@ def fill(layer, seed):
 
 
 def run(layer, x, cuts, *extra):
-    """`x [w, T, C]` through the layer, cut before each of `cuts`; the history starts as zeros."""
-    past = mx.zeros((x.shape[0], history_floats(layer)))
+    """`x [w, T, C]` through the layer, cut before each of `cuts`; the state starts as zeros."""
+    past = mx.zeros((x.shape[0], conv_state_floats(layer)))
     out = []
     for index, part in enumerate(np.split(x, sorted(cuts), axis=1)):
-        history = History(past)
+        conv_state = ConvState(past)
         flags = [mx.full((x.shape[0],), index == 0)] * len(extra)
-        out.append(np.array(layer(mx.array(part), history, *flags)))
-        if history_floats(layer):
-            past = history.repacked()
+        out.append(np.array(layer(mx.array(part), conv_state, *flags)))
+        if conv_state_floats(layer):
+            past = conv_state.packed()
     return np.concatenate(out, axis=1)
 
 
@@ -67,27 +66,25 @@ def test_causal_convolution_is_the_textbook_sum_in_any_grouping(by_products, sha
     for t in range(steps):
         window = padded[:, t * stride : t * stride + reach + 1 : dilation]  # [w, K, in]
         expected[:, t] += np.einsum("wki,oki->wo", window, weights["weight"])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(conv, "_BY_PRODUCTS", by_products)
-        out = run(layer, x, cuts)
+    layer.by_products = by_products
+    out = run(layer, x, cuts)
     np.testing.assert_allclose(out, expected, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(1, 1, 1), (3, 1, 1), (3, 1, 2), (8, 4, 1)])
-def test_products_are_taken_where_a_lane_has_more_numbers_than_the_kernel(kernel, stride, dilation):
-    """In a frame's widest layers, tap by tap; what comes out is what the convolution gives."""
+def test_a_kernel_smaller_than_its_input_is_computed_by_products(kernel, stride, dilation):
+    """The graph then has no convolution, and the result is the convolution's."""
     layer = CausalConv1d(4, 3, kernel, stride=stride, dilation=dilation)
     fill(layer, 7)
     x = np.random.default_rng(8).standard_normal((2, 64, 4)).astype(np.float32)
     ways = []
     for by_products in (True, False):
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(conv, "_BY_PRODUCTS", by_products)
-            past = mx.zeros((2, history_floats(layer)))
-            out = layer(mx.array(x), History(past))
-        drawn = io.StringIO()
-        mx.export_to_dot(drawn, out)
-        assert ("Convolution" in drawn.getvalue()) != by_products
+        layer.by_products = by_products
+        past = mx.zeros((2, conv_state_floats(layer)))
+        out = layer(mx.array(x), ConvState(past))
+        graph = io.StringIO()
+        mx.export_to_dot(graph, out)
+        assert ("Convolution" in graph.getvalue()) != by_products
         ways.append(np.array(out))
     np.testing.assert_allclose(*ways, rtol=0, atol=1e-5)
 
@@ -95,7 +92,7 @@ def test_products_are_taken_where_a_lane_has_more_numbers_than_the_kernel(kernel
 @settings(max_examples=40, deadline=None)
 @given(stride=st.integers(1, 5), steps=st.integers(1, 7), data=st.data(), seed=seeds)
 def test_transposed_convolution_is_the_textbook_sum_in_any_grouping(stride, steps, data, seed):
-    """Each input adds the kernel from its own place on; every output has the bias once."""
+    """Each input adds the kernel from its own position on; every output has the bias once."""
     cuts = data.draw(st.sets(st.integers(1, steps), max_size=3)) - {steps}
     layer = ConvTranspose1d(3, 2, stride)
     weights = fill(layer, seed)
@@ -110,9 +107,9 @@ def test_transposed_convolution_is_the_textbook_sum_in_any_grouping(stride, step
 @settings(max_examples=25, deadline=None)
 @given(stride=st.integers(1, 4), steps=st.integers(1, 7), data=st.data(), seed=seeds)
 def test_upsampling_is_the_textbook_sum_channel_by_channel(stride, steps, data, seed):
-    """Each channel is spread by its own kernel, and hears no other."""
+    """Each channel is upsampled by its own kernel and does not depend on others."""
     cuts = data.draw(st.sets(st.integers(1, steps), max_size=3)) - {steps}
-    layer = Upsample(3, stride)
+    layer = ConvTrUpsample1d(3, stride)
     weights = fill(layer, seed)
     x = np.random.default_rng(seed + 1).standard_normal((2, steps, 3)).astype(np.float32)
     expected = np.zeros((2, (steps + 1) * stride, 3))
@@ -126,7 +123,7 @@ def test_upsampling_is_the_textbook_sum_channel_by_channel(stride, steps, data, 
 def test_downsampling_repeats_the_first_step_into_the_past(stride, steps, data, seed):
     """It is a convolution of a signal that has always been what it was at its first step."""
     cuts = {stride * cut for cut in data.draw(st.sets(st.integers(1, steps), max_size=3)) - {steps}}
-    layer = Downsample(3, stride)
+    layer = ConvDownsample1d(3, stride)
     weights = fill(layer, seed)
     x = np.random.default_rng(seed + 1).standard_normal((2, steps * stride, 3)).astype(np.float32)
     padded = np.concatenate([np.repeat(x[:, :1], stride, axis=1), x], axis=1)
@@ -140,9 +137,9 @@ def test_downsampling_repeats_the_first_step_into_the_past(stride, steps, data, 
     np.testing.assert_allclose(run(layer, x, cuts, "fresh"), expected, rtol=0, atol=1e-4)
 
 
-def test_a_history_that_was_not_taken_whole_is_not_repacked():
-    """A layer that forgets to take or leave its part is found out at once."""
-    history = History(mx.zeros((1, 4)))
-    history.leave(history.take(1, 3))
+def test_a_state_that_was_not_popped_completely_is_not_packed():
+    """A layer that does not pop or push its part raises at once."""
+    conv_state = ConvState(mx.zeros((1, 4)))
+    conv_state.push(conv_state.pop(1, 3))
     with pytest.raises(AssertionError):
-        history.repacked()
+        conv_state.packed()

@@ -1,4 +1,4 @@
-"""Rings, windows and rows: a step is the next position of the whole, for each lane alone."""
+"""Rings, windows and rows: steps equal the whole sequence, for each lane by itself."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.layers.attention import AttentionPlan, Rotation
+from pipeline.models.layers.attention import AttentionMetadata, RotaryEmbedding
 from pipeline.models.layers.transformer import Transformer, TransformerConfig, gating_width, gelu
 
 ROPE = TransformerConfig(d_model=16, num_heads=4, num_layers=2, dim_feedforward=24, context=5)
@@ -39,7 +39,7 @@ def test_steps_are_the_whole_across_the_wrap(config: TransformerConfig) -> None:
     for t in range(23):
         y, state = model(x[:, t : t + 1], state, np.zeros(1, np.int32))
         steps.append(y)
-    np.testing.assert_allclose(np.array(mx.concatenate(steps, axis=1)), np.array(model.whole(x)), atol=2e-5)
+    np.testing.assert_allclose(np.array(mx.concatenate(steps, axis=1)), np.array(model.forward(x)), atol=2e-5)
 
 
 @pytest.mark.parametrize("config", VARIANTS)
@@ -47,19 +47,19 @@ def test_what_comes_later_changes_nothing(config: TransformerConfig) -> None:
     """The first 9 positions are the same bits whatever the others hold, and the tenth is not."""
     model, x = model_and_input(config, 14)
     other = mx.concatenate([x[:, :9], x[:, 9:] + 1], axis=1)
-    one, two = np.array(model.whole(x)), np.array(model.whole(other))
+    one, two = np.array(model.forward(x)), np.array(model.forward(other))
     np.testing.assert_array_equal(one[:, :9], two[:, :9])
     assert np.abs(one[:, 9:] - two[:, 9:]).max(axis=(0, 2)).min() > 1e-4
 
 
 def test_a_window_is_as_long_as_the_context() -> None:
-    """In one layer, position t hears t − 4 and does not hear t − 5."""
+    """In one layer, position t depends on t − 4 and not on t − 5."""
     model, x = model_and_input(replace(ROPE, num_layers=1), 12)
-    whole = np.array(model.whole(x))
-    for back, heard in ((4, True), (5, False)):
+    whole = np.array(model.forward(x))
+    for back, depends in ((4, True), (5, False)):
         changed = np.array(x)
         changed[0, 10 - back] += 1
-        assert (np.array(model.whole(mx.array(changed)))[0, 10] != whole[0, 10]).any() == heard
+        assert (np.array(model.forward(mx.array(changed)))[0, 10] != whole[0, 10]).any() == depends
 
 
 @settings(deadline=None, max_examples=40)
@@ -69,7 +69,7 @@ def test_a_window_is_as_long_as_the_context() -> None:
     data=st.data(),
 )
 def test_rings_hold_exactly_the_last_positions(context: int, calls: list, data: st.DataObject) -> None:
-    """A query sees the keys of its row at most `context − 1` back that no newer one has overwritten.
+    """A query attends to keys of its row at most `context − 1` back that no newer one has overwritten.
 
     Also where a call writes several positions before any of them attends.
     """
@@ -80,9 +80,9 @@ def test_rings_hold_exactly_the_last_positions(context: int, calls: list, data: 
         lanes = np.array(order[: data.draw(st.integers(1, 3))], np.int32)
         fresh = random.standard_normal((3, len(lanes), 2, steps, 4)).astype(np.float32)
         starts = np.array([len(past[lane]) for lane in lanes], np.int64)
-        plan = AttentionPlan.of(starts, lanes, steps, context, heads=2)
-        keys, values = plan.write(keys, mx.array(fresh[1])), plan.write(values, mx.array(fresh[2]))
-        seen = np.array(plan.attend(mx.array(fresh[0]), keys, values))
+        metadata = AttentionMetadata.of(starts, lanes, steps, context, heads=2)
+        keys, values = metadata.write(keys, mx.array(fresh[1])), metadata.write(values, mx.array(fresh[2]))
+        seen = np.array(metadata.attend(mx.array(fresh[0]), keys, values))
         for i, lane in enumerate(lanes):
             past[lane] += [(fresh[1][i, :, t], fresh[2][i, :, t]) for t in range(steps)]
             last = len(past[lane]) - 1
@@ -97,23 +97,23 @@ def test_rings_hold_exactly_the_last_positions(context: int, calls: list, data: 
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_who_attends_beside_whom_shows_in_no_bit(steps: int) -> None:
-    """Neighbours with as many slots filled attend in one operation, and find what each would alone."""
+def test_grouping_rows_in_one_attention_call_changes_no_bit(steps: int) -> None:
+    """Adjacent rows with equally many slots filled attend in one operation, with the result of each alone."""
     random = np.random.default_rng(2)
     rings = [mx.array(random.standard_normal((6, 2, 5, 4)).astype(np.float32)) for _ in range(2)]
     queries = random.standard_normal((5, 4, steps, 4)).astype(np.float32)
     lanes, starts = np.array([0, 1, 2, 4, 5], np.int32), np.array([2, 2, 9, 31, 8])
-    plan = AttentionPlan.of(starts, lanes, steps, 5, heads=2)
-    assert [(look.places.start, look.places.stop) for look in plan.looks] == [(0, 2), (2, 3), (3, 5)]
-    together = np.array(plan.attend(mx.array(queries), *rings))
+    metadata = AttentionMetadata.of(starts, lanes, steps, 5, heads=2)
+    assert [(span.batch.start, span.batch.stop) for span in metadata.spans] == [(0, 2), (2, 3), (3, 5)]
+    together = np.array(metadata.attend(mx.array(queries), *rings))
     for i in range(5):
         own = slice(i, i + 1)
-        alone = AttentionPlan.of(starts[own], lanes[own], steps, 5, heads=2)
+        alone = AttentionMetadata.of(starts[own], lanes[own], steps, 5, heads=2)
         np.testing.assert_array_equal(np.array(alone.attend(mx.array(queries[own]), *rings))[0], together[i])
 
 
-def test_the_order_of_a_batch_shows_in_no_bit() -> None:
-    """Rows named in another order find the same, each in its own place, and leave the same behind."""
+def test_the_order_of_a_batch_changes_no_bit() -> None:
+    """Rows named in another order have the same results, each at its position, and the same state."""
     model, _ = model_and_input(replace(ROPE, kv_repeat=2), 1)
     x = np.random.default_rng(4).standard_normal((9, 4, 1, 16)).astype(np.float32)
     orders = [[0, 1, 2, 3], [2, 0, 3, 1]]
@@ -130,9 +130,9 @@ def test_the_order_of_a_batch_shows_in_no_bit() -> None:
 
 
 def test_a_call_that_would_overwrite_itself_is_refused() -> None:
-    """More positions than slots is an error, not silently forgotten keys."""
+    """More positions than slots is an error instead of silently lost keys."""
     with pytest.raises(ValueError, match="do not fit"):
-        AttentionPlan.of(np.zeros(1, np.int64), np.zeros(1, np.int32), 6, 5, heads=1)
+        AttentionMetadata.of(np.zeros(1, np.int64), np.zeros(1, np.int32), 6, 5, heads=1)
 
 
 @pytest.mark.parametrize("interleaved", [True, False])
@@ -143,7 +143,7 @@ def test_rotation_keeps_distances_at_any_age(interleaved: bool) -> None:
 
     def product(at: int) -> float:
         def turned(x: mx.array, position: int) -> mx.array:
-            return Rotation.at(np.array([[position]]), 8, 10_000, interleaved=interleaved)(x)
+            return RotaryEmbedding.at(np.array([[position]]), 8, 10_000, interleaved=interleaved)(x)
 
         return float((turned(q, at + 3) * turned(k, at)).sum())
 
@@ -169,8 +169,8 @@ def test_rings_are_written_in_place_and_memory_is_constant(lanes: list[int]) -> 
     assert mx.get_active_memory() - held_bytes < ring_bytes / 100
 
 
-def test_the_old_state_still_holds_after_a_step() -> None:
-    """A state is a value: a step leaves the one it was given as it was."""
+def test_a_step_does_not_change_the_old_state() -> None:
+    """A state is a value: a step returns a new one."""
     model, x = model_and_input(ROPE, 8)
     state = model.state(2)
     lanes = np.ones(1, np.int32)
@@ -182,8 +182,8 @@ def test_the_old_state_still_holds_after_a_step() -> None:
     for old, ring in zip(before, (*state.keys, *state.values), strict=True):
         np.testing.assert_array_equal(old, np.array(ring))
     assert (np.array(after.keys[0]) != before[0]).any()
-    assert state.positions.tolist() == [0, 7]
-    assert after.positions.tolist() == [0, 8]
+    assert state.offsets.tolist() == [0, 7]
+    assert after.offsets.tolist() == [0, 8]
 
 
 def test_gating_width_is_kyutais() -> None:

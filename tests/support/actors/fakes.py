@@ -1,8 +1,8 @@
-"""Small real parts: stages that do arithmetic instead of models, a client on memory channels.
+"""Stages that do arithmetic instead of models, and a client on a transport in memory.
 
-The stages remember each lane the way models do (what comes out depends on every frame since
-the lane was opened, and on nothing else), refuse lanes that are not open, and are exact.
-`expected` computes a session's audio from scratch.
+The stages have state per lane as models do (what comes out depends on every frame since the lane
+was opened, and on nothing else), refuse lanes that are not open, and are exact. `expected`
+computes a session's audio from scratch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 import numpy as np
 import trio
 
-from actors.engine import Line, Loaders
+from actors.engine import Engine, Loaders
 from actors.sessions.transport import SlowPeerError, TransportClosedError
 from pipeline.audio.framing import frames_of, payload_of
 from pipeline.config import Settings, parse_settings
 from pipeline.protocol import outgoing
-from pipeline.protocol.close_reason import Farewell
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.events import AudioReceived, Event, MetadataReceived, TextReceived
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Metadata, Ready
-from pipeline.protocol.outgoing import Outgoing
-from pipeline.values import ModelCard, Sampling, Text, TextFinal, TextPartial
+from pipeline.protocol.outgoing import OutgoingPacket
+from pipeline.values import ModelCard, SamplingParams, Text, TextFinal, TextPartial
 
 CARD = ModelCard(name="sums", shape="sums", trained=False, model_delay_ms=160, text="ids")
 DELAY = 2
@@ -30,13 +30,13 @@ CODEBOOKS = 4
 
 
 class Memory:
-    """Per lane: a running sum of all it was given, begun by `open`, gone with `close`."""
+    """Per lane a running sum of its input, from `open` to `close`."""
 
     def __init__(self) -> None:
         self.sums: dict[int, int] = {}
         self.widths: list[int] = []
 
-    def open(self, lane: int, sampling: Sampling) -> None:
+    def open(self, lane: int, sampling: SamplingParams) -> None:
         assert lane not in self.sums, "opened twice"
         self.sums[lane] = 0
 
@@ -52,8 +52,8 @@ class Memory:
 class SumEncoder(Memory):
     def encode(self, lanes: Sequence[int], pcm: np.ndarray) -> np.ndarray:
         self.widths.append(len(lanes))
-        heard = [self.add(lane, int(np.rint(row.sum() * 1000))) for lane, row in zip(lanes, pcm, strict=True)]
-        return np.array([[h + k for k in range(CODEBOOKS)] for h in heard], np.int32)
+        sums = [self.add(lane, int(np.rint(row.sum() * 1000))) for lane, row in zip(lanes, pcm, strict=True)]
+        return np.array([[h + k for k in range(CODEBOOKS)] for h in sums], np.int32)
 
 
 @dataclass
@@ -64,25 +64,25 @@ class SumStep:
 
 
 class SumStepper(Memory):
-    """Says its step number aloud, closes the utterance every fourth step, answers after DELAY steps."""
+    """Its text is the step numbers, an utterance is four steps, and codes begin after DELAY steps."""
 
     def __init__(self) -> None:
         super().__init__()
         self.steps: dict[int, int] = {}
-        self.said: dict[int, list[str]] = {}
+        self.words: dict[int, list[str]] = {}
 
-    def open(self, lane: int, sampling: Sampling) -> None:
+    def open(self, lane: int, sampling: SamplingParams) -> None:
         super().open(lane, sampling)
         self.configure(lane, sampling)
         self.steps[lane] = 0
-        self.said[lane] = []
+        self.words[lane] = []
 
-    def configure(self, lane: int, sampling: Sampling) -> None:
+    def configure(self, lane: int, sampling: SamplingParams) -> None:
         self.sums[lane] = sampling.seed
 
     def close(self, lane: int) -> tuple[Text, ...]:
         super().close(lane)
-        rest = self.said.pop(lane)
+        rest = self.words.pop(lane)
         return (TextFinal(" ".join(rest)),) if rest else ()
 
     def step(self, lanes: Sequence[int], codes: np.ndarray) -> Sequence[SumStep]:
@@ -92,12 +92,12 @@ class SumStepper(Memory):
     def _step(self, lane: int, row: np.ndarray) -> SumStep:
         token = self.add(lane, int(row.sum()))
         self.steps[lane] += 1
-        said = self.said[lane]
-        said.append(str(self.steps[lane]))
-        text: tuple[Text, ...] = (TextPartial(" ".join(said)),)
-        if len(said) == 4:
-            text += (TextFinal(" ".join(said)),)
-            said.clear()
+        words = self.words[lane]
+        words.append(str(self.steps[lane]))
+        text: tuple[Text, ...] = (TextPartial(" ".join(words)),)
+        if len(words) == 4:
+            text += (TextFinal(" ".join(words)),)
+            words.clear()
         codes = np.full(CODEBOOKS, token, np.int32) if self.steps[lane] > DELAY else None
         return SumStep(token, text, codes)
 
@@ -105,15 +105,15 @@ class SumStepper(Memory):
 class SumDecoder(Memory):
     def decode(self, lanes: Sequence[int], codes: np.ndarray) -> np.ndarray:
         self.widths.append(len(lanes))
-        spoken = [self.add(lane, int(row.sum())) for lane, row in zip(lanes, codes, strict=True)]
-        return np.repeat(np.array(spoken, np.float32)[:, None] / 65_536, 1920, axis=1)
+        sums = [self.add(lane, int(row.sum())) for lane, row in zip(lanes, codes, strict=True)]
+        return np.repeat(np.array(sums, np.float32)[:, None] / 65_536, 1920, axis=1)
 
 
 def expected(frames: Sequence[np.ndarray], seed: int) -> list[np.ndarray]:
-    """The audio a session alone gets for these frames."""
+    """The audio that a session alone gets for these frames."""
     encoder, stepper, decoder = SumEncoder(), SumStepper(), SumDecoder()
     for stage in (encoder, stepper, decoder):
-        stage.open(0, Sampling(seed=seed))
+        stage.open(0, SamplingParams(seed=seed))
     steps = [stepper.step([0], encoder.encode([0], frame[None]))[0] for frame in frames]
     return [decoder.decode([0], step.codes[None])[0] for step in steps if step.codes is not None]
 
@@ -130,8 +130,11 @@ class Inline:
     batch_s = 0.0
 
     @asynccontextmanager
-    async def turn(self):
+    async def acquire(self):
         yield self
+
+    def expect(self, is_ready):
+        pass
 
     async def run(self, call, *args, stall_s=0.0, abandon_on_cancel=False):
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -155,35 +158,40 @@ def slow_inline(_name: str, batch_s: float) -> Iterator[Inline]:
 LOADERS = Loaders(SumEncoder, SumStepper, SumDecoder)
 
 
-def make_line(
+def make_engine(
     *,
     lanes: int = 4,
+    admit: int | str | None = None,
     queue: int = 2,
     idle_s: float = 600,
     loaders: Loaders = LOADERS,
     runner=inline,
     digest: Callable[[], str] = str,
     **section,
-) -> Line:
-    """A line of sums. The seed, 0 unless configured, is where the stepper's running sum begins.
+) -> Engine:
+    """An engine of sums. The seed, 0 unless configured, is where the stepper's running sum begins.
 
-    A lost connection is the end of its session, unless `limits` say otherwise.
+    A lost connection ends its session, unless `limits` has a grace time.
     """
     section["limits"] = {"resume_grace_ms": 0, **section.get("limits", {})}
     settings: Settings = parse_settings(
-        {"lanes": {"queue": queue, "idle_s": idle_s}, "sampling": {"seed": 0}, **section}
+        {
+            "lanes": {"queue": queue, "idle_s": idle_s, "admit": admit or lanes},
+            "sampling": {"seed": 0},
+            **section,
+        }
     )
-    return Line(settings, loaders, CARD, lanes=lanes, runner=runner, digest=digest)
+    return Engine(settings, loaders, CARD, lanes=lanes, runner=runner, digest=digest)
 
 
 @dataclass
-class Wire:
-    """One transport and its far end. `buffer` messages fit on the way to the client."""
+class MemoryTransport:
+    """A transport and the client's end of it. `buffer` messages fit on the way to the client."""
 
     buffer: int = 64
     send_timeout_s: float = 2.0
     peer: str = "memory"
-    farewell: Farewell | None = None
+    close_reason: CloseReason | None = None
 
     def __post_init__(self) -> None:
         self._to_server, self._at_server = trio.open_memory_channel[bytes | str](64)
@@ -203,18 +211,18 @@ class Wire:
                 raise TransportClosedError from None
         raise SlowPeerError
 
-    async def close(self, farewell: Farewell) -> None:
-        self.farewell = farewell
+    async def close(self, close_reason: CloseReason) -> None:
+        self.close_reason = close_reason
         self._to_client.close()
         self._at_server.close()
         await trio.lowlevel.checkpoint()
 
-    # The far end
+    # The client's end
 
-    async def say(self, message: bytes | str) -> None:
+    async def client_send(self, message: bytes | str) -> None:
         await self._to_server.send(message)
 
-    async def hear(self) -> bytes:
+    async def client_receive(self) -> bytes:
         return await self._at_client.receive()
 
     def vanish(self) -> None:
@@ -224,10 +232,10 @@ class Wire:
 
 @dataclass
 class Client:
-    """The other end of the protocol; it keeps everything it hears."""
+    """A client of the packet protocol; `events` has everything that it received."""
 
-    wire: Wire = field(default_factory=Wire)
-    heard: list[Event] = field(default_factory=list)
+    transport: MemoryTransport = field(default_factory=MemoryTransport)
+    events: list[Event] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.conversation = Conversation(
@@ -237,23 +245,23 @@ class Client:
         self.over = False
         self.pause_s = 0.0  # between two messages it reads
 
-    async def say(self, *said: Outgoing) -> None:
-        for packet in said:
-            await self.wire.say(self.conversation.number(packet, timestamp_ms=0.0))
+    async def send(self, *packets: OutgoingPacket) -> None:
+        for packet in packets:
+            await self.transport.client_send(self.conversation.encode_next(packet, timestamp_ms=0.0))
 
     async def stream(self, frames: Sequence[np.ndarray], *, every_s: float = 0.08) -> None:
         for index, frame in enumerate(frames):
-            await self.say(outgoing.audio(payload_of(frame), 1000.5 + 80 * index))
+            await self.send(outgoing.audio(payload_of(frame), 1000.5 + 80 * index))
             await trio.sleep(every_s)
 
     async def listen(self) -> None:
-        """Answer what wants an answer, until the server closes."""
+        """Receive, and reply where a reply is due, until the server closes."""
         try:
             while True:
-                message = await self.wire.hear()
+                message = await self.transport.client_receive()
                 event, replies = self.conversation.receive(message, now_s=trio.current_time())
-                await self.say(*replies)
-                self.heard.append(event)
+                await self.send(*replies)
+                self.events.append(event)
                 async with self._news:
                     self._news.notify_all()
                 await trio.sleep(self.pause_s)
@@ -269,19 +277,19 @@ class Client:
     async def _until(self, done: Callable[["Client"], bool]) -> None:
         async with self._news:
             while not done(self):
-                assert not self.over, f"closed with {self.wire.farewell}, heard {self.metadata}"
+                assert not self.over, f"closed with {self.transport.close_reason}, received {self.metadata}"
                 await self._news.wait()
 
     async def ready(self) -> None:
         await self.until(lambda self: any(isinstance(m, Ready) for m in self.metadata))
 
     async def bye(self) -> None:
-        await self.say(outgoing.metadata(Bye()))
+        await self.send(outgoing.metadata(Bye()))
         await self.until(lambda self: self.over)
 
     @property
     def metadata(self) -> list[Metadata]:
-        return [event.value for event in self.heard if isinstance(event, MetadataReceived)]
+        return [event.value for event in self.events if isinstance(event, MetadataReceived)]
 
     @property
     def errors(self) -> list[str]:
@@ -289,7 +297,7 @@ class Client:
 
     @property
     def audio(self) -> list[AudioReceived]:
-        return [event for event in self.heard if isinstance(event, AudioReceived)]
+        return [event for event in self.events if isinstance(event, AudioReceived)]
 
     @property
     def frames(self) -> list[np.ndarray]:
@@ -297,22 +305,22 @@ class Client:
 
     @property
     def finals(self) -> list[str]:
-        return [event.text for event in self.heard if isinstance(event, TextReceived) and event.final]
+        return [event.text for event in self.events if isinstance(event, TextReceived) and event.final]
 
 
-async def hold(line: Line, client: Client, resume: str | None = None) -> None:
-    """What the web does with a connection."""
-    with line.admit(resume) as seat:
-        await line.converse(client.wire, seat)
+async def serve_client(engine: Engine, client: Client, resume: str | None = None) -> None:
+    """Admit a client and serve it, as the web does with a connection."""
+    with engine.admit(resume) as reservation:
+        await engine.serve(client.transport, reservation)
 
 
-async def talk(line: Line, frames: Sequence[np.ndarray], *, seed: int, buffer: int = 64) -> Client:
-    """One whole conversation, from admission to bye, at microphone pace."""
-    client = Client(Wire(buffer=buffer))
+async def talk(engine: Engine, frames: Sequence[np.ndarray], *, seed: int, buffer: int = 64) -> Client:
+    """One whole session, from admission to bye, in real time."""
+    client = Client(MemoryTransport(buffer=buffer))
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(hold, line, client)
+        nursery.start_soon(serve_client, engine, client)
         nursery.start_soon(client.listen)
-        await client.say(outgoing.metadata(Configure(seed=seed)))
+        await client.send(outgoing.metadata(Configure(seed=seed)))
         await client.ready()
         await client.stream(frames)
         await client.until(lambda self: len(self.audio) >= len(frames) - DELAY)

@@ -1,4 +1,4 @@
-"""A real server in a process of its own, which a test may kill and start again at the same address."""
+"""A real server in its own process, which tests can kill and restart at the same address."""
 
 import contextlib
 import json
@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-UNTRAINED = ROOT / "tests/data/untrained"  # it always has something to say
+UNTRAINED = ROOT / "tests/data/untrained"  # random weights: it always produces text
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.05
 
@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 class Server:
-    """`python -m pipeline.run` on one port, as often as it is started; `environment` adds to our own."""
+    """`python -m pipeline.run` on a fixed port; `environment` is added to the current one."""
 
     def __init__(
         self, *overrides: str, config: Path = UNTRAINED, environment: Mapping[str, str] | None = None
@@ -58,14 +58,14 @@ class Server:
             return dict(json.load(answer))
 
     def kill(self) -> None:
-        """As a crash would: nobody is told."""
+        """End it like a crash, without closing connections."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
         self._end(signal.SIGTERM)
 
     def freeze(self) -> None:
-        """As a cut network would: nothing comes, and nothing is closed."""
+        """Stop it like a lost network: no data, no close."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:

@@ -1,15 +1,15 @@
-"""A Whisper small enough to build in a second, whose transcript of any sound is known beforehand.
+"""A tiny Whisper model, built in a second, with a known transcript for any audio.
 
 The files are those of a repository of the public hub, and the graphs have its inputs and outputs: a
-convolutional encoder, self- and cross-attention with key/value caches, random weights. What it says
-is scripted on top: half a second of sound is a *slot*, a slot that is loud says the word of its place
-in the window (`WORDS[slot]`), and the attention of the alignment heads lies on that slot. So text,
-timestamps and word times follow from where the sound is loud:
+convolutional encoder, self- and cross-attention with key/value caches, random weights. The output is
+scripted on top: half a second of audio is a *slot*, a loud slot gives the word of its position in the
+window (`WORDS[slot]`), and the alignment heads attend to that slot. So text, timestamps and word times
+follow from where the audio is loud:
 
     slots 0, 1, 2 loud, 3 quiet, 4 loud  →  <|0.00|> alpha bravo charlie<|1.50|><|2.00|>…
 
-Two more things are scripted, to have something to test: sound with more treble than bass is German,
-and the task *translate* says "ha" without end, from which only a temperature leads out.
+Two more behaviours are scripted: audio with more treble than bass is German, and the task *translate*
+repeats "ha" endlessly at temperature 0.
 
 `python tests/support/browser/tiny_whisper.py FOLDER` writes the files.
 """
@@ -41,7 +41,7 @@ LANGUAGES = ("en", "de", "fr")
 
 MELS, WIDTH, HEADS, LAYERS, TARGETS = 80, 16, 2, 2, 448
 HEAD = WIDTH // HEADS
-LOUD = -0.3  # mean log-mel of a slot: sound and speech lie above, silence beside them below
+LOUD = -0.3  # mean log-mel of a slot: audio is above, silence below
 NEVER = -1e4
 
 Array = npt.NDArray[np.float32]
@@ -59,7 +59,7 @@ SPELLED = ["".join(LETTERS[byte] for byte in text.encode()) for text in (*WORDS,
 
 
 class Vocabulary:
-    """Which id means what; an English-only model has neither languages nor tasks to choose from."""
+    """The token ids; an English-only model has neither languages nor tasks."""
 
     def __init__(self) -> None:
         special = ["endoftext", "startoftranscript", *LANGUAGES, "translate", "transcribe"]
@@ -85,7 +85,7 @@ class Vocabulary:
 
 
 class Graph:
-    """An ONNX graph, written down as one writes the arithmetic."""
+    """Builds an ONNX graph from nested calls."""
 
     def __init__(self, seed: int) -> None:
         self._nodes: list[onnx.NodeProto] = []
@@ -173,7 +173,7 @@ def decoder(vocabulary: Vocabulary) -> bytes:
             for part in ("key", "value"):
                 name = f"past_key_values.{layer}.{side}.{part}"
                 cache[name] = (TensorProto.FLOAT, ["batch_size", HEADS, length, HEAD])
-    loud, treble = _heard(graph)
+    loud, treble = _loudness(graph)
     past = _length(graph, "past_key_values.0.decoder.key", 2)
     total = graph("Add", past, _length(graph, "input_ids", 1))
     positions = graph("Range", past, total, graph.constant(1, np.int64))
@@ -182,11 +182,11 @@ def decoder(vocabulary: Vocabulary) -> bytes:
     keys = graph("Range", graph.constant(0, np.int64), total, graph.constant(1, np.int64))
     later = graph("Greater", keys, graph("Unsqueeze", positions, graph.ints(1)))
     causal = graph("Where", later, graph.constant(NEVER), graph.constant(0.0))
-    listening = _listening(graph, vocabulary, loud)
+    alignment = _alignment(graph, vocabulary, loud)
     for layer in range(LAYERS):
         state = graph("Add", state, _attend(graph, layer, "decoder", state=state, source=state, bias=causal))
-        # Only the last layer's heads listen to where the words are; they are the alignment heads.
-        bias = listening if layer == LAYERS - 1 else None
+        # Only the heads of the last layer attend to the words; they are the alignment heads.
+        bias = alignment if layer == LAYERS - 1 else None
         sound = "encoder_hidden_states"
         heard = _attend(graph, layer, "encoder", state=state, source=sound, bias=bias)
         state = graph("Add", state, heard)
@@ -224,7 +224,7 @@ def _attend(graph: Graph, layer: int, side: str, *, state: str, source: str, bia
     return mixed
 
 
-def _heard(graph: Graph) -> tuple[str, str]:
+def _loudness(graph: Graph) -> tuple[str, str]:
     """For each slot, whether it is loud (0 or 1, [B, 60]); for all, treble less bass ([B, 1])."""
     shaped = graph("Reshape", "encoder_hidden_states", graph.ints(0, SLOTS, SLOT_FRAMES, WIDTH))
     slots = graph("ReduceMean", shaped, axes=[2], keepdims=0)
@@ -235,7 +235,7 @@ def _heard(graph: Graph) -> tuple[str, str]:
     return loud, graph("Div", graph("ReduceSum", graph("Mul", loud, tilt), graph.ints(1)), count)
 
 
-def _listening(graph: Graph, vocabulary: Vocabulary, loud: str) -> str:
+def _alignment(graph: Graph, vocabulary: Vocabulary, loud: str) -> str:
     """Where in the sound each token's successor is, as the logarithm of a distribution [B, 1, T, 1500].
 
     A word lies in its slot; a timestamp lies just before the slot that it opens.
@@ -263,19 +263,19 @@ def _listening(graph: Graph, vocabulary: Vocabulary, loud: str) -> str:
 
 
 def _script(graph: Graph, vocabulary: Vocabulary, loud: str, treble: str) -> str:
-    """The logits that say what is known beforehand, [B, T, V].
+    """The logits of the scripted output, [B, T, V].
 
-    A column of `scores` is one reason to say one token, given the token before; some columns rise
-    where a slot is loud. What no reason speaks for lies 1000 lower.
+    A column of `scores` is the score of one token, given the previous token; some columns increase if a
+    slot is loud. Tokens without a score are 1000 lower.
     """
-    says: list[int] = [vocabulary.word(slot) for slot in range(SLOTS)]
-    says += [vocabulary.time(slot) for slot in range(SLOTS)]
-    rising = len(says)
-    says += [vocabulary.time(slot + 1) for slot in range(SLOTS)]
+    targets: list[int] = [vocabulary.word(slot) for slot in range(SLOTS)]
+    targets += [vocabulary.time(slot) for slot in range(SLOTS)]
+    rising = len(targets)
+    targets += [vocabulary.time(slot + 1) for slot in range(SLOTS)]
     names = ["endoftext", "nospeech", *LANGUAGES]
     early = vocabulary.time(0) + 1  # <|0.02|>, which begins the loop
-    says += [*(vocabulary[name] for name in names), vocabulary.loop, early]
-    scores = np.full((vocabulary.size, len(says)), NEVER, np.float32)
+    targets += [*(vocabulary[name] for name in names), vocabulary.loop, early]
+    scores = np.full((vocabulary.size, len(targets)), NEVER, np.float32)
     column = {name: rising + SLOTS + n for n, name in enumerate([*names, "loop", "early"])}
     slots = np.arange(SLOTS)
     for slot in range(SLOTS):
@@ -303,15 +303,15 @@ def _script(graph: Graph, vocabulary: Vocabulary, loud: str, treble: str) -> str
     german = graph(
         "Clip", graph("Mul", treble, graph.constant(40.0)), graph.constant(-5.0), graph.constant(10.0)
     )
-    raised = np.zeros((SLOTS + 2, len(says)), np.float32)
+    raised = np.zeros((SLOTS + 2, len(targets)), np.float32)
     raised[slots, slots] = raised[slots, SLOTS + slots] = 400
     raised[SLOTS, column["nospeech"]] = 700
     raised[SLOTS + 1, column["de"]] = 1
     sound = graph("MatMul", graph("Concat", loud, quiet, german, axis=1), graph.constant(raised))
     reasons = graph("Gather", graph.constant(scores + 1000), "input_ids")
     reasons = graph("Relu", graph("Add", reasons, graph("Unsqueeze", sound, graph.ints(1))))
-    meant = np.zeros((len(says), vocabulary.size), np.float32)
-    meant[np.arange(len(says)), says] = 1
+    meant = np.zeros((len(targets), vocabulary.size), np.float32)
+    meant[np.arange(len(targets)), targets] = 1
     return graph("Sub", graph("MatMul", reasons, graph.constant(meant)), graph.constant(1000.0))
 
 

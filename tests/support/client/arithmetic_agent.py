@@ -1,8 +1,8 @@
-"""A small real server to talk to: a WebSocket on loopback, the protocol's other end, arithmetic for a model.
+"""A small real server for client tests: a WebSocket on loopback, the protocol, arithmetic for a model.
 
-Its model delays by `DELAY_FRAMES` and answers frame k with that of frame k - 2 played
-backwards at half volume, so that a frame lost, repeated, swapped or answered to another
-timestamp shows in the samples.
+Its model has a delay of `DELAY_FRAMES` and answers frame k with frame k - 2, reversed and at
+half volume, so that a frame lost, repeated, swapped or answered to another timestamp is visible
+in the samples.
 """
 
 from contextlib import asynccontextmanager
@@ -39,42 +39,42 @@ GREETING = ConnectionEstablished(
 
 
 def answers_to(pcm):
-    """The samples that an agent which heard `pcm [S]` says in all."""
+    """All samples that the agent answers to `pcm [S]`."""
     frames = np.pad(pcm, (0, -len(pcm) % 1920)).reshape(-1, 1920)
     return 0.5 * frames[: len(frames) - DELAY_FRAMES, ::-1].ravel()
 
 
 class Agent:
-    """One session. Subclasses say where they differ from an agent that does all it should."""
+    """One session that behaves correctly. Subclasses override where they differ."""
 
     greeting = GREETING
 
     def __init__(self, ws):
         self.ws = ws
         self.events = []
-        self.heard = []
+        self.frames = []
         self.closed = None
         self.over = trio.Event()
         self.conversation = Conversation(
             "server", heartbeat_every_s=5, heartbeat_timeout_s=15, now_s=trio.current_time()
         )
 
-    async def say(self, said):
-        await self.ws.send_message(self.conversation.number(said, timestamp_ms=0.0))
+    async def send(self, packet):
+        await self.ws.send_message(self.conversation.encode_next(packet, timestamp_ms=0.0))
 
     async def greet(self):
-        await self.say(outgoing.metadata(self.greeting))
-        await self.say(outgoing.metadata(Ready()))
+        await self.send(outgoing.metadata(self.greeting))
+        await self.send(outgoing.metadata(Ready()))
 
     async def answer(self, index, timestamp_ms):
-        """The step that user frame `index` makes."""
+        """Answer user frame `index`."""
         if index >= DELAY_FRAMES:
-            pcm = 0.5 * self.heard[index - DELAY_FRAMES][::-1]
-            await self.say(outgoing.audio(payload_of(pcm), timestamp_ms))
-        await self.say(outgoing.text_partial(" ".join(f"w{k}" for k in range(index + 1))))
+            pcm = 0.5 * self.frames[index - DELAY_FRAMES][::-1]
+            await self.send(outgoing.audio(payload_of(pcm), timestamp_ms))
+        await self.send(outgoing.text_partial(" ".join(f"w{k}" for k in range(index + 1))))
 
-    async def part(self):
-        await self.say(outgoing.text_final(" ".join(f"w{k}" for k in range(len(self.heard)))))
+    async def finish(self):
+        await self.send(outgoing.text_final(" ".join(f"w{k}" for k in range(len(self.frames)))))
 
     async def run(self):
         await self.greet()
@@ -82,15 +82,15 @@ class Agent:
             event, replies = self.conversation.receive(await self.ws.get_message(), now_s=trio.current_time())
             self.events.append(event)
             for reply in replies:
-                await self.say(reply)
+                await self.send(reply)
             match event:
                 case AudioReceived(timestamp_ms=timestamp_ms, payload=payload):
                     for frame in frames_of(payload):
-                        self.heard.append(frame)
-                        await self.answer(len(self.heard) - 1, timestamp_ms)
+                        self.frames.append(frame)
+                        await self.answer(len(self.frames) - 1, timestamp_ms)
                 case MetadataReceived(Bye()):
-                    await self.part()
-                    # As a server would: it closes once its last words are acknowledged.
+                    await self.finish()
+                    # As the server does: close once the last packets are acknowledged.
                     while self.conversation.unacked:
                         message = await self.ws.get_message()
                         self.events.append(self.conversation.receive(message, now_s=trio.current_time())[0])
@@ -98,7 +98,7 @@ class Agent:
 
 
 class Served:
-    """Where the agents are, and those that were spoken to."""
+    """The URL of the server, and the agents of its sessions."""
 
     def __init__(self, port):
         self.url = f"ws://127.0.0.1:{port}/ws"
@@ -112,7 +112,7 @@ class Served:
 
 @asynccontextmanager
 async def serving(kind=Agent):
-    """Agents of a `kind` on a free port, for the length of the block."""
+    """A server on a free port whose sessions are agents of a `kind`, for the length of the block."""
     async with trio.open_nursery() as nursery:
         served = None
 
@@ -134,7 +134,7 @@ async def serving(kind=Agent):
 
 
 @asynccontextmanager
-async def listening(handle):
+async def tcp_server(handle):
     """A plain TCP server whose connections go to `handle(stream)`; gives its port."""
     async with trio.open_nursery() as nursery:
         listeners = await nursery.start(partial(trio.serve_tcp, handle, 0, host="127.0.0.1"))
@@ -143,5 +143,5 @@ async def listening(handle):
 
 
 def raw(kind, payload, timestamp_ms=0.0):
-    """A packet that no `Conversation` would write."""
+    """A packet that no `Conversation` would send."""
     return encode(Packet(kind, 0, 0, timestamp_ms, payload, wants_ack=False))

@@ -1,7 +1,7 @@
-"""A home folder with nothing in it, for `make install` to install into.
+"""An empty home folder for tests of `make install`.
 
-What the project needs is there already, pip included, by links to this environment: the tests of an
-installation fetch nothing, and pip installs the project alone.
+The dependencies, pip included, are linked from this environment, so the tests download nothing and pip
+installs only the project.
 """
 
 import os
@@ -16,7 +16,7 @@ OURS = ("packet_voice", "__editable__")
 
 
 class Home:
-    """One home, and the commands of the user whose it is."""
+    """A home folder, its paths, and the environment variables of its user."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -27,11 +27,11 @@ class Home:
         kept = ("PATH", "LANG", "LD_LIBRARY_PATH", "TMPDIR")
         self.environment = {name: os.environ[name] for name in kept if name in os.environ}
         self.environment["HOME"] = str(folder)
-        # pip: what is linked suffices, setuptools included.
+        # For pip: use the linked packages, setuptools included.
         self.installing = {"PIP_NO_DEPS": "1", "PIP_NO_BUILD_ISOLATION": "0", "PIP_NO_INDEX": "1"}
 
     def prepare(self) -> None:
-        """Make the environment, with everything in it but the project."""
+        """Create the virtual environment with everything except the project."""
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", self.venv], check=True)
         links = self.folder / "linked"
         links.mkdir()
@@ -43,12 +43,12 @@ class Home:
         for library in (*Path(sys.prefix, "lib").glob("libmkl*"), *Path(sys.prefix, "lib").glob("libiomp*")):
             (self.venv / "lib" / library.name).symlink_to(library)
 
-    def forget_preparation(self) -> None:
-        """Remove what `prepare` put beside what is installed."""
+    def undo_preparation(self) -> None:
+        """Remove the links that `prepare` created."""
         shutil.rmtree(self.folder / "linked")
 
     def files(self) -> set[str]:
-        """Every file that bears our name, but for what the environment holds; other tools leave theirs."""
+        """Every file with our name in its path, except in the environment; other tools leave files too."""
         environment = str(self.venv.relative_to(self.folder))
         names = (str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if not path.is_dir())
         return {name for name in names if "packet-voice" in name and not name.startswith(environment)}

@@ -1,4 +1,4 @@
-"""What the Dockerfile says, stage by stage, and what a builder is sent of the project."""
+"""Parses the Dockerfile into stages, and lists the files of the build context."""
 
 import os
 import re
@@ -13,7 +13,7 @@ DOCKERFILE = ROOT / "configs/docker/Dockerfile"
 
 
 def recipes() -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
-    """Each stage's steps, FROM included, and the arguments that stand before the first."""
+    """The instructions of each stage, FROM included, and the ARGs before the first stage."""
     parser = DockerfileParser(path=str(DOCKERFILE.parent), cache_content=True)
     found: dict[str, list[tuple[str, str]]] = {}
     arguments: dict[str, str] = {}
@@ -31,14 +31,14 @@ def recipes() -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
 
 
 def named_in(steps: list[tuple[str, str]]) -> Iterator[str]:
-    """The stages, and the images, that these steps take something from."""
+    """The stages and images that these instructions refer to."""
     yield steps[0][1].split()[0]
     for _, value in steps:
         yield from re.findall(r"from=([\w-]+)", value)
 
 
 def context() -> Iterator[str]:
-    """The files that a builder is sent: those that .dockerignore lets through, the last pattern deciding."""
+    """The files of the build context, filtered by .dockerignore; the last matching pattern decides."""
     lines = (ROOT / ".dockerignore").read_text().splitlines()
     patterns = [line for line in lines if line and not line.startswith("#")]
     compiled = [(_pattern(line.removeprefix("!")), line.startswith("!")) for line in patterns]
@@ -47,23 +47,23 @@ def context() -> Iterator[str]:
         names[:] = [name for name in names if name not in (".git", ".venv", ".peers")]
         for file in files:
             path = str(here / file)
-            wanted = True
-            for pattern, lets_through in compiled:
+            is_included = True
+            for pattern, included in compiled:
                 if pattern.match(path):
-                    wanted = lets_through
-            if wanted:
+                    is_included = included
+            if is_included:
                 yield path
 
 
 def _pattern(line: str) -> re.Pattern[str]:
-    """A pattern of .dockerignore; it means what it names and everything below."""
+    """Compile a pattern of .dockerignore; it also matches everything below a folder."""
     parts = {"**/": "(?:.*/)?", "*": "[^/]*"}
-    spelled = "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*)", line))
-    return re.compile(f"{spelled}(?:/|$)")
+    regex = "".join(parts.get(part, re.escape(part)) for part in re.split(r"(\*\*/|\*)", line))
+    return re.compile(f"{regex}(?:/|$)")
 
 
 def copy_context(source: str, target: Path, *, into: bool) -> None:
-    """COPY of a file, a folder or `.`, but what .dockerignore keeps back; `into` a folder or as `target`."""
+    """COPY a file, a folder or `.` within .dockerignore, `into` the folder `target` or as `target`."""
     prefix = "" if source == "." else source
     for path in context():
         if prefix not in ("", path) and not path.startswith(f"{prefix}/"):

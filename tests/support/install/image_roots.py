@@ -1,4 +1,4 @@
-"""A stage of an image as a tree of files to run something in, and a container of what came of it."""
+"""Mounts the layers of an image stage to run commands in it, and runs the finished image as a container."""
 
 import os
 import shutil
@@ -15,12 +15,12 @@ READY_S = 120.0
 
 
 class StepError(Exception):
-    """A step of the image failed, or what came of it is not as it should be."""
+    """A step of the image failed, or the image does not behave as required."""
 
 
 @dataclass
 class Stage:
-    """One stage as far as it is built. `layers` are folders of files, the uppermost first."""
+    """A stage during its build. `layers` are folders of files, the uppermost first."""
 
     name: str
     layers: list[Path]
@@ -34,7 +34,7 @@ class Stage:
 
 
 class Mounted:
-    """A stage's files as one tree; what is written to it stays in its uppermost layer."""
+    """A stage's layers mounted as one tree; writes go to the uppermost layer."""
 
     def __init__(self, work: Path, stage: Stage, *, writable: bool = True) -> None:
         self.folder = work / "root"
@@ -68,7 +68,7 @@ class Mounted:
             do("umount", "--lazy", str(place))
 
     def bind(self, source: Path, target: str, *, writable: bool) -> None:
-        """Show `source` at `target`; a source that is not there is not shown."""
+        """Bind-mount `source` at `target`, if it exists."""
         if not source.exists():
             return
         place = self.folder / target.lstrip("/")
@@ -82,12 +82,12 @@ class Mounted:
             do("mount", "-o", "remount,bind,ro", str(place))
 
     def memory(self, target: str) -> None:
-        """A folder in memory, for everybody."""
+        """Mount a tmpfs that every user can write to."""
         place = self.folder / target.lstrip("/")
         self._mount("-t", "tmpfs", "-o", "mode=1777", "tmpfs", at=place)
 
     def run(self, command: list[str], variables: dict[str, str]) -> None:
-        """A command as root, where the stage works."""
+        """Run a command as root in the stage's working folder."""
         entered = ["chroot", str(self.folder), "/usr/bin/env", "-C", self._stage.folder, *command]
         done = subprocess.run(entered, env=variables, stdin=subprocess.DEVNULL, check=False)
         if done.returncode:
@@ -99,7 +99,7 @@ class Mounted:
 
 
 class Container:
-    """The image's command, as its user, on a read-only root, in processes and a network of its own."""
+    """The image's command, run as its user on a read-only root, in its own PID and network namespaces."""
 
     def __init__(self, root: Mounted, stage: Stage) -> None:
         self._enter = ["chroot", f"--userspec={stage.user}", str(root.folder)]
@@ -112,7 +112,7 @@ class Container:
 
     @property
     def pid(self) -> int | None:
-        """Of its first process, as this machine counts; None before it is there and after it has ended."""
+        """The host PID of its first process; None before its start and after its exit."""
         parent = self._process.pid
         try:
             children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
@@ -121,36 +121,36 @@ class Container:
         return int(children[0]) if children else None
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """Another command in it, as `docker exec` would."""
+        """Run another command in it, like `docker exec`."""
         inside = ["nsenter", f"--target={self.pid}", "--net", "--pid", *self._enter, *command]
         return subprocess.run(inside, capture_output=True, text=True, check=False)
 
     def wait_until_healthy(self, check: list[str]) -> float:
-        """The seconds until its health check is content."""
+        """Wait until the health check succeeds; the seconds it took."""
         began_s = time.monotonic()
         while self.run(*check).returncode:
             if self._process.poll() is not None:
-                raise StepError(f"it ended with {self._process.returncode}")
+                raise StepError(f"the container exited with {self._process.returncode}")
             if time.monotonic() - began_s > READY_S:
-                raise StepError(f"it was not healthy after {READY_S:g} s")
+                raise StepError(f"the container was not healthy after {READY_S:g} s")
             time.sleep(1)
         return time.monotonic() - began_s
 
     def stop(self) -> int:
-        """End it as `docker stop` would; the exit code."""
+        """Stop it like `docker stop`; the exit code."""
         if self.pid is not None:
             os.kill(self.pid, signal.SIGTERM)
         return self._process.wait(30)
 
     def kill(self) -> None:
-        """Whatever is left of it."""
+        """Kill it if it still runs."""
         if self.pid is not None:
             os.kill(self.pid, signal.SIGKILL)
         self._process.wait()
 
 
 def do(*command: str) -> None:
-    """A command of the system's, which has to succeed."""
+    """Run a system command that has to succeed."""
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise StepError(f"{' '.join(command)}: {done.stderr.strip()}")

@@ -1,4 +1,4 @@
-"""A network with nothing but its own loopback, in which every port is free and nobody else listens."""
+"""A network namespace with only its own loopback, where every port is free."""
 
 import os
 import subprocess
@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-# The loopback interface of a new network is down until somebody raises it: SIOCSIFFLAGS, IFF_UP.
+# The loopback interface of a new namespace is down; SIOCSIFFLAGS with IFF_UP brings it up.
 WITH_LOOPBACK = (
     sys.executable,
     "-c",
@@ -21,16 +21,16 @@ WITH_LOOPBACK = (
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """One that exists as long as the process `pid` does."""
+    """The network namespace of the process `pid`."""
 
     pid: int
 
     def inside(self, command: Sequence[str]) -> list[str]:
-        """The command line that runs `command` in it."""
+        """The command line that runs `command` in this network."""
         return ["nsenter", f"--target={self.pid}", "--net", *command]
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A command in it, to its end."""
+        """Run a command in this network and wait for it."""
         return subprocess.run(
             self.inside(command),
             env={**os.environ, **environment},
@@ -44,7 +44,7 @@ class Network:
     def running(
         self, command: Sequence[str], environment: Mapping[str, str]
     ) -> Iterator[subprocess.Popen[bytes]]:
-        """A command that runs in it for as long as the context lasts."""
+        """Run a command in this network until the context ends."""
         with subprocess.Popen(self.inside(command), env={**os.environ, **environment}) as process:
             try:
                 yield process
@@ -53,16 +53,16 @@ class Network:
 
 
 def missing() -> str | None:
-    """Why there can be none here; None where there can."""
+    """Why network namespaces are not available here; None if they are."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        return "only root on Linux can make a network"
+        return "only root on Linux can create a network namespace"
     tried = subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False)
-    return None if tried.returncode == 0 else "no network can be made"
+    return None if tried.returncode == 0 else "network namespaces are not available"
 
 
 @contextmanager
 def own_network() -> Iterator[Network]:
-    """One for as long as the context lasts."""
+    """A network that exists until the context ends."""
     holder = ("unshare", "--net", *WITH_LOOPBACK, "sh", "-c", "echo ready; exec cat")
     with subprocess.Popen(holder, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

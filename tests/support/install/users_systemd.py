@@ -1,7 +1,7 @@
-"""A systemd of a user's own, the real one, in a mount namespace of its own: for tests of the service.
+"""The real systemd user manager in a mount namespace of its own, for tests of the service.
 
-Root may start one anywhere: it wants a /run that looks as if systemd had booted, and a control group
-to put services in. Whoever is not root has one already, which tests must not touch.
+Root can start one anywhere: it needs a /run that looks as if systemd had booted the machine, and a control
+group for its services. Other users already have a manager, which tests must not touch.
 """
 
 import os
@@ -30,13 +30,13 @@ exec "$SYSTEMD" --user --log-target=console --log-level=warning
 
 @dataclass(frozen=True, slots=True)
 class UsersSystemd:
-    """One that runs; `environment` is what its user's shell has."""
+    """A running user manager; `environment` is that of its user's shell."""
 
     pid: int
     environment: Mapping[str, str]
 
     def run(self, *command: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        """A command in its namespace, to its end."""
+        """Run a command in its namespace and wait for it."""
         return subprocess.run(
             ["nsenter", f"--target={self.pid}", "--mount", f"--wd={Path.cwd()}", *command],
             env={**self.environment, **environment},
@@ -47,27 +47,27 @@ class UsersSystemd:
         )
 
     def property(self, name: str) -> str:
-        """What it says of the service."""
+        """A property of the service."""
         unit = "packet-voice.service"
         return self.run("systemctl", "--user", "show", "--value", f"--property={name}", unit).stdout.strip()
 
 
 def missing() -> str | None:
-    """Why none can be started here; None where one can."""
+    """Why no user manager can be started here; None if one can."""
     if sys.platform != "linux" or os.geteuid() != 0:
-        return "only root on Linux can start a systemd of its own"
+        return "only root on Linux can start a separate systemd"
     if not SYSTEMD.is_file() or any(
         shutil.which(tool) is None for tool in ("unshare", "nsenter", "systemctl")
     ):
-        return "there is no systemd (Debian: apt-get install systemd)"
+        return "systemd is not installed (Debian: apt-get install systemd)"
     if not all(os.access(group.parent, os.W_OK) for group in groups()) or not groups():
-        return "no control group can be made"
+        return "control groups cannot be created"
     tried = subprocess.run(["unshare", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/run"], check=False)
-    return None if tried.returncode == 0 else "no namespace can be made"
+    return None if tried.returncode == 0 else "mount namespaces are not available"
 
 
 def groups() -> list[Path]:
-    """Where its control group goes, in each hierarchy that systemd looks at."""
+    """The paths of its control group, in each hierarchy that systemd uses."""
     found = []
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, options = line.split()[:4]
@@ -78,7 +78,7 @@ def groups() -> list[Path]:
 
 @contextmanager
 def users_systemd(environment: Mapping[str, str]) -> Iterator[UsersSystemd]:
-    """One for as long as the context lasts; all that it ran ends with it."""
+    """Run a user manager until the context ends; its services end with it."""
     inside = {**environment, "XDG_RUNTIME_DIR": RUNTIME}
     own = {"GROUPS_HERE": " ".join(map(str, groups())), "SYSTEMD": str(SYSTEMD)}
     process = subprocess.Popen(
@@ -103,8 +103,8 @@ def users_systemd(environment: Mapping[str, str]) -> Iterator[UsersSystemd]:
 
 
 def until(holds, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait for what another process is about to do."""
+    """Wait until `holds()` is true because of another process."""
     deadline_s = time.monotonic() + timeout_s
     while not holds():
-        assert time.monotonic() < deadline_s, "it did not come about in time"
+        assert time.monotonic() < deadline_s, "the condition did not become true in time"
         time.sleep(0.1)

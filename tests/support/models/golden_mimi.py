@@ -49,5 +49,5 @@ def decode(codes: np.ndarray, state: MimiState, lanes: list[int]) -> tuple[np.nd
 
 def rows_of(state: MimiState, row: int) -> list[np.ndarray]:
     """Everything a state holds for one row."""
-    arrays = [state.history, *state.transformer.keys, *state.transformer.values]
-    return [np.array(a[row]) for a in arrays] + [state.transformer.positions[row].copy()]
+    arrays = [state.conv_state, *state.kv_cache.keys, *state.kv_cache.values]
+    return [np.array(a[row]) for a in arrays] + [state.kv_cache.offsets[row].copy()]

@@ -1,7 +1,7 @@
-"""A whole line of small arithmetic stages, and clients that talk to it over real sockets.
+"""A whole engine of small arithmetic stages, and clients of it over real sockets.
 
-The stages remember: what a lane answers depends on all it has heard since it was opened, so a
-frame lost, repeated, reordered or given to a neighbour changes every answer after it.
+The stages are stateful: a lane's output depends on all of its input since it was opened, so a frame
+that is lost, repeated, reordered or given to another lane changes every output after it.
 """
 
 from collections import defaultdict
@@ -12,7 +12,7 @@ import numpy as np
 import trio
 import trio_websocket
 
-from actors.engine import Line, Loaders
+from actors.engine import Engine, Loaders
 from pipeline.config import Limits, Server, Settings
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import Conversation
@@ -22,8 +22,8 @@ from pipeline.units import FRAME_SAMPLES
 from pipeline.values import ModelCard, TextFinal, TextPartial
 from support.web.sockets import serving, websocket
 from web.app import create_app
-from web.security.forwarded import Front
-from web.security.rate_limit import Turnstile
+from web.security.forwarded import ReverseProxy
+from web.security.rate_limit import RateLimiter
 
 CARD = ModelCard(
     name="small",
@@ -64,30 +64,30 @@ class SmallStep:
 
 class DelayStepper:
     def __init__(self):
-        self.heard = {}
+        self.inputs = {}
 
     def open(self, lane, _sampling):
-        self.heard[lane] = []
+        self.inputs[lane] = []
 
     def configure(self, lane, _sampling):
         pass
 
     def close(self, lane):
-        heard = self.heard.pop(lane)
-        return (TextFinal(" ".join(map(str, heard))),) if heard else ()
+        inputs = self.inputs.pop(lane)
+        return (TextFinal(" ".join(map(str, inputs))),) if inputs else ()
 
-    def rehearse(self, *, anew):
-        if anew:
+    def warmup(self, *, reset):
+        if reset:
             self.rehearsed = 0
         self.rehearsed += 1
 
     def step(self, lanes, codes):
         steps = []
         for lane, row in zip(lanes, codes, strict=True):
-            heard = self.heard[lane]
-            heard.append(int(row[0]))
-            said = row if len(heard) > DELAY_FRAMES else None
-            steps.append(SmallStep(heard[-1], (TextPartial(" ".join(map(str, heard))),), said))
+            inputs = self.inputs[lane]
+            inputs.append(int(row[0]))
+            output = row if len(inputs) > DELAY_FRAMES else None
+            steps.append(SmallStep(inputs[-1], (TextPartial(" ".join(map(str, inputs))),), output))
         return steps
 
 
@@ -125,38 +125,38 @@ def small_loaders(before=lambda: None):
 async def small_server(
     settings=SETTINGS, *, lanes=4, before=None, weights=lambda: WEIGHTS, tls=None, proxy=None
 ):
-    """A served line; without `before`, the block starts when it is ready."""
-    line = Line(settings, small_loaders(before) if before else small_loaders(), CARD, lanes=lanes)
-    turnstile = Turnstile(settings.limits, Front.of(settings.server))
+    """A served engine; without `before`, the block starts when it is ready."""
+    engine = Engine(settings, small_loaders(before) if before else small_loaders(), CARD, lanes=lanes)
+    limiter = RateLimiter(settings.limits, ReverseProxy.from_settings(settings.server))
     app = create_app(
-        line, settings, backend={"device": "abacus"}, weights=weights, turnstile=turnstile, proxy=proxy
+        engine, settings, backend={"device": "abacus"}, weights=weights, limiter=limiter, proxy=proxy
     )
 
     async def drain():
         async with trio.open_nursery() as draining:
-            draining.start_soon(line.drain)
+            draining.start_soon(engine.drain)
             if proxy is not None:
                 draining.start_soon(proxy.drain)
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(line.run)
+        await nursery.start(engine.run)
         if proxy is not None:
             await nursery.start(proxy.run)
         if before is None:
-            await line.ready.wait()
-        async with serving(app, settings, drain, turnstile, tls) as served:
-            served.line, served.app, served.turnstile = line, app, turnstile
+            await engine.ready.wait()
+        async with serving(app, settings, drain, limiter, tls) as served:
+            served.engine, served.app, served.limiter = engine, app, limiter
             yield served
         nursery.cancel_scope.cancel()
 
 
 def speech(frames, seed=0):
-    """`frames` times 80 ms of noise, each frame unlike the others."""
+    """`frames` frames of 80 ms of noise, all different."""
     return np.random.default_rng(seed).uniform(-0.5, 0.5, (frames, FRAME_SAMPLES)).astype("<f4")
 
 
-class Talker:
-    """One client, frame by frame: it waits for every answer, so nothing is ever late."""
+class PacketClient:
+    """A client that waits for every answer before it sends the next frame, so nothing is ever late."""
 
     def __init__(self, connection):
         self.connection = connection
@@ -167,11 +167,11 @@ class Talker:
         self.texts = []
         self.metadata = defaultdict(list)
 
-    async def send(self, said):
-        await self.connection.send_message(self.conversation.number(said, timestamp_ms=0.0))
+    async def send(self, packet):
+        await self.connection.send_message(self.conversation.encode_next(packet, timestamp_ms=0.0))
 
-    async def hear(self):
-        """The next event of the server; texts and metadata are kept besides."""
+    async def receive(self):
+        """The next event from the server; texts and metadata are also collected."""
         message = await self.connection.get_message()
         event, replies = self.conversation.receive(message, now_s=trio.current_time())
         for reply in replies:
@@ -182,58 +182,58 @@ class Talker:
             self.texts.append(event)
         return event
 
-    async def told(self, kind):
+    async def receive_metadata(self, kind):
         """Wait for a METADATA packet of this type."""
         while True:
-            event = await self.hear()
+            event = await self.receive()
             if isinstance(event, MetadataReceived) and kind == event.value.TYPE:
                 return event.value
 
     async def close_code(self):
-        """Hear everything to the end; give the code that it ends with."""
+        """Receive everything to the end; the close code."""
         try:
             while True:
-                await self.hear()
+                await self.receive()
         except trio_websocket.ConnectionClosed as closed:
             return closed.reason.code
 
-    async def told_in_silence(self, kind):
-        """The same, answering nothing on the way, not even heartbeats."""
+    async def receive_metadata_silently(self, kind):
+        """The same without sending anything, not even replies to heartbeats."""
         while True:
             message = await self.connection.get_message()
             event, _ = self.conversation.receive(message, now_s=trio.current_time())
             if isinstance(event, MetadataReceived) and kind == event.value.TYPE:
                 return event.value
 
-    async def listen_until(self, done):
-        """Give a sign of life for everything heard, heartbeats at least, and say nothing else."""
+    async def keep_alive_until(self, done):
+        """Reply to everything received, so that the server does not time out; send no audio."""
         while not done.is_set():
-            await self.hear()
+            await self.receive()
             await self.send(outgoing.metadata(Vad(speaking=False)))
 
-    async def answer(self):
+    async def receive_audio(self):
         """The payload of the next AUDIO_CHUNK."""
         while True:
-            event = await self.hear()
+            event = await self.receive()
             if isinstance(event, AudioReceived):
                 return bytes(event.payload)
 
-    async def speak(self, pcm):
-        """Send frames one by one, each when the one before is answered; give the answers."""
+    async def exchange(self, pcm):
+        """Send frames, each after the answer to the one before; the answers."""
         answers = []
         for frame in pcm:
             await self.send(outgoing.audio(frame.tobytes(), 80.0 * self.frames))
             self.frames += 1
             if self.frames > DELAY_FRAMES:
-                answers.append(await self.answer())
+                answers.append(await self.receive_audio())
         return answers
 
 
 @asynccontextmanager
-async def talker(served, path="/ws", *, headers=(), ready=True):
+async def packet_client(served, path="/ws", *, headers=(), ready=True):
     """A client with a lane of its own."""
     async with websocket(served, path, headers=headers) as connection:
-        client = Talker(connection)
+        client = PacketClient(connection)
         if ready:
-            await client.told("ready")
+            await client.receive_metadata("ready")
         yield client

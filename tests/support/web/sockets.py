@@ -1,4 +1,4 @@
-"""Real sockets for the tests of `web`: a served app, an HTTP request by hand, WebSockets polite and rude."""
+"""Real sockets for the tests of `web`: a served app, HTTP requests, WebSockets by library and by hand."""
 
 import json
 import socket
@@ -11,14 +11,14 @@ import h11
 import trio
 import trio_websocket
 
-from web.security.rate_limit import Turnstile
+from web.security.rate_limit import RateLimiter
 from web.server.serve import serve
 
 HANDSHAKE = (
     b"GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n%s\r\n"
 )
-HANG_S = 30  # no law is about this number: it turns a hang into a failure
+HANG_S = 30  # no guarantee depends on it: it turns a hang into a failure
 
 
 @dataclass
@@ -41,7 +41,7 @@ class Served:
 
 
 @asynccontextmanager
-async def serving(app, settings, drain=None, turnstile=None, tls=None):
+async def serving(app, settings, drain=None, limiter=None, tls=None):
     """Serve `app` on a port of its own while the block runs."""
 
     async def nothing_to_drain():
@@ -56,7 +56,7 @@ async def serving(app, settings, drain=None, turnstile=None, tls=None):
                 settings,
                 shutdown=served.shutdown,
                 drain=drain or nothing_to_drain,
-                turnstile=turnstile or Turnstile(settings.limits),
+                limiter=limiter or RateLimiter(settings.limits),
                 task_status=task_status,
             )
         served.ended.set()
@@ -69,7 +69,7 @@ async def serving(app, settings, drain=None, turnstile=None, tls=None):
 
 
 @dataclass
-class Answer:
+class Response:
     status: int
     headers: dict
     body: bytes
@@ -84,7 +84,7 @@ class Answer:
 
 
 async def connect(served):
-    """A connection that has said nothing yet, but what TLS needs."""
+    """A new connection, after the TLS handshake if there is TLS."""
     stream = await trio.open_tcp_stream("127.0.0.1", served.port)
     if served.tls is None:
         return stream
@@ -93,52 +93,52 @@ async def connect(served):
     return stream
 
 
-async def ask(served, path, *, method="GET", headers=(), host=None, body=b""):
+async def fetch(served, path, *, method="GET", headers=(), host=None, body=b""):
     """One HTTP request on a connection of its own."""
     client = h11.Connection(h11.CLIENT)
-    wanted = [("Host", served.host if host is None else host), ("Connection", "close"), *headers]
+    all_headers = [("Host", served.host if host is None else host), ("Connection", "close"), *headers]
     if body:
-        wanted.append(("Content-Length", str(len(body))))
+        all_headers.append(("Content-Length", str(len(body))))
     async with await connect(served) as stream:
         await stream.send_all(
-            client.send(h11.Request(method=method, target=path, headers=wanted))
+            client.send(h11.Request(method=method, target=path, headers=all_headers))
             + (client.send(h11.Data(data=body)) if body else b"")
             + client.send(h11.EndOfMessage())
         )
-        return await read_answer(client, stream)
+        return await read_response(client, stream)
 
 
-async def read_answer(client, stream):
-    """The whole answer that `client` waits for."""
-    answer = None
+async def read_response(client, stream):
+    """The whole response that `client` is waiting for."""
+    response = None
     while True:
         event = client.next_event()
         if event is h11.NEED_DATA:
             client.receive_data(await stream.receive_some())
         elif isinstance(event, h11.InformationalResponse):
-            return Answer(event.status_code, {}, b"")  # 101: what follows is not HTTP
+            return Response(event.status_code, {}, b"")  # 101: what follows is not HTTP
         elif isinstance(event, h11.Response):
             headers = {name.decode(): value.decode() for name, value in event.headers}
-            answer = Answer(event.status_code, headers, b"")
+            response = Response(event.status_code, headers, b"")
         elif isinstance(event, h11.Data):
-            answer.body += event.data
+            response.body += event.data
         elif isinstance(event, h11.EndOfMessage | h11.ConnectionClosed):
-            return answer
+            return response
 
 
 @asynccontextmanager
 async def websocket(served, path="/ws", *, headers=()):
-    """A client of trio-websocket, whose socket is closed at the end whoever closed first."""
-    async with await connect(served) as wire, trio.open_nursery() as nursery:
+    """A client of trio-websocket; its socket is closed at the end, whoever closed first."""
+    async with await connect(served) as stream, trio.open_nursery() as nursery:
         connection = await trio_websocket.wrap_client_stream(
-            nursery, wire, served.host, path, extra_headers=list(headers)
+            nursery, stream, served.host, path, extra_headers=list(headers)
         )
         async with connection:
             yield connection
 
 
 async def close_code(connection):
-    """The code this connection is closed with, whatever else is said before."""
+    """The code that this connection is closed with; other messages are ignored."""
     try:
         while True:
             await connection.get_message()
@@ -148,7 +148,7 @@ async def close_code(connection):
 
 @asynccontextmanager
 async def raw_websocket(served, path="/ws", *, receive_buffer_bytes=None):
-    """An upgraded connection whose frames are written byte by byte; it reads only when asked to."""
+    """An upgraded connection for frames made by hand; it reads nothing by itself."""
     sock = trio.socket.socket()
     if receive_buffer_bytes is not None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
@@ -163,7 +163,7 @@ async def raw_websocket(served, path="/ws", *, receive_buffer_bytes=None):
 
 
 def frame(opcode, payload, *, final=True, masked=True, reserved=0):
-    """One WebSocket frame as RFC 6455 §5.2 draws it, with a mask of zeros."""
+    """One WebSocket frame (RFC 6455 §5.2), with a mask of zeros."""
     size = len(payload)
     mask_bit = 0x80 if masked else 0
     if size < 126:

@@ -1,4 +1,4 @@
-"""/api/hf over real sockets: a file is a file, a refusal says why, and nothing of anybody else's passes."""
+"""/api/hf over real sockets: files, errors, and nothing forwarded between client and hub."""
 
 import hashlib
 import json
@@ -13,14 +13,14 @@ import structlog
 import trio
 from support.hub_rig import REPO, proxy_of, until
 from support.local_hub import TOKEN, serve
-from support.web.small_engine import SETTINGS, small_server, speech, talker
-from support.web.sockets import ask, read_to_end
+from support.web.small_engine import SETTINGS, packet_client, small_server, speech
+from support.web.sockets import fetch, read_to_end
 
-from actors.hub_proxy.download import PIECE_BYTES
+from actors.hub_proxy.download import CHUNK_BYTES
 from pipeline.config import Limits, Server, Settings
 from web.security.auth import PUBLIC_FOLDERS, PUBLIC_PATHS
 
-LARGE = random.Random(1).randbytes(2 * PIECE_BYTES + 99)
+LARGE = random.Random(1).randbytes(2 * CHUNK_BYTES + 99)
 FILES = {
     "config.json": b'{"dim": 3}',
     "README.md": b"# Whisper",
@@ -58,10 +58,10 @@ def etag_of(path):
 
 @pytest.mark.parametrize("path", FILES)
 async def test_a_file_is_served_as_one(hub, tmp_path, path):
-    """GET and HEAD agree; the headers are ours, and so is the type, which no browser runs or guesses."""
+    """GET and HEAD agree; the headers are our own, with a type that no browser executes or guesses."""
     async with small_server(proxy=proxy_of(hub, tmp_path)) as served:
-        got = await ask(served, f"{PATH}/{path}")
-        head = await ask(served, f"{PATH}/{path}", method="HEAD")
+        got = await fetch(served, f"{PATH}/{path}")
+        head = await fetch(served, f"{PATH}/{path}", method="HEAD")
     assert (got.status, got.body) == (200, FILES[path])
     assert (head.status, head.body) == (200, b"")
     assert got.headers.keys() == head.headers.keys() == OF_FILES
@@ -83,7 +83,7 @@ RANGES = [
     ("bytes=0-0", 206, slice(0, 1)),
     ("bytes=5-9", 206, slice(5, 10)),
     ("bytes=-7", 206, slice(-7, None)),
-    (f"bytes={PIECE_BYTES - 3}-{PIECE_BYTES + 3}", 206, slice(PIECE_BYTES - 3, PIECE_BYTES + 4)),
+    (f"bytes={CHUNK_BYTES - 3}-{CHUNK_BYTES + 3}", 206, slice(CHUNK_BYTES - 3, CHUNK_BYTES + 4)),
     ("bytes=100-", 206, slice(100, None)),
     ("bytes=0-99999999", 206, slice(0, None)),
     (f"bytes={len(LARGE)}-", 416, None),
@@ -96,13 +96,13 @@ RANGES = [
 
 
 @pytest.mark.parametrize("warm", [False, True])
-async def test_a_part_is_that_part(hub, tmp_path, warm):
-    """One range at a time, of a file that is there and of one that is still to come."""
+async def test_a_range_is_served(hub, tmp_path, warm):
+    """One range, of a file in the cache and of one that is still downloading."""
     async with small_server(proxy=proxy_of(hub, tmp_path)) as served:
         if warm:
-            await ask(served, f"{PATH}/onnx/model.onnx")
+            await fetch(served, f"{PATH}/onnx/model.onnx")
         for header, status, part in RANGES:
-            got = await ask(served, f"{PATH}/onnx/model.onnx", headers=[("Range", header)])
+            got = await fetch(served, f"{PATH}/onnx/model.onnx", headers=[("Range", header)])
             assert got.status == status, header
             if status == 416:
                 assert got.headers["content-range"] == f"bytes */{len(LARGE)}"
@@ -114,21 +114,21 @@ async def test_a_part_is_that_part(hub, tmp_path, warm):
                 assert got.headers["content-range"] == f"bytes {begin}-{end - 1}/{len(LARGE)}"
 
 
-async def test_conditions_are_heeded(hub, tmp_path):
-    """Unchanged is 304 with nothing in it; a part is given of the file that was meant, or all of another."""
+async def test_conditional_requests(hub, tmp_path):
+    """An unchanged file is 304 without a body; a range of a changed file is the whole file."""
     etag, other = etag_of("config.json"), '"other"'
     async with small_server(proxy=proxy_of(hub, tmp_path)) as served:
         path = f"{PATH}/config.json"
         for header in (etag, f"W/{etag}", f"{other}, {etag}", "*"):
             for method in ("GET", "HEAD"):
-                same = await ask(served, path, method=method, headers=[("If-None-Match", header)])
+                same = await fetch(served, path, method=method, headers=[("If-None-Match", header)])
                 assert (same.status, same.body) == (304, b"")
                 assert same.headers["etag"] == etag
                 assert "content-type" not in same.headers
-        changed = await ask(served, path, headers=[("If-None-Match", other)])
+        changed = await fetch(served, path, headers=[("If-None-Match", other)])
         assert (changed.status, changed.body) == (200, FILES["config.json"])
         for header, status in ((etag, 206), (other, 200), ("Wed, 21 Oct 2015 07:28:00 GMT", 200)):
-            part = await ask(served, path, headers=[("Range", "bytes=0-2"), ("If-Range", header)])
+            part = await fetch(served, path, headers=[("Range", "bytes=0-2"), ("If-Range", header)])
             assert part.status == status
 
 
@@ -164,16 +164,16 @@ BAD_PATHS = [
 
 
 @pytest.mark.parametrize("address", BAD_PATHS)
-async def test_a_path_that_is_not_plain_is_refused(hub, tmp_path, address):
-    """400 in JSON, without a redirect to anything tidier, and the hub never hears of it."""
+async def test_an_unusual_path_is_refused(hub, tmp_path, address):
+    """400 as JSON, without a redirect to a normalized path; the hub gets no request."""
     async with small_server(proxy=proxy_of(hub, tmp_path)) as served:
-        answer = await ask(served, f"/api/hf/{address}")
+        answer = await fetch(served, f"/api/hf/{address}")
     assert (answer.status, answer.error) == (400, "bad_path")
-    assert not hub.asked
+    assert not hub.log
 
 
-async def test_whatever_is_asked_the_hub_is_asked_plainly(hub, tmp_path):
-    """Paths put together from pieces of attacks get one of a few answers, the hub only plain questions."""
+async def test_any_path_leads_to_plain_requests_of_the_hub(hub, tmp_path):
+    """Paths made of pieces of attacks get one of a few responses; requests to the hub stay well formed."""
     pieces = [
         *"./%\\?#@:;&=+~ a",
         "..",
@@ -191,43 +191,43 @@ async def test_whatever_is_asked_the_hub_is_asked_plainly(hub, tmp_path):
         for _ in range(300):
             tail = "".join(rng.choice(pieces) + rng.choice(["", "/"]) for _ in range(rng.randrange(1, 9)))
             target = rng.choice(["/api/hf/", f"/api/hf/{REPO}/", f"{PATH}/"]) + tail.replace(" ", "")
-            answer = await ask(served, target)
+            answer = await fetch(served, target)
             assert answer.status in {200, 400, 403, 404}, target
             assert answer.headers.keys() <= OF_FILES, target
     plain = re.compile(rf"/{REPO}/resolve/[A-Za-z0-9._-]+/[A-Za-z0-9._+=@~/-]+")
-    for question in hub.asked:
-        assert question.cdn or plain.fullmatch(question.path)
+    for request in hub.log:
+        assert request.cdn or plain.fullmatch(request.path)
 
 
-async def test_a_query_goes_no_further(hub, tmp_path):
-    """It is neither a part of the file's name nor the hub's business."""
+async def test_a_query_is_not_forwarded(hub, tmp_path):
+    """It is neither part of the file name nor sent to the hub."""
     proxy = proxy_of(hub, tmp_path)
     async with small_server(proxy=proxy) as served:
-        answer = await ask(served, f"{PATH}/config.json?download=true&x=%0d%0a")
+        answer = await fetch(served, f"{PATH}/config.json?download=true&x=%0d%0a")
         assert (answer.status, answer.body) == (200, FILES["config.json"])
         await until(lambda: not proxy.statistics().fetching)
-        assert (await ask(served, f"{PATH}/config.json")).headers["x-hub-cache"] == "hit"
+        assert (await fetch(served, f"{PATH}/config.json")).headers["x-hub-cache"] == "hit"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "PATCH", "OPTIONS"])
-async def test_files_are_only_read(hub, tmp_path, method):
-    """405 with what is allowed."""
+async def test_other_methods_are_not_allowed(hub, tmp_path, method):
+    """405 with the allowed methods."""
     async with small_server(proxy=proxy_of(hub, tmp_path)) as served:
-        answer = await ask(served, f"{PATH}/config.json", method=method)
+        answer = await fetch(served, f"{PATH}/config.json", method=method)
     assert (answer.status, answer.error) == (405, "method_not_allowed")
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
-    assert not hub.asked
+    assert not hub.log
 
 
 async def refused(hub, folder, path=f"{PATH}/config.json", **how):
     async with small_server(proxy=proxy_of(hub, folder, **how)) as served:
-        answer = await ask(served, path)
+        answer = await fetch(served, path)
         assert answer.json["error"].keys() >= {"code", "message"}
         return answer
 
 
-async def test_what_the_hub_refuses_is_said(hub, tmp_path):
-    """Each of its refusals has one status and one code here, and no text of the hub's."""
+async def test_errors_of_the_hub_have_a_status_and_a_code(hub, tmp_path):
+    """Each error of the hub maps to one status and code, without any text from the hub."""
     answer = await refused(hub, tmp_path, f"{PATH}/nothing.json")
     assert (answer.status, answer.error) == (404, "not_found")
     answer = await refused(hub, tmp_path, f"/api/hf/{REPO}/resolve/nothing/config.json")
@@ -243,8 +243,8 @@ async def test_what_the_hub_refuses_is_said(hub, tmp_path):
         assert ("retry-after" in answer.headers) is (ours == 503)
 
 
-async def test_gated_says_what_to_do(hub, tmp_path):
-    """Without a token: set one. With one that has no access: ask for it. With a good one: the file."""
+async def test_a_gated_file_says_what_to_do(hub, tmp_path):
+    """Without a token: set one. With a token that has no access: request it. With access: the file."""
     hub.gated.add(REPO)
     answer = await refused(hub, tmp_path)
     assert (answer.status, answer.error) == (401, "gated")
@@ -256,22 +256,22 @@ async def test_gated_says_what_to_do(hub, tmp_path):
     assert (answer.status, answer.error) == (403, "gated")
     hub.closed.clear()
     async with small_server(proxy=proxy_of(hub, tmp_path, token=TOKEN)) as served:
-        assert (await ask(served, f"{PATH}/onnx/model.onnx")).body == LARGE
+        assert (await fetch(served, f"{PATH}/onnx/model.onnx")).body == LARGE
 
 
-async def test_a_hub_that_does_not_answer_is_said(hub, tmp_path):
-    """504 where it is silent, 502 where nobody listens."""
+async def test_a_hub_that_does_not_respond_is_an_error(hub, tmp_path):
+    """504 after a timeout, 502 where the connection is refused."""
     hub.silent["config.json"] = threading.Event()
     answer = await refused(hub, tmp_path, timeout_s=0.2)
     assert (answer.status, answer.error) == (504, "hub_timeout")
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))  # bound, and not listening
-        answer = await refused(f"http://127.0.0.1:{unheard.getsockname()[1]}", tmp_path)
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, and not listening
+        answer = await refused(f"http://127.0.0.1:{unused.getsockname()[1]}", tmp_path)
     assert (answer.status, answer.error) == (502, "hub_unreachable")
 
 
-async def test_nothing_of_others_passes(hub, tmp_path):
-    """Neither the hub's headers to a client, nor a client's to the hub, nor any cookie anywhere."""
+async def test_headers_are_not_forwarded(hub, tmp_path):
+    """Neither headers of the hub to the client, nor of the client to the hub, nor cookies."""
     hub.extra_headers += [
         ("Set-Cookie", "spy=1"),
         ("X-Evil", "1"),
@@ -282,17 +282,17 @@ async def test_nothing_of_others_passes(hub, tmp_path):
     ours = [("Cookie", "mine=1"), ("X-Mine", "1"), ("User-Agent", "me"), ("Accept-Language", "tlh")]
     async with small_server(proxy=proxy_of(hub, tmp_path, fresh_s=0.0)) as served:
         for path in ("config.json", "config.json", "onnx/model.onnx"):
-            answer = await ask(served, f"{PATH}/{path}", headers=ours)
+            answer = await fetch(served, f"{PATH}/{path}", headers=ours)
             assert (answer.status, answer.body) == (200, FILES[path])
             assert answer.headers.keys() == OF_FILES
             assert "*" not in answer.headers["content-security-policy"]
-    sent = {name.lower() for question in hub.asked for name in question.headers}
+    sent = {name.lower() for request in hub.log for name in request.headers}
     assert sent <= {"host", "accept", "accept-encoding", "connection", "user-agent", "if-none-match", "range"}
-    assert {question.headers["User-Agent"] for question in hub.asked} == {"packet-voice"}
+    assert {request.headers["User-Agent"] for request in hub.log} == {"packet-voice"}
 
 
-async def test_the_token_is_the_hubs_alone(hub, tmp_path):
-    """It is shown to the hub and to nobody else: no redirect's target, no answer, no log, no cache file."""
+async def test_the_token_is_sent_to_the_hub_only(hub, tmp_path):
+    """To no redirect target, and into no response, log or cached file."""
     hub.gated.add(REPO)
     seen = b""
     with structlog.testing.capture_logs() as logs:
@@ -307,13 +307,13 @@ async def test_the_token_is_the_hubs_alone(hub, tmp_path):
                     await stream.send_all(request.encode())
                     seen += await read_to_end(stream)
             for path in ("/health", "/metrics", f"/api/test/hf-proxy?path={REPO}/resolve/main/config.json"):
-                seen += (await ask(served, path)).body
+                seen += (await fetch(served, path)).body
     seen += json.dumps(logs, default=repr).encode()
     seen += b"".join(path.read_bytes() + path.name.encode() for path in tmp_path.iterdir())
     assert LARGE in seen
     assert TOKEN.encode() not in seen
     assert b"signature" not in seen
-    shown = {question.cdn: question.headers.get("Authorization") for question in hub.asked}
+    shown = {request.cdn: request.headers.get("Authorization") for request in hub.log}
     assert shown == {False: f"Bearer {TOKEN}", True: None}
 
 
@@ -329,15 +329,15 @@ async def test_the_token_is_the_hubs_alone(hub, tmp_path):
         "javascript:alert(1)",
     ],
 )
-async def test_a_redirect_to_nowhere_safe_is_not_followed(hub, tmp_path, target):
-    """502; https, or loopback from loopback, and nothing else."""
+async def test_an_unsafe_redirect_is_not_followed(hub, tmp_path, target):
+    """502 unless the target is https, or loopback from loopback."""
     hub.redirects["config.json"] = target
     answer = await refused(hub, tmp_path, timeout_s=5.0)
     assert (answer.status, answer.error) == (502, "hub_error")
 
 
-async def test_a_body_that_breaks_off_is_seen_to(hub, tmp_path):
-    """The connection ends before the promised length, which nobody takes for the whole; the next gets all."""
+async def test_a_truncated_body_breaks_the_connection(hub, tmp_path):
+    """It ends before the Content-Length, an error for the client; a retry gets the file."""
     hub.cut.add("model.onnx")
     async with small_server(proxy=proxy_of(hub, tmp_path)) as served:
         with structlog.testing.capture_logs() as logs:
@@ -350,40 +350,40 @@ async def test_a_body_that_breaks_off_is_seen_to(hub, tmp_path):
         assert b"chunked" not in head
         assert len(body) < len(LARGE)
         assert LARGE.startswith(body)
-        assert (await ask(served, f"{PATH}/onnx/model.onnx")).body == LARGE
+        assert (await fetch(served, f"{PATH}/onnx/model.onnx")).body == LARGE
     assert "connection_failed" not in {entry["event"] for entry in logs}
 
 
-async def test_fifty_clients_are_one_question(hub, tmp_path):
-    """Over fifty connections, the hub is asked once and sends the file once."""
+async def test_fifty_clients_are_one_download(hub, tmp_path):
+    """With fifty connections, the hub gets one request and sends the file once."""
     hub.held["model.onnx"] = held = threading.Event()
     proxy, got = proxy_of(hub, tmp_path), []
     async with small_server(proxy=proxy) as served, trio.open_nursery() as clients:
 
         async def client():
-            got.append((await ask(served, f"{PATH}/onnx/model.onnx")).body)
+            got.append((await fetch(served, f"{PATH}/onnx/model.onnx")).body)
 
         for _ in range(50):
             clients.start_soon(client)
-        await until(lambda: proxy.statistics().reading == 50)
+        await until(lambda: proxy.statistics().active_readers == 50)
         held.set()
     assert got == [LARGE] * 50
-    assert [question.cdn for question in hub.asked] == [False, True]
+    assert [request.cdn for request in hub.log] == [False, True]
 
 
 HUGE_BYTES = 256 * 2**20
 GROWN_BYTES = 48 * 2**20
 
 
-async def test_a_huge_file_passes_through_little_memory(hub, tmp_path):
-    """Coming from the hub, and again from the cache: memory does not grow with the file."""
+async def test_memory_does_not_grow_with_the_file(hub, tmp_path):
+    """For a large file from the hub, and again from the cache."""
     huge = tmp_path / "huge.onnx"
     with huge.open("wb") as file:
         file.truncate(HUGE_BYTES)
     hub.add(REPO, {"huge.onnx": huge})
     process = psutil.Process()
     async with small_server(proxy=proxy_of(hub, tmp_path / "cache")) as served:
-        await ask(served, f"{PATH}/onnx/model.onnx")
+        await fetch(served, f"{PATH}/onnx/model.onnx")
         before_bytes = process.memory_info().rss
         for _ in range(2):
             most_bytes, received_bytes = 0, 0
@@ -402,8 +402,8 @@ SLOW_BYTES = 24 * 2**20
 ROUND_TRIPS = 30
 
 
-async def test_a_client_that_pauses_holds_up_nobody_and_gets_it_all(hub, tmp_path):
-    """A page that compiles one model does not read the next: it may pause for longer than a talker."""
+async def test_a_client_may_pause(hub, tmp_path):
+    """A page that compiles one model does not read the next: it may pause for long."""
     slow = random.Random(5).randbytes(SLOW_BYTES)
     hub.add(REPO, {"slow.onnx": slow})
     hasty = Settings(server=Server(port=0), limits=Limits(send_timeout_s=0.001))
@@ -416,15 +416,15 @@ async def test_a_client_that_pauses_holds_up_nobody_and_gets_it_all(hub, tmp_pat
             request = f"GET {PATH}/slow.onnx HTTP/1.1\r\nHost: {served.host}\r\nConnection: close\r\n\r\n"
             await stream.send_all(request.encode())
             await until(lambda: proxy.statistics().fetched_bytes == SLOW_BYTES)
-            for _ in range(ROUND_TRIPS):  # each of them takes longer than a talker would be given
-                assert (await ask(served, f"{PATH}/config.json")).body == FILES["config.json"]
+            for _ in range(ROUND_TRIPS):  # each of them takes longer than a packet_client would be given
+                assert (await fetch(served, f"{PATH}/config.json")).body == FILES["config.json"]
             assert proxy.statistics().sent_bytes < SLOW_BYTES
             _, _, body = (await read_to_end(stream)).partition(b"\r\n\r\n")
     assert body == slow
 
 
-async def test_the_end_waits_for_no_download(hub, tmp_path):
-    """A client that never reads on does not keep the server from ending."""
+async def test_shutdown_does_not_wait_for_downloads(hub, tmp_path):
+    """A client that stops reading does not keep the server from shutting down."""
     hub.add(REPO, {"slow.onnx": random.Random(6).randbytes(SLOW_BYTES)})
     proxy = proxy_of(hub, tmp_path, drain_s=0.1)
     async with (
@@ -437,30 +437,30 @@ async def test_the_end_waits_for_no_download(hub, tmp_path):
         await served.ended.wait()
 
 
-async def test_a_session_speaks_beside_a_download(hub, tmp_path):
-    """Every frame is answered while a file passes through."""
+async def test_a_session_is_served_during_a_download(hub, tmp_path):
+    """Every frame is answered while a file is transferred."""
     hub.add(REPO, {"slow.onnx": random.Random(7).randbytes(SLOW_BYTES)})
     proxy = proxy_of(hub, tmp_path)
     settings = Settings(server=Server(port=0), limits=Limits(send_timeout_s=20.0, max_lag_ms=60_000))
     async with (
         small_server(settings, proxy=proxy) as served,
-        talker(served) as client,
+        packet_client(served) as client,
         trio.open_nursery() as both,
     ):
-        both.start_soon(ask, served, f"{PATH}/slow.onnx")
-        assert len(await client.speak(speech(20))) == 19
+        both.start_soon(fetch, served, f"{PATH}/slow.onnx")
+        assert len(await client.exchange(speech(20))) == 19
 
 
-async def test_it_is_counted(hub, tmp_path):
-    """/health and /metrics say where files came from, and what is kept."""
+async def test_requests_are_counted(hub, tmp_path):
+    """/health and /metrics count where files came from, and the files in the cache."""
     proxy = proxy_of(hub, tmp_path)
     async with small_server(proxy=proxy) as served:
         for path in ("config.json", "config.json", "nothing.json"):
-            await ask(served, f"{PATH}/{path}")
+            await fetch(served, f"{PATH}/{path}")
             await until(lambda: not proxy.statistics().fetching)
-        await until(lambda: proxy.statistics().kept.files)
-        hub_facts = (await ask(served, "/health")).json["hub"]
-        metrics = (await ask(served, "/metrics")).body.decode()
+        await until(lambda: proxy.statistics().cache.files)
+        hub_facts = (await fetch(served, "/health")).json["hub"]
+        metrics = (await fetch(served, "/metrics")).body.decode()
     size_bytes = len(FILES["config.json"])
     assert hub_facts["results"] == {"miss": 1, "hit": 1, "not_found": 1}
     assert (hub_facts["fetchedBytes"], hub_facts["sentBytes"]) == (size_bytes, 2 * size_bytes)
@@ -469,25 +469,25 @@ async def test_it_is_counted(hub, tmp_path):
     assert f"packet_voice_hub_fetched_bytes_total {float(size_bytes)}" in metrics
 
 
-async def test_without_a_hub_there_is_no_such_place():
-    """With nothing allowed, /api/hf and its probe are not found, and /health says that there is none."""
+async def test_without_allowed_repositories_there_is_no_proxy():
+    """/api/hf and its self-test are not found, and /health has no hub."""
     async with small_server() as served:
         for path in (f"{PATH}/config.json", "/api/test/hf-proxy?path=x"):
-            assert (await ask(served, path)).status == 404
-        assert (await ask(served, "/health")).json["hub"] is None
+            assert (await fetch(served, path)).status == 404
+        assert (await fetch(served, "/health")).json["hub"] is None
 
 
-def test_a_token_of_ours_is_wanted_for_it():
-    """Where this server wants its token, files of the hub are no exception."""
+def test_hub_files_need_the_servers_token():
+    """A server with a token requires it for hub files too."""
     assert PATH not in PUBLIC_PATHS
     assert not PATH.startswith(PUBLIC_FOLDERS)
 
 
-async def test_a_probe_goes_the_whole_way(hub, tmp_path):
-    """It fetches the beginning of a file by the proxy's own way, and says what came of it."""
+async def test_the_selftest_fetches_a_file(hub, tmp_path):
+    """It fetches the beginning of a file through the proxy, and reports the result or the error."""
     probe, proxy = "/api/test/hf-proxy?path=", proxy_of(hub, tmp_path)
     async with small_server(proxy=proxy) as served:
-        first = (await ask(served, f"{probe}{REPO}/resolve/main/onnx/model.onnx")).json
+        first = (await fetch(served, f"{probe}{REPO}/resolve/main/onnx/model.onnx")).json
         assert (first["ok"], first["status"], first["cached"]) == (True, 200, False)
         assert (first["bytes"], first["sizeBytes"]) == (64 * 1024, len(LARGE))
         assert first["commit"] == hub.head(REPO)
@@ -496,32 +496,32 @@ async def test_a_probe_goes_the_whole_way(hub, tmp_path):
             ("else/whisper/resolve/main/config.json", 403, "repo_refused"),
             ("../../etc/passwd", 400, "bad_path"),
         ):
-            answer = await ask(served, probe + path)
+            answer = await fetch(served, probe + path)
             assert answer.status == 200
-            said = answer.json
-            assert (said["ok"], said["status"], said["code"]) == (False, status, code)
-        await ask(served, f"{PATH}/config.json")
+            body = answer.json
+            assert (body["ok"], body["status"], body["code"]) == (False, status, code)
+        await fetch(served, f"{PATH}/config.json")
         await until(lambda: not proxy.statistics().fetching)
-        again = (await ask(served, f"{probe}{REPO}/resolve/main/config.json")).json
+        again = (await fetch(served, f"{probe}{REPO}/resolve/main/config.json")).json
         assert (again["ok"], again["cached"], again["bytes"]) == (True, True, len(FILES["config.json"]))
-        assert (await ask(served, "/api/test/hf-proxy")).error == "bad_request"
+        assert (await fetch(served, "/api/test/hf-proxy")).error == "bad_request"
 
 
-async def test_packets_are_well_when_every_type_comes_back():
-    """The probe spells a packet of each type; and it says how many lanes are free."""
+async def test_the_selftest_of_packets():
+    """A packet of each type is encoded and decoded; free lanes are reported."""
     loaded = threading.Event()
     async with small_server(before=loaded.wait) as served:
         try:
-            loading = await ask(served, "/api/test/packet-health")
+            loading = await fetch(served, "/api/test/packet-health")
             assert (loading.status, loading.json["ok"]) == (503, False)
         finally:
             loaded.set()
-        await served.line.ready.wait()
-        async with talker(served) as client:
-            await client.speak(speech(2))
-            answer = await ask(served, "/api/test/packet-health")
-    said = answer.json
-    assert (answer.status, said["ok"], said["status"], said["protocol"]) == (200, True, "ready", 1)
-    assert said["lanes"] == {"max": 4, "open": 1, "queued": 0, "free": 3}
-    assert said["packets"]["audio_chunk"] == SETTINGS.limits.message_bytes - 65535 + 4 * 1920
-    assert len(said["packets"]) == 6
+        await served.engine.ready.wait()
+        async with packet_client(served) as client:
+            await client.exchange(speech(2))
+            answer = await fetch(served, "/api/test/packet-health")
+    body = answer.json
+    assert (answer.status, body["ok"], body["status"], body["protocol"]) == (200, True, "ready", 1)
+    assert body["lanes"] == {"max": 4, "open": 1, "queued": 0, "free": 3}
+    assert body["packets"]["audio_chunk"] == SETTINGS.limits.message_bytes - 65535 + 4 * 1920
+    assert len(body["packets"]) == 6

@@ -6,15 +6,15 @@ from pathlib import Path
 
 from support.local_hub import TOKEN, serve
 
-from pipeline.loadtest.server_process import boot
+from pipeline.loadtest.server_process import start_server
 
 ROOT = Path(__file__).parents[3]
 REPO = "onnx-community/whisper-tiny"
 LARGE_BYTES = 64 * 2**20
 
 
-def test_a_started_server_is_a_proxy_and_ends(tmp_path, monkeypatch):
-    """By the environment's hub and token; SIGTERM ends it with 0 although somebody does not read on."""
+def test_a_started_server_is_a_proxy_and_shuts_down(tmp_path, monkeypatch):
+    """With the hub and the token of the environment; SIGTERM ends it although a client stopped reading."""
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(LARGE_BYTES)
@@ -25,7 +25,7 @@ def test_a_started_server_is_a_proxy_and_ends(tmp_path, monkeypatch):
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
         sets = [f"proxy.folder={tmp_path / 'cache'}", "drain_s=0.5", "log.format=json"]
-        with boot(ROOT / "configs/tiny", sets) as server, socket.socket() as idle:
+        with start_server(ROOT / "configs/tiny", sets) as server, socket.socket() as idle:
             url = f"http://127.0.0.1:{server.port}/api/hf/{REPO}/resolve/main/config.json"
             with urllib.request.urlopen(url, timeout=20) as answer:
                 assert answer.read() == b"{}"

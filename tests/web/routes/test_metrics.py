@@ -8,8 +8,8 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.hub_rig import proxy_of
-from support.web.small_engine import SETTINGS, small_server, speech, talker
-from support.web.sockets import ask
+from support.web.small_engine import SETTINGS, packet_client, small_server, speech
+from support.web.sockets import fetch
 
 from actors.runtime.histogram import BOUNDS_MS
 from pipeline.protocol.packets import Packet, Priority, encode
@@ -42,7 +42,7 @@ class Scrape:
 
 
 async def scrape(served):
-    answer = await ask(served, "/metrics")
+    answer = await fetch(served, "/metrics")
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
     return Scrape(answer.body.decode())
@@ -51,15 +51,15 @@ async def scrape(served):
 async def scrape_all(tmp_path):
     """A scrape of a server with every kind of metric: a session, and the hub proxy."""
     proxy = proxy_of("http://127.0.0.1:9", tmp_path)
-    async with small_server(SETTINGS, proxy=proxy) as served, talker(served) as client:
-        await client.speak(speech(3))
+    async with small_server(SETTINGS, proxy=proxy) as served, packet_client(served) as client:
+        await client.exchange(speech(3))
         return await scrape(served)
 
 
 async def test_it_is_well_formed():
     """Every family has help and a type, no sample is repeated, names end as Prometheus asks."""
-    async with small_server() as served, talker(served) as client:
-        await client.speak(speech(3))
+    async with small_server() as served, packet_client(served) as client:
+        await client.exchange(speech(3))
         metrics = await scrape(served)
     names = [line.rpartition(" ")[0] for line in metrics.text.splitlines() if not line.startswith("#")]
     assert len(names) == len(set(names)) == len(metrics.samples)
@@ -77,11 +77,11 @@ async def test_it_is_well_formed():
 
 async def test_it_agrees_with_health():
     """Both show the same numbers."""
-    async with small_server() as served, talker(served) as client:
-        await client.speak(speech(7))
+    async with small_server() as served, packet_client(served) as client:
+        await client.exchange(speech(7))
         await client.connection.send_message(encode(Packet(0x7F, Priority.LOW, 0, 0.0, b"", False)))  # type: ignore[arg-type]
-        await client.speak(speech(2, seed=1))
-        metrics, health = await scrape(served), (await ask(served, "/health")).json
+        await client.exchange(speech(2, seed=1))
+        metrics, health = await scrape(served), (await fetch(served, "/health")).json
     shown = health["metrics"]
     for stage in ("encode", "step", "decode"):
         assert (
@@ -118,10 +118,10 @@ async def test_it_agrees_with_health():
 async def test_what_ended_stays_counted():
     """The frames and packets of an ended session stay counted, and why it ended."""
     async with small_server() as served:
-        async with talker(served) as client:
-            await client.speak(speech(3))
+        async with packet_client(served) as client:
+            await client.exchange(speech(3))
             before = await scrape(served)
-        while not (await ask(served, "/health")).json["endings"]:
+        while not (await fetch(served, "/health")).json["endings"]:
             pass
         after = await scrape(served)
     assert after["packet_voice_clients"] == 0
@@ -133,8 +133,8 @@ async def test_what_ended_stays_counted():
 
 async def test_histograms_are_cumulative_around_real_time():
     """Buckets are cumulative, and there are bounds at the 30 ms budget and at 80 ms."""
-    async with small_server() as served, talker(served) as client:
-        await client.speak(speech(5))
+    async with small_server() as served, packet_client(served) as client:
+        await client.exchange(speech(5))
         metrics = await scrape(served)
     assert {30, 80} <= set(BOUNDS_MS)
     for name in ("batch_duration", "latency", "server_overhead"):

@@ -1,4 +1,4 @@
-"""What a page loads is this server's own, kept for ever under its version, and nothing else."""
+"""Pages load files of this server only, immutable under their version."""
 
 import base64
 import hashlib
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 from support.web.small_engine import small_server
-from support.web.sockets import ask
+from support.web.sockets import fetch
 
 from web.routes.pages import read_assets
-from web.vendor import Package, VendorError, lay_out, read_lock
+from web.vendor import Package, VendorError, extract, read_lock
 
 LINK = re.compile(r'(?:href|src)="(/[^"]+)"')
 
@@ -23,11 +23,11 @@ FOLDERS = {"/packet-voice": "voice", "/whisperx": "transcribe"}
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_every_file_the_page_names_is_served_and_may_be_kept_for_ever(path):
+async def test_every_file_of_the_page_is_served_and_immutable(path):
     async with small_server() as served:
-        page = await ask(served, path)
+        page = await fetch(served, path)
         files = [file for file in LINK.findall(page.body.decode()) if file.startswith("/static/")]
-        answers = {file: await ask(served, file) for file in files}
+        answers = {file: await fetch(served, file) for file in files}
     assert page.headers["cache-control"] == "no-store"
     assert len(files) > 15
     for file, answer in answers.items():
@@ -38,10 +38,10 @@ async def test_every_file_the_page_names_is_served_and_may_be_kept_for_ever(path
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_every_module_that_a_page_begins_with_is_named_up_front(path):
-    """And none that it does not: worklets and workers come when they are needed."""
+async def test_every_static_import_is_preloaded(path):
+    """And no other module: worklets and workers load on demand."""
     async with small_server() as served:
-        page = (await ask(served, path)).body.decode()
+        page = (await fetch(served, path)).body.decode()
     files = read_assets().files
     named = {link.split("/", 3)[3] for link in re.findall(r'modulepreload" href="([^"]+)"', page)}
     needed = {f"{FOLDERS[path]}/main.js"}
@@ -53,11 +53,13 @@ async def test_every_module_that_a_page_begins_with_is_named_up_front(path):
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_the_page_may_load_and_reach_this_server_alone(path):
-    """No inline code or styles, nothing of other origins, isolated from other pages."""
+async def test_the_page_may_load_and_reach_only_this_server(path):
+    """No inline code or styles, nothing from other origins, isolated from other pages."""
     async with small_server() as served:
-        page = await ask(served, path)
-        script = await ask(served, next(f for f in LINK.findall(page.body.decode()) if f.endswith("main.js")))
+        page = await fetch(served, path)
+        script = await fetch(
+            served, next(f for f in LINK.findall(page.body.decode()) if f.endswith("main.js"))
+        )
     for answer in (page, script):  # a worker goes by the policy of its own script
         policy = answer.headers["content-security-policy"]
         assert "default-src 'none'" in policy
@@ -81,13 +83,13 @@ async def test_the_page_may_load_and_reach_this_server_alone(path):
         "/vendor/no/no.js",
     ],
 )
-async def test_what_is_not_there_is_not_found(path):
+async def test_missing_files_are_404(path):
     async with small_server() as served:
-        answer = await ask(served, path.replace("VERSION", read_assets().version))
+        answer = await fetch(served, path.replace("VERSION", read_assets().version))
     assert answer.status == 404
 
 
-def test_one_changed_byte_is_another_version(tmp_path):
+def test_the_version_depends_on_every_byte_and_name(tmp_path):
     file = tmp_path / "a.js"
     file.write_text("1")
     versions = [read_assets(tmp_path).version]
@@ -98,8 +100,8 @@ def test_one_changed_byte_is_another_version(tmp_path):
     assert len(set(versions)) == 3
 
 
-def test_no_file_of_the_pages_looks_elsewhere():
-    """Whatever the pages are made of, no address of another origin stands in it."""
+def test_no_file_of_the_pages_names_another_origin():
+    """No file contains a URL of another origin."""
     for name, content in read_assets().files.items():
         if not name.endswith(".svg"):
             assert re.search(rb"(?:https?|wss?)://(?!localhost)", content) is None, name
@@ -120,30 +122,32 @@ def locked(archive: Path, *files: str) -> Package:
     return Package("@some/package", "1.0", "MIT", f"sha512-{digest}", files)
 
 
-def test_only_the_files_that_are_used_are_laid_out(tmp_path):
+def test_only_used_files_are_extracted(tmp_path):
     archive = packed(tmp_path, {"dist/a.js": b"a", "dist/b.js": b"b"})
-    lay_out(locked(archive, "dist/a.js"), archive, tmp_path / "vendored")
-    laid = [p.relative_to(tmp_path / "vendored").as_posix() for p in (tmp_path / "vendored").rglob("*.js")]
-    assert laid == ["package-1.0/a.js"]
+    extract(locked(archive, "dist/a.js"), archive, tmp_path / "vendored")
+    extracted = [
+        p.relative_to(tmp_path / "vendored").as_posix() for p in (tmp_path / "vendored").rglob("*.js")
+    ]
+    assert extracted == ["package-1.0/a.js"]
 
 
-def test_another_archive_than_the_locked_one_is_refused(tmp_path):
+def test_an_archive_that_differs_from_the_lock_file_is_refused(tmp_path):
     archive = packed(tmp_path, {"dist/a.js": b"a"})
     package = locked(archive, "dist/a.js")
     packed(tmp_path, {"dist/a.js": b"A"})
-    with pytest.raises(VendorError, match="not the archive"):
-        lay_out(package, archive, tmp_path / "vendored")
+    with pytest.raises(VendorError, match="does not match"):
+        extract(package, archive, tmp_path / "vendored")
     assert not (tmp_path / "vendored").exists()
 
 
-def test_an_archive_without_what_was_locked_is_refused(tmp_path):
+def test_an_archive_that_lacks_a_locked_file_is_refused(tmp_path):
     archive = packed(tmp_path, {"dist/a.js": b"a"})
-    with pytest.raises(VendorError, match="has no dist/b"):
-        lay_out(locked(archive, "dist/a.js", "dist/b.js"), archive, tmp_path / "vendored")
+    with pytest.raises(VendorError, match="does not contain dist/b"):
+        extract(locked(archive, "dist/a.js", "dist/b.js"), archive, tmp_path / "vendored")
     assert list((tmp_path / "vendored").iterdir()) == []
 
 
-def test_every_locked_package_names_its_licence_and_its_digest():
+def test_every_locked_package_has_a_licence_and_a_digest():
     packages = read_lock()
     assert packages
     for package in packages:

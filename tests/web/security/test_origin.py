@@ -1,26 +1,26 @@
-"""Who may ask: the Host, Origin and Sec-Fetch-Site matrix, and the addresses that may be listened on."""
+"""Which requests are allowed, by Host, Origin and Sec-Fetch-Site."""
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config import Server
-from web.security.origin import Gate
+from web.security.origin import OriginPolicy
 
-GATE = Gate(Server().allowed_hosts)
+POLICY = OriginPolicy(Server().allowed_hosts)
 PORT = 8788
 
 
 def code(*, hosts=("127.0.0.1:8788",), origins=(), fetch_sites=(), port=PORT):
-    denial = GATE.denial(hosts=hosts, origins=origins, fetch_sites=fetch_sites, port=port)
+    denial = POLICY.denial(hosts=hosts, origins=origins, fetch_sites=fetch_sites, port=port)
     return denial and denial.code
 
 
 @pytest.mark.parametrize(
     "host", ["127.0.0.1:8788", "127.0.0.1", "localhost", "LocalHost:1", "[::1]", "[::1]:8788"]
 )
-def test_own_hosts_pass_whatever_the_port(host):
-    """A Host that names this server passes; its port is not looked at."""
+def test_own_hosts_are_allowed_with_any_port(host):
+    """The port of the Host header is ignored."""
     assert code(hosts=[host]) is None
 
 
@@ -55,13 +55,13 @@ def test_other_hosts_are_refused(hosts):
 
 @given(st.text())
 def test_any_host_is_answered(host):
-    """Whatever the Host header holds, the gate decides and never raises."""
+    """No Host header raises."""
     assert code(hosts=[host]) in (None, "host_refused")
 
 
 @pytest.mark.parametrize("origin", ["http://127.0.0.1:8788", "http://localhost:8788", "http://[::1]:8788"])
-def test_own_origins_pass(origin):
-    """A page of this server passes."""
+def test_own_origins_are_allowed(origin):
+    """A page of this server may send requests."""
     assert code(origins=[origin]) is None
 
 
@@ -86,29 +86,29 @@ def test_own_origins_pass(origin):
     ],
 )
 def test_other_origins_are_refused(origins):
-    """An Origin is one of ours exactly, or refused; the port is part of it."""
+    """Only an exact match is allowed, with the port."""
     assert code(origins=origins) == "origin_refused"
 
 
-def test_the_default_port_is_not_spelled():
-    """On port 80 a browser leaves the port out of its Origin."""
+def test_the_default_port_is_omitted():
+    """On port 80 a browser omits the port in its Origin."""
     assert code(origins=["http://localhost"], port=80) is None
     assert code(origins=["http://localhost:80"], port=80) == "origin_refused"
 
 
 @pytest.mark.parametrize("site", ["cross-site", "Cross-Site"])
 def test_cross_site_requests_are_refused(site):
-    """A browser that says the request comes from another site is believed."""
+    """Sec-Fetch-Site is set by the browser and cannot be forged by a page."""
     assert code(fetch_sites=[site]) == "cross_site_refused"
 
 
 @pytest.mark.parametrize("site", ["same-origin", "none"])
-def test_own_pages_and_the_address_bar_pass(site):
-    """What the user typed, and what our own page asks for, passes."""
+def test_own_pages_and_the_address_bar_are_allowed(site):
+    """Requests of our own page, and addresses that the user typed."""
     assert code(fetch_sites=[site]) is None
 
 
 def test_an_ipv6_address_may_be_configured_without_brackets():
     """`::1` in the settings is `[::1]` on the wire."""
-    gate = Gate(["::1"])
-    assert gate.denial(hosts=["[::1]:1"], origins=["http://[::1]:1"], fetch_sites=[], port=1) is None
+    policy = OriginPolicy(["::1"])
+    assert policy.denial(hosts=["[::1]:1"], origins=["http://[::1]:1"], fetch_sites=[], port=1) is None

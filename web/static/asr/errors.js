@@ -1,26 +1,26 @@
 /**
- * What goes wrong has a name for programs and a sentence for people.
+ * Errors of the transcription engine: a code for programs and a sentence for people.
  *
- * `code` is one of: `missing` (vendored files), `gone`, `gated`, `refused`, `unreachable`, `cut`, `storage`
- * (files of a model), `load` (a model that does not run), `options`, `stalled`, `crashed`, `cancelled`,
+ * `code` is one of: `missing` (vendored files); `gone`, `gated`, `refused`, `unreachable`, `cut`, `storage`
+ * (model files); `load` (the model cannot run on this device); `options`, `stalled`, `crashed`, `cancelled`,
  * `closed`, `busy` and `empty`.
  */
 
-export class Trouble extends Error {
+export class AsrError extends Error {
   constructor(code, message, facts = {}) {
     super(message);
-    this.name = "Trouble";
+    this.name = "AsrError";
     this.code = code;
-    this.facts = facts; // file, status: what the sentence is about
+    this.facts = facts; // details of the failure: file, status
   }
 
-  /** As it goes through a MessagePort. */
+  /** A plain object that can be sent through a MessagePort. */
   static pack(error) {
     const { code = "crashed", message, facts = {} } = error;
-    return { code, message: error instanceof Trouble ? message : `${error}`, facts };
+    return { code, message: error instanceof AsrError ? message : `${error}`, facts };
   }
 
   static unpack({ code, message, facts }) {
-    return new Trouble(code, message, facts);
+    return new AsrError(code, message, facts);
   }
 }

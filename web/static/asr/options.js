@@ -1,19 +1,19 @@
 /**
- * Options have faster-whisper's names and defaults; one that is misspelt or makes no sense is refused.
+ * Transcription options with faster-whisper's names and defaults; unknown or invalid ones are rejected.
  *
- * Differences: `beam_size` and `best_of` are 1 and are no options; `max_new_tokens` always holds, so that
- * every decode ends; a window is never longer than 30 s; a stream waits for shorter pauses than a file.
+ * Differences: `beam_size` and `best_of` are fixed at 1 and are not options; `max_new_tokens` always applies,
+ * so that every decode ends; a window is at most 30 s long; streams use a shorter minimum silence than files.
  * Source: SYSTRAN/faster-whisper, `WhisperModel.transcribe` and `VadOptions`.
  */
 
-import { Trouble } from "./errors.js";
+import { AsrError } from "./errors.js";
 
 export const WINDOW_S = 30;
-export const MAX_NEW_TOKENS = 224; // half of the decoder's 448 positions; the other half is the prompt's
+export const MAX_NEW_TOKENS = 224; // half of the decoder's 448 positions; the prompt may use the other half
 
 const DEFAULTS = Object.freeze({
   task: "transcribe",
-  language: null, // to be detected
+  language: null, // detect
   vad_filter: false,
   temperature: Object.freeze([0, 0.2, 0.4, 0.6, 0.8, 1]),
   compression_ratio_threshold: 2.4,
@@ -36,7 +36,7 @@ const VAD_DEFAULTS = Object.freeze({
   speech_pad_ms: 400,
 });
 
-/** A stream answers while one speaks: shorter pauses end a window, and one ends after 20 s in any case. */
+/** For live streams: shorter pauses end a window, and no window is longer than 20 s. */
 const STREAM_VAD_DEFAULTS = Object.freeze({
   ...VAD_DEFAULTS,
   min_speech_duration_ms: 100,
@@ -81,7 +81,7 @@ const VAD_RULES = {
   speech_pad_ms: [between(0, 5_000), "milliseconds up to 5000"],
 };
 
-/** All options, those that are not given by default; `vad_parameters` and `temperature` made whole. */
+/** Validate `given` and fill in the defaults. Throws AsrError with the code `options`. */
 export function readOptions(given = {}, { streaming = false } = {}) {
   const { vad_parameters: vadGiven = null, temperature, ...others } = given;
   const options = { ...DEFAULTS, ...withoutUndefined(others) };
@@ -92,17 +92,18 @@ export function readOptions(given = {}, { streaming = false } = {}) {
   check(vad, VAD_RULES, "vad_parameters.");
   vad.neg_threshold ??= Math.max(vad.threshold - 0.15, 0.01);
   if (2 * vad.speech_pad_ms >= 1000 * vad.max_speech_duration_s) {
-    throw new Trouble("options", "vad_parameters.speech_pad_ms leaves nothing of max_speech_duration_s.");
+    throw new AsrError("options", "vad_parameters.speech_pad_ms must be less than half of max_speech_duration_s.");
   }
   return { ...options, vad_parameters: vad };
 }
 
 function check(options, rules, path) {
   for (const [name, value] of Object.entries(options)) {
-    if (!(name in rules)) throw new Trouble("options", `There is no option ${path}${name}.`);
-    const [isRight, shape] = rules[name];
-    if (!isRight(value))
-      throw new Trouble("options", `The option ${path}${name} is ${JSON.stringify(value)}, not ${shape}.`);
+    if (!(name in rules)) throw new AsrError("options", `Unknown option: ${path}${name}.`);
+    const [isValid, expected] = rules[name];
+    if (!isValid(value)) {
+      throw new AsrError("options", `${path}${name} must be ${expected}, not ${JSON.stringify(value)}.`);
+    }
   }
 }
 

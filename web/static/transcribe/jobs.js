@@ -1,238 +1,236 @@
 /**
- * One piece of work at a time: a model is loaded, a file transcribed or the microphone heard, to its end or not.
+ * Runs one job at a time: loading a model, transcribing a file, or transcribing the microphone.
  *
- * What happens is told to `heed` as objects with a `kind` (phase.js has those that change the phase); what
- * still comes of a piece that was given up is passed over. What does not belong here: how anything looks.
+ * Everything that happens is passed to `onEvent` as an object with a `kind` (those in phase.js change the phase).
+ * Results of a job that was cancelled are ignored. How things look is decided by the views.
  */
 
-import { SoundError } from "../voice/audio/microphone.js";
+import { AsrError } from "../asr/errors.js";
+import { requireVendored, vendored } from "../asr/model/vendored.js";
 import { readOptions } from "../asr/options.js";
 import { Transcriber } from "../asr/transcriber.js";
-import { Trouble } from "../asr/errors.js";
-import { needed, vendored } from "../asr/model/vendored.js";
-import { RATE_HZ, SoundFileError, decode } from "./data/decoding.js";
-import { Listening } from "./microphone.js";
+import { AudioError } from "../voice/audio/microphone.js";
+import { AudioFileError, SAMPLE_RATE_HZ, decodeAudioFile } from "./data/audio-file.js";
+import { MicrophoneCapture } from "./microphone-capture.js";
 import { nextPhase } from "./phase.js";
 
-const EXPECTED = [Trouble, SoundError, SoundFileError];
+const EXPECTED_ERRORS = [AsrError, AudioError, AudioFileError];
 
-export class Work {
+export class JobRunner {
   /**
-   * `wish()` is what to load, `options()` what to transcribe with (null: not as they are). `tape` keeps the
-   * sound: clear(), load(blob), hear(samples), loadHeard(), durationS.
+   * `modelSettings()`: the model to load; `options()`: the transcription options, null if invalid. `audioSink` stores
+   * the audio for playback: clear(), load(blob, samples), append(samples), loadRecording(), durationS.
    */
-  constructor({ wish, options, tape, heed }) {
-    this._wish = wish;
+  constructor({ modelSettings, options, audioSink, onEvent }) {
+    this._modelSettings = modelSettings;
     this._options = options;
-    this._tape = tape;
-    this._heed = heed;
-    this._turn = 0; // which piece it is
-    this._running = Promise.resolve(); // the engine's work, given up or not
+    this._audioSink = audioSink;
+    this._onEvent = onEvent;
+    this._jobId = 0; // identifies the current job
+    this._running = Promise.resolve(); // settles when the engine is idle, even after a cancellation
     this._transcriber = null;
-    this._listening = null;
+    this._microphone = null;
     this._stream = null;
     this.phase = "idle";
     this.result = { segments: [], info: null };
   }
 
-  /** Let go of the model that is loaded; whether another one can be. */
-  renew() {
+  /** Unload the model. → whether another one can be loaded. */
+  resetTranscriber() {
     this._transcriber?.close();
     const transcriber = new Transcriber({
       onEvent: (event) => {
-        if (transcriber === this._transcriber) this._hear(event);
+        if (transcriber === this._transcriber) this._onEngineEvent(event);
       },
     });
     this._transcriber = transcriber;
-    this._tell({ kind: "unloaded" });
+    this._emit({ kind: "unloaded" });
     try {
-      needed(vendored());
+      requireVendored(vendored());
       return true;
     } catch (error) {
-      this._fail(this._turn, "load_failed", error);
+      this._fail(this._jobId, "load_failed", error);
       return false;
     }
   }
 
-  /** What loading `wish` would bring. Throws Trouble. */
-  plan(wish) {
-    return this._transcriber.plan(wish);
+  /** What loading a model would involve, see Transcriber.plan. Throws AsrError. */
+  plan(settings) {
+    return this._transcriber.plan(settings);
   }
 
-  /** Whether a model is loaded, if need be now. */
-  async ready() {
+  /** Load the model unless it is loaded. → whether it is. */
+  async ensureLoaded() {
     if (this.phase !== "idle") return this.phase === "ready";
-    const turn = this._begin();
-    this._tell({ kind: "loading" });
+    const jobId = this._nextJob();
+    this._emit({ kind: "loading" });
     try {
-      const loaded = await this._transcriber.load(this._wish());
-      if (turn !== this._turn) return false;
-      this._tell({ ...loaded, kind: "loaded" });
+      const loaded = await this._transcriber.load(this._modelSettings());
+      if (jobId !== this._jobId) return false;
+      this._emit({ ...loaded, kind: "loaded" });
       return true;
     } catch (error) {
-      this._fail(turn, "load_failed", error);
+      this._fail(jobId, "load_failed", error);
       return false;
     }
   }
 
   async transcribe(file) {
     const options = this._options();
-    if (options === null || !(await this.ready())) return;
-    const turn = this._begin();
-    this._tell({ kind: "decoding", name: file.name });
+    if (options === null || !(await this.ensureLoaded())) return;
+    const jobId = this._nextJob();
+    this._emit({ kind: "decoding", name: file.name });
     try {
-      const samples = await decode(file);
+      const samples = await decodeAudioFile(file);
       await this._running;
-      if (turn !== this._turn) return;
-      this._clear();
-      this._tell({ kind: "transcribing", name: file.name, durationS: samples.length / RATE_HZ });
-      this._tape.load(file, samples);
+      if (jobId !== this._jobId) return;
+      this._reset();
+      this._emit({ kind: "transcribing", name: file.name, durationS: samples.length / SAMPLE_RATE_HZ });
+      this._audioSink.load(file, samples);
       const running = this._transcriber.transcribe(samples, options);
       this._running = running.catch(() => {});
       const { info } = await running;
-      this._done(turn, info, { live: false });
+      this._finish(jobId, info, { live: false });
     } catch (error) {
-      this._fail(turn, "failed", error);
+      this._fail(jobId, "failed", error);
     }
   }
 
-  async listen() {
+  async startMicrophone() {
     const options = this._options();
-    if (options === null || !(await this.ready())) return;
-    const turn = this._begin();
-    this._tell({ kind: "opening" });
+    if (options === null || !(await this.ensureLoaded())) return;
+    const jobId = this._nextJob();
+    this._emit({ kind: "opening" });
     try {
-      const listening = await Listening.open({
-        push: (samples) => this._push(samples),
-        level: ({ rms }) => this._tell({ kind: "heard", rms, seconds: this._tape.durationS }),
-        lost: (why) => this._lose(why),
+      const microphone = await MicrophoneCapture.open({
+        onSamples: (samples) => this._onSamples(samples),
+        onLevel: ({ rms }) => this._emit({ kind: "captured", rms, seconds: this._audioSink.durationS }),
+        onLost: (why) => this._onMicrophoneLost(why),
       });
       await this._running;
-      if (turn !== this._turn) {
-        await listening.close(); // given up while the browser was still asking
+      if (jobId !== this._jobId) {
+        await microphone.close(); // cancelled during the permission prompt
         return;
       }
-      this._listening = listening;
-      this._clear();
-      this._tell({ kind: "listening" });
+      this._microphone = microphone;
+      this._reset();
+      this._emit({ kind: "listening" });
       this._stream = this._transcriber.stream(options);
       const { vad_parameters: vad_options, ...transcription_options } = readOptions(options, { streaming: true });
       const language = { language: null, language_probability: null, all_language_probs: null };
-      this._known = { ...language, duration_after_vad: 0, transcription_options, vad_options };
+      this._info = { ...language, duration_after_vad: 0, transcription_options, vad_options };
     } catch (error) {
-      this._fail(turn, "failed", error);
-      await this._deafen();
+      this._fail(jobId, "failed", error);
+      await this._closeMicrophone();
     }
   }
 
-  /** No more of the microphone: what it heard is understood to its end. */
-  async finish() {
-    const { _turn: turn, _stream: stream } = this;
-    this._tell({ kind: "finishing" });
-    await this._deafen();
+  /** Stop the microphone; the audio captured so far is transcribed to its end. */
+  async stopMicrophone() {
+    const { _jobId: jobId, _stream: stream } = this;
+    this._emit({ kind: "finishing" });
+    await this._closeMicrophone();
     try {
       await stream.flush();
       stream.stop();
-      this._done(turn, { ...this._known, duration: this._tape.durationS }, { live: true });
+      this._finish(jobId, { ...this._info, duration: this._audioSink.durationS }, { live: true });
     } catch (error) {
-      this._fail(turn, "failed", error);
+      this._fail(jobId, "failed", error);
     }
   }
 
-  /** Give up what is under way; what came of it stays. */
+  /** Cancel the current job; its results so far are kept. */
   async cancel() {
     if (this.phase === "loading") this._transcriber.close();
-    this._giveUp();
-    this._tell({ kind: "cancelled" });
-    await this._deafen();
+    this._abortJob();
+    this._emit({ kind: "cancelled" });
+    await this._closeMicrophone();
   }
 
-  /** What the engine tells. */
-  _hear({ type, ...event }) {
+  _onEngineEvent({ type, ...event }) {
     switch (type) {
       case "segment":
       case "final":
         this.result.segments.push(event.segment);
-        this._tell({ kind: "segment", segment: event.segment });
+        this._emit({ kind: "segment", segment: event.segment });
         return;
       case "utterance":
-        this._understand(event);
+        this._onUtterance(event);
         return;
       case "error":
-        this._fail(this._turn, "failed", event.error);
-        this._deafen();
+        this._fail(this._jobId, "failed", event.error);
+        this._closeMicrophone();
         return;
       default:
-        this._tell({ kind: type, ...event });
+        this._emit({ kind: type, ...event });
     }
   }
 
-  /** An utterance is over: what was guessed of it is replaced by what stands. */
-  _understand({ start, end, language, language_probability, all_language_probs }) {
-    this._known.duration_after_vad += end - start;
-    if (this._known.language === null) {
-      Object.assign(this._known, { language, language_probability, all_language_probs });
+  /** An utterance is final: clear its partial text. */
+  _onUtterance({ start, end, language, language_probability, all_language_probs }) {
+    this._info.duration_after_vad += end - start;
+    if (this._info.language === null) {
+      Object.assign(this._info, { language, language_probability, all_language_probs });
     }
-    this._tell({ kind: "partial", text: "", stable: "" });
+    this._emit({ kind: "partial", text: "", stable: "" });
   }
 
-  _push(samples) {
+  _onSamples(samples) {
     this._stream?.push(samples);
-    this._tape.hear(samples);
+    this._audioSink.append(samples);
   }
 
-  /** The microphone went away by itself. */
-  async _lose(why) {
-    this._giveUp();
-    this._tell({ kind: "failed", why });
-    await this._deafen();
+  async _onMicrophoneLost(why) {
+    this._abortJob();
+    this._emit({ kind: "failed", why });
+    await this._closeMicrophone();
   }
 
-  _begin() {
-    this._turn += 1;
-    return this._turn;
+  _nextJob() {
+    this._jobId += 1;
+    return this._jobId;
   }
 
-  _giveUp() {
-    this._begin();
+  _abortJob() {
+    this._nextJob();
     this._stream?.stop();
     this._stream = null;
     this._transcriber.cancel();
   }
 
-  _clear() {
+  _reset() {
     this.result.segments.length = 0;
     this.result.info = null;
-    this._tape.clear();
+    this._audioSink.clear();
   }
 
-  _done(turn, info, { live }) {
-    if (turn !== this._turn) return;
+  _finish(jobId, info, { live }) {
+    if (jobId !== this._jobId) return;
     this.result.info = info;
     this._stream = null;
     const words = this.result.segments.reduce((sum, segment) => sum + (segment.words?.length ?? 0), 0);
-    this._tell({ kind: "done", info, words, live });
+    this._emit({ kind: "done", info, words, live });
   }
 
-  _fail(turn, kind, error) {
-    if (turn !== this._turn) return;
-    if (!EXPECTED.some((type) => error instanceof type)) console.error(error);
+  _fail(jobId, kind, error) {
+    if (jobId !== this._jobId) return;
+    if (!EXPECTED_ERRORS.some((type) => error instanceof type)) console.error(error);
     this._stream = null;
-    const message = error instanceof Trouble ? error.message : "";
-    this._tell({ kind, why: error.code ?? error.why ?? "crashed", message });
+    const message = error instanceof AsrError ? error.message : "";
+    this._emit({ kind, why: error.code ?? error.why ?? "crashed", message });
   }
 
-  /** Let go of the microphone; what it heard can be played. */
-  async _deafen() {
-    const listening = this._listening;
-    if (listening === null) return;
-    this._listening = null;
-    await listening.close();
-    this._tape.loadHeard();
+  /** Release the microphone and make its audio available for playback. */
+  async _closeMicrophone() {
+    const microphone = this._microphone;
+    if (microphone === null) return;
+    this._microphone = null;
+    await microphone.close();
+    this._audioSink.loadRecording();
   }
 
-  _tell(event) {
+  _emit(event) {
     this.phase = nextPhase(this.phase, event.kind);
-    this._heed(event);
+    this._onEvent(event);
   }
 }

@@ -1,112 +1,111 @@
 /**
- * The page joins its parts here: every event to every view, every wish to the work.
+ * Entry point of the transcription page: every event to every view, every user action to the job runner.
  *
- * What does not belong here: how anything looks (views), what is done (work.js), how anything is understood
- * (whisper/).
+ * Neighbours: views in ui/ decide how things look, jobs.js runs the jobs, asr/ is the transcription engine.
  */
 
 import { exchangeToken } from "../voice/token.js";
-import { RATE_HZ } from "./data/decoding.js";
+import { SAMPLE_RATE_HZ } from "./data/audio-file.js";
+import { JobRunner } from "./jobs.js";
+import { AudioCard } from "./ui/audio-card.js";
+import { ExportButtons } from "./ui/export-buttons.js";
 import { ModelCard } from "./ui/model-card.js";
 import { Notices } from "./ui/notices.js";
 import { Options } from "./ui/options.js";
 import { Player } from "./ui/player.js";
-import { Saving } from "./ui/saving.js";
-import { SoundCard } from "./ui/sound-card.js";
-import { StorageView } from "./ui/storage-view.js";
+import { StorageDialog } from "./ui/storage-dialog.js";
 import { Summary } from "./ui/summary.js";
 import { Timeline } from "./ui/timeline.js";
 import { Transcript } from "./ui/transcript.js";
-import { Work } from "./jobs.js";
 
 class Page {
   constructor() {
     this._options = new Options();
     this._player = new Player({
-      moved: (seconds) => this._follow(seconds),
-      failed: () => this.heed({ kind: "not_played" }),
-      full: () => this.heed({ kind: "not_kept" }),
+      onTime: (seconds) => this._onPlayback(seconds),
+      onError: () => this.onEvent({ kind: "not_played" }),
+      onFull: () => this.onEvent({ kind: "not_kept" }),
     });
     const play = (seconds) => this._player.play(seconds);
-    this._timeline = new Timeline({ rateHz: RATE_HZ, play, seek: (seconds) => this._player.seek(seconds) });
+    this._timeline = new Timeline({ rateHz: SAMPLE_RATE_HZ, play, seek: (seconds) => this._player.seek(seconds) });
     this._transcript = new Transcript({ play });
-    this._work = new Work({
-      wish: () => this._model.wish,
-      options: () => this._options.chosen,
-      tape: this._tape(),
-      heed: (event) => this.heed(event),
+    this._jobs = new JobRunner({
+      modelSettings: () => this._model.settings,
+      options: () => this._options.options,
+      audioSink: this._audioSink(),
+      onEvent: (event) => this.onEvent(event),
     });
     this._model = new ModelCard({
-      plan: (wish) => this._work.plan(wish),
-      load: () => this._work.ready(),
-      stop: () => this._stopLoading(),
-      changed: () => this._adopt(),
-      heed: (event) => this.heed(event),
+      plan: (settings) => this._jobs.plan(settings),
+      load: () => this._jobs.ensureLoaded(),
+      cancel: () => this._cancelLoading(),
+      onChange: () => this._onModelChange(),
+      onEvent: (event) => this.onEvent(event),
     });
     this._views = [
       this._model,
       this._options,
-      new SoundCard({
-        listen: () => this._work.listen(),
-        stop: () => this._work.finish(),
-        cancel: () => this._work.cancel(),
-        file: (file) => this._work.transcribe(file),
+      new AudioCard({
+        startMicrophone: () => this._jobs.startMicrophone(),
+        stopMicrophone: () => this._jobs.stopMicrophone(),
+        cancel: () => this._jobs.cancel(),
+        transcribe: (file) => this._jobs.transcribe(file),
       }),
       this._timeline,
       this._transcript,
-      new Saving({ result: () => this._work.result }),
+      new ExportButtons({ result: () => this._jobs.result }),
       new Summary(),
       new Notices(),
     ];
-    new StorageView({ changed: () => this._forget() });
-    exchangeToken().finally(() => this._adopt());
+    new StorageDialog({ onDelete: () => this._onStorageChange() });
+    exchangeToken().finally(() => this._onModelChange());
   }
 
-  /** Everything that happens comes through here, in order. */
-  heed(event) {
-    for (const view of this._views) view.heed(event, this._work.phase);
+  /** Every event passes through here, in order. */
+  onEvent(event) {
+    for (const view of this._views) view.onEvent(event, this._jobs.phase);
   }
 
-  /** Another model was chosen. */
-  async _adopt() {
-    this._options.adopt(this._model.chosen);
-    if (this._work.renew()) await this._model.look();
+  /** Another model or device was selected. */
+  async _onModelChange() {
+    this._options.setModel(this._model.selectedModel);
+    if (this._jobs.resetTranscriber()) await this._model.checkCache();
   }
 
-  async _stopLoading() {
-    await this._work.cancel();
-    await this._adopt();
+  async _cancelLoading() {
+    await this._jobs.cancel();
+    await this._onModelChange();
   }
 
-  /** Files were deleted: what is loaded goes on, what is not must be looked for. */
-  async _forget() {
-    if (this._work.phase === "idle") await this._model.look();
+  /** Files were deleted: a loaded model keeps working; otherwise check again what is cached. */
+  async _onStorageChange() {
+    if (this._jobs.phase === "idle") await this._model.checkCache();
   }
 
-  /** What keeps the sound: the player to hear it, the timeline to see it. */
-  _tape() {
+  /** Where the audio goes: the player and the timeline. */
+  _audioSink() {
     const [player, timeline] = [this._player, this._timeline];
     return {
       clear: () => player.clear(),
       load(file, samples) {
         player.load(file);
-        timeline.hear(samples);
+        timeline.append(samples);
         timeline.draw();
       },
-      hear(samples) {
-        player.hear(samples);
-        timeline.hear(samples);
+      append(samples) {
+        player.append(samples);
+        timeline.append(samples);
       },
-      loadHeard: () => player.loadHeard(),
+      loadRecording: () => player.loadRecording(),
       get durationS() {
         return timeline.durationS;
       },
     };
   }
 
-  _follow(seconds) {
+  _onPlayback(seconds) {
     this._timeline.moveTo(seconds);
-    this._transcript.mark(this._timeline.wordAt(seconds));
+    this._transcript.highlight(this._timeline.wordAt(seconds));
   }
 }
 

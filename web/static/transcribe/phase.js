@@ -1,11 +1,11 @@
 /**
- * Where the work stands is one word, and only what happens changes it; what does not fit changes nothing.
+ * The phase of the page, and how events change it; events that do not fit the phase change nothing.
  *
- * idle: no model is loaded. loading, ready: one is being loaded, is. decoding, transcribing: a file.
- * opening, listening, finishing: the microphone. Only one of them is the case.
+ * idle: no model loaded; loading, ready: a model. decoding, transcribing: a file. opening, listening, finishing: the
+ * microphone.
  */
 
-const TURNS = Object.freeze({
+const TRANSITIONS = Object.freeze({
   idle: { loading: "loading" },
   loading: { loaded: "ready", load_failed: "idle", cancelled: "idle" },
   ready: { loading: "loading", decoding: "decoding", opening: "opening", unloaded: "idle" },
@@ -18,10 +18,10 @@ const TURNS = Object.freeze({
 
 /** The phase after an event of this kind. */
 export function nextPhase(phase, kind) {
-  return TURNS[phase][kind] ?? phase;
+  return TRANSITIONS[phase][kind] ?? phase;
 }
 
-/** Whether something is under way that the user may stop. */
+/** Whether a job is running that the user can cancel. */
 export const isBusy = (phase) => phase !== "idle" && phase !== "ready";
 
-export const PHASES = Object.freeze(Object.keys(TURNS));
+export const PHASES = Object.freeze(Object.keys(TRANSITIONS));

@@ -1,5 +1,5 @@
 /**
- * When each token was said is where its attention lies: the path through all of them that never goes back.
+ * Token timestamps from cross-attention: the best monotonic path through tokens × frames.
  *
  * Source: openai/whisper `timing.py` (attention of the alignment heads, normalized over the tokens, median
  * filter of 7 frames, dynamic time warping); a frame is 20 ms.
@@ -10,8 +10,8 @@ import { TIMESTAMP_S } from "./logit-rules.js";
 const MEDIAN_FRAMES = 7;
 
 /**
- * `attentions[token][head]` are weights over the encoder's frames, of which the first `frames` count.
- * → when each token begins, in seconds from the clip's start; null where there is nothing to follow.
+ * `attentions[token][head]`: weights over the encoder's frames, of which the first `frames` contain audio.
+ * → the start of each token in seconds from the start of the clip; null if the attention is unusable.
  */
 export function alignTokens(attentions, frames) {
   if (attentions.length < 2 || frames < 1 || attentions.some((heads) => heads.length === 0)) return null;
@@ -28,7 +28,7 @@ export function alignTokens(attentions, frames) {
   return warped(matrix).map((frame) => frame * TIMESTAMP_S);
 }
 
-/** Each frame's weights with mean 0 and deviation 1 over the tokens. */
+/** Normalize each frame to mean 0 and standard deviation 1 over the tokens. */
 function normalized(rows, frames) {
   const result = rows.map(() => new Float64Array(frames));
   for (let frame = 0; frame < frames; frame += 1) {
@@ -53,7 +53,7 @@ function medianFiltered(row) {
   });
 }
 
-/** For each token the first frame of the path that gathers most; tokens × frames, both in order. */
+/** Dynamic time warping over tokens × frames. → the first frame of each token on the best path. */
 function warped(matrix) {
   const [tokens, frames] = [matrix.length, matrix[0].length];
   const [BOTH, TOKEN, FRAME] = [0, 1, 2];

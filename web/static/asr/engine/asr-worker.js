@@ -1,39 +1,39 @@
 /**
- * Whisper has a thread of its own, which may be ended at any moment: all it knows came with the last order.
+ * The Whisper worker; stateless between requests, so that it can be terminated at any moment.
  *
- * Orders: {kind: "load", id, settings}, {kind: "decode", id, samples, options}, {kind: "cancel"}. Answers:
- * progress, alive, done and failed. While wasm computes, nothing else runs here, so after each token the
- * worker takes a breath, in which it says that it lives and hears of a cancellation.
+ * Requests: {kind: "load", id, settings}, {kind: "decode", id, samples, options}, {kind: "cancel"}. Responses:
+ * progress, alive, done and failed. While wasm computes no message is handled, so after each token the worker
+ * yields to its event loop: it reports that it is alive and can receive a cancellation.
  */
 
-import { hearClip } from "./clip.js";
-import { Repository } from "../model/files.js";
-import { WhisperModel } from "../model/model.js";
-import { planLoad } from "../model/plan.js";
-import { Trouble } from "../errors.js";
+import { transcribeClip } from "./clip.js";
+import { ModelRepository } from "../model/files.js";
+import { WhisperModel } from "../model/whisper-model.js";
+import { planLoad } from "../model/load-plan.js";
+import { AsrError } from "../errors.js";
 
 let model = null;
 let isCancelled = false;
 
-const breath = new MessageChannel();
-const breathe = () =>
+const yieldChannel = new MessageChannel();
+const yieldToMessages = () =>
   new Promise((resolve) => {
-    breath.port1.onmessage = resolve;
-    breath.port2.postMessage(null);
+    yieldChannel.port1.onmessage = resolve;
+    yieldChannel.port2.postMessage(null);
   });
 
 async function load(settings) {
-  const began = performance.now();
+  const startedMs = performance.now();
   const plan = await planLoad(settings);
-  const repository = new Repository({ base: settings.base, ...plan });
+  const repository = new ModelRepository({ base: settings.base, ...plan });
   const files = [];
   for (const file of plan.files) {
-    const heed = (loaded, total) => postMessage({ kind: "progress", file, loaded, total });
-    files.push(await repository.keep(file, heed));
+    const onProgress = (loaded, total) => postMessage({ kind: "progress", file, loaded, total });
+    files.push(await repository.fetchToCache(file, onProgress));
   }
-  const fetched = performance.now();
+  const fetchedMs = performance.now();
   model = await open(settings, plan, repository);
-  const ended = performance.now();
+  const endedMs = performance.now();
   return {
     device: plan.device,
     reason: plan.reason,
@@ -41,42 +41,42 @@ async function load(settings) {
     multilingual: model.tokens.tasks !== null,
     languages: [...model.tokens.languages.keys()],
     files,
-    fetchMs: fetched - began,
-    loadMs: ended - began,
+    fetchMs: fetchedMs - startedMs,
+    loadMs: endedMs - startedMs,
   };
 }
 
 async function open(settings, plan, files) {
-  const where = { vendor: settings.vendor, base: settings.base, threads: threads() };
+  const environment = { vendor: settings.vendor, base: settings.base, threads: threads() };
   try {
-    return await WhisperModel.open({ ...where, ...plan, files });
+    return await WhisperModel.open({ ...environment, ...plan, files });
   } catch (error) {
     if (plan.device === "wasm" || settings.device === "webgpu") throw error;
-    const instead = await planLoad({ ...settings, device: "wasm" });
-    Object.assign(plan, instead, { reason: `WebGPU failed: ${error.message}` });
-    for (const file of plan.files) await files.keep(file, () => {});
-    return WhisperModel.open({ ...where, ...plan, files });
+    const fallback = await planLoad({ ...settings, device: "wasm" });
+    Object.assign(plan, fallback, { reason: `WebGPU failed: ${error.message}` });
+    for (const file of plan.files) await files.fetchToCache(file, () => {});
+    return WhisperModel.open({ ...environment, ...plan, files });
   }
 }
 
-/** Half of the cores: the other half is the page's, the sound's and, on one machine, the server's. */
+/** Half of the cores; the page, the audio thread and possibly a local server need the others. */
 function threads() {
   return crossOriginIsolated ? Math.max(1, Math.min(4, navigator.hardwareConcurrency >> 1)) : 1;
 }
 
 async function decode(samples, options) {
-  if (model === null) throw new Trouble("closed", "No model is loaded.");
+  if (model === null) throw new AsrError("closed", "No model is loaded.");
   isCancelled = false;
-  const began = performance.now();
-  const result = await hearClip(model, samples, options, async (tokens) => {
+  const startedMs = performance.now();
+  const result = await transcribeClip(model, samples, options, async (tokens) => {
     postMessage({ kind: "alive", tokens });
-    await breathe();
-    if (isCancelled) throw new Trouble("cancelled", "The transcription was cancelled.");
+    await yieldToMessages();
+    if (isCancelled) throw new AsrError("cancelled", "The transcription was cancelled.");
   });
-  return { ...result, decodeMs: performance.now() - began };
+  return { ...result, decodeMs: performance.now() - startedMs };
 }
 
-const ORDERS = {
+const HANDLERS = {
   load: ({ settings }) => load(settings),
   decode: ({ samples, options }) => decode(samples, options),
 };
@@ -87,8 +87,8 @@ onmessage = async ({ data }) => {
     return;
   }
   try {
-    postMessage({ kind: "done", id: data.id, result: await ORDERS[data.kind](data) });
+    postMessage({ kind: "done", id: data.id, result: await HANDLERS[data.kind](data) });
   } catch (error) {
-    postMessage({ kind: "failed", id: data.id, error: Trouble.pack(error) });
+    postMessage({ kind: "failed", id: data.id, error: AsrError.pack(error) });
   }
 };

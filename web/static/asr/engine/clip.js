@@ -1,64 +1,64 @@
 /**
- * One clip, up to 30 s of sound, becomes segments; nothing of it is remembered by the worker.
+ * Transcribe one clip of up to 30 s into segments; stateless.
  *
- * The order is faster-whisper's: language, prompt, hypotheses, silence, segments, words. Times are seconds in
- * the clip.
+ * Same order as faster-whisper: language, prompt, hypotheses, silence check, segments, words. Times are seconds
+ * from the start of the clip.
  */
 
 import { alignTokens } from "./alignment.js";
 import { decode, probabilities, seeded } from "./decoding.js";
 import { withFallback } from "./fallback.js";
-import { Rules } from "./logit-rules.js";
+import { LogitRules } from "./logit-rules.js";
 import { splitSegments } from "./segments.js";
-import { Trouble } from "../errors.js";
-import { splitWords, timedWords } from "./words.js";
+import { AsrError } from "../errors.js";
+import { splitWords, timedWords } from "./word-timestamps.js";
 
 const RATE_HZ = 16_000;
-const PROMPT_TOKENS = 223; // half of the decoder's positions, less the mark before them
+const PROMPT_TOKENS = 223; // half of the decoder's positions, less the start-of-previous token
 
 /**
- * `options` are `readOptions`' with `previous` (tokens of what was said before). `heed(count)` is awaited after
+ * `options`: from `readOptions`, plus `previous` (tokens of the preceding text). `onToken(count)` is awaited after
  * each token. → {segments, consumed, language, language_probability, all_language_probs, temperature}.
  */
-export async function hearClip(model, samples, options, heed) {
+export async function transcribeClip(model, samples, options, onToken) {
   const duration = samples.length / RATE_HZ;
-  const heard = await model.listen(samples);
-  await heed(0);
-  const spoken = await languageOf(model, heard, options.language);
+  const encoded = await model.encode(samples);
+  await onToken(0);
+  const detected = await languageOf(model, encoded, options.language);
   const { tokens: ids } = model;
-  const prompt = promptOf(model, spoken.language, options);
-  const rules = new Rules(ids, { maxInitialTimestamp: options.max_initial_timestamp });
+  const prompt = promptOf(model, detected.language, options);
+  const rules = new LogitRules(ids, { maxInitialTimestamp: options.max_initial_timestamp });
 
   const attempt = async (temperature) => {
-    const speech = model.speak(heard);
+    const decoder = model.startDecoding(encoded);
     try {
-      const first = await speech.step(prompt);
+      const first = await decoder.step(prompt);
       const [no_speech_prob] = probabilities(first.rowAt(prompt.indexOf(ids.start)), [ids.noSpeech]);
-      const said = await decode({
+      const decoded = await decode({
         first,
-        step: (tokens) => speech.step(tokens),
+        step: (tokens) => decoder.step(tokens),
         rules,
         end: ids.end,
         temperature,
-        limit: Math.min(options.max_new_tokens, model.positions - prompt.length),
+        maxTokens: Math.min(options.max_new_tokens, model.maxPositions - prompt.length),
         random: seeded(samples.length),
-        heed,
+        onToken,
       });
-      return { ...said, no_speech_prob, text: model.text(said.tokens) };
+      return { ...decoded, no_speech_prob, text: model.text(decoded.tokens) };
     } finally {
-      speech.close();
+      decoder.close();
     }
   };
 
   const result = await withFallback(attempt, options);
-  heard.states.dispose();
-  const outcome = { ...spoken, temperature: result.temperature, segments: [], consumed: duration };
-  const { no_speech_threshold: silence, log_prob_threshold: sure } = options;
-  const isSilence = silence !== null && result.no_speech_prob > silence;
-  if (isSilence && !(sure !== null && result.avg_logprob > sure)) return outcome;
+  encoded.states.dispose();
+  const outcome = { ...detected, temperature: result.temperature, segments: [], consumed: duration };
+  const { no_speech_threshold: maxNoSpeech, log_prob_threshold: minLogprob } = options;
+  const isSilence = maxNoSpeech !== null && result.no_speech_prob > maxNoSpeech;
+  if (isSilence && !(minLogprob !== null && result.avg_logprob > minLogprob)) return outcome;
 
   const { segments, consumed } = splitSegments(result.tokens, ids.timestampBegin, duration);
-  const starts = options.word_timestamps ? alignTokens(result.attentions, heard.frames) : null;
+  const starts = options.word_timestamps ? alignTokens(result.attentions, encoded.frames) : null;
   for (const { start, end, from, to } of segments) {
     const tokens = result.tokens.slice(from, to);
     const text = model.text(tokens);
@@ -75,7 +75,7 @@ export async function hearClip(model, samples, options, heed) {
       words: null,
     };
     if (options.word_timestamps) {
-      segment.words = wordsOf(model, result, { from, to, starts, segment, language: spoken.language, duration });
+      segment.words = wordsOf(model, result, { from, to, starts, segment, language: detected.language, duration });
       segment.start = segment.words[0].start;
       segment.end = segment.words.at(-1).end;
     }
@@ -85,48 +85,48 @@ export async function hearClip(model, samples, options, heed) {
   return outcome;
 }
 
-/** The language asked for, or the likeliest: one step from the start of a transcript, over the languages alone. */
-async function languageOf(model, heard, wanted) {
+/** The requested language, or the most likely one: a single decoder step over the language tokens. */
+async function languageOf(model, encoded, wanted) {
   const { languages, start } = model.tokens;
   if (languages.size === 0) return { language: "en", language_probability: 1, all_language_probs: null };
   if (wanted !== null && !languages.has(wanted)) {
-    throw new Trouble("options", `This model does not know the language ${wanted}.`);
+    throw new AsrError("options", `This model does not support the language “${wanted}”.`);
   }
   if (wanted !== null) return { language: wanted, language_probability: 1, all_language_probs: null };
-  const speech = model.speak(heard);
-  const { logits } = await speech.step([start]);
-  speech.close();
+  const decoder = model.startDecoding(encoded);
+  const { logits } = await decoder.step([start]);
+  decoder.close();
   const ids = [...languages.values()];
-  const found = probabilities(logits, ids, { among: ids });
-  const ranked = [...languages.keys()].map((code, i) => [code, found[i]]).sort((a, b) => b[1] - a[1]);
+  const probabilityOf = probabilities(logits, ids, { among: ids });
+  const ranked = [...languages.keys()].map((code, i) => [code, probabilityOf[i]]).sort((a, b) => b[1] - a[1]);
   return { language: ranked[0][0], language_probability: ranked[0][1], all_language_probs: ranked };
 }
 
 function promptOf(model, language, { task, previous, initial_prompt }) {
-  const { previous: mark, start, languages, tasks } = model.tokens;
-  const before = initial_prompt === null ? [] : model.spell(` ${initial_prompt.trim()}`);
-  before.push(...previous);
-  const prompt = before.length > 0 ? [mark, ...before.slice(-PROMPT_TOKENS)] : [];
+  const { previous: startOfPrevious, start, languages, tasks } = model.tokens;
+  const promptTokens = initial_prompt === null ? [] : model.tokenize(` ${initial_prompt.trim()}`);
+  promptTokens.push(...previous);
+  const prompt = promptTokens.length > 0 ? [startOfPrevious, ...promptTokens.slice(-PROMPT_TOKENS)] : [];
   prompt.push(start);
   if (tasks !== null) prompt.push(languages.get(language), tasks[task]);
   return prompt;
 }
 
 function wordsOf(model, result, { from, to, starts, segment, language, duration }) {
-  const places = [];
-  for (let i = from; i < to; i += 1) if (result.tokens[i] < model.tokens.end) places.push(i);
+  const textIndices = [];
+  for (let i = from; i < to; i += 1) if (result.tokens[i] < model.tokens.end) textIndices.push(i);
   const groups = splitWords(
-    places.map((i) => result.tokens[i]),
+    textIndices.map((i) => result.tokens[i]),
     language,
     (tokens) => model.text(tokens),
   );
   let taken = 0;
   const words = groups.map(({ word, count }) => {
-    const own = places.slice(taken, taken + count);
+    const ownIndices = textIndices.slice(taken, taken + count);
     taken += count;
-    const probability = own.reduce((sum, i) => sum + Math.exp(result.logprobs[i]), 0) / count;
-    const start = starts?.[own[0]] ?? null;
-    const end = starts === null ? null : (starts[own.at(-1) + 1] ?? duration);
+    const probability = ownIndices.reduce((sum, i) => sum + Math.exp(result.logprobs[i]), 0) / count;
+    const start = starts?.[ownIndices[0]] ?? null;
+    const end = starts === null ? null : (starts[ownIndices.at(-1) + 1] ?? duration);
     return { start, end, word, probability };
   });
   return timedWords(words, segment);

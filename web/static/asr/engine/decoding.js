@@ -1,46 +1,46 @@
 /**
- * One hypothesis: the likeliest token again and again, or a draw at a temperature; it always ends.
+ * Decode one hypothesis: greedy, or sampled at a temperature; always terminates.
  *
- * Pure but for `step`, which runs the model: the same sound, options and seed give the same text.
+ * Pure apart from `step`, which runs the model: the same audio, options and seed give the same text.
  * Source: openai/whisper `decoding.py` (greedy search, `avg_logprob` over the tokens and the end).
  */
 
 /**
- * `step(tokens)` takes the tokens that are new and gives {logits, attention}, those after the last of them;
- * `first` is what it gave for the prompt. `heed()` is awaited after each token and may throw.
- * → {tokens, logprobs, attentions, avg_logprob}: attentions has one more, that of the end.
+ * `step(tokens)` → {logits, attention} after the last of the new tokens; `first`: its result for the prompt.
+ * `onToken(count)` is awaited after each token and may throw.
+ * → {tokens, logprobs, attentions, avg_logprob}; `attentions` has one more entry, for the end token.
  */
-export async function decode({ first, step, rules, end, temperature, limit, random, heed }) {
+export async function decode({ first, step, rules, end, temperature, maxTokens, random, onToken }) {
   const tokens = [];
   const logprobs = [];
   const attentions = [];
   let sum = 0;
-  let seen = first;
+  let output = first;
   for (;;) {
-    const logits = Float32Array.from(seen.logits);
+    const logits = Float32Array.from(output.logits);
     rules.apply(logits, tokens);
-    const scale = normalizer(logits);
-    const token = temperature > 0 ? draw(logits, temperature, random) : best(logits);
+    const scale = logSumExp(logits);
+    const token = temperature > 0 ? sample(logits, temperature, random) : argmax(logits);
     const logprob = logits[token] - scale;
     sum += logprob;
-    attentions.push(seen.attention);
+    attentions.push(output.attention);
     if (token === end) break;
     tokens.push(token);
     logprobs.push(logprob);
-    await heed(tokens.length);
-    if (tokens.length === limit) break;
-    seen = await step([token]);
+    await onToken(tokens.length);
+    if (tokens.length === maxTokens) break;
+    output = await step([token]);
   }
   return { tokens, logprobs, attentions, avg_logprob: sum / (tokens.length + 1) };
 }
 
-/** The probability of each of `tokens` among all, or among themselves alone. */
+/** The probability of each of `tokens`, among all tokens or among those in `among`. */
 export function probabilities(logits, tokens, { among = null } = {}) {
-  const scale = normalizer(among === null ? logits : Float32Array.from(among, (token) => logits[token]));
+  const scale = logSumExp(among === null ? logits : Float32Array.from(among, (token) => logits[token]));
   return tokens.map((token) => Math.exp(logits[token] - scale));
 }
 
-/** Numbers from 0 to 1, the same for the same seed (mulberry32). */
+/** A generator of random numbers from 0 to 1 (mulberry32). */
 export function seeded(seed) {
   let state = seed;
   return () => {
@@ -51,26 +51,26 @@ export function seeded(seed) {
   };
 }
 
-function best(logits) {
+function argmax(logits) {
   let top = 0;
   for (let i = 1; i < logits.length; i += 1) if (logits[i] > logits[top]) top = i;
   return top;
 }
 
-function draw(logits, temperature, random) {
-  const top = logits[best(logits)];
+function sample(logits, temperature, random) {
+  const top = logits[argmax(logits)];
   const weights = Float64Array.from(logits, (logit) => Math.exp((logit - top) / temperature));
   let left = random() * weights.reduce((sum, weight) => sum + weight, 0);
   for (let i = 0; i < weights.length; i += 1) {
     left -= weights[i];
     if (left < 0) return i;
   }
-  return best(logits);
+  return argmax(logits);
 }
 
 /** log Σ exp. */
-function normalizer(logits) {
-  const top = logits[best(logits)];
+function logSumExp(logits) {
+  const top = logits[argmax(logits)];
   let sum = 0;
   for (const logit of logits) sum += Math.exp(logit - top);
   return top + Math.log(sum);

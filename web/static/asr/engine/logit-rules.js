@@ -1,57 +1,57 @@
 /**
- * What Whisper may say next: timestamps come in pairs, never go back, and go before text that is less sure.
+ * Whisper's constraints on the next token: timestamps come in pairs, never decrease, and win over less likely text.
  *
- * Logits are changed in place; what may not be said gets −∞.
+ * Logits are changed in place; tokens that are not allowed become −∞.
  * Source: openai/whisper `decoding.py`, ApplyTimestampRules, SuppressTokens and SuppressBlank.
  */
 
 export const TIMESTAMP_S = 0.02;
 
-export class Rules {
-  /** `tokens`: ids {end, noTimestamps, timestampBegin, suppress, suppressFirst}. */
-  constructor(tokens, { maxInitialTimestamp }) {
-    this._tokens = tokens;
-    this._latestFirst = tokens.timestampBegin + Math.round(maxInitialTimestamp / TIMESTAMP_S);
+export class LogitRules {
+  /** `ids`: {end, noTimestamps, timestampBegin, suppress, suppressFirst}. */
+  constructor(ids, { maxInitialTimestamp }) {
+    this._ids = ids;
+    this._maxFirstTimestamp = ids.timestampBegin + Math.round(maxInitialTimestamp / TIMESTAMP_S);
   }
 
-  /** Change `logits` for the token that follows `said`. */
-  apply(logits, said) {
-    const { end, noTimestamps, timestampBegin, suppress, suppressFirst } = this._tokens;
+  /** Change `logits` for the token that follows `tokens`. */
+  apply(logits, tokens) {
+    const { end, noTimestamps, timestampBegin, suppress, suppressFirst } = this._ids;
     for (const token of suppress) logits[token] = -Infinity;
     logits[noTimestamps] = -Infinity;
     const isTime = (token) => token !== undefined && token >= timestampBegin;
-    if (said.length === 0) {
+    if (tokens.length === 0) {
       for (const token of suppressFirst) logits[token] = -Infinity;
       logits.fill(-Infinity, 0, timestampBegin);
-      logits.fill(-Infinity, this._latestFirst + 1);
+      logits.fill(-Infinity, this._maxFirstTimestamp + 1);
     } else {
-      if (isTime(said.at(-1))) {
-        if (said.length < 2 || isTime(said.at(-2))) logits.fill(-Infinity, timestampBegin);
+      if (isTime(tokens.at(-1))) {
+        if (tokens.length < 2 || isTime(tokens.at(-2))) logits.fill(-Infinity, timestampBegin);
         else logits.fill(-Infinity, 0, end);
       }
-      const last = said.findLast(isTime);
+      const last = tokens.findLast(isTime);
       if (last !== undefined) {
-        // The second of a pair may repeat the first; a segment has a length.
-        const isOpen = isTime(said.at(-1)) && !isTime(said.at(-2));
+        // The second timestamp of a pair may equal the first; a segment must not be empty.
+        const isOpen = isTime(tokens.at(-1)) && !isTime(tokens.at(-2));
         logits.fill(-Infinity, timestampBegin, isOpen ? last : last + 1);
       }
     }
-    if (likelihood(logits, timestampBegin, logits.length) > highest(logits, 0, timestampBegin)) {
+    if (logSumExp(logits, timestampBegin, logits.length) > max(logits, 0, timestampBegin)) {
       logits.fill(-Infinity, 0, timestampBegin);
     }
   }
 }
 
-/** log Σ exp of a range. */
-function likelihood(logits, from, to) {
-  const top = highest(logits, from, to);
+/** log Σ exp over a range. */
+function logSumExp(logits, from, to) {
+  const top = max(logits, from, to);
   if (top === -Infinity) return -Infinity;
   let sum = 0;
   for (let i = from; i < to; i += 1) sum += Math.exp(logits[i] - top);
   return top + Math.log(sum);
 }
 
-function highest(logits, from, to) {
+function max(logits, from, to) {
   let top = -Infinity;
   for (let i = from; i < to; i += 1) if (logits[i] > top) top = logits[i];
   return top;

@@ -1,5 +1,5 @@
 /**
- * Timestamps cut what was said into segments; what stands after the last pair is heard again.
+ * Split a clip's tokens into segments at the timestamps; text after the last pair is decoded again.
  *
  * Source: faster-whisper's `_split_segments_by_timestamps`.
  */
@@ -7,8 +7,8 @@
 import { TIMESTAMP_S } from "./logit-rules.js";
 
 /**
- * `tokens` of a clip of `duration` seconds → {segments: [{start, end, from, to}], consumed}: seconds in the
- * clip, token indices, and how many seconds are dealt with (always more than none).
+ * `tokens` of a clip of `duration` seconds → {segments: [{start, end, from, to}], consumed}: times in seconds,
+ * `from` and `to` as token indices, and the seconds consumed (always more than 0).
  */
 export function splitSegments(tokens, timestampBegin, duration) {
   const isTime = tokens.map((token) => token >= timestampBegin);
@@ -29,10 +29,10 @@ export function splitSegments(tokens, timestampBegin, duration) {
     const from = i === 0 ? 0 : cuts[i - 1];
     return { start: Math.min(timeOf(from), duration), end: Math.min(timeOf(to - 1), duration), from, to };
   });
-  const heard = timeOf(cuts.at(-1) - 1);
-  const consumed = endsAlone || heard < SHORTEST_S ? duration : Math.min(heard, duration);
+  const lastTime = timeOf(cuts.at(-1) - 1);
+  const consumed = endsAlone || lastTime < MIN_CONSUMED_S ? duration : Math.min(lastTime, duration);
   return { segments, consumed };
 }
 
-/** Less would be heard again and again for nothing. */
-const SHORTEST_S = 0.1;
+/** With less progress than this the clip would be decoded again and again. */
+const MIN_CONSUMED_S = 0.1;

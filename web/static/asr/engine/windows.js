@@ -1,22 +1,22 @@
 /**
- * What Whisper hears at once is at most 30 s, and every moment of it can be found again in the recording.
+ * Pack speech runs into windows of at most 30 s, the input size of Whisper, and map times back.
  *
- * Runs of speech are put one behind the other until a window is full; the silence between them is left out.
+ * Runs are concatenated until a window is full; the silence between them is left out.
  */
 
-import { RATE_HZ } from "../streaming/cutting.js";
+import { RATE_HZ } from "../streaming/speech-segmenter.js";
 import { WINDOW_S } from "../options.js";
 
 const WINDOW_SAMPLES = WINDOW_S * RATE_HZ;
 
 export class SpeechWindow {
-  /** `pieces` are {start, end} in samples of the recording. */
+  /** `pieces`: {start, end} in samples of the recording. */
   constructor(pieces, samples) {
     this.pieces = pieces;
     this.samples = samples;
   }
 
-  /** Seconds of the recording at `seconds` of the window; at a joint, `isEnd` means the piece before it. */
+  /** The time in the recording at `seconds` of the window; at a joint, `isEnd` selects the piece before it. */
   at(seconds, { isEnd = false } = {}) {
     let left = Math.round(seconds * RATE_HZ);
     const last = this.pieces.length - 1;
@@ -31,7 +31,7 @@ export class SpeechWindow {
   }
 }
 
-/** The windows of a recording, `runs` long or shorter, in order. */
+/** The windows of a recording, in order; `runs`: {start, end} in samples. */
 export function* windowsOf(recording, runs) {
   let pieces = [];
   let length = 0;
@@ -56,7 +56,7 @@ function joined(recording, pieces, length) {
   return new SpeechWindow(pieces, samples);
 }
 
-/** A run that padding made too long for a window, in two. */
+/** Split a run that padding made longer than a window. */
 function halved(run) {
   if (run.end - run.start <= WINDOW_SAMPLES) return [run];
   const middle = run.start + Math.floor((run.end - run.start) / 2);

@@ -1,20 +1,20 @@
 /**
- * A GPU where there is one, else wasm, and in both cases the reason; a GPU made of software is none.
+ * Choose WebGPU if a hardware GPU is available, wasm otherwise, and say why; software GPUs do not count.
  */
 
-/** `wanted` is "auto", "webgpu" or "wasm" → {device, reason, hasHalf}: whether it computes in 16 bits. */
+/** `wanted` is "auto", "webgpu" or "wasm" → {device, reason, hasHalf}; `hasHalf`: supports 16-bit floats. */
 export async function chooseDevice(wanted, { acceptSoftware = false } = {}) {
   const wasm = (reason) => ({ device: "wasm", reason, hasHalf: false });
-  if (wanted === "wasm") return wasm("wasm was asked for");
-  if (navigator.gpu === undefined) return wasm("this browser has no WebGPU");
+  if (wanted === "wasm") return wasm("selected by you");
+  if (navigator.gpu === undefined) return wasm("no WebGPU in this browser");
   const adapter = await navigator.gpu.requestAdapter({ powerPreference: "high-performance" }).catch(() => null);
-  if (adapter === null) return wasm("this browser offers no GPU");
+  if (adapter === null) return wasm("no GPU available in this browser");
   const { info } = adapter;
   const isSoftware =
     Boolean(adapter.isFallbackAdapter ?? info?.isFallbackAdapter) || info?.architecture === "swiftshader";
-  if (isSoftware && !acceptSoftware) return wasm("the only GPU is made of software");
-  const name = [info?.vendor, info?.architecture].filter(Boolean).join(" ") || "unnamed";
-  return { device: "webgpu", reason: `WebGPU on ${name}`, hasHalf: adapter.features.has("shader-f16") };
+  if (isSoftware && !acceptSoftware) return wasm("only a software GPU is available");
+  const name = [info?.vendor, info?.architecture].filter(Boolean).join(" ") || "unnamed adapter";
+  return { device: "webgpu", reason: name, hasHalf: adapter.features.has("shader-f16") };
 }
 
 const SUFFIXES = {
@@ -27,21 +27,21 @@ const SUFFIXES = {
   uint8: "_uint8",
 };
 
-/** The precisions to look for, the best first: 8-bit weights are fast and small on wasm, and slow on a GPU. */
-const ORDERS = {
+/** Precisions to try, best first: 8-bit weights are fast and small on wasm, and slow on a GPU. */
+const PREFERRED_DTYPES = {
   wasm: { encoder_model: ["q8", "fp32", "q4"], decoder_model_merged: ["q8", "fp32", "q4"] },
   webgpu: { encoder_model: ["fp32", "q4"], decoder_model_merged: ["q4", "fp32"] },
   half: { encoder_model: ["fp16", "fp32", "q4"], decoder_model_merged: ["q4", "q4f16", "fp32"] },
 };
 
-/** {encoder_model, decoder_model_merged}: for each the files {dtype, file} to look for, in order. */
+/** {encoder_model, decoder_model_merged}: for each, the files {dtype, file} to try, in order. */
 export function candidates({ device, hasHalf }, dtype) {
-  const order = ORDERS[device === "webgpu" && hasHalf ? "half" : device];
+  const preferred = PREFERRED_DTYPES[device === "webgpu" && hasHalf ? "half" : device];
   return Object.fromEntries(
-    Object.entries(order).map(([session, dtypes]) => {
+    Object.entries(preferred).map(([session, dtypes]) => {
       const wanted = typeof dtype === "object" && dtype !== null ? dtype[session] : dtype;
-      const tried = wanted ? [wanted] : dtypes;
-      return [session, tried.map((name) => ({ dtype: name, file: `onnx/${session}${SUFFIXES[name]}.onnx` }))];
+      const names = wanted ? [wanted] : dtypes;
+      return [session, names.map((name) => ({ dtype: name, file: `onnx/${session}${SUFFIXES[name]}.onnx` }))];
     }),
   );
 }

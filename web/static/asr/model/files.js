@@ -1,125 +1,127 @@
 /**
- * A model's files are asked for once, arrive whole or not at all, and are then read without a network.
+ * Model files: downloaded once, cached whole or not at all, then read without a network.
  *
- * They lie in the browser's Cache Storage under the address they came from, which names the revision; that
- * is where transformers.js looks first. A file is put there as it streams in: one that is cut is not kept.
+ * They are kept in the browser's Cache Storage under the URL they came from, which includes the revision; that
+ * is where transformers.js looks first. Files are streamed into the cache; a truncated one is not kept.
  */
 
-import { Trouble } from "../errors.js";
+import { AsrError } from "../errors.js";
 
 export const CACHE_NAME = "packet-voice-whisper-1";
 
-/** One revision of one repository behind `base`, the address of the hub (`…/api/hf/`). */
-export class Repository {
+/** One revision of one repository at `base`, the URL of the hub proxy (`…/api/hf/`). */
+export class ModelRepository {
   constructor({ base, repository, revision }) {
     this.name = repository;
     this._root = new URL(`${repository}/resolve/${encodeURIComponent(revision)}/`, base).href;
   }
 
-  address(file) {
+  urlOf(file) {
     return this._root + file;
   }
 
-  /** {file, bytes, cached}: what is kept, or what would come; null where the repository has no such file. */
-  async look(file) {
-    const kept = await (await this._cache()).match(this.address(file));
-    if (kept !== undefined) return { file, bytes: Number(kept.headers.get("content-length")), cached: true };
-    const answer = await this._ask(file, { method: "HEAD" });
-    if (answer.status === 404) return null;
-    // What is wrong is told in a body, which the answer to HEAD has not.
-    if (!answer.ok) throw await this._refusal(file, await this._ask(file, {}));
-    return { file, bytes: lengthOf(answer), cached: false };
+  /** {file, bytes, cached} from the cache or the hub; null if the repository has no such file. */
+  async describe(file) {
+    const cached = await (await this._openCache()).match(this.urlOf(file));
+    if (cached !== undefined) return { file, bytes: Number(cached.headers.get("content-length")), cached: true };
+    const response = await this._fetch(file, { method: "HEAD" });
+    if (response.status === 404) return null;
+    // The reason is in the body, which a HEAD response does not have.
+    if (!response.ok) throw await this._httpError(file, await this._fetch(file, {}));
+    return { file, bytes: contentLength(response), cached: false };
   }
 
-  /** The first of `files` that the repository has; what is kept goes before what would have to come. */
+  /** The first of `files` that is cached, or else the first that the repository has. */
   async firstOf(files) {
-    const cache = await this._cache();
-    for (const file of files) if ((await cache.match(this.address(file))) !== undefined) return file;
-    for (const file of files) if ((await this.look(file)) !== null) return file;
-    throw new Trouble("gone", `${this.name} has none of ${files.join(", ")}.`, { file: files[0] });
+    const cache = await this._openCache();
+    for (const file of files) if ((await cache.match(this.urlOf(file))) !== undefined) return file;
+    for (const file of files) if ((await this.describe(file)) !== null) return file;
+    throw new AsrError("gone", `${this.name} does not contain any of ${files.join(", ")}.`, { file: files[0] });
   }
 
-  /** Keep `file`; `heed(loaded, total)` while it comes. {file, bytes, cached}. */
-  async keep(file, heed) {
-    const cache = await this._cache();
-    const kept = await cache.match(this.address(file));
-    if (kept !== undefined) return { file, bytes: Number(kept.headers.get("content-length")), cached: true };
-    const answer = await this._ask(file, {});
-    if (!answer.ok) throw await this._refusal(file, answer);
-    const total = lengthOf(answer);
+  /** Cache `file`, reporting `onProgress(loaded, total)`. → {file, bytes, cached}; `cached` if it already was. */
+  async fetchToCache(file, onProgress) {
+    const cache = await this._openCache();
+    const cached = await cache.match(this.urlOf(file));
+    if (cached !== undefined) return { file, bytes: Number(cached.headers.get("content-length")), cached: true };
+    const response = await this._fetch(file, {});
+    if (!response.ok) throw await this._httpError(file, response);
+    const total = contentLength(response);
     let loaded = 0;
     const counted = new TransformStream({
       transform(chunk, controller) {
         loaded += chunk.byteLength;
-        heed(loaded, total);
+        onProgress(loaded, total);
         controller.enqueue(chunk);
       },
       flush(controller) {
-        if (total !== null && loaded !== total) controller.error(new TypeError("it is too short"));
+        if (total !== null && loaded !== total) controller.error(new TypeError("the response is truncated"));
       },
     });
     const headers = total === null ? {} : { "content-length": String(total) };
     try {
-      await cache.put(this.address(file), new Response(answer.body.pipeThrough(counted), { headers }));
+      await cache.put(this.urlOf(file), new Response(response.body.pipeThrough(counted), { headers }));
     } catch (error) {
       if (error.name === "QuotaExceededError") {
-        throw new Trouble("storage", `The browser has no room for ${file} (${megabytes(total)}).`, { file });
+        throw new AsrError("storage", `Not enough browser storage for ${file} (${megabytes(total)}).`, { file });
       }
       const part = total === null ? "" : ` after ${megabytes(loaded)} of ${megabytes(total)}`;
-      throw new Trouble("cut", `${file} of ${this.name} broke off${part}.`, { file });
+      throw new AsrError("cut", `The download of ${file} from ${this.name} was interrupted${part}.`, { file });
     }
     return { file, bytes: loaded, cached: false };
   }
 
-  /** What a JSON file says that is kept. */
-  async read(file) {
-    const kept = await (await this._cache()).match(this.address(file));
-    if (kept === undefined) throw new Trouble("storage", `The browser has thrown ${file} away.`, { file });
-    return kept.json();
+  /** The content of a cached JSON file. */
+  async readJson(file) {
+    const cached = await (await this._openCache()).match(this.urlOf(file));
+    if (cached === undefined) throw new AsrError("storage", `${file} is no longer in the browser's cache.`, { file });
+    return cached.json();
   }
 
-  async _cache() {
+  async _openCache() {
     if (globalThis.caches === undefined) {
-      throw new Trouble("storage", "This page may not keep files: it needs HTTPS or localhost.");
+      throw new AsrError("storage", "This page cannot store files: open it over HTTPS or on localhost.");
     }
     return caches.open(CACHE_NAME);
   }
 
-  async _ask(file, options) {
+  async _fetch(file, options) {
     try {
-      return await fetch(this.address(file), { cache: "no-store", credentials: "same-origin", ...options });
+      return await fetch(this.urlOf(file), { cache: "no-store", credentials: "same-origin", ...options });
     } catch {
-      throw new Trouble("unreachable", `${file} of ${this.name} could not be asked for: no connection.`, { file });
+      const message = `${this.name}, ${file}: no connection to the server.`;
+      throw new AsrError("unreachable", message, { file });
     }
   }
 
-  async _refusal(file, answer) {
-    const { code, message } = await answer
+  async _httpError(file, response) {
+    const { code, message } = await response
       .json()
       .then(({ error }) => error)
       .catch(() => ({}));
-    const said = message ? ` (${message})` : "";
-    const facts = { file, status: answer.status };
-    if (code === "gated" || answer.status === 401) {
-      return new Trouble(
+    const detail = message ? ` (${message})` : "";
+    const facts = { file, status: response.status };
+    if (code === "gated" || response.status === 401) {
+      return new AsrError(
         "gated",
-        `${this.name} is gated: the server needs an HF_TOKEN that may read it${said}.`,
+        `${this.name} is gated: the server needs an HF_TOKEN with access to it${detail}.`,
         facts,
       );
     }
-    if (answer.status === 403)
-      return new Trouble("refused", `The server does not offer ${this.name}${said}.`, facts);
-    if (answer.status === 404) return new Trouble("gone", `${this.name} has no ${file}${said}.`, facts);
-    return new Trouble(
+    if (response.status === 403) {
+      return new AsrError("refused", `The server does not serve ${this.name}${detail}.`, facts);
+    }
+    if (response.status === 404) return new AsrError("gone", `${this.name} has no ${file}${detail}.`, facts);
+    return new AsrError(
       "unreachable",
-      `${file} of ${this.name} did not come: HTTP ${answer.status}${said}.`,
+      `${this.name}, ${file}: HTTP ${response.status}${detail}.`,
       facts,
     );
   }
 }
 
-function lengthOf(answer) {
-  const length = answer.headers.get("content-length");
+function contentLength(response) {
+  const length = response.headers.get("content-length");
   return length === null ? null : Number(length);
 }
 

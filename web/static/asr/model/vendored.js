@@ -1,10 +1,10 @@
 /**
- * Third-party files come from this server or not at all; where they are missing, a page says what to run.
+ * Where the third-party packages are served; they come from this server only and may not be installed.
  *
- * The server names the packages that are installed in the page: `<link rel="vendored" title="…" href="…">`.
+ * The server lists the installed packages in the page: `<link rel="vendored" title="…" href="…">`.
  */
 
-import { Trouble } from "../errors.js";
+import { AsrError } from "../errors.js";
 
 const PACKAGES = {
   transformers: "@huggingface/transformers",
@@ -12,16 +12,16 @@ const PACKAGES = {
   vad: "@ricky0123/vad-web",
 };
 
-/** {transformers, runtime, vad}: the folder of each package, null where it is not installed. */
+/** {transformers, runtime, vad}: the URL of each package, null if it is not installed. */
 export function vendored() {
   const hrefOf = (name) => document.querySelector(`link[rel="vendored"][title="${name}"]`)?.href ?? null;
   return Object.fromEntries(Object.entries(PACKAGES).map(([key, name]) => [key, hrefOf(name)]));
 }
 
-/** The same addresses; throws where one is missing. */
-export function needed(urls) {
+/** `urls`, if none is null. Throws AsrError with the code `missing`. */
+export function requireVendored(urls) {
   const missing = Object.keys(PACKAGES).filter((key) => !urls[key]);
   if (missing.length === 0) return urls;
   const names = missing.map((key) => PACKAGES[key]).join(", ");
-  throw new Trouble("missing", `The server lacks ${names}: run python -m web.vendor (or make vendor) there.`);
+  throw new AsrError("missing", `Not installed on the server: ${names}. Run “python -m web.vendor” there.`);
 }

@@ -1,100 +1,100 @@
 /**
- * A stream never waits for Whisper: what it cannot keep up with is left out, and said to be.
+ * Live transcription that never blocks its input: work that cannot keep up is dropped and reported.
  *
- * An utterance that goes on is heard again and again while Whisper has nothing else to do (partials); one
- * that is over is decoded once, in order (finals). Finals go first. At most four wait: then the oldest is
- * dropped. Sound that the ear has not yet heard is at most 30 s: then it is dropped.
+ * The current utterance is decoded again and again while Whisper is otherwise idle (partials); a finished one
+ * is decoded once, in order (finals), and finals take priority. At most four windows are queued: beyond that
+ * the oldest is dropped. At most 30 s of audio wait for the voice activity detector: beyond that it is dropped.
  */
 
-import { Agreement } from "./agreement.js";
-import { RATE_HZ } from "./cutting.js";
+import { LocalAgreement } from "./local-agreement.js";
+import { RATE_HZ } from "./speech-segmenter.js";
 import { Transcription } from "../engine/transcription.js";
 import { SpeechWindow } from "../engine/windows.js";
 
-const WAITING_WINDOWS = 4;
-const UNHEARD_SAMPLES = 30 * RATE_HZ;
-const PARTIAL_AFTER_SAMPLES = 0.8 * RATE_HZ; // of new sound
+const MAX_QUEUED_WINDOWS = 4;
+const MAX_PENDING_SAMPLES = 30 * RATE_HZ;
+const PARTIAL_AFTER_SAMPLES = 0.8 * RATE_HZ; // of new audio before the next partial
 
 export class Stream {
-  constructor(ear, scribe, options, onEvent) {
-    this._ear = ear;
-    this._scribe = scribe;
+  constructor(vadClient, asrClient, options, onEvent) {
+    this._vadClient = vadClient;
+    this._asrClient = asrClient;
     this._onEvent = onEvent;
     this._options = options;
-    this._transcription = new Transcription(scribe, options, {
+    this._transcription = new Transcription(asrClient, options, {
       onSegment: (segment) => this._emit({ type: "final", segment }),
       onDropped: (what) => this._emit({ type: "dropped", what: "window", ...what }),
     });
     this._windows = [];
-    this._unheard = 0;
-    this._lost = 0; // samples that were dropped and of which the ear does not know yet
+    this._pendingSamples = 0;
+    this._lostSamples = 0; // dropped, but not yet reported to the VAD
     this._isBusy = false;
     this._isStopped = false;
-    this._idle = [];
-    this._forget();
-    this._begun = ear.begin(options.vad_parameters, (message) => this._heed(message));
-    this._begun.catch((error) => this._fail(error));
+    this._idleResolvers = [];
+    this._resetUtterance();
+    this._started = vadClient.startStream(options.vad_parameters, (message) => this._onVadMessage(message));
+    this._started.catch((error) => this._fail(error));
   }
 
-  /** Samples at 16 kHz, any number; they are copied. */
+  /** Add any number of samples at 16 kHz; they are copied. */
   push(samples) {
     if (this._isStopped || samples.length === 0) return;
-    if (this._unheard + samples.length > UNHEARD_SAMPLES) {
-      if (this._lost === 0) this._emit({ type: "dropped", what: "sound", reason: "the detector is behind" });
-      this._lost += samples.length;
+    if (this._pendingSamples + samples.length > MAX_PENDING_SAMPLES) {
+      if (this._lostSamples === 0) this._emit({ type: "dropped", what: "audio", reason: "the detector is behind" });
+      this._lostSamples += samples.length;
       return;
     }
-    this._unheard += samples.length;
-    const [lost, copy] = [this._lost, samples.slice()];
-    this._lost = 0;
-    this._begun.then(
+    this._pendingSamples += samples.length;
+    const [lostSamples, copy] = [this._lostSamples, samples.slice()];
+    this._lostSamples = 0;
+    this._started.then(
       () => {
         if (this._isStopped) return;
-        if (lost > 0) this._ear.skip(lost);
-        this._ear.hear(copy);
+        if (lostSamples > 0) this._vadClient.skip(lostSamples);
+        this._vadClient.push(copy);
       },
       () => {},
     );
   }
 
-  /** The utterance that goes on ends here; done when all of it is final. */
+  /** End the current utterance here. Resolves when everything is final. */
   async flush() {
-    await this._begun;
+    await this._started;
     if (this._isStopped) return;
-    await this._ear.flush();
-    if (this._isBusy || this._windows.length > 0) await new Promise((resolve) => this._idle.push(resolve));
+    await this._vadClient.flush();
+    if (this._isBusy || this._windows.length > 0) await new Promise((resolve) => this._idleResolvers.push(resolve));
   }
 
-  /** What is not final yet is given up. */
+  /** Stop; whatever is not final yet is discarded. */
   stop() {
     if (this._isStopped) return;
     this._isStopped = true;
     this._windows = [];
-    this._ear.end();
-    this._scribe.cancel();
-    this._rest();
+    this._vadClient.endStream();
+    this._asrClient.cancel();
+    this._resolveIdle();
   }
 
-  _heed(message) {
-    if (message.kind === "heard") this._unheard -= message.count;
+  _onVadMessage(message) {
+    if (message.kind === "processed") this._pendingSamples -= message.count;
     else if (message.kind === "speech") this._emit({ type: "speech", start: message.start / RATE_HZ });
-    else if (message.kind === "grown") this._grow(message);
-    else if (message.kind === "window") this._close(message);
-    else if (message.kind === "nothing") this._forget();
+    else if (message.kind === "extended") this._extend(message);
+    else if (message.kind === "window") this._endUtterance(message);
+    else if (message.kind === "discarded") this._resetUtterance();
     else this._fail(message.error);
-    this._work();
+    this._run();
   }
 
-  _grow({ start, samples }) {
+  _extend({ start, samples }) {
     this._start = start;
     this._parts.push(samples);
     this._length += samples.length;
   }
 
-  _close({ start, end, samples }) {
-    this._forget();
+  _endUtterance({ start, end, samples }) {
+    this._resetUtterance();
     this._windows.push(new SpeechWindow([{ start, end }], samples));
-    if (this._windows.length <= WAITING_WINDOWS) return;
+    if (this._windows.length <= MAX_QUEUED_WINDOWS) return;
     const { pieces } = this._windows.shift();
     const [piece] = pieces;
     this._emit({
@@ -106,21 +106,21 @@ export class Stream {
     });
   }
 
-  /** No utterance goes on. */
-  _forget() {
-    this._agreement = new Agreement();
+  /** There is no open utterance. */
+  _resetUtterance() {
+    this._agreement = new LocalAgreement();
     this._parts = [];
     this._length = 0;
     this._partialAt = 0;
   }
 
-  async _work() {
+  async _run() {
     if (this._isBusy || this._isStopped) return;
     this._isBusy = true;
     try {
       for (;;) {
-        if (this._windows.length > 0) await this._finish(this._windows.shift());
-        else if (this._length - this._partialAt >= PARTIAL_AFTER_SAMPLES) await this._guess();
+        if (this._windows.length > 0) await this._decodeFinal(this._windows.shift());
+        else if (this._length - this._partialAt >= PARTIAL_AFTER_SAMPLES) await this._decodePartial();
         else break;
         if (this._isStopped) break;
       }
@@ -128,26 +128,26 @@ export class Stream {
       if (!this._isStopped) this._fail(error);
     }
     this._isBusy = false;
-    this._rest();
+    this._resolveIdle();
   }
 
-  async _finish(window) {
-    const segments = await this._transcription.take(window);
+  async _decodeFinal(window) {
+    const segments = await this._transcription.transcribeWindow(window);
     const [{ start, end }] = window.pieces;
     const text = segments.map((segment) => segment.text).join("");
     const language = this._transcription.language;
     this._emit({ type: "utterance", start: start / RATE_HZ, end: end / RATE_HZ, text, segments, ...language });
   }
 
-  /** Hear what there is of the utterance that goes on; of no use once it is over. */
-  async _guess() {
+  /** Decode the open utterance so far; the result is ignored if it has ended meanwhile. */
+  async _decodePartial() {
     const [agreement, start, length] = [this._agreement, this._start, this._length];
     this._partialAt = length;
-    const options = { ...this._transcription.optionsNow(), temperature: [0], word_timestamps: false };
+    const options = { ...this._transcription.currentOptions(), temperature: [0], word_timestamps: false };
     const samples = joined(this._parts, length);
     let result;
     try {
-      result = await this._scribe.decode(samples, options);
+      result = await this._asrClient.decode(samples, options);
     } catch (error) {
       if (error.code !== "stalled" && error.code !== "crashed") throw error;
       return;
@@ -163,8 +163,8 @@ export class Stream {
     this.stop();
   }
 
-  _rest() {
-    for (const resolve of this._idle.splice(0)) resolve();
+  _resolveIdle() {
+    for (const resolve of this._idleResolvers.splice(0)) resolve();
   }
 
   _emit(event) {

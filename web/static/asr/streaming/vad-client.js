@@ -1,85 +1,85 @@
-/** The page's half of the ear: orders go out, answers come back to whom they belong. */
+/** The page's side of the VAD worker: requests and their responses, stream messages to their stream. */
 
-import { Trouble } from "../errors.js";
+import { AsrError } from "../errors.js";
 
-export class Ear {
-  /** `vendor` {runtime, vad}: where the packages lie. */
+export class VadClient {
+  /** `vendor` {runtime, vad}: URLs of the packages. */
   constructor(vendor) {
     this._vendor = vendor;
     this._worker = null;
     this._waiting = new Map();
     this._nextId = 0;
-    this._heed = () => {};
+    this._onMessage = () => {};
   }
 
-  /** The runs of speech {start, end} in a recording, padded, in samples. */
-  async cut(samples, vad) {
-    await this._open();
-    return this._order({ kind: "cut", samples, vad });
+  /** The speech runs {start, end} in a recording, in samples, padded. */
+  async findSpeech(samples, vad) {
+    await this._ensureOpen();
+    return this._request({ kind: "find_speech", samples, vad });
   }
 
-  /** From here on the sound is a stream; `heed` is told of what `listening.js` names, and of `heard`. */
-  async begin(vad, heed) {
-    await this._open();
+  /** Start a stream; `onMessage` gets the messages of stream-segmenter.js, and {kind: "processed", count}. */
+  async startStream(vad, onMessage) {
+    await this._ensureOpen();
     this._stream = (this._stream ?? 0) + 1;
-    this._heed = heed;
-    return this._order({ kind: "begin", stream: this._stream, vad });
+    this._onMessage = onMessage;
+    return this._request({ kind: "start_stream", stream: this._stream, vad });
   }
 
-  hear(samples) {
-    this._order({ kind: "hear", samples }, [samples.buffer]).catch((error) =>
-      this._heed({ kind: "failed", error }),
+  push(samples) {
+    this._request({ kind: "push", samples }, [samples.buffer]).catch((error) =>
+      this._onMessage({ kind: "failed", error }),
     );
   }
 
   skip(samples) {
-    return this._order({ kind: "skip", samples });
+    return this._request({ kind: "skip", samples });
   }
 
-  /** Done when all that came before is heard. */
+  /** End the open utterance. Resolves when everything pushed before is processed. */
   flush() {
-    return this._order({ kind: "flush" });
+    return this._request({ kind: "flush" });
   }
 
-  end() {
-    this._heed = () => {};
+  endStream() {
+    this._onMessage = () => {};
     this._stream += 1;
   }
 
   close() {
     this._worker?.terminate();
     this._worker = null;
-    for (const { reject } of this._waiting.values()) reject(new Trouble("closed", "The transcriber is closed."));
+    for (const { reject } of this._waiting.values()) reject(new AsrError("closed", "The transcriber is closed."));
     this._waiting.clear();
   }
 
-  async _open() {
+  async _ensureOpen() {
     if (this._worker === null) {
       this._worker = new Worker(new URL("./vad-worker.js", import.meta.url), { type: "module" });
       this._worker.onmessage = ({ data }) => this._receive(data);
       this._worker.onerror = (event) =>
-        this._fail(new Trouble("crashed", `Voice detection ended: ${event.message}`));
+        this._fail(new AsrError("crashed", `Voice activity detection stopped: ${event.message}`));
     }
-    await this._order({ kind: "open", assets: { runtime: this._vendor.runtime, model: this._vendor.vad } });
+    await this._request({ kind: "open", assets: { runtime: this._vendor.runtime, model: this._vendor.vad } });
   }
 
-  _order(order, parts = []) {
+  _request(request, parts = []) {
     return new Promise((resolve, reject) => {
       this._nextId += 1;
       this._waiting.set(this._nextId, { resolve, reject });
-      this._worker.postMessage({ ...order, id: this._nextId }, parts);
+      this._worker.postMessage({ ...request, id: this._nextId }, parts);
     });
   }
 
   _receive(message) {
     if (message.kind !== "done" && message.kind !== "failed") {
-      if (message.stream === this._stream) this._heed(message);
+      if (message.stream === this._stream) this._onMessage(message);
       return;
     }
     const { resolve, reject } = this._waiting.get(message.id);
     this._waiting.delete(message.id);
     if (message.kind === "done") resolve(message.result);
-    else reject(new Trouble("crashed", `Voice detection failed: ${message.message}`));
+    else reject(new AsrError("crashed", `Voice activity detection failed: ${message.message}`));
   }
 
   _fail(trouble) {

@@ -1,64 +1,63 @@
 /**
- * The ear has a thread of its own too, so that what is said while Whisper thinks is heard all the same.
+ * Voice activity detection in a worker of its own, so that speech is detected while Whisper is busy.
  *
- * Orders, done one after the other: {kind: "open", assets}, {kind: "cut", id, samples, vad}: the runs of
- * speech in a recording; {kind: "begin", vad}, {kind: "hear", samples}, {kind: "skip", samples} and
- * {kind: "flush", id}: those of a stream. What a stream tells is in `listening.js`; `heard` says how far it is.
+ * Requests, processed in order: {kind: "open", assets}; {kind: "find_speech", id, samples, vad} for a whole
+ * recording; {kind: "start_stream", vad}, {kind: "push", samples}, {kind: "skip", samples} and
+ * {kind: "flush", id} for a stream. Stream messages: see stream-segmenter.js; `processed` reports progress.
  */
 
-import { Detector } from "../../voice/vad/silero.js";
-import { SpeechCutter, padded } from "./cutting.js";
-import { Listening } from "./listening.js";
+import { SileroVad } from "../../voice/vad/silero.js";
+import { SpeechSegmenter, padRuns } from "./speech-segmenter.js";
+import { StreamSegmenter } from "./stream-segmenter.js";
 
-let opened = null;
+let loading = null;
 let detector = null;
+let streamId = null;
 let stream = null;
 
-async function cut(samples, vad) {
-  detector.restart();
-  const cutter = new SpeechCutter(vad);
+async function findSpeech(samples, vad) {
+  detector.reset();
+  const segmenter = new SpeechSegmenter(vad);
   const runs = [];
-  for (const probability of await detector.hear(samples)) {
-    const run = cutter.push(probability);
+  for (const probability of await detector.process(samples)) {
+    const run = segmenter.push(probability);
     if (run !== null) runs.push(run);
   }
-  const last = cutter.flush(samples.length);
+  const last = segmenter.flush(samples.length);
   if (last !== null) runs.push(last);
-  return padded(runs, samples.length, vad.speech_pad_ms);
+  return padRuns(runs, samples.length, vad.speech_pad_ms);
 }
 
-function tell(message) {
-  const parts = message.samples === undefined ? [] : [message.samples.buffer];
-  postMessage({ ...message, stream }, parts);
+function emit(message) {
+  const transfer = message.samples === undefined ? [] : [message.samples.buffer];
+  postMessage({ ...message, stream: streamId }, transfer);
 }
 
-let listening = null;
-
-const ORDERS = {
+const HANDLERS = {
   open: async ({ assets }) => {
-    opened ??= Detector.open(assets);
-    detector = await opened;
+    loading ??= SileroVad.open(assets);
+    detector = await loading;
   },
-  cut: ({ samples, vad }) => cut(samples, vad),
-  begin: ({ stream: id, vad }) => {
-    detector.restart();
-    stream = id;
-    listening = new Listening(detector, vad, tell);
+  find_speech: ({ samples, vad }) => findSpeech(samples, vad),
+  start_stream: ({ stream: id, vad }) => {
+    detector.reset();
+    streamId = id;
+    stream = new StreamSegmenter(detector, vad, emit);
   },
-  hear: async ({ samples }) => {
-    await listening.hear(samples);
-    tell({ kind: "heard", count: samples.length });
+  push: async ({ samples }) => {
+    await stream.push(samples);
+    emit({ kind: "processed", count: samples.length });
   },
-  skip: ({ samples }) => listening.skip(samples),
-  flush: () => listening.flush(),
+  skip: ({ samples }) => stream.skip(samples),
+  flush: () => stream.flush(),
 };
 
-let turn = Promise.resolve();
+let queue = Promise.resolve();
 
 onmessage = ({ data }) => {
-  turn = turn.then(async () => {
+  queue = queue.then(async () => {
     try {
-      postMessage({ kind: "done", id: data.id, result: await ORDERS[data.kind](data) });
+      postMessage({ kind: "done", id: data.id, result: await HANDLERS[data.kind](data) });
     } catch (error) {
       postMessage({ kind: "failed", id: data.id, message: `${error.message ?? error}` });
     }

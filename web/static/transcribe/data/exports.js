@@ -1,22 +1,22 @@
 /**
- * What is saved is what was transcribed: every segment in order, its times to the millisecond, its text whole.
+ * Export formats: plain text, SubRip, WebVTT and JSON.
  *
- * `result` is `{ segments, info }` as the engine gives them; times are in seconds. A cue ends after it
- * begins, whatever the model said, because players refuse others. Sources: the WebVTT specification (cue
- * text, timestamps); SubRip has none: what its players agree on.
+ * `result` is `{ segments, info }` from the engine; times are in seconds. A cue always ends after it starts, because
+ * players reject others. Sources: the WebVTT specification (cue text, timestamps); SubRip has no specification, so
+ * what players agree on.
  */
 
-import { cueTime } from "./times.js";
+import { cueTime } from "./format.js";
 
-/** By the name a file ends in: what it is, and what it holds. */
+/** By file extension: MIME type and serializer. */
 export const FORMATS = Object.freeze({
-  txt: { type: "text/plain", spell: toText },
-  srt: { type: "application/x-subrip", spell: toSubRip },
-  vtt: { type: "text/vtt", spell: toWebVtt },
-  json: { type: "application/json", spell: toJson },
+  txt: { type: "text/plain", serialize: toText },
+  srt: { type: "application/x-subrip", serialize: toSubRip },
+  vtt: { type: "text/vtt", serialize: toWebVtt },
+  json: { type: "application/json", serialize: toJson },
 });
 
-/** One line for each segment. */
+/** One line per segment. */
 export function toText({ segments }) {
   return segments.map(({ text }) => `${oneLine(text)}\n`).join("");
 }
@@ -26,13 +26,13 @@ export function toSubRip({ segments }) {
   return segments.map(cue).join("\n");
 }
 
-/** Without a language in the head: WebVTT has no field for it. */
+/** Without the language: WebVTT has no field for it. */
 export function toWebVtt({ segments }) {
   const cue = ({ text, ...times }) => `\n${span(times, ".")}\n${escape(text)}\n`;
   return `WEBVTT\n${segments.map(cue).join("")}`;
 }
 
-/** Everything that is known, by the names the engine gives it. */
+/** The complete result, with the engine's names. */
 export function toJson({ segments, info }) {
   return `${JSON.stringify({ info, segments }, null, 2)}\n`;
 }
@@ -43,10 +43,10 @@ function span({ start, end }, point) {
   return `${cueTime(fromMs, point)} --> ${cueTime(toMs, point)}`;
 }
 
-/** An empty line would end the cue. */
+/** Without line breaks: an empty line would end the cue. */
 const oneLine = (text) => text.replace(/\s+/gu, " ").trim();
 
-/** In SubRip nothing can be escaped: an arrow, which would look like a line of times, is drawn as one. */
+/** SubRip has no escaping: "-->" would look like a line of timestamps, so it is replaced by an arrow. */
 const plain = (text) => oneLine(text).replaceAll("-->", "→");
 
 const escape = (text) =>

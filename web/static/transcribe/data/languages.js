@@ -1,4 +1,4 @@
-/** The languages that Whisper was trained on, by the codes it has for them. Source: openai/whisper, tokenizer. */
+/** The languages Whisper was trained on, by its codes. Source: openai/whisper, tokenizer. */
 
 export const LANGUAGES = Object.freeze(
   (

@@ -1,15 +1,15 @@
 /**
- * What the browser keeps of each model is known file by file, and goes when the user says so.
+ * The models in the browser's Cache Storage: list, delete, and measure storage.
  *
- * Model files lie in Cache Storage under the address they were fetched from; every cache of this origin is
- * looked through, because a library names its own.
+ * Model files are cached under the URL they were downloaded from. All caches of this origin are searched, because
+ * libraries use names of their own.
  */
 
-const ADDRESS = /^\/api\/hf\/([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/;
+const MODEL_URL = /^\/api\/hf\/([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/;
 
-/** `{ model, revision, file }` of a model file's address; null for any other. */
+/** `{ model, revision, file }` of a model file's URL; null for any other URL. */
 export function partsOf(url) {
-  const found = ADDRESS.exec(new URL(url).pathname);
+  const found = MODEL_URL.exec(new URL(url).pathname);
   return found === null ? null : { model: found[1], revision: found[2], file: found[3] };
 }
 
@@ -27,14 +27,14 @@ export async function listModels(store) {
   return [...models.values()].sort((a, b) => b.bytes - a.bytes);
 }
 
-/** Remove every file of one model in one revision. */
+/** Delete all files of one revision of a model. */
 export async function deleteModel(store, { model, revision }) {
   for await (const { cache, request, parts } of modelFiles(store)) {
     if (parts.model === model && parts.revision === revision) await cache.delete(request);
   }
 }
 
-/** `{ usage, quota, persisted }` in bytes, null where the browser does not say. */
+/** `{ usage, quota, persisted }`; sizes in bytes; null if the browser does not report it. */
 export async function measure(manager) {
   const { usage = null, quota = null } = (await manager?.estimate?.()) ?? {};
   return { usage, quota, persisted: (await manager?.persisted?.()) ?? null };
@@ -50,8 +50,8 @@ async function* modelFiles(store) {
   }
 }
 
-/** By its header, where the server told; counted otherwise. */
+/** The size from the header, or else the actual size. */
 async function bytesOf(response) {
-  const told = Number(response.headers.get("Content-Length"));
-  return told > 0 ? told : (await response.blob()).size;
+  const length = Number(response.headers.get("Content-Length"));
+  return length > 0 ? length : (await response.blob()).size;
 }

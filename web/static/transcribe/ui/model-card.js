@@ -1,139 +1,140 @@
-/**
- * Nothing large is fetched before its size was shown; what is kept needs no network.
- *
- * The card knows what the browser keeps of the chosen model, what would have to come, and what runs it.
- */
+/** The model card: choose a model and a device, see the download size first, then download and load the model. */
 
-import { MODELS } from "../../asr/model/models.js";
-import { Trouble } from "../../asr/errors.js";
-import { size } from "../data/times.js";
-import { titleOf } from "../data/titles.js";
+import { AsrError } from "../../asr/errors.js";
+import { MODELS } from "../../asr/model/model-list.js";
+import { formatBytes } from "../data/format.js";
+import { modelTitle } from "../data/model-title.js";
 
-const KEY = "whisperx-model";
-const RUNS_ON = Object.freeze({ webgpu: "the graphics card (WebGPU)", wasm: "the processor (WebAssembly)" });
+const KEY = "whisperx-model"; // in localStorage
+const DEVICE_NAMES = Object.freeze({ webgpu: "the GPU (WebGPU)", wasm: "the CPU (WebAssembly)" });
 
 export class ModelCard {
-  /** `plan(wish)` says what would come. `load()`, `stop()`: what the user wishes; `changed()`: another model was chosen, or another way to run it. */
-  constructor({ plan, load, stop, changed, heed }) {
+  /**
+   * `plan(settings)`: what loading would involve; `load()`, `cancel()`: user actions; `onChange()`: another model or
+   * device was selected.
+   */
+  constructor({ plan, load, cancel, onChange, onEvent }) {
     const get = (id) => document.getElementById(id);
     this._plan = plan;
-    this._heed = heed;
-    this._model = get("model-choice");
-    this._way = get("device-choice");
+    this._emit = onEvent;
+    this._modelSelect = get("model-choice");
+    this._deviceSelect = get("device-choice");
     this._state = get("model-state");
     this._progress = get("model-progress");
     this._load = get("load");
-    this._stop = get("load-stop");
+    this._cancel = get("load-cancel");
     this._device = get("model-device");
-    this._coming = new Map(); // {loaded, total} by file
+    this._files = new Map(); // download progress by file: {loaded, total}
     this._expectedBytes = 0;
-    this._model.replaceChildren(...MODELS.map((model) => new Option(titleOf(model), model.name)));
-    [this._model.value, this._way.value] = recall();
-    for (const select of [this._model, this._way]) {
+    this._modelSelect.replaceChildren(...MODELS.map((model) => new Option(modelTitle(model), model.name)));
+    [this._modelSelect.value, this._deviceSelect.value] = loadChoice();
+    for (const select of [this._modelSelect, this._deviceSelect]) {
       if (select.selectedIndex < 0) select.selectedIndex = 0;
       select.addEventListener("change", () => {
-        remember([this._model.value, this._way.value]);
-        changed();
+        saveChoice([this._modelSelect.value, this._deviceSelect.value]);
+        onChange();
       });
     }
     this._load.addEventListener("click", load);
-    this._stop.addEventListener("click", stop);
+    this._cancel.addEventListener("click", cancel);
   }
 
-  /** The one of the list. */
-  get chosen() {
-    return MODELS[this._model.selectedIndex];
+  /** The selected entry of MODELS. */
+  get selectedModel() {
+    return MODELS[this._modelSelect.selectedIndex];
   }
 
-  /** What the engine is to load. */
-  get wish() {
-    return { model: this.chosen.name, revision: this.chosen.revision, device: this._way.value };
+  /** The settings for loading the selected model. */
+  get settings() {
+    const { name, revision } = this.selectedModel;
+    return { model: name, revision, device: this._deviceSelect.value };
   }
 
-  /** Look what is kept of the chosen model, and ask how large the rest is. */
-  async look() {
-    const { wish } = this;
-    this._say("Looking…");
+  /** Check which files of the selected model are cached, and the size of the others. */
+  async checkCache() {
+    const { settings } = this;
+    this._setStatus("Checking…");
     let plan;
     try {
-      plan = await this._plan(wish);
+      plan = await this._plan(settings);
     } catch (error) {
-      if (!(error instanceof Trouble)) throw error;
-      this._say("");
-      this._heed({ kind: "load_failed", why: error.code, message: error.message });
+      if (!(error instanceof AsrError)) throw error;
+      this._setStatus("");
+      this._emit({ kind: "load_failed", why: error.code, message: error.message });
       return;
     }
-    if (JSON.stringify(wish) !== JSON.stringify(this.wish)) return; // another one was chosen meanwhile
+    if (JSON.stringify(settings) !== JSON.stringify(this.settings)) return; // another one was selected meanwhile
     const missing = plan.files.filter(({ cached }) => !cached);
     this._expectedBytes = bytesOf(missing);
-    this._heed({ kind: "looked", whole: missing.length === 0, bytes: bytesOf(plan.files), missing: this._expectedBytes });
-    this._tell(plan);
+    const complete = missing.length === 0;
+    this._emit({ kind: "cache_checked", complete, bytes: bytesOf(plan.files), missing: this._expectedBytes });
+    this._showDevice(plan);
   }
 
-  heed(event, phase) {
+  onEvent(event, phase) {
     switch (event.kind) {
-      case "looked":
-        this._say(
-          event.whole
-            ? `Kept in this browser, ${size(event.bytes)}: it needs no network.`
-            : `To be fetched once: ${size(event.missing)}. It is then kept in this browser.`,
+      case "cache_checked":
+        this._setStatus(
+          event.complete
+            ? `Stored in this browser (${formatBytes(event.bytes)}). No download needed.`
+            : `Download size: ${formatBytes(event.missing)}. The model is then stored in this browser.`,
         );
-        this._load.textContent = event.whole ? "Start it" : `Get the model, ${size(event.missing)}`;
+        this._load.textContent = event.complete ? "Load model" : `Download model (${formatBytes(event.missing)})`;
         break;
       case "loading":
-        this._coming.clear();
-        this._say("Starting…");
+        this._files.clear();
+        this._setStatus("Loading…");
         break;
       case "progress":
-        this._come(event);
+        this._onProgress(event);
         break;
       case "loaded":
-        this._say(`Ready, after ${(event.loadMs / 1000).toFixed(1)} s.`);
-        this._tell(event);
+        this._setStatus(`Ready (loaded in ${(event.loadMs / 1000).toFixed(1)} s)`);
+        this._showDevice(event);
         break;
       case "load_failed":
       case "cancelled":
-        if (phase === "idle") this._say("");
+        if (phase === "idle") this._setStatus("");
         break;
       default:
     }
-    this._show(phase);
+    this._render(phase);
   }
 
-  _show(phase) {
-    const loading = phase === "loading";
+  _render(phase) {
+    const isLoading = phase === "loading";
     this._load.hidden = phase !== "idle";
-    this._stop.hidden = !loading;
-    this._progress.hidden = !loading;
-    this._model.disabled = this._way.disabled = phase !== "idle" && phase !== "ready";
+    this._cancel.hidden = !isLoading;
+    this._progress.hidden = !isLoading;
+    this._modelSelect.disabled = this._deviceSelect.disabled = phase !== "idle" && phase !== "ready";
   }
 
-  _come({ file, loaded, total }) {
-    this._coming.set(file, { loaded, total });
-    const files = [...this._coming.values()];
+  _onProgress({ file, loaded, total }) {
+    this._files.set(file, { loaded, total });
+    const files = [...this._files.values()];
     const loadedBytes = files.reduce((sum, one) => sum + one.loaded, 0);
-    const wholeBytes = Math.max(this._expectedBytes, files.reduce((sum, one) => sum + (one.total ?? one.loaded), 0));
-    if (loadedBytes < wholeBytes) {
-      this._progress.value = loadedBytes / wholeBytes;
-      this._say(`${size(loadedBytes)} of ${size(wholeBytes)}`);
+    const totalBytes = Math.max(this._expectedBytes, files.reduce((sum, one) => sum + (one.total ?? one.loaded), 0));
+    if (loadedBytes < totalBytes) {
+      this._progress.value = loadedBytes / totalBytes;
+      this._setStatus(`Downloading: ${formatBytes(loadedBytes)} of ${formatBytes(totalBytes)}`);
     } else {
-      this._progress.removeAttribute("value"); // it is all here, and started
-      this._say("Starting…");
+      this._progress.removeAttribute("value"); // the download is complete, the model is being loaded
+      this._setStatus("Loading…");
     }
   }
 
-  _tell({ device, reason }) {
-    this._device.textContent = `Runs on ${RUNS_ON[device]}: ${reason}.`;
+  _showDevice({ device, reason }) {
+    this._device.textContent = `Runs on ${DEVICE_NAMES[device]}: ${reason}.`;
   }
 
-  _say(text) {
+  _setStatus(text) {
     this._state.textContent = text;
   }
 }
 
 const bytesOf = (files) => files.reduce((sum, { bytes }) => sum + (bytes ?? 0), 0);
 
-function recall() {
+function loadChoice() {
   try {
     return JSON.parse(localStorage.getItem(KEY)) ?? ["", ""];
   } catch {
@@ -141,10 +142,10 @@ function recall() {
   }
 }
 
-function remember(choice) {
+function saveChoice(choice) {
   try {
     localStorage.setItem(KEY, JSON.stringify(choice));
   } catch {
-    // A browser that keeps nothing (private mode, full): the choice holds until the page closes.
+    // Storage is full or disabled (private browsing): the choice lasts until the page is closed.
   }
 }

@@ -1,17 +1,17 @@
-/** What stands in the way is said in words, with what to do about it, once, and goes when it is over. */
+/** Notices at the top of the page: problems and what to do about them, until they are over. */
 
-import { sentence } from "./messages.js";
+import { messageFor } from "./messages.js";
 
 export class Notices {
   constructor() {
-    this._place = document.getElementById("notices");
+    this._root = document.getElementById("notices");
     this._shown = new Map(); // by key
   }
 
-  heed(event) {
+  onEvent(event) {
     switch (event.kind) {
       case "loading":
-      case "looked":
+      case "cache_checked":
         this._hide("model");
         return;
       case "load_failed":
@@ -19,10 +19,10 @@ export class Notices {
         return;
       case "decoding":
       case "opening":
-        for (const key of ["sound", "engine", "kept"]) this._hide(key);
+        for (const key of ["audio", "engine", "kept"]) this._hide(key);
         return;
       case "failed":
-        this._show("sound", "bad", event.why, event.message);
+        this._show("audio", "bad", event.why, event.message);
         return;
       case "recycled":
         if (event.reason === "stalled" || event.reason === "crashed") this._show("engine", "warn", "recycled");
@@ -40,14 +40,14 @@ export class Notices {
 
   _show(key, tone, why, message) {
     this._hide(key);
-    const { title, text } = sentence(why, message, location);
+    const { title, text } = messageFor(why, message, location);
     const box = document.createElement("div");
     box.className = `notice ${tone}`;
     box.dataset.why = why;
     const strong = document.createElement("strong");
     strong.textContent = title;
     box.append(strong, " ", text);
-    this._place.append(box);
+    this._root.append(box);
     this._shown.set(key, box);
   }
 

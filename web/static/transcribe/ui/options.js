@@ -1,13 +1,14 @@
 /**
- * Every option has faster-whisper's name; what is left empty is not sent, and so is the engine's own.
+ * The transcription options, by faster-whisper's names; empty fields are not sent, so that defaults apply.
  *
- * Kept in this browser, and nowhere else; what is unreadable is what was never chosen.
+ * They are kept in this browser's localStorage; anything unreadable falls back to the default.
  */
 
 import { readOptions } from "../../asr/options.js";
 import { LANGUAGES } from "../data/languages.js";
 
-const KEY = "whisperx";
+const KEY = "whisperx"; // in localStorage
+const DETECT = "Detect automatically";
 const names = new Intl.DisplayNames(["en"], { type: "language" });
 const CHECKS = Object.freeze({ vad_filter: true, word_timestamps: true, condition_on_previous_text: true });
 const VAD = [
@@ -24,26 +25,26 @@ export class Options {
     this._form = document.getElementById("options-form");
     this._headline = document.getElementById("options-headline");
     this._multilingual = true;
-    this._offer(LANGUAGES);
-    this._hint();
+    this._setLanguages(LANGUAGES);
+    this._setPlaceholders();
     this._fill(load());
     this._form.addEventListener("submit", (event) => event.preventDefault());
-    this._form.addEventListener("change", () => this._take());
+    this._form.addEventListener("change", () => this._onChange());
     document.getElementById("options-reset").addEventListener("click", () => this._reset());
-    this._show();
+    this._updateHeadline();
   }
 
-  heed(event) {
+  onEvent(event) {
     if (event.kind !== "loaded") return;
-    this.adopt(event);
-    if (event.languages.length > 0) this._offer(event.languages);
+    this.setModel(event);
+    if (event.languages.length > 0) this._setLanguages(event.languages);
   }
 
-  /** For the engine; null where a field holds what it may not. */
-  get chosen() {
+  /** The options for the engine; null if a field is invalid. */
+  get options() {
     const fields = [...this._form.elements];
     if (!fields.every((field) => field.disabled || field.reportValidity())) return null;
-    const { language, task, initial_prompt, vad_parameters, ...checks } = this._read();
+    const { language, task, initial_prompt, vad_parameters, ...checks } = this._readForm();
     const options = { ...checks, vad_parameters, task: this._multilingual ? task : "transcribe" };
     if (!this._multilingual) options.language = "en";
     else if (language !== "") options.language = language;
@@ -51,15 +52,15 @@ export class Options {
     return options;
   }
 
-  /** A model of English alone has one language and one task. */
-  adopt({ multilingual }) {
+  /** English-only models have one language and one task. */
+  setModel({ multilingual }) {
     this._multilingual = multilingual;
     for (const name of ["language", "task"]) this._field(name).disabled = !multilingual;
-    this._show();
+    this._updateHeadline();
   }
 
-  /** What holds where a field is left empty: for a file, and for the microphone where that differs. */
-  _hint() {
+  /** Show the defaults as placeholders: for files, and for live audio if different. */
+  _setPlaceholders() {
     const [file, live] = [false, true].map((streaming) => readOptions({}, { streaming }).vad_parameters);
     for (const name of VAD) {
       const hint = file[name] === live[name] ? `${file[name]}` : `${file[name]}, live ${live[name]}`;
@@ -67,13 +68,13 @@ export class Options {
     }
   }
 
-  /** What was chosen stays, where it is offered. */
-  _offer(languages) {
+  /** Replace the languages; the selection is kept if it is still available. */
+  _setLanguages(languages) {
     const select = this._field("language");
     const { value } = select;
     const offered = languages.map((code) => new Option(names.of(code), code));
     offered.sort((a, b) => a.text.localeCompare(b.text));
-    select.replaceChildren(new Option("find out", ""), ...offered);
+    select.replaceChildren(new Option(DETECT, ""), ...offered);
     select.value = value;
     if (select.selectedIndex < 0) select.selectedIndex = 0;
   }
@@ -82,7 +83,7 @@ export class Options {
     return this._form.elements[name];
   }
 
-  _read() {
+  _readForm() {
     const numbers = VAD.map((name) => [name, this._field(name).valueAsNumber]);
     return {
       ...Object.fromEntries(Object.keys(CHECKS).map((name) => [name, this._field(name).checked])),
@@ -93,19 +94,19 @@ export class Options {
     };
   }
 
-  _fill(kept) {
-    for (const [name, usual] of Object.entries(CHECKS)) this._field(name).checked = kept[name] ?? usual;
-    for (const name of VAD) this._field(name).value = kept.vad_parameters?.[name] ?? "";
+  _fill(stored) {
+    for (const [name, fallback] of Object.entries(CHECKS)) this._field(name).checked = stored[name] ?? fallback;
+    for (const name of VAD) this._field(name).value = stored.vad_parameters?.[name] ?? "";
     for (const name of ["language", "task", "initial_prompt"]) {
-      if (typeof kept[name] === "string") this._field(name).value = kept[name];
+      if (typeof stored[name] === "string") this._field(name).value = stored[name];
     }
     if (this._field("task").selectedIndex < 0) this._field("task").selectedIndex = 0;
     if (this._field("language").selectedIndex < 0) this._field("language").selectedIndex = 0;
   }
 
-  _take() {
-    keep(this._read());
-    this._show();
+  _onChange() {
+    save(this._readForm());
+    this._updateHeadline();
   }
 
   _reset() {
@@ -113,14 +114,14 @@ export class Options {
     this._field("language").value = "";
     this._field("task").value = "transcribe";
     this._field("initial_prompt").value = "";
-    this._take();
+    this._onChange();
   }
 
-  _show() {
+  _updateHeadline() {
     const { selectedOptions } = this._field("language");
     const language = this._multilingual ? selectedOptions[0].text : "English";
-    const task = this._multilingual && this._field("task").value === "translate" ? ", into English" : "";
-    this._headline.textContent = `${language === "find out" ? "any language" : language}${task}`;
+    const task = this._multilingual && this._field("task").value === "translate" ? ", translated to English" : "";
+    this._headline.textContent = `${language === DETECT ? "Detect language" : language}${task}`;
   }
 }
 
@@ -132,10 +133,10 @@ function load() {
   }
 }
 
-function keep(options) {
+function save(options) {
   try {
     localStorage.setItem(KEY, JSON.stringify(options));
   } catch {
-    // A browser that keeps nothing (private mode, full): the choice holds until the page closes.
+    // Storage is full or disabled (private browsing): the options last until the page is closed.
   }
 }

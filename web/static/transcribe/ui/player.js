@@ -1,66 +1,66 @@
 /**
- * What was transcribed can be heard again, from any word on: a file as it is, the microphone as it was heard.
+ * Plays the transcribed audio from any word: a file as it is, the microphone from a recording in memory.
  *
- * The microphone's sound stays in this page's memory, an hour of it at most.
+ * Of the microphone, at most one hour is kept.
  */
 
 import { quantize, wav } from "../../voice/audio/wav.js";
-import { RATE_HZ } from "../data/decoding.js";
+import { SAMPLE_RATE_HZ } from "../data/audio-file.js";
 
-const LIMIT_SAMPLES = 3600 * RATE_HZ;
+const MAX_SAMPLES = 3600 * SAMPLE_RATE_HZ;
 
 export class Player {
   /**
-   * `moved(seconds)` is called as it plays; `failed()` where the browser understands a sound but cannot play
-   * it; `full()` once as much was heard as is kept.
+   * `onTime(seconds)`: the playback position; `onError()`: the browser can decode the audio but not play it;
+   * `onFull()`: the limit of the recording was reached.
    */
-  constructor({ moved, failed, full }) {
-    this._failed = failed;
-    this._full = full;
-    this._place = document.getElementById("playing");
+  constructor({ onTime, onError, onFull }) {
+    this._onError = onError;
+    this._onFull = onFull;
+    this._root = document.getElementById("playing");
     this._audio = document.getElementById("player");
     this._url = null;
-    this._heard = [];
-    this._heardSamples = 0;
-    const tell = () => moved(this._audio.currentTime);
+    this._chunks = [];
+    this._recordedSamples = 0;
+    const report = () => onTime(this._audio.currentTime);
     const follow = () => {
-      tell();
+      report();
       if (!this._audio.paused) requestAnimationFrame(follow);
     };
     this._audio.addEventListener("play", follow);
-    for (const kind of ["seeking", "pause", "timeupdate"]) this._audio.addEventListener(kind, tell);
+    for (const kind of ["seeking", "pause", "timeupdate"]) this._audio.addEventListener(kind, report);
   }
 
-  /** Nothing to hear for now; what the microphone brings is collected by `hear`. */
+  /** Remove the current audio. */
   clear() {
     this._audio.pause();
     this._audio.removeAttribute("src");
     this._audio.load();
     if (this._url !== null) URL.revokeObjectURL(this._url);
     this._url = null;
-    this._heard = [];
-    this._heardSamples = 0;
-    this._place.hidden = true;
+    this._chunks = [];
+    this._recordedSamples = 0;
+    this._root.hidden = true;
   }
 
-  /** The sound of a File or Blob. */
+  /** Play a File or Blob. */
   load(blob) {
     this._url = URL.createObjectURL(blob);
     this._audio.src = this._url;
-    this._place.hidden = false;
+    this._root.hidden = false;
   }
 
-  /** More of what the microphone heard; beyond an hour it is not kept. */
-  hear(samples) {
-    if (this._heardSamples >= LIMIT_SAMPLES) return;
-    this._heard.push(quantize(samples));
-    this._heardSamples += samples.length;
-    if (this._heardSamples >= LIMIT_SAMPLES) this._full();
+  /** Add microphone audio to the recording; beyond an hour it is not kept. */
+  append(samples) {
+    if (this._recordedSamples >= MAX_SAMPLES) return;
+    this._chunks.push(quantize(samples));
+    this._recordedSamples += samples.length;
+    if (this._recordedSamples >= MAX_SAMPLES) this._onFull();
   }
 
-  /** What the microphone heard so far can be played. */
-  loadHeard() {
-    if (this._heardSamples > 0) this.load(wav(this._heard, { rateHz: RATE_HZ, channels: 1 }));
+  /** Make the recording available for playback. */
+  loadRecording() {
+    if (this._recordedSamples > 0) this.load(wav(this._chunks, { rateHz: SAMPLE_RATE_HZ, channels: 1 }));
   }
 
   async play(seconds) {
@@ -69,8 +69,8 @@ export class Player {
     try {
       await this._audio.play();
     } catch (error) {
-      if (error.name === "NotSupportedError") this._failed();
-      else if (error.name !== "AbortError") throw error; // paused, or played from elsewhere, meanwhile
+      if (error.name === "NotSupportedError") this._onError();
+      else if (error.name !== "AbortError") throw error; // paused or restarted meanwhile
     }
   }
 

@@ -1,34 +1,39 @@
-/** What came of it is said in one line: the language, how sure, how much was speech, how fast. */
+/** The summary of a transcription: language, durations, number of words, speed. */
 
-import { clock } from "../data/times.js";
+import { formatDuration } from "../data/format.js";
 
 const names = new Intl.DisplayNames(["en"], { type: "language" });
 
 export class Summary {
   constructor() {
     this._language = document.getElementById("language");
-    this._line = document.getElementById("summary");
-    this._beganMs = 0;
+    this._summary = document.getElementById("summary");
+    this._startedMs = 0;
   }
 
-  heed(event) {
+  onEvent(event) {
     if (event.kind === "transcribing" || event.kind === "listening") {
-      this._beganMs = performance.now();
-      this._line.textContent = "";
+      this._startedMs = performance.now();
+      this._summary.textContent = "";
       this._language.hidden = true;
     }
-    if (event.kind === "done") this._tell(event);
+    if (event.kind === "done") this._show(event);
   }
 
-  _tell({ info, words, live }) {
-    const { language, language_probability: sure, duration, duration_after_vad: spoken } = info;
+  _show({ info, words, live }) {
+    const { language, language_probability: probability, duration, duration_after_vad: speechDuration } = info;
     this._language.hidden = language === null;
-    if (language !== null) this._language.textContent = `${names.of(language)}${share(sure)}`;
-    const tookS = (performance.now() - this._beganMs) / 1000;
-    const parts = [`${clock(duration)} of sound`, `${clock(spoken)} of speech`, `${words} words`];
-    if (!live) parts.push(`${tookS.toFixed(1)} s of work, ${(duration / tookS).toFixed(1)} × as fast as it was said`);
-    this._line.textContent = `${parts.join(" · ")}.`;
+    if (language !== null) this._language.textContent = `${names.of(language)}${percent(probability)}`;
+    const tookS = (performance.now() - this._startedMs) / 1000;
+    const parts = [
+      `${formatDuration(duration)} of audio`,
+      `${formatDuration(speechDuration)} of speech`,
+      words === 1 ? "1 word" : `${words} words`,
+    ];
+    if (!live) parts.push(`transcribed in ${tookS.toFixed(1)} s, ${(duration / tookS).toFixed(1)}× real time`);
+    this._summary.textContent = parts.join(" · ");
   }
 }
 
-const share = (sure) => (sure === 1 || sure === null ? "" : `, ${Math.round(100 * sure)} % sure`);
+const percent = (probability) =>
+  probability === 1 || probability === null ? "" : ` (${Math.round(100 * probability)} %)`;

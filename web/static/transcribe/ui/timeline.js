@@ -1,13 +1,13 @@
 /**
- * Words lie where they are said: a press on one plays the sound from there, by pointer or by keyboard.
+ * The word timeline: words over the waveform; click one, or use the keyboard, to play from there.
  *
- * Drawn over the sound's shape, some seconds of it at a time; the view follows what plays. A slider to
- * assistive technology: its value is the time, its text the word.
+ * Shows some seconds at a time and follows the playback. To assistive technology it is a slider: its value is the
+ * time, its text the word.
  */
 
-import { colour, fresh } from "../../voice/ui/palette.js";
-import { Peaks, Positions, viewStart } from "./positions.js";
-import { place } from "../data/times.js";
+import { clearedContext, colour } from "../../voice/ui/palette.js";
+import { Peaks, WordIndex, viewStart } from "./timeline-model.js";
+import { formatPosition } from "../data/format.js";
 
 const PEAKS_PER_SECOND = 100;
 const PX_PER_SECOND = 110;
@@ -15,126 +15,127 @@ const ROW_PX = 24;
 const FONT = "13px system-ui, -apple-system, sans-serif";
 
 export class Timeline {
-  /** `play(seconds)` plays from there; `seek(seconds)` only goes there. */
+  /** `play(seconds)`: play from there; `seek(seconds)`: move there without playing. */
   constructor({ rateHz, play, seek }) {
     this._rateHz = rateHz;
     this._play = play;
     this._seek = seek;
-    this._place = document.getElementById("timeline");
-    this._canvas = this._place.firstElementChild;
-    this._positions = new Positions();
+    this._root = document.getElementById("timeline");
+    this._canvas = this._root.firstElementChild;
+    this._index = new WordIndex();
     this._clear();
-    this._place.addEventListener("click", (event) => this._press(event));
-    this._place.addEventListener("keydown", (event) => this._walk(event));
+    this._root.addEventListener("click", (event) => this._onClick(event));
+    this._root.addEventListener("keydown", (event) => this._onKeyDown(event));
     new ResizeObserver(() => this.draw()).observe(this._canvas);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.draw());
   }
 
-  heed(event) {
+  onEvent(event) {
     if (event.kind === "transcribing" || event.kind === "listening") this._clear();
     if (event.kind === "segment") {
-      this._positions.add(event.segment.words ?? []);
+      this._index.add(event.segment.words ?? []);
       this.draw();
     }
   }
 
-  /** More of the sound, 16 kHz. */
-  hear(samples) {
+  /** Add audio. */
+  append(samples) {
     this._peaks.push(samples);
     this._samples += samples.length;
-    this._place.setAttribute("aria-valuemax", this.durationS.toFixed(2));
+    this._root.setAttribute("aria-valuemax", this.durationS.toFixed(2));
   }
 
   get durationS() {
     return this._samples / this._rateHz;
   }
 
-  /** The word that is said at `s`; null between words. */
+  /** The word at `s`; null between words. */
   wordAt(s) {
-    return this._positions.words[this._positions.at(s)] ?? null;
+    return this._index.words[this._index.at(s)] ?? null;
   }
 
-  /** Where the playing is. */
+  /** Show the playback position. */
   moveTo(s) {
-    this._atS = s;
+    this._positionS = s;
     const word = this.wordAt(s);
-    this._place.setAttribute("aria-valuenow", s.toFixed(2));
-    this._place.setAttribute("aria-valuetext", word === null ? place(s) : `${place(s)}: ${word.word.trim()}`);
+    this._root.setAttribute("aria-valuenow", s.toFixed(2));
+    const time = formatPosition(s);
+    this._root.setAttribute("aria-valuetext", word === null ? time : `${time}: ${word.word.trim()}`);
     this.draw();
   }
 
   draw() {
-    const { pen, width, height } = fresh(this._canvas);
+    const { context, width, height } = clearedContext(this._canvas);
     if (width === 0) return;
     const spanS = width / PX_PER_SECOND;
     const { durationS } = this;
-    this._startS = viewStart({ atS: this._atS, spanS, durationS, startS: this._startS });
+    this._startS = viewStart({ atS: this._positionS, spanS, durationS, startS: this._startS });
     const x = (s) => (s - this._startS) * PX_PER_SECOND;
     const floor = height - 2 * ROW_PX - 6;
-    this._drawShape(pen, { width, floor });
-    this._drawWords(pen, { x, endS: this._startS + spanS, floor });
-    pen.fillStyle = colour("bad");
-    pen.fillRect(x(this._atS) - 1, 0, 2, height);
+    this._drawWaveform(context, { width, floor });
+    this._drawWords(context, { x, endS: this._startS + spanS, floor });
+    context.fillStyle = colour("bad");
+    context.fillRect(x(this._positionS) - 1, 0, 2, height);
   }
 
   _clear() {
-    this._positions.clear();
+    this._index.clear();
     this._peaks = new Peaks({ rateHz: this._rateHz, perSecond: PEAKS_PER_SECOND });
     this._samples = 0;
     this._startS = 0;
-    this._atS = 0;
+    this._positionS = 0;
   }
 
-  _drawShape(pen, { width, floor }) {
+  _drawWaveform(context, { width, floor }) {
     const middle = floor / 2;
-    pen.fillStyle = colour("faint");
+    context.fillStyle = colour("faint");
     for (let px = 0; px < width; px += 2) {
       const from = Math.floor((this._startS + px / PX_PER_SECOND) * PEAKS_PER_SECOND);
       const peak = Math.max(this._peaks.values[from] ?? 0, this._peaks.values[from + 1] ?? 0);
       const tall = Math.max(1, peak * (floor - 8));
-      pen.fillRect(px, middle - tall / 2, 1, tall);
+      context.fillRect(px, middle - tall / 2, 1, tall);
     }
   }
 
-  _drawWords(pen, { x, endS, floor }) {
-    const { words } = this._positions;
-    pen.font = FONT;
-    pen.textBaseline = "middle";
-    for (let i = Math.max(0, this._positions.before(this._startS)); i < words.length; i += 1) {
+  _drawWords(context, { x, endS, floor }) {
+    const { words } = this._index;
+    context.font = FONT;
+    context.textBaseline = "middle";
+    for (let i = Math.max(0, this._index.before(this._startS)); i < words.length; i += 1) {
       const { word, start, end } = words[i];
       if (start > endS) break;
       const top = floor + (i % 2) * ROW_PX;
       const [left, right] = [x(start), x(end)];
-      const said = this._atS >= start && this._atS < end;
-      pen.fillStyle = colour(said ? "user" : "line");
-      pen.fillRect(left, top + 3, Math.max(2, right - left), ROW_PX - 6);
-      // A label may run on until the next word of its row.
+      const isCurrent = this._positionS >= start && this._positionS < end;
+      context.fillStyle = colour(isCurrent ? "user" : "line");
+      context.fillRect(left, top + 3, Math.max(2, right - left), ROW_PX - 6);
+      // A label may extend to the next word of its row.
       const room = x(words[i + 2]?.start ?? endS) - left - 8;
-      pen.save();
-      pen.beginPath();
-      pen.rect(left, top, Math.max(right - left, room), ROW_PX);
-      pen.clip();
-      pen.fillStyle = said ? getComputedStyle(this._place).getPropertyValue("--on-accent") : colour("ink");
-      pen.fillText(word.trim(), left + 4, top + ROW_PX / 2);
-      pen.restore();
+      context.save();
+      context.beginPath();
+      context.rect(left, top, Math.max(right - left, room), ROW_PX);
+      context.clip();
+      context.fillStyle = isCurrent ? getComputedStyle(this._root).getPropertyValue("--on-accent") : colour("ink");
+      context.fillText(word.trim(), left + 4, top + ROW_PX / 2);
+      context.restore();
     }
   }
 
-  _press({ offsetX }) {
+  _onClick({ offsetX }) {
     const s = Math.min(this.durationS, this._startS + offsetX / PX_PER_SECOND);
-    const word = this.wordAt(s) ?? this._positions.words[this._positions.before(s)] ?? null;
-    const near = word !== null && s - word.end < 0.3; // a label is wider than a short word
-    this._play(near ? word.start : s);
+    const word = this.wordAt(s) ?? this._index.words[this._index.before(s)] ?? null;
+    const isNear = word !== null && s - word.end < 0.3; // the label may be wider than the word
+    this._play(isNear ? word.start : s);
   }
 
-  _walk(event) {
-    const { words } = this._positions;
+  _onKeyDown(event) {
+    const { words } = this._index;
     const goto = (index) => index >= 0 && this._seek(words[index].start);
     const steps = { ArrowRight: 1, ArrowUp: 1, ArrowLeft: -1, ArrowDown: -1, PageUp: 10, PageDown: -10 };
-    if (event.key in steps) goto(this._positions.step(this._atS, steps[event.key]));
+    if (event.key in steps) goto(this._index.step(this._positionS, steps[event.key]));
     else if (event.key === "Home") goto(words.length > 0 ? 0 : -1);
     else if (event.key === "End") goto(words.length - 1);
-    else if (event.key === "Enter" || event.key === " ") this._play(this._atS);
+    else if (event.key === "Enter" || event.key === " ") this._play(this._positionS);
     else return;
     event.preventDefault();
   }

@@ -1,8 +1,9 @@
 /**
- * Every sample of the microphone leaves once, in frames of 1920 at 24 kHz that carry their capture time.
+ * Captures the microphone as frames of 1920 samples at 24 kHz, each with its capture time.
  *
- * Time is the audio clock, moved to the Unix epoch once (`epochMs`): both worklets share it, so that
- * differences between them are exact. Muted, silence leaves in its place: the microphone is the model's clock.
+ * Times come from the audio clock, offset to the Unix epoch once (`epochMs`). Both worklets share this clock, so
+ * differences between their times are exact. While muted, frames of silence are sent instead: the model is clocked
+ * by the incoming frames.
  */
 
 import { envelope } from "./envelope.js";
@@ -20,22 +21,22 @@ class Capture extends AudioWorkletProcessor {
     this._emitted = 0;
     this._muted = false;
     this._recording = false;
-    this._wire = null;
-    this.port.onmessage = ({ data }) => this._heed(data);
+    this._connection = null;
+    this.port.onmessage = ({ data }) => this._onMessage(data);
   }
 
-  _heed({ wire, muted, recording, stopped }) {
-    if (wire !== undefined) this._wire = wire;
+  _onMessage({ connection, muted, recording, stopped }) {
+    if (connection !== undefined) this._connection = connection;
     if (muted !== undefined) this._muted = muted;
     if (recording !== undefined) this._recording = recording;
     if (stopped) this._stopped = true;
   }
 
-  process([input]) {
+  process([channels]) {
     if (this._stopped) return false;
-    const heard = input.length === 0 ? new Float32Array(128) : input[0]; // no source: silence, not a gap
+    const input = channels.length === 0 ? new Float32Array(128) : channels[0]; // no source: silence instead of a gap
     this._startedMs ??= this._epochMs + currentTime * 1000;
-    const samples = this._resampler === null ? heard : this._resampler.process(heard);
+    const samples = this._resampler === null ? input : this._resampler.process(input);
     this._framer.push(samples, (frame) => this._emit(frame));
     return true;
   }
@@ -44,11 +45,11 @@ class Capture extends AudioWorkletProcessor {
     const firstMs = this._startedMs + msOf(this._emitted);
     this._emitted += FRAME_SAMPLES;
     const lastMs = firstMs + msOf(FRAME_SAMPLES - 1);
-    const report = { kind: "heard", ...envelope(samples), muted: this._muted };
+    const report = { kind: "captured", ...envelope(samples), muted: this._muted };
     if (this._muted) samples.fill(0);
     if (this._recording) Object.assign(report, { firstMs, samples: samples.slice() });
     this.port.postMessage(report);
-    this._wire?.postMessage({ samples, lastMs }, [samples.buffer]);
+    this._connection?.postMessage({ samples, lastMs }, [samples.buffer]);
   }
 }
 

@@ -1,11 +1,11 @@
-/** A frame's loudness at a glance: 16 peaks of 5 ms for the eye, one RMS for the meter. */
+/** The envelope of a frame for display: 16 peaks of 5 ms each for the waveform, one RMS for the meter. */
 
 import { FRAME_SAMPLES } from "../units.js";
 
 export const PEAKS_PER_FRAME = 16;
 const FLOOR_DB = -120;
 
-/** Peaks and RMS of `samples`, 0 to 1. */
+/** {peaks, rms} of `samples`, 0 to 1. */
 export function envelope(samples) {
   const peaks = new Float32Array(PEAKS_PER_FRAME);
   const stride = FRAME_SAMPLES / PEAKS_PER_FRAME;

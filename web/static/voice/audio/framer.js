@@ -1,4 +1,4 @@
-/** Whatever pieces samples come in, they leave in frames of exactly 1920, none lost and none twice. */
+/** Collects samples in pieces of any size into frames of exactly 1920. */
 
 import { FRAME_SAMPLES } from "../units.js";
 
@@ -8,7 +8,7 @@ export class Framer {
     this._filled = 0;
   }
 
-  /** Take `samples`; `emit(frame)` is called with each whole frame, which is then the caller's. */
+  /** Add `samples`; calls `emit(frame)` with each complete frame, which the caller may keep. */
   push(samples, emit) {
     let taken = 0;
     while (taken < samples.length) {

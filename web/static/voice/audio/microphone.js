@@ -1,23 +1,23 @@
 /**
- * A microphone is asked for with what speech needs, what was granted is read back, and a refusal says why.
+ * Open a microphone with settings for speech, and report what the browser granted or why it failed.
  *
- * Echo cancellation, noise suppression and gain control are requests: the browser decides. Failures are
- * SoundError with a `why` that sentences.js turns into a sentence.
+ * Echo cancellation, noise suppression and gain control are requests; the browser decides. Failures are AudioErrors
+ * whose `why` is a key of the messages in ui/messages.js.
  */
 
 import { RATE_HZ } from "../units.js";
 
-/** The sound path could not be opened; `why` is for programs. */
-export class SoundError extends Error {
+/** The audio path could not be opened; `why` is one of the keys of PROBLEMS in ui/messages.js. */
+export class AudioError extends Error {
   constructor(why, cause) {
     super(why, { cause });
-    this.name = "SoundError";
+    this.name = "AudioError";
     this.why = why;
   }
 }
 
 // By DOMException name (Media Capture and Streams, getUserMedia).
-const REFUSALS = Object.freeze({
+const WHY_BY_ERROR = Object.freeze({
   NotAllowedError: "microphone_denied",
   SecurityError: "microphone_denied",
   NotFoundError: "microphone_missing",
@@ -26,10 +26,10 @@ const REFUSALS = Object.freeze({
   AbortError: "microphone_busy",
 });
 
-/** A MediaStream of one microphone. Throws SoundError. */
+/** The MediaStream of a microphone. Throws AudioError. */
 export async function openMicrophone({ deviceId, echoCancellation, noiseSuppression, autoGainControl }) {
-  if (!globalThis.isSecureContext) throw new SoundError("insecure_context");
-  if (navigator.mediaDevices?.getUserMedia === undefined) throw new SoundError("no_media_devices");
+  if (!globalThis.isSecureContext) throw new AudioError("insecure_context");
+  if (navigator.mediaDevices?.getUserMedia === undefined) throw new AudioError("no_media_devices");
   const audio = {
     channelCount: { ideal: 1 },
     sampleRate: { ideal: RATE_HZ },
@@ -42,19 +42,19 @@ export async function openMicrophone({ deviceId, echoCancellation, noiseSuppress
   try {
     return await navigator.mediaDevices.getUserMedia({ audio });
   } catch (error) {
-    if (!(error.name in REFUSALS)) throw error;
-    throw new SoundError(REFUSALS[error.name], error);
+    if (!(error.name in WHY_BY_ERROR)) throw error;
+    throw new AudioError(WHY_BY_ERROR[error.name], error);
   }
 }
 
-/** What the browser gave of what was asked for; undefined where it does not say. */
+/** The settings that the browser applied; undefined where it does not report them. */
 export function grantedBy(stream) {
   const [track] = stream.getAudioTracks();
   const { echoCancellation, noiseSuppression, autoGainControl, sampleRate, latency } = track.getSettings();
   return { label: track.label, echoCancellation, noiseSuppression, autoGainControl, sampleRate, latency };
 }
 
-/** The devices to choose from, by kind; without permission they have no names and are left out. */
+/** The available devices, by kind; without permission they have no labels and are omitted. */
 export async function listDevices() {
   const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
   const named = (kind) => devices.filter((device) => device.kind === kind && device.label !== "");

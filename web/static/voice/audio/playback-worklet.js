@@ -1,14 +1,14 @@
 /**
- * What arrives is played in order and at once; what is missing is concealed and counted, never hidden.
+ * Plays received frames through the jitter buffer; missing audio is concealed and counted.
  *
- * Frames come from the wire; the jitter buffer decides when they sound. For each one, mic→speaker is the
- * playout of its first sample less the capture of the first sample of the user's frame it answers, both on
- * the audio clock. Ducking turns the agent down within 20 ms, or silences it and drops what waits.
+ * The mic-to-speaker latency of a frame is the playout time of its first sample minus the capture time of the first
+ * sample of the user frame it answers, both on the audio clock. On barge-in the agent is ducked within 20 ms, or
+ * silenced with the buffer flushed.
  */
 
 import { envelope } from "./envelope.js";
 import { Framer } from "./framer.js";
-import { JitterBuffer } from "./jitter.js";
+import { JitterBuffer } from "./jitter-buffer.js";
 import { Resampler } from "./resampler.js";
 import { LAST_SAMPLE_MS, RATE_HZ, msOf } from "../units.js";
 
@@ -20,7 +20,7 @@ class Playback extends AudioWorkletProcessor {
   constructor({ processorOptions: { epochMs } }) {
     super();
     this._epochMs = epochMs;
-    this._jitter = new JitterBuffer();
+    this._jitterBuffer = new JitterBuffer();
     this._framer = new Framer();
     this._resampler = sampleRate === RATE_HZ ? null : new Resampler(RATE_HZ, sampleRate);
     this._ready = new Float32Array(0); // resampled, not yet played
@@ -30,42 +30,42 @@ class Playback extends AudioWorkletProcessor {
     this._latenciesMs = [];
     this._lastPlayedFrame = null;
     this._gain = 1;
-    this._wantedGain = 1;
-    this._silenced = false;
+    this._targetGain = 1;
+    this._isFlushing = false;
     this._recording = false;
-    this._wire = null;
-    this.port.onmessage = ({ data }) => this._heed(data);
+    this._connection = null;
+    this.port.onmessage = ({ data }) => this._onMessage(data);
   }
 
-  _heed({ wire, barge, recording, stopped }) {
-    if (wire !== undefined) {
-      this._wire = wire;
-      wire.onmessage = ({ data }) => this._receive(data);
+  _onMessage({ connection, bargeIn, recording, stopped }) {
+    if (connection !== undefined) {
+      this._connection = connection;
+      connection.onmessage = ({ data }) => this._receive(data);
     }
-    if (barge !== undefined) this._yieldTo(barge);
+    if (bargeIn !== undefined) this._setBargeIn(bargeIn);
     if (recording !== undefined) this._recording = recording;
     if (stopped) this._stopped = true;
   }
 
-  /** The user speaks over the agent (`duck`, `flush`), or has stopped to (null). */
-  _yieldTo(barge) {
-    this._silenced = barge === "flush";
-    this._wantedGain = barge === null ? 1 : barge === "duck" ? DUCKED_GAIN : 0;
-    if (this._silenced) this._jitter.flush();
+  /** `duck` or `flush` while the user speaks over the agent; null otherwise. */
+  _setBargeIn(bargeIn) {
+    this._isFlushing = bargeIn === "flush";
+    this._targetGain = bargeIn === null ? 1 : bargeIn === "duck" ? DUCKED_GAIN : 0;
+    if (this._isFlushing) this._jitterBuffer.flush();
   }
 
   _receive(message) {
     if (message.kind === "pause") {
-      this._jitter.flush();
+      this._jitterBuffer.flush();
       this._lastPlayedFrame = null;
       return;
     }
     const { samples, echoMs, index } = message;
-    if (this._silenced) {
-      this._lastPlayedFrame = index; // heard by nobody, but not waiting either
+    if (this._isFlushing) {
+      this._lastPlayedFrame = index; // not played, but not pending either
       return;
     }
-    this._jitter.push(samples, { echoMs, index });
+    this._jitterBuffer.push(samples, { echoMs, index });
   }
 
   process(_inputs, [output]) {
@@ -93,31 +93,31 @@ class Playback extends AudioWorkletProcessor {
 
   _pull(block) {
     const blockMs = this._startedMs + msOf(this._pulled);
-    const began = ({ echoMs }, at) => this._latenciesMs.push(blockMs + msOf(at) - (echoMs - LAST_SAMPLE_MS));
-    const ended = ({ index }) => {
+    const onStart = ({ echoMs }, at) => this._latenciesMs.push(blockMs + msOf(at) - (echoMs - LAST_SAMPLE_MS));
+    const onEnd = ({ index }) => {
       this._lastPlayedFrame = index;
     };
-    this._jitter.pull(block, began, ended);
+    this._jitterBuffer.pull(block, onStart, onEnd);
     this._pulled += block.length;
-    const stepGain = Math.sign(this._wantedGain - this._gain) / RAMP_SAMPLES;
+    const stepGain = Math.sign(this._targetGain - this._gain) / RAMP_SAMPLES;
     for (let i = 0; i < block.length; i += 1) {
-      if (Math.abs(this._wantedGain - this._gain) > Math.abs(stepGain)) this._gain += stepGain;
-      else this._gain = this._wantedGain;
+      if (Math.abs(this._targetGain - this._gain) > Math.abs(stepGain)) this._gain += stepGain;
+      else this._gain = this._targetGain;
       block[i] *= this._gain;
     }
     this._framer.push(block, (played) => this._report(played, blockMs + msOf(block.length) - msOf(played.length)));
   }
 
-  /** Every 80 ms of playing: to the page what was heard, to the wire what the server wants to know. */
+  /** Every 80 ms: report to the page, and send the playout state to the connection. */
   _report(played, firstMs) {
-    const { underruns, frames, trimmedSamples, bufferedSamples, cushionSamples, isPlaying } = this._jitter;
+    const { underruns, frames, trimmedSamples, bufferedSamples, targetDelaySamples, isPlaying } = this._jitterBuffer;
     const bufferMs = msOf(bufferedSamples);
     const report = {
       kind: "played",
       ...envelope(played),
       isPlaying,
       bufferMs,
-      cushionMs: msOf(cushionSamples),
+      targetDelayMs: msOf(targetDelaySamples),
       underruns,
       frames,
       trimmedMs: msOf(trimmedSamples),
@@ -125,7 +125,7 @@ class Playback extends AudioWorkletProcessor {
     };
     if (this._recording) Object.assign(report, { firstMs, samples: played });
     this.port.postMessage(report);
-    this._wire?.postMessage({ lastPlayedFrame: this._lastPlayedFrame, underruns, bufferMs });
+    this._connection?.postMessage({ lastPlayedFrame: this._lastPlayedFrame, underruns, bufferMs });
     this._latenciesMs = [];
   }
 }

@@ -1,15 +1,15 @@
 /**
- * What was said and heard, as it was heard: user left, agent right, on one clock, in this page's memory only.
+ * Records a conversation in the page's memory: user left, agent right, on one clock, with the transcript.
  *
- * Each side comes in frames of 80 ms with the time of their first sample; where one has none, it is silent.
- * It holds an hour, then stops by itself. What does not belong here: saving, which only the user does.
+ * Each side is added in frames of 80 ms with the time of their first sample; gaps are silent. At most an hour is
+ * kept. Saving is up to the user, see ui/recording.js.
  */
 
 import { RATE_HZ } from "../units.js";
 import { quantize, wav } from "./wav.js";
 
-const SECOND_SAMPLES = 2 * RATE_HZ; // left and right
-const LIMIT_S = 3600;
+const SECOND_SAMPLES = 2 * RATE_HZ; // stereo
+const MAX_DURATION_S = 3600;
 
 export class Recorder {
   constructor() {
@@ -24,7 +24,7 @@ export class Recorder {
   }
 
   get isFull() {
-    return this._seconds.length >= LIMIT_S;
+    return this._seconds.length >= MAX_DURATION_S;
   }
 
   get isEmpty() {
@@ -32,15 +32,15 @@ export class Recorder {
   }
 
   user(samples, firstMs) {
-    this._place(samples, firstMs, 0);
+    this._mix(samples, firstMs, 0);
   }
 
   agent(samples, firstMs) {
-    this._place(samples, firstMs, 1);
+    this._mix(samples, firstMs, 1);
   }
 
-  /** An utterance, closed. */
-  write(who, text, atMs) {
+  /** Add the final text of an utterance. */
+  addText(who, text, atMs) {
     if (this._startMs !== null) this._lines.push({ who, text, atMs: Math.max(0, atMs - this._startMs) });
   }
 
@@ -52,30 +52,30 @@ export class Recorder {
   }
 
   transcript() {
-    const line = ({ who, text, atMs }) => `${clock(atMs)}  ${who}: ${text}\n`;
+    const line = ({ who, text, atMs }) => `${formatDuration(atMs)}  ${who}: ${text}\n`;
     return new Blob(this._lines.map(line), { type: "text/plain;charset=utf-8" });
   }
 
-  _place(samples, firstMs, channel) {
+  _mix(samples, firstMs, channel) {
     this._startMs ??= firstMs;
     const start = Math.round(((firstMs - this._startMs) * RATE_HZ) / 1000);
     const quantized = quantize(samples);
     for (let i = Math.max(0, -start); i < quantized.length; i += 1) {
       const second = Math.floor((start + i) / RATE_HZ);
-      if (second >= LIMIT_S) return;
-      this._open(second);
+      if (second >= MAX_DURATION_S) return;
+      this._growTo(second);
       this._seconds[second][2 * (start + i - second * RATE_HZ) + channel] = quantized[i];
     }
     this._endSamples = Math.max(this._endSamples, start + quantized.length);
   }
 
-  _open(second) {
+  _growTo(second) {
     while (this._seconds.length <= second) this._seconds.push(new Int16Array(SECOND_SAMPLES));
   }
 }
 
 /** m:ss */
-export function clock(ms) {
+export function formatDuration(ms) {
   const seconds = Math.floor(ms / 1000);
   return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 }

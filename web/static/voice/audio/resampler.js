@@ -1,9 +1,9 @@
 /**
- * Resampled in pieces or whole, the same samples come out; a tone keeps its pitch and its level.
+ * Streaming resampler: the result does not depend on how the input is split.
  *
- * A polyphase windowed sinc: the ratio is reduced to out/in = L/M, and output n lies at input position
- * n·M/L exactly, so nothing drifts however long it runs. Below the lower rate's Nyquist the passband is
- * flat; the window is Kaiser's (β = 8, about 80 dB of stopband).
+ * Polyphase windowed sinc: the ratio is reduced to out/in = L/M, and output n is at input position n·M/L exactly,
+ * so that there is no drift. The passband is flat up to 0.94 of the lower Nyquist frequency; the window is Kaiser
+ * (β = 8, about 80 dB of stopband attenuation).
  * Source: Smith, "Digital Audio Resampling", CCRMA.
  */
 
@@ -19,13 +19,13 @@ export class Resampler {
     const cutoff = Math.min(1, this._up / this._down) * ROLLOFF;
     this._reach = Math.ceil(ZERO_CROSSINGS / cutoff);
     this._phases = phases(this._up, this._reach, cutoff);
-    // Silence stands in front of the first sample, so that output 0 lies at input 0.
+    // Preceded by silence, so that output 0 is at input 0.
     this._held = new Float32Array(this._reach - 1);
     this._index = 0; // of the input sample at or before the next output, counted in _held
-    this._phase = 0; // how far the next output lies behind it, in 1/up of a sample
+    this._phase = 0; // how far the next output is after it, in 1/up of a sample
   }
 
-  /** What `samples` complete, as a new Float32Array; the last few wait for what follows them. */
+  /** Add `samples`. → the output available so far, as a new Float32Array. */
   process(samples) {
     const held = new Float32Array(this._held.length + samples.length);
     held.set(this._held);
@@ -50,7 +50,7 @@ export class Resampler {
   }
 }
 
-/** One kernel for each of the `up` places an output may have between two inputs. */
+/** One kernel for each of the `up` positions that an output may have between two inputs. */
 function phases(up, reach, cutoff) {
   return Array.from({ length: up }, (_, phase) => {
     const kernel = Float64Array.from({ length: 2 * reach }, (_unused, tap) => {
@@ -58,7 +58,7 @@ function phases(up, reach, cutoff) {
       return cutoff * sinc(cutoff * distance) * kaiser(distance / reach);
     });
     const sum = kernel.reduce((total, weight) => total + weight, 0);
-    return kernel.map((weight) => weight / sum); // a constant stays what it is
+    return kernel.map((weight) => weight / sum); // unity gain at DC
   });
 }
 

@@ -1,14 +1,14 @@
-/** A recording is RIFF/WAVE, PCM of 16 bits: any player opens it. Source: RFC 2361, WAVE_FORMAT_PCM. */
+/** WAV files of 16-bit PCM. Source: RFC 2361, WAVE_FORMAT_PCM. */
 
 const HEADER_BYTES = 44;
 const BYTES = 2;
 
-/** 16-bit samples of floats within ±1; what is beyond is clipped. */
+/** Floats to 16-bit samples; values beyond ±1 are clipped. */
 export function quantize(samples) {
   return Int16Array.from(samples, (sample) => Math.round(32767 * Math.max(-1, Math.min(1, sample))));
 }
 
-/** A Blob of a WAV file; `chunks` are Int16Arrays, interleaved where there are more channels than one. */
+/** A WAV file as a Blob; `chunks` are Int16Arrays, interleaved if there are several channels. */
 export function wav(chunks, { rateHz, channels }) {
   const dataBytes = chunks.reduce((sum, chunk) => sum + chunk.byteLength, 0);
   const header = new DataView(new ArrayBuffer(HEADER_BYTES));

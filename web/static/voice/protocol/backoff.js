@@ -1,13 +1,13 @@
 /**
- * The longer a server stays away, the more rarely it is asked; what it asked for itself is kept.
+ * Reconnect delays: exponential backoff with jitter, never less than what the server asked for.
  *
- * Delays double from half a second to ten, each shortened by up to a quarter at random, so that pages
- * that lost the same server do not come back in step.
+ * Delays double from 0.5 s to 10 s, each shortened by up to a quarter at random, so that pages that lost the same
+ * server do not reconnect at the same time.
  */
 
 const FIRST_MS = 500;
-const LAST_MS = 10_000;
-const SPREAD = 0.25;
+const MAX_MS = 10_000;
+const JITTER = 0.25;
 
 export class Backoff {
   constructor(random = Math.random) {
@@ -17,12 +17,12 @@ export class Backoff {
 
   /** How long to wait before the next attempt; never less than `retryAfterMs`. */
   next(retryAfterMs = 0) {
-    const delayMs = Math.min(LAST_MS, FIRST_MS * 2 ** this.attempt) * (1 - SPREAD * this._random());
+    const delayMs = Math.min(MAX_MS, FIRST_MS * 2 ** this.attempt) * (1 - JITTER * this._random());
     this.attempt += 1;
     return Math.max(delayMs, retryAfterMs);
   }
 
-  /** A connection held: the next loss starts from the beginning. */
+  /** Start over after a stable connection. */
   reset() {
     this.attempt = 0;
   }

@@ -1,8 +1,8 @@
 /**
- * Packets in, events out: what a client must do by the protocol happens here, and nothing else does.
+ * The client side of the protocol: packets in, events out.
  *
- * No socket, no clock, no screen: bytes and times are handed in, packets to send are offered to an outbox.
- * Source: docs/reference/protocol.md. Neighbours: packets.js spells, wire.js owns the socket.
+ * No socket and no clock: bytes and times are passed in, packets to send go to a send queue.
+ * Source: docs/reference/protocol.md. Neighbours: packets.js is the codec, connection-worker.js owns the socket.
  */
 
 import { Liveness } from "./liveness.js";
@@ -11,9 +11,9 @@ import { FRAME_MS, FRAME_SAMPLES } from "../units.js";
 
 const EMPTY = new Uint8Array(0);
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-const ASSUMED = Object.freeze({ everyMs: 5000, timeoutMs: 15_000 }); // until the server names its own
+const DEFAULT_INTERVALS = Object.freeze({ everyMs: 5000, timeoutMs: 15_000 }); // until the server sends its own
 
-/** The server broke the protocol; the connection is of no more use. */
+/** The server violated the protocol; the connection must be closed. */
 export class ServerProtocolError extends Error {
   constructor(message) {
     super(message);
@@ -22,95 +22,95 @@ export class ServerProtocolError extends Error {
 }
 
 export class Conversation {
-  /** `heard` and `receipts` are the session's: they are handed on from one connection to the next. */
-  constructor({ outbox, heard, receipts, nowMs, epochMs }) {
-    this._outbox = outbox;
-    this._heard = heard;
-    this._receipts = receipts;
+  /** `receivedIds` and `unackedPackets` belong to the session and outlive a connection. */
+  constructor({ sendQueue, receivedIds, unackedPackets, nowMs, epochMs }) {
+    this._sendQueue = sendQueue;
+    this._receivedIds = receivedIds;
+    this._unackedPackets = unackedPackets;
     this._epochMs = epochMs;
-    this._liveness = new Liveness({ ...ASSUMED, nowMs });
-    this._parted = false;
+    this._liveness = new Liveness({ ...DEFAULT_INTERVALS, nowMs });
+    this._isClosing = false;
     this.isReady = false;
     this.framesReceived = 0;
     this.ignored = 0;
   }
 
-  /** The events that one message brings, in order; acks and answers are offered on the way. */
+  /** Process one message. → its events, in order; ACKs and heartbeat answers are queued. */
   receive(message, nowMs) {
-    const packet = read(message);
-    this._liveness.hear(nowMs);
+    const packet = decodeMessage(message);
+    this._liveness.packetReceived(nowMs);
     if (packet.wantsAck && packet.type !== Type.ACK) {
       this._acknowledge(packet.seq);
-      if (!this._heard.isNew()) return []; // sent again, though it had arrived
+      if (!this._receivedIds.isNew()) return []; // a duplicate, sent again after a reconnect
     }
     switch (packet.type) {
       case Type.HEARTBEAT:
-        if (this._liveness.answers(nowMs)) this._beat();
+        if (this._liveness.shouldAnswer(nowMs)) this._sendHeartbeat();
         return [];
       case Type.ACK:
-        this._acked(packet);
+        this._onAck(packet);
         return [];
       case Type.AUDIO_CHUNK:
-        return this._audio(packet);
+        return this._onAudio(packet);
       case Type.TEXT_PARTIAL:
         return [{ kind: "text", final: false, text: textOf(packet) }];
       case Type.TEXT_FINAL:
         return [{ kind: "text", final: true, text: textOf(packet) }];
       case Type.METADATA:
-        return this._metadata(packet);
+        return this._onMetadata(packet);
       default:
         this.ignored += 1;
         return [];
     }
   }
 
-  /** What time asks for: a heartbeat; true where the server has been silent for too long. */
+  /** Queue a heartbeat if one is due. → whether the server has timed out. */
   tick(nowMs) {
     if (this._liveness.isDue(nowMs)) {
-      this._liveness.ask(nowMs);
-      this._beat();
+      this._liveness.heartbeatSent(nowMs);
+      this._sendHeartbeat();
     }
-    return this._liveness.isOver(nowMs);
+    return this._liveness.hasTimedOut(nowMs);
   }
 
-  /** One frame of the user's voice; `lastMs` is the capture time of its last sample. */
-  speak(samples, lastMs) {
-    if (!this.isReady || this._parted) return;
-    this._offer(Type.AUDIO_CHUNK, Priority.CRITICAL, payloadOf(samples), { timestampMs: lastMs });
+  /** Send one frame of the user's audio; `lastMs`: the capture time of its last sample. */
+  sendAudio(samples, lastMs) {
+    if (!this.isReady || this._isClosing) return;
+    this._enqueue(Type.AUDIO_CHUNK, Priority.CRITICAL, payloadOf(samples), { timestampMs: lastMs });
   }
 
-  /** What the user says, as it was written down here: the utterance so far, or closed. */
-  write({ text, final }) {
-    if (!this.isReady || this._parted) return;
+  /** Send the user's caption: the utterance so far, or its final text. */
+  sendText({ text, final }) {
+    if (!this.isReady || this._isClosing) return;
     const payload = new TextEncoder().encode(text);
     if (!final) {
-      this._offer(Type.TEXT_PARTIAL, Priority.NORMAL, payload);
+      this._enqueue(Type.TEXT_PARTIAL, Priority.NORMAL, payload);
       return;
     }
-    this._outbox.forgetPartials();
-    this._offer(Type.TEXT_FINAL, Priority.HIGH, payload, { wantsAck: true });
+    this._sendQueue.dropPartials();
+    this._enqueue(Type.TEXT_FINAL, Priority.HIGH, payload, { wantsAck: true });
   }
 
-  /** Client metadata: `configure`, `vad`, `client_stats` or `bye`. */
-  tell(metadata) {
-    if (this._parted) return;
+  /** Send client metadata: `configure`, `vad`, `client_stats` or `bye`. */
+  sendMetadata(metadata) {
+    if (this._isClosing) return;
     const priority = metadata.type === "client_stats" ? Priority.LOW : Priority.HIGH;
-    this._offer(Type.METADATA, priority, new TextEncoder().encode(JSON.stringify(metadata)));
-    if (metadata.type === "bye") this._parted = true;
+    this._enqueue(Type.METADATA, priority, new TextEncoder().encode(JSON.stringify(metadata)));
+    if (metadata.type === "bye") this._isClosing = true;
   }
 
-  _acked({ payload }) {
+  _onAck({ payload }) {
     const known =
       payload.length === 4 &&
-      this._receipts.release(new DataView(payload.buffer, payload.byteOffset).getUint32(0, true));
+      this._unackedPackets.acknowledge(new DataView(payload.buffer, payload.byteOffset).getUint32(0, true));
     if (!known) this.ignored += 1;
   }
 
-  _audio({ payload, timestampMs }) {
+  _onAudio({ payload, timestampMs }) {
     const samples = samplesOf(payload);
     const count = samples.length / FRAME_SAMPLES;
     if (!Number.isInteger(count) || count === 0) {
-      throw new ServerProtocolError(`${samples.length} samples are no whole frames`);
+      throw new ServerProtocolError(`${samples.length} samples are not a whole number of frames`);
     }
     return Array.from({ length: count }, (_, i) => {
       const index = this.framesReceived;
@@ -120,21 +120,21 @@ export class Conversation {
     });
   }
 
-  _metadata(packet) {
-    const metadata = parse(textOf(packet));
+  _onMetadata(packet) {
+    const metadata = parseMetadata(textOf(packet));
     switch (metadata.type) {
       case "connection_established":
-        this._liveness.adopt({
+        this._liveness.setIntervals({
           everyMs: metadata.limits.heartbeatEveryMs,
           timeoutMs: metadata.limits.heartbeatTimeoutMs,
         });
         break;
       case "ready":
-        this._heard.restart();
+        this._receivedIds.reset();
         this.isReady = true;
         break;
       case "resumed":
-        this._heard.resume(metadata);
+        this._receivedIds.resume(metadata);
         this.isReady = true;
         break;
       case "recording":
@@ -154,20 +154,20 @@ export class Conversation {
   _acknowledge(seq) {
     const payload = new Uint8Array(4);
     new DataView(payload.buffer).setUint32(0, seq, true);
-    this._offer(Type.ACK, Priority.HIGH, payload);
+    this._enqueue(Type.ACK, Priority.HIGH, payload);
   }
 
-  _beat() {
-    this._offer(Type.HEARTBEAT, Priority.LOW, EMPTY);
+  _sendHeartbeat() {
+    this._enqueue(Type.HEARTBEAT, Priority.LOW, EMPTY);
   }
 
-  _offer(type, priority, payload, { timestampMs = this._epochMs(), wantsAck = false } = {}) {
-    this._outbox.offer({ type, priority, timestampMs, payload, wantsAck });
+  _enqueue(type, priority, payload, { timestampMs = this._epochMs(), wantsAck = false } = {}) {
+    this._sendQueue.push({ type, priority, timestampMs, payload, wantsAck });
   }
 }
 
-function read(message) {
-  if (typeof message === "string") throw new ServerProtocolError("text frames are not spoken here");
+function decodeMessage(message) {
+  if (typeof message === "string") throw new ServerProtocolError("unexpected text frame");
   try {
     return decode(new Uint8Array(message));
   } catch (error) {
@@ -179,19 +179,19 @@ function textOf({ payload }) {
   try {
     return UTF8.decode(payload);
   } catch {
-    throw new ServerProtocolError("text came that is not UTF-8");
+    throw new ServerProtocolError("text is not valid UTF-8");
   }
 }
 
-function parse(text) {
+function parseMetadata(text) {
   let metadata;
   try {
     metadata = JSON.parse(text);
   } catch {
-    throw new ServerProtocolError("metadata came that is not JSON");
+    throw new ServerProtocolError("metadata is not valid JSON");
   }
   if (metadata === null || typeof metadata !== "object" || typeof metadata.type !== "string") {
-    throw new ServerProtocolError("metadata came that is no object with a type");
+    throw new ServerProtocolError("metadata is not an object with a type");
   }
   return metadata;
 }

@@ -1,56 +1,57 @@
 /**
- * Heartbeats never echo for ever, and a server that says nothing is noticed.
+ * Heartbeats: when to send one, when to answer one, and when the server counts as dead.
  *
- * A heartbeat does not say whether it asks or answers, so each end counts the questions it has open:
- * one that arrives while any is open answers it; any other is a question, and is answered, unless the
- * last answer was given less than a second before. Time is handed in, in ms, and never goes back.
+ * A heartbeat packet does not say whether it is a request or an answer, so each end counts its unanswered ones:
+ * a heartbeat that arrives while any is unanswered is an answer; any other is a request, and is answered unless
+ * the last answer was sent less than a second ago. So two ends never echo heartbeats for ever. Times are in ms and
+ * passed in; they never decrease.
  */
 
-const ANSWER_SPACING_MS = 1000;
+const MIN_ANSWER_INTERVAL_MS = 1000;
 
 export class Liveness {
   constructor({ everyMs, timeoutMs, nowMs }) {
     this._everyMs = everyMs;
     this._timeoutMs = timeoutMs;
-    this._heardMs = nowMs;
-    this._askedMs = nowMs;
-    this._answeredMs = nowMs - ANSWER_SPACING_MS;
-    this._open = 0;
+    this._receivedMs = nowMs;
+    this._sentMs = nowMs;
+    this._answeredMs = nowMs - MIN_ANSWER_INTERVAL_MS;
+    this._unanswered = 0;
   }
 
-  /** The server names its own intervals once it is there. */
-  adopt({ everyMs, timeoutMs }) {
+  /** Use the intervals that the server sent. */
+  setIntervals({ everyMs, timeoutMs }) {
     this._everyMs = everyMs;
     this._timeoutMs = timeoutMs;
   }
 
-  /** Any packet is a sign of life. */
-  hear(nowMs) {
-    this._heardMs = nowMs;
+  /** Any packet shows that the server is alive. */
+  packetReceived(nowMs) {
+    this._receivedMs = nowMs;
   }
 
-  /** A heartbeat of our own goes out. */
-  ask(nowMs) {
-    this._askedMs = nowMs;
-    this._open += 1;
+  /** A heartbeat of our own was sent. */
+  heartbeatSent(nowMs) {
+    this._sentMs = nowMs;
+    this._unanswered += 1;
   }
 
-  /** A heartbeat came: whether it is to be answered. */
-  answers(nowMs) {
-    if (this._open > 0) {
-      this._open -= 1;
+  /** A heartbeat was received: whether to answer it. */
+  shouldAnswer(nowMs) {
+    if (this._unanswered > 0) {
+      this._unanswered -= 1;
       return false;
     }
-    if (nowMs - this._answeredMs < ANSWER_SPACING_MS) return false;
+    if (nowMs - this._answeredMs < MIN_ANSWER_INTERVAL_MS) return false;
     this._answeredMs = nowMs;
     return true;
   }
 
   isDue(nowMs) {
-    return nowMs >= this._askedMs + this._everyMs;
+    return nowMs >= this._sentMs + this._everyMs;
   }
 
-  isOver(nowMs) {
-    return nowMs >= this._heardMs + this._timeoutMs;
+  hasTimedOut(nowMs) {
+    return nowMs >= this._receivedMs + this._timeoutMs;
   }
 }

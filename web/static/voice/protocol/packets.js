@@ -1,9 +1,9 @@
 /**
- * One message is one packet: whatever is spelled here, the server reads, byte for byte.
+ * Encode and decode packets; one WebSocket message is one packet.
  *
- * The header is 17 bytes, little endian: type u8, priority u8, seq u32, timestamp f64, length u16, ack u8.
- * The other half is the server's codec; `tests/data/packets.json` holds both to the same bytes.
- * What does not belong here: what a packet means (conversation.js).
+ * The header is 17 bytes, little endian: type u8, priority u8, seq u32, timestamp f64, length u16, ack u8. The
+ * server has the other implementation; `tests/data/packets.json` holds byte-exact vectors for both. The meaning
+ * of a packet is in conversation.js.
  */
 
 export const Type = Object.freeze({
@@ -21,7 +21,7 @@ export const HEADER_BYTES = 17;
 export const SEQ_MODULUS = 2 ** 32;
 const MAX_PAYLOAD_BYTES = 0xffff;
 
-/** What arrived is no packet. `fault` is for programs: empty_message, short_header or length_mismatch. */
+/** The message is not a packet. `fault`: empty_message, short_header or length_mismatch. */
 export class PacketError extends Error {
   constructor(fault, message) {
     super(message);
@@ -33,7 +33,7 @@ export class PacketError extends Error {
 /** The bytes of one packet; `payload` is a Uint8Array. */
 export function encode({ type, priority, seq, timestampMs, payload, wantsAck }) {
   if (payload.byteLength > MAX_PAYLOAD_BYTES) {
-    throw new RangeError(`a payload of ${payload.byteLength} bytes does not fit into a packet`);
+    throw new RangeError(`a payload of ${payload.byteLength} bytes does not fit in a packet`);
   }
   const message = new Uint8Array(HEADER_BYTES + payload.byteLength);
   const view = new DataView(message.buffer);
@@ -48,12 +48,12 @@ export function encode({ type, priority, seq, timestampMs, payload, wantsAck }) 
 }
 
 /**
- * The packet that `message` (a Uint8Array) spells; its payload is a view of the message.
+ * Decode `message`, a Uint8Array; the payload is a view of it.
  *
  * Throws PacketError, and nothing else.
  */
 export function decode(message) {
-  if (message.byteLength === 0) throw new PacketError("empty_message", "an empty message came");
+  if (message.byteLength === 0) throw new PacketError("empty_message", "the message is empty");
   if (message.byteLength < HEADER_BYTES) {
     throw new PacketError("short_header", `a packet has at least ${HEADER_BYTES} bytes`);
   }
@@ -61,7 +61,8 @@ export function decode(message) {
   const lengthBytes = view.getUint16(14, true);
   const payload = message.subarray(HEADER_BYTES);
   if (lengthBytes !== payload.byteLength) {
-    throw new PacketError("length_mismatch", `${lengthBytes} bytes announced, ${payload.byteLength} came`);
+    const message = `the header announces ${lengthBytes} bytes of payload, not ${payload.byteLength}`;
+    throw new PacketError("length_mismatch", message);
   }
   return {
     type: view.getUint8(0),
@@ -73,7 +74,7 @@ export function decode(message) {
   };
 }
 
-/** The samples of an audio payload; copied, because the header leaves them unaligned. */
+/** The samples of an audio payload, copied because the header leaves them unaligned. */
 export function samplesOf(payload) {
   const bytes = payload.slice();
   return new Float32Array(bytes.buffer, 0, Math.floor(bytes.byteLength / Float32Array.BYTES_PER_ELEMENT));

@@ -1,38 +1,38 @@
 /**
- * Nothing is shown twice: what is sent again after a cut is known by its number in the session.
+ * Duplicate detection for packets that the server sends again after a reconnect.
  *
- * Packets that want an ACK are counted over the whole session, from 0, and the number is nowhere in the
- * packet: both ends count, and `resumed` names the numbers of what follows. On one connection they only
- * grow, so the last one says it all.
+ * Packets that request an ACK are numbered over the whole session, from 0. The number is not in the packet: both
+ * ends count, and `resumed` lists the numbers of the packets that follow. Within one connection numbers only
+ * increase, so the last one is enough to detect duplicates.
  */
 
-export class Heard {
+export class ReceivedIds {
   constructor() {
-    this.restart();
+    this.reset();
   }
 
-  /** A new session counts from 0. */
-  restart() {
-    this._again = [];
+  /** A new session starts at 0. */
+  reset() {
+    this._resentIds = [];
     this._nextId = 0;
     this._last = -1;
   }
 
-  /** What comes next has the ids of `unacked`; what comes after counts on from `nextId`. */
+  /** The next packets have the ids in `unacked`; after those, counting continues at `nextId`. */
   resume({ unacked, nextId }) {
-    this._again = [...unacked];
+    this._resentIds = [...unacked];
     this._nextId = nextId;
   }
 
-  /** A packet that wants an ACK came: whether it is new. */
+  /** A packet that requests an ACK was received: whether it is new. */
   isNew() {
-    let id = this._again.shift();
+    let id = this._resentIds.shift();
     if (id === undefined) {
       id = this._nextId;
       this._nextId += 1;
     }
-    const fresh = id > this._last;
+    const isNewId = id > this._last;
     this._last = Math.max(this._last, id);
-    return fresh;
+    return isNewId;
   }
 }

@@ -1,35 +1,35 @@
 /**
- * What must arrive is known until it has: packets that want an ACK are kept over the whole session.
+ * Packets that request an ACK, kept until it arrives, across reconnects.
  *
- * By the number they were written under; after a resume they are written again, under new ones. At most
- * LIMIT are kept, the newest: a server that never acknowledges costs no memory.
+ * They are keyed by sequence number; after a resume they are sent again under new ones. At most MAX_PACKETS are
+ * kept, the newest, so that a server that never acknowledges does not use up memory.
  */
 
-const LIMIT = 256;
+const MAX_PACKETS = 256;
 
-export class Receipts {
+export class UnackedPackets {
   constructor() {
     this._packets = new Map(); // by seq
     this.acked = 0;
   }
 
-  get waiting() {
+  get count() {
     return this._packets.size;
   }
 
-  enter(seq, packet) {
+  add(seq, packet) {
     this._packets.set(seq, packet);
-    if (this._packets.size > LIMIT) this._packets.delete(this._packets.keys().next().value);
+    if (this._packets.size > MAX_PACKETS) this._packets.delete(this._packets.keys().next().value);
   }
 
-  /** An ACK came: whether it is for one of these. */
-  release(seq) {
+  /** An ACK was received: whether it is for one of these packets. */
+  acknowledge(seq) {
     if (!this._packets.delete(seq)) return false;
     this.acked += 1;
     return true;
   }
 
-  /** The connection is gone: give up what waits, oldest first, to be offered again or forgotten. */
+  /** Remove and return all packets, oldest first, when the connection is lost. */
   takeAll() {
     const packets = [...this._packets.values()];
     this._packets.clear();

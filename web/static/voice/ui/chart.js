@@ -1,11 +1,11 @@
-/** The last minute of one figure, against what it may be: green below the budget, red above the limit. */
+/** A sparkline of the last minute of one metric, coloured by its limits. */
 
-import { colour, fresh } from "./palette.js";
+import { colour, clearedContext } from "./palette.js";
 
 const POINTS = 60;
 
 export class Chart {
-  /** `limits`: values at which dashed lines stand; the last one is where it turns bad. */
+  /** `limits`: values of the dashed lines; above the first one the line is a warning, above the last one bad. */
   constructor(canvas, { limits, unit }) {
     this._canvas = canvas;
     this._limits = limits;
@@ -26,32 +26,32 @@ export class Chart {
   }
 
   draw() {
-    const { pen, width, height } = fresh(this._canvas);
+    const { context, width, height } = clearedContext(this._canvas);
     const known = this._values.filter((value) => value !== null);
     const top = 1.15 * Math.max(this._limits[0] ?? 0, 1, ...known);
     const y = (value) => height - (value / top) * (height - 3) - 1.5;
-    pen.setLineDash([3, 3]);
-    pen.strokeStyle = colour("faint");
-    pen.lineWidth = 1;
+    context.setLineDash([3, 3]);
+    context.strokeStyle = colour("faint");
+    context.lineWidth = 1;
     for (const limit of this._limits.filter((value) => value <= top)) {
-      pen.beginPath();
-      pen.moveTo(0, y(limit));
-      pen.lineTo(width, y(limit));
-      pen.stroke();
+      context.beginPath();
+      context.moveTo(0, y(limit));
+      context.lineTo(width, y(limit));
+      context.stroke();
     }
-    pen.setLineDash([]);
-    pen.strokeStyle = colour(this._tone(known.at(-1)));
-    pen.lineWidth = 1.75;
-    pen.lineJoin = "round";
-    pen.beginPath();
+    context.setLineDash([]);
+    context.strokeStyle = colour(this._tone(known.at(-1)));
+    context.lineWidth = 1.75;
+    context.lineJoin = "round";
+    context.beginPath();
     this._values.forEach((value, i) => {
       const x = width - (this._values.length - 1 - i) * (width / (POINTS - 1));
-      if (value === null || this._values[i - 1] === null || i === 0) pen.moveTo(x, y(value ?? 0));
-      else pen.lineTo(x, y(value));
+      if (value === null || this._values[i - 1] === null || i === 0) context.moveTo(x, y(value ?? 0));
+      else context.lineTo(x, y(value));
     });
-    pen.stroke();
+    context.stroke();
     const last = known.at(-1);
-    const label = last === undefined ? "no measurements yet" : `now ${last.toFixed(1)} ${this._unit}`;
+    const label = last === undefined ? "no data yet" : `now ${last.toFixed(1)} ${this._unit}`;
     this._canvas.setAttribute("aria-label", `${this._canvas.dataset.name}: ${label}`);
   }
 

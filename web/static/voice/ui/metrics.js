@@ -1,19 +1,19 @@
 /**
- * What the page knows of the conversation, as numbers over the last seconds: measured here or told by the server.
+ * The metrics of a call over the last seconds, measured here or reported by the server.
  *
- * Fed with every event; read by the status panel and by "Why is it silent?". Null: not measured yet.
+ * Updated by every event; read by the statistics panel and the troubleshooting panel. Null: not measured yet.
  */
 
 import { decibels } from "../audio/envelope.js";
-import { Window } from "../percentiles.js";
+import { RollingPercentiles } from "../percentiles.js";
 import { FRAME_MS } from "../units.js";
 
-const LATELY_FRAMES = 5000 / FRAME_MS;
-const WORDS_FRAMES = 15_000 / FRAME_MS;
+const RECENT_FRAMES = 5000 / FRAME_MS;
+const TEXT_FRAMES = 15_000 / FRAME_MS;
 const LATENCIES = 250;
 
-/** The last `size` values of something that comes with each frame. */
-class Lately {
+/** The last `size` values of a per-frame measurement. */
+class RecentValues {
   constructor(size) {
     this._size = size;
     this.values = [];
@@ -24,69 +24,69 @@ class Lately {
     if (this.values.length > this._size) this.values.shift();
   }
 
-  /** The largest; null before the first. */
-  get most() {
+  /** The maximum; null before the first value. */
+  get max() {
     return this.values.length === 0 ? null : Math.max(...this.values);
   }
 
-  /** How far a counter came. */
-  get rise() {
+  /** The increase of a counter over the window. */
+  get increase() {
     return this.values.length === 0 ? 0 : this.values.at(-1) - this.values[0];
   }
 
-  /** How many a second, of a counter that is read every frame. */
-  get riseHz() {
-    return this.values.length < 2 ? 0 : (1000 * this.rise) / ((this.values.length - 1) * FRAME_MS);
+  /** The increase per second of a counter that is read every frame. */
+  get increaseHz() {
+    return this.values.length < 2 ? 0 : (1000 * this.increase) / ((this.values.length - 1) * FRAME_MS);
   }
 }
 
-export class Figures {
+export class Metrics {
   constructor() {
     this.trained = null;
     this.clear();
   }
 
-  /** A new call starts from nothing. */
+  /** Reset for a new call. */
   clear() {
     this.muted = false;
     this.sourceMuted = false;
-    this.sound = null;
+    this.audio = null;
     this.stats = null;
-    this.wire = null;
+    this.connection = null;
     this.played = null;
     this.speaking = false;
-    this.micToSpeaker = new Window(LATENCIES);
+    this.micToSpeaker = new RollingPercentiles(LATENCIES);
     this.droppedUserFrames = 0;
     this.droppedAgentFrames = 0;
     this._tokens = 0;
-    this._restart();
+    this._resetRecent();
   }
 
-  _restart() {
-    this._inputs = new Lately(LATELY_FRAMES);
-    this._outputs = new Lately(LATELY_FRAMES);
-    this._arrived = new Lately(LATELY_FRAMES);
-    this._underruns = new Lately(LATELY_FRAMES);
-    this._wordFrames = new Lately(WORDS_FRAMES);
-    this._wordTokens = new Lately(WORDS_FRAMES);
-    this._heardAtMs = new Lately(LATELY_FRAMES);
+  _resetRecent() {
+    this._inputs = new RecentValues(RECENT_FRAMES);
+    this._outputs = new RecentValues(RECENT_FRAMES);
+    this._receivedFrames = new RecentValues(RECENT_FRAMES);
+    this._underruns = new RecentValues(RECENT_FRAMES);
+    this._textFrames = new RecentValues(TEXT_FRAMES);
+    this._textTokens = new RecentValues(TEXT_FRAMES);
+    this._capturedAtMs = new RecentValues(RECENT_FRAMES);
   }
 
-  heed(event, nowMs) {
+  onEvent(event, nowMs) {
     switch (event.kind) {
       case "opening":
         this.clear();
         break;
       case "ready":
       case "resumed":
-        this._restart();
+        this._resetRecent();
         break;
-      case "heard":
+      case "captured":
         this._inputs.add(Math.max(...event.peaks));
-        this._heardAtMs.add(nowMs);
+        this._capturedAtMs.add(nowMs);
         break;
       case "played":
-        this._play(event);
+        this._onPlayed(event);
         break;
       case "text":
         if (!event.final) this._tokens += 1;
@@ -101,11 +101,11 @@ export class Figures {
       case "stats":
         this.stats = event;
         break;
-      case "wire":
-        this.wire = event;
+      case "connection_stats":
+        this.connection = event;
         break;
-      case "sound":
-        this.sound = { ...this.sound, ...event };
+      case "audio_state":
+        this.audio = { ...this.audio, ...event };
         break;
       case "muted":
         this.muted = event.muted;
@@ -120,49 +120,49 @@ export class Figures {
     }
   }
 
-  _play(event) {
+  _onPlayed(event) {
     this.played = event;
     this._outputs.add(Math.max(...event.peaks));
-    this._arrived.add(event.frames);
+    this._receivedFrames.add(event.frames);
     this._underruns.add(event.underruns);
-    this._wordFrames.add(event.frames);
-    this._wordTokens.add(this._tokens);
+    this._textFrames.add(event.frames);
+    this._textTokens.add(this._tokens);
     for (const latencyMs of event.latenciesMs) this.micToSpeaker.add(latencyMs);
   }
 
-  /** Share of the agent's steps without a word; each new word comes as a partial text. */
+  /** Share of the agent's steps that produced no word; each new word arrives as a partial text. */
   get paddingShare() {
-    const frames = this._wordFrames.rise;
-    return frames < 25 ? null : Math.max(0, 1 - this._wordTokens.rise / frames);
+    const frames = this._textFrames.increase;
+    return frames < 25 ? null : Math.max(0, 1 - this._textTokens.increase / frames);
   }
 
   get stepHz() {
-    return this._arrived.riseHz;
+    return this._receivedFrames.increaseHz;
   }
 
-  /** Encode + step + decode of one frame, as the server measures them. */
+  /** Encode + step + decode time of one frame, as measured by the server. */
   get modelMs() {
     const { encodeMs, stepMs, decodeMs } = this.stats ?? {};
     return stepMs === undefined ? null : (encodeMs ?? 0) + stepMs + (decodeMs ?? 0);
   }
 
-  /** What diagnose() asks for. */
-  facts(phase, { barge }) {
-    const span = this._heardAtMs.values;
+  /** The input of diagnose(). */
+  diagnosticFacts(phase, { bargeIn }) {
+    const span = this._capturedAtMs.values;
     const upHz = span.length < 2 ? 0 : (1000 * (span.length - 1)) / (span.at(-1) - span[0]);
     return {
       phase,
-      contextState: phase === "idle" ? null : (this.sound?.state ?? null),
+      contextState: phase === "idle" ? null : (this.audio?.state ?? null),
       muted: this.muted,
       sourceMuted: this.sourceMuted,
-      inputDb: this._inputs.most === null ? null : decibels(this._inputs.most),
+      inputDb: this._inputs.max === null ? null : decibels(this._inputs.max),
       upHz,
       downHz: this.stepHz,
       paddingShare: this.paddingShare,
       modelMs: this.modelMs,
-      outputDb: this._outputs.most === null ? null : decibels(this._outputs.most),
-      barging: this.speaking && barge !== "off",
-      underrunsLately: this._underruns.rise,
+      outputDb: this._outputs.max === null ? null : decibels(this._outputs.max),
+      bargingIn: this.speaking && bargeIn !== "off",
+      recentUnderruns: this._underruns.increase,
       trained: this.trained,
     };
   }

@@ -1,59 +1,59 @@
 /**
- * What stands in the way is said above everything else, once, and goes when it is over.
+ * Notices at the top of the page: problems and conditions the user should know about, until they are over.
  *
- * One notice for each matter, by key; `tone` is info, warn or bad. The sentences are in sentences.js.
+ * One notice per topic, by key; `tone` is info, warn or bad. Neighbour: messages.js.
  */
 
-import { PROBLEMS, droppedSentence } from "./messages.js";
+import { PROBLEMS, droppedMessage } from "./messages.js";
 
-const PASSING_MS = 6000;
+const DROPPED_NOTICE_MS = 6000;
 
 export class Notices {
   constructor({ resume }) {
-    this._place = document.getElementById("notices");
+    this._root = document.getElementById("notices");
     this._resume = resume;
-    this._shown = new Map();
-    if (!globalThis.isSecureContext) this._problem("sound", "insecure_context");
-    else if (globalThis.AudioWorkletNode === undefined) this._problem("sound", "no_audio_worklet");
+    this._shown = new Map(); // by key
+    if (!globalThis.isSecureContext) this._showProblem("audio", "insecure_context");
+    else if (globalThis.AudioWorkletNode === undefined) this._showProblem("audio", "no_audio_worklet");
   }
 
-  heed(event) {
+  onEvent(event) {
     switch (event.kind) {
       case "health":
-        this._health(event.health);
+        this._onHealth(event.health);
         return;
       case "opening":
-        this._hide("sound");
+        this._hide("audio");
         this._hide("server");
         return;
       case "failed":
-      case "sound_lost":
-        this._problem("sound", event.why);
+      case "audio_failed":
+        this._showProblem("audio", event.why);
         return;
       case "output_missing":
-        this._problem("output", "output_missing");
+        this._showProblem("output", "output_missing");
         return;
-      case "sound":
-        if (event.state === "suspended" || event.state === "interrupted") this._suspended();
+      case "audio_state":
+        if (event.state === "suspended" || event.state === "interrupted") this._showSuspended();
         else this._hide("suspended");
         return;
       case "error":
-        if (event.code === "not_resumed") return; // the words on the page show where the new one begins
-        this._show("server", "warn", "The server says", `${event.message}.`);
+        if (event.code === "not_resumed") return; // the transcript shows that a new conversation started
+        this._show("server", "warn", "Server error", `${event.message}.`);
         return;
       case "recording":
-        this._recorded(event);
+        this._onServerRecording(event);
         return;
       case "draining":
-        this._show("server", "warn", "The server is shutting down", "This utterance is finished, then it ends.");
+        this._show("server", "warn", "The server is shutting down", "The conversation ends after this utterance.");
         return;
       case "dropped":
-        this._show("dropped", "warn", "Something was left out", droppedSentence(event), PASSING_MS);
+        this._show("dropped", "warn", "Audio dropped", droppedMessage(event), DROPPED_NOTICE_MS);
         return;
       case "vad":
-        this._vad(event);
+        this._onVad(event);
         return;
-      case "lost": // the stage says why, and what is done about it
+      case "lost": // the call status shows why, and when the page reconnects
       case "ready":
       case "resumed":
       case "ended":
@@ -64,56 +64,56 @@ export class Notices {
     }
   }
 
-  _health(health) {
+  _onHealth(health) {
     if (health?.status === "unauthorized") {
-      const text = "Open this page by the link the server's owner has: its address ends in #token=… .";
-      this._show("health", "bad", "This server wants its token", text);
+      const text = "Open this page with the link you were given; it ends in #token=….";
+      this._show("health", "bad", "Token required", text);
     } else if (health === null) {
-      this._show("health", "bad", "The server does not answer", "Is it still running? This page keeps asking.");
+      this._show("health", "bad", "Cannot reach the server", "Is it still running? The page keeps trying.");
     } else if (health.status === "not_ready") {
-      this._show("health", "info", "The models are loading", "You can start as soon as they are there.");
+      this._show("health", "info", "Loading models", "You can start as soon as they are loaded.");
     } else this._hide("health");
     if (health?.model?.trained === false) {
-      const text = "Its weights are random: what it says is noise, honestly computed.";
-      this._show("untrained", "info", "This model is untrained", text);
+      const text = "Its weights are random, so the output is noise.";
+      this._show("untrained", "info", "Untrained model", text);
     } else if (health?.model) this._hide("untrained");
   }
 
-  _recorded({ on, name }) {
-    if (on) this._show("replay", "warn", "The server records this conversation", `As ${name}, on its own disk.`);
+  _onServerRecording({ on, name }) {
+    if (on) this._show("replay", "warn", "The server is recording this conversation", `Saved there as ${name}.`);
     else this._hide("replay");
   }
 
-  _vad({ state, why }) {
+  _onVad({ state, why }) {
     if (state !== "not_ready") {
       this._hide("vad");
       return;
     }
     const text =
       why === "missing"
-        ? "Its files are not installed here: run “python -m web.vendor” on the server, then restart it."
-        : "Its files are there, but did not load in this browser.";
-    this._show("vad", "warn", "Voice detection is not ready", text);
+        ? "Its files are not installed. Run “python -m web.vendor” on the server, then restart it."
+        : "Its files could not be loaded in this browser.";
+    this._show("vad", "warn", "Voice activity detection is not available", text);
   }
 
-  _problem(key, why) {
+  _showProblem(key, why) {
     const { title, text } = PROBLEMS[why];
     this._show(key, "bad", title, text(location));
   }
 
-  _suspended() {
-    const { title, text } = PROBLEMS.sound_suspended;
+  _showSuspended() {
+    const { title, text } = PROBLEMS.audio_suspended;
     const box = this._show("suspended", "warn", title, text());
     const button = document.createElement("button");
     button.type = "button";
-    button.textContent = "Go on";
+    button.textContent = "Resume";
     button.addEventListener("click", this._resume);
     box.append(button);
   }
 
-  _show(key, tone, title, text, passingMs) {
+  _show(key, tone, title, text, durationMs) {
     const shown = this._shown.get(key);
-    if (shown?.title === title && shown.text === text && passingMs === undefined) return shown.box;
+    if (shown?.title === title && shown.text === text && durationMs === undefined) return shown.box;
     this._hide(key);
     const box = document.createElement("div");
     box.className = `notice ${tone}`;
@@ -123,8 +123,8 @@ export class Notices {
     const body = document.createElement("span");
     body.textContent = text;
     box.append(strong, " ", body);
-    this._place.append(box);
-    const timer = passingMs === undefined ? null : setTimeout(() => this._hide(key), passingMs);
+    this._root.append(box);
+    const timer = durationMs === undefined ? null : setTimeout(() => this._hide(key), durationMs);
     this._shown.set(key, { box, title, text, timer });
     return box;
   }

@@ -1,4 +1,4 @@
-/** Canvases wear the page's colours, and change them with it. */
+/** The page's colours for canvases, in light and dark. */
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
 let colours = {};
@@ -14,16 +14,16 @@ dark.addEventListener("change", read);
 
 export const colour = (name) => colours[name];
 
-/** A canvas of as many device pixels as it covers; its context, in CSS pixels, cleared. */
-export function fresh(canvas) {
+/** Size the canvas to its device pixels. → {context, width, height}, cleared, in CSS pixels. */
+export function clearedContext(canvas) {
   const { clientWidth: width, clientHeight: height } = canvas;
   const scale = globalThis.devicePixelRatio;
   if (canvas.width !== Math.round(width * scale) || canvas.height !== Math.round(height * scale)) {
     canvas.width = Math.round(width * scale);
     canvas.height = Math.round(height * scale);
   }
-  const pen = canvas.getContext("2d");
-  pen.setTransform(scale, 0, 0, scale, 0, 0);
-  pen.clearRect(0, 0, width, height);
-  return { pen, width, height };
+  const context = canvas.getContext("2d");
+  context.setTransform(scale, 0, 0, scale, 0, 0);
+  context.clearRect(0, 0, width, height);
+  return { context, width, height };
 }

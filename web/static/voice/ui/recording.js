@@ -1,6 +1,6 @@
-/** A recording is the user's: begun by them, seen while it runs, kept in this page, saved only by them. */
+/** Recording controls: the user starts and stops a recording, and saves or discards it. */
 
-import { Recorder, clock } from "../audio/recorder.js";
+import { Recorder, formatDuration } from "../audio/recorder.js";
 
 export class Recording {
   constructor({ record }) {
@@ -10,7 +10,7 @@ export class Recording {
     this._title = document.title;
     this._button = document.getElementById("record");
     this._time = document.getElementById("record-time");
-    this._offer = document.getElementById("recording");
+    this._savePanel = document.getElementById("recording");
     this._summary = document.getElementById("recording-summary");
     this._button.addEventListener("click", () => (this._running ? this._stop() : this._start()));
     this._onClick("save-wav", () => this._save(this._recorder.wav(), "wav"));
@@ -18,11 +18,11 @@ export class Recording {
     this._onClick("discard", () => this._discard());
   }
 
-  heed(event, phase) {
-    if (event.kind === "heard") this._take("user", event);
-    else if (event.kind === "played") this._take("agent", event);
-    else if (event.kind === "text" && event.final) this._write("Agent", event.text);
-    else if (event.kind === "user_text" && event.final) this._write("You", event.text);
+  onEvent(event, phase) {
+    if (event.kind === "captured") this._addAudio("user", event);
+    else if (event.kind === "played") this._addAudio("agent", event);
+    else if (event.kind === "text" && event.final) this._addText("Agent", event.text);
+    else if (event.kind === "user_text" && event.final) this._addText("You", event.text);
     else if (event.kind === "ended" && this._running) this._stop();
     this._button.disabled = !this._running && (phase === "idle" || phase === "closing");
   }
@@ -50,15 +50,15 @@ export class Recording {
     this._show();
   }
 
-  _take(who, { samples, firstMs }) {
+  _addAudio(who, { samples, firstMs }) {
     if (!this._running || samples === undefined) return;
     this._recorder[who](samples, firstMs);
-    this._time.textContent = clock(this._recorder.durationMs);
+    this._time.textContent = formatDuration(this._recorder.durationMs);
     if (this._recorder.isFull) this._stop();
   }
 
-  _write(who, text) {
-    if (this._running) this._recorder.write(who, text, performance.timeOrigin + performance.now());
+  _addText(who, text) {
+    if (this._running) this._recorder.addText(who, text, performance.timeOrigin + performance.now());
   }
 
   _show() {
@@ -66,9 +66,10 @@ export class Recording {
     this._time.textContent = this._running ? "0:00" : "";
     document.documentElement.dataset.recording = String(this._running);
     document.title = this._running ? "● Recording · packet-voice" : this._title;
-    const kept = !this._running && this._recorder !== null && !this._recorder.isEmpty;
-    this._offer.hidden = !kept;
-    if (kept) this._summary.textContent = `Recorded ${clock(this._recorder.durationMs)}, kept only in this page.`;
+    const hasRecording = !this._running && this._recorder !== null && !this._recorder.isEmpty;
+    this._savePanel.hidden = !hasRecording;
+    if (!hasRecording) return;
+    this._summary.textContent = `${formatDuration(this._recorder.durationMs)} recorded, kept only in this page.`;
   }
 
   _save(blob, suffix) {
@@ -77,6 +78,6 @@ export class Recording {
     link.href = url;
     link.download = `conversation-${new Date().toISOString().slice(0, 19).replaceAll(":", "-")}.${suffix}`;
     link.click();
-    setTimeout(() => URL.revokeObjectURL(url), 60_000); // the download reads it after this turn
+    setTimeout(() => URL.revokeObjectURL(url), 60_000); // the download starts after this task
   }
 }

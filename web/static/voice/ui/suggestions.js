@@ -1,31 +1,31 @@
 /**
- * What a model may be asked is said until words were exchanged, and again when the conversation is over.
+ * What the user can say to the model: shown until the first text of a call, and again after it.
  *
- * The sentences come from the server, which has them from the model's config.json; they are shown as text,
- * never as markup. Of a model that has none, nothing is shown.
+ * The suggestions come from the server, which reads them from the model's config.json; they are inserted as text,
+ * never as markup. Without suggestions nothing is shown.
  */
 
 export class Suggestions {
   constructor() {
     this._section = document.getElementById("suggestions");
-    this._shown = "";
-    this._exchanged = false;
+    this._key = "";
+    this._hasText = false;
   }
 
-  heed(event, phase) {
+  onEvent(event, phase) {
     switch (event.kind) {
       case "health":
-        if (event.health?.model) this._adopt(event.health.model); // without one it says nothing of the model
+        if (event.health?.model) this._show(event.health.model); // absent while the model is loading
         break;
       case "connection_established":
-        this._adopt(event.model);
+        this._show(event.model);
         break;
       case "opening":
-        this._exchanged = false;
+        this._hasText = false;
         break;
       case "text":
       case "user_text":
-        this._exchanged ||= event.text !== "";
+        this._hasText ||= event.text !== "";
         break;
       case "ended":
       case "failed":
@@ -34,25 +34,25 @@ export class Suggestions {
         return;
     }
     const isEmpty = this._section.childElementCount === 0;
-    this._section.hidden = isEmpty || (this._exchanged && phase !== "idle");
+    this._section.hidden = isEmpty || (this._hasText && phase !== "idle");
   }
 
-  _adopt({ about, suggestions }) {
-    const told = JSON.stringify([about, suggestions]);
-    if (told === this._shown) return; // /health is asked every few seconds: a reader keeps the place
-    this._shown = told;
+  _show({ about, suggestions }) {
+    const key = JSON.stringify([about, suggestions]);
+    if (key === this._key) return; // /health is polled: unchanged content keeps the reader's place
+    this._key = key;
     this._section.replaceChildren(
       ...(about ? [element("p", about)] : []),
-      ...(suggestions?.length > 0 ? listed(suggestions) : []),
+      ...(suggestions?.length > 0 ? suggestionList(suggestions) : []),
     );
   }
 }
 
-function listed(suggestions) {
-  const title = element("h2", "You can ask:");
+function suggestionList(suggestions) {
+  const title = element("h2", "Try asking:");
   title.id = "suggestions-title";
   const list = document.createElement("ul");
-  list.setAttribute("role", "list"); // Safari takes one without bullets for none
+  list.setAttribute("role", "list"); // Safari drops the role of a list without bullets
   list.setAttribute("aria-labelledby", title.id);
   list.append(...suggestions.map((suggestion) => element("li", `“${suggestion}”`)));
   return [title, list];

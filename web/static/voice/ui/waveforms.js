@@ -1,11 +1,11 @@
 /**
- * Both voices pass by as they sound, the newest on the right: one bar for 20 ms, and a level meter each.
+ * Waveforms and level meters of the user and the agent, the newest audio on the right, one bar per 20 ms.
  *
- * Drawn once for each screen refresh at most, and not at all while nothing is heard.
+ * Drawn at most once per screen refresh, and only when there is new audio.
  */
 
 import { PEAKS_PER_FRAME, decibels } from "../audio/envelope.js";
-import { colour, fresh } from "./palette.js";
+import { colour, clearedContext } from "./palette.js";
 
 const PEAKS_PER_BAR = 4;
 const BAR_PX = 3;
@@ -14,7 +14,7 @@ const HISTORY_BARS = 600;
 const LOUDEST_DB = 0;
 const QUIETEST_DB = -60;
 
-class Voice {
+class Waveform {
   constructor(who) {
     this._who = who;
     this._canvas = document.getElementById(`${who}-wave`);
@@ -42,53 +42,53 @@ class Voice {
     this.dirty = false;
     const db = Math.round(decibels(this._level ?? 0));
     this._meter.value = Math.max(QUIETEST_DB, Math.min(LOUDEST_DB, db));
-    const { pen, width, height } = fresh(this._canvas);
+    const { context, width, height } = clearedContext(this._canvas);
     const middle = height / 2;
     const step = BAR_PX + GAP_PX;
     const count = Math.floor(width / step);
-    pen.fillStyle = colour("line");
-    pen.fillRect(0, middle - 0.5, width, 1);
-    pen.fillStyle = colour(this._who);
+    context.fillStyle = colour("line");
+    context.fillRect(0, middle - 0.5, width, 1);
+    context.fillStyle = colour(this._who);
     const shown = this._bars.slice(-count);
-    pen.beginPath();
+    context.beginPath();
     shown.forEach((peak, i) => {
       const x = width - (shown.length - i) * step;
       const tall = Math.max(BAR_PX, Math.sqrt(Math.min(1, peak)) * height);
-      if (peak > 0.001) pen.roundRect(x, middle - tall / 2, BAR_PX, tall, BAR_PX / 2);
+      if (peak > 0.001) context.roundRect(x, middle - tall / 2, BAR_PX, tall, BAR_PX / 2);
     });
-    pen.fill();
+    context.fill();
   }
 }
 
-export class Voices {
+export class Waveforms {
   constructor() {
-    this._user = new Voice("user");
-    this._agent = new Voice("agent");
-    this._card = document.getElementById("voices");
+    this._user = new Waveform("user");
+    this._agent = new Waveform("agent");
+    this._card = document.getElementById("waveforms");
     new ResizeObserver(() => this._redraw()).observe(this._card);
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this._redraw());
   }
 
-  heed(event) {
+  onEvent(event) {
     if (event.kind === "speaking") this._card.dataset.speaking = String(event.speaking);
-    if (event.kind === "heard") this._user.add(event, event.muted);
+    if (event.kind === "captured") this._user.add(event, event.muted);
     else if (event.kind === "played") this._agent.add(event, false);
     else if (event.kind === "opening") [this._user, this._agent].forEach((voice) => voice.clear());
     else return;
-    this._soon();
+    this._scheduleDraw();
   }
 
   _redraw() {
     this._user.dirty = true;
     this._agent.dirty = true;
-    this._soon();
+    this._scheduleDraw();
   }
 
-  _soon() {
-    if (this._asked) return;
-    this._asked = true;
+  _scheduleDraw() {
+    if (this._isScheduled) return;
+    this._isScheduled = true;
     requestAnimationFrame(() => {
-      this._asked = false;
+      this._isScheduled = false;
       [this._user, this._agent].filter((voice) => voice.dirty).forEach((voice) => voice.draw());
     });
   }

@@ -1,8 +1,9 @@
 /**
- * A word is not chopped and a click is not a word: speech starts on one sure window and ends after a pause.
+ * Turns speech probabilities, one per 32 ms, into "speaking" or "not speaking", with hysteresis.
  *
- * Hysteresis over the detector's probabilities, one for each 32 ms. Source of the thresholds: the Silero
- * project's own iterator (start at 0.5, end 0.15 lower); the pause spans the gaps between words.
+ * Speech starts after two windows above the threshold, so that a click is not speech, and ends after a pause that is
+ * longer than the gaps between words. Source of the thresholds: the Silero project's own iterator (start at 0.5, end
+ * 0.15 lower).
  */
 
 const START = 0.5;
@@ -14,13 +15,13 @@ const PAUSE_WINDOWS = Math.ceil(400 / WINDOW_MS);
 export class SpeechGate {
   constructor() {
     this.speaking = false;
-    this._run = 0; // windows in a row that speak for a change
+    this._run = 0; // consecutive windows in favour of a change
   }
 
-  /** Take one probability; true when `speaking` changed. */
+  /** Add one probability. → whether `speaking` changed. */
   push(probability) {
-    const speaksForChange = this.speaking ? probability < END : probability >= START;
-    this._run = speaksForChange ? this._run + 1 : 0;
+    const isForChange = this.speaking ? probability < END : probability >= START;
+    this._run = isForChange ? this._run + 1 : 0;
     if (this._run < (this.speaking ? PAUSE_WINDOWS : START_WINDOWS)) return false;
     this.speaking = !this.speaking;
     this._run = 0;

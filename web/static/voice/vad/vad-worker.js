@@ -1,45 +1,45 @@
 /**
- * The page learns when the user speaks, and is never in the way of the sound.
+ * Voice activity detection for the call, in a worker.
  *
- * The detector and its runtime are vendored files at `assets`; where they are missing or do not load,
- * the worker says `not_ready` and stays silent. Nothing is fetched from anywhere else.
+ * The model and its runtime are vendored files at `assets`; if they are missing or fail to load, the worker reports
+ * `not_ready` and does nothing else.
  */
 
 import { Resampler } from "../audio/resampler.js";
-import { Detector, VAD_HZ } from "./silero.js";
+import { SileroVad, SAMPLE_RATE_HZ } from "./silero.js";
 import { SpeechGate } from "./speech-gate.js";
 import { RATE_HZ } from "../units.js";
 
-const WAITING_LIMIT_FRAMES = 25; // two seconds behind is no detection any more
+const MAX_QUEUED_FRAMES = 25; // a detection two seconds late is useless
 
-/** The detector, fed with the page's rate. */
-class Ear {
+/** The detector at the sample rate of the page. */
+class ResamplingVad {
   static async open(assets) {
-    return new Ear(await Detector.open(assets));
+    return new ResamplingVad(await SileroVad.open(assets));
   }
 
-  constructor(detector) {
-    this._detector = detector;
-    this._resampler = new Resampler(RATE_HZ, VAD_HZ);
+  constructor(vad) {
+    this._vad = vad;
+    this._resampler = new Resampler(RATE_HZ, SAMPLE_RATE_HZ);
   }
 
-  /** The probabilities of speech in the windows that `samples` (24 kHz) complete. */
-  hear(samples) {
-    return this._detector.hear(this._resampler.process(samples));
+  /** Add `samples` (24 kHz). → the speech probabilities of the windows they complete. */
+  process(samples) {
+    return this._vad.process(this._resampler.process(samples));
   }
 }
 
-let detector = null;
+let vad = null;
 let gate = new SpeechGate();
 let running = false;
 let busy = false;
-const waiting = [];
+const queue = [];
 
-async function work() {
-  if (busy || detector === null) return;
+async function run() {
+  if (busy || vad === null) return;
   busy = true;
-  while (waiting.length > 0) {
-    for (const probability of await detector.hear(waiting.shift())) {
+  while (queue.length > 0) {
+    for (const probability of await vad.process(queue.shift())) {
       if (running && gate.push(probability)) postMessage({ kind: "speaking", speaking: gate.speaking });
     }
   }
@@ -49,10 +49,10 @@ async function work() {
 async function open({ assets, frames }) {
   running = true;
   frames.onmessage = ({ data: { samples } }) => {
-    if (!running || detector === null) return;
-    waiting.push(samples);
-    if (waiting.length > WAITING_LIMIT_FRAMES) waiting.shift();
-    work();
+    if (!running || vad === null) return;
+    queue.push(samples);
+    if (queue.length > MAX_QUEUED_FRAMES) queue.shift();
+    run();
   };
   if (assets.runtime === null || assets.model === null) {
     postMessage({ kind: "vad", state: "not_ready", why: "missing" });
@@ -60,25 +60,25 @@ async function open({ assets, frames }) {
   }
   postMessage({ kind: "vad", state: "loading" });
   try {
-    detector = await Ear.open(assets);
+    vad = await ResamplingVad.open(assets);
     postMessage({ kind: "vad", state: running ? "on" : "off" });
   } catch (error) {
     postMessage({ kind: "vad", state: "not_ready", why: "failed", message: String(error) });
   }
 }
 
-function rest() {
+function pause() {
   running = false;
-  waiting.length = 0;
+  queue.length = 0;
   if (gate.speaking) postMessage({ kind: "speaking", speaking: false });
   gate = new SpeechGate();
 }
 
 onmessage = ({ data }) => {
   if (data.kind === "open") open(data);
-  else if (data.kind === "rest") rest();
+  else if (data.kind === "pause") pause();
   else {
     running = true;
-    if (detector !== null) postMessage({ kind: "vad", state: "on" });
+    if (vad !== null) postMessage({ kind: "vad", state: "on" });
   }
 };

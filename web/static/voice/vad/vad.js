@@ -1,45 +1,45 @@
 /**
- * Voice detection runs beside the conversation, never in its way: without its files the page goes on.
+ * Voice activity detection, the page's side: starts the worker and reports its state.
  *
- * The page's half: it starts the worker that runs the detector, and says plainly when it cannot.
+ * Optional: without the vendored files the call works, just without VAD.
  */
 
 import { vendored } from "../../asr/model/vendored.js";
 
 export class Vad {
   /**
-   * `port` brings the microphone's frames while `listen(true)` holds; `speaking(bool)` is called when the
-   * user starts and stops.
+   * `port` delivers captured frames while `setPortEnabled(true)`; `onSpeaking(speaking)` is called when the user
+   * starts or stops speaking.
    */
-  constructor(port, heed, { speaking, listen }) {
+  constructor(port, onEvent, { onSpeaking, setPortEnabled }) {
     this._port = port;
-    this._heed = heed;
-    this._speaking = speaking;
-    this._listen = listen;
+    this._onEvent = onEvent;
+    this._onSpeaking = onSpeaking;
+    this._setPortEnabled = setPortEnabled;
     this._worker = null;
   }
 
-  toggle(wanted) {
-    if (wanted) this.start();
+  setEnabled(enabled) {
+    if (enabled) this.start();
     else this.stop();
   }
 
   start() {
     if (this._worker !== null) {
-      this._worker.postMessage({ kind: "run" });
+      this._worker.postMessage({ kind: "resume" });
       return;
     }
     this._worker = new Worker(new URL("./vad-worker.js", import.meta.url), { type: "module" });
-    this._worker.onmessage = ({ data }) => this._receive(data);
-    this._worker.onerror = () => this._receive({ kind: "vad", state: "not_ready", why: "failed" });
+    this._worker.onmessage = ({ data }) => this._onMessage(data);
+    this._worker.onerror = () => this._onMessage({ kind: "vad", state: "not_ready", why: "failed" });
     const { runtime, vad: model } = vendored();
     this._worker.postMessage({ kind: "open", assets: { runtime, model }, frames: this._port }, [this._port]);
   }
 
   stop() {
-    this._listen(false);
-    this._worker?.postMessage({ kind: "rest" });
-    this._heed({ kind: "vad", state: "off" });
+    this._setPortEnabled(false);
+    this._worker?.postMessage({ kind: "pause" });
+    this._onEvent({ kind: "vad", state: "off" });
   }
 
   close() {
@@ -47,12 +47,12 @@ export class Vad {
     this._worker = null;
   }
 
-  _receive(message) {
+  _onMessage(message) {
     if (message.kind === "speaking") {
-      this._speaking(message.speaking);
+      this._onSpeaking(message.speaking);
       return;
     }
-    this._listen(message.state === "on");
-    this._heed(message);
+    this._setPortEnabled(message.state === "on");
+    this._onEvent(message);
   }
 }
