@@ -58,12 +58,43 @@ class TextFinal:
 Text = TextPartial | TextFinal
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Voice:
+    """A voice for a prompt: `codes [V, 8]` of a recording.
+
+    What the published voice files hold instead: `embeddings [V − 1, D]`, the summed input of positions 0 to
+    V − 2, and `tail [2, 1 + n_q]`, the tokens at positions V − 1 and V as far as the voice reaches.
+    """
+
+    codes: npt.NDArray[np.int32] | None = None
+    embeddings: npt.NDArray[np.float32] | None = None
+    tail: npt.NDArray[np.int32] | None = None
+
+    @property
+    def frames(self) -> int:
+        """V, the voice's length in frames."""
+        if self.codes is not None:
+            return len(self.codes)
+        assert self.embeddings is not None, "a voice has codes or embeddings"
+        return len(self.embeddings) + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """What a session begins with: a voice, a role as text tokens, or both. `key` names it for a cache."""
+
+    key: str
+    voice: Voice | None = None
+    role: tuple[int, ...] = ()
+
+
 @dataclass(frozen=True, slots=True)
 class LaneOpened:
-    """The lane belongs to a new session; each stage resets its row."""
+    """The lane belongs to a new session; each stage resets its row; the model begins with `prompt`."""
 
     lane: int
     sampling: SamplingParams
+    prompt: Prompt | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import PromptError
+from pipeline.values import Prompt
 
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -31,36 +32,6 @@ PADDING: Final = 3  # the text token of a frame without text; a constant of the 
 SILENT_FRAMES: Final = 6  # half a second, after the voice and after the role
 TAG: Final = "<system>"
 EMPTY: Final = -1  # in `ahead`: the model's to sample, or the user's to say
-
-
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """A voice, as codes `[V, 8]` of a recording.
-
-    What the published voice files hold instead: `embeddings [V − 1, D]`, the summed input of positions 0 to
-    V − 2, and `tail [2, 1 + n_q]`, the tokens at positions V − 1 and V as far as the voice reaches.
-    """
-
-    codes: Ints | None = None
-    embeddings: Floats | None = None
-    tail: Ints | None = None
-
-    @property
-    def frames(self) -> int:
-        """V, the voice's length in frames."""
-        if self.codes is not None:
-            return len(self.codes)
-        assert self.embeddings is not None, "a voice has codes or embeddings"
-        return len(self.embeddings) + 1
-
-
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """What a session begins with: a voice, a role as text tokens, or both. `key` names it for a cache."""
-
-    key: str
-    voice: Voice | None = None
-    role: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,21 +2,29 @@
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
+import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import backend
+from pipeline.errors import PromptError
 from pipeline.models.compiled.lm import CompiledLm
 from pipeline.models.evaluation import EvalSchedule, evaluate
 from pipeline.models.lm import LmModel, LmStep
-from pipeline.models.sampling import SamplingBatch
+from pipeline.models.prompt import PromptInputs, prompt_inputs
+from pipeline.models.sampling import BatchSampler, SamplingBatch
 from pipeline.stages.batch import bucket_widths, padded, padded_rows
 from pipeline.stages.delays import DelayedTokenCache, DelayPattern
+from pipeline.stages.prompts import PromptCache, PromptSnapshot
 from pipeline.stages.tensor_parallel.leader import Leader
 from pipeline.stages.text import Detokenizer, Utterance, UtteranceRules
-from pipeline.values import Codes, SamplingParams, StepResult, Text
+from pipeline.values import Codes, Prompt, SamplingParams, StepResult, Text
+
+PROMPT_CACHE_BYTES = 2**30
+PREFILL_POSITIONS = 32  # of a prompt that nobody prepared
 
 
 class _Session:
@@ -33,6 +41,14 @@ class _Session:
         self.repetition_context: deque[int] = deque(maxlen=window)
 
 
+@dataclass(slots=True)
+class _Prefill:
+    """A prompt on its way through the model: how many of its positions are done."""
+
+    inputs: PromptInputs
+    done: int = 0
+
+
 class StepperStage:
     """User codes in, agent codes and text out. Used from one thread, the one that made it."""
 
@@ -44,10 +60,12 @@ class StepperStage:
         rules: UtteranceRules,
         *,
         compiles: bool | None = None,
+        prompt_cache_bytes: int = PROMPT_CACHE_BYTES,
     ) -> None:
         """State for `lanes` lanes and the scratch row; every width of a batch is computed once to warm up.
 
         `compiles`: whether to use compiled functions; by default, as the backend decides.
+        `prompt_cache_bytes`: memory for prompts that were computed before.
         """
         config = model.config
         self._model = model
@@ -63,6 +81,8 @@ class StepperStage:
         self._detokenizer = detokenizer
         self._rules = rules
         self._sessions: dict[int, _Session] = {}
+        self._prompts = PromptCache(prompt_cache_bytes)
+        self._prefills: dict[int, _Prefill] = {}
         machine = backend.prepare()
         self._in_buckets = machine.pads_batches
         self._schedule = EvalSchedule()
@@ -80,11 +100,69 @@ class StepperStage:
         for width in bucket_widths(lanes):
             self._run_scratch(width)
 
-    def open(self, lane: int, sampling: SamplingParams) -> None:
-        """Reset the lane's row for a new session."""
+    def open(self, lane: int, sampling: SamplingParams, prompt: Prompt | None = None) -> None:
+        """Reset the lane's row for a new session, and begin with `prompt`.
+
+        A prompt that `advance_prompt` has not completed before is computed now.
+        """
         self._state = self._model.reset(self._state, lane)
         self._tokens.reset(lane)
         self._sessions[lane] = _Session(sampling, Utterance(self._rules, self._detokenizer))
+        if prompt is not None:
+            while not self.advance_prompt(lane, prompt, PREFILL_POSITIONS):
+                pass
+            self._begin(lane, self._prompts[prompt.key], sampling)
+
+    def advance_prompt(self, lane: int, prompt: Prompt, positions: int) -> bool:
+        """Compute up to `positions` more of a prompt in a lane that no session has opened yet.
+
+        Returns whether the prompt is complete and kept; then `open` with it takes no time.
+
+        Raises:
+            PromptError: it is too long for this model, or this model takes no prompts.
+        """
+        if prompt.key in self._prompts:
+            self._prefills.pop(lane, None)
+            return True
+        model = self._model
+        if isinstance(model, Leader) or model.rows_per_session != 1:
+            raise PromptError(
+                "this model takes no prompts as it is run here: over several processes, or guided"
+            )
+        if lane not in self._prefills:
+            pattern = self._tokens.pattern
+            inputs = prompt_inputs(prompt, pattern.delays, pattern.initial)
+            _check_fits(model, inputs)
+            self._state = model.reset(self._state, lane)
+            self._prefills[lane] = _Prefill(inputs)
+        prefill = self._prefills[lane]
+        end = min(prefill.done + positions, prefill.inputs.positions)
+        x = _embed(model, prefill.inputs, prefill.done, end)
+        context, self._state = model.prefill(x, self._state, lane)
+        prefill.done = end
+        mx.eval(context, self._state.keys, self._state.values)
+        if end < prefill.inputs.positions:
+            return False
+        del self._prefills[lane]
+        snapshot = PromptSnapshot.take(self._state, lane, end, context, prefill.inputs.ahead)
+        self._prompts.add(prompt.key, snapshot)
+        return True
+
+    def _begin(self, lane: int, prompt: PromptSnapshot, sampling: SamplingParams) -> None:
+        """Put the lane behind a prompt: its row, its tokens, and what the model says first.
+
+        At the first position of the conversation only the text and the first codebook are sampled; the
+        others still belong to the prompt's last frame.
+        """
+        assert not isinstance(self._model, Leader), "prompts are not split over ranks"
+        self._state = prompt.restore(self._state, lane)
+        self._tokens.begin_at(lane, prompt.positions, prompt.ahead)
+        batch = SamplingBatch.of([sampling], [prompt.positions - 1], [()], self._model.config.dep_q, 1)
+        sampler = BatchSampler(batch, self._model.config.existing_text_padding_id)
+        text, audio = self._model.sample(prompt.context, sampler, codebooks=1)
+        mx.eval(text, audio, self._state.keys, self._state.values)
+        self._tokens.put(lane, 0, int(text.item()))
+        self._tokens.put(lane, 1, int(audio.item()))
 
     def configure(self, lane: int, sampling: SamplingParams) -> None:
         """Change the lane's sampling from its next step on; its state stays."""
@@ -142,3 +220,32 @@ class StepperStage:
         text, audio, self._state = self._lm_step(inputs[:, :1], inputs[:, 1:, None], self._state, rows, batch)
         evaluate("stepper", text, audio, state=self._state, schedule=self._schedule)
         return np.array(text), np.array(audio)
+
+
+def _check_fits(model: LmModel, inputs: PromptInputs) -> None:
+    """Raise `PromptError` where a prompt does not suit the model's sizes."""
+    config = model.config
+    if inputs.positions >= config.context:
+        raise PromptError(
+            f"the prompt has {inputs.positions} frames, and the model attends to {config.context}: shorten the role"
+        )
+    if inputs.embeddings is not None and inputs.embeddings.shape[1] != config.dim:
+        raise PromptError(
+            f"the voice was made for a model of width {inputs.embeddings.shape[1]}, not {config.dim}"
+        )
+    text, audio = inputs.tokens[:, 0], inputs.tokens[:, 1:]
+    if text.max() > config.text_card or audio.max() > config.card:
+        raise PromptError("the voice or the role has tokens that this model does not have")
+
+
+def _embed(model: LmModel, inputs: PromptInputs, begin: int, end: int) -> mx.array:
+    """The model's input at positions `begin` to `end`: `[1, T, D]`."""
+    given = 0 if inputs.embeddings is None else len(inputs.embeddings)
+    parts = []
+    if begin < given:
+        assert inputs.embeddings is not None
+        parts.append(mx.array(inputs.embeddings[begin : min(end, given)])[None])
+    if end > given:
+        tokens = inputs.tokens[max(begin - given, 0) : end - given].T[None]  # [1, 1 + n_q, T]
+        parts.append(model.embed_inputs(mx.array(tokens)))
+    return mx.concatenate([part.astype(model.dtype) for part in parts], axis=1)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pipeline.errors import PromptError
 from pipeline.models.checkpoint.voices import read_published_voice
-from pipeline.models.prompt import PADDING, SILENCE, SILENT_FRAMES, SINE, Prompt, Voice, prompt_inputs, tagged
+from pipeline.models.prompt import PADDING, SILENCE, SILENT_FRAMES, SINE, prompt_inputs, tagged
+from pipeline.values import Prompt, Voice
 
 FOLDER = Path(__file__).parents[1] / "data" / "families" / "personaplex_prompts"
 DELAYS = (0, *(0, 1, 1, 1, 1, 1, 1, 1) * 2)

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from pipeline.errors import VoiceError
-from pipeline.models.prompt import Voice
+from pipeline.values import Voice
 
 MAX_FILE_BYTES: Final = 64 * 2**20  # a published voice has 0.4 to 1.3 MB
 MAX_PICKLE_BYTES: Final = 64 * 2**10

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 from pipeline.errors import VoiceError
 from pipeline.models.checkpoint.voices import MAX_FRAMES, read_published_voice, read_voice, write_voice
-from pipeline.models.prompt import Voice
+from pipeline.values import Voice
 
 FOLDER = Path(__file__).parents[2] / "data" / "families" / "personaplex_prompts"
 PUBLISHED = FOLDER / "voice.pt"
