@@ -89,12 +89,27 @@ class Prompt:
 
 
 @dataclass(frozen=True, slots=True)
+class Persona:
+    """What a client asks for: a voice by its name, a role as text; None is neither."""
+
+    voice: str | None = None
+    role: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LaneOpened:
-    """The lane belongs to a new session; each stage resets its row; the model begins with `prompt`."""
+    """The lane belongs to a new session; each stage resets its row."""
 
     lane: int
     sampling: SamplingParams
-    prompt: Prompt | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LanePrompted:
+    """The lane's session, which has no frame yet, begins with `prompt` instead of what it had; None: without."""
+
+    lane: int
+    prompt: Prompt | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +139,7 @@ class LaneFailed:
     stage: str
 
 
-LaneEvent = LaneOpened | LaneConfigured | LaneClosed | LaneFailed
+LaneEvent = LaneOpened | LanePrompted | LaneConfigured | LaneClosed | LaneFailed
 
 
 class Span(NamedTuple):
@@ -236,7 +251,8 @@ class ModelCard:
     `trained` is False for seeded random weights. `model_delay_ms` is the model's own acoustic
     delay, 80 ms times its largest codebook delay. `text`: whether text is words or, without a
     tokenizer, token ids. `about` is one sentence on what the model can do, `suggestions` are
-    things to ask it; both come from the configuration.
+    things to ask it; both come from the configuration. `voices`: the names of the voices that a
+    session may have, None where the model takes neither a voice nor a role.
     """
 
     name: str
@@ -246,3 +262,4 @@ class ModelCard:
     text: Literal["ids", "text"]
     about: str | None = None
     suggestions: tuple[str, ...] = ()
+    voices: tuple[str, ...] | None = None

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import PromptError
+from pipeline.models.checkpoint.lm_config import LmConfig
 from pipeline.values import Prompt
 
 Ints = npt.NDArray[np.int32]
@@ -88,6 +89,31 @@ def prompt_inputs(prompt: Prompt, delays: tuple[int, ...], initial: Ints) -> Pro
         grid[last + 1] = np.where(shifts == 1, voice.tail[1], grid[last + 1])
     begin = 0 if embeddings is None else len(embeddings)
     return PromptInputs(embeddings, grid[begin : len(frames)], grid[len(frames) :])
+
+
+def check_prompt(inputs: PromptInputs, config: LmConfig, *, pin: bool = False) -> None:
+    """Check that a model of these sizes can begin with the prompt, and with `pin` keep it.
+
+    Raises:
+        PromptError: it is too long, or was made for another model.
+    """
+    if inputs.positions >= config.context:
+        raise PromptError(
+            f"the prompt has {inputs.positions} frames, and the model attends to {config.context}: "
+            "shorten the role"
+        )
+    if pin and 2 * inputs.positions > config.context:
+        raise PromptError(
+            f"the prompt has {inputs.positions} frames and would be kept in more than half of the model's "
+            f"{config.context}: shorten the role"
+        )
+    if inputs.embeddings is not None and inputs.embeddings.shape[1] != config.dim:
+        raise PromptError(
+            f"the voice was made for a model of width {inputs.embeddings.shape[1]}, not {config.dim}"
+        )
+    text, audio = inputs.tokens[:, 0], inputs.tokens[:, 1:]
+    if text.max() > config.text_card or audio.max() > config.card:
+        raise PromptError("the voice or the role has tokens that this model does not have")
 
 
 def _frames(prompt: Prompt) -> Ints:

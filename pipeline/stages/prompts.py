@@ -39,8 +39,11 @@ class PromptSnapshot:
         mx.eval(keys, values, context)
         return cls(keys, values, context, ahead, positions)
 
-    def restore(self, state: RingKVCache, row: int) -> RingKVCache:
-        """The state with `row` as it was; the other rows are unchanged, and nothing else may refer to them."""
+    def restore(self, state: RingKVCache, row: int, *, pinned: int = 0) -> RingKVCache:
+        """The state with `row` as it was; the other rows are unchanged, and nothing else may refer to them.
+
+        `pinned`: how many of its positions stay in the ring for good.
+        """
         begin = mx.array([row, 0, 0, 0])
         keys, values = (
             tuple(
@@ -51,7 +54,9 @@ class PromptSnapshot:
         )
         offsets = state.offsets.copy()
         offsets[row] = self.positions
-        return RingKVCache(keys, values, offsets)
+        counts = state.pinned.copy()
+        counts[row] = pinned
+        return RingKVCache(keys, values, offsets, counts)
 
     @property
     def size_bytes(self) -> int:

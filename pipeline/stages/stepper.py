@@ -14,7 +14,7 @@ from pipeline.errors import PromptError
 from pipeline.models.compiled.lm import CompiledLm
 from pipeline.models.evaluation import EvalSchedule, evaluate
 from pipeline.models.lm import LmModel, LmStep
-from pipeline.models.prompt import PromptInputs, prompt_inputs
+from pipeline.models.prompt import PromptInputs, check_prompt, prompt_inputs
 from pipeline.models.sampling import BatchSampler, SamplingBatch
 from pipeline.stages.batch import bucket_widths, padded, padded_rows
 from pipeline.stages.delays import DelayedTokenCache, DelayPattern
@@ -32,6 +32,7 @@ class _Session:
 
     def __init__(self, sampling: SamplingParams, utterance: Utterance) -> None:
         self.utterance = utterance
+        self.prompt: PromptSnapshot | None = None  # until the first step
         self.configure(sampling)
 
     def configure(self, sampling: SamplingParams) -> None:
@@ -45,6 +46,7 @@ class _Session:
 class _Prefill:
     """A prompt on its way through the model: how many of its positions are done."""
 
+    key: str
     inputs: PromptInputs
     done: int = 0
 
@@ -61,11 +63,13 @@ class StepperStage:
         *,
         compiles: bool | None = None,
         prompt_cache_bytes: int = PROMPT_CACHE_BYTES,
+        pins_prompts: bool = False,
     ) -> None:
         """State for `lanes` lanes and the scratch row; every width of a batch is computed once to warm up.
 
         `compiles`: whether to use compiled functions; by default, as the backend decides.
         `prompt_cache_bytes`: memory for prompts that were computed before.
+        `pins_prompts`: whether a prompt stays in its lane's ring for as long as the session lasts.
         """
         config = model.config
         self._model = model
@@ -82,7 +86,9 @@ class StepperStage:
         self._rules = rules
         self._sessions: dict[int, _Session] = {}
         self._prompts = PromptCache(prompt_cache_bytes)
+        self._pins = pins_prompts
         self._prefills: dict[int, _Prefill] = {}
+        self._prepared: dict[int, PromptSnapshot] = {}  # complete, until the lane begins with it
         machine = backend.prepare()
         self._in_buckets = machine.pads_batches
         self._schedule = EvalSchedule()
@@ -100,76 +106,101 @@ class StepperStage:
         for width in bucket_widths(lanes):
             self._run_scratch(width)
 
-    def open(self, lane: int, sampling: SamplingParams, prompt: Prompt | None = None) -> None:
-        """Reset the lane's row for a new session, and begin with `prompt`.
-
-        A prompt that `advance_prompt` has not completed before is computed now.
-        """
+    def open(self, lane: int, sampling: SamplingParams) -> None:
+        """Reset the lane's row for a new session."""
+        self._forget_prompt(lane)
         self._state = self._model.reset(self._state, lane)
         self._tokens.reset(lane)
         self._sessions[lane] = _Session(sampling, Utterance(self._rules, self._detokenizer))
-        if prompt is not None:
-            while not self.advance_prompt(lane, prompt, PREFILL_POSITIONS):
-                pass
-            self._begin(lane, self._prompts[prompt.key], sampling)
 
     def advance_prompt(self, lane: int, prompt: Prompt, positions: int) -> bool:
-        """Compute up to `positions` more of a prompt in a lane that no session has opened yet.
+        """Compute up to `positions` more of a prompt, in a lane that has taken no step.
 
-        Returns whether the prompt is complete and kept; then `open` with it takes no time.
+        Returns whether the prompt is complete; then `begin` with it takes no time.
 
         Raises:
             PromptError: it is too long for this model, or this model takes no prompts.
         """
         if prompt.key in self._prompts:
             self._prefills.pop(lane, None)
+            self._prepared[lane] = self._prompts[prompt.key]
             return True
         model = self._model
         if isinstance(model, Leader) or model.rows_per_session != 1:
-            raise PromptError(
-                "this model takes no prompts as it is run here: over several processes, or guided"
-            )
-        if lane not in self._prefills:
+            raise PromptError("a model that is guided, or split over several processes, takes no prompts")
+        if lane not in self._prefills or self._prefills[lane].key != prompt.key:
             pattern = self._tokens.pattern
             inputs = prompt_inputs(prompt, pattern.delays, pattern.initial)
-            _check_fits(model, inputs)
+            check_prompt(inputs, model.config, pin=self._pins)
             self._state = model.reset(self._state, lane)
-            self._prefills[lane] = _Prefill(inputs)
+            self._prefills[lane] = _Prefill(prompt.key, inputs)
         prefill = self._prefills[lane]
         end = min(prefill.done + positions, prefill.inputs.positions)
+        self._schedule.clear()
         x = _embed(model, prefill.inputs, prefill.done, end)
-        context, self._state = model.prefill(x, self._state, lane)
+        context, self._state = model.prefill(x, self._state, lane, self._schedule)
+        evaluate("stepper", context, state=self._state, schedule=self._schedule)
         prefill.done = end
-        mx.eval(context, self._state.keys, self._state.values)
         if end < prefill.inputs.positions:
             return False
         del self._prefills[lane]
         snapshot = PromptSnapshot.take(self._state, lane, end, context, prefill.inputs.ahead)
         self._prompts.add(prompt.key, snapshot)
+        self._prepared[lane] = snapshot
         return True
 
-    def _begin(self, lane: int, prompt: PromptSnapshot, sampling: SamplingParams) -> None:
-        """Put the lane behind a prompt: its row, its tokens, and what the model says first.
+    def begin(self, lane: int, prompt: Prompt | None) -> None:
+        """Let the lane's session, which has taken no step, begin with `prompt`; with None, without.
 
-        At the first position of the conversation only the text and the first codebook are sampled; the
-        others still belong to the prompt's last frame.
+        What `advance_prompt` has not computed is computed now.
+        """
+        session = self._sessions[lane]
+        if prompt is None:
+            self._forget_prompt(lane)
+            self._state = self._model.reset(self._state, lane)
+            self._tokens.reset(lane)
+            session.prompt = None
+            return
+        while not self.advance_prompt(lane, prompt, PREFILL_POSITIONS):
+            pass
+        session.prompt = self._prepared.pop(lane)
+        pinned = session.prompt.positions if self._pins else 0
+        self._state = session.prompt.restore(self._state, lane, pinned=pinned)
+        evaluate("stepper", state=self._state)
+        self._tokens.begin_at(lane, session.prompt.positions, session.prompt.ahead)
+        self._sample_first(lane, session.prompt, session.sampling)
+
+    def _sample_first(self, lane: int, prompt: PromptSnapshot, sampling: SamplingParams) -> None:
+        """Sample what the model says first in the conversation.
+
+        At its first position only the text and the first codebook are sampled; the others still belong to
+        the prompt's last frame.
         """
         assert not isinstance(self._model, Leader), "prompts are not split over ranks"
-        self._state = prompt.restore(self._state, lane)
-        self._tokens.begin_at(lane, prompt.positions, prompt.ahead)
         batch = SamplingBatch.of([sampling], [prompt.positions - 1], [()], self._model.config.dep_q, 1)
         sampler = BatchSampler(batch, self._model.config.existing_text_padding_id)
         text, audio = self._model.sample(prompt.context, sampler, codebooks=1)
-        mx.eval(text, audio, self._state.keys, self._state.values)
+        mx.eval(text, audio)
         self._tokens.put(lane, 0, int(text.item()))
         self._tokens.put(lane, 1, int(audio.item()))
 
+    def _forget_prompt(self, lane: int) -> None:
+        self._prefills.pop(lane, None)
+        self._prepared.pop(lane, None)
+
     def configure(self, lane: int, sampling: SamplingParams) -> None:
-        """Change the lane's sampling from its next step on; its state stays."""
-        self._sessions[lane].configure(sampling)
+        """Change the lane's sampling from its next step on; its state stays.
+
+        Before the first step of a session with a prompt that includes what was sampled behind the prompt.
+        """
+        session = self._sessions[lane]
+        session.configure(sampling)
+        if session.prompt is not None and self._tokens.steps[lane] == session.prompt.positions:
+            self._sample_first(lane, session.prompt, sampling)
 
     def close(self, lane: int) -> tuple[Text, ...]:
         """End the lane's session; returns the text of the utterance that this ends."""
+        self._forget_prompt(lane)
         return self._sessions.pop(lane).utterance.close()
 
     def step(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> list[StepResult]:
@@ -189,6 +220,8 @@ class StepperStage:
         text, audio = self._run(rows, padded(inputs, len(rows)), batch)
         text, audio = text[: len(lanes)], audio[: len(lanes)]
         frames = self._tokens.push(lanes, text, audio)
+        for session in sessions:
+            session.prompt = None
         return [
             self._finish(session, int(token), frame)
             for session, token, frame in zip(sessions, text, frames, strict=True)
@@ -220,22 +253,6 @@ class StepperStage:
         text, audio, self._state = self._lm_step(inputs[:, :1], inputs[:, 1:, None], self._state, rows, batch)
         evaluate("stepper", text, audio, state=self._state, schedule=self._schedule)
         return np.array(text), np.array(audio)
-
-
-def _check_fits(model: LmModel, inputs: PromptInputs) -> None:
-    """Raise `PromptError` where a prompt does not suit the model's sizes."""
-    config = model.config
-    if inputs.positions >= config.context:
-        raise PromptError(
-            f"the prompt has {inputs.positions} frames, and the model attends to {config.context}: shorten the role"
-        )
-    if inputs.embeddings is not None and inputs.embeddings.shape[1] != config.dim:
-        raise PromptError(
-            f"the voice was made for a model of width {inputs.embeddings.shape[1]}, not {config.dim}"
-        )
-    text, audio = inputs.tokens[:, 0], inputs.tokens[:, 1:]
-    if text.max() > config.text_card or audio.max() > config.card:
-        raise PromptError("the voice or the role has tokens that this model does not have")
 
 
 def _embed(model: LmModel, inputs: PromptInputs, begin: int, end: int) -> mx.array:
