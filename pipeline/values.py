@@ -106,7 +106,10 @@ class LaneOpened:
 
 @dataclass(frozen=True, slots=True)
 class LanePrompted:
-    """The lane's session, which has no frame yet, begins with `prompt` instead of what it had; None: without."""
+    """The lane's session, which has no frame yet, begins with `prompt` instead of what it had.
+
+    None: without one.
+    """
 
     lane: int
     prompt: Prompt | None

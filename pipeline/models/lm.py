@@ -294,7 +294,7 @@ class LmModel(nn.Module):
     ) -> tuple[mx.array, mx.array]:
         """Sample text `[w]` and audio `[w, dep_q]` from `context [w, D]` (`[2w, D]` with guidance).
 
-        `context` is the temporal transformer's output in this step. `codebooks`: only so many, from the first.
+        `context` is the temporal transformer's output in this step. `codebooks`: how many, from the first.
         """
         context = self.out_norm(context)
         token = text = sampler.text(self._apply_cfg(self.text_linear(context).astype(mx.float32)))

@@ -53,7 +53,7 @@ def begin(stage: StepperStage, lane: int, sampling: SamplingParams, wanted: Prom
 
 
 def due(golden: dict[str, np.ndarray], run: str) -> tuple[list[int], list[list[int]]]:
-    """Text and agent codes of the conversation's frames; the official code's first output is the prompt's last."""
+    """Text and agent codes of the conversation; the official code's first output is the prompt's end."""
     out = golden[f"{run}_out"][1:]
     return out[:, 0].tolist(), out[:, 1:9].tolist()
 

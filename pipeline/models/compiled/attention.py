@@ -22,7 +22,10 @@ def cache_inputs(
     `pinned [w]`: see `ring_slots`; only for `steps` of 1, whose query may read every filled slot.
     """
     queries = starts[:, None] + range(steps)  # [w, T]
-    return {"slot_mapping": ring_slots(queries, context, pinned), "seq_lens": (queries[:, -1:] + 1).clip(max=context)}
+    return {
+        "slot_mapping": ring_slots(queries, context, pinned),
+        "seq_lens": (queries[:, -1:] + 1).clip(max=context),
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,11 @@ class CompiledLm:
         rings = [*state.keys, *state.values]
         (text, audio), rings = self.functions(key, *self._layout.pack(inputs), rings)
         layers = len(state.keys)
-        return text, audio, RingKVCache(tuple(rings[:layers]), tuple(rings[layers:]), state.offsets, state.pinned)
+        return (
+            text,
+            audio,
+            RingKVCache(tuple(rings[:layers]), tuple(rings[layers:]), state.offsets, state.pinned),
+        )
 
     def _compute(
         self, key: ShapeKey, integers: mx.array, floats: mx.array, rings: list[mx.array]

@@ -111,12 +111,13 @@ class AttentionMetadata:
         steps: int,
         context: int,
         heads: int,
+        *,
         pinned: Positions | None = None,
     ) -> "AttentionMetadata":
         """Write `steps` positions from `starts [w]` on, then let each attend to its causal window.
 
-        `heads`: the number of key and value heads. `pinned [w]`: see `ring_slots`; positions of a row that has
-        pinned ones come one by one. All positions of a call are written before any
+        `heads`: the number of key and value heads. `pinned [w]`: see `ring_slots`; where a row has pinned
+        positions, `steps` is 1. All positions of a call are written before any
         of them attends. With a ring of exactly `context` slots, the first of two queries has
         therefore lost the oldest key of its window, overwritten by the second; the official
         implementation does the same, and models were trained and published with it.
@@ -170,9 +171,7 @@ class AttentionMetadata:
         return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=0)
 
 
-def ring_slots(
-    positions: Positions, context: int, pinned: Positions | None = None
-) -> npt.NDArray[np.int32]:
+def ring_slots(positions: Positions, context: int, pinned: Positions | None = None) -> npt.NDArray[np.int32]:
     """The slots of `positions [w, T]` in a ring of `context`, of which row i keeps its first `pinned[i]`.
 
     Without pinned ones a position's slot is its remainder. Until the ring is full that is the position itself

@@ -234,7 +234,7 @@ class Transformer(nn.Module):
         starts = state.offsets[lanes]
         heads = self.layers[0].self_attn.num_kv_heads
         metadata = AttentionMetadata.of(
-            starts, lanes, steps, self.config.context, heads, state.pinned[lanes]
+            starts, lanes, steps, self.config.context, heads, pinned=state.pinned[lanes]
         )
         rows, rope = apply_position_embedding(
             x.reshape(-1, self.config.d_model), starts[:, None] + np.arange(steps), self.config
