@@ -72,11 +72,13 @@ class SumStepper(Memory):
         super().__init__()
         self.steps: dict[int, int] = {}
         self.words: dict[int, list[str]] = {}
+        self.prompted: dict[int, int] = {}
         self.slices: list[tuple[int, str, int]] = []
         self.advanced: dict[str, int] = {}
 
     def open(self, lane: int, sampling: SamplingParams) -> None:
         super().open(lane, sampling)
+        self.prompted[lane] = 0
         self.configure(lane, sampling)
         self.steps[lane] = 0
         self.words[lane] = []
@@ -91,7 +93,9 @@ class SumStepper(Memory):
 
     def begin(self, lane: int, prompt: Prompt | None) -> None:
         assert not self.steps[lane], "begun late"
-        self.sums[lane] += 0 if prompt is None else sum(prompt.role)
+        prompted = 0 if prompt is None else sum(prompt.role)
+        self.sums[lane] += prompted - self.prompted[lane]
+        self.prompted[lane] = prompted
 
     def close(self, lane: int) -> tuple[Text, ...]:
         super().close(lane)
