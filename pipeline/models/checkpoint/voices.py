@@ -9,10 +9,12 @@ Source: PyTorch, `torch/serialization.py` and `torch/_weights_only_unpickler.py`
 NVIDIA/personaplex, `LMGen.load_voice_prompt_embeddings` (contents).
 """
 
+import io
 import pickle
+import pickletools
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, NoReturn
@@ -26,8 +28,17 @@ from pipeline.errors import VoiceError
 from pipeline.values import Voice
 
 MAX_FILE_BYTES: Final = 64 * 2**20  # a published voice has 0.4 to 1.3 MB
+MAX_MEMBERS: Final = 64
 MAX_PICKLE_BYTES: Final = 64 * 2**10
 MAX_FRAMES: Final = 1000  # 80 s
+# What PyTorch writes for tensors. Of others even the arguments could exhaust memory.
+_OPCODES: Final = frozenset(
+    {
+        "PROTO", "MARK", "STOP", "EMPTY_DICT", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3", "NONE",
+        "NEWTRUE", "NEWFALSE", "BININT", "BININT1", "BININT2", "LONG1", "BINUNICODE", "BINPUT", "LONG_BINPUT",
+        "BINGET", "LONG_BINGET", "GLOBAL", "BINPERSID", "REDUCE", "SETITEM", "SETITEMS",
+    }
+)  # fmt: skip
 _DTYPES: Final[Mapping[str, str]] = {"FloatStorage": "<f4", "BFloat16Storage": "<u2", "LongStorage": "<i8"}
 _RING: Final = 4  # positions in the official code's token ring
 
@@ -92,11 +103,7 @@ def read_published_voice(path: Path) -> Voice:
     Raises:
         VoiceError: the file is damaged, has other contents, or names anything but tensors.
     """
-    tensors = _read_tensors(path)
-    if set(tensors) != {"embeddings", "cache"}:
-        raise VoiceError(
-            path.name, f"it holds {', '.join(sorted(map(str, tensors)))}, not embeddings and cache"
-        )
+    tensors = _read_tensors(path, frozenset({"embeddings", "cache"}))
     embeddings, cache = tensors["embeddings"], tensors["cache"]
     if embeddings.ndim != 4 or embeddings.shape[1:3] != (1, 1) or embeddings.dtype != np.float32:
         raise VoiceError(path.name, f"its embeddings have the shape {list(embeddings.shape)}")
@@ -144,8 +151,33 @@ def read_voice(path: Path) -> Voice:
     return checked(path.name, Voice(codes, embeddings, tail))
 
 
-def _read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
-    """Every tensor of a `.pt` file; bfloat16 is widened to float32."""
+def _describe(content: bytes) -> object:
+    """What a pickle describes.
+
+    Raises:
+        pickle.UnpicklingError: it has an opcode that tensors need not have.
+    """
+    for opcode, argument, _ in pickletools.genops(content):
+        if opcode.name not in _OPCODES:
+            raise pickle.UnpicklingError(f"it has the opcode {opcode.name}")
+        if opcode.name == "LONG_BINPUT" and argument > len(content):  # would allocate a table so large
+            raise pickle.UnpicklingError("it remembers more than it says")
+    return _DescriptionUnpickler(io.BytesIO(content)).load()
+
+
+def _problem(members: Mapping[str, zipfile.ZipInfo], pickles: Sequence[str]) -> str | None:
+    """What is wrong with the archive's members; nothing is read of them yet."""
+    if len(pickles) != 1 or len(members) > MAX_MEMBERS:
+        return "it is no PyTorch file of tensors"
+    if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
+        return "it is compressed"
+    if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
+        return "its description is too large"
+    return None
+
+
+def _read_tensors(path: Path, names: frozenset[str]) -> dict[str, npt.NDArray[Any]]:
+    """The tensors `names` of a `.pt` file that has no others; bfloat16 is widened to float32."""
 
     def refuse(problem: str) -> NoReturn:
         raise VoiceError(path.name, problem)
@@ -156,16 +188,16 @@ def _read_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
         with zipfile.ZipFile(path) as archive:
             members = {info.filename: info for info in archive.infolist()}
             pickles = [name for name in members if PurePosixPath(name).name == "data.pkl"]
-            if len(pickles) != 1 or len(members) > 64:
-                refuse("it is no PyTorch file of tensors")
-            if any(info.compress_type != zipfile.ZIP_STORED for info in members.values()):
-                refuse("it is compressed")
-            if members[pickles[0]].file_size > MAX_PICKLE_BYTES:
-                refuse("its description is too large")
-            with archive.open(pickles[0]) as file:
-                described = _DescriptionUnpickler(file).load()
+            problem = _problem(members, pickles)
+            if problem is not None:
+                refuse(problem)
+            described = _describe(archive.read(pickles[0]))
             if not isinstance(described, dict) or not all(isinstance(t, _Tensor) for t in described.values()):
                 refuse("it holds something else than tensors")
+            if set(described) != names:
+                refuse(
+                    f"it holds {', '.join(sorted(map(str, described)))}, not {' and '.join(sorted(names))}"
+                )
             folder = PurePosixPath(pickles[0]).parent / "data"
             return {name: _array(archive, folder, tensor) for name, tensor in described.items()}
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:

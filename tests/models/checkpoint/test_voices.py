@@ -70,7 +70,7 @@ def test_a_converted_voice_is_the_same_voice(tmp_path):
 def test_nothing_of_a_hostile_pickle_is_executed(tmp_path, wrapped):
     """Neither at the top nor where a tensor should stand; the error names what was refused."""
     bomb = Executed(tmp_path / "executed")
-    description = pickle.dumps({"embeddings": bomb, "cache": bomb} if wrapped else bomb)
+    description = pickle.dumps({"embeddings": bomb, "cache": bomb} if wrapped else bomb, protocol=2)
     [name] = [name for name in members() if name.endswith("data.pkl")]
     with pytest.raises(VoiceError, match=r"names (posix|nt|os)\.mkdir"):
         read_published_voice(repacked(tmp_path / "v.pt", {name: description}))
@@ -148,3 +148,19 @@ def test_a_converted_voice_that_is_none_is_refused(tmp_path):
     save_file({"codes": np.zeros((3, 8), np.float32)}, tmp_path / "v.safetensors")
     with pytest.raises(VoiceError, match="neither"):
         read_voice(tmp_path / "v.safetensors")
+
+
+@pytest.mark.parametrize("opcode", [b"\x8e", b"\x8d", b"c", b"\x93", b"\x81"])
+def test_an_opcode_that_tensors_do_not_need_is_refused(tmp_path, opcode):
+    """Before its argument is read: a length of 2^60 bytes, say."""
+    [name] = [name for name in members() if name.endswith("data.pkl")]
+    content = b"\x80\x02" + opcode + b"\xff" * 7 + b"\x0f" + b"."
+    with pytest.raises(VoiceError):
+        read_published_voice(repacked(tmp_path / "v.pt", {name: content}))
+
+
+def test_a_memo_that_would_fill_the_memory_is_refused(tmp_path):
+    """An index of four thousand million, in a file of ten bytes."""
+    [name] = [name for name in members() if name.endswith("data.pkl")]
+    with pytest.raises(VoiceError, match="remembers"):
+        read_published_voice(repacked(tmp_path / "v.pt", {name: b"\x80\x02}r\xff\xff\xff\xff."}))
