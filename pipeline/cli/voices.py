@@ -35,6 +35,7 @@ from pipeline.values import GREEDY, Voice
 
 LANE: Final = 0
 MIN_S, MAX_S = 1, 20
+VOICE_FILES: Final = (".wav", ".flac", ".ogg", ".pt", ".safetensors")
 
 
 def voice_of_recording(stages: ModelStages, path: Path) -> Voice:

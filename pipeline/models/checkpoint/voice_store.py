@@ -7,12 +7,14 @@ a file that nobody else can read.
 Neighbours: `voices` reads and writes one voice; `pipeline.cli.voices` makes one of a recording.
 """
 
+import gzip
 import hashlib
 import os
 import re
 import shutil
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -25,8 +27,7 @@ from pipeline.models.checkpoint.voices import MAX_FILE_BYTES, read_published_voi
 from pipeline.values import Voice
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
-MAX_VOICES: Final = 256
-MAX_ARCHIVE_BYTES: Final = 2**30  # unpacked
+MAX_ARCHIVE_BYTES: Final = 256 * 2**20  # unpacked; the published one has 20 MB
 _SUFFIX: Final = ".safetensors"
 
 Origin = Literal["published", "own"]
@@ -159,14 +160,9 @@ def convert_archive(archive: Path, folder: Path) -> None:
 
 def _voice_files(archive: Path, folder: Path) -> Iterator[tuple[str, Path]]:
     """Each voice's name and a temporary copy of its file."""
-    unpacked_bytes = count = 0
     try:
-        with tarfile.open(archive, "r|gz") as tar:
+        with gzip.open(archive) as file, tarfile.open(fileobj=_Bounded(file), mode="r|") as tar:
             for member in tar:
-                # A member that is skipped is unpacked, too, to reach the next one.
-                unpacked_bytes, count = unpacked_bytes + member.size, count + 1
-                if unpacked_bytes > MAX_ARCHIVE_BYTES or count > 4 * MAX_VOICES:
-                    raise VoiceError(archive.name, "it is too large to be an archive of voices")
                 path = PurePosixPath(member.name)
                 if not member.isreg() or path.suffix != ".pt" or path.name.startswith("."):
                     continue
@@ -174,12 +170,28 @@ def _voice_files(archive: Path, folder: Path) -> Iterator[tuple[str, Path]]:
                     raise VoiceError(archive.name, f"it holds {path.name!r}, which is no voice")
                 content = tar.extractfile(member)
                 assert content is not None, "a regular member has content"
-                with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=f"-{path.name}") as file:
-                    shutil.copyfileobj(content, file)
-                    file.flush()
-                    yield path.stem, Path(file.name)
-    except (tarfile.TarError, EOFError, OSError) as error:
+                with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=f"-{path.name}") as copy:
+                    shutil.copyfileobj(content, copy)
+                    copy.flush()
+                    yield path.stem, Path(copy.name)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
         raise VoiceError(archive.name, f"it is no archive of voices ({error})") from None
+
+
+class _Bounded:
+    """A file that fails beyond `MAX_ARCHIVE_BYTES`, whatever its reader wants to skip or keep."""
+
+    def __init__(self, file: gzip.GzipFile) -> None:
+        self._file = file
+        self._left_bytes = MAX_ARCHIVE_BYTES
+
+    def read(self, size: int) -> bytes:
+        """The next `size` bytes."""
+        content = self._file.read(size)
+        self._left_bytes -= len(content)
+        if self._left_bytes < 0:
+            raise OSError("it is too large to be an archive of voices")
+        return content
 
 
 def _files(folder: Path) -> list[Path]:
