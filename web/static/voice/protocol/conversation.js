@@ -30,6 +30,7 @@ export class Conversation {
     this._epochMs = epochMs;
     this._liveness = new Liveness({ ...DEFAULT_INTERVALS, nowMs });
     this._isClosing = false;
+    this._hasSession = false;
     this.isReady = false;
     this.framesReceived = 0;
     this.ignored = 0;
@@ -62,6 +63,11 @@ export class Conversation {
         this.ignored += 1;
         return [];
     }
+  }
+
+  /** Send no audio until the next `ready`. */
+  hold() {
+    this.isReady = false;
   }
 
   /** Queue a heartbeat if one is due. → whether the server has timed out. */
@@ -130,11 +136,13 @@ export class Conversation {
         });
         break;
       case "ready":
-        this._receivedIds.reset();
+        if (!this._hasSession) this._receivedIds.reset(); // `ready` may come again in the same session
+        this._hasSession = true;
         this.isReady = true;
         break;
       case "resumed":
         this._receivedIds.resume(metadata);
+        this._hasSession = true;
         this.isReady = true;
         break;
       case "recording":
