@@ -55,18 +55,19 @@ def alone(folder: Path, index: int) -> list[int]:
 
 
 class Watched(StepperStage):
-    """Keeps the tokens of each session, and whether prompts were computed while others talked."""
+    """Keeps the tokens of each session by its seed."""
 
     tokens: dict[int, list[int]]
 
-    def open(self, lane, sampling):
-        super().open(lane, sampling)
-        self.tokens[lane] = []
+    def configure(self, lane, sampling):
+        super().configure(lane, sampling)
+        self.seeds = {**getattr(self, "seeds", {}), lane: sampling.seed}
+        self.tokens[sampling.seed] = []
 
     def step(self, lanes, codes):
         steps = super().step(lanes, codes)
         for lane, step in zip(lanes, steps, strict=True):
-            self.tokens[lane].append(step.token)
+            self.tokens[self.seeds[lane]].append(step.token)
         return steps
 
 
@@ -90,7 +91,7 @@ def engine_of(stages: ModelStages, config: Config) -> tuple[Engine, dict[int, li
     return engine, tokens
 
 
-async def converse(engine: Engine, index: int, tokens: dict[int, list[int]], lane: int) -> None:
+async def converse(engine: Engine, index: int, tokens: dict[int, list[int]]) -> None:
     """One session, at the pace of the model."""
     client = Client(MemoryTransport(buffer=1000))
     persona = PERSONAS[index]
@@ -104,7 +105,7 @@ async def converse(engine: Engine, index: int, tokens: dict[int, list[int]], lan
         await client.until(lambda c: [m for m in c.metadata if isinstance(m, Ready)][-1] == due)
         for count, frame in enumerate(SPEECH[index], 1):
             await client.send(outgoing.audio(payload_of(frame), 0.0))
-            while len(tokens[lane]) < count:
+            while len(tokens.get(index, ())) < count:  # noqa: ASYNC110 - the model runs on another thread
                 await trio.sleep(0.002)
         await client.bye()
 
@@ -113,30 +114,27 @@ async def test_personas_side_by_side_say_what_each_says_alone(folder):
     """With one that joins without a persona, and a second one in a lane that had another."""
     config = config_of(folder, "lanes.max=3", "lanes.admit=3", "limits.resume_grace_ms=0")
     engine, tokens = engine_of(open_stages(config), config)
-    said = {}
-
-    async def take(index: int, lane: int) -> None:
-        await converse(engine, index, tokens, lane)
-        said[index] = tokens[lane]
 
     async with trio.open_nursery() as nursery:
         await nursery.start(engine.run)
         await engine.ready.wait()
         async with trio.open_nursery() as talking:
-            talking.start_soon(take, 0, 0)
+            talking.start_soon(converse, engine, 0, tokens)
             await trio.sleep(0.1)
-            talking.start_soon(take, 1, 1)
+            talking.start_soon(converse, engine, 1, tokens)
             await trio.sleep(0.1)
-            talking.start_soon(take, 2, 2)
-        await take(3, 0)
+            talking.start_soon(converse, engine, 2, tokens)
+        await converse(engine, 3, tokens)
         await engine.drain()
-    assert said == {index: await trio.to_thread.run_sync(alone, folder, index) for index in range(4)}
+    assert tokens == {index: await trio.to_thread.run_sync(alone, folder, index) for index in range(4)}
 
 
 async def test_a_replay_begins_as_the_session_did(folder, tmp_path):
     """With its voice and its role; another voice under the same name is refused."""
     VoiceStore(None).add("anna", Voice(codes=np.full((9, 8), 7, np.int32)))
-    config = config_of(folder, "lanes.max=1", f"replay.folder={tmp_path}", "prompt.voice=anna")
+    config = config_of(
+        folder, "lanes.max=1", "lanes.admit=1", f"replay.folder={tmp_path}", "prompt.voice=anna"
+    )
     stages = open_stages(config)
     engine, tokens = engine_of(stages, config)
     async with trio.open_nursery() as nursery:
@@ -159,7 +157,7 @@ async def test_a_replay_begins_as_the_session_did(folder, tmp_path):
     command = ["--config", str(folder), "--replay", str(bundle), "--trace", str(tmp_path / "t.npz")]
     assert await trio.to_thread.run_sync(offline.main, [*command, str(tmp_path / "out.wav")]) == 0
     with np.load(tmp_path / "t.npz") as trace:
-        assert trace["text_tokens"].tolist() == tokens[0]
+        assert trace["text_tokens"].tolist() == tokens[5]
     VoiceStore(None).add("anna", Voice(codes=np.full((9, 8), 8, np.int32)))
     with pytest.raises(ConfigError, match="the voice anna is not the recorded one"):
         offline.main([*command, str(tmp_path / "out.wav")])

@@ -131,7 +131,14 @@ def quantize(options: argparse.Namespace) -> Report:
     weights = f"model.q{options.bits}.safetensors"
     try:
         target.mkdir(parents=True, exist_ok=True)
-        done = quantize_checkpoint(bundle.lm_path, target / weights, bundle.lm, options.bits, options.group)
+        done = quantize_checkpoint(
+            bundle.lm_path,
+            target / weights,
+            bundle.lm,
+            options.bits,
+            options.group,
+            uniform=options.uniform,
+        )
         model = {**config.model, "moshi_name": weights}
         for key, path in (
             ("mimi_name", bundle.mimi_path),
@@ -238,6 +245,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "quantize":
             subparser.add_argument(
                 "--bits", type=int, choices=(4, 6, 8), default=4, help="bits per weight (default 4)"
+            )
+            subparser.add_argument(
+                "--uniform",
+                action="store_true",
+                help="use --bits throughout, also for a model that gets 8 in the parts that need them",
             )
             subparser.add_argument("--group", type=int, metavar="N", help="weights per quantization group")
             subparser.add_argument("output", type=Path, metavar="OUT", help="folder to create")

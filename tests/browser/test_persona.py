@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
-from support.browser.actions import start, stop, until_played
+from support.browser.actions import open_panel, start, stop, until_played
 from support.browser.chromium import visiting
 from support.browser.servers import Server, serving
 from support.personas import write_persona_folder
@@ -33,6 +33,7 @@ def test_a_call_has_the_chosen_voice_and_role(browser: Browser, server: Server) 
     with visiting(browser, server.origin) as visit:
         page = visit()
         choose(page, "NATF0", "be kind")
+        open_panel(page, "stats")
         start(page)
         expect(page.locator("#persona-current")).to_have_text(
             "Voice: Natural, female 1 (NATF0) · Role: be kind"
@@ -50,6 +51,7 @@ def test_an_impossible_role_is_told_and_the_call_goes_on(browser: Browser, serve
     with visiting(browser, server.origin) as visit:
         page = visit()
         choose(page, "", "be kind " * 60)
+        open_panel(page, "stats")
         start(page)
         expect(page.locator("#notices")).to_contain_text("shorten the role")
         until_played(page, 5)
@@ -79,6 +81,7 @@ def test_a_model_without_voices_shows_no_chooser(browser: Browser, checkpoint: P
         page.reload()
         expect(page.locator("#model")).to_be_visible()
         expect(page.locator("#persona")).to_be_hidden()
+        open_panel(page, "stats")
         start(page)
         until_played(page, 5)
         stop(page)
