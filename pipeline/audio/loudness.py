@@ -34,4 +34,5 @@ def normalized(pcm: Pcm, path: str) -> Pcm:
     loudness = pyloudnorm.Meter(SAMPLE_RATE_HZ).integrated_loudness(pcm.astype(np.float64))
     if not np.isfinite(loudness):
         raise AudioFileError(path, "is silent")
-    return (pcm * 10 ** ((VOICE_LUFS - loudness) / 20)).astype(np.float32)
+    gain = 10 ** ((VOICE_LUFS - float(loudness)) / 20)
+    return (pcm * gain).astype(np.float32)

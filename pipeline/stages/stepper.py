@@ -180,9 +180,8 @@ class StepperStage:
         batch = SamplingBatch.of([sampling], [prompt.positions - 1], [()], self._model.config.dep_q, 1)
         sampler = BatchSampler(batch, self._model.config.existing_text_padding_id)
         text, audio = self._model.sample(prompt.context, sampler, codebooks=1)
-        mx.eval(text, audio)
-        self._tokens.put(lane, 0, int(text.item()))
-        self._tokens.put(lane, 1, int(audio.item()))
+        self._tokens.put(lane, 0, int(np.array(text)[0]))
+        self._tokens.put(lane, 1, int(np.array(audio)[0, 0]))
 
     def _forget_prompt(self, lane: int) -> None:
         self._prefills.pop(lane, None)

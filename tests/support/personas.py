@@ -16,7 +16,11 @@ from support.checkpoints import MIMI
 
 GOLDENS = Path(__file__).parents[1] / "data" / "families" / "personaplex_prompts"
 CODEC = {**MIMI, "quantizer": {**MIMI["quantizer"], "n_q": 8, "bins": 2048}}
-TEXT = ("be kind", "you are a wise and friendly teacher", "answer questions in a quick jovial way, not zealously")
+TEXT = (
+    "be kind",
+    "you are a wise and friendly teacher",
+    "answer questions in a quick jovial way, not zealously",
+)
 
 
 def write_persona_folder(folder: Path, *, settings: Mapping[str, Any] | None = None, seed: int = 1) -> Path:

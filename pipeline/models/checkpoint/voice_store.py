@@ -9,6 +9,7 @@ Neighbours: `voices` reads and writes one voice; `pipeline.cli.voices` makes one
 
 import gzip
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -178,14 +179,15 @@ def _voice_files(archive: Path, folder: Path) -> Iterator[tuple[str, Path]]:
         raise VoiceError(archive.name, f"it is no archive of voices ({error})") from None
 
 
-class _Bounded:
+class _Bounded(io.RawIOBase):
     """A file that fails beyond `MAX_ARCHIVE_BYTES`, whatever its reader wants to skip or keep."""
 
     def __init__(self, file: gzip.GzipFile) -> None:
+        super().__init__()
         self._file = file
         self._left_bytes = MAX_ARCHIVE_BYTES
 
-    def read(self, size: int) -> bytes:
+    def read(self, size: int = -1, /) -> bytes:
         """The next `size` bytes."""
         content = self._file.read(size)
         self._left_bytes -= len(content)

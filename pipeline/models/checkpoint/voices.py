@@ -160,7 +160,9 @@ def _describe(content: bytes) -> object:
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name not in _OPCODES:
             raise pickle.UnpicklingError(f"it has the opcode {opcode.name}")
-        if opcode.name == "LONG_BINPUT" and argument > len(content):  # would allocate a table so large
+        if opcode.name == "LONG_BINPUT" and int(argument or 0) > len(
+            content
+        ):  # would allocate a table so large
             raise pickle.UnpicklingError("it remembers more than it says")
     return _DescriptionUnpickler(io.BytesIO(content)).load()
 

@@ -21,6 +21,7 @@ export class PersonaPanel {
     this._role = document.getElementById("persona-role");
     this._current = document.getElementById("persona-current");
     this._key = "";
+    this._refusal = "";
     this._role.maxLength = MAX_ROLE;
     this._role.value = preferences.role;
     this._voice.addEventListener("change", () => this._save());
@@ -36,11 +37,17 @@ export class PersonaPanel {
       case "connection_established":
         this._show(event.model);
         break;
+      case "opening":
+        this._refusal = "";
+        break;
+      case "error":
+        if (event.code === "prompt_refused") this._refusal = `Continuing with the default: ${event.message}.`;
+        break;
       case "preparing":
         this._current.textContent = "Preparing the voice and the role…";
         break;
       case "ready":
-        this._current.textContent = summary(event);
+        this._current.textContent = this._refusal || summary(event);
         break;
       case "ended":
       case "failed":
