@@ -170,7 +170,7 @@ class Session:
             except PromptError as error:
                 self._choice.refuse(persona)
                 self.send_metadata(ErrorNotice("prompt_refused", str(error)))
-                if not self._choice.pending:
+                if not self._choice.pending and self.lease.running:
                     self._send_ready()
                 continue
             if not self.lease.is_open:
@@ -179,7 +179,8 @@ class Session:
                 with contextlib.suppress(trio.ClosedResourceError):  # the engine has ended
                     self._inbox.put_nowait(LanePrompted(lane, prompt))
                 self._recording.record_prompted(persona, prompt)
-                self._send_ready()
+                if self.lease.running:  # put back meanwhile, it is told when it runs again
+                    self._send_ready()
 
     async def wait_put_back(self) -> None:
         """Wait until the session has to make room; its audio is not processed from then on."""
@@ -187,9 +188,10 @@ class Session:
             await self.lease.wait_changed()
 
     def continue_after_wait(self) -> None:
-        """The session runs again, with its state as it was; what was sent meanwhile has no effect."""
+        """The session runs again, with its state as it was; what was sent meanwhile counts as dropped."""
         self._last_audio_s = trio.current_time()
-        self._deadlines, self._arrivals = DeadlineClock(), DeadlineClock()
+        self._arrivals = DeadlineClock()
+        self._report_dropped()
         if not self._choice.pending:
             self._send_ready()
 
@@ -384,7 +386,7 @@ class Session:
 
     def _report_dropped(self) -> None:
         """Send one notice for all that was dropped since the last one."""
-        frames = self._counters.frames_dropped
+        frames = self._counters.frames_dropped + self._counters.frames_put_back
         audio = self._output.dropped("audio") + self._counters.decodes_skipped
         if frames > self._reported_frames:
             self.send_metadata(Dropped("audio", frames - self._reported_frames))

@@ -31,7 +31,8 @@ export class Conversation {
     this._liveness = new Liveness({ ...DEFAULT_INTERVALS, nowMs });
     this._isClosing = false;
     this._hasSession = false;
-    this.isReady = false;
+    this.isReady = false; // audio is accepted
+    this.isPaused = false; // the session was put back into the queue
     this.framesReceived = 0;
     this.ignored = 0;
   }
@@ -136,17 +137,25 @@ export class Conversation {
         });
         break;
       case "ready":
+        this.isReady = true;
+        if (this.isPaused) {
+          this.isPaused = false;
+          return [{ kind: "continued" }];
+        }
         if (!this._hasSession) this._receivedIds.reset(); // `ready` may come again in the same session
         this._hasSession = true;
-        this.isReady = true;
         break;
       case "resumed":
         this._receivedIds.resume(metadata);
         this._hasSession = true;
         this.isReady = true;
         break;
-      case "recording":
       case "queued":
+        if (!this.isReady && !this.isPaused) break;
+        this.isReady = false;
+        this.isPaused = true;
+        return [{ kind: "paused", position: metadata.position }];
+      case "recording":
       case "stats":
       case "error":
       case "draining":
