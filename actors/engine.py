@@ -332,7 +332,7 @@ class Engine:
         try:
             prompt = await self._prompter.build(self._persona)
             if prompt is not None:
-                await self._prompter.prepare(WARMUP_LANE, prompt)
+                await self._prompter.prepare(WARMUP_LANE, prompt, is_open=lambda: True)
         except PromptError as error:
             raise ConfigError("pipeline.prompt", str(error)) from None
 

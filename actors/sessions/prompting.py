@@ -96,8 +96,11 @@ class Prompter:
         """
         return None if persona == Persona() else await self._personas.build(persona)
 
-    async def prepare(self, lane: int, prompt: Prompt) -> None:
+    async def prepare(self, lane: int, prompt: Prompt, *, is_open: Callable[[], bool]) -> bool:
         """Compute a prompt for a lane without frames, unless it is kept; the lane can then begin with it.
+
+        Returns whether it is complete: once the lane is not open any more, nothing further is computed,
+        because it may soon be another session's.
 
         Raises:
             PromptError: the model cannot begin so.
@@ -108,13 +111,14 @@ class Prompter:
         done = self._under_way[prompt.key] = trio.Event()
         size, complete = SliceSize(), False
         try:
-            while not complete:
+            while not complete and is_open():
                 advance = partial(_advance, lane=lane, prompt=prompt, positions=size.positions)
                 complete, taken_s = await self._stepper.call_between_batches(advance)
                 size.record(taken_s)
         finally:
             del self._under_way[prompt.key]
             done.set()
+        return complete
 
 
 def _advance(worker: Worker[Any, Any], *, lane: int, prompt: Prompt, positions: int) -> tuple[bool, float]:

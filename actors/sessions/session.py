@@ -166,7 +166,7 @@ class Session:
             try:
                 prompt = await prompter.build(persona)
                 if prompt is not None:
-                    await prompter.prepare(lane, prompt)
+                    await prompter.prepare(lane, prompt, is_open=lambda: self.lease.is_open)
             except PromptError as error:
                 self._choice.refuse(persona)
                 self.send_metadata(ErrorNotice("prompt_refused", str(error)))

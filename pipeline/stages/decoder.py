@@ -8,6 +8,7 @@ import numpy.typing as npt
 
 from pipeline import backend
 from pipeline.models.compiled.mimi import CompiledMimi
+from pipeline.models.evaluation import evaluate
 from pipeline.models.mimi import Mimi
 from pipeline.models.prompt import SILENCE
 from pipeline.stages.batch import bucket_widths
@@ -42,6 +43,7 @@ class DecoderStage(CodecStage):
         the same sample for sample.
         """
         self._state = self._mimi.reset(self._state, lane)
+        evaluate(self._name, self._state.conv_state)
         if prompted:
             self.decode([lane], np.array([SILENCE], np.int32))
 

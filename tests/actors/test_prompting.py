@@ -11,6 +11,7 @@ from support.actors.fakes import (
     LOADERS,
     Client,
     Loaders,
+    MemoryTransport,
     SumPersonas,
     SumStepper,
     expected,
@@ -25,8 +26,8 @@ from actors.sessions.prompting import MAX_POSITIONS, SLICE_S, SliceSize
 from pipeline.errors import ConfigError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
-from pipeline.protocol.metadata import Configure, ErrorNotice, Ready
-from pipeline.values import Persona, Prompt
+from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Ready
+from pipeline.values import Persona, Prompt, SamplingParams
 
 ROLE = " ".join(str(n % 7) for n in range(300))
 SHIFT = sum(n % 7 for n in range(300))
@@ -64,8 +65,8 @@ def readies(client: Client) -> list[Ready]:
     return [notice for notice in client.metadata if isinstance(notice, Ready)]
 
 
-async def join(engine: Engine, nursery: trio.Nursery, *configures: Configure) -> Client:
-    client = Client()
+async def join(engine: Engine, nursery: trio.Nursery, *configures: Configure, buffer: int = 64) -> Client:
+    client = Client(MemoryTransport(buffer=buffer))
     nursery.start_soon(serve_client, engine, client)
     nursery.start_soon(client.listen)
     await client.ready()
@@ -244,6 +245,32 @@ async def test_who_leaves_before_the_prompt_is_ready_frees_the_lane(autojump_clo
     assert same(second.frames, expected(frames, 3 + SHIFT))
     await second.bye()
     assert engine.admission.statistics().lanes_open == 0
+
+
+async def test_who_says_bye_before_the_prompt_is_ready_leaves_the_lane_to_others(autojump_clock, nursery):
+    """No slice follows the session's end: the lane may be another session's by then."""
+    engine = await serving(
+        make_engine(lanes=1, runner=functools.partial(slow_inline, batch_s=0.1), loaders=WATCHED), nursery
+    )
+    first = await join(engine, nursery, Configure(role=ROLE), buffer=0)
+    first.pause_s = 30.0  # what waits to be written to it holds up the end of its connection, not of its lane
+    await trio.sleep(2.5)
+    opened: list[int] = []
+
+    def note(lane: int, sampling: SamplingParams) -> None:
+        opened.append(len(Watched.made.slices))
+        Watched.open(Watched.made, lane, sampling)
+
+    Watched.made.open = note
+    await first.send(outgoing.metadata(Bye()))
+    second = await join(engine, nursery, Configure(seed=3))
+    frames = speech(2, 5)
+    await second.stream(frames, every_s=0.5)
+    await second.until(lambda c: len(c.audio) == 3)
+    assert same(second.frames, expected(frames, 3))
+    await second.bye()
+    assert opened == [len(Watched.made.slices)]
+    assert 5 < opened[0] < 75
 
 
 async def test_a_recording_has_what_the_session_began_with(autojump_clock, nursery, tmp_path):

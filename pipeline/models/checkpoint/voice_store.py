@@ -57,6 +57,7 @@ class VoiceStore:
         `cache`: where converted voices are kept; by default in the user's cache folder.
         """
         self._archive = archive
+        self._folder: Path | None = None  # of the archive's voices, once it is known
         self._own = own_folder() if own is None else own
         self._cache = platformdirs.user_cache_path("packet-voice") / "voices" if cache is None else cache
 
@@ -68,7 +69,9 @@ class VoiceStore:
         """
         own = [VoiceInfo(path.stem, "own", path) for path in _files(self._own)]
         names = {voice.name for voice in own}
-        published = () if self._archive is None else _files(self._converted(self._archive))
+        if self._archive is not None and (self._folder is None or not self._folder.is_dir()):
+            self._folder = self._converted(self._archive)
+        published = () if self._folder is None else _files(self._folder)
         return own + [VoiceInfo(path.stem, "published", path) for path in published if path.stem not in names]
 
     def read(self, name: str) -> Voice:
