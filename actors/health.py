@@ -150,7 +150,7 @@ class Health:
             lanes=self._admission.statistics(),
             timings={
                 **{name: stage.timing.statistics() for name, stage in self._stages.items()},
-                "added": self._latencies.added.statistics(),
+                "added": self._latencies.overhead.statistics(),
                 "latency": self._latencies.total.statistics(),
             },
             steps=self._dispatcher.frames,

@@ -1,8 +1,8 @@
 """How many sessions run at once: measured at the start, then corrected by how punctual the answers are.
 
-The law, for observations a fixed time apart. A frame is *late* if its answer came out of the models more than
-a frame's duration past its deadline, or if it was dropped or skipped on the way; a frame is *tight* if only
-half of that was left. An observation without frames changes nothing.
+The control rules, for observations a fixed time apart. A frame is *late* if its answer came out of the
+models more than a frame's duration past its deadline, or if it was dropped or skipped on the way; a frame is
+*tight* if only half of that was left. An observation without frames changes nothing.
 
 | what happens | answer |
 |---|---|

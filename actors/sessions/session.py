@@ -4,7 +4,7 @@ A session has a lane, numbers the frames that go in, sends what comes out, knows
 are sampled and counts all of it. It never waits (except for its lane): every other method is a
 plain function, called by ingress, the dispatcher, egress and health, each from its own task.
 
-Neighbours: `connection` carries its packets; `client_output`, `backlog`, `counters`,
+Neighbours: `connection` carries its packets; `client_output`, `playout_lag`, `counters`,
 `latency` and `recording_switch` are its parts. What does not belong here: packet numbers, heartbeats
 and the transport, which end with a connection.
 """
@@ -22,11 +22,11 @@ from msgspec import structs
 from actors.runtime.channel import Channel
 from actors.runtime.tracing import Tracer
 from actors.sessions.admission import LaneLease
-from actors.sessions.backlog import Backlog
 from actors.sessions.client_output import ClientOutput
 from actors.sessions.counters import SessionCounters
 from actors.sessions.dispatcher import Dispatcher
 from actors.sessions.latency import Latencies, LatencyRecorder, nanoseconds
+from actors.sessions.playout_lag import PlayoutLag
 from actors.sessions.recorder import Recorder
 from actors.sessions.recording_switch import RecordingSwitch
 from actors.sessions.send_queue import SendQueue
@@ -92,11 +92,11 @@ class Session:
         self._inbox = inbox
         self._sampling = sampling
         self._tracer = tracer
-        self._backlog = Backlog(max_lag_s)
-        self._output = ClientOutput(self._backlog, on_failure=self._wake)
+        self._playout_lag = PlayoutLag(max_lag_s)
+        self._output = ClientOutput(self._playout_lag, on_failure=self._wake)
         self._recording = RecordingSwitch(recorder, self.id, self.send_metadata)
         self._counters = SessionCounters()
-        self._arrivals = DeadlineClock()
+        self._deadline_clock = DeadlineClock()
         self._last_audio_s = self.began_s
         self._next_index = 0  # of the frame that the dispatcher delivers next
         self._reported_frames = self._reported_audio = 0  # dropped, as far as the client knows
@@ -148,7 +148,8 @@ class Session:
     def continue_after_wait(self) -> None:
         """The session runs again, with its state as it was; what was sent meanwhile has no effect."""
         self._last_audio_s = trio.current_time()
-        self._deadlines, self._arrivals = DeadlineClock(), DeadlineClock()
+        self._deadline_clock = DeadlineClock()
+        self.latency.reset_deadlines()
         self.send_metadata(Ready())
 
     def close_input(self) -> None:
@@ -200,7 +201,7 @@ class Session:
         """The client reports how its playback is doing."""
         self._counters.client_underruns = stats.underruns or 0
         if stats.last_played_frame is not None:
-            self._backlog.update(stats.last_played_frame)
+            self._playout_lag.update(stats.last_played_frame)
 
     def configure(self, change: Configure) -> None:
         """Change how tokens are sampled from the next frame on; what the client omits stays as it is."""
@@ -269,7 +270,7 @@ class Session:
     def record_sent(self, frame: AgentFrame) -> None:
         """Egress has written this frame just now."""
         self._counters.frames_out += 1
-        self._backlog.record_sent()
+        self._playout_lag.record_sent()
         self._counters.underruns += self.latency.record_sent(frame)
 
     def report(self, stats: Stats) -> None:
@@ -285,7 +286,7 @@ class Session:
                 frames_out=counters.frames_out,
                 frames_dropped=counters.frames_dropped,
                 underruns=counters.underruns,
-                added_ms=round(self.latency.added.statistics().p50_ms, 3),
+                added_ms=round(self.latency.overhead.statistics().p50_ms, 3),
                 low_left_out=counters.low_dropped,
                 partials_left_out=counters.partials_dropped,
                 decodes_skipped=counters.decodes_skipped,
@@ -306,9 +307,9 @@ class Session:
         self.wakeup.set()  # the registry replaces the event
 
     def _due_s(self, index: int, received_s: float) -> float:
-        """Until when the answer to this frame is worth decoding; never, if the client has a backlog."""
-        due_ns = self._arrivals.due_ns(index, nanoseconds(received_s))
-        return -math.inf if self._backlog.skip_frame() else due_ns / 1e9
+        """Until when the answer to this frame is worth decoding; never, if the client lags."""
+        due_ns = self._deadline_clock.due_ns(index, nanoseconds(received_s))
+        return -math.inf if self._playout_lag.take_skip() else due_ns / 1e9
 
     def _send_text(self, texts: Iterable[Text]) -> None:
         for text in texts:

@@ -127,7 +127,7 @@ def test_a_place_is_given_at_once():
 
 
 def test_growth_waits_for_demand():
-    """A limit that nobody presses against stays where it is."""
+    """A limit that is not reached does not change."""
     machine = Machine(ConcurrencyLimit(2, 16), always(16), always(2)).run(120)
     assert machine.law.limit == 2
 
