@@ -215,7 +215,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_config_arguments(parser)
     parser.add_argument("--sessions", type=int, default=12, help="number of sessions (default 12)")
     parser.add_argument(
-        "--minutes", type=float, default=1.0, help="duration, of --ramp and --slow for each step (default 1)"
+        "--minutes",
+        type=float,
+        default=1.0,
+        help="duration in minutes; with --ramp and --slow, of each step (default 1)",
     )
     parser.add_argument(
         "--misbehaving", type=float, default=0.1, help="share of misbehaving sessions (default 0.1)"

@@ -20,7 +20,7 @@ FRAMES = round(12.5 * OBSERVE_EVERY_S)
 
 @dataclass
 class Machine:
-    """Serves `holds(t)` sessions in time; each one beyond makes a share of all frames late, one short of it tight.
+    """Serves `holds(t)` sessions in time; each one beyond makes a share of all frames late, one less tight.
 
     Overload shows in one of `shows_each` observations only.
     `demand(t)` sessions want to run. `history` has (time, running, share of frames that were late).
