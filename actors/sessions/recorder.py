@@ -22,7 +22,7 @@ import trio
 
 from pipeline.values import Pcm
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # `pipeline.audio.recordings` reads it
 WAITING_ITEMS: Final = 512  # of all sessions: 4 MB, or 40 s of one session's audio
 CLOSING_S: Final = 2.0
 

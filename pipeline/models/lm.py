@@ -273,19 +273,35 @@ class LmModel(nn.Module):
         )
         return *self.sample(context[:, 0], sampler, schedule), state
 
+    def prefill(
+        self, x: mx.array, state: RingKVCache, lane: int, schedule: EvalSchedule | None = None
+    ) -> tuple[mx.array, RingKVCache]:
+        """Advance row `lane` by the positions of `x [1, T, D]` in one pass, and sample nothing.
+
+        `x` comes from `embed_inputs`, or is given. Returns the last position's context `[1, D]`, from which
+        `sample` samples, and the new state. T steps one by one give the same.
+        """
+        context, state = self.transformer(x.astype(self.dtype), state, np.array([lane], np.int32), schedule)
+        return context[:, -1], state
+
     def sample(
-        self, context: mx.array, sampler: Sampler, schedule: EvalSchedule | None = None
+        self,
+        context: mx.array,
+        sampler: Sampler,
+        schedule: EvalSchedule | None = None,
+        *,
+        codebooks: int | None = None,
     ) -> tuple[mx.array, mx.array]:
         """Sample text `[w]` and audio `[w, dep_q]` from `context [w, D]` (`[2w, D]` with guidance).
 
-        `context` is the temporal transformer's output in this step.
+        `context` is the temporal transformer's output in this step. `codebooks`: how many, from the first.
         """
         context = self.out_norm(context)
         token = text = sampler.text(self._apply_cfg(self.text_linear(context).astype(mx.float32)))
         codes: list[mx.array] = []
         cache: list[KVCache] = []
         inputs = self._depformer_inputs(context)
-        for codebook in range(self.config.dep_q):
+        for codebook in range(self.config.dep_q if codebooks is None else codebooks):
             previous = token if self.cfg_coef == 1 else mx.concatenate([token, token])
             x = inputs[self._weight_set(codebook)] + self._depformer_embedding(codebook).embed_sampled(
                 previous
