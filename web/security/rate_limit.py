@@ -27,7 +27,7 @@ LOG_EVERY_S: Final = 10.0
 _NO_PROXY: Final = ReverseProxy()
 
 Attempt = Literal["handshake", "token", "distrust"]
-RejectReason = Literal["connections", "address", "handshake", "token"]
+RejectReason = Literal["connections", "address", "handshake", "token", "work"]
 
 log = structlog.get_logger()
 
@@ -56,6 +56,10 @@ class RateLimiter:
     def connections(self) -> int:
         """How many are open."""
         return self._open.total()
+
+    def is_proxy(self, host: str) -> bool:
+        """Whether connections from `host` are those of a trusted proxy's clients."""
+        return self._reverse_proxy.trusts(host)
 
     def connect(self, host: str) -> bool:
         """Count a new connection from `host`; False, and counted as rejected, where a limit is reached."""
