@@ -24,7 +24,7 @@ from web.security.listen import ListenConfig
 from web.security.rate_limit import RateLimiter, address_of
 from web.server.connection import Connection
 from web.server.socket_stream import LINGER_S, SocketStream
-from web.server.work_budget import WorkBudgets
+from web.server.work_budget import Reports, WorkBudgets
 
 REQUEST_HEAD_BYTES = 16 * 1024
 KEEP_ALIVE_S = 5.0
@@ -77,6 +77,12 @@ async def serve(
     open_connections: set[Connection] = set()
     budgets = WorkBudgets(settings.limits)
 
+    def reports(host: str) -> Reports:
+        def bad_input(protocol: str, kind: str, detail: str) -> None:
+            limiter.log.write("bad_input", f"{protocol}_{kind}", peer=host, detail=detail)
+
+        return Reports(partial(limiter.reject, host, "work"), bad_input)
+
     async def handle(accepted: trio.SocketStream) -> None:
         stream = SocketStream(accepted, listen.tls)
         host = peer_host(accepted)
@@ -85,7 +91,7 @@ async def serve(
             return
         # Behind a proxy the clients of one address are many.
         shared = None if limiter.is_proxy(host) else address_of(host)
-        connection = connect(stream, budgets.connection(shared, partial(limiter.reject, host, "work")))
+        connection = connect(stream, budgets.connection(shared, reports(host)))
         open_connections.add(connection)
         try:
             await connection.run()

@@ -25,7 +25,6 @@ from dataclasses import replace
 from typing import Any, Final, NoReturn, cast
 
 import h11
-import structlog
 import trio
 from hypercorn.events import Closed, Updated
 from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, StreamClosed
@@ -50,8 +49,6 @@ _FAULTS: Mapping[Fault, str] = {
 }
 # Codes of a deliberate close (RFC 6455 §7.4.1); with any other the peer is lost, and may resume.
 _DELIBERATE = (CloseReason.NORMAL_CLOSURE, CloseReason.GOING_AWAY, CloseReason.NO_STATUS_RCVD)
-
-log = structlog.get_logger()
 
 
 def closed_by(code: int) -> TransportClosedError:
@@ -107,7 +104,7 @@ class WebSocketStream(WSStream):
         self._work.upgrade()
         if self._spoke_early:
             reason = "frames before the handshake was complete"
-            log_unparsable("websocket", self.client, reason)
+            self._work.report_bad_input("websocket", "early_frames", reason)
             await self._close(
                 CloseConnection(code=CloseReason.PROTOCOL_ERROR, reason=reason), Fault.BAD_FRAME
             )
@@ -122,7 +119,7 @@ class WebSocketStream(WSStream):
             elif isinstance(event, CloseConnection):
                 malformed = self.connection.state is ConnectionState.OPEN
                 if malformed:
-                    log_unparsable("websocket", self.client, event.reason or "a malformed frame")
+                    self._work.report_bad_input("websocket", "malformed_frame", event.reason or "")
                 await self._close(event, Fault.BAD_FRAME if malformed else None)
             if self.closed:
                 return
@@ -214,7 +211,7 @@ class Http11Protocol(H11Protocol):
 
     async def _refuse(self, status: int, reason: str) -> None:
         """Answer what cannot be handled, and close."""
-        log_unparsable("http", self.client, reason)
+        self._work.report_bad_input("http", str(status), reason)
         if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
             await self._send_error_response(status)
         await self.send(Closed())
@@ -262,11 +259,6 @@ def _is_websocket_upgrade(request: h11.Request) -> bool:
 def _is_ascii(request: h11.Request) -> bool:
     """Whether Hypercorn's handshake can parse the headers that it takes to be ASCII."""
     return all(value.isascii() for name, value in request.headers if name in _HANDSHAKE_HEADERS)
-
-
-def log_unparsable(protocol: str, client: tuple[str, int] | None, reason: str) -> None:
-    """One line for what a peer sent and a library could not parse."""
-    log.info("bad_input", protocol=protocol, peer=None if client is None else client[0], reason=reason)
 
 
 def _disconnect(code: int, fault: Fault | None) -> WebsocketDisconnectEvent:

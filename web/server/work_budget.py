@@ -18,6 +18,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Final
 
 import trio
@@ -86,13 +87,21 @@ class WorkBudget:
             self._processor.spend(TURN_S)
 
 
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Called when a client does not stop; with (protocol, kind, detail) of what cannot be parsed."""
+
+    flood: Callable[[], None]
+    bad_input: Callable[[str, str, str], None]
+
+
 class ConnectionWork:
     """The work of one connection: charged to its address until it is a WebSocket, then to its own budget."""
 
-    def __init__(self, requests: WorkBudget, websocket: WorkBudget, on_flood: Callable[[], None]) -> None:
+    def __init__(self, requests: WorkBudget, websocket: WorkBudget, reports: Reports) -> None:
         self.budget = requests
         self._websocket = websocket
-        self._on_flood = on_flood
+        self._reports = reports
         self._events = 0
         self._behind_since_s = math.inf
 
@@ -103,6 +112,10 @@ class ConnectionWork:
     def caught_up(self) -> None:
         """Everything that had arrived has been handled."""
         self._behind_since_s = math.inf
+
+    def report_bad_input(self, protocol: str, kind: str, detail: str) -> None:
+        """The peer sent what a library could not parse."""
+        self._reports.bad_input(protocol, kind, detail)
 
     async def after_event(self) -> bool:
         """Count one event, and wait while over budget; False where the client does not stop."""
@@ -117,7 +130,7 @@ class ConnectionWork:
         with trio.move_on_at(self._behind_since_s + PATIENCE_S):
             await self.budget.take_turn()
             return True
-        self._on_flood()
+        self._reports.flood()
         return False
 
     async def wait_for_request_turn(self) -> bool:
@@ -126,7 +139,7 @@ class ConnectionWork:
         with trio.move_on_after(REQUEST_PATIENCE_S):
             await self.budget.take_turn()
             return True
-        self._on_flood()
+        self._reports.flood()
         return False
 
 
@@ -138,7 +151,7 @@ class WorkBudgets:
         self._requests: OrderedDict[str, WorkBudget] = OrderedDict()
         self.meter = ProcessorMeter()
 
-    def connection(self, address: str | None, on_flood: Callable[[], None]) -> ConnectionWork:
+    def connection(self, address: str | None, reports: Reports) -> ConnectionWork:
         """The work of a new connection from this address; None: it shares with nobody.
 
         Tasks started from now on by the calling task are measured.
@@ -148,7 +161,7 @@ class WorkBudgets:
             WorkBudget(
                 events_per_s=self._limits.events_per_second, processor_share=self._limits.processor_share
             ),
-            on_flood,
+            reports,
         )
         _work.set(work)
         return work

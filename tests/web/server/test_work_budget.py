@@ -19,6 +19,7 @@ from web.server.work_budget import (
     TURN_EVENTS,
     Allowance,
     ConnectionWork,
+    Reports,
     WorkBudget,
     WorkBudgets,
 )
@@ -103,7 +104,7 @@ async def test_the_work_of_all_tasks_of_a_connection_is_charged_to_it():
     """Also of those that its own tasks have started; other tasks cost it nothing."""
     budgets = WorkBudgets(Limits())
     context = copy_context()
-    work = context.run(budgets.connection, None, list)
+    work = context.run(budgets.connection, None, Reports(list, print))
 
     async def spin():
         end = time.thread_time() + 0.05
@@ -201,14 +202,14 @@ async def test_frames_with_the_handshake_are_a_protocol_error():
         assert head.startswith(b"HTTP/1.1 101")
         assert frames[:4][2:] == (1002).to_bytes(2, "big")
         assert [entry["event"] for entry in logs if entry["event"] != "session"] == ["bad_input"]
-        assert served.engine.health()["endings"] == {"bad_frame": 1}
         while served.engine.health()["lanes"]["open"]:
             await trio.lowlevel.checkpoint()
+        assert served.engine.health()["endings"] == {"bad_frame": 1}
 
 
 def limited_work(floods):
     budget = WorkBudget(events_per_s=50, processor_share=0.5)
-    return ConnectionWork(budget, budget, lambda: floods.append(1))
+    return ConnectionWork(budget, budget, Reports(lambda: floods.append(1), print))
 
 
 async def spin_in(call, context):
