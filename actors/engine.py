@@ -29,6 +29,7 @@ from actors.decoder import Decoder, DecoderStage
 from actors.encoder import Encoder, EncoderStage
 from actors.health import EngineStatistics, Health
 from actors.registry import Reservation, SessionRegistry
+from actors.runtime import awake_clock
 from actors.runtime.channel import Channel, Leak
 from actors.runtime.pinned_thread import PinnedThread, Runner
 from actors.runtime.stage import Stage, Worker
@@ -159,6 +160,7 @@ class Engine:
             Exception: whatever a loader raises.
         """
         load, runner = self._loaders, self._runner
+        awake_clock.install().on_absence = _log_absence
         try:
             with runner("encoder") as encoder, runner("stepper") as stepper, runner("decoder") as decoder:
                 async with trio.open_nursery() as nursery:
@@ -236,7 +238,7 @@ class Engine:
         self._registry.end_waiting(CloseInfo(CloseReason.GOING_AWAY, "drained"))
         for connection in self._connections:
             connection.drain()
-        with trio.move_on_after(self._settings.drain_s):
+        with awake_clock.move_on_after(self._settings.drain_s):
             await self._wait_connections_ended()
         for connection in self._connections:
             connection.abort(CloseInfo(CloseReason.GOING_AWAY, "drained"))
@@ -349,6 +351,10 @@ class Engine:
     def _record_end(self, connection: Connection, info: CloseInfo) -> None:
         self._health.record_session(connection.session, info)
         _log_end(connection, info)
+
+
+def _log_absence(absent_s: float) -> None:
+    log.warning("process_was_suspended", seconds=round(absent_s, 1))
 
 
 def _warmup(worker: Worker[UserCodes, AgentCodes], *, reset: bool) -> float:

@@ -24,6 +24,7 @@ from typing import Final
 import structlog
 import trio
 
+from actors.runtime import awake_clock
 from actors.hub_proxy.cache import Cache
 from actors.hub_proxy.client import Upstream
 from actors.hub_proxy.disk_store import HEAD_BYTES, DiskStore, Usage
@@ -106,7 +107,7 @@ class Proxy:
     async def drain(self) -> None:
         """Refuse new requests, let readers finish within `drain_s`, then let `run` end."""
         self._closed = True
-        with trio.move_on_after(self._drain_s):
+        with awake_clock.move_on_after(self._drain_s):
             await self._cache.wait_idle()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()

@@ -20,6 +20,7 @@ from typing import Final
 import trio
 from msgspec import structs
 
+from actors.runtime.awake_clock import awake_time
 from actors.runtime.channel import Channel
 from actors.runtime.histogram import Histogram
 from actors.runtime.tracing import Tracer
@@ -108,7 +109,7 @@ class Session:
         self._counters = SessionCounters()
         self._deadlines = DeadlineClock()
         self._arrivals = DeadlineClock()
-        self._last_audio_s = self.began_s
+        self._last_audio_s = awake_time()
         self._next_index = 0  # of the frame that the dispatcher delivers next
         self._reported_frames = self._reported_audio = 0  # dropped, as far as the client knows
 
@@ -126,7 +127,7 @@ class Session:
 
     def attach(self, queue: SendQueue) -> tuple[OutgoingPacket, ...]:
         """Send through this queue from now on; return the packets to send again ahead of it."""
-        self._last_audio_s = trio.current_time()
+        self._last_audio_s = awake_time()
         return self._output.attach(queue)
 
     def detach(self) -> None:
@@ -147,7 +148,7 @@ class Session:
         Raises:
             trio.ClosedResourceError: the engine has ended.
         """
-        self._last_audio_s = trio.current_time()
+        self._last_audio_s = awake_time()
         dispatcher.attach(self.lease.open_lane(self._sampling), self)
         self.send_metadata(Ready())
 
@@ -159,8 +160,8 @@ class Session:
 
     @property
     def last_audio_s(self) -> float:
-        """When audio came last, or could have come first; while the lane is not open, now."""
-        return self._last_audio_s if self.lease.is_open else trio.current_time()
+        """When audio came last or could have come first, in `awake_time`; while the lane is not open, now."""
+        return self._last_audio_s if self.lease.is_open else awake_time()
 
     # From the client
 
@@ -174,7 +175,7 @@ class Session:
             return
         if not self.lease.is_open:
             return  # it was on its way when the input was closed
-        self._last_audio_s = received_s
+        self._last_audio_s = awake_time()
         lane = self.lease.lane
         assert lane is not None
         for place, pcm in enumerate(frames):

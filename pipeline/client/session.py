@@ -9,6 +9,9 @@ One task sends audio as long as the conversation lasts; two more belong to each 
 receives, one checks for silence. Audio captured while there is no connection is not sent, because
 it would arrive too late. Each write is shielded until it is complete or `SEND_S` is over, because
 after half a WebSocket frame nothing more can be sent, not even a close.
+
+A connection is lost however that is noticed: it was reset, nothing comes from the server any more, or a
+write does not finish. Each time the client comes back with its token.
 """
 
 import time
@@ -23,6 +26,8 @@ import trio
 from trio_websocket import ConnectionClosed, WebSocketConnection
 from wsproto.frame_protocol import CloseReason as CloseCode
 
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import awake_time
 from pipeline.audio.framing import AudioRefusedError, frames_of, payload_of
 from pipeline.audio.pacing import MS_NS
 from pipeline.client.connect import (
@@ -145,10 +150,11 @@ async def converse(
 
 
 class _Connection(NamedTuple):
-    """One WebSocket, and our end of its protocol."""
+    """One WebSocket, and our end of its protocol; `life` is cancelled when it is lost."""
 
     ws: WebSocketConnection
     conversation: Conversation
+    life: trio.CancelScope
 
 
 class _Client:
@@ -202,6 +208,8 @@ class _Client:
         code, reason = self._close
         detail = self._last_error.message if self._last_error else reason
         closed = f"the server closed the conversation ({code}{': ' + detail if detail else ''})"
+        if code is None and reason:
+            closed = f"the connection was lost ({reason})"
         if self._failure is not None:
             raise ConversationError(self._failure, self.report())
         if not self._bye_sent and not self._ready.is_set():
@@ -273,23 +281,28 @@ class _Client:
                 "client",
                 heartbeat_every_s=HEARTBEAT_EVERY_S,
                 heartbeat_timeout_s=HEARTBEAT_TIMEOUT_S,
-                now_s=trio.current_time(),
+                now_s=awake_time(),
                 received_ids=self._received_ids,
             )
-            connection = self._connection = _Connection(ws, conversation)
+            connection = self._connection = _Connection(ws, conversation, trio.CancelScope())
             try:
-                with single_errors():
+                with single_errors(), connection.life:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._monitor_liveness, connection)
                         await self._receive(connection)
                         nursery.cancel_scope.cancel()
             finally:
                 self._connection, self._may_send_audio = None, False
-                # Close the socket in any case, after the close handshake if the peer completes it in time.
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-                    await ws.aclose(self._close[0] or CloseCode.NORMAL_CLOSURE)
-                if self._close[0] is None and ws.closed is not None:
-                    self._close = (ws.closed.code, ws.closed.reason or "")
+                # A close on a connection that is lost, if it did arrive, would end the session.
+                if not connection.life.cancel_called:
+                    await self._close_websocket(ws)
+
+    async def _close_websocket(self, ws: WebSocketConnection) -> None:
+        """Close the socket in any case, after the close handshake if the peer completes it in time."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+            await ws.aclose(self._close[0] or CloseCode.NORMAL_CLOSURE)
+        if self._close[0] is None and ws.closed is not None:
+            self._close = (ws.closed.code, ws.closed.reason or "")
 
     # Sending
 
@@ -312,9 +325,12 @@ class _Client:
     async def _wait_for_answers(self) -> None:
         timed_out = False
         while self._tracker.frames_expected and not timed_out:
-            with trio.move_on_after(ANSWER_S) as wait:
+            with awake_clock.move_on_after(ANSWER_S) as wait:
                 await self._progress.wait()
             timed_out = wait.cancelled_caught
+            connection = self._connection
+            if timed_out and (connection is None or self._lose_if_silent(connection)):
+                timed_out = False  # what was on its way is lost, but the session goes on
 
     async def _wait_for_stop(self) -> None:
         await self._stop.wait()
@@ -327,24 +343,24 @@ class _Client:
         # No checkpoint from here until it is in the connection's queue, so that seqs stay in order.
         timestamp_ms = (now_ns() + self._epoch_ns) / MS_NS
         message = connection.conversation.encode_next(packet, timestamp_ms=timestamp_ms)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_S) as write:
+        with awake_clock.move_on_after(SEND_S, shield=True) as write:
             try:
                 await connection.ws.send_message(message)
             except ConnectionClosed:
                 return False
         if write.cancelled_caught:
-            self._fail(f"the server did not read for {SEND_S:.0f} s")
+            self._lose(connection, f"the server did not read for {SEND_S:.0f} s")
         return not write.cancelled_caught
 
     async def _monitor_liveness(self, connection: _Connection) -> None:
         try:
             while True:
-                await trio.sleep_until(connection.conversation.next_deadline_s())
-                connection.conversation.check_alive(trio.current_time())
-                if connection.conversation.heartbeat_due(trio.current_time()):
-                    await self._send(connection, connection.conversation.heartbeat(now_s=trio.current_time()))
+                await trio.sleep(max(0.0, connection.conversation.next_deadline_s() - awake_time()))
+                connection.conversation.check_alive(awake_time())
+                if connection.conversation.heartbeat_due(awake_time()):
+                    await self._send(connection, connection.conversation.heartbeat(now_s=awake_time()))
         except RemoteProtocolError as fault:
-            self._fail(f"the server stopped responding: {fault}")
+            self._lose(connection, f"the server stopped responding: {fault}")
 
     # Receiving
 
@@ -353,7 +369,7 @@ class _Client:
         try:
             while True:
                 message = await connection.ws.get_message()
-                event, replies = connection.conversation.receive(message, now_s=trio.current_time())
+                event, replies = connection.conversation.receive(message, now_s=awake_time())
                 self._handle(event)
                 for reply in replies:
                     await self._send(connection, reply)
@@ -423,6 +439,20 @@ class _Client:
             case Draining():
                 self._token, self._is_draining = None, True  # no other server knows the session
                 self._handler.on_notice("the server is shutting down")
+
+    def _lose(self, connection: _Connection, why: str) -> None:
+        """The connection is lost, although it was neither closed nor reset."""
+        if not connection.life.cancel_called:
+            self._handler.on_notice(why)
+            self._close = (None, why)
+            connection.life.cancel()
+
+    def _lose_if_silent(self, connection: _Connection) -> bool:
+        """Whether nothing at all has come from the server for `ANSWER_S`: then the connection is lost."""
+        silence_s = connection.conversation.silence_s(awake_time())
+        if silence_s >= ANSWER_S:
+            self._lose(connection, f"the server stopped responding: nothing received for {silence_s:.1f} s")
+        return silence_s >= ANSWER_S
 
     def _fail(self, message: str) -> None:
         self._failure = message

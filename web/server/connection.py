@@ -35,6 +35,7 @@ from hypercorn.typing import (
 )
 from hypercorn.utils import parse_socket_addr
 
+from actors.runtime import awake_clock
 from actors.sessions.transport import SlowPeerError, TransportClosedError
 from pipeline.errors import BrokenInvariantError
 from web.server.socket_stream import READ_BYTES, SocketStream
@@ -151,7 +152,7 @@ class Connection:
             await send(None)
 
     async def _read_loop(self) -> None:
-        with self._reading:
+        with awake_clock.tracked(self._reading):
             if self._stream.is_tls and not await self._work.wait_for_request_turn():
                 return
             self._set_idle(idle=True)
@@ -180,7 +181,7 @@ class Connection:
 
     async def _write(self, data: bytes) -> None:
         wait_s, shield = self._extended_timeout_s or self._send_timeout_s, self._extended_timeout_s is None
-        with trio.move_on_after(wait_s, shield=shield):
+        with awake_clock.move_on_after(wait_s, shield=shield):
             async with self._write_lock:
                 if self._ended:
                     raise TransportClosedError
@@ -198,7 +199,7 @@ class Connection:
         if self._ended:
             return
         self._ended = True
-        with trio.move_on_after(self._send_timeout_s, shield=True):
+        with awake_clock.move_on_after(self._send_timeout_s, shield=True):
             async with self._write_lock:
                 self._reading.cancel()
 

@@ -18,6 +18,7 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from quart_trio import QuartTrio
 
+from actors.runtime import awake_clock
 from pipeline.config import Server, Settings
 from pipeline.errors import ConfigError, PortInUseError
 from web.security.listen import ListenConfig
@@ -115,6 +116,8 @@ async def serve(
             await listener.aclose()
             # `drain` bounds itself by the first two; the last is for connections to close.
             end_s = settings.drain_s + settings.limits.send_timeout_s + LINGER_S
+            clock = awake_clock.install()
+            clock.track(connections.cancel_scope)  # for as long as the process lives
             connections.cancel_scope.deadline = trio.current_time() + end_s
             await context.terminated.set()
             for connection in tuple(open_connections):

@@ -21,6 +21,7 @@ from quart import Response, Websocket
 from quart_trio.asgi import TrioASGIWebsocketConnection
 
 from actors.engine import Engine
+from actors.runtime.awake_clock import awake_time
 from actors.sessions.transport import TransportClosedError
 from pipeline.config import Settings
 from pipeline.errors import SessionRefusedError
@@ -119,7 +120,7 @@ async def _send_refusal(
         "server",
         heartbeat_every_s=settings.heartbeat.every_s,
         heartbeat_timeout_s=settings.heartbeat.timeout_s,
-        now_s=trio.current_time(),
+        now_s=awake_time(),
     )
     notice = ErrorNotice(refusal.code, str(refusal), refusal.retry_after_ms)
     await transport.send(conversation.encode_next(outgoing.metadata(notice), timestamp_ms=time.time() * 1000))
