@@ -38,8 +38,9 @@ from actors.runtime.tracing import Tracer
 from actors.sessions.admission import Admission
 from actors.sessions.counters import SessionCounters
 from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.latency import Latencies
 from actors.sessions.send_queue import SendQueue
-from actors.sessions.session import Latencies, Session
+from actors.sessions.session import Session
 from pipeline.audio.framing import payload_of
 from pipeline.audio.pacing import Playout
 from pipeline.errors import SessionRefusedError

@@ -27,7 +27,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from pipeline.audio.wav import read_speech
 from pipeline.cli.bench_tensor_parallel import free_ports_from
-from pipeline.client.connect import connected
+from pipeline.client.connect import open_websocket
 from pipeline.client.report import Report
 from pipeline.client.session import converse
 from pipeline.loadtest.server_process import start_server
@@ -41,7 +41,7 @@ GREEDY = Configure(temperature=0.0, text_temperature=0.0)
 REASONS = (
     "another rank has ended",
     "the ranks did not finish a step together",
-    "another rank has not answered",
+    "another rank has not responded",
     "another rank has not finished a step",
 )
 
@@ -101,7 +101,7 @@ def session_until_closed(url: str, meanwhile: Callable[[], None]) -> tuple[int |
     async def main() -> int | None:
         answered = False
         with trio.fail_after(60):
-            async with connected(url) as socket, trio.open_nursery() as nursery:
+            async with open_websocket(url) as socket, trio.open_nursery() as nursery:
                 nursery.start_soon(send, socket)
                 try:
                     while True:
