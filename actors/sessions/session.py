@@ -148,7 +148,7 @@ class Session:
 
     def continue_after_wait(self) -> None:
         """The session runs again, with its state as it was; what was sent meanwhile has no effect."""
-        self._last_audio_s = trio.current_time()
+        self._last_audio_s = awake_time()
         self._deadlines, self._arrivals = DeadlineClock(), DeadlineClock()
         self.send_metadata(Ready())
 

@@ -15,7 +15,7 @@ write does not finish. Each time the client comes back with its token.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from itertools import chain, repeat
@@ -187,6 +187,9 @@ class _Client:
         self._is_draining = False  # the server is shutting down, and the session ends with it
         self._received_ids = ReceivedIds()
         self._ready = trio.Event()
+        self._lost_s = 0.0
+        self._delays_s: Iterator[float] = iter(())
+        self._restored = trio.Event()  # set while the session has a connection; replaced when it is lost
         self._progress = trio.Event()  # replaced at each frame received
         self._sending = trio.CancelScope()
         self._stopped = False
@@ -256,13 +259,16 @@ class _Client:
 
     async def _reconnect(self) -> bool:
         """Open a new connection and run it to its end; whether one could be opened."""
+        if self._restored.is_set():
+            self._restored = trio.Event()
+            self._lost_s = trio.current_time()
+            self._delays_s = chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))
         self._tracker.record_disconnect()
         resume = "" if self._token is None else f"{'&' if '?' in self._url else '?'}resume={self._token}"
-        delays_s = chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))
-        end_s = trio.current_time() + RECONNECT_S
+        end_s = self._lost_s + RECONNECT_S
         problem = ""
         while trio.current_time() < end_s:
-            await trio.sleep(next(delays_s))
+            await trio.sleep(next(self._delays_s))
             try:
                 await self._run_connection(self._url + resume)
             except UnreachableError as error:
@@ -317,6 +323,7 @@ class _Client:
                 self._tracker.record_sent(timestamp_ms, captured.at_ns)
                 await self._send(self._connection, outgoing.audio(payload_of(captured.pcm), timestamp_ms))
             await self._wait_for_answers()
+            await self._restored.wait()  # a bye is said to the session, not to the connection
         if self._connection is not None and await self._send(self._connection, outgoing.metadata(Bye())):
             self._bye_sent = True
             await trio.sleep(CLOSE_S)  # the server closes once it has sent its last packets
@@ -388,6 +395,7 @@ class _Client:
             await self._send(connection, outgoing.metadata(self._configure))
         self._may_send_audio = True
         self._ready.set()
+        self._restored.set()
 
     def _handle(self, event: object) -> None:
         match event:
