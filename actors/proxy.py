@@ -24,13 +24,13 @@ from typing import Final
 import structlog
 import trio
 
-from actors.runtime import awake_clock
 from actors.hub_proxy.cache import Cache
 from actors.hub_proxy.client import Upstream
 from actors.hub_proxy.disk_store import HEAD_BYTES, DiskStore, Usage
 from actors.hub_proxy.download import CHUNK_BYTES, Download, ResolvedFile, TruncatedError
 from actors.hub_proxy.fetcher import BUSY_RETRY_MS, UNREACHED, Fetcher
 from actors.hub_proxy.request import Allowed, FileRef
+from actors.runtime import awake_clock
 from pipeline import config
 from pipeline.errors import HubFileError
 

@@ -106,7 +106,7 @@ def create_app(
     @app.websocket("/")
     @app.websocket("/ws")
     async def packets() -> Response | None:
-        return await handle_websocket(engine, settings, websocket_ctx.websocket)
+        return await handle_websocket(engine, settings, websocket_ctx.websocket, limiter.log)
 
     return app
 

@@ -100,6 +100,7 @@ class Session:
         self._arrivals = DeadlineClock()
         self._last_audio_s = awake_time()
         self._next_index = 0  # of the frame that the dispatcher delivers next
+        self._reported_underruns = 0  # by the client
         self._reported_frames = self._reported_audio = 0  # dropped, as far as the client knows
 
     # Connections
@@ -199,7 +200,12 @@ class Session:
 
     def update_client_stats(self, stats: ClientStats) -> None:
         """The client reports how its playback is doing."""
-        self._counters.client_underruns = stats.underruns or 0
+        if stats.underruns is not None:
+            grown = stats.underruns - self._reported_underruns
+            self._counters.client_underruns += (
+                stats.underruns if grown < 0 else grown
+            )  # a new page starts at 0
+            self._reported_underruns = stats.underruns
         if stats.last_played_frame is not None:
             self._backlog.update(stats.last_played_frame)
 
@@ -298,6 +304,8 @@ class Session:
         """The counters now."""
         return dataclasses.replace(
             self._counters,
+            # After each gap something that was sent is played: more cannot be, whatever a client reports.
+            client_underruns=min(self._counters.client_underruns, self._counters.frames_out),
             audio_dropped=self._output.dropped("audio"),
             partials_dropped=self._output.dropped("partial"),
             low_dropped=self._output.dropped("low"),

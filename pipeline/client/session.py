@@ -32,6 +32,7 @@ from pipeline.audio.framing import AudioRefusedError, frames_of, payload_of
 from pipeline.audio.pacing import MS_NS
 from pipeline.client.connect import (
     NO_TOKEN,
+    RETRY_AFTER_MAX_S,
     ClientCredentials,
     UnreachableError,
     open_websocket,
@@ -218,7 +219,9 @@ class _Client:
         if not self._bye_sent and not self._ready.is_set():
             if code == CloseCode.TRY_AGAIN_LATER:
                 retry_ms = self._last_error.retry_after_ms if self._last_error else None
-                raise ServerUnavailableError(closed, self.report(), (retry_ms or 1000) / 1000)
+                raise ServerUnavailableError(
+                    closed, self.report(), min((retry_ms or 1000) / 1000, RETRY_AFTER_MAX_S)
+                )
             raise ConversationError(f"{closed} before it began", self.report())
         if not self._bye_sent:
             raise ConversationError(f"{closed} after {self._tracker.frames_in} frames", self.report())

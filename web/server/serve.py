@@ -101,8 +101,10 @@ async def serve(
             limiter.disconnect(host)
             if stream.certificate_rejected:
                 limiter.record_distrust()
-            elif listen.tls is not None and not stream.handshake_done:
+                limiter.log.write("handshake_failed", "certificate_rejected", peer=host)
+            elif listen.tls is not None and not stream.handshake_done and not stream.left_silently:
                 limiter.record_failure("handshake", host)
+                limiter.log.write("handshake_failed", "no_tls", peer=host)
 
     with budgets.meter.running():
         async with listener, trio.open_nursery() as connections:

@@ -31,6 +31,7 @@ from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.faults import Fault, RemoteProtocolError
 from pipeline.protocol.metadata import ErrorNotice
 from web.responses import session_refused
+from web.security.throttled_log import ThrottledLog
 from web.server.websocket import closed_by, fault_error
 
 # RFC 6455 §7.4.1; 1012 to 1014 are in IANA's registry; 4000 and above are private.
@@ -86,7 +87,9 @@ def _incoming(event: Mapping[str, Any]) -> Incoming:
     return event["text"] or "" if data is None else data
 
 
-async def handle_websocket(engine: Engine, settings: Settings, websocket: Websocket) -> Response | None:
+async def handle_websocket(
+    engine: Engine, settings: Settings, websocket: Websocket, refusals: ThrottledLog
+) -> Response | None:
     """Admit or resume a session, upgrade, and run it; returns a response where there was no upgrade.
 
     A browser cannot read the response to a refused upgrade, so a page (it sends an Origin) is
@@ -98,6 +101,7 @@ async def handle_websocket(engine: Engine, settings: Settings, websocket: Websoc
     try:
         reservation = engine.admit(websocket.args.get("resume"), may_wait=not no_wait)
     except SessionRefusedError as refusal:
+        refusals.write("session_refused", refusal.code, peer=transport.peer)
         if no_wait or "Origin" not in websocket.headers:
             return session_refused(refusal)
         await websocket.accept()
