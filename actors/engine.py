@@ -53,6 +53,7 @@ from pipeline.values import AgentCodes, AgentFrame, ModelCard, UserCodes, UserFr
 
 # Of one lane: its credit of frames, changes of sampling, its opening and its closing.
 LANE_ITEMS: Final = BURST_FRAMES + CONFIGURES_WAITING + 2
+LOGGED_ABSENCE_S: Final = 5.0  # a machine that is merely overloaded has shorter ones
 # Behind the stepper: one frame being worked on, one waiting.
 ANSWERED_FRAMES: Final = 2
 
@@ -377,7 +378,8 @@ class Engine:
 
 
 def _log_absence(absent_s: float) -> None:
-    log.warning("process_was_suspended", seconds=round(absent_s, 1))
+    if absent_s >= LOGGED_ABSENCE_S:
+        log.warning("process_was_suspended", seconds=round(absent_s, 1))
 
 
 def _warmup(worker: Worker[UserCodes, AgentCodes], *, reset: bool) -> float:

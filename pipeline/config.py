@@ -58,9 +58,9 @@ class Server(Section, frozen=True):
         (`docs/how-to/phone.md`).
     tls_folder: folder for the created certificate and token; unset: `packet-voice/lan` in the user's data
         folder.
-    public_url: public address of the server behind a load balancer, for example
-        `https://voice.example.org`; its host and origin are accepted.
-    trusted_proxies: addresses or networks of load balancers whose X-Forwarded-For header is trusted.
+    public_url: public address of the server behind a reverse proxy, for example
+        `https://voice.example.org/voice`; its host and origin are accepted, its path is a prefix of all paths.
+    trusted_proxies: addresses or networks of reverse proxies whose X-Forwarded-For or Forwarded header is trusted.
     replica: name of this server at the load balancer, letters, digits and hyphens; resume tokens begin
         with it.
     agent_port: TCP port for HAProxy's agent check, which reports the free capacity; unset: none.

@@ -16,7 +16,7 @@ from typing import Final
 
 import trio
 
-ABSENT_S: Final = 2.0  # without progress for longer, the process was absent; the loop never works so long
+ABSENT_S: Final = 1.0  # without progress for longer, the process was absent; the loop never works so long
 
 
 class AwakeClock(trio.abc.Instrument):
