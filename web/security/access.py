@@ -38,7 +38,7 @@ class AccessControl:
         denial = self._check_sender(incoming) or self._check_credentials(incoming)
         if denial is not None:
             headers = incoming.headers
-            self._limiter.log.write(
+            self._limiter.log.warning(
                 "request_refused",
                 denial.code,
                 peer=peer_and_port(incoming)[0],

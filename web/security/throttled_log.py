@@ -23,7 +23,7 @@ class ThrottledLog:
         self._logged_s: dict[tuple[str, str], float] = {}
         self._so_far: Counter[tuple[str, str]] = Counter()
 
-    def write(self, event: str, kind: str, **fields: object) -> None:
+    def warning(self, event: str, kind: str, **fields: object) -> None:
         """Log an event of this kind, unless one was logged just now. Kinds are the server's own words."""
         key, now_s = (event, kind), trio.current_time()
         self._so_far[key] += 1

@@ -194,11 +194,18 @@ class Http11Protocol(H11Protocol):
         elif not await self._work.after_event():
             await self._refuse(TOO_MANY_REQUESTS, "too many chunks")
             return False
-        elif isinstance(event, h11.Data):
+        else:
+            await self._handle_body(event)
+        return True
+
+    async def _handle_body(self, event: object) -> None:
+        """Pass a part of a body on, unless the response was complete before it."""
+        if self.stream is None:
+            return
+        if isinstance(event, h11.Data):
             await self.stream.handle(Body(stream_id=STREAM_ID, data=bytes(event.data)))
         elif isinstance(event, h11.EndOfMessage):
             await self.stream.handle(EndBody(stream_id=STREAM_ID))
-        return True
 
     async def _start_request(self, request: h11.Request) -> None:
         await self.send(Updated(idle=False))

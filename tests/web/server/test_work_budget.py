@@ -13,6 +13,7 @@ from trio_websocket import ConnectionClosed
 
 from pipeline.config import Limits, Server, Settings
 from pipeline.protocol import outgoing
+from web.server import work_budget
 from web.server.work_budget import (
     BURST_S,
     PATIENCE_S,
@@ -184,6 +185,32 @@ async def test_a_request_that_waits_too_long_is_refused(autojump_clock):
     work.budget.add_processor_s(1e6)
     assert not await work.wait_for_request_turn()
     assert floods == [1]
+
+
+async def test_a_client_whose_requests_wait_too_long_is_told(monkeypatch):
+    """429 instead of the response, one line of the log, and the connection is closed."""
+    monkeypatch.setattr(work_budget, "REQUEST_PATIENCE_S", 0.05)
+    limits = Limits(requests_processor_share=0.0001)
+    async with small_server(Settings(server=Server(port=0), limits=limits, drain_s=1.0)) as served:
+        request = f"GET /health/live HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode()
+        with structlog.testing.capture_logs() as logs:
+            async with await connect(served) as stream:
+                await stream.send_all(40 * request)
+                assert b"HTTP/1.1 429" in await read_to_end(stream)
+        assert {entry["event"] for entry in logs} == {"bad_input", "connection_rejected"}
+        assert served.limiter.rejected == {"work": 1}
+
+
+async def test_chunks_that_nobody_reads_end_quietly():
+    """A body that is refused goes on arriving while the response is written: no traceback."""
+    async with small_server() as served:
+        head = f"POST /api/session HTTP/1.1\r\nHost: {served.host}\r\nTransfer-Encoding: chunked\r\n\r\n"
+        with structlog.testing.capture_logs() as logs:
+            async with await connect(served) as stream, trio.open_nursery() as nursery:
+                nursery.start_soon(send_quietly, stream, head.encode() + 50_000 * b"1\r\na\r\n")
+                await read_to_end(stream)
+                nursery.cancel_scope.cancel()
+        assert {entry["event"] for entry in logs} <= {"bad_input", "connection_rejected"}
 
 
 async def test_frames_with_the_handshake_are_a_protocol_error():
