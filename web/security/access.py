@@ -40,7 +40,7 @@ class AccessControl:
             headers = incoming.headers
             self._limiter.log.warning(
                 "request_refused",
-                denial.code,
+                reason=denial.code,
                 peer=peer_and_port(incoming)[0],
                 path=incoming.path,
                 host=headers.get("Host"),

@@ -84,7 +84,7 @@ class RateLimiter:
     def reject(self, host: str, reason: RejectReason) -> None:
         """Count a rejected connection or attempt; log one of a reason every ten seconds at most."""
         self.rejected[reason] += 1
-        self.log.warning("connection_rejected", reason, peer=host)
+        self.log.warning("connection_rejected", reason=reason, peer=host)
 
     def record_failure(self, attempt: Attempt, host: str) -> None:
         """Count a wrong token or a failed TLS handshake against `host`."""

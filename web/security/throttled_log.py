@@ -17,20 +17,22 @@ log = structlog.get_logger()
 
 
 class ThrottledLog:
-    """One line for each kind of event every `LOG_EVERY_S` at most, with how many there were so far."""
+    """One line for each event and reason every `LOG_EVERY_S` at most, with how many there were so far."""
 
     def __init__(self) -> None:
         self._logged_s: dict[tuple[str, str], float] = {}
         self._so_far: Counter[tuple[str, str]] = Counter()
 
-    def warning(self, event: str, kind: str, **fields: object) -> None:
-        """Log an event of this kind, unless one was logged just now. Kinds are the server's own words."""
-        key, now_s = (event, kind), trio.current_time()
+    def warning(self, event: str, *, reason: str, **fields: object) -> None:
+        """Log an event, unless one with this reason was logged just now; a reason is our own word."""
+        key, now_s = (event, reason), trio.current_time()
         self._so_far[key] += 1
         if now_s - self._logged_s.get(key, -LOG_EVERY_S) < LOG_EVERY_S:
             return
         self._logged_s[key] = now_s
-        log.warning(event, **{k: _short(v) for k, v in fields.items()}, reason=kind, so_far=self._so_far[key])
+        log.warning(
+            event, **{k: _short(v) for k, v in fields.items()}, reason=reason, so_far=self._so_far[key]
+        )
 
 
 def _short(value: object) -> object:

@@ -80,7 +80,7 @@ async def serve(
 
     def reports(host: str) -> Reports:
         def bad_input(protocol: str, kind: str, detail: str) -> None:
-            limiter.log.warning("bad_input", f"{protocol}_{kind}", peer=host, detail=detail)
+            limiter.log.warning("bad_input", reason=f"{protocol}_{kind}", peer=host, detail=detail)
 
         return Reports(partial(limiter.reject, host, "work"), bad_input)
 
@@ -101,10 +101,10 @@ async def serve(
             limiter.disconnect(host)
             if stream.certificate_rejected:
                 limiter.record_distrust()
-                limiter.log.warning("handshake_failed", "certificate_rejected", peer=host)
+                limiter.log.warning("handshake_failed", reason="certificate_rejected", peer=host)
             elif listen.tls is not None and not stream.handshake_done and not stream.left_silently:
                 limiter.record_failure("handshake", host)
-                limiter.log.warning("handshake_failed", "no_tls", peer=host)
+                limiter.log.warning("handshake_failed", reason="no_tls", peer=host)
 
     with budgets.meter.running():
         async with listener, trio.open_nursery() as connections:

@@ -101,7 +101,7 @@ async def handle_websocket(
     try:
         reservation = engine.admit(websocket.args.get("resume"), may_wait=not no_wait)
     except SessionRefusedError as refusal:
-        refusals.warning("session_refused", refusal.code, peer=transport.peer)
+        refusals.warning("session_refused", reason=refusal.code, peer=transport.peer)
         if no_wait or "Origin" not in websocket.headers:
             return session_refused(refusal)
         await websocket.accept()
