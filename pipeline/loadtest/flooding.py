@@ -152,7 +152,7 @@ async def _measure(server: ServerProcess, flood: Flood) -> dict[str, float]:
     sent, answered = flooded.sent - calm.sent, flooded.answered - calm.answered
     return {
         "answered_percent": round(min(100.0, 100 * (answered + 1) / max(1, sent)), 1),
-        "p50_before_ms": round(float(percentile(before_ms, 50)), 1),
+        "p50_before_ms": round(float(percentile(before_ms, 50)), 1) if len(before_ms) else -1.0,
         "p50_ms": round(float(percentile(during_ms, 50)), 1) if len(during_ms) else -1.0,
         "worst_before_ms": round(max(before_ms, default=0.0), 1),
         "worst_ms": round(max(during_ms, default=1000 * FLOOD_S), 1),

@@ -213,6 +213,8 @@ class Http11Protocol(H11Protocol):
             await self._refuse(TOO_MANY_REQUESTS, "too many requests")
         elif not _is_ascii(request):
             await self._refuse(BAD_REQUEST, "a header of the handshake is not ASCII")
+        elif not _has_valid_host(request):
+            await self._refuse(BAD_REQUEST, "the Host header is not a host")
         else:
             await self._create_stream(request)
 
@@ -266,6 +268,17 @@ def _is_websocket_upgrade(request: h11.Request) -> bool:
 def _is_ascii(request: h11.Request) -> bool:
     """Whether Hypercorn's handshake can parse the headers that it takes to be ASCII."""
     return all(value.isascii() for name, value in request.headers if name in _HANDSHAKE_HEADERS)
+
+
+def _has_valid_host(request: h11.Request) -> bool:
+    """Whether Werkzeug, which encodes the Host as a name of the DNS, can do so."""
+    try:
+        for name, value in request.headers:
+            if name == b"host":
+                value.decode("latin-1").lower().encode("idna")
+    except UnicodeError:
+        return False
+    return True
 
 
 def _disconnect(code: int, fault: Fault | None) -> WebsocketDisconnectEvent:

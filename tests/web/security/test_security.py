@@ -327,8 +327,8 @@ async def test_bytes_that_are_not_tls_are_disconnected(certified, noise):
                 await stream.send_all(noise)
                 await stream.send_eof()
                 received = await read_to_end(stream)
+            await until(lambda: served.limiter.failures["handshake"] == 1)
         assert not received.startswith(b"HTTP")
-        await until(lambda: served.limiter.failures["handshake"] == 1)
         assert (await fetch(served, "/health")).status == 200
     assert [(entry["event"], entry["reason"]) for entry in logs] == [("handshake_failed", "no_tls")]
 
