@@ -59,8 +59,10 @@ class Server(Section, frozen=True):
     tls_folder: folder for the created certificate and token; unset: `packet-voice/lan` in the user's data
         folder.
     public_url: public address of the server behind a reverse proxy, for example
-        `https://voice.example.org/voice`; its host and origin are accepted, its path is a prefix of all paths.
-    trusted_proxies: addresses or networks of reverse proxies whose X-Forwarded-For or Forwarded header is trusted.
+        `https://voice.example.org/voice`; its host and origin are accepted, its path is taken off
+        all paths.
+    trusted_proxies: addresses or networks of reverse proxies whose X-Forwarded-For or Forwarded header
+        is trusted.
     replica: name of this server at the load balancer, letters, digits and hyphens; resume tokens begin
         with it.
     agent_port: TCP port for HAProxy's agent check, which reports the free capacity; unset: none.
