@@ -7,6 +7,7 @@
         * `UnsupportedModelError` — the model is recognised but cannot be served.
         * `HubError` — a repository cannot be reached, may not be read or lacks a file.
     * `AudioFileError` (2) — an audio file cannot be read or written.
+    * `OutputError` (2) — another output file cannot be written.
     * `PortInUseError` (4) — another process listens on the address.
     * `ServiceError` (1) — the system's service manager is unavailable or refused a command.
 * `PeerError` — the other side of one connection. Ends that session; logged as info.
@@ -26,12 +27,19 @@ Classes carry fields; no code matches on message text. The two exit codes that b
 are constants: `EXIT_BROKEN_INVARIANT` and `EXIT_INTERRUPTED`.
 """
 
+import difflib
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final, Literal
 
 EXIT_BROKEN_INVARIANT: Final = 70
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for a message about an unknown name, or nothing where no known one is close."""
+    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 class StartupError(Exception):
@@ -48,6 +56,17 @@ class ConfigError(StartupError):
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{key}: {problem}" if key else problem)
         self.key = key
+        self.problem = problem
+
+
+class OutputError(StartupError):
+    """An output file cannot be written; what was there before still is."""
+
+    exit_code = 2
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
         self.problem = problem
 
 

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import trio
 
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.client.report import Report
 from pipeline.client.session import converse
 from pipeline.loadtest.server_process import ServerProcess, start_server

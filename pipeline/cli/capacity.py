@@ -15,6 +15,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from pipeline.cli.arguments import CommandParser
 from pipeline.cli.program_name import program
 from pipeline.diagnostics.capacity_plan import ReplicaCapacity, replica_capacities, shared_resources
 
@@ -76,7 +77,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("capacity"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -30,6 +30,7 @@ from msgspec.inspect import (
     type_info,
 )
 
+from pipeline.cli.arguments import CommandParser
 from pipeline.cli.program_name import program
 from pipeline.config import Section, Settings
 from pipeline.errors import ConfigError
@@ -149,7 +150,7 @@ def with_tables(page: str) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("config-reference"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

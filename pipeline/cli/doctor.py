@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from pipeline.cli.arguments import add_config_arguments
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.cli.program_name import program
 from pipeline.config import Config
 from pipeline.diagnostics import microbenchmarks
@@ -196,7 +196,7 @@ def _lines(found: Diagnosis) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("doctor"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

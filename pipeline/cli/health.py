@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from http.client import HTTPException
 from typing import Final
 
+from pipeline.cli.arguments import CommandParser
 from pipeline.cli.program_name import program
 
 URL: Final = "http://127.0.0.1:8788"
@@ -59,7 +60,7 @@ def check_ready(url: str) -> tuple[bool, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("health"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--url", type=_url, default=URL, help=f"address of the server (default {URL})")

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pipeline.cli.arguments import add_config_arguments, add_lan_argument
+from pipeline.cli.arguments import CommandParser, add_config_arguments, add_lan_argument
 from pipeline.cli.program_name import program
 from pipeline.config import Server, make_config, parse_source, read_config
 from pipeline.errors import ConfigError, ServiceError
@@ -179,7 +179,7 @@ SUBCOMMANDS: Final[Mapping[str, tuple[Callable[[argparse.Namespace], int], str]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("service"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

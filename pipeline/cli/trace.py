@@ -7,7 +7,6 @@ Reads the events that `actors.runtime.tracing` writes and ignores every other li
 log can be piped in. Exit codes: 0; 1 no frame was traced; 130 interrupted.
 """
 
-import argparse
 import json
 import math
 import sys
@@ -15,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from pipeline.cli.arguments import CommandParser
 from pipeline.cli.program_name import program
 from pipeline.percentiles import percentiles
 
@@ -108,7 +108,7 @@ def _is_number(value: object) -> bool:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("trace"),
         description="Print the latency of frames by part, from a server's JSON log on stdin.",
         epilog="The server writes such lines with --set log.trace_every=N --set log.format=json.",

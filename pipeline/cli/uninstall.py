@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from pipeline.cli.arguments import CommandParser
 from pipeline.cli.program_name import program
 from pipeline.cli.service import remove_service
 from pipeline.errors import ConfigError
@@ -30,7 +31,7 @@ def _installed_paths() -> Iterator[Path]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("uninstall"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

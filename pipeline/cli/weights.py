@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import backend
-from pipeline.cli.arguments import add_config_arguments
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.cli.program_name import program
 from pipeline.config import Config
 from pipeline.errors import ConfigError, StartupError, WeightsError
@@ -211,7 +211,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("weights"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(dest="subcommand", required=True)

@@ -22,9 +22,9 @@ from safetensors.numpy import load_file, save_file
 from support.local_hub import Hub, pointed_at, serve
 
 from pipeline import backend
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.cli import offline, weights
-from pipeline.cli.arguments import run_command
+from pipeline.command import run_command
 from pipeline.client.session import converse
 from pipeline.config import HubAddress, parse_source
 from pipeline.loadtest.server_process import start_server

@@ -12,8 +12,9 @@ import trio
 from support.client.arithmetic_agent import Agent, answers_to, serving
 from support.recordings import write_speech
 
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.cli.talk import main, printable
+from pipeline.command import run_command
 from pipeline.protocol import outgoing
 from pipeline.protocol.events import MetadataReceived
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice
@@ -164,7 +165,7 @@ async def test_an_interruption_sends_bye(tmp_path, number):
     [
         ([], "one of the arguments --in --mic is required"),
         (["--in", "a.wav", "--mic"], "not allowed with"),
-        (["--in", "a.wav", "--url", "http://127.0.0.1"], "is not the address of a WebSocket"),
+        (["--in", "a.wav", "--url", "ftp://127.0.0.1"], "is not the address of a WebSocket"),
         (["--in", "a.wav", "--url", "ws://127.0.0.1:99999"], "out of range"),
         (["--in", "a.wav", "--temperature", "-1"], "configure.temperature must be a number from 0"),
         (["--in", "a.wav", "--temperature", "nan"], "'nan' is not a finite number"),
@@ -176,17 +177,14 @@ async def test_an_interruption_sends_bye(tmp_path, number):
 )
 def test_a_mistake_in_the_arguments_is_exit_code_2(capsys, arguments, sentence):
     """An invalid option or unreadable file is reported before a connection is opened."""
-    try:
-        code = main(arguments)
-    except SystemExit as exit_:
-        code = exit_.code
-    assert code == 2
+    assert run_command(lambda: main(arguments)) == 2
     assert sentence in capsys.readouterr().err
 
 
 def test_a_path_that_cannot_be_written_is_exit_code_2(capsys, tmp_path, speech):
     """The output is opened before the conversation, so that no answer is lost."""
-    assert main(["--in", str(speech), "--out", str(tmp_path / "none" / "out.wav")]) == 2
+    out = tmp_path / "none" / "out.wav"
+    assert run_command(lambda: main(["--in", str(speech), "--out", str(out)])) == 2
     assert "does not exist" in capsys.readouterr().err
 
 

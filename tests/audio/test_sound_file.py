@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from support.recordings import write_speech
 
 from pipeline.audio.resampling import StreamResampler, to_speech_rate
-from pipeline.audio.wav import WavWriter, read_speech
+from pipeline.audio.sound_file import SoundWriter, read_speech
 from pipeline.errors import AudioFileError
 
 
@@ -56,9 +56,10 @@ def test_a_16_bit_file_read_and_written_is_the_same_file(tmp_path):
 def test_what_is_written_is_16_bit_mono_24_khz_in_order(tmp_path):
     """Pieces are appended in order, to within half a step, and clipped at ±1 rather than wrapped."""
     pieces = [tone(24_000)[:100], np.float32([2.0, -2.0, 1.0, -1.0]), tone(24_000)[100:250]]
-    with WavWriter(tmp_path / "a.wav") as file:
+    with SoundWriter(tmp_path / "a.wav") as file:
         for piece in pieces:
             file.write(piece)
+        file.commit()
     info = soundfile.info(tmp_path / "a.wav")
     assert (info.samplerate, info.channels, info.subtype, info.format) == (24_000, 1, "PCM_16", "WAV")
     written = np.concatenate(pieces).clip(-1, 32767 / 32768)
@@ -93,7 +94,7 @@ def not_a_number(path):
     ("make", "problem"),
     [
         (nothing, "no such file"),
-        (folder, "not a file"),
+        (folder, "is a folder"),
         (garbage, "cannot be read as a sound file"),
         (zero_bytes, "cannot be read as a sound file"),
         (header_alone, "holds no samples"),
@@ -115,7 +116,7 @@ def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "folder").mkdir()
     for path, problem in [("none/a.wav", "does not exist"), ("folder", "is a folder")]:
         with pytest.raises(AudioFileError, match=problem):
-            WavWriter(tmp_path / path)
+            SoundWriter(tmp_path / path)
 
 
 def test_a_full_disk_is_one_sentence():
