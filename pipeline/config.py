@@ -210,9 +210,13 @@ class Replay(Section, frozen=True):
     """Recordings of sessions, made at a client's request.
 
     folder: folder for recordings, each in its own subfolder; unset: no recordings.
+    recordings: most subfolders that the folder may have; further sessions are not recorded.
+    recording_bytes: most bytes of one recording; it ends there, and its session goes on. An hour is 346 MB.
     """
 
     folder: str | None = None
+    recordings: Count = 100
+    recording_bytes: Count = 2**30
 
 
 class Proxy(Section, frozen=True):

@@ -83,7 +83,8 @@ def read_sound(path: str | Path) -> Speech:
         raise AudioFileError(shown, "holds samples that are NaN or infinite")
     if not _RATES_HZ[0] <= rate_hz <= _RATES_HZ[1]:
         raise AudioFileError(
-            shown, f"has a sample rate of {rate_hz} Hz; {_RATES_HZ[0]} to {_RATES_HZ[1]} Hz can be read"
+            shown,
+            f"has a sample rate of {rate_hz} Hz; those that can be read are {_RATES_HZ[0]} to {_RATES_HZ[1]}",
         )
     mono = channels.mean(axis=1)
     notices = tuple(f"{shown}: {notice}" for notice in _notices(channels, mono, rate_hz))
@@ -180,7 +181,10 @@ class SoundWriter:
                 self._file = soundfile.SoundFile(
                     os.fsencode(self._output.path),
                     "w",
-                    SAMPLE_RATE_HZ, channels=1, subtype=encoding, format=container
+                    SAMPLE_RATE_HZ,
+                    channels=1,
+                    subtype=encoding,
+                    format=container,
                 )
         except (soundfile.LibsndfileError, OSError) as error:
             if self._stream is not None:

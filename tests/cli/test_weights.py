@@ -24,8 +24,8 @@ from support.local_hub import Hub, pointed_at, serve
 from pipeline import backend
 from pipeline.audio.sound_file import read_speech
 from pipeline.cli import offline, weights
-from pipeline.command import run_command
 from pipeline.client.session import converse
+from pipeline.command import run_command
 from pipeline.config import HubAddress, parse_source
 from pipeline.loadtest.server_process import start_server
 from pipeline.models import random_init
