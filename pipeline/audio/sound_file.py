@@ -92,7 +92,7 @@ def read_sound(path: str | Path) -> Speech:
 
 
 def _source(path: str | Path) -> bytes | io.BytesIO:
-    """The name of the file (as bytes, which may be any), or the content of a pipe, which cannot be read twice."""
+    """The name of the file as bytes, which may be any, or the content of a pipe, which is read once."""
     if str(path) == STDIN:
         return io.BytesIO(_read_all(sys.stdin.buffer, "stdin"))
     path = Path(path)

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 
 from pipeline.audio.framing import Framer
+from pipeline.audio.recordings import Replay, Stop, read_replay
 from pipeline.audio.sound_file import FORMATS, SoundWriter, read_sound
 from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.cli.program_name import program
 from pipeline.errors import ConfigError, OutputError
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.outputs import STDOUT, OutputFile
-from pipeline.recordings import Replay, Stop, read_replay
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.values import GREEDY, Codes, Pcm, SamplingParams, TextFinal
 
