@@ -44,13 +44,13 @@ def run_command(main: Callable[[], int], *, terminated: int = EXIT_TERMINATED) -
     terminated: the exit code after a SIGTERM that `main` does not handle itself.
     """
     open_standard_streams()
-    with _termination_raised():
+    with _signals_raised():
         try:
-            return _finish(main())
-        except SystemExit as error:  # argparse has printed its message
-            return _finish(_system_exit(error))
+            exit_code = _exit_code(main)
+            sys.stdout.flush()
         except BaseException as error:  # noqa: BLE001 - the one place for what nobody else handled
             return _report(error, terminated)
+        return exit_code
 
 
 def exit_now(exit_code: int) -> NoReturn:
@@ -119,16 +119,14 @@ def open_standard_streams() -> None:
             reconfigure(errors="backslashreplace")  # a file name may contain any bytes
 
 
-def _finish(exit_code: int) -> int:
-    sys.stdout.flush()
-    return exit_code
-
-
-def _system_exit(error: SystemExit) -> int:
-    if isinstance(error.code, str):
-        _print_error(error.code)
-        return EXIT_FAILED
-    return error.code or 0
+def _exit_code(main: Callable[[], int]) -> int:
+    try:
+        return main()
+    except SystemExit as error:  # argparse has printed its message
+        if isinstance(error.code, str):
+            _print_error(error.code)
+            return EXIT_FAILED
+        return error.code or 0
 
 
 def _report(error: BaseException, terminated: int) -> int:
@@ -205,13 +203,13 @@ def _is_open(descriptor: int) -> bool:
 
 
 @contextlib.contextmanager
-def _termination_raised() -> Iterator[None]:
-    """Raise `Terminated` on SIGTERM, so that temporary files are removed."""
+def _signals_raised() -> Iterator[None]:
+    """Raise an exception on SIGINT and SIGTERM, so that temporary files are removed."""
 
     def terminate(_number: int, _frame: FrameType | None) -> None:
         raise Terminated
 
-    with _handled({signal.SIGTERM: terminate}):
+    with _handled({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}):
         yield
 
 

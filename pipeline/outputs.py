@@ -6,6 +6,7 @@ pipe has no earlier content and is written to directly. What does not belong her
 
 import contextlib
 import os
+import shutil
 import stat
 import uuid
 from collections.abc import Iterable, Iterator
@@ -34,11 +35,12 @@ class OutputFile:
         self._shown = str(path)
         self._target = Path(path)
         with self._failing():
-            self._target = self._target.resolve()  # a link stays a link
+            self.is_stream = self._target.exists() and not self._target.is_file()
+            if not self.is_stream:  # a link stays a link; one to a pipe of this process leads nowhere
+                self._target = self._target.resolve()
             for source in inputs:
                 if source is not None and Path(source).exists() and self._is(Path(source)):
                     raise OutputError(self._shown, "is also the input; write to another file")
-            self.is_stream = self._target.exists() and not self._target.is_file()
             if self.is_stream and self._target.is_dir():
                 raise OutputError(self._shown, "is a folder")
             if not self._target.parent.is_dir():
@@ -99,6 +101,50 @@ class OutputFile:
             raise OutputError(self._shown, f"cannot be written ({error.strerror})") from None
         except (ValueError, RuntimeError):  # a null character in the name, or links in a circle
             raise OutputError(repr(self._shown), "is not the name of a file") from None
+
+
+class OutputFolder:
+    """A context manager around making the folder `path`; without `commit`, everything is as before.
+
+    Attributes:
+        path: where to write: a new folder beside the target.
+
+    Raises:
+        OutputError: the folder cannot be made, or there is something in it already.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._target = path
+        try:
+            if path.exists() and not path.is_dir():
+                raise OutputError(str(path), "is a file")
+            if path.is_dir() and any(path.iterdir()):
+                raise OutputError(str(path), "already exists and is not empty")
+            resolved = path.absolute()
+            resolved.parent.mkdir(parents=True, exist_ok=True)
+            self.path = resolved.with_name(f".{uuid.uuid4().hex}")
+            self.path.mkdir()
+        except OSError as error:
+            raise OutputError(str(path), f"cannot be made ({error.strerror})") from None
+
+    def commit(self) -> None:
+        """Move the folder, which is complete, into place.
+
+        Raises:
+            OutputError: there is something in its place by now.
+        """
+        try:
+            self.path.rename(self._target)
+        except OSError as error:
+            raise OutputError(str(self._target), f"cannot be made ({error.strerror})") from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
 
 
 def write_whole(path: str | Path, content: bytes, *, inputs: Iterable[str | Path | None] = ()) -> None:

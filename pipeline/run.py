@@ -9,6 +9,11 @@ cannot be loaded, ends as every other error does.
 Neighbours: `pipeline.server` connects the parts; `pipeline.cli` holds every other command.
 """
 
+import signal
+
+if __name__ == "__main__":  # until `run_command` handles it: Python would print a traceback
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
 import argparse
 import sys
 from collections.abc import Sequence

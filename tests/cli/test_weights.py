@@ -264,7 +264,7 @@ def test_a_quantized_folder_is_a_valid_checkpoint(
     assert code == 0
     code, again = command("quantize", "--config", checkpoint, "--bits", bits, tmp_path / "out")
     assert code == 2
-    assert "already holds a config.json" in again["stderr"]
+    assert "already exists and is not empty" in again["stderr"]
 
 
 def test_random_weights_cannot_be_quantized(command: Command, tmp_path: Path) -> None:
