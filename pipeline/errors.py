@@ -9,7 +9,8 @@
     * `AudioFileError` (2) — an audio file cannot be read or written.
     * `OutputError` (2) — another output file cannot be written.
     * `PortInUseError` (4) — another process listens on the address.
-    * `ServiceError` (1) — the system's service manager is unavailable or refused a command.
+    * `ServiceError` (1) — the system's service manager refused a command.
+        * `NoServiceManagerError` — there is none here, or this session cannot reach it.
 * `PeerError` — the other side of one connection. Ends that session; logged as info.
     * `RemoteProtocolError`, `RefusedPacketError` — packet protocol violations (`pipeline.protocol.faults`).
 * `SessionRefusedError` — no fault: the server is full, draining or not ready yet.
@@ -131,20 +132,32 @@ class HubError(WeightsError):
 
 
 class PortInUseError(StartupError):
-    """Another process listens on the address. `key` is the setting that chooses the port."""
+    """Another process listens on the address.
+
+    key: the setting that chooses the port. user: who has the port, where that is known. advice: how to choose
+    another.
+    """
 
     exit_code = 4
 
-    def __init__(self, host: str, port: int, key: str = "server.port") -> None:
-        super().__init__(f"{host}:{port} is in use; choose another with --set {key}=N")
+    def __init__(
+        self, host: str, port: int, key: str = "server.port", *, user: str = "", advice: str = ""
+    ) -> None:
+        advice = advice or f"choose another with --set {key}=N"
+        super().__init__(f"{host}:{port} is in use{f' by {user}' if user else ''}; {advice}")
         self.host = host
         self.port = port
+        self.key = key
 
 
 class ServiceError(StartupError):
     """The user's service manager is unavailable or refused a command; the message quotes its output."""
 
     exit_code = 1
+
+
+class NoServiceManagerError(ServiceError):
+    """There is no service manager here, or this session cannot reach it."""
 
 
 class PeerError(Exception):

@@ -26,6 +26,7 @@ from actors.proxy import Proxy
 from actors.runtime.pinned_thread import PinnedThread
 from actors.runtime.thread_pool import ThreadPool
 from pipeline import backend, log
+from pipeline.cli.health import is_server
 from pipeline.cli.ranks import monitor_ranks, run_coordinator, run_follower
 from pipeline.command import leaves
 from pipeline.config import Config, Settings, Source
@@ -34,6 +35,7 @@ from pipeline.errors import (
     EXIT_INTERRUPTED,
     BrokenInvariantError,
     ConfigError,
+    PortInUseError,
     StartupError,
 )
 from pipeline.install import paths
@@ -48,6 +50,8 @@ from web.security.listen import ListenConfig
 from web.security.rate_limit import RateLimiter
 from web.server.serve import Address, serve
 
+STARTED_BY = "PACKET_VOICE_STARTED_BY"  # set by the Makefile
+_PORT_MAX = 65_535
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _NO_FOLDER = Path(os.devnull) / "hub"  # nothing can be read or written there
 events = structlog.get_logger()
@@ -237,12 +241,47 @@ def open_and_run(source: Source, overrides: Sequence[str]) -> int:
     log.configure(config.settings.log)
     try:
         return run(config)
+    except PortInUseError as error:
+        raise _explained(error) from None
     except Exception as error:
         if not any(isinstance(leaf, StartupError | OSError | MemoryError) for leaf in leaves(error)):
             events.critical("internal_error", exc_info=error)
         raise
     finally:
         log.flush()
+
+
+def _explained(error: PortInUseError) -> PortInUseError:
+    """The error with who has the port, and how to choose another where this server was started as it was."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}.get(error.host, error.host)  # noqa: S104
+    ours = is_server(host.strip("[]"), error.port)
+    is_service = (
+        os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
+        or os.environ.get("XPC_SERVICE_NAME") == f"local.{paths.NAME}"
+    )
+    setting = f"--set {error.key}={error.port + 1 if error.port < _PORT_MAX else error.port - 1}"
+    if os.environ.get(STARTED_BY) == "make":
+        choose = f'make run ARGS="{setting}"'
+    elif is_service:
+        choose = f"{paths.NAME} service install {setting}"
+    else:
+        choose = f"the option {setting}"
+    user = "another server of this project" if ours else "another program"
+    stop = (
+        f" (stop the service: {paths.NAME} service stop)"
+        if ours and not is_service and _has_service()
+        else ""
+    )
+    return PortInUseError(
+        error.host, error.port, error.key, user=user + stop, advice=f"choose another port with {choose}"
+    )
+
+
+def _has_service() -> bool:
+    try:
+        return paths.systemd_unit().exists() or paths.launchd_agent().exists()
+    except (ConfigError, OSError):
+        return False
 
 
 def _run(
@@ -252,10 +291,14 @@ def _run(
         with _signals_held():
             return trio.run(_serve, config, stages, listen, coordinator)
     except BaseExceptionGroup as group:
-        for leaf in leaves(group):
-            if isinstance(leaf, BrokenInvariantError):
-                events.critical("invariant_broken", problem=str(leaf), exc_info=leaf)
+        causes = list(leaves(group))
+        for cause in causes:
+            if isinstance(cause, BrokenInvariantError):
+                events.critical("invariant_broken", problem=str(cause), exc_info=cause)
                 return EXIT_BROKEN_INVARIANT
+        for cause in causes:
+            if isinstance(cause, StartupError):
+                raise cause from None
         raise
 
 
