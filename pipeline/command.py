@@ -83,6 +83,10 @@ def describe(error: BaseException) -> tuple[str, int]:
         return "there is not enough memory", EXIT_FAILED
     if isinstance(error, OSError):
         return _system_problem(error), EXIT_FAILED
+    if isinstance(error, ImportError):  # installed, but it cannot be loaded here
+        return f"a library cannot be loaded: {error}", EXIT_FAILED
+    if _is_thread_start(error):
+        return "the system allows no more threads: raise the limit (ulimit -u), or free memory", EXIT_FAILED
     kind, problem = type(error).__name__, " ".join(str(error).split())
     for frame in traceback.extract_tb(error.__traceback__)[-1:]:  # where it was raised
         kind = f"{kind} at {Path(frame.filename).name}:{frame.lineno}"
@@ -90,6 +94,16 @@ def describe(error: BaseException) -> tuple[str, int]:
         f"internal error: {kind}: {problem}; with {TRACEBACK}=1 in the environment, a traceback is shown"
     )
     return sentence, EXIT_BROKEN_INVARIANT
+
+
+def _is_thread_start(error: BaseException) -> bool:
+    """Whether the system refused a thread, for which Python has no exception of its own."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return (
+        isinstance(error, RuntimeError)
+        and bool(frames)
+        and (frames[-1].filename, frames[-1].name) == (threading.__file__, "start")
+    )
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -150,7 +164,7 @@ def _report(error: BaseException, terminated: int) -> int:
 
 def _rank(error: BaseException) -> int:
     """Which of several errors is reported: the lowest."""
-    kinds = (Terminated, KeyboardInterrupt, StartupError, MemoryError, OSError, BaseException)
+    kinds = (Terminated, KeyboardInterrupt, StartupError, MemoryError, OSError, ImportError, BaseException)
     return [isinstance(error, kind) for kind in kinds].index(True)
 
 

@@ -21,14 +21,14 @@ import trio
 
 from actors.engine import Engine, Loaders
 from actors.hub_proxy.client import HubClient, UnavailableHub, Upstream
-from actors.hub_proxy.disk_store import DiskStore
+from actors.hub_proxy.disk_store import DiskStore, NoStore
 from actors.proxy import Proxy
 from actors.runtime.pinned_thread import PinnedThread
 from actors.runtime.thread_pool import ThreadPool
 from pipeline import backend, log
 from pipeline.cli.health import is_server
 from pipeline.cli.ranks import monitor_ranks, run_coordinator, run_follower
-from pipeline.command import leaves
+from pipeline.command import describe, leaves
 from pipeline.config import Config, Settings, Source
 from pipeline.errors import (
     EXIT_BROKEN_INVARIANT,
@@ -53,7 +53,6 @@ from web.server.serve import Address, serve
 STARTED_BY = "PACKET_VOICE_STARTED_BY"  # set by the Makefile
 _PORT_MAX = 65_535
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_NO_FOLDER = Path(os.devnull) / "hub"  # nothing can be read or written there
 events = structlog.get_logger()
 
 
@@ -197,14 +196,15 @@ def _proxy(settings: Settings) -> Proxy | None:
             timeout_s=options.timeout_s,
             connections=options.fetches,
         )
-        folder = Path(options.folder) if options.folder else paths.cache_folder() / "hub"
-    except ConfigError as error:
-        upstream, folder = UnavailableHub(f"{error}, or set proxy.folder"), _NO_FOLDER
     except (ImportError, ValueError, OSError) as error:
-        upstream, folder = UnavailableHub(f"the hub client cannot be used ({error})"), _NO_FOLDER
+        upstream = UnavailableHub(f"the hub client cannot be used ({error})")
+    try:
+        store = DiskStore(Path(options.folder) if options.folder else paths.cache_folder() / "hub")
+    except ConfigError as error:
+        store = NoStore(f"{error}, or set proxy.folder")
     if isinstance(upstream, UnavailableHub):
         events.warning("hub_proxy_unavailable", problem=upstream.problem)
-    return Proxy(options, upstream, DiskStore(folder), drain_s=settings.drain_s)
+    return Proxy(options, upstream, store, drain_s=settings.drain_s)
 
 
 def run(config: Config) -> int:
@@ -244,7 +244,7 @@ def open_and_run(source: Source, overrides: Sequence[str]) -> int:
     except PortInUseError as error:
         raise _explained(error) from None
     except Exception as error:
-        if not any(isinstance(leaf, StartupError | OSError | MemoryError) for leaf in leaves(error)):
+        if all(describe(leaf)[1] == EXIT_BROKEN_INVARIANT for leaf in leaves(error)):
             events.critical("internal_error", exc_info=error)
         raise
     finally:
