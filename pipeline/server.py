@@ -23,13 +23,12 @@ from actors.engine import Engine, Loaders
 from actors.hub_proxy.client import HubClient, UnavailableHub, Upstream
 from actors.hub_proxy.disk_store import DiskStore, NoStore
 from actors.proxy import Proxy
-from actors.runtime.pinned_thread import PinnedThread
-from actors.runtime.thread_pool import ThreadPool
 from pipeline import backend, log
 from pipeline.cli.health import is_server
 from pipeline.cli.ranks import monitor_ranks, run_coordinator, run_follower
 from pipeline.command import describe, leaves
 from pipeline.config import Config, Settings, Source
+from pipeline.diagnostics.machine_capacity import model_threads
 from pipeline.errors import (
     EXIT_BROKEN_INVARIANT,
     EXIT_INTERRUPTED,
@@ -64,12 +63,7 @@ async def _serve(
     coordinator: the coordinator of the other ranks, None if one process runs the whole model.
     """
     machine = backend.prepare()
-    threads = ThreadPool(
-        [
-            PinnedThread(f"models {n}", partial(backend.pinned_to, cores))
-            for n, cores in enumerate(backend.core_affinity())
-        ]
-    )
+    threads = model_threads()
     engine = Engine(
         config.settings,
         Loaders(stages.load_encoder, partial(stages.load_stepper, coordinator), stages.load_decoder),
