@@ -7,6 +7,7 @@ caches and data are in the native folders. `make install` computes `environment`
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -31,21 +32,21 @@ def home() -> Path:
     Raises:
         ConfigError: HOME is not set, and the user has no entry in the system's list of users.
     """
+    return _absolute(Path.home)
+
+
+def _absolute(find: Callable[[], Path]) -> Path:
     try:
-        folder = Path.home()
+        folder = find()
     except RuntimeError:
         folder = Path()
-    return _absolute(folder)
-
-
-def _absolute(folder: Path) -> Path:
-    if not folder.is_absolute():  # platformdirs returns `~/…` then, which would be created right here
+    if not folder.is_absolute():  # `~/…` would be created right here
         raise ConfigError("", "this user has no home folder: set HOME")
     return folder
 
 
 def config_folder() -> Path:
-    """The user's configuration; never removed."""
+    """The user's configuration; a `config.json` in it is never removed."""
     return _folder("XDG_CONFIG_HOME", ".config")
 
 
@@ -71,17 +72,17 @@ def launchd_agent() -> Path:
 
 def log_file() -> Path:
     """The log of the service on macOS; on Linux it is in the journal."""
-    return _absolute(platformdirs.user_log_path(NAME)) / f"{NAME}.log"
+    return _absolute(lambda: platformdirs.user_log_path(NAME)) / f"{NAME}.log"
 
 
 def cache_folder() -> Path:
     """Randomly initialized weights and the hub proxy's cache."""
-    return _absolute(platformdirs.user_cache_path(NAME))
+    return _absolute(lambda: platformdirs.user_cache_path(NAME))
 
 
 def data_folder() -> Path:
     """Certificates and tokens created on this machine."""
-    return _absolute(platformdirs.user_data_path(NAME))
+    return _absolute(lambda: platformdirs.user_data_path(NAME))
 
 
 def is_installed() -> bool:
