@@ -20,6 +20,7 @@ from pipeline.values import (
     LaneClosed,
     LaneEvent,
     LaneOpened,
+    LanePrompted,
     Pcm,
     SamplingParams,
 )
@@ -34,6 +35,10 @@ class DecoderStage(Protocol):
 
     def close(self, lane: int) -> None:
         """End the lane's session."""
+        ...
+
+    def begin(self, lane: int, *, prompted: bool) -> None:
+        """Reset the lane's row; `prompted`: to behind the silence with which a prompt ends."""
         ...
 
     def decode(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
@@ -75,11 +80,13 @@ class Decoder:
         self._lateness: dict[int, LatenessTracker] = {}
 
     def apply(self, event: LaneEvent) -> LaneEvent:
-        """Open or close the lane; sampling does not affect a codec."""
+        """Open, begin or close the lane; sampling does not affect a codec."""
         match event:
             case LaneOpened(lane, sampling):
                 self._lateness[lane] = LatenessTracker()
                 self._stage.open(lane, sampling)
+            case LanePrompted(lane, prompt):
+                self._stage.begin(lane, prompted=prompt is not None)
             case LaneClosed(lane):
                 del self._lateness[lane]
                 self._stage.close(lane)

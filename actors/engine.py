@@ -38,21 +38,30 @@ from actors.sessions.concurrency_limit import ConcurrencyLimit
 from actors.sessions.dispatcher import Dispatcher
 from actors.sessions.latency import Latencies
 from actors.sessions.opening import greeting, opening_packets
+from actors.sessions.prompting import NoPersonas, PersonaSource, Prompter
 from actors.sessions.recorder import Recorder
 from actors.sessions.session import CONFIGURES_WAITING, Session
 from actors.sessions.transport import Transport
 from actors.stepper import Stepper, StepperStage
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError, SessionsActiveError, ThreadStalledError
+from pipeline.errors import (
+    BrokenInvariantError,
+    ConfigError,
+    PromptError,
+    SessionsActiveError,
+    ThreadStalledError,
+)
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.units import BURST_FRAMES, FRAME_MS
-from pipeline.values import AgentCodes, AgentFrame, ModelCard, UserCodes, UserFrame
+from pipeline.values import AgentCodes, AgentFrame, ModelCard, Persona, UserCodes, UserFrame
 
-# Of one lane: its credit of frames, changes of sampling, its opening and its closing.
-LANE_ITEMS: Final = BURST_FRAMES + CONFIGURES_WAITING + 2
+# Of one lane: its credit of frames, changes of sampling and prompts, its opening and its closing.
+LANE_ITEMS: Final = BURST_FRAMES + CONFIGURES_WAITING + 4
 # Behind the stepper: one frame being worked on, one waiting.
 ANSWERED_FRAMES: Final = 2
+WARMUP_LANE: Final = 0
+NO_PERSONAS: Final = NoPersonas()
 
 log = structlog.get_logger()
 
@@ -77,6 +86,7 @@ class Engine:
         recommended: the checkpoint's own `lm_gen_config`.
         runner: makes what runs the calls of the stage with this name.
         digest: identifies the weights, for recordings; may block, on a thread.
+        personas: makes prompts of the voices and roles that sessions ask for.
 
     Attributes:
         ready: set once the models are loaded.
@@ -94,6 +104,7 @@ class Engine:
         recommended: Mapping[str, Any] = MappingProxyType({}),
         runner: Callable[[str], AbstractContextManager[Runner]] = PinnedThread,
         digest: Callable[[], str] = str,
+        personas: PersonaSource = NO_PERSONAS,
     ) -> None:
         self.ready = trio.Event()
         self.card = card
@@ -131,6 +142,8 @@ class Engine:
         self._stepper = Stage("stepper", user_codes, agent_codes, stall_s=stall_s)
         self._decoder = Stage("decoder", agent_codes, agent_frames, stall_s=stall_s)
         self._loaders = loaders
+        self._prompter = Prompter(self._stepper, personas)
+        self._persona = Persona(settings.prompt.voice, settings.prompt.role)
         self._runner = runner
         self.admission = Admission(self._user_frames, lanes=lanes, queue=settings.lanes.queue)
         self._recorder = (
@@ -220,7 +233,12 @@ class Engine:
             await transport.close(CloseReason.TRY_AGAIN_LATER)
             return
         connection = Connection(
-            transport, session, self._dispatcher, self._settings, self._registry.connection_closed
+            transport,
+            session,
+            self._dispatcher,
+            self._settings,
+            self._registry.connection_closed,
+            prompter=self._prompter,
         )
         opening = self._opening(reservation, session, connection)
         self._connections.add(connection)
@@ -301,12 +319,22 @@ class Engine:
         else:
             self.capacity = Capacity(min(admit, lanes))
             limit = ConcurrencyLimit(self.capacity.sessions, self.capacity.sessions)
+        await self._warm_up_prompt()
         self.admission.set_limit(limit.limit)
         self.admission.open()
         self.ready.set()
         if admit != "auto":
             await trio.sleep_forever()
         await CapacityControl(self.admission, self._dispatcher, self._busy_s, limit).run()
+
+    async def _warm_up_prompt(self) -> None:
+        """Compute the default prompt, so that no session waits for it; no lane is open yet."""
+        try:
+            prompt = await self._prompter.build(self._persona)
+            if prompt is not None:
+                await self._prompter.prepare(WARMUP_LANE, prompt, is_open=lambda: True)
+        except PromptError as error:
+            raise ConfigError("pipeline.prompt", str(error)) from None
 
     def _busy_s(self) -> float:
         return self._encoder.busy_s + self._stepper.busy_s + self._decoder.busy_s
@@ -353,6 +381,7 @@ class Engine:
             tracer=self._tracer,
             max_lag_s=self._max_lag_s,
             recorder=self._recorder,
+            persona=self._persona,
         )
 
     def _opening(

@@ -184,6 +184,20 @@ class Greeting(Section, frozen=True):
     suggestions: Suggestions = ()
 
 
+class PromptDefaults(Section, frozen=True):
+    """What sessions begin with, for models that take a voice and a role (`docs/how-to/personas.md`).
+
+    voice: name of the default voice; unset: none.
+    role: default role; unset: none.
+    pin: keep the voice and the role in the model's memory for the whole session, instead of for its first
+        minutes.
+    """
+
+    voice: str | None = None
+    role: str | None = None
+    pin: bool = False
+
+
 class Untrained(Section, frozen=True):
     """Random weights for a configuration without a checkpoint.
 
@@ -270,6 +284,7 @@ class Settings(Section, frozen=True):
     text: Text = Text()
     sampling: SamplingDefaults = SamplingDefaults()
     greeting: Greeting = Greeting()
+    prompt: PromptDefaults = PromptDefaults()
     untrained: Untrained = Untrained()
     log: Log = Log()
     replay: Replay = Replay()

@@ -23,6 +23,7 @@ from actors.engine import Engine, Loaders
 from actors.hub_proxy.client import HubClient, UnavailableHub, Upstream
 from actors.hub_proxy.disk_store import DiskStore, NoStore
 from actors.proxy import Proxy
+from actors.sessions.prompting import ThreadedPersonas
 from pipeline import backend, log
 from pipeline.cli.health import is_server
 from pipeline.cli.ranks import monitor_ranks, run_coordinator, run_follower
@@ -72,6 +73,7 @@ async def _serve(
         recommended=stages.bundle.recommended_sampling,
         digest=stages.digest,
         runner=threads.runner,
+        personas=ThreadedPersonas(stages.personas.build),
     )
     limiter = RateLimiter(config.settings.limits, ReverseProxy.from_settings(config.settings.server))
     proxy = _proxy(config.settings)

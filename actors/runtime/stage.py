@@ -117,11 +117,14 @@ class Stage(Generic[In, Out]):
         self._inbox = inbox
         self._outbox = outbox
         self._stall_s = stall_s
+        self._turn = trio.Lock()  # of a batch or a call: a pool would run them on two threads at once
         self._failed_lanes: set[int] = set()  # on which the worker failed, until they are closed
         self._serving: tuple[Runner, Worker[In, Out]] | None = None
 
     async def call_between_batches(self, call: Callable[[Worker[In, Out]], T]) -> T:
         """Run `call` with the worker on its thread, between two batches; only once `ready`.
+
+        Of calls and batches that wait, the one that has waited longest is next.
 
         Raises:
             ThreadStalledError: it did not return within `stall_s`.
@@ -129,7 +132,8 @@ class Stage(Generic[In, Out]):
         """
         assert self._serving is not None, "there is no worker yet"
         runner, worker = self._serving
-        return await runner.run(call, worker, stall_s=self._stall_s)
+        async with self._turn:
+            return await runner.run(call, worker, stall_s=self._stall_s)
 
     async def run_trial(self, frames: Sequence[In], steps: int) -> "Trial[Out]":
         """Run `frames` as one batch on freshly opened lanes, `steps` times; no session may have these lanes.
@@ -178,7 +182,7 @@ class Stage(Generic[In, Out]):
             # A third batch under way would only keep the first two from their threads. What waits
             # here makes the next batch wider.
             await self._outbox.wait_empty()
-            async with runner.acquire() as thread:
+            async with self._turn, runner.acquire() as thread:
                 batch = self._drop_failed(self._inbox.take_batch_nowait())
                 started_s = waits.start()
                 try:

@@ -24,7 +24,7 @@ import trio
 from pipeline.config import Replay
 from pipeline.values import Pcm
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # `pipeline.audio.recordings` reads it
 WAITING_ITEMS: Final = 512  # of all sessions: 4 MB, or 40 s of one session's audio
 _SLOW: Final = "the disk cannot keep up"
 CLOSING_S: Final = 2.0

@@ -27,12 +27,14 @@ from actors.sessions.client_output import ClientOutput
 from actors.sessions.counters import SessionCounters
 from actors.sessions.dispatcher import Dispatcher
 from actors.sessions.latency import Latencies, LatencyRecorder, nanoseconds
+from actors.sessions.persona_choice import PersonaChoice
+from actors.sessions.prompting import Prompter
 from actors.sessions.recorder import Recorder
 from actors.sessions.recording_switch import RecordingSwitch
 from actors.sessions.send_queue import SendQueue
 from pipeline.audio.framing import AudioRefusedError, frames_of, payload_of
 from pipeline.audio.pacing import DeadlineClock
-from pipeline.errors import LaneFailedError, SessionError
+from pipeline.errors import LaneFailedError, PromptError, SessionError
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import capture_ms
 from pipeline.protocol.events import AudioReceived
@@ -52,12 +54,15 @@ from pipeline.values import (
     AgentFrame,
     FrameHeader,
     LaneConfigured,
+    LanePrompted,
+    Persona,
     SamplingParams,
     Text,
     TextPartial,
     UserFrame,
 )
 
+NO_PERSONA: Final = Persona()
 CONFIGURES_WAITING: Final = 8  # changes of sampling that one lane may have in the first channel
 
 
@@ -82,15 +87,18 @@ class Session:
         tracer: Tracer,
         max_lag_s: float,
         recorder: Recorder | None,
+        persona: Persona = NO_PERSONA,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.began_s = trio.current_time()
         self.lease = lease
         self.finished = trio.Event()
         self.wakeup = trio.Event()
+        self._opened = trio.Event()
         self.latency = LatencyRecorder(self.id, latencies, tracer)
         self._inbox = inbox
         self._sampling = sampling
+        self._choice = PersonaChoice(persona)
         self._tracer = tracer
         self._backlog = Backlog(max_lag_s)
         self._output = ClientOutput(self._backlog, on_failure=self._wake)
@@ -131,14 +139,48 @@ class Session:
             await self.lease.wait_changed()
 
     def open(self, dispatcher: Dispatcher) -> None:
-        """Open the lane: from now on audio is accepted and answers are delivered.
+        """Open the lane: from now on answers are delivered, and audio is accepted.
+
+        With a voice or a role, audio is accepted once `begin_personas` has let the lane begin with it.
 
         Raises:
             trio.ClosedResourceError: the engine has ended.
         """
         self._last_audio_s = trio.current_time()
         dispatcher.attach(self.lease.open_lane(self._sampling), self)
-        self.send_metadata(Ready())
+        self._opened.set()
+        if not self._choice.pending:
+            self._send_ready()
+
+    async def begin_personas(self, prompter: Prompter) -> None:
+        """Let the lane begin with each voice and role that is asked for, until cancelled.
+
+        Raises:
+            Exception: the model failed on the prompt; this session cannot go on.
+        """
+        await self._opened.wait()
+        while True:
+            persona = await self._choice.wait_asked()
+            lane = self.lease.lane
+            assert lane is not None
+            try:
+                prompt = await prompter.build(persona)
+                if prompt is not None:
+                    await prompter.prepare(lane, prompt, is_open=lambda: self.lease.is_open)
+            except PromptError as error:
+                self._choice.refuse(persona)
+                self.send_metadata(ErrorNotice("prompt_refused", str(error)))
+                if not self._choice.pending and self.lease.running:
+                    self._send_ready()
+                continue
+            if not self.lease.is_open:
+                return
+            if self._choice.accept(persona, prompt):
+                with contextlib.suppress(trio.ClosedResourceError):  # the engine has ended
+                    self._inbox.put_nowait(LanePrompted(lane, prompt))
+                self._recording.record_prompted(persona, prompt)
+                if self.lease.running:  # put back meanwhile, it is told when it runs again
+                    self._send_ready()
 
     async def wait_put_back(self) -> None:
         """Wait until the session has to make room; its audio is not processed from then on."""
@@ -150,7 +192,8 @@ class Session:
         self._last_audio_s = trio.current_time()
         self._arrivals = DeadlineClock()
         self._report_dropped()
-        self.send_metadata(Ready())
+        if not self._choice.pending:
+            self._send_ready()
 
     def close_input(self) -> None:
         """Accept no more audio; `finished` follows once all that was accepted is answered."""
@@ -179,6 +222,9 @@ class Session:
         if not self.lease.running:
             self._counters.frames_put_back += len(frames)
             return
+        if self._choice.pending:
+            self._counters.frames_early += len(frames)
+            return
         self._last_audio_s = received_s
         lane = self.lease.lane
         assert lane is not None
@@ -206,9 +252,17 @@ class Session:
     def configure(self, change: Configure) -> None:
         """Change how tokens are sampled from the next frame on; what the client omits stays as it is."""
         named = {k: v for k, v in structs.asdict(change).items() if v is not None}
+        if {"voice", "role"} & named.keys():
+            self._ask_persona(change)
+            named = {k: v for k, v in named.items() if k not in ("voice", "role")}
+            if not named:
+                return
         if named.pop("replay", None) is not None:
             if change.replay:
-                self._recording.turn_on(self._sampling, self._counters.frames_in)
+                choice = self._choice
+                self._recording.turn_on(
+                    self._sampling, self._counters.frames_in, choice.persona, choice.prompt
+                )
             else:
                 self._recording.turn_off("asked", self._counters.frames_in)
         sampling = dataclasses.replace(self._sampling, **named)
@@ -223,6 +277,20 @@ class Session:
         self._sampling = sampling
         if named:
             self._recording.record_configured(self._counters.frames_in, sampling)
+
+    def _ask_persona(self, change: Configure) -> None:
+        if self._counters.frames_in:
+            notice = "a voice and a role can be chosen until the first audio only"
+        elif (lane := self.lease.lane) is not None and self._inbox.waiting_events(lane) > CONFIGURES_WAITING:
+            notice = "too many changes of configuration are waiting for the model"
+        else:
+            self._choice.ask(change)
+            return
+        self.send_metadata(ErrorNotice("prompt_refused", notice))
+
+    def _send_ready(self) -> None:
+        self._last_audio_s = trio.current_time()
+        self.send_metadata(Ready(self._choice.persona.voice, self._choice.persona.role))
 
     def announce_recording(self) -> None:
         """Remind a client that has resumed the session that it is being recorded, if it is."""

@@ -26,6 +26,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Models": {
         "weights": "inspect, fetch, verify or quantize a checkpoint",
+        "voices": "list, add or remove voices for PersonaPlex",
         "config-reference": "print every configuration key",
     },
     "Measure": {

@@ -68,6 +68,11 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     security.add_argument(
         "--ca", metavar="PEM", type=Path, help="certificate authorities to trust, besides those of the system"
     )
+    persona = parser.add_argument_group(
+        "persona", "for PersonaPlex; what is left out is the server's default"
+    )
+    persona.add_argument("--voice", metavar="NAME", help="the agent's voice, by its name on the server")
+    persona.add_argument("--role", metavar="TEXT", help="who the agent is")
     sampling = parser.add_argument_group("sampling", "options left out use the server's defaults")
     sampling.add_argument("--greedy", action="store_true", help="always take the most likely token")
     sampling.add_argument("--seed", type=int)
@@ -143,6 +148,8 @@ def _configure(arguments: argparse.Namespace) -> Configure | None:
         padding_bias=arguments.padding_bias,
         repetition_penalty=arguments.repetition_penalty,
         seed=arguments.seed,
+        voice=arguments.voice,
+        role=arguments.role,
     )
     metadata.decode(metadata.encode(configure), "client")
     return None if configure == Configure() else configure

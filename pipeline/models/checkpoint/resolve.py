@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # imported by `_open_repository` only when there is a reposit
 
 _CONFIG_NAME = "config.json"
 _NO_CONFIG = Path(_CONFIG_NAME)  # for a repository without one
-_SMALL = (".json", ".model")  # configs, indices and tokenizers are fetched whole
+_SMALL = (".json", ".model", ".tgz")  # configs, indices, tokenizers and voices are fetched whole
 
 
 @dataclass(frozen=True, slots=True)

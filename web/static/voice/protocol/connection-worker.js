@@ -11,11 +11,13 @@
 import { Backoff } from "./backoff.js";
 import { Conversation, ServerProtocolError } from "./conversation.js";
 import { CLOSE_PROTOCOL_ERROR, afterClose } from "./close-codes.js";
+import { configureFields, hasPersona } from "./persona.js";
 import { ReceivedIds } from "./received-ids.js";
 import { SendQueue } from "./send-queue.js";
 import { RollingPercentiles } from "../percentiles.js";
 import { UnackedPackets } from "./unacked-packets.js";
 
+const NO_PERSONA = Object.freeze({ voice: "", role: "" });
 const TICK_MS = 250;
 const REPORT_EVERY_TICKS = 4;
 const MAX_QUEUED_FRAMES = 8; // the server's burst limit; it would drop older audio anyway
@@ -26,12 +28,14 @@ const STABLE_AFTER_MS = 5000;
 const CLOSE_HEARTBEAT_TIMEOUT = 4013; // a page may only close with 1000 or 3000 to 4999
 
 class Connection {
-  constructor({ url, capture, playback, ports, settings }) {
+  constructor({ url, capture, playback, ports, settings, persona }) {
     this._url = url;
     this._playback = playback;
     this._ports = ports; // by name
     this._enabledPorts = new Set();
     this._settings = settings;
+    this._persona = persona;
+    this._isConfigured = false; // this session
     this._backoff = new Backoff();
     this._receivedIds = new ReceivedIds();
     this._unackedPackets = new UnackedPackets();
@@ -87,6 +91,7 @@ class Connection {
 
   _connect(resuming) {
     const query = resuming ? `?resume=${encodeURIComponent(this._resumeToken)}` : "";
+    if (!resuming) this._isConfigured = false;
     this._sendQueue = new SendQueue({ maxAudioFrames: MAX_QUEUED_FRAMES, unackedPackets: this._unackedPackets });
     this._conversation = new Conversation({
       sendQueue: this._sendQueue,
@@ -162,6 +167,7 @@ class Connection {
         return;
       case "connection_established":
         this._resumeToken = event.resumeToken ?? this._resumeToken;
+        if (!event.model.voices) this._persona = NO_PERSONA; // this model takes none
         break;
       case "resumed":
         this._resumeToken = event.resumeToken;
@@ -170,7 +176,12 @@ class Connection {
         break;
       case "ready": // a new session: `configure` before the first frame applies from the first frame
         this._resend = [];
-        this._conversation.sendMetadata({ type: "configure", ...this._settings });
+        if (!this._isConfigured) this._configureSession(event);
+        if (!hasPersona(event, this._persona)) {
+          this._conversation.hold(); // until the session begins as it was asked to
+          postMessage({ kind: "preparing" });
+          return;
+        }
         this._readyMs = performance.now();
         break;
       case "paused": // what is in flight will not be answered, and silence is intended
@@ -184,12 +195,19 @@ class Connection {
         if (this._conversation.isPaused) return; // sent before the page knew of the pause
         break;
       case "error":
-        this._error = event;
+        if (event.code === "prompt_refused") this._persona = NO_PERSONA; // the session begins without
+        else this._error = event;
         break;
       default:
     }
     const { resumeToken: _token, ...publicEvent } = event;
     postMessage(publicEvent);
+  }
+
+  _configureSession(ready) {
+    const persona = hasPersona(ready, this._persona) ? NO_PERSONA : this._persona;
+    this._conversation.sendMetadata({ type: "configure", ...this._settings, ...configureFields(persona) });
+    this._isConfigured = true;
   }
 
   _flush() {
