@@ -8,7 +8,7 @@ line, or whose last line reports it, is incomplete.
 
 Sessions post items; one task writes them, on a thread, and flushes them at once. If the disk cannot
 keep up or refuses, or a bound is reached, the recording is aborted: its session is told at once, and
-goes on.
+continues.
 """
 
 import contextlib
