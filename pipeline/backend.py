@@ -100,7 +100,7 @@ class Backend:
         if self.on_cpu and self.blas.name == "reference":
             return (
                 "no fast BLAS found: matrix products run about 9 times slower than they could; "
-                "install the 'cpu' extra (pip install 'packet-voice[cpu]') or a system OpenBLAS "
+                f"install MKL ({sys.executable} -m pip install mkl; x86 only) or a system OpenBLAS "
                 "(apt-get install libopenblas0)"
             )
         return None

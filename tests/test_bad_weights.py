@@ -13,7 +13,7 @@ import mlx.core as mx
 import pytest
 from support.checkpoints import LM, write_folder
 
-from pipeline.cli.arguments import run_command
+from pipeline.command import run_command
 from pipeline.config import read_config
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.quantization import quantize_checkpoint

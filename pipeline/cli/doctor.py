@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from actors.capacity import Capacity
 from pipeline import log, resources
-from pipeline.cli.arguments import add_config_arguments
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.cli.program_name import program
 from pipeline.config import Config
 from pipeline.diagnostics import microbenchmarks
@@ -210,7 +210,7 @@ def _lines(found: Diagnosis) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("doctor"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

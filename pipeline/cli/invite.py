@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cli.arguments import add_config_arguments, add_lan_argument
+from pipeline.cli.arguments import CommandParser, add_config_arguments, add_lan_argument
 from pipeline.cli.program_name import program
 from pipeline.config import make_config, read_config
 from pipeline.errors import ConfigError
@@ -22,7 +22,7 @@ from web.security.listen import ListenConfig
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("invite"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)

@@ -20,7 +20,7 @@ import numpy as np
 import trio
 
 from pipeline.audio.framing import Framer
-from pipeline.cli.arguments import run_command
+from pipeline.command import run_command
 from pipeline.config import parse_source, read_config
 from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.stages.model_stages import open_stages

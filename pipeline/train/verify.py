@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cli.arguments import run_command
+from pipeline.command import run_command
 from pipeline.config import read_config
 from pipeline.errors import WeightsError
 from pipeline.models.bundle import Bundle

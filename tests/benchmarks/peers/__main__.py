@@ -24,7 +24,7 @@ from benchmarks.peers.page import Outcome, as_json, page
 from benchmarks.peers.rounds import Plan, compete
 
 from pipeline import resources
-from pipeline.cli.arguments import run_command
+from pipeline.command import run_command
 from pipeline.diagnostics import microbenchmarks
 from pipeline.diagnostics.cost_model import parameter_count
 from pipeline.errors import ConfigError

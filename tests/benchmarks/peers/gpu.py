@@ -27,7 +27,7 @@ from benchmarks.peers.environments import BuildError, interpreter
 from benchmarks.peers.gpu_page import gpu_page
 from support.checkpoints import LM, MIMI
 
-from pipeline.cli.arguments import run_command
+from pipeline.command import run_command
 from pipeline.errors import ConfigError
 
 HERE: Final = Path(__file__).parent
