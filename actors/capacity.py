@@ -25,7 +25,7 @@ from actors.runtime.stage import Stage
 from actors.sessions.admission import Admission
 from actors.sessions.concurrency_limit import OBSERVE_EVERY_S, ConcurrencyLimit, Observation
 from actors.sessions.dispatcher import Dispatcher, Punctuality
-from pipeline import resources
+from pipeline.system import resources
 from pipeline.units import FRAME_MS, FRAME_SAMPLES
 from pipeline.values import FrameHeader, UserFrame
 

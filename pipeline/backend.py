@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline import resources
 from pipeline.errors import ConfigError
+from pipeline.system import resources
 
 if TYPE_CHECKING:
     import mlx.core as mx

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import NoReturn
 
-from pipeline.command import exit_now, exits_on_signals, run_command
+from pipeline.system.command import exit_now, exits_on_signals, run_command
 
 DESCRIPTION = """\
 Serve a model until SIGTERM or SIGINT.
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             add_config_arguments,
             add_lan_argument,
         )
-        from pipeline.cli.program_name import program  # noqa: PLC0415
+        from pipeline.install.program_name import program  # noqa: PLC0415
 
     parser = CommandParser(
         prog=program("run"),

@@ -27,7 +27,6 @@ from actors.sessions.prompting import ThreadedPersonas
 from pipeline import backend, log
 from pipeline.cli.health import is_server
 from pipeline.cli.ranks import monitor_ranks, run_coordinator, run_follower
-from pipeline.command import describe, leaves
 from pipeline.config import Config, Settings, Source
 from pipeline.diagnostics.machine_capacity import model_threads
 from pipeline.errors import (
@@ -43,6 +42,7 @@ from pipeline.lan.invitation import PAGE, Invitation
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.tensor_parallel.collective import Coordinator
+from pipeline.system.command import describe, leaves
 from web.app import create_app
 from web.routes.haproxy_agent import serve_agent
 from web.security.forwarded import ReverseProxy

@@ -20,8 +20,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pipeline.command import run_command
 from pipeline.errors import StartupError
+from pipeline.system.command import run_command
 
 LOCK = Path(__file__).with_name("vendor.lock.json")
 FOLDER = Path(__file__).with_name("vendored")

@@ -21,7 +21,7 @@ import soundfile
 
 from pipeline.audio.resampling import to_speech_rate
 from pipeline.errors import AudioFileError, OutputError
-from pipeline.outputs import STDOUT, OutputFile
+from pipeline.system.outputs import STDOUT, OutputFile
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 

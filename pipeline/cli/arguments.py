@@ -1,16 +1,16 @@
 """Arguments that several commands share, and messages about arguments that name the one probably meant.
 
-Neighbours: `pipeline.command` turns errors into sentences and exit codes.
+Neighbours: `pipeline.system.command` turns errors into sentences and exit codes.
 """
 
 import argparse
 import re
 from typing import NoReturn
 
-from pipeline.cli.program_name import called_as_pipeline_run
 from pipeline.config import parse_source
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.install.paths import default_config
+from pipeline.install.program_name import called_as_pipeline_run
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)|invalid choice: '([^']*)'")
 LAN_OVERRIDES = ("server.host=0.0.0.0", "server.tls=auto")

@@ -24,13 +24,13 @@ import trio
 from pipeline import backend
 from pipeline.audio.noise import noise_frames
 from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.cli.program_name import program
 from pipeline.client.session import ConversationError, converse
 from pipeline.config import Source, read_config
 from pipeline.diagnostics.checkpoint_load import ARCHITECTURE, measure_load
 from pipeline.diagnostics.profiler import measure_profile
 from pipeline.diagnostics.stage_runner import StageRunner
 from pipeline.errors import ConfigError
+from pipeline.install.program_name import program
 from pipeline.loadtest.server_process import start_server
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.checkpoint.resolve import open_config

@@ -25,10 +25,10 @@ from typing import Any, Final
 
 from pipeline import backend
 from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.cli.program_name import program
 from pipeline.cli.ranks import run_coordinator, run_follower
 from pipeline.config import Settings, Source, read_config
 from pipeline.errors import ConfigError
+from pipeline.install.program_name import program
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.models.lm import LmModel

@@ -21,11 +21,11 @@ from msgspec.structs import replace
 
 from pipeline import log
 from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.cli.program_name import program
 from pipeline.config import Source
 from pipeline.diagnostics.capacity_plan import ReplicaCapacity, replica_capacities, shared_resources
 from pipeline.errors import StartupError
 from pipeline.install.paths import embedded
+from pipeline.install.program_name import program
 
 
 def plan(

@@ -18,7 +18,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import Final
 
 from pipeline.cli.arguments import CommandParser
-from pipeline.cli.program_name import program
+from pipeline.install.program_name import program
 
 URL: Final = "http://127.0.0.1:8788"
 NOT_READY: Final = 1

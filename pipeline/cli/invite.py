@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.cli.arguments import CommandParser, add_config_arguments, add_lan_argument
-from pipeline.cli.program_name import program
 from pipeline.config import make_config, read_config
 from pipeline.errors import ConfigError
+from pipeline.install.program_name import program
 from pipeline.lan.invitation import Invitation
 from web.security.listen import ListenConfig
 

@@ -26,8 +26,8 @@ from typing import Any, Final
 import trio
 
 from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.cli.program_name import program
 from pipeline.config import Config
+from pipeline.install.program_name import program
 from pipeline.loadtest.client import ViolationError
 from pipeline.loadtest.cluster import start_cluster
 from pipeline.loadtest.failover import run_failover_load

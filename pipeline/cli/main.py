@@ -11,9 +11,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pipeline.cli.program_name import program
-from pipeline.command import exits_on_signals, run_command
 from pipeline.errors import did_you_mean
+from pipeline.install.program_name import program
+from pipeline.system.command import exits_on_signals, run_command
 
 GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     "Serve": {

@@ -23,13 +23,13 @@ from pipeline.audio.framing import Framer
 from pipeline.audio.recordings import Replay, Stop, read_replay
 from pipeline.audio.sound_file import FORMATS, SoundWriter, read_sound
 from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.cli.program_name import program
 from pipeline.cli.voices import VOICE_FILES, voice_of_file
 from pipeline.config import PromptDefaults
 from pipeline.errors import ConfigError, OutputError, PromptError
+from pipeline.install.program_name import program
 from pipeline.models.checkpoint.resolve import open_config
-from pipeline.outputs import STDOUT, OutputFile
 from pipeline.stages.model_stages import ModelStages, open_stages
+from pipeline.system.outputs import STDOUT, OutputFile
 from pipeline.values import GREEDY, Codes, Pcm, Persona, Prompt, SamplingParams, TextFinal
 
 LANE = 0

@@ -24,11 +24,11 @@ from typing import Final
 import psutil
 
 from pipeline.cli.arguments import CommandParser, add_config_arguments, add_lan_argument
-from pipeline.cli.program_name import program
 from pipeline.config import Server, make_config, parse_source, read_config
 from pipeline.errors import ConfigError, NoServiceManagerError, ServiceError
 from pipeline.install import paths
 from pipeline.install.launchd import Launchd
+from pipeline.install.program_name import program
 from pipeline.install.service_file import Service, ServiceOptions, parse_variables
 from pipeline.install.systemd import Systemd
 from web.security.listen import ListenConfig

@@ -12,8 +12,8 @@ import trio
 
 from pipeline.audio.sound_file import read_speech
 from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.cli.program_name import program
 from pipeline.client.session import ConversationError, converse
+from pipeline.install.program_name import program
 from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.values import Pcm
 

@@ -25,16 +25,16 @@ import trio
 
 from pipeline.audio.sound_file import FORMATS, SoundWriter, read_sound
 from pipeline.cli.arguments import CommandParser
-from pipeline.cli.program_name import program
 from pipeline.client.audio_device import AudioDevice, open_audio_device
 from pipeline.client.connect import Address, ClientCredentials
 from pipeline.client.report import Report
 from pipeline.client.session import ConversationError, EventHandler, ServerUnavailableError, converse
 from pipeline.errors import EXIT_INTERRUPTED
-from pipeline.outputs import STDOUT
+from pipeline.install.program_name import program
 from pipeline.protocol import metadata
 from pipeline.protocol.faults import RefusedPacketError
 from pipeline.protocol.metadata import Configure
+from pipeline.system.outputs import STDOUT
 from pipeline.values import Pcm
 
 URL: Final = "ws://127.0.0.1:8788/ws"

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline.cli.arguments import CommandParser
-from pipeline.cli.program_name import program
 from pipeline.errors import ConfigError
+from pipeline.install.program_name import program
 from pipeline.percentiles import percentiles
 
 STDIN: Final = "-"

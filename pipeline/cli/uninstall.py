@@ -14,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline.cli.arguments import CommandParser
-from pipeline.cli.program_name import program
 from pipeline.cli.service import remove_service
 from pipeline.errors import ConfigError
 from pipeline.install import paths
+from pipeline.install.program_name import program
 from pipeline.install.service_file import FILE_NAME as SERVICE_OPTIONS
 
 

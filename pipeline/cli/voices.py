@@ -23,8 +23,8 @@ from pipeline.audio.framing import Framer
 from pipeline.audio.loudness import normalized
 from pipeline.audio.sound_file import read_speech
 from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.cli.program_name import program
 from pipeline.errors import AudioFileError, ConfigError
+from pipeline.install.program_name import program
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.models.checkpoint.voice_store import VoiceInfo, VoiceStore
 from pipeline.models.checkpoint.voices import read_published_voice, read_voice

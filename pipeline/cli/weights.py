@@ -24,17 +24,17 @@ import numpy as np
 
 from pipeline import backend
 from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.cli.program_name import program
 from pipeline.config import Config
 from pipeline.errors import ConfigError, OutputError, StartupError, WeightsError
+from pipeline.install.program_name import program
 from pipeline.models.bundle import Bundle, open_bundle
 from pipeline.models.checkpoint.files import shard_paths
 from pipeline.models.checkpoint.resolve import open_config, open_headers
 from pipeline.models.inspection import describe_checkpoint, describe_tensors
 from pipeline.models.memory import memory_needs
 from pipeline.models.quantization import QuantizedCheckpoint, quantize_checkpoint
-from pipeline.outputs import OutputFolder
 from pipeline.stages.model_stages import ModelStages, open_stages
+from pipeline.system.outputs import OutputFolder
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import GREEDY
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-from pipeline import resources
+from pipeline.system import resources
 
 PERIOD_US: Final = (
     20_000  # shorter than in containers: a slower processor, not one that stands still at times

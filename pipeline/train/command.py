@@ -1,8 +1,8 @@
-"""How a training command ends: as every command of this project does (`pipeline.command`)."""
+"""How a training command ends: as every command of this project does (`pipeline.system.command`)."""
 
 from collections.abc import Callable
 
-from pipeline.command import run_command
+from pipeline.system.command import run_command
 
 
 def run(act: Callable[[], None]) -> int:

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from actors.hub_proxy.client import HubClient
 from actors.hub_proxy.request import FileRef
 from pipeline.cli import offline, talk, trace, weights
-from pipeline.command import run_command
 from pipeline.errors import HubFileError
+from pipeline.system.command import run_command
 
 ROOT = Path(__file__).parents[2]
 REF = FileRef("Xenova/whisper-tiny", "main", "config.json")

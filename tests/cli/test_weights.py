@@ -25,13 +25,13 @@ from pipeline import backend
 from pipeline.audio.sound_file import read_speech
 from pipeline.cli import offline, weights
 from pipeline.client.session import converse
-from pipeline.command import run_command
 from pipeline.config import HubAddress, parse_source
 from pipeline.loadtest.server_process import start_server
 from pipeline.models import random_init
 from pipeline.models.checkpoint.formats import MOSHI_V0_1
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.checkpoint.mimi_config import parse_mimi_config
+from pipeline.system.command import run_command
 
 ROOT = Path(__file__).parents[2]
 SPEECH = ROOT / "tests/data/speech.wav"

@@ -17,10 +17,10 @@ from support.recordings import write_speech
 from pipeline.audio.sound_file import read_speech
 from pipeline.cli.talk import main, printable
 from pipeline.client.connect import Address
-from pipeline.command import run_command
 from pipeline.protocol import outgoing
 from pipeline.protocol.events import MetadataReceived
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice
+from pipeline.system.command import run_command
 
 SPEECH = np.random.default_rng(2).uniform(-0.5, 0.5, 9600).astype(np.float32)  # 5 frames
 KEYS = ["frames_in", "frames_out", "latency_ms", "underruns", "text", "close"]

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.errors import OutputError
-from pipeline.outputs import OutputFile, OutputFolder, write_whole
+from pipeline.system.outputs import OutputFile, OutputFolder, write_whole
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_an_earlier_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:

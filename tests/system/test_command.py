@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.command import (
+from pipeline.errors import EXIT_BROKEN_INVARIANT, EXIT_INTERRUPTED, ConfigError
+from pipeline.system.command import (
     EXIT_CLOSED_PIPE,
     EXIT_FAILED,
     EXIT_TERMINATED,
@@ -17,9 +18,8 @@ from pipeline.command import (
     Terminated,
     run_command,
 )
-from pipeline.errors import EXIT_BROKEN_INVARIANT, EXIT_INTERRUPTED, ConfigError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def command_that_raises(error: BaseException) -> int:
