@@ -57,7 +57,7 @@ def test_widths_double_up_to_the_lanes(lanes, due):
     ],
 )
 def test_what_is_held_is_the_widest_tick_with_headroom(ticks, sessions, holds_one):
-    """Between two widths by a straight line; one that is not even in time without headroom says what helps."""
+    """By a straight line between two; a machine that is late even without headroom says what helps."""
     capacity = Capacity(16, ticks)
     assert capacity.sessions == sessions
     assert capacity.holds_one is holds_one

@@ -20,8 +20,9 @@ FRAMES = round(12.5 * OBSERVE_EVERY_S)
 
 @dataclass
 class Machine:
-    """Holds `holds(t)` sessions; each one beyond makes a share of all frames late, and one short of it tight. Overload shows in
-    one of `shows_each` observations only.
+    """Holds `holds(t)` sessions; each one beyond makes a share of all frames late, and one short of it tight.
+
+    Overload shows in one of `shows_each` observations only.
 
     `demand(t)` sessions want to run. `history` has (time, running, share of frames that were late).
     """
