@@ -13,7 +13,7 @@ from support.client.arithmetic_agent import Agent, answers_to, serving
 from support.recordings import write_speech
 
 from pipeline.audio.wav import read_speech
-from pipeline.cli.talk import main, printable
+from pipeline.cli.talk import main, parse, printable
 from pipeline.protocol import outgoing
 from pipeline.protocol.events import MetadataReceived
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice
@@ -201,3 +201,11 @@ async def test_a_disk_that_fills_up_is_exit_code_2(speech):
 def test_a_server_cannot_control_the_terminal():
     """Control characters are replaced, other characters stay."""
     assert printable("a\x1b[2J\r\nb é") == "a\ufffd[2J\ufffd\ufffdb é"
+
+
+def test_a_voice_and_a_role_are_asked_for():
+    """As they are given; too long a role is a mistake on the command line."""
+    configure = parse(["--in", "a.wav", "--voice", "NATF0", "--role", "be kind"]).configure
+    assert configure == Configure(voice="NATF0", role="be kind")
+    with pytest.raises(SystemExit):
+        parse(["--in", "a.wav", "--role", "x" * 4001])
