@@ -218,7 +218,7 @@ class Connection:
             try:
                 self.session.open(self._dispatcher)
             except trio.ClosedResourceError:
-                self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
+                self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
                 return
         while True:
             await self.session.wait_put_back()

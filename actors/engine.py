@@ -91,7 +91,7 @@ class Engine:
 
     Attributes:
         ready: set once the models are loaded.
-        capacity: what the machine was measured to hold; None until then.
+        capacity: the sessions that the machine can serve in time, as measured; None until then.
         stalled: a model thread does not return from a call, and the process is about to end.
     """
 
@@ -209,8 +209,8 @@ class Engine:
             self.admission.drain()
             self._user_frames.close()
             for connection in self._connections:
-                connection.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
-            self._registry.end_waiting(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
+                connection.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
+            self._registry.end_waiting(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
 
     def admit(self, resume: str | None = None, *, may_wait: bool = True) -> Reservation:
         """Reserve a session for one connection, at once: the one to resume with this token, or a new one.
@@ -306,7 +306,7 @@ class Engine:
             self._profiling = False
 
     async def _control_capacity(self) -> None:
-        """Once the models are loaded: measure what the machine holds, admit sessions, and keep to it."""
+        """Once the models are loaded: measure how many sessions can be served in time, and admit them."""
         stages = (self._encoder, self._stepper, self._decoder)
         for stage in stages:
             await stage.ready.wait()
@@ -363,7 +363,7 @@ class Engine:
         log.critical("engine_failed", problem=str(error))
         self._user_frames.close()  # what is put in now would not come out any more
         for connection in self._connections:
-            connection.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
+            connection.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
         # Stages that did not fail end meanwhile, and that must not hide the error that is to be raised.
         with trio.move_on_after(self._settings.limits.send_timeout_s, shield=True):
             await self._wait_connections_ended()
@@ -412,7 +412,7 @@ def _warmup(worker: Worker[UserCodes, AgentCodes], *, reset: bool) -> float:
 def _log_end(connection: Connection, info: CloseInfo) -> None:
     """Log the one event that a session leaves."""
     session = connection.session
-    added = session.latency.added.statistics()
+    overhead = session.latency.overhead.statistics()
     write = log.error if info.close_reason is CloseReason.INTERNAL_ERROR else log.info
     write(
         "session",
@@ -421,7 +421,7 @@ def _log_end(connection: Connection, info: CloseInfo) -> None:
         reason=info.cause,
         close_reason=info.close_reason.name.lower(),
         **asdict(session.counters()),
-        added_p50_ms=round(added.p50_ms, 3),
-        added_p99_ms=round(added.p99_ms, 3),
+        added_p50_ms=round(overhead.p50_ms, 3),
+        added_p99_ms=round(overhead.p99_ms, 3),
         duration_s=round(trio.current_time() - session.began_s, 3),
     )

@@ -165,7 +165,7 @@ class FrameHeader:
             `now - received_s - model_s` is the latency that the server adds.
         batch_s: the batches alone.
         due_s: the monotonic time after which its sound is not worth computing any more.
-        spans: one for each stage behind it; None where the frame is not traced.
+        spans: one for each stage it has passed; None where the frame is not traced.
     """
 
     lane: int

@@ -7,7 +7,7 @@ nothing else: `packet-voice offline --replay` computes them again. A recording w
 line, or whose last line reports it, is incomplete.
 
 Sessions post items; one task writes them, on a thread. If the disk cannot keep up, the recording
-is aborted, and the session goes on.
+is aborted, and the session continues.
 """
 
 import contextlib

@@ -159,7 +159,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=program("offline"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument("--greedy", action="store_true", help="always choose the most likely token")
+    parser.add_argument("--greedy", action="store_true", help="always take the most likely token")
     parser.add_argument("--seed", type=int, default=0, help="random seed for sampling (default 0)")
     parser.add_argument(
         "--voice", metavar="NAME|FILE", help="the agent's voice: one of `packet-voice voices list`, or a file"

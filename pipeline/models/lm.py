@@ -232,7 +232,7 @@ class LmModel(nn.Module):
 
     @property
     def rows_per_session(self) -> int:
-        """1, or 2 with guidance: the rows with the null conditions come behind the rows of all sessions."""
+        """1, or 2 with guidance: the rows with the null conditions come after the rows of all sessions."""
         return 1 if self.cfg_coef == 1 else 2
 
     def state(self, rows: int) -> RingKVCache:

@@ -1,6 +1,6 @@
 """Delays: which codebook of which frame the language model sees in which step.
 
-The official `LMGen` (package `moshi`) is the reference, and nothing else: codebook *q*
+The only reference is the official `LMGen` (package `moshi`): codebook *q*
 of the user's frame *k* is consumed in step *k* + `delay_q`, except that every codebook
 is given its initial token up to and including the step `delay_q`, so that the very first
 frame only primes. A step's own tokens stand one position later, and a whole agent frame

@@ -78,7 +78,7 @@ class ModelStages:
         lm, voices = self.bundle.lm, self.personas.voices()
         return ModelCard(
             name=self.bundle.name,
-            shape=f"{lm.num_layers} layers of {lm.dim}, {lm.n_q} codebooks heard, {lm.dep_q} spoken",
+            shape=f"{lm.num_layers} layers of {lm.dim}, {lm.n_q} input and {lm.dep_q} output codebooks",
             trained=self.bundle.trained,
             model_delay_ms=FRAME_MS * lm.max_delay,
             text=self.detokenizer.kind,

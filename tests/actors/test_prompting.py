@@ -133,7 +133,7 @@ async def test_two_sessions_with_the_same_persona_wait_for_one_computation(autoj
 
 
 async def test_a_persona_that_there_is_not_is_one_sentence(autojump_clock, nursery):
-    """The session keeps what it had, and goes on."""
+    """The session keeps what it had, and continues."""
     engine = await serving(make_engine(), nursery)
     client = await join(engine, nursery, Configure(role="5 6"))
     await has_role(client, "5 6")
@@ -223,7 +223,7 @@ class Fails(Watched):
 
 
 async def test_a_model_that_fails_on_a_prompt_ends_that_session_alone(autojump_clock, nursery):
-    """It is told so; the other goes on, and the lane can be used again."""
+    """It is told so; the other continues, and the lane can be used again."""
     engine = await serving(make_engine(loaders=Loaders(LOADERS.encoder, Fails, LOADERS.decoder)), nursery)
     client = await join(engine, nursery, Configure(seed=3))
     with capture_logs():
@@ -243,7 +243,7 @@ async def test_a_model_that_fails_on_a_prompt_ends_that_session_alone(autojump_c
 
 
 async def test_who_leaves_before_the_prompt_is_ready_frees_the_lane(autojump_clock, nursery):
-    """And whoever waited for the same computation goes on with it."""
+    """And whoever waited for the same computation continues with it."""
     engine = await serving(
         make_engine(runner=functools.partial(slow_inline, batch_s=0.02), loaders=WATCHED), nursery
     )

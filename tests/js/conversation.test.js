@@ -150,7 +150,7 @@ test("a heartbeat is an answer if one of ours is unanswered, else it is answered
   equal([5100, 5200, 5300, 6300].map((nowMs) => liveness.shouldAnswer(nowMs)), [false, true, false, true]);
 });
 
-test("two ends that follow the rule never echo heartbeats for ever", () => {
+test("two ends that follow the rule never echo heartbeats forever", () => {
   const random = seeded(7);
   for (let run = 0; run < 200; run += 1) {
     const ends = [0, 1].map(() => new Liveness({ everyMs: 5000, timeoutMs: 15_000, nowMs: 0 }));

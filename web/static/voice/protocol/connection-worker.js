@@ -39,7 +39,7 @@ class Connection {
     this._backoff = new Backoff();
     this._receivedIds = new ReceivedIds();
     this._unackedPackets = new UnackedPackets();
-    this._resend = []; // not acknowledged when the connection was lost
+    this._toResend = []; // not acknowledged when the connection was lost
     this._resumeToken = null;
     this._isClosing = false;
     this._why = "unreachable"; // why there is no connection; null while there is one
@@ -171,11 +171,11 @@ class Connection {
         break;
       case "resumed":
         this._resumeToken = event.resumeToken;
-        for (const packet of this._resend.splice(0)) this._sendQueue.push(packet);
+        for (const packet of this._toResend.splice(0)) this._sendQueue.push(packet);
         this._readyMs = performance.now();
         break;
       case "ready": // a new session: `configure` before the first frame applies from the first frame
-        this._resend = [];
+        this._toResend = [];
         if (!this._isConfigured) this._configureSession(event);
         if (!hasPersona(event, this._persona)) {
           this._conversation.hold(); // until the session begins as it was asked to
@@ -246,7 +246,7 @@ class Connection {
         sent: this._captions.sent,
         dropped: this._captions.dropped + this._sendQueue.droppedPartials,
         acked: this._unackedPackets.acked,
-        unacked: this._unackedPackets.count + this._resend.length,
+        unacked: this._unackedPackets.count + this._toResend.length,
       },
       ignored: this._conversation.ignored,
     });
@@ -265,7 +265,7 @@ class Connection {
     socket.onmessage = null;
     this._droppedFrames += this._sendQueue.droppedFrames;
     this._captions.dropped += this._sendQueue.droppedPartials;
-    this._resend.push(...this._unackedPackets.takeAll(), ...this._sendQueue.unsentReliable);
+    this._toResend.push(...this._unackedPackets.takeAll(), ...this._sendQueue.unsentWantingAck);
     this._playback.postMessage({ kind: "pause" });
     const next = afterClose({ code, error: this._error, closing: this._isClosing });
     if (!next.reconnect) {
