@@ -3,6 +3,9 @@
 import { candidates, chooseDevice } from "./device.js";
 import { ModelRepository } from "./files.js";
 import { resolveModel } from "./model-list.js";
+import { vendored } from "./vendored.js";
+
+const HUB = "/api/hf/";
 
 const SMALL_FILES = [
   "config.json",
@@ -36,4 +39,30 @@ export async function planWithSizes(settings) {
   const repository = new ModelRepository({ base: settings.base, ...plan });
   const files = await Promise.all(plan.files.map((file) => repository.describe(file)));
   return { ...plan, files: files.filter((file) => file !== null) };
+}
+
+/**
+ * What is stored in this browser, without asking the hub: {device, reason, files: [{file, bytes, cached}]}, where a
+ * file that is not cached has no size.
+ */
+export async function planStored({ base, model, revision, dtype = null, device = "auto", acceptSoftware = false }) {
+  const resolved = resolveModel(model, revision);
+  const repository = new ModelRepository({ base, ...resolved });
+  const chosen = await chooseDevice(device, { acceptSoftware });
+  const sessions = Object.values(candidates(chosen, dtype));
+  const options = [...SMALL_FILES.map((file) => [file]), ...sessions.map((some) => some.map(({ file }) => file))];
+  const files = await Promise.all(options.map((names) => repository.firstStored(names)));
+  return { ...chosen, files };
+}
+
+/** The first of `models` (entries of MODELS) that can be loaded without a network; null if there is none. */
+export async function storedModel(models) {
+  const { runtime, transformers } = vendored();
+  if (!runtime || !transformers || globalThis.caches === undefined) return null;
+  const base = new URL(HUB, location.href).href;
+  for (const model of models) {
+    const { files } = await planStored({ base, model: model.name, revision: model.revision });
+    if (files.every(({ cached }) => cached)) return model;
+  }
+  return null;
 }

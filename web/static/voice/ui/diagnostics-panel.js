@@ -60,7 +60,7 @@ export class DiagnosticsPanel {
 
   _render() {
     if (!this._panel.open) return;
-    const checks = diagnose(this._metrics.diagnosticFacts(this._phase, this._preferences));
+    const checks = diagnose(this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now()));
     const rows = checks.map(({ name, state, text }) => {
       const row = document.createElement("li");
       row.dataset.state = state;

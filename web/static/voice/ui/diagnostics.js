@@ -23,8 +23,34 @@ export function diagnose(facts) {
   return [checkMicrophone(facts), checkConnection(facts), checkModel(facts), checkAgent(facts), checkSpeaker(facts)];
 }
 
-function checkMicrophone({ contextState, muted, sourceMuted, inputDb }) {
+const LOUD_SHARE = 0.02; // of frames that clip
+
+/**
+ * The condition of the call that the user should be told about, by the keys of CONDITIONS; null if there is none.
+ * `facts`: as for diagnose(), with `liveMs` (since the call is live), `zeroMs` (of pure silence), `wasHeard`,
+ * `clippedShare`, `slowMs` (since the model is too slow).
+ */
+export function conditionOf(facts) {
+  const { phase, muted, sourceMuted, hasMicrophone, asking, liveMs, zeroMs, inputDb, wasHeard } = facts;
+  if (phase !== "live" || facts.contextState !== "running") return null;
+  if (hasMicrophone && !muted && !asking) {
+    if (sourceMuted) return "source_muted";
+    if (zeroMs >= (wasHeard ? 8000 : 3000)) return "no_signal";
+    if (!wasHeard && liveMs >= 12_000 && inputDb !== null && inputDb < QUIET_DB) return "not_heard";
+    if (facts.clippedShare > LOUD_SHARE) return "clipping";
+  }
+  if (facts.slowMs >= 3000) return "server_slow";
+  if (liveMs >= 6000 && facts.upHz < MIN_FRAME_SHARE * FRAME_RATE_HZ) return "device_slow";
+  if (facts.recentUnderruns >= 4) return "gaps";
+  return null;
+}
+
+function checkMicrophone({ contextState, muted, sourceMuted, inputDb, microphoneProblem, hasMicrophone }) {
   const name = "Microphone";
+  if (microphoneProblem) return check(name, "bad", `${microphoneProblem.title}. ${microphoneProblem.text(globalThis.location ?? {})}`);
+  if (hasMicrophone === false && contextState !== null) {
+    return check(name, "warn", "This call has no microphone. Press “Turn on microphone”, or one of the questions.");
+  }
   if (contextState === null || inputDb === null) return check(name, "idle", "Not in use. Start a conversation first.");
   if (contextState !== "running") return check(name, "bad", "The browser has paused audio on this page.");
   if (muted) return check(name, "warn", "You are muted; the agent hears silence.");
