@@ -11,6 +11,7 @@ from support.checkpoints import write_folder
 from actors.engine import Engine, Loaders
 from actors.sessions.transport import TransportClosedError
 from pipeline.audio.framing import payload_of
+from pipeline.audio.recordings import read_replay
 from pipeline.cli import offline
 from pipeline.config import read_config
 from pipeline.errors import ConfigError
@@ -18,7 +19,6 @@ from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Ready, RecordingNotice
-from pipeline.recordings import read_replay
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.stepper import StepperStage
 
@@ -86,7 +86,13 @@ def chain_of(folder: Path, bundles: Path | None) -> ModelStages:
 async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
     """Bursts beyond the credit, with a change of sampling between them; returns the sampled tokens."""
     config = read_config(
-        folder, ["lanes.max=2", *([f"replay.folder={bundles}"] if bundles else []), "limits.max_lag_ms=60000"]
+        folder,
+        [
+            "lanes.max=2",
+            "lanes.admit=2",
+            *([f"replay.folder={bundles}"] if bundles else []),
+            "limits.max_lag_ms=60000",
+        ],
     )
     chain = open_stages(config)
     drawn: list[int] = []
