@@ -26,14 +26,14 @@ from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError
 from web.responses import add_security_headers, error_response, too_many_attempts, unauthorized
 from web.routes.hub import add_hub
-from web.routes.landing import STYLE_HASH, describe, render
+from web.routes.landing import POLICY, describe, render
 from web.routes.pages import add_pages
 from web.routes.selftest import add_selftest
 from web.routes.status import Weights, add_status, model_of
 from web.security.auth import AuthResult, TokenAuth
 from web.security.forwarded import ForwardedMiddleware, ReverseProxy
 from web.security.listen import ListenConfig
-from web.security.origin import OriginPolicy, content_security_policy
+from web.security.origin import OriginPolicy
 from web.security.rate_limit import RateLimiter
 from web.security.request_info import auth_result, is_public, peer_and_port
 from web.server.ws_handler import OrderedWebsocketConnection, handle_websocket
@@ -91,8 +91,8 @@ def create_app(
     app.config["MAX_CONTENT_LENGTH"] = REQUEST_BODY_BYTES
     app.config["BODY_TIMEOUT"] = REQUEST_BODY_S
     _add_access_checks(app, _origin_policy(listen, reverse_proxy), auth, limiter)
-    _add_landing(app, engine, weights, auth, scheme="wss" if is_secure else "ws")
-    add_pages(app)
+    static = add_pages(app)
+    _add_landing(app, engine, weights, auth, scheme="wss" if is_secure else "ws", static=static)
     _add_token_exchange(app, auth, limiter)
     if listen.credentials is not None:
         _add_authority(app, listen.credentials.authority_file.read_bytes())
@@ -147,7 +147,9 @@ def _add_access_checks(
         return response
 
 
-def _add_landing(app: QuartTrio, engine: Engine, weights: Weights, auth: TokenAuth, *, scheme: str) -> None:
+def _add_landing(
+    app: QuartTrio, engine: Engine, weights: Weights, auth: TokenAuth, *, scheme: str, static: str
+) -> None:
     """The landing page; without a valid token it shows no facts about the server."""
 
     @app.get("/")
@@ -155,8 +157,8 @@ def _add_landing(app: QuartTrio, engine: Engine, weights: Weights, auth: TokenAu
         shown = describe(engine.health(), model_of(weights), url=f"{scheme}://{request.host}/ws")
         if auth_result(auth, request_ctx.request) is not AuthResult.VALID:
             shown = dataclasses.replace(shown, facts=())
-        page = Response(await render(shown), mimetype="text/html")
-        page.headers["Content-Security-Policy"] = content_security_policy(style_hashes=[STYLE_HASH])
+        page = Response(await render(shown, static), mimetype="text/html")
+        page.headers["Content-Security-Policy"] = POLICY
         return page
 
 

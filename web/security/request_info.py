@@ -28,4 +28,4 @@ def auth_result(auth: TokenAuth, incoming: BaseRequestWebsocket) -> AuthResult:
 
 def is_public(path: str) -> bool:
     """Whether a path is served without a token, because a page needs it to send one."""
-    return path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDERS)
+    return (path.rstrip("/") or "/") in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDERS)

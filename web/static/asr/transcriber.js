@@ -10,7 +10,7 @@
 import { RATE_HZ } from "./streaming/speech-segmenter.js";
 import { VadClient } from "./streaming/vad-client.js";
 import { readOptions } from "./options.js";
-import { planWithSizes } from "./model/load-plan.js";
+import { planStored, planWithSizes } from "./model/load-plan.js";
 import { AsrClient } from "./engine/asr-client.js";
 import { Stream } from "./streaming/stream.js";
 import { Transcription } from "./engine/transcription.js";
@@ -35,6 +35,11 @@ export class Transcriber {
   /** What `load` would do, without loading: {device, reason, dtype, files: [{file, bytes, cached}]}. */
   plan(settings) {
     return planWithSizes(this._settings(settings));
+  }
+
+  /** The part of the plan that is known without asking the hub: a file that is not stored has no size. */
+  planStored(settings) {
+    return planStored(this._settings(settings));
   }
 
   /**

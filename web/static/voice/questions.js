@@ -1,6 +1,6 @@
 /**
  * Recordings of questions, so that somebody without a microphone can ask them: synthesized speech, made by
- * `python -m pipeline.train.questions`.
+ * tests/support/browser/questions.py.
  */
 
 const FOLDER = new URL("./questions/", import.meta.url);

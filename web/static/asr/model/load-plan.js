@@ -1,7 +1,7 @@
 /** What loading a model involves, known before anything is loaded: device, precision, files and their sizes. */
 
 import { candidates, chooseDevice } from "./device.js";
-import { ModelRepository } from "./files.js";
+import { CACHE_NAME, ModelRepository } from "./files.js";
 import { resolveModel } from "./model-list.js";
 import { vendored } from "./vendored.js";
 
@@ -59,6 +59,7 @@ export async function planStored({ base, model, revision, dtype = null, device =
 export async function storedModel(models) {
   const { runtime, transformers } = vendored();
   if (!runtime || !transformers || globalThis.caches === undefined) return null;
+  if (!(await caches.has(CACHE_NAME))) return null; // nothing was ever stored
   const base = new URL(HUB, location.href).href;
   for (const model of models) {
     const { files } = await planStored({ base, model: model.name, revision: model.revision });

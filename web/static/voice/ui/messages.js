@@ -69,7 +69,7 @@ export const PROBLEMS = Object.freeze({
   },
   audio_suspended: {
     title: "The browser paused audio",
-    text: () => "Press Resume to continue.",
+    text: () => "Press Resume, or anywhere on the page, to continue.",
   },
   output_missing: {
     title: "Speaker disconnected",

@@ -126,7 +126,8 @@ export class Notices {
   _onConditions() {
     const facts = this._facts();
     const condition = conditionOf(facts);
-    if (condition === null) {
+    const isTold = condition === "gaps" && this._shown.has("dropped"); // the same, in other words
+    if (condition === null || isTold) {
       this._hide("condition");
       this._closed.delete("condition");
       return;
