@@ -230,7 +230,7 @@ def test_a_suggestion_is_asked_without_a_microphone(playwright: Playwright) -> N
 def test_push_to_talk_is_muted_unless_a_key_or_the_button_is_held(visit: Visit) -> None:
     page = visit()
     page.get_by_role("button", name="Settings").click()
-    page.get_by_label("Talk", exact=True).select_option("push")
+    page.locator("select[name=talkMode]").select_option("push")
     page.locator("#close-settings").click()
     page.keyboard.press("Space")
     expect_phase(page, "live")
@@ -249,19 +249,17 @@ def test_push_to_talk_is_muted_unless_a_key_or_the_button_is_held(visit: Visit) 
     expect_phase(page, "idle")
 
 
-def test_a_refused_origin_is_told_with_what_to_set(browser: Browser, server: Server) -> None:
-    """The upgrade is refused with 403, which a page cannot read: it finds out, says so, and stops trying."""
-    refusal = {"error": {"code": "origin_refused", "message": "requests from pages of other origins"}}
-    with visiting(browser, server.origin, forgiven=("403",)) as visit:
-        page = visit()
-        page.route_web_socket("**/ws", lambda ws: ws.close(code=1006))
-        page.context.route(
-            "**/ws", lambda route: route.fulfill(status=403, json=refusal)
-        )
-        page.add_init_script("globalThis.WebSocket = class extends WebSocket {}")
-        page.evaluate("1")
+def test_a_refused_connection_is_told_with_what_to_do(browser: Browser) -> None:
+    """The upgrade gets 401, which a page cannot read: it finds out, says so, and stops trying."""
+    with (
+        serving("server.token=correct-horse-battery-staple") as server,
+        visiting(browser, server.origin, forgiven=("401",)) as visit,
+    ):
+        page = visit("/packet-voice#token=correct-horse-battery-staple")
+        expect(page.locator("#server-label")).to_have_text("Ready")
+        page.context.clear_cookies()
         page.locator("#talk").click()
-        expect(page.locator(".notice[data-key=refusal]")).to_contain_text("server.public_url", timeout=20_000)
+        expect(page.locator(".notice[data-key=refusal]")).to_contain_text("#token=", timeout=20_000)
         expect_phase(page, "idle")
 
 

@@ -18,13 +18,13 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ title }} · packet-voice</title>
-<link rel="icon" href="{{ icon }}">
+<link rel="icon" href="{{ root }}{{ icon }}">
 <style>{{ style | safe }}</style>
 <main>
 <h1>{{ title }}</h1>
 <p class="lead">{{ advice }}</p>
-<div class="start"><a class="talk" href="/">Start page</a><p class="state"><a href="/packet-voice">Talk</a> ·
-<a href="/whisperx">Transcribe</a></p></div>
+<div class="start"><a class="talk" href="{{ root }}">Start page</a><p class="state"><a href="{{ root }}packet-voice">Talk</a> ·
+<a href="{{ root }}whisperx">Transcribe</a></p></div>
 <footer>{{ status }} <code>{{ code }}</code>: {{ message }}</footer>
 </main>
 </html>
@@ -51,6 +51,10 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
         "Link from another site",
         "The server does not follow links from other sites. Type the address, or paste it into the address bar.",
     ),
+    "client_address_unreadable": (
+        "The proxy is not set up",
+        "The reverse proxy does not name its clients in a way that the server can read; see the server's log.",
+    ),
     "origin_refused": (
         "This address is not accepted",
         "Open the address that the server printed. Behind a tunnel or a proxy, set server.public_url.",
@@ -61,7 +65,7 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
 
 
 def add_error_pages(app: QuartTrio, icon: str) -> None:
-    """Turn JSON errors into pages where a browser shows them; `icon` is the URL of the site's icon."""
+    """Turn JSON errors into pages where a browser shows them; `icon` is the path of the site's icon."""
 
     @app.after_request
     async def explain(response: Response) -> Response:
@@ -74,13 +78,18 @@ def add_error_pages(app: QuartTrio, icon: str) -> None:
         title, advice = _ADVICE.get(code, ("This did not work", f"{error['message']}."))
         html = await render_template_string(
             _PAGE, style=STYLE, icon=icon, title=title, advice=advice, code=code,
-            status=response.status_code, message=error["message"],
+            status=response.status_code, message=error["message"], root=_root(request.path),
         )  # fmt: skip
         response.set_data(html)
         response.mimetype = "text/html"
         policy = content_security_policy(style_hashes=[STYLE_HASH])
         response.headers["Content-Security-Policy"] = f"{policy}; img-src 'self'"
         return response
+
+
+def _root(path: str) -> str:
+    """The way from `path` to the start page, which also holds under a path prefix."""
+    return "../" * (path.count("/") - 1) or "./"
 
 
 def _is_shown() -> bool:

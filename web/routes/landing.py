@@ -80,17 +80,17 @@ _PAGE = """<!doctype html>
 <h1>Talk to a local speech model</h1>
 <p class="lead">Full-duplex voice in real time: the model listens while it talks. Audio and transcripts
 are processed on this machine and are sent nowhere else.</p>
-<div class="start"><a class="talk" href="/packet-voice">Open the voice page</a>
+<div class="start"><a class="talk" href="./packet-voice">Open the voice page</a>
 <p class="state {{ 'ready' if ready else 'waiting' }}" id="state" role="status"><strong>{{ headline }}.</strong>
 <span>{{ sentence }}</span></p></div>
 <dl id="facts">{% for term, value in facts %}<dt>{{ term }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 <h2>Transcription</h2>
-<p><a href="/whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
+<p><a href="./whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
 <h2>Command line</h2>
-<p>Save <a href="/question.wav" download>question.wav</a>, then run in the same folder:</p>
+<p>Save <a href="./question.wav" download>question.wav</a>, then run in the same folder:</p>
 <pre tabindex="0" aria-label="Command"><code id="command">{{ command }}</code></pre>
 <p><button type="button" id="copy" hidden>Copy command</button> <span id="copied" role="status"></span></p>
-<footer>API: <a href="/health">health</a> and <a href="/weights">weights</a> as JSON; the packet WebSocket at
+<footer>API: <a href="./health">health</a> and <a href="./weights">weights</a> as JSON; the packet WebSocket at
 <code>/ws</code> is described in <code>docs/reference/protocol.md</code>.</footer>
 </main>
 </html>
@@ -148,7 +148,7 @@ def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url:
 
 
 async def render(landing: Landing, static: str) -> str:
-    """The page as HTML; every value is escaped. `static`: the URL path of the pages' files."""
+    """The page as HTML; every value is escaped. `static`: the path of the pages' files."""
     return await render_template_string(
         _PAGE,
         style=STYLE,

@@ -74,10 +74,10 @@ def read_assets(folder: Path = STATIC) -> Assets:
 def add_pages(app: QuartTrio) -> str:
     """Register `/packet-voice`, `/whisperx`, `/static/…`, `/vendor/…`, `/favicon.ico` and error pages.
 
-    Returns the URL path of the files.
+    Returns the path of the files, relative to a page.
     """
     assets = read_assets()
-    add_error_pages(app, f"{assets.base}/icon.svg")
+    add_error_pages(app, f"{assets.base}/icon.svg".lstrip("/"))
     vendored = {path.relative_to(FOLDER).as_posix(): path for path in installed()}
     voice, transcriber = _fill_template(assets, "voice"), _fill_template(assets, "transcribe")
 
@@ -117,7 +117,7 @@ def add_pages(app: QuartTrio) -> str:
             abort(404, "not installed: python -m web.vendor")
         return _file(name, await trio.Path(vendored[name]).read_bytes())
 
-    return assets.base
+    return f".{assets.base}"
 
 
 def _fill_template(assets: Assets, folder: str) -> str:
@@ -126,15 +126,16 @@ def _fill_template(assets: Assets, folder: str) -> str:
     All its modules are preloaded, so that a browser fetches them in parallel. Links also name the
     installed third-party packages.
     """
+    base = f".{assets.base}"  # relative to the page, which may be under a path prefix
     modules = _transitive_imports(assets.files, f"{folder}/main.js")
-    links = [f'<link rel="modulepreload" href="{assets.base}/{name}">' for name in modules]
+    links = [f'<link rel="modulepreload" href="{base}/{name}">' for name in modules]
     links += [
-        f'<link rel="vendored" title="{package.name}" href="/vendor/{package.slug}/">'
+        f'<link rel="vendored" title="{package.name}" href="./vendor/{package.slug}/">'
         for package in read_lock()
         if package.is_installed
     ]
     page = assets.files[f"{folder}/index.html"].decode()
-    return page.replace("{{static}}", assets.base).replace("{{preload}}", "\n".join(links))
+    return page.replace("{{static}}", base).replace("{{preload}}", "\n".join(links))
 
 
 def _transitive_imports(files: Mapping[str, bytes], start: str) -> list[str]:

@@ -7,6 +7,7 @@
  * `AsrError`s.
  */
 
+import { serverUrl } from "../voice/server-url.js";
 import { RATE_HZ } from "./streaming/speech-segmenter.js";
 import { VadClient } from "./streaming/vad-client.js";
 import { readOptions } from "./options.js";
@@ -18,7 +19,7 @@ import { AsrError } from "./errors.js";
 import { requireVendored, vendored } from "./model/vendored.js";
 import { SpeechWindow, windowsOf } from "./engine/windows.js";
 
-const HUB = "/api/hf/";
+const HUB = serverUrl("api/hf/");
 
 export class Transcriber {
   /** `base`: URL of the hub proxy; `vendorUrls`: see `vendored()`; `limits`: see asr-client.js. */

@@ -1,5 +1,7 @@
 /** Poll the server's /health, so that the page shows whether a call can be started. */
 
+import { serverUrl } from "./server-url.js";
+
 const UNREADY_EVERY_MS = 2000;
 const READY_EVERY_MS = 5000;
 const TIMEOUT_MS = 8000;
@@ -19,7 +21,7 @@ export async function watchHealth(onHealth) {
 
 async function fetchHealth() {
   try {
-    const response = await fetch("/health", { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const response = await fetch(serverUrl("health"), { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
     if (response.ok) return await response.json();
     if (response.status === 401) return { status: "unauthorized" };
     const { error } = await response.json().catch(() => ({}));

@@ -11,6 +11,7 @@ import { WhisperCaptions } from "./captions/whisper-captions.js";
 import { watchHealth } from "./health.js";
 import { nextPhase } from "./phase.js";
 import { loadPreferences, savePreferences } from "./preferences.js";
+import { serverUrl } from "./server-url.js";
 import { exchangeToken } from "./token.js";
 import { TranscriptLog } from "./transcript-log.js";
 import { CallControl } from "./ui/call-control.js";
@@ -139,8 +140,7 @@ class Page {
 
   async _start({ echo, microphone = true }) {
     this.onEvent({ kind: "opening", echo });
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const url = `${scheme}//${location.host}/ws`;
+    const url = serverUrl("ws").replace(/^http/, "ws");
     try {
       this._call = await Call.open({
         url,

@@ -5,13 +5,15 @@
  * read, and it is removed from the address bar at once. Source: docs/how-to/operations.md.
  */
 
+import { serverUrl } from "./server-url.js";
+
 /** Exchange `#token=…`, if the page was opened with one. → null, or why it failed: a key of REFUSALS. */
 export async function exchangeToken() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token === null) return null;
   history.replaceState(null, "", location.pathname + location.search);
   try {
-    const response = await fetch("/api/session", {
+    const response = await fetch(serverUrl("api/session"), {
       method: "POST",
       headers: { "Content-Type": "application/json" },
       body: JSON.stringify({ token }),

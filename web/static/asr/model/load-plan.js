@@ -3,9 +3,10 @@
 import { candidates, chooseDevice } from "./device.js";
 import { CACHE_NAME, ModelRepository } from "./files.js";
 import { resolveModel } from "./model-list.js";
+import { serverUrl } from "../../voice/server-url.js";
 import { vendored } from "./vendored.js";
 
-const HUB = "/api/hf/";
+const HUB = serverUrl("api/hf/");
 
 const SMALL_FILES = [
   "config.json",
@@ -60,9 +61,8 @@ export async function storedModel(models) {
   const { runtime, transformers } = vendored();
   if (!runtime || !transformers || globalThis.caches === undefined) return null;
   if (!(await caches.has(CACHE_NAME))) return null; // nothing was ever stored
-  const base = new URL(HUB, location.href).href;
   for (const model of models) {
-    const { files } = await planStored({ base, model: model.name, revision: model.revision });
+    const { files } = await planStored({ base: HUB, model: model.name, revision: model.revision });
     if (files.every(({ cached }) => cached)) return model;
   }
   return null;
