@@ -76,7 +76,7 @@ def test_leaving_asks_first_while_the_transcript_is_not_saved(visit: Visit) -> N
     until_text(page)
     stop(page)
     with page.expect_download():
-        page.get_by_role("button", name="Save transcript as TXT").click()
+        page.get_by_role("button", name="Save as TXT").click()
     page.evaluate("location.reload()")
     page.wait_for_load_state()
     expect(page.locator("#lines-empty")).to_be_visible()
@@ -92,9 +92,9 @@ def test_the_transcript_is_saved_and_copied_without_a_recording(visit: Visit) ->
     until_text(page)
     stop(page)
     with page.expect_download() as text:
-        page.get_by_role("button", name="Save transcript as TXT").click()
+        page.get_by_role("button", name="Save as TXT").click()
     with page.expect_download() as data:
-        page.get_by_role("button", name="Save transcript as JSON").click()
+        page.get_by_role("button", name="Save as JSON").click()
     saved = json.loads(Path(data.value.path()).read_text(encoding="utf-8"))
     assert saved["lines"][0]["who"] == "agent"
     assert "Agent: " in Path(text.value.path()).read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ import { describeState } from "voice/state.js";
 import { TranscriptLog, sentenceCase } from "voice/transcript-log.js";
 import { Metrics } from "voice/ui/metrics.js";
 import { CONDITIONS, REFUSALS, closeMessage } from "voice/ui/messages.js";
-import { conditionOf, diagnose } from "voice/ui/diagnostics.js";
+import { checkBeforeCall, conditionOf, diagnose } from "voice/ui/diagnostics.js";
 import { equal, ok, test } from "./harness.js";
 
 const READY = Object.freeze({ status: "ready", lanes: { open: 0, max: 2, queued: 0 } });
@@ -168,6 +168,29 @@ test("after a denied microphone the diagnosis says so", () => {
   equal(microphone.state, "bad");
   ok(microphone.text.includes("blocked"), microphone.text);
 });
+
+const GOOD = Object.freeze({
+  frames: 60,
+  underruns: 0,
+  inputPeak: 0.2,
+  roundTripMs: 3,
+  health: { status: "ready", metrics: { step: { count: 9, p50: 20 } } },
+});
+const BEFORE_CALL = [
+  [{}, ["ok", "ok", "ok", "ok"]],
+  [{ inputPeak: 0 }, ["bad", "ok", "ok", "ok"]],
+  [{ inputPeak: 0.0004 }, ["warn", "ok", "ok", "ok"]],
+  [{ frames: 3 }, ["ok", "bad", "ok", "ok"]],
+  [{ underruns: 5 }, ["ok", "warn", "ok", "ok"]],
+  [{ roundTripMs: 200 }, ["ok", "ok", "warn", "ok"]],
+  [{ roundTripMs: null, health: null }, ["ok", "ok", "bad", "bad"]],
+  [{ health: { status: "ready", metrics: { step: { count: 9, p50: 99 } } } }, ["ok", "ok", "ok", "bad"]],
+];
+for (const [facts, states] of BEFORE_CALL) {
+  test(`before a call, each link has one line: ${JSON.stringify(facts)}`, () => {
+    equal(checkBeforeCall({ ...GOOD, ...facts }).map(({ state }) => state), states);
+  });
+}
 
 const answering = (status, body) => async () => new Response(body === undefined ? "" : JSON.stringify(body), { status });
 

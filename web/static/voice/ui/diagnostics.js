@@ -110,3 +110,52 @@ function checkSpeaker({ phase, outputDb, bargingIn, recentUnderruns }) {
   }
   return check(name, "ok", `Playing, peak ${db(outputDb)}. If you hear nothing, check the volume.`);
 }
+
+const TEST_FRAMES = 40; // of about 60 in five seconds
+const SLOW_NETWORK_MS = 80;
+
+/**
+ * Before a call, after five seconds of hearing oneself: `frames` played back with `underruns`, the loudest `inputPeak`
+ * (0 to 1), the `roundTripMs` to the server (null: none), its `health` (null: none). → checks like diagnose().
+ */
+export function checkBeforeCall({ frames, underruns, inputPeak, roundTripMs, health }) {
+  return [
+    checkInputLevel(inputPeak),
+    checkPlayback(frames, underruns),
+    checkNetwork(roundTripMs),
+    checkMachine(health),
+  ];
+}
+
+function checkInputLevel(inputPeak) {
+  const name = "Microphone";
+  const peakDb = 20 * Math.log10(inputPeak);
+  if (inputPeak === 0) return check(name, "bad", "No signal: check its mute switch, or select another one in Settings.");
+  if (peakDb < QUIET_DB) return check(name, "warn", `Very quiet (peak ${db(peakDb)}): speak up, or raise its input level.`);
+  if (inputPeak > 0.99) return check(name, "warn", "Too loud: lower its input level, or move away a little.");
+  return check(name, "ok", `Peak ${db(peakDb)}.`);
+}
+
+function checkPlayback(frames, underruns) {
+  const name = "Loudspeaker";
+  if (frames < TEST_FRAMES) return check(name, "bad", "Almost nothing was played: the browser did not start audio, or is too busy.");
+  if (underruns > 2) return check(name, "warn", `Played with ${underruns} gaps: this device is busy. Close other tabs.`);
+  return check(name, "ok", "Played without gaps. If you heard nothing, check the volume and the selected device.");
+}
+
+function checkNetwork(roundTripMs) {
+  const name = "Network";
+  if (roundTripMs === null) return check(name, "bad", "The server does not answer.");
+  const time = `${Math.max(1, Math.round(roundTripMs))} ms to the server and back`;
+  return roundTripMs > SLOW_NETWORK_MS ? check(name, "warn", `${time}: answers will be late.`) : check(name, "ok", `${time}.`);
+}
+
+function checkMachine(health) {
+  const name = "Machine";
+  if (health?.status !== "ready") return check(name, "bad", "The server is not ready for a conversation.");
+  const { encode, step, decode } = health.metrics ?? {};
+  if (!step?.count) return check(name, "idle", "Not measured yet: nobody has talked since the server started.");
+  const modelMs = (encode?.p50 ?? 0) + step.p50 + (decode?.p50 ?? 0);
+  const time = `${modelMs.toFixed(0)} ms for ${FRAME_MS} ms of audio`;
+  return modelMs > FRAME_MS ? check(name, "bad", `${time}: too slow to talk.`) : check(name, "ok", `${time}.`);
+}
