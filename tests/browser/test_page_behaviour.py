@@ -1,4 +1,4 @@
-"""What a demanding user expects of the voice page: privacy shows, nothing said is lost, one state everywhere."""
+"""What a demanding user expects of the voice page: privacy shows, nothing is lost, one state everywhere."""
 
 import json
 import re
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Playwright, expect
-from support.browser.actions import expect_phase, open_panel, start, stop, until_played
+from support.browser.actions import expect_phase, open_panel, start, stop
 from support.browser.chromium import Visit, launch, visiting
 from support.browser.servers import ROOT, Server, serving
 

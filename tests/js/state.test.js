@@ -8,8 +8,8 @@ import { CONDITIONS, REFUSALS, closeMessage } from "voice/ui/messages.js";
 import { checkBeforeCall, conditionOf, diagnose } from "voice/ui/diagnostics.js";
 import { equal, ok, test } from "./harness.js";
 
-const READY = Object.freeze({ status: "ready", lanes: { open: 0, max: 2, queued: 0 } });
-const FULL = Object.freeze({ status: "ready", lanes: { open: 2, max: 2, queued: 0 } });
+const READY = Object.freeze({ status: "ready", lanes: { room: 2, queued: 0 } });
+const FULL = Object.freeze({ status: "ready", lanes: { room: 0, queued: 0 } });
 const label = (facts) => describeState(facts).server.label;
 
 test("with every session in use the server is not called ready, and the message says what a press does", () => {

@@ -23,7 +23,8 @@ _PAGE = """<!doctype html>
 <main>
 <h1>{{ title }}</h1>
 <p class="lead">{{ advice }}</p>
-<div class="start"><a class="talk" href="{{ root }}">Start page</a><p class="state"><a href="{{ root }}packet-voice">Talk</a> ·
+<div class="start"><a class="talk" href="{{ root }}">Start page</a>
+<p class="state"><a href="{{ root }}packet-voice">Talk</a> ·
 <a href="{{ root }}whisperx">Transcribe</a></p></div>
 <footer>{{ status }} <code>{{ code }}</code>: {{ message }}</footer>
 </main>
@@ -34,7 +35,10 @@ _PAGE = """<!doctype html>
 _ADVICE: Mapping[str, tuple[str, str]] = {
     "not_found": ("Page not found", "There is nothing at this address. Check it for typing mistakes."),
     "method_not_allowed": ("Not possible here", "This address does not accept such a request."),
-    "upgrade_required": ("This is not a page", "Programs connect here by WebSocket. To talk, open the voice page."),
+    "upgrade_required": (
+        "This is not a page",
+        "Programs connect here by WebSocket. To talk, open the voice page.",
+    ),
     "unauthorized": (
         "Token required",
         "Open the link that the server printed when it started: it ends in #token=…",
@@ -49,11 +53,11 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
     ),
     "cross_site_refused": (
         "Link from another site",
-        "The server does not follow links from other sites. Type the address, or paste it into the address bar.",
+        "The server does not follow links from other sites. Type the address into the address bar.",
     ),
     "client_address_unreadable": (
         "The proxy is not set up",
-        "The reverse proxy does not name its clients in a way that the server can read; see the server's log.",
+        "The reverse proxy does not name its clients so that the server can read it; see the server's log.",
     ),
     "origin_refused": (
         "This address is not accepted",
@@ -99,4 +103,7 @@ def _is_shown() -> bool:
     destination = request.headers.get("Sec-Fetch-Dest")
     if destination is not None:
         return destination == "document"
-    return request.accept_mimetypes.best_match(["application/json", "text/html"], "application/json") == "text/html"
+    return (
+        request.accept_mimetypes.best_match(["application/json", "text/html"], "application/json")
+        == "text/html"
+    )

@@ -48,8 +48,8 @@ dt { color: var(--faint); }
 dd { margin: 0; overflow-wrap: anywhere; }
 pre { margin: .5rem 0; padding: .9rem 1.2rem; background: var(--card); border: 1px solid var(--line);
   border-radius: 14px; white-space: pre; overflow-x: auto; }
-button { font: inherit; font-size: .92rem; color: inherit; min-height: 44px; padding: 0 1.1rem; cursor: pointer;
-  border: 1px solid var(--line); border-radius: 99px; background: var(--card); }
+button { font: inherit; font-size: .92rem; color: inherit; min-height: 44px; padding: 0 1.1rem;
+  cursor: pointer; border: 1px solid var(--line); border-radius: 99px; background: var(--card); }
 [hidden] { display: none; }
 code { font: .88rem/1.6 ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", monospace; }
 a { color: inherit; text-underline-offset: .2em; }
@@ -81,8 +81,8 @@ _PAGE = """<!doctype html>
 <p class="lead">Full-duplex voice in real time: the model listens while it talks. Audio and transcripts
 are processed on this machine and are sent nowhere else.</p>
 <div class="start"><a class="talk" href="./packet-voice">Open the voice page</a>
-<p class="state {{ 'ready' if ready else 'waiting' }}" id="state" role="status"><strong>{{ headline }}.</strong>
-<span>{{ sentence }}</span></p></div>
+<p class="state {{ 'ready' if ready else 'waiting' }}" id="state" role="status">
+<strong>{{ headline }}.</strong> <span>{{ sentence }}</span></p></div>
 <dl id="facts">{% for term, value in facts %}<dt>{{ term }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 <h2>Transcription</h2>
 <p><a href="./whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
@@ -90,8 +90,8 @@ are processed on this machine and are sent nowhere else.</p>
 <p>Save <a href="./question.wav" download>question.wav</a>, then run in the same folder:</p>
 <pre tabindex="0" aria-label="Command"><code id="command">{{ command }}</code></pre>
 <p><button type="button" id="copy" hidden>Copy command</button> <span id="copied" role="status"></span></p>
-<footer>API: <a href="./health">health</a> and <a href="./weights">weights</a> as JSON; the packet WebSocket at
-<code>/ws</code> is described in <code>docs/reference/protocol.md</code>.</footer>
+<footer>API: <a href="./health">health</a> and <a href="./weights">weights</a> as JSON; the packet
+WebSocket at <code>/ws</code> is described in <code>docs/reference/protocol.md</code>.</footer>
 </main>
 </html>
 """
@@ -134,13 +134,15 @@ _STATES: Mapping[str, tuple[str, str]] = {
 def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url: str) -> Landing:
     """The page for this /health state and packet WebSocket `url`; `model` is None while it is loading."""
     lanes = health["lanes"]
-    is_full = health["status"] == "ready" and (lanes["queued"] > 0 or lanes["open"] >= lanes["max"])
+    is_full = health["status"] == "ready" and (lanes["queued"] > 0 or lanes["room"] == 0)
     headline, sentence = _STATES["full" if is_full else health["status"]]
     facts = [] if model is None else [("Model", model["name"])]
     if model is not None and not model["trained"]:
         facts.append(("Untrained", "The weights are random, so the output is noise."))
+    if (capacity := health["capacity"]) is not None and capacity["advice"] is not None:
+        facts.append(("Too slow", capacity["advice"]))
     facts += [
-        ("Sessions", f"{lanes['open']} of {lanes['max']}, {lanes['queued']} queued"),
+        ("Sessions", f"{lanes['running']} of {lanes['limit']}, {lanes['queued']} queued"),
         ("Uptime", _duration(health["uptimeS"])),
     ]
     command = f"python -m pipeline talk --url {url} --in question.wav --out answer.wav"

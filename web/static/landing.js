@@ -32,11 +32,12 @@ function show(health) {
   if (health?.lanes) showFacts(health);
 }
 
-function showFacts({ lanes, uptimeS, model }) {
+function showFacts({ lanes, uptimeS, model, capacity }) {
   const rows = [
     ...(model ? [["Model", model.name]] : []),
     ...(model?.trained === false ? [["Untrained", "The weights are random, so the output is noise."]] : []),
-    ["Sessions", `${lanes.open} of ${lanes.max}, ${lanes.queued} queued`],
+    ...(capacity?.advice ? [["Too slow", capacity.advice]] : []),
+    ["Sessions", `${lanes.running} of ${lanes.limit}, ${lanes.queued} queued`],
     ["Uptime", duration(uptimeS)],
   ];
   facts.replaceChildren(

@@ -8,10 +8,10 @@ import json
 import wave
 
 import numpy as np
+
 from pipeline.train.espeak import Synthesizer
 from pipeline.train.voices import Voice
 from pipeline.units import SAMPLE_RATE_HZ
-
 from support.browser.servers import ROOT
 
 FOLDER = ROOT / "web/static/voice/questions"

@@ -36,8 +36,8 @@ export function serverState(health) {
   if (health === undefined) return "waiting";
   if (health === null) return "unreachable";
   if (health.status !== "ready") return health.status in IDLE_MESSAGES ? health.status : "not_ready";
-  const { open, max, admitted = max, queued = 0 } = health.lanes ?? {};
-  return open >= Math.min(max, admitted) || queued > 0 ? "full" : "ready";
+  const { room, queued } = health.lanes;
+  return room === 0 || queued > 0 ? "full" : "ready";
 }
 
 /** {server: {state, label}, message, title, icon}; `message` is null where the event at hand says more. */

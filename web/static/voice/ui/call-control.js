@@ -2,7 +2,7 @@
 
 import { formatDuration } from "../audio/recorder.js";
 import { describeState } from "../state.js";
-import { closeMessage, formatRetryDelay, queuePosition } from "./messages.js";
+import { closeMessage, formatRetryDelay, pausedPosition, queuePosition } from "./messages.js";
 
 const LABELS = Object.freeze({
   idle: "Start talking",
@@ -10,6 +10,7 @@ const LABELS = Object.freeze({
   connecting: "Cancel",
   queued: "Leave queue",
   live: "Stop",
+  paused: "Stop",
   lost: "Give up",
   closing: "Stopping…",
 });
@@ -59,6 +60,10 @@ export class CallControl {
       case "queued":
         this._message = queuePosition(event.position);
         break;
+      case "paused":
+        this._message = pausedPosition(event.position);
+        break;
+      case "continued":
       case "ready":
       case "resumed":
         this._startedMs ??= performance.now();

@@ -102,6 +102,7 @@ export class Metrics {
         break;
       case "ready":
       case "resumed":
+      case "continued":
         this._liveSinceMs = nowMs;
         this._slowSinceMs = null;
         this._resetRecent();

@@ -120,6 +120,9 @@ export class Notices {
       const text = "Its weights are random, so the output is noise.";
       this._show("untrained", "info", "Untrained model", text, { help: "model" });
     } else if (health?.model) this._hide("untrained");
+    const advice = health?.capacity?.advice;
+    if (advice) this._show("capacity", "warn", "Too slow for a live conversation", advice);
+    else this._hide("capacity");
   }
 
   /** Once a second during a call: what is wrong at the moment, with its remedy. */
