@@ -29,6 +29,7 @@ VIEWS: dict[str, dict[str, Any]] = {
     "live-dark": {"color_scheme": "dark", "viewport": WINDOW},
     "live-phone": {"color_scheme": "light", **PHONE},
 }
+LANDSCAPE = {"viewport": {"width": 844, "height": 390}, "device_scale_factor": 2, "has_touch": True}
 
 
 def save(page: Page, name: str, *, full_page: bool = True) -> None:
@@ -56,6 +57,27 @@ def take_voice(playwright: Playwright) -> None:
                 expect(page.locator(".notice")).to_have_count(0, timeout=ANSWER_MS)
                 save(page, name, full_page=name != "live-phone")
                 stop(page)
+
+
+def take_questions(playwright: Playwright) -> None:
+    """Recorded questions, asked without a microphone; on a phone in landscape before the start."""
+    with (
+        contextlib.closing(launch(playwright)) as browser,
+        serving(config=ROOT / "configs/tiny") as server,
+    ):
+        with visiting(browser, server.origin, color_scheme="dark", **LANDSCAPE) as visit:
+            page = visit()
+            expect(page.locator("#suggestions")).to_be_visible()
+            save(page, "idle-landscape", full_page=False)
+        with visiting(browser, server.origin, color_scheme="light", viewport=WINDOW) as visit:
+            page = visit()
+            for question, answer in (("who are you", "small voice model"), ("how are you", "thank you")):
+                page.get_by_role("button", name=question).click()
+                expect(page.locator("#lines .agent p").get_by_text(answer).first).to_be_visible(
+                    timeout=ANSWER_MS
+                )
+            save(page, "questions-light", full_page=False)
+            stop(page)
 
 
 def take_transcription(playwright: Playwright) -> None:
@@ -87,6 +109,7 @@ def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     with sync_playwright() as playwright:
         take_voice(playwright)
+        take_questions(playwright)
         take_transcription(playwright)
 
 

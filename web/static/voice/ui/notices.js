@@ -121,7 +121,7 @@ export class Notices {
       this._show("untrained", "info", "Untrained model", text, { help: "model" });
     } else if (health?.model) this._hide("untrained");
     const advice = health?.capacity?.advice;
-    if (advice) this._show("capacity", "warn", "Too slow for a live conversation", advice);
+    if (advice) this._show("capacity", "warn", "Too slow for a live conversation", advice, { help: "speed" });
     else this._hide("capacity");
   }
 
