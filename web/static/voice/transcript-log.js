@@ -2,14 +2,14 @@
  * The transcript as data: one line per answer of the agent and per utterance of the user, and its export.
  *
  * A partial text replaces the previous one. The server closes an utterance after about a second of silence, so two
- * quick answers can be one utterance: a line also ends where the user spoke in between, or after a longer pause.
+ * quick answers can be one utterance: a line also ends where the user spoke in between. A pause alone ends none: it
+ * may be the network's.
  * No clock and no page: times are passed in. Neighbour: ui/transcript.js shows it.
  */
 
 import { formatDuration } from "./audio/recorder.js";
 
 const ANSWER_GAP_MS = 400; // words of one answer follow each other faster
-const PAUSE_MS = 900;
 const TALKING_MS = 1000; // the agent is talking if its text grew within this time
 const NAMES = Object.freeze({ agent: "Agent", user: "You" });
 
@@ -111,8 +111,7 @@ export class TranscriptLog {
   }
 
   _isNewAnswer(nowMs) {
-    const gapMs = nowMs - this._grewMs;
-    return gapMs >= PAUSE_MS || (this._turn !== null && gapMs >= ANSWER_GAP_MS);
+    return this._turn?.isOver === true && nowMs - this._grewMs >= ANSWER_GAP_MS;
   }
 
   _update(who, text, nowMs) {
