@@ -16,7 +16,10 @@ import structlog
 import trio
 
 from actors import egress, ingress
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import awake_time
 from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.prompting import Prompter
 from actors.sessions.send_queue import SendQueue, SendQueueFullError
 from actors.sessions.session import Session
 from actors.sessions.transport import SlowPeerError, Transport, TransportClosedError
@@ -56,6 +59,7 @@ class Connection:
         queue: packets that wait to be written.
 
     Args:
+        prompter: computes the voice and the role that the session begins with.
         on_end: called once it has ended; decides what becomes of the session.
     """
 
@@ -66,12 +70,15 @@ class Connection:
         dispatcher: Dispatcher,
         settings: Settings,
         on_end: Callable[["Connection", CloseInfo], None],
+        *,
+        prompter: Prompter,
     ) -> None:
         self.session = session
         self.peer = transport.peer
         self.close_info: CloseInfo | None = None
         self.queue = SendQueue(max_lag_s=settings.limits.max_lag_ms / 1000)
         self._on_end = on_end
+        self._prompter = prompter
         self._transport = transport
         self._dispatcher = dispatcher
         self._settings = settings
@@ -79,7 +86,7 @@ class Connection:
             "server",
             heartbeat_every_s=settings.heartbeat.every_s,
             heartbeat_timeout_s=settings.heartbeat.timeout_s,
-            now_s=trio.current_time(),
+            now_s=awake_time(),
             unacked=session.unacked,
         )
         self._opening: tuple[OutgoingPacket, ...] = ()
@@ -105,6 +112,7 @@ class Connection:
                         self._write,
                         self._keep_alive,
                         self._admit,
+                        self._begin_personas,
                         self._finish_session,
                         self._end_when_idle,
                     ):
@@ -212,18 +220,21 @@ class Connection:
             try:
                 self.session.open(self._dispatcher)
             except trio.ClosedResourceError:
-                self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
+                self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
                 return
         while True:
             await self.session.wait_put_back()
             await self.session.wait_admitted()
             self.session.continue_after_wait()
 
+    async def _begin_personas(self) -> None:
+        await self.session.begin_personas(self._prompter)
+
     async def _end_when_idle(self) -> None:
         """Close a session that sends no audio, to free its lane; a muted microphone sends zeros."""
         idle_s = self._settings.lanes.idle_s
-        while (due_s := self.session.last_audio_s + idle_s) > trio.current_time():  # noqa: ASYNC110 - frames are many
-            await trio.sleep_until(due_s)
+        while (left_s := self.session.last_audio_s + idle_s - awake_time()) > 0:  # noqa: ASYNC110 - frames are many
+            await trio.sleep(left_s)
         notice = ErrorNotice("idle", f"Session ended: no audio for {idle_s:g} s.")
         self.queue.put(outgoing.metadata(notice))
         self.close_gracefully(CloseInfo(CloseReason.NORMAL, "idle"))
@@ -232,6 +243,6 @@ class Connection:
         await self._closing.wait()
         assert self.close_info is not None
         self.session.close_input()
-        with trio.move_on_after(self._settings.drain_s):
+        with awake_clock.move_on_after(self._settings.drain_s):
             await self.session.finished.wait()
         self._end_after_writing(self.close_info)

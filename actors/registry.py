@@ -6,6 +6,12 @@ lane, and the models' state of it, for the grace time; its lane receives no fram
 packets that want an ACK are kept. A connection that is closed deliberately, or for a fault, ends
 its session at once.
 
+| object | what it is | exists |
+|---|---|---|
+| `LaneLease` (`sessions.admission`) | the right to a lane, or a place in the queue | until closed |
+| `Reservation` | what one connection may begin with: a lease, or a session to resume | before its upgrade |
+| `SessionEntry` | a session and its connection, or the one it lost | until the session is over |
+
 Neighbours: `sessions.admission` has the lanes, `connection` carries a session, `engine` joins
 them. What does not belong here: the packets that are kept, which are the session's.
 """
@@ -19,6 +25,7 @@ from typing import Self
 import trio
 
 from actors.connection import CloseInfo, Connection
+from actors.runtime import awake_clock
 from actors.sessions.admission import Admission, LaneLease
 from actors.sessions.session import Session
 
@@ -193,7 +200,7 @@ class SessionRegistry:
 
     async def _expire(self, entry: SessionEntry, wakeup: trio.Event) -> None:
         """End the session after the grace time, unless it is resumed before."""
-        with trio.move_on_after(self._grace_s):
+        with awake_clock.move_on_after(self._grace_s):
             await wakeup.wait()
         if entry.lost is None or entry.session.wakeup is not wakeup:
             return  # it was resumed, or is over

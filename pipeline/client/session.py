@@ -10,10 +10,13 @@ receives, one checks for silence. Audio captured while there is no connection, o
 was put back into the queue, is not sent, because it would arrive too late. Each write is shielded
 until it is complete or `SEND_S` is over, because after half a WebSocket frame nothing more can be
 sent, not even a close.
+
+A connection is lost however that is noticed: it was reset, nothing comes from the server any more, or a
+write does not finish. Each time the client comes back with its token.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from itertools import chain, repeat
@@ -21,13 +24,17 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import trio
+from msgspec import structs
 from trio_websocket import ConnectionClosed, WebSocketConnection
 from wsproto.frame_protocol import CloseReason as CloseCode
 
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import awake_time
 from pipeline.audio.framing import AudioRefusedError, frames_of, payload_of
 from pipeline.audio.pacing import MS_NS
 from pipeline.client.connect import (
     NO_TOKEN,
+    RETRY_AFTER_MAX_S,
     ClientCredentials,
     UnreachableError,
     open_websocket,
@@ -60,6 +67,7 @@ from pipeline.values import Pcm
 PREBUFFER_MS: Final = FRAME_MS
 SEND_S: Final = 5.0  # for one write
 ANSWER_S: Final = 5.0  # for the next expected frame, once all were sent
+PROMPT_REFUSED: Final = "prompt_refused"
 CLOSE_S: Final = 2.0  # for the last packets after bye, and for the close handshake
 HEARTBEAT_EVERY_S: Final = 5.0
 HEARTBEAT_TIMEOUT_S: Final = 15.0
@@ -146,10 +154,11 @@ async def converse(
 
 
 class _Connection(NamedTuple):
-    """One WebSocket, and our end of its protocol."""
+    """One WebSocket, and our end of its protocol; `life` is cancelled when it is lost."""
 
     ws: WebSocketConnection
     conversation: Conversation
+    life: trio.CancelScope
 
 
 class _Client:
@@ -183,6 +192,10 @@ class _Client:
         self._is_draining = False  # the server is shutting down, and the session ends with it
         self._received_ids = ReceivedIds()
         self._ready = trio.Event()
+        self._lost_s = 0.0
+        self._delays_s: Iterator[float] = iter(())
+        self._restored = trio.Event()  # set while the session has a connection; replaced when it is lost
+        self._configured = False  # in this session
         self._progress = trio.Event()  # replaced at each frame received
         self._sending = trio.CancelScope()
         self._stopped = False
@@ -204,12 +217,16 @@ class _Client:
         code, reason = self._close
         detail = self._last_error.message if self._last_error else reason
         closed = f"the server closed the conversation ({code}{': ' + detail if detail else ''})"
+        if code is None and reason:
+            closed = f"the connection was lost ({reason})"
         if self._failure is not None:
             raise ConversationError(self._failure, self.report())
         if not self._bye_sent and not self._ready.is_set():
             if code == CloseCode.TRY_AGAIN_LATER:
                 retry_ms = self._last_error.retry_after_ms if self._last_error else None
-                raise ServerUnavailableError(closed, self.report(), (retry_ms or 1000) / 1000)
+                raise ServerUnavailableError(
+                    closed, self.report(), min((retry_ms or 1000) / 1000, RETRY_AFTER_MAX_S)
+                )
             raise ConversationError(f"{closed} before it began", self.report())
         if not self._bye_sent:
             raise ConversationError(f"{closed} after {self._tracker.frames_in} frames", self.report())
@@ -250,13 +267,16 @@ class _Client:
 
     async def _reconnect(self) -> bool:
         """Open a new connection and run it to its end; whether one could be opened."""
+        if self._restored.is_set():
+            self._restored = trio.Event()
+            self._lost_s = trio.current_time()
+            self._delays_s = chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))
         self._tracker.record_disconnect()
         resume = "" if self._token is None else f"{'&' if '?' in self._url else '?'}resume={self._token}"
-        delays_s = chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))
-        end_s = trio.current_time() + RECONNECT_S
+        end_s = self._lost_s + RECONNECT_S
         problem = ""
         while trio.current_time() < end_s:
-            await trio.sleep(next(delays_s))
+            await trio.sleep(next(self._delays_s))
             try:
                 await self._run_connection(self._url + resume)
             except UnreachableError as error:
@@ -275,23 +295,28 @@ class _Client:
                 "client",
                 heartbeat_every_s=HEARTBEAT_EVERY_S,
                 heartbeat_timeout_s=HEARTBEAT_TIMEOUT_S,
-                now_s=trio.current_time(),
+                now_s=awake_time(),
                 received_ids=self._received_ids,
             )
-            connection = self._connection = _Connection(ws, conversation)
+            connection = self._connection = _Connection(ws, conversation, trio.CancelScope())
             try:
-                with single_errors():
+                with single_errors(), connection.life:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._monitor_liveness, connection)
                         await self._receive(connection)
                         nursery.cancel_scope.cancel()
             finally:
                 self._connection, self._may_send_audio, self._is_put_back = None, False, False
-                # Close the socket in any case, after the close handshake if the peer completes it in time.
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-                    await ws.aclose(self._close[0] or CloseCode.NORMAL_CLOSURE)
-                if self._close[0] is None and ws.closed is not None:
-                    self._close = (ws.closed.code, ws.closed.reason or "")
+                # A close on a connection that is lost, if it did arrive, would end the session.
+                if not connection.life.cancel_called:
+                    await self._close_websocket(ws)
+
+    async def _close_websocket(self, ws: WebSocketConnection) -> None:
+        """Close the socket in any case, after the close handshake if the peer completes it in time."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+            await ws.aclose(self._close[0] or CloseCode.NORMAL_CLOSURE)
+        if self._close[0] is None and ws.closed is not None:
+            self._close = (ws.closed.code, ws.closed.reason or "")
 
     # Sending
 
@@ -306,6 +331,7 @@ class _Client:
                 self._tracker.record_sent(timestamp_ms, captured.at_ns)
                 await self._send(self._connection, outgoing.audio(payload_of(captured.pcm), timestamp_ms))
             await self._wait_for_answers()
+            await self._restored.wait()  # a bye is said to the session, not to the connection
         if self._connection is not None and await self._send(self._connection, outgoing.metadata(Bye())):
             self._bye_sent = True
             await trio.sleep(CLOSE_S)  # the server closes once it has sent its last packets
@@ -314,9 +340,12 @@ class _Client:
     async def _wait_for_answers(self) -> None:
         timed_out = False
         while self._tracker.frames_expected and not timed_out:
-            with trio.move_on_after(ANSWER_S) as wait:
+            with awake_clock.move_on_after(ANSWER_S) as wait:
                 await self._progress.wait()
             timed_out = wait.cancelled_caught
+            connection = self._connection
+            if timed_out and (connection is None or self._lose_if_silent(connection)):
+                timed_out = False  # what was on its way is lost, but the session goes on
 
     async def _wait_for_stop(self) -> None:
         await self._stop.wait()
@@ -329,24 +358,24 @@ class _Client:
         # No checkpoint from here until it is in the connection's queue, so that seqs stay in order.
         timestamp_ms = (now_ns() + self._epoch_ns) / MS_NS
         message = connection.conversation.encode_next(packet, timestamp_ms=timestamp_ms)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_S) as write:
+        with awake_clock.move_on_after(SEND_S, shield=True) as write:
             try:
                 await connection.ws.send_message(message)
             except ConnectionClosed:
                 return False
         if write.cancelled_caught:
-            self._fail(f"the server did not read for {SEND_S:.0f} s")
+            self._lose(connection, f"the server did not read for {SEND_S:.0f} s")
         return not write.cancelled_caught
 
     async def _monitor_liveness(self, connection: _Connection) -> None:
         try:
             while True:
-                await trio.sleep_until(connection.conversation.next_deadline_s())
-                connection.conversation.check_alive(trio.current_time())
-                if connection.conversation.heartbeat_due(trio.current_time()):
-                    await self._send(connection, connection.conversation.heartbeat(now_s=trio.current_time()))
+                await trio.sleep(max(0.0, connection.conversation.next_deadline_s() - awake_time()))
+                connection.conversation.check_alive(awake_time())
+                if connection.conversation.heartbeat_due(awake_time()):
+                    await self._send(connection, connection.conversation.heartbeat(now_s=awake_time()))
         except RemoteProtocolError as fault:
-            self._fail(f"the server stopped responding: {fault}")
+            self._lose(connection, f"the server stopped responding: {fault}")
 
     # Receiving
 
@@ -355,7 +384,7 @@ class _Client:
         try:
             while True:
                 message = await connection.ws.get_message()
-                event, replies = connection.conversation.receive(message, now_s=trio.current_time())
+                event, replies = connection.conversation.receive(message, now_s=awake_time())
                 self._handle(event)
                 for reply in replies:
                     await self._send(connection, reply)
@@ -369,13 +398,36 @@ class _Client:
             self._fail(f"the server broke the protocol: {fault}")
 
     async def _start_audio(self, connection: _Connection, start: Ready | Resumed) -> None:
-        """Allow audio to be sent; in a new session, send the sampling parameters before it."""
+        """Allow audio to be sent; in a new session, send the sampling parameters before it.
+
+        With a voice or a role, audio waits for the `ready` that has them.
+        """
         if self._is_put_back:
             self._tracker.record_continued()
         elif isinstance(start, Ready) and self._configure is not None:
-            await self._send(connection, outgoing.metadata(self._configure))
+            has_persona = self._has_persona(start)
+            if not self._configured:
+                # What the session has already is not asked for: it would be computed anew.
+                omitted = {"voice": None, "role": None} if has_persona else {}
+                change = structs.replace(self._configure, **omitted)
+                self._configured = await self._send(connection, outgoing.metadata(change))
+            if not has_persona:
+                return
         self._may_send_audio, self._is_put_back = True, False
         self._ready.set()
+        self._restored.set()
+
+    def _asks_persona(self) -> bool:
+        asked = self._configure
+        return asked is not None and bool(asked.voice or asked.role)
+
+    def _has_persona(self, ready: Ready) -> bool:
+        """Whether the session begins with the voice and the role that were asked for, if any were."""
+        asked = self._configure
+        if asked is None:
+            return True
+        pairs = ((asked.voice, ready.voice), (asked.role, ready.role))
+        return all(wanted is None or (wanted or None) == found for wanted, found in pairs)
 
     def _handle(self, event: object) -> None:
         match event:
@@ -404,8 +456,12 @@ class _Client:
             self._received_ids.reset()
             self._tracker.record_new_session()
             self._handler.on_notice("started a new session: the previous one has ended")
+        if greeting.session_id != self._session_id:
+            self._configured = False
         self._session_id, model = greeting.session_id, greeting.model
         self._tracker.model = model
+        if model.voices is None and self._asks_persona():
+            self._fail(f"{model.name} takes neither a voice nor a role")
         trained = "" if model.trained else ", random weights: expect noise"
         self._handler.on_notice(f"connected to {model.name} ({model.shape}{trained})")
         if greeting.capacity is not None and greeting.capacity.advice is not None:
@@ -421,22 +477,47 @@ class _Client:
                     self._may_send_audio, self._is_put_back = False, True
                 paused = "the server is busy and the conversation is paused: " if self._is_put_back else ""
                 self._handler.on_notice(f"{paused}queued, position {position}")
-            case Ready():
-                self._handler.on_notice("the conversation continues" if self._is_put_back else "ready")
+            case Ready(voice, role):
+                continued = "the conversation continues"
+                self._handler.on_notice(continued if self._is_put_back else _ready_notice(voice, role))
             case Resumed(resume_token=resume_token):
                 self._token = resume_token
                 self._tracker.resumed += 1
                 self._handler.on_notice("session resumed")
-            case ErrorNotice(code, message):
-                self._tracker.errors[code] += 1
-                self._last_error = value
-                self._handler.on_notice(f"{code}: {message}")
+            case ErrorNotice():
+                self._handle_error(value)
             case Dropped(what, count):
                 self._tracker.dropped[what] += count
             case Draining():
                 self._token, self._is_draining = None, True  # no other server knows the session
                 self._handler.on_notice("the server is shutting down")
 
+    def _lose(self, connection: _Connection, why: str) -> None:
+        """The connection is lost, although it was neither closed nor reset."""
+        if not connection.life.cancel_called:
+            self._handler.on_notice(why)
+            self._close = (None, why)
+            connection.life.cancel()
+
+    def _lose_if_silent(self, connection: _Connection) -> bool:
+        """Whether nothing at all has come from the server for `ANSWER_S`: then the connection is lost."""
+        silence_s = connection.conversation.silence_s(awake_time())
+        if silence_s >= ANSWER_S:
+            self._lose(connection, f"the server stopped responding: nothing received for {silence_s:.1f} s")
+        return silence_s >= ANSWER_S
+
+    def _handle_error(self, error: ErrorNotice) -> None:
+        self._tracker.errors[error.code] += 1
+        self._last_error = error
+        if error.code == PROMPT_REFUSED and not self._may_send_audio:
+            self._fail(f"the server refused the voice or the role: {error.message}")
+        self._handler.on_notice(f"{error.code}: {error.message}")
+
     def _fail(self, message: str) -> None:
         self._failure = message
         self._nursery.cancel_scope.cancel()
+
+
+def _ready_notice(voice: str | None, role: str | None) -> str:
+    voiced = "" if voice is None else f", voice {voice}"
+    return f"ready{voiced}" + ("" if role is None else f", role: {role}")

@@ -2,7 +2,7 @@
 
 * `RemoteProtocolError` — the peer broke the protocol: the connection ends.
 * `RefusedPacketError` — the peer sent a well-formed packet that cannot be honoured: that
-  packet is refused with an `error`, and the session goes on.
+  packet is refused with an `error`, and the session continues.
 * `LocalProtocolError` — we tried to send what must not be sent: the connection ends.
 
 Messages never quote the peer: what it sent may not even be encodable text.
@@ -29,6 +29,7 @@ class Fault(StrEnum):
     INVALID_METADATA = "invalid_metadata"
     OUT_OF_TURN = "out_of_turn"
     SILENT = "silent"
+    FLOOD = "too_many_frames"
 
     @property
     def close_reason(self) -> CloseReason:
@@ -39,6 +40,7 @@ class Fault(StrEnum):
 _CLOSE_REASONS = {
     Fault.TEXT_FRAME: CloseReason.UNSUPPORTED_DATA,
     Fault.TOO_BIG: CloseReason.TOO_BIG,
+    Fault.FLOOD: CloseReason.POLICY_VIOLATION,
     # A laptop that slept did nothing wrong and should come back.
     Fault.SILENT: CloseReason.TRY_AGAIN_LATER,
 }
@@ -56,7 +58,7 @@ class RemoteProtocolError(PeerError):
 
 
 class RefusedPacketError(PeerError):
-    """One packet is refused, and the session goes on; `code` and the message are for the `error` metadata."""
+    """One packet is refused, and the session continues; `code` and message are for the `error` metadata."""
 
     def __init__(self, code: RefusedCode, message: str) -> None:
         super().__init__(message)

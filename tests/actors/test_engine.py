@@ -201,7 +201,7 @@ async def test_configure_takes_effect_with_the_next_frame(autojump_clock, engine
 
 
 async def test_changes_of_configuration_cannot_flood_the_first_channel(autojump_clock, nursery):
-    """Beyond eight that wait, a change is refused and the session goes on; its lane still closes."""
+    """Beyond eight that wait, a change is refused and the session continues; its lane still closes."""
     runner = functools.partial(slow_inline, batch_s=0.05)
     engine = await serving(make_engine(lanes=1, runner=runner), nursery)
     client = Client()
@@ -369,7 +369,7 @@ async def test_a_lane_that_falls_behind_skips_and_keeps_up(autojump_clock, nurse
     assert reported["agent_audio"] < 20  # a client gets used to it, and gets the rest
 
 
-async def test_malformed_audio_is_refused_and_the_session_goes_on(autojump_clock, engine):
+async def test_malformed_audio_is_refused_and_the_session_continues(autojump_clock, engine):
     """Wrong length, empty, NaN: that packet is refused; the frames around it are answered as usual."""
     frames = speech(5, 6)
     nan = frames[0].copy()
@@ -416,6 +416,23 @@ async def test_health_shows_the_engine(autojump_clock, engine):
     assert (metrics["framesIn"], metrics["framesOut"]) == (30, 28)
     assert list(metrics["queues"]) == ["user_frames", "user_codes", "agent_codes", "agent_frames"]
     assert metrics["tokenRate"] == pytest.approx(12.5, abs=1.1)
+
+
+async def test_no_client_can_spoil_the_metrics_of_all(autojump_clock, engine):
+    """It cannot have had more gaps than frames; a page that was loaded again starts at 0 and loses none."""
+    client = Client()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_client, engine, client)
+        nursery.start_soon(client.listen)
+        await client.ready()
+        for reported in (2, 1):
+            await client.send(outgoing.metadata(ClientStats(underruns=reported)))
+        await client.stream(speech(1, 8))
+        assert engine.health()["metrics"]["clientUnderruns"] == 3
+        await client.send(outgoing.metadata(ClientStats(underruns=2**53 - 1, last_played_frame=2**53 - 1)))
+        await client.bye()
+    metrics = engine.health()["metrics"]
+    assert metrics["clientUnderruns"] == metrics["framesOut"] == 6
 
 
 async def test_each_session_leaves_one_log_event(autojump_clock, engine):

@@ -324,18 +324,18 @@ async def test_a_server_that_breaks_the_protocol_is_closed_with_1002(fast_clock,
 
 
 async def test_a_silent_server_is_a_failure(fast_clock):
-    """Nothing for 15 s, not even heartbeats, is a failure."""
+    """Nothing for 15 s, not even heartbeats, is a loss, and without a session nothing can be resumed."""
 
     class Silent(Agent):
         async def run(self):
             await trio.sleep_forever()
 
     error, _ = await failing(Silent)
-    assert str(error).startswith("the server stopped responding")
+    assert str(error).startswith("the connection was lost (the server stopped responding")
 
 
 async def test_a_server_that_does_not_read_is_a_failure(fast_clock):
-    """A write that is not complete in 5 s is a failure, and the client does not hang."""
+    """A write that is not complete in 5 s is a loss; without a token it ends the conversation."""
 
     class NotReading(Agent):
         async def run(self):
@@ -348,7 +348,7 @@ async def test_a_server_that_does_not_read_is_a_failure(fast_clock):
             yield CapturedFrame(np.zeros(1920, np.float32), now_ns() + k * 80_000_000)
 
     error, _ = await failing(NotReading, torrent())
-    assert str(error) == "the server did not read for 5 s"
+    assert str(error).startswith("the connection was lost (the server did not read for 5 s)")
 
 
 async def test_a_refused_upgrade_has_a_reason_and_a_retry_time(fast_clock):
@@ -503,6 +503,65 @@ async def test_a_broken_connection_is_resumed_and_no_text_is_shown_twice(fast_cl
     assert "session resumed" in handler.notices
 
 
+class HalfOpen(Breaking):
+    """Its first connection dies after three frames without being closed: nothing comes any more."""
+
+    reads_on = True
+
+    async def answer(self, index, timestamp_ms):
+        if self.resumes:
+            await super().answer(index, timestamp_ms)
+        elif index == 2:
+            self.ws._reader_running = self.reads_on
+            await trio.sleep_forever()
+
+
+class NothingMoves(HalfOpen):
+    """The same, and what is written is not taken either."""
+
+    reads_on = False
+
+
+async def endless():
+    for k in itertools.count():
+        yield CapturedFrame(np.zeros(1920, np.float32), now_ns() + k)
+        await trio.sleep(0.5)  # so slowly that no buffer fills up before the silence is noticed
+
+
+async def torrent():
+    for k in range(3000):
+        yield CapturedFrame(np.zeros(1920, np.float32), now_ns() + k * 80_000_000)
+    async for frame in endless():
+        yield frame
+
+
+@pytest.mark.parametrize(
+    ("kind", "speech", "notice"),
+    [
+        pytest.param(HalfOpen, np.tile(SPEECH, 4), "stopped responding", id="no answers at the end"),
+        pytest.param(HalfOpen, endless, "nothing received for", id="silence"),
+        pytest.param(NothingMoves, torrent, "did not read", id="a write that does not finish"),
+    ],
+)
+async def test_a_connection_that_dies_without_closing_is_resumed(fast_clock, kind, speech, notice):
+    """However the loss is noticed, the client comes back with its token, and the conversation goes on."""
+    stop = trio.Event()
+
+    class Resumed(kind):
+        async def answer(self, index, timestamp_ms):
+            await super().answer(index, timestamp_ms)
+            if index > 10 and callable(speech):
+                stop.set()
+
+    handler = Recorder()
+    async with serving(Resumed) as served:
+        source = speech() if callable(speech) else speech
+        report = await converse(served.url, source, handler=handler, stop=stop)
+    assert [agent.ws.path for agent in served.agents] == ["/ws", "/ws?resume=t1"]
+    assert any(notice in each for each in handler.notices), handler.notices
+    assert (report.resumed, report.close) == (1, 1000)
+
+
 class Gone(Breaking):
     """Closes its first connection, and refuses to resume."""
 
@@ -561,3 +620,72 @@ async def test_an_unexpected_close_ends_the_conversation(fast_clock):
 
     error, _ = await failing(Leaving)
     assert "1001" in str(error)
+
+
+class Persona(Agent):
+    """A server with voices that begins anew with what `configure` asks for, and drops audio until then."""
+
+    greeting = replace(GREETING, model=replace(GREETING.model, voices=("NATF0",)))
+
+    def __init__(self, ws):
+        super().__init__(ws)
+        self.asked = []
+
+    async def run(self):
+        await self.greet()
+        configured = False
+        while not configured:
+            event, _ = self.conversation.receive(await self.ws.get_message(), now_s=trio.current_time())
+            match event:
+                case AudioReceived():
+                    raise AssertionError("audio before the session has its voice")
+                case MetadataReceived(Configure() as change):
+                    self.asked.append((change.voice, change.role))
+                    configured = True
+        await trio.sleep(1)
+        await self.begin(change)
+        self.greet = trio.lowlevel.checkpoint
+        await super().run()
+
+    async def begin(self, change):
+        await self.send(outgoing.metadata(Ready(change.voice, change.role)))
+
+
+async def test_audio_waits_until_the_session_has_its_voice(fast_clock):
+    """No frame is lost that the server would have dropped."""
+    async with serving(Persona) as served:
+        report = await converse(served.url, SPEECH, configure=Configure(voice="NATF0", role="a teacher"))
+    assert served.agent.asked == [("NATF0", "a teacher")]
+    assert report.frames_in == report.frames_out + DELAY_FRAMES == FRAMES
+
+
+async def test_what_the_session_has_already_is_not_asked_for(fast_clock):
+    """Or it would be computed anew while audio is sent."""
+
+    class Default(Agent):
+        greeting = Persona.greeting
+
+        async def greet(self):
+            await self.send(outgoing.metadata(self.greeting))
+            await self.send(outgoing.metadata(Ready("NATF0", None)))
+
+    async with serving(Default) as served:
+        await converse(served.url, SPEECH, configure=Configure(voice="NATF0", seed=3))
+    changes = [event.value for event in served.agent.events if isinstance(event, MetadataReceived)]
+    assert changes[0] == Configure(seed=3)
+
+
+async def test_a_refused_voice_ends_the_conversation(fast_clock):
+    """With the server's sentence; and so does a model that takes none."""
+
+    class Refuses(Persona):
+        async def begin(self, change):
+            await self.send(outgoing.metadata(ErrorNotice("prompt_refused", "there is no voice X")))
+            await self.send(outgoing.metadata(Ready()))
+
+    async with serving(Refuses) as served:
+        with pytest.raises(ConversationError, match="there is no voice X"):
+            await converse(served.url, SPEECH, configure=Configure(voice="X"))
+    async with serving() as served:
+        with pytest.raises(ConversationError, match="arithmetic takes neither a voice nor a role"):
+            await converse(served.url, SPEECH, configure=Configure(role="a teacher"))

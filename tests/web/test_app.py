@@ -35,7 +35,7 @@ async def test_health_shows_the_whole_server():
     assert (health["clients"], health["lanes"]["open"], health["lanes"]["max"]) == (1, 1, 4)
     assert health["backend"] == {"device": "abacus"}
     greeting = {"about": CARD.about, "suggestions": list(CARD.suggestions)}
-    assert health["model"] == {"name": "small", "trained": False, **greeting}
+    assert health["model"] == {"name": "small", "trained": False, "voices": None, **greeting}
     (established,) = client.metadata["connection_established"]
     assert (established.model.about, established.model.suggestions) == (CARD.about, CARD.suggestions)
     assert health["metrics"].keys() >= METRIC_KEYS

@@ -34,7 +34,8 @@ export class Call {
     const vadPort = new MessageChannel();
     const captionPort = new MessageChannel();
     const ports = { vad: vadPort.port1, captions: captionPort.port1 };
-    let open = { kind: "open", url, echo, settings: preferences.sampling, ports };
+    const persona = { voice: preferences.voice, role: preferences.role };
+    let open = { kind: "open", url, echo, settings: preferences.sampling, persona, ports };
     audio.connect((audioPorts) => {
       const message = { kind: "audio_ports", ...open, ...audioPorts };
       this._connection.postMessage(message, [...Object.values(audioPorts), ...Object.values(message.ports ?? {})]);

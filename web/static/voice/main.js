@@ -21,6 +21,7 @@ import { History } from "./ui/history.js";
 import { Metrics } from "./ui/metrics.js";
 import { Notices } from "./ui/notices.js";
 import { PageTitle } from "./ui/page-title.js";
+import { PersonaPanel } from "./ui/persona.js";
 import { Recording } from "./ui/recording.js";
 import { Report } from "./ui/report.js";
 import { SettingsDialog } from "./ui/settings-dialog.js";
@@ -63,6 +64,7 @@ class Page {
     return [
       new CallControl(this._preferences, { ...this._actions, openMicrophone: () => this._openMicrophone() }),
       new PageTitle(),
+      new PersonaPanel(this._preferences, { onChange }),
       new Suggestions({ ask: (question, url) => this._ask(question, url) }),
       new Waveforms(),
       transcript,

@@ -16,6 +16,8 @@ export const DEFAULTS = Object.freeze({
   captionsModel: "", // empty: the first model of the list
   shortcuts: true,
   history: false, // keep transcripts of past conversations in this browser
+  voice: "", // empty: the server's default
+  role: "",
   sampling: Object.freeze({}), // only the values that were set; the server has defaults for the others
 });
 
