@@ -25,7 +25,7 @@ from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError
 from web.responses import add_security_headers, denied, error_response
 from web.routes.hub import add_hub
-from web.routes.landing import STYLE_HASH, describe, render
+from web.routes.landing import POLICY, describe, render
 from web.routes.pages import add_pages
 from web.routes.selftest import add_selftest
 from web.routes.status import Weights, add_status, model_of
@@ -33,7 +33,7 @@ from web.security.access import AccessControl
 from web.security.auth import TokenAuth
 from web.security.forwarded import ForwardedMiddleware, ReverseProxy
 from web.security.listen import ListenConfig
-from web.security.origin import OriginPolicy, content_security_policy
+from web.security.origin import OriginPolicy
 from web.security.rate_limit import RateLimiter
 from web.security.request_info import peer_and_port
 from web.server.ws_handler import OrderedWebsocketConnection, handle_websocket
@@ -93,8 +93,8 @@ def create_app(
     access = AccessControl(_origin_policy(listen, reverse_proxy), auth, limiter)
     _add_access_checks(app, access)
     prefix = "" if reverse_proxy.public is None else reverse_proxy.public.prefix
-    _add_landing(app, engine, weights, access, scheme="wss" if is_secure else "ws", prefix=prefix)
-    add_pages(app)
+    static = add_pages(app)
+    _add_landing(app, engine, weights, access, url=("wss" if is_secure else "ws", prefix), static=static)
     _add_token_exchange(app, auth, access)
     if listen.credentials is not None:
         _add_authority(app, listen.credentials.authority_file.read_bytes())
@@ -150,20 +150,28 @@ def _add_access_checks(app: QuartTrio, access: AccessControl) -> None:
 
 
 def _add_landing(
-    app: QuartTrio, engine: Engine, weights: Weights, access: AccessControl, *, scheme: str, prefix: str
+    app: QuartTrio,
+    engine: Engine,
+    weights: Weights,
+    access: AccessControl,
+    *,
+    url: tuple[str, str],
+    static: str,
 ) -> None:
     """The landing page; without a valid cookie it shows no facts about the server.
 
-    A token in its request is judged like everywhere else, and does not change the page.
+    A token in its request is judged like everywhere else, and does not change the page. `url`: scheme
+    and path prefix of the packet WebSocket; `static`: where the pages' files are.
     """
+    scheme, prefix = url
 
     @app.get("/")
     async def landing() -> Response:
         shown = describe(engine.health(), model_of(weights), url=f"{scheme}://{request.host}{prefix}/ws")
         if not access.has_cookie(request_ctx.request):
             shown = dataclasses.replace(shown, facts=())
-        page = Response(await render(shown), mimetype="text/html")
-        page.headers["Content-Security-Policy"] = content_security_policy(style_hashes=[STYLE_HASH])
+        page = Response(await render(shown, static), mimetype="text/html")
+        page.headers["Content-Security-Policy"] = POLICY
         return page
 
 

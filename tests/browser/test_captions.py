@@ -97,6 +97,17 @@ def test_a_model_that_cannot_be_downloaded_is_reported_and_the_conversation_cont
     expect(page.locator("#captions-state")).to_contain_text("Captions not available: ", timeout=WORDS_MS)
     page.locator("#close-settings").click()
     start(page)
+    expect(page.locator(".notice[data-key=captions]")).to_contain_text("cannot download the model")
     expect(page.locator("#lines .agent p").first).not_to_be_empty()
     stop(page)
     rig.hub.down = False
+
+
+def test_captions_are_on_by_default_once_a_model_is_stored(visit: Visit) -> None:
+    page = visit("/whisperx")
+    page.locator("#load").click()
+    expect(page.locator("#model-state")).to_contain_text("Ready", timeout=WORDS_MS)
+    page.goto(page.url.replace("/whisperx", "/packet-voice"))
+    start(page)
+    expect(page.locator("#lines .user p").first).to_contain_text(re.compile("[A-Za-z]+"), timeout=WORDS_MS)
+    stop(page)

@@ -62,11 +62,12 @@ def test_a_queued_and_a_rejected_page_are_both_served_in_the_end(
         start(first)
         second.bring_to_front()
         second.locator("#talk").click()
-        expect(second.locator("#call-status")).to_contain_text("You are next in the queue.")
+        expect(second.locator("#call-status")).to_contain_text("You are next in the queue.", timeout=20_000)
         third.bring_to_front()
         third.locator("#talk").click()
         expect(third.locator("#call-status")).to_have_text(
-            re.compile(r"All sessions are in use and the queue is full\. Reconnecting in \d+ s\.")
+            re.compile(r"All sessions are in use and the queue is full\. Reconnecting in \d+ s\."),
+            timeout=20_000,
         )
         stop(third)
         first.bring_to_front()
@@ -168,7 +169,7 @@ def test_a_machine_that_is_too_slow_is_shown(server: Server, visit: Visit) -> No
     page.route("**/health", lambda route: route.fulfill(json=slow))
     page.goto(server.origin + "/packet-voice")
     notice = page.locator(".notice[data-key=capacity]")
-    expect(notice).to_have_text("Too slow for a live conversation Use a smaller one.")
+    expect(notice.locator("p")).to_have_text("Too slow for a live conversation Use a smaller one.")
     page.unroute("**/health")
     expect(notice).to_have_count(0)
 

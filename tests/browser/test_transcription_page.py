@@ -80,7 +80,8 @@ def test_from_a_cold_start_to_an_exported_file(rig: WhisperServer, visit: Visit,
     fetched: list[str] = []
     page.on("request", lambda request: fetched.append(request.url) if request.method == "GET" else None)
     page.goto(rig.server.origin + PATH)
-    expect(page.locator("#model-state")).to_contain_text(re.compile(r"Download size: \d\.\d MB"))
+    expect(page.locator("#model-state")).to_contain_text(re.compile(r"about [\d.]+ MB to download"))
+    assert rig.requests == 0  # nobody was asked for anything
     expect(page.locator("#model-device")).to_contain_text(
         "the CPU (WebAssembly): no GPU available in this browser"
     )
@@ -213,11 +214,14 @@ def test_why_a_model_cannot_be_downloaded_is_shown(rig: WhisperServer, visit: Vi
     notice = page.locator(".notice.bad")
     rig.hub.down = True
     page.locator("#model-choice").select_option("small.en")
+    expect(notice).to_have_count(0)  # nothing was asked for yet
+    page.locator("#load").click()
     expect(notice).to_contain_text("Cannot download the model files")
     expect(notice).to_contain_text("HF_ENDPOINT")
     rig.hub.down = False
     rig.hub.gated.add(repository("small"))
     page.locator("#model-choice").select_option("small")
+    page.locator("#load").click()
     expect(notice).to_contain_text("Access to this model is restricted")
     expect(notice).to_contain_text("HF_TOKEN")
     page.locator("#model-choice").select_option("tiny.en")
@@ -231,7 +235,9 @@ def test_missing_vendored_files_are_reported_with_the_command(visit: Visit) -> N
     without = "\n".join(line for line in whole.splitlines() if 'rel="vendored"' not in line)
     page.route(f"**{PATH}", lambda route: route.fulfill(body=without, content_type="text/html"))
     page.goto(page.url.replace("/health/live", PATH))
-    expect(page.locator(".notice.bad")).to_contain_text("make vendor")
+    expect(page.locator("#model-state")).to_contain_text("make vendor")
+    expect(page.locator(".notice")).to_have_count(0)
+    expect(page.locator("#load")).to_be_hidden()
     expect(page.locator("#microphone")).to_be_disabled()
 
 

@@ -14,7 +14,7 @@ INSTALLED = all(package.is_installed for package in read_lock())
 
 def enable_vad(page: Page) -> None:
     page.get_by_role("button", name="Settings").click()
-    page.get_by_label("Voice activity detection").check()
+    page.get_by_label("Notice my speech").select_option("silero")
     page.get_by_role("button", name="Close settings").click()
 
 
@@ -23,7 +23,7 @@ def without_vendored(route: Route) -> None:
     route.fulfill(response=page, body=re.sub(r'<link rel="vendored"[^>]*>', "", page.text()))
 
 
-def test_without_its_files_vad_stays_off_and_the_call_works(visit: Visit) -> None:
+def test_without_its_files_the_level_decides_and_the_call_works(visit: Visit) -> None:
     page = visit("/health/live")
     page.route("**/packet-voice", without_vendored)
     page.goto(page.url.replace("/health/live", "/packet-voice"))
@@ -32,9 +32,7 @@ def test_without_its_files_vad_stays_off_and_the_call_works(visit: Visit) -> Non
     start(page)
     expect(page.locator(".notice[data-key=vad]")).to_contain_text("python -m web.vendor")
     until_played(page, 10)
-    page.get_by_role("button", name="Settings").click()
-    expect(page.get_by_label("Voice activity detection")).not_to_be_checked()
-    page.get_by_role("button", name="Close settings").click()
+    expect(page.locator("#waveforms[data-speaking=true]")).to_be_visible(timeout=30_000)
     stop(page)
 
 

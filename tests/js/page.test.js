@@ -100,6 +100,8 @@ test("preferences are restored, and unreadable ones fall back to the defaults", 
   equal(loadPreferences(storage).sampling, { seed: 7 });
   stored.set("packet-voice", '{"barge": "off", "words": "whisper", "wordsModel": "base"}'); // of earlier versions
   equal(loadPreferences(storage), { ...DEFAULTS, bargeIn: "off", captions: "whisper", captionsModel: "base" });
+  stored.set("packet-voice", '{"vad": true}'); // of earlier versions: the model was switched on
+  equal(loadPreferences(storage).vad, "silero");
   stored.set("packet-voice", '{"bargeIn": 3, "unknown": 1}');
   equal(loadPreferences(storage), DEFAULTS);
   stored.set("packet-voice", "{");
@@ -135,7 +137,7 @@ function suggestionsView() {
   section.id = "suggestions";
   section.hidden = true;
   document.body.append(section);
-  const view = new Suggestions();
+  const view = new Suggestions({ ask: () => {} });
   let phase = "idle";
   const send = (kind, content) => {
     phase = nextPhase(phase, { kind });

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 import threading
 
 import pytest
@@ -34,7 +35,7 @@ async def test_health_shows_the_whole_server():
     assert (health["clients"], health["lanes"]["open"], health["lanes"]["max"]) == (1, 1, 4)
     assert health["backend"] == {"device": "abacus"}
     greeting = {"about": CARD.about, "suggestions": list(CARD.suggestions)}
-    assert health["model"] == {"name": "small", "trained": False, **greeting}
+    assert health["model"] == {"name": "small", "trained": False, "voices": None, **greeting}
     (established,) = client.metadata["connection_established"]
     assert (established.model.about, established.model.suggestions) == (CARD.about, CARD.suggestions)
     assert health["metrics"].keys() >= METRIC_KEYS
@@ -152,7 +153,7 @@ async def test_weights_are_shown_as_loaded():
 
 
 async def test_the_landing_page_runs_and_loads_nothing():
-    """One document that its own policy allows: no scripts, inline styles by hash only."""
+    """One document that its own policy allows: one script of this server, inline styles by hash only."""
     async with small_server() as served:
         answer = await fetch(served, "/")
     policy = answer.headers["content-security-policy"]
@@ -161,10 +162,11 @@ async def test_the_landing_page_runs_and_loads_nothing():
     assert b"Ready" in answer.body
     assert b"Untrained" in answer.body
     assert f"ws://{served.host}/ws".encode() in answer.body
-    assert b"<script" not in answer.body
+    assert answer.body.count(b"<script") == 1
+    assert b'<script type="module" src="./static/' in answer.body
     assert b" style=" not in answer.body
     assert "default-src 'none'" in policy
-    assert "script-src" not in policy
+    assert "script-src 'self';" in policy
     assert f"'sha256-{base64.b64encode(hashlib.sha256(styles).digest()).decode()}'" in policy
     assert "unsafe" not in policy
 
@@ -202,6 +204,48 @@ async def test_errors_are_json(method, path, status, code):
         answer = await fetch(served, path, method=method)
     assert (answer.status, answer.error) == (status, code)
     assert ("allow" in answer.headers) is (status == 405)
+
+
+@pytest.mark.parametrize(
+    ("path", "host", "words"),
+    [
+        ("/nothing/here", None, "Page not found"),
+        ("/ws", None, "This is not a page"),
+        ("/packet-voice", "evil.example", "This host name is not accepted"),
+    ],
+)
+async def test_a_browser_gets_a_page_instead_of_json(path, host, words):
+    """With the same status and code, a link to the start page, and a policy that allows it."""
+    async with small_server() as served:
+        shown = {"headers": [("Accept", "text/html"), ("Sec-Fetch-Dest", "document")]}
+        page = await fetch(served, path, **shown, **({} if host is None else {"host": host}))
+        plain = await fetch(served, path, **({} if host is None else {"host": host}))
+    assert page.status == plain.status
+    assert page.headers["content-type"].startswith("text/html")
+    assert words.encode() in page.body
+    assert plain.error.encode() in page.body
+    assert page.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("path", ["/packet-voice", "/whisperx"])
+async def test_a_trailing_slash_leads_to_the_page(path):
+    """Relative, so that it also holds under a path prefix."""
+    async with small_server() as served:
+        answer = await fetch(served, f"{path}/")
+    assert (answer.status, answer.headers["location"]) == (308, f"..{path}")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"), [("manifest.webmanifest", "application/manifest+json"), ("touch-icon.png", "image/png")]
+)
+async def test_the_pages_can_be_put_on_a_home_screen(name, kind):
+    """The manifest and the icon that the page names are there."""
+    async with small_server() as served:
+        page = (await fetch(served, "/packet-voice")).body.decode()
+        (link,) = re.findall(rf'href="\.(/static/\w+/{name})"', page)
+        answer = await fetch(served, link)
+    assert (answer.status, answer.headers["content-type"]) == (200, kind)
+    assert '<meta name="description"' in page
 
 
 async def test_a_websocket_elsewhere_is_not_found():

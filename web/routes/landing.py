@@ -1,7 +1,7 @@
 """The landing page: what the server is, whether it is ready, and where to go.
 
-One HTML document with inline styles; its content security policy allows those styles by their hash
-and nothing else. It is readable without styles, in dark mode, and at any width.
+One HTML document with inline styles, allowed by their hash, and one small script of this server that keeps
+the state up to date. It is readable without either, in dark mode, and at any width.
 """
 
 import base64
@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from quart import render_template_string
+
+from web.security.origin import content_security_policy
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --faint: #59636d; --paper: #fbfaf7; --card: #fff;
@@ -44,20 +46,32 @@ dl { display: grid; grid-template-columns: max-content 1fr; gap: .5rem 1.5rem; m
 dl:empty { display: none; }
 dt { color: var(--faint); }
 dd { margin: 0; overflow-wrap: anywhere; }
-pre { margin: 0; padding: .9rem 1.2rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
+pre { margin: .5rem 0; padding: .9rem 1.2rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: 14px; white-space: pre; overflow-x: auto; }
+button { font: inherit; font-size: .92rem; color: inherit; min-height: 44px; padding: 0 1.1rem;
+  cursor: pointer; border: 1px solid var(--line); border-radius: 99px; background: var(--card); }
+[hidden] { display: none; }
 code { font: .88rem/1.6 ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", monospace; }
 a { color: inherit; text-underline-offset: .2em; }
 footer { margin-top: 2.5rem; color: var(--faint); font-size: .92rem; }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin: 0 0 .6rem; } }
 """
 STYLE_HASH = f"sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}"
+POLICY = (
+    f"{content_security_policy(style_hashes=[STYLE_HASH])}; "
+    "script-src 'self'; connect-src 'self'; img-src 'self'; manifest-src 'self'"
+)
 
 _PAGE = """<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="description" content="Talk to a speech model that runs on your own machine, in real time.">
 <title>packet-voice</title>
+<link rel="icon" href="{{ static }}/icon.svg" type="image/svg+xml">
+<link rel="apple-touch-icon" href="{{ static }}/touch-icon.png">
+<link rel="manifest" href="{{ static }}/manifest.webmanifest">
+<script type="module" src="{{ static }}/landing.js"></script>
 <style>{{ style | safe }}</style>
 <main>
 <svg class="wave" viewBox="0 0 640 80" preserveAspectRatio="xMinYMid meet" aria-hidden="true">
@@ -66,14 +80,16 @@ _PAGE = """<!doctype html>
 <h1>Talk to a local speech model</h1>
 <p class="lead">Full-duplex voice in real time: the model listens while it talks. Audio and transcripts
 are processed on this machine and are sent nowhere else.</p>
-<div class="start"><a class="talk" href="./packet-voice">Start talking</a>
-<p class="state {{ 'ready' if ready else 'waiting' }}" role="status"><strong>{{ headline }}.</strong>
-<span>{{ sentence }}</span></p></div>
-<dl>{% for term, value in facts %}<dt>{{ term }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+<div class="start"><a class="talk" href="./packet-voice">Open the voice page</a>
+<p class="state {{ 'ready' if ready else 'waiting' }}" id="state" role="status">
+<strong>{{ headline }}.</strong> <span>{{ sentence }}</span></p></div>
+<dl id="facts">{% for term, value in facts %}<dt>{{ term }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 <h2>Transcription</h2>
 <p><a href="./whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
 <h2>Command line</h2>
-<pre><code>python -m pipeline talk --url {{ url }} --in question.wav --out answer.wav</code></pre>
+<p>Save <a href="./question.wav" download>question.wav</a>, then run in the same folder:</p>
+<pre tabindex="0" aria-label="Command"><code id="command">{{ command }}</code></pre>
+<p><button type="button" id="copy" hidden>Copy command</button> <span id="copied" role="status"></span></p>
 <footer>API: <a href="./health">health</a> and <a href="./weights">weights</a> as JSON; the packet
 WebSocket at <code>/ws</code> is described in <code>docs/reference/protocol.md</code>.</footer>
 </main>
@@ -97,18 +113,19 @@ def _bars() -> tuple[tuple[str, int, int], ...]:
 
 @dataclass(frozen=True, slots=True)
 class Landing:
-    """What the page shows. `facts` are (term, value) pairs, in order; `url` is the packet WebSocket."""
+    """What the page shows. `facts` are (term, value) pairs, in order; `command` asks a question."""
 
     ready: bool
     headline: str
     sentence: str
     facts: Sequence[tuple[str, str]]
-    url: str
+    command: str
 
 
-# By the `status` of /health.
+# By the state of /health; `web/static/landing.js` has the same words.
 _STATES: Mapping[str, tuple[str, str]] = {
     "ready": ("Ready", "The models are loaded."),
+    "full": ("Full", "All sessions are in use; a new conversation waits in the queue."),
     "not_ready": ("Loading", "The models are still loading; sessions cannot start yet."),
     "draining": ("Shutting down", "Running sessions are finishing; no new ones can start."),
 }
@@ -116,8 +133,9 @@ _STATES: Mapping[str, tuple[str, str]] = {
 
 def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url: str) -> Landing:
     """The page for this /health state and packet WebSocket `url`; `model` is None while it is loading."""
-    headline, sentence = _STATES[health["status"]]
     lanes = health["lanes"]
+    is_full = health["status"] == "ready" and (lanes["queued"] > 0 or lanes["room"] == 0)
+    headline, sentence = _STATES["full" if is_full else health["status"]]
     facts = [] if model is None else [("Model", model["name"])]
     if model is not None and not model["trained"]:
         facts.append(("Untrained", "The weights are random, so the output is noise."))
@@ -127,11 +145,12 @@ def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url:
         ("Sessions", f"{lanes['running']} of {lanes['limit']}, {lanes['queued']} queued"),
         ("Uptime", _duration(health["uptimeS"])),
     ]
-    return Landing(health["status"] == "ready", headline, sentence, facts, url)
+    command = f"python -m pipeline talk --url {url} --in question.wav --out answer.wav"
+    return Landing(health["status"] == "ready" and not is_full, headline, sentence, facts, command)
 
 
-async def render(landing: Landing) -> str:
-    """The page as HTML; every value is escaped."""
+async def render(landing: Landing, static: str) -> str:
+    """The page as HTML; every value is escaped. `static`: the path of the pages' files."""
     return await render_template_string(
         _PAGE,
         style=STYLE,
@@ -140,7 +159,8 @@ async def render(landing: Landing) -> str:
         headline=landing.headline,
         sentence=landing.sentence,
         facts=landing.facts,
-        url=landing.url,
+        command=landing.command,
+        static=static,
     )
 
 

@@ -17,20 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import trio
-from quart import Response, abort
+from quart import Response, abort, request
 from quart_trio import QuartTrio
 
+from web.routes.error_pages import add_error_pages
 from web.vendor import FOLDER, installed, read_lock
 
 STATIC = Path(__file__).parents[1] / "static"
 CACHE_FOREVER = "public, max-age=31536000, immutable"
 VERSION_LENGTH = 12
+QUESTION = "voice/questions/what-is-three-plus-four.wav"  # for the command on the start page
 IMPORT = re.compile(r'^(?:import|export|\}) .*?from "(\.{1,2}/[^"]+)";$', re.MULTILINE)
 # connect-src 'self' covers ws: of the same origin (CSP 3). A worker has the policy of its own script.
 POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; style-src 'self'; "
-    "img-src 'self'; media-src 'self' blob:"
+    "img-src 'self'; manifest-src 'self'; media-src 'self' blob:"
 )
 TYPES: Mapping[str, str] = {
     ".js": "text/javascript",
@@ -38,6 +40,9 @@ TYPES: Mapping[str, str] = {
     ".css": "text/css",
     ".html": "text/html",
     ".svg": "image/svg+xml",
+    ".png": "image/png",
+    ".wav": "audio/wav",
+    ".webmanifest": "application/manifest+json",
     ".wasm": "application/wasm",
     ".onnx": "application/octet-stream",
 }
@@ -66,9 +71,13 @@ def read_assets(folder: Path = STATIC) -> Assets:
     return Assets(files, digest.hexdigest()[:VERSION_LENGTH])
 
 
-def add_pages(app: QuartTrio) -> None:
-    """Register `/packet-voice`, `/whisperx`, `/static/…`, `/vendor/…` and `/favicon.ico`."""
+def add_pages(app: QuartTrio) -> str:
+    """Register `/packet-voice`, `/whisperx`, `/static/…`, `/vendor/…`, `/favicon.ico` and error pages.
+
+    Returns the path of the files, relative to a page.
+    """
     assets = read_assets()
+    add_error_pages(app, f"{assets.base}/icon.svg".lstrip("/"))
     vendored = {path.relative_to(FOLDER).as_posix(): path for path in installed()}
     voice, transcriber = _fill_template(assets, "voice"), _fill_template(assets, "transcribe")
 
@@ -79,6 +88,18 @@ def add_pages(app: QuartTrio) -> None:
     @app.get("/whisperx")
     async def transcribe() -> Response:
         return _page(transcriber)
+
+    @app.get("/packet-voice/")
+    @app.get("/whisperx/")
+    async def without_slash() -> Response:
+        # Relative, so that it also holds behind a proxy with a path prefix.
+        return Response("", status=308, headers={"Location": f"../{request.path.strip('/')}"})
+
+    @app.get("/question.wav")
+    async def question() -> Response:
+        response = _file("question.wav", assets.files[QUESTION])
+        response.headers["Cache-Control"] = "no-cache"
+        return response
 
     @app.get("/favicon.ico")
     async def icon() -> Response:
@@ -95,6 +116,8 @@ def add_pages(app: QuartTrio) -> None:
         if name not in vendored:
             abort(404, "not installed: python -m web.vendor")
         return _file(name, await trio.Path(vendored[name]).read_bytes())
+
+    return f".{assets.base}"
 
 
 def _fill_template(assets: Assets, folder: str) -> str:

@@ -28,6 +28,7 @@ PUBLIC_PATHS: Final = frozenset(
         "/packet-voice",
         "/whisperx",
         "/favicon.ico",
+        "/question.wav",
         "/authority.crt",
         "/api/session",
         "/health/live",

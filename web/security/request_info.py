@@ -19,4 +19,4 @@ def peer_and_port(incoming: BaseRequestWebsocket) -> tuple[str, int]:
 
 def is_public(path: str) -> bool:
     """Whether a path is served without a token, because a page needs it to send one."""
-    return path in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDERS)
+    return (path.rstrip("/") or "/") in PUBLIC_PATHS or path.startswith(PUBLIC_FOLDERS)

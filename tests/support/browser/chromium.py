@@ -66,6 +66,8 @@ def visiting(
         page.goto(origin + path)
         return page
 
-    yield visit
-    visitor.close()
+    try:
+        yield visit
+    finally:
+        visitor.close()  # also after a failure, or its calls would take the sessions of the next test
     assert problems == []

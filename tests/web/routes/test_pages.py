@@ -34,7 +34,7 @@ async def test_every_file_of_the_page_is_served_and_immutable(path):
         assert answer.status == 200, file
         assert "immutable" in answer.headers["cache-control"]
         assert answer.headers["x-content-type-options"] == "nosniff"
-        assert "{{" not in answer.body.decode(), file
+        assert b"{{" not in answer.body, file
 
 
 @pytest.mark.parametrize("path", PAGES)

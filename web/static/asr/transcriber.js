@@ -7,10 +7,11 @@
  * `AsrError`s.
  */
 
+import { serverUrl } from "../voice/server-url.js";
 import { RATE_HZ } from "./streaming/speech-segmenter.js";
 import { VadClient } from "./streaming/vad-client.js";
 import { readOptions } from "./options.js";
-import { planWithSizes } from "./model/load-plan.js";
+import { planStored, planWithSizes } from "./model/load-plan.js";
 import { AsrClient } from "./engine/asr-client.js";
 import { Stream } from "./streaming/stream.js";
 import { Transcription } from "./engine/transcription.js";
@@ -18,7 +19,7 @@ import { AsrError } from "./errors.js";
 import { requireVendored, vendored } from "./model/vendored.js";
 import { SpeechWindow, windowsOf } from "./engine/windows.js";
 
-const HUB = "api/hf/"; // relative to the page, which may be under a path prefix
+const HUB = serverUrl("api/hf/");
 
 export class Transcriber {
   /** `base`: URL of the hub proxy; `vendorUrls`: see `vendored()`; `limits`: see asr-client.js. */
@@ -35,6 +36,11 @@ export class Transcriber {
   /** What `load` would do, without loading: {device, reason, dtype, files: [{file, bytes, cached}]}. */
   plan(settings) {
     return planWithSizes(this._settings(settings));
+  }
+
+  /** The part of the plan that is known without asking the hub: a file that is not stored has no size. */
+  planStored(settings) {
+    return planStored(this._settings(settings));
   }
 
   /**

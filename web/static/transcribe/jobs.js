@@ -49,14 +49,14 @@ export class JobRunner {
       requireVendored(vendored());
       return true;
     } catch (error) {
-      this._fail(this._jobId, "load_failed", error);
+      this._emit({ kind: "not_installed", message: error.message });
       return false;
     }
   }
 
-  /** What loading a model would involve, see Transcriber.plan. Throws AsrError. */
+  /** What loading a model would involve, as far as it is known here; see Transcriber.planStored. Throws AsrError. */
   plan(settings) {
-    return this._transcriber.plan(settings);
+    return this._transcriber.planStored(settings);
   }
 
   /** Load the model unless it is loaded. → whether it is. */
@@ -105,6 +105,7 @@ export class JobRunner {
       const microphone = await MicrophoneCapture.open({
         onSamples: (samples) => this._onSamples(samples),
         onLevel: ({ rms }) => this._emit({ kind: "captured", rms, seconds: this._audioSink.durationS }),
+        onState: (state) => this._emit({ kind: "audio_state", state }),
         onLost: (why) => this._onMicrophoneLost(why),
       });
       await this._running;

@@ -5,7 +5,8 @@
  * model is busy. Tests may provide their own source (docs/reference/voice-page.md).
  */
 
-import { AudioError, openMicrophone } from "../voice/audio/microphone.js";
+import { newContext, openContext, watchContext } from "../voice/audio/context.js";
+import { AudioError, isMicrophoneDenied, openMicrophone, stopStream } from "../voice/audio/microphone.js";
 import { Resampler } from "../voice/audio/resampler.js";
 import { RATE_HZ as CAPTURE_HZ } from "../voice/units.js";
 import { SAMPLE_RATE_HZ } from "./data/audio-file.js";
@@ -21,8 +22,8 @@ export class MicrophoneCapture {
   /**
    * Open the microphone. Must be called from a user gesture. Throws AudioError; then everything is closed again.
    *
-   * `onSamples(samples)`: captured samples; `onLevel({rms})`: the level of each frame; `onLost(why)`: the microphone
-   * stopped working.
+   * `onSamples(samples)`: captured samples; `onLevel({rms})`: the level of each frame; `onState(state)`: of the audio
+   * context; `onLost(why)`: the microphone stopped working.
    */
   static async open(callbacks) {
     if (globalThis.AudioWorkletNode === undefined) {
@@ -33,12 +34,14 @@ export class MicrophoneCapture {
       await capture._open();
     } catch (error) {
       await capture.close();
-      throw error;
+      throw error instanceof AudioError ? error : new AudioError("audio_failed", error);
     }
     return capture;
   }
 
-  constructor({ onSamples, onLevel, onLost }) {
+  constructor({ onSamples, onLevel, onState, onLost }) {
+    this._onState = onState;
+    this._unwatch = () => {};
     this._onSamples = onSamples;
     this._onLevel = onLevel;
     this._onLost = onLost;
@@ -49,16 +52,10 @@ export class MicrophoneCapture {
   async _open() {
     const source = globalThis.packetVoiceSource;
     if (source === undefined) this._stream = await openMicrophone(CONSTRAINTS);
-    this._context = new AudioContext({ sampleRate: CAPTURE_HZ });
-    let node;
-    try {
-      node = this._connectable(source);
-    } catch (error) {
-      if (error.name !== "NotSupportedError") throw error;
-      await this._context.close(); // Firefox: the microphone must have the rate of the context; the worklet resamples
-      this._context = new AudioContext();
-      node = this._connectable(source);
-    }
+    const connect = source ?? ((context) => context.createMediaStreamSource(this._stream));
+    const rateHz = this._stream?.getAudioTracks()[0]?.getSettings().sampleRate;
+    const { context, source: node } = await openContext(connect, newContext(CAPTURE_HZ), rateHz);
+    this._context = context;
     await this._context.audioWorklet.addModule(new URL("../voice/audio/capture-worklet.js", import.meta.url));
     await this._context.resume();
     const worklet = new AudioWorkletNode(this._context, "capture", {
@@ -76,20 +73,19 @@ export class MicrophoneCapture {
     this._worklet = worklet;
     this._frames = frames.port2;
     const [track] = this._stream?.getAudioTracks() ?? [];
-    if (track !== undefined) track.onended = () => this._onLost("microphone_gone");
+    if (track !== undefined) track.onended = () => this._onEnded();
+    this._unwatch = watchContext(context, this._onState);
   }
 
-  _connectable(source) {
-    return source === undefined ? this._context.createMediaStreamSource(this._stream) : source(this._context);
+  async _onEnded() {
+    this._onLost((await isMicrophoneDenied()) ? "microphone_revoked" : "microphone_gone");
   }
 
   /** Release the device; samples captured before still arrive until this resolves. */
   async close() {
     this._worklet?.port.postMessage({ stopped: true });
-    for (const track of this._stream?.getTracks() ?? []) {
-      track.onended = null;
-      track.stop();
-    }
+    this._unwatch();
+    stopStream(this._stream);
     if (this._context !== undefined && this._context.state !== "closed") await this._context.close();
     if (this._frames !== undefined) this._frames.onmessage = null;
   }

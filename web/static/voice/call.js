@@ -10,9 +10,12 @@ import { AudioIO } from "./audio/audio-io.js";
 import { Vad } from "./vad/vad.js";
 
 export class Call {
-  /** Open the audio path and start connecting. Throws AudioError; then everything is closed again. */
-  static async open({ url, preferences, echo, captions, onEvent }) {
-    const audio = await AudioIO.open(preferences, onEvent);
+  /**
+   * Open the audio path and start connecting; without `microphone` only recordings are heard. Throws AudioError; then
+   * everything is closed again.
+   */
+  static async open({ url, preferences, echo, microphone, captions, onEvent }) {
+    const audio = await AudioIO.open(preferences, onEvent, { microphone });
     return new Call({ url, preferences, echo, captions, onEvent, audio });
   }
 
@@ -28,29 +31,21 @@ export class Call {
     this._connection = new Worker(new URL("./protocol/connection-worker.js", import.meta.url), { type: "module" });
     this._connection.onmessage = ({ data }) => this._onConnectionEvent(data);
     this._connection.onerror = () => this._onConnectionEvent({ kind: "ended", why: "worker_failed" });
-    const up = new MessageChannel();
-    const down = new MessageChannel();
     const vadPort = new MessageChannel();
     const captionPort = new MessageChannel();
-    audio.connect({ capture: up.port1, playback: down.port1 });
-    this._connection.postMessage(
-      {
-        kind: "open",
-        url,
-        echo,
-        settings: preferences.sampling,
-        persona: { voice: preferences.voice, role: preferences.role },
-        capture: up.port2,
-        playback: down.port2,
-        ports: { vad: vadPort.port1, captions: captionPort.port1 },
-      },
-      [up.port2, down.port2, vadPort.port1, captionPort.port1],
-    );
+    const ports = { vad: vadPort.port1, captions: captionPort.port1 };
+    const persona = { voice: preferences.voice, role: preferences.role };
+    let open = { kind: "open", url, echo, settings: preferences.sampling, persona, ports };
+    audio.connect((audioPorts) => {
+      const message = { kind: "audio_ports", ...open, ...audioPorts };
+      this._connection.postMessage(message, [...Object.values(audioPorts), ...Object.values(message.ports ?? {})]);
+      open = null; // after that the audio path may only change
+    });
     this._vad = new Vad(vadPort.port2, onEvent, {
       onSpeaking: (speaking) => this._onSpeaking(speaking),
       setPortEnabled: (enabled) => this._connection.postMessage({ kind: "enable_port", name: "vad", enabled }),
     });
-    if (preferences.vad && !echo) this._vad.start();
+    if (!echo) this._vad.use(preferences.vad);
     if (!echo) {
       captions.attach(captionPort.port2, {
         send: ({ text, final }) => this._connection.postMessage({ kind: "caption", text, final }),
@@ -69,6 +64,11 @@ export class Call {
     this._audio.mute(muted);
   }
 
+  /** Play a recorded question into the call; resolves at its end. */
+  ask(url) {
+    return this._audio.ask(url);
+  }
+
   record(recording) {
     this._audio.record(recording);
   }
@@ -85,12 +85,17 @@ export class Call {
   async applyPreferences(preferences, changed) {
     this._bargeIn = preferences.bargeIn;
     if (changed === "bargeIn") this._updateBargeIn();
+    if (changed === "volume") this._audio.setVolume(preferences.volume);
     if (changed === "outputId") await this._audio.setOutput(preferences.outputId);
-    if (changed === "microphone") {
-      await this._audio.switchMicrophone(preferences);
-      this._onEvent({ kind: "audio_state", ...this._audio.describe() });
-    }
-    if (changed === "vad") this._vad.setEnabled(preferences.vad);
+    if (changed === "microphone" && this._audio.hasMicrophone) await this.openMicrophone(preferences);
+    if (changed === "vad") this._vad.use(preferences.vad);
+  }
+
+  /** Switch the microphone, or turn it on. Throws AudioError. */
+  async openMicrophone(preferences) {
+    await this._audio.switchMicrophone(preferences);
+    this._onEvent({ kind: "audio_state", ...this._audio.describe() });
+    this._onEvent({ kind: "microphone_opened" });
   }
 
   /** End the call with a closing handshake; see `ended`. */

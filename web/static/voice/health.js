@@ -1,9 +1,15 @@
 /** Poll the server's /health, so that the page shows whether a call can be started. */
 
+import { serverUrl } from "./server-url.js";
+
 const UNREADY_EVERY_MS = 2000;
 const READY_EVERY_MS = 5000;
+const TIMEOUT_MS = 8000;
 
-/** Call `onHealth(health)` regularly; null if the server does not respond. Pauses while the page is hidden. */
+/**
+ * Call `onHealth(health)` regularly; null if the server does not respond, {status: "unauthorized"} or {status:
+ * "refused", code} if it refuses. Pauses while the page is hidden.
+ */
 export async function watchHealth(onHealth) {
   for (;;) {
     const health = await fetchHealth();
@@ -15,12 +21,14 @@ export async function watchHealth(onHealth) {
 
 async function fetchHealth() {
   try {
-    const response = await fetch("health", { cache: "no-store" });
+    const response = await fetch(serverUrl("health"), { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+    if (response.ok) return await response.json();
     if (response.status === 401) return { status: "unauthorized" };
-    return response.ok ? await response.json() : null;
+    const { error } = await response.json().catch(() => ({}));
+    return { status: "refused", code: error?.code ?? null };
   } catch (error) {
-    if (!(error instanceof TypeError) && !(error instanceof SyntaxError)) throw error;
-    return null; // the server is not reachable
+    if (error instanceof ReferenceError) throw error; // a mistake of this page
+    return null; // the server is not reachable, or does not answer in time
   }
 }
 

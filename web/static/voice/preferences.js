@@ -9,10 +9,13 @@ export const DEFAULTS = Object.freeze({
   noiseSuppression: true,
   autoGainControl: true,
   bargeIn: "duck", // off, duck or flush
-  vad: false,
-  captions: "off", // off, whisper or browser
+  vad: "level", // off, level or silero
+  talkMode: "open", // open, or push: the microphone is muted unless a button or the space bar is held
+  volume: 1, // of the agent; up to 2, limited so that it does not clip
+  captions: "auto", // auto (Whisper, if a model is stored in this browser), off, whisper or browser
   captionsModel: "", // empty: the first model of the list
   shortcuts: true,
+  history: false, // keep transcripts of past conversations in this browser
   voice: "", // empty: the server's default
   role: "",
   sampling: Object.freeze({}), // only the values that were set; the server has defaults for the others
@@ -24,7 +27,9 @@ const FORMER_NAMES = Object.freeze({ barge: "bargeIn", words: "captions", wordsM
 export function loadPreferences(storage) {
   try {
     const stored = Object.entries(JSON.parse(storage.getItem(KEY)) ?? {});
-    const renamed = stored.map(([name, value]) => [FORMER_NAMES[name] ?? name, value]);
+    const renamed = stored
+      .map(([name, value]) => [FORMER_NAMES[name] ?? name, value])
+      .map(([name, value]) => [name, name === "vad" && value === true ? "silero" : value]);
     const known = renamed.filter(([name, value]) => typeof value === typeof DEFAULTS[name]);
     return { ...DEFAULTS, ...Object.fromEntries(known) };
   } catch {

@@ -5,14 +5,24 @@
  * read, and it is removed from the address bar at once. Source: docs/how-to/operations.md.
  */
 
-/** Exchange `#token=…`, if the page was opened with one. */
+import { serverUrl } from "./server-url.js";
+
+/** Exchange `#token=…`, if the page was opened with one. → null, or why it failed: a key of REFUSALS. */
 export async function exchangeToken() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
-  if (token === null) return;
+  if (token === null) return null;
   history.replaceState(null, "", location.pathname + location.search);
-  await fetch("api/session", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ token }),
-  });
+  try {
+    const response = await fetch(serverUrl("api/session"), {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ token }),
+    });
+    if (response.ok) return null;
+    if (response.status === 401) return "token_wrong";
+    const { error } = await response.json().catch(() => ({}));
+    return error?.code ?? "bad_gateway";
+  } catch {
+    return null; // the server is not reachable, which /health shows
+  }
 }

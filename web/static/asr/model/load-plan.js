@@ -1,8 +1,12 @@
 /** What loading a model involves, known before anything is loaded: device, precision, files and their sizes. */
 
 import { candidates, chooseDevice } from "./device.js";
-import { ModelRepository } from "./files.js";
+import { CACHE_NAME, ModelRepository } from "./files.js";
 import { resolveModel } from "./model-list.js";
+import { serverUrl } from "../../voice/server-url.js";
+import { vendored } from "./vendored.js";
+
+const HUB = serverUrl("api/hf/");
 
 const SMALL_FILES = [
   "config.json",
@@ -36,4 +40,30 @@ export async function planWithSizes(settings) {
   const repository = new ModelRepository({ base: settings.base, ...plan });
   const files = await Promise.all(plan.files.map((file) => repository.describe(file)));
   return { ...plan, files: files.filter((file) => file !== null) };
+}
+
+/**
+ * What is stored in this browser, without asking the hub: {device, reason, files: [{file, bytes, cached}]}, where a
+ * file that is not cached has no size.
+ */
+export async function planStored({ base, model, revision, dtype = null, device = "auto", acceptSoftware = false }) {
+  const resolved = resolveModel(model, revision);
+  const repository = new ModelRepository({ base, ...resolved });
+  const chosen = await chooseDevice(device, { acceptSoftware });
+  const sessions = Object.values(candidates(chosen, dtype));
+  const options = [...SMALL_FILES.map((file) => [file]), ...sessions.map((some) => some.map(({ file }) => file))];
+  const files = await Promise.all(options.map((names) => repository.firstStored(names)));
+  return { ...chosen, files };
+}
+
+/** The first of `models` (entries of MODELS) that can be loaded without a network; null if there is none. */
+export async function storedModel(models) {
+  const { runtime, transformers } = vendored();
+  if (!runtime || !transformers || globalThis.caches === undefined) return null;
+  if (!(await caches.has(CACHE_NAME))) return null; // nothing was ever stored
+  for (const model of models) {
+    const { files } = await planStored({ base: HUB, model: model.name, revision: model.revision });
+    if (files.every(({ cached }) => cached)) return model;
+  }
+  return null;
 }

@@ -1,8 +1,15 @@
-/** The title of a model in selection lists. Source of the sizes: the Whisper paper, table 1. */
+/** The title and the approximate size of a model. Source of the sizes: the Whisper paper, table 1. */
 
 const PARAMETERS = Object.freeze({ tiny: 39, base: 74, small: 244 }); // millions
 
 export function modelTitle({ name, multilingual }) {
   const [size] = name.split(".");
   return `${size}, ${multilingual ? "multilingual" : "English only"} (${PARAMETERS[size]}M)`;
+}
+
+// Bytes per parameter: 8-bit weights on the CPU; a mixture of 4 to 32 bits on a GPU.
+const BYTES = Object.freeze({ wasm: 1.1, webgpu: 3 });
+
+export function estimateBytes({ name }, device) {
+  return PARAMETERS[name.split(".")[0]] * 1e6 * BYTES[device];
 }

@@ -5,7 +5,7 @@
  * libraries use names of their own.
  */
 
-const MODEL_URL = /^\/api\/hf\/([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/;
+const MODEL_URL = /\/api\/hf\/([^/]+\/[^/]+)\/resolve\/([^/]+)\/(.+)$/;
 
 /** `{ model, revision, file }` of a model file's URL; null for any other URL. */
 export function partsOf(url) {

@@ -1,21 +1,26 @@
-/** The model card: choose a model and a device, see the download size first, then download and load the model. */
+/**
+ * The model card: choose a model and a device, then download and load the model.
+ *
+ * Until the user asks for the download, nobody is asked for anything: the size is an estimate.
+ */
 
 import { AsrError } from "../../asr/errors.js";
 import { MODELS } from "../../asr/model/model-list.js";
 import { formatBytes } from "../data/format.js";
-import { modelTitle } from "../data/model-title.js";
+import { estimateBytes, modelTitle } from "../data/model-title.js";
 
 const KEY = "whisperx-model"; // in localStorage
 const DEVICE_NAMES = Object.freeze({ webgpu: "the GPU (WebGPU)", wasm: "the CPU (WebAssembly)" });
 
 export class ModelCard {
   /**
-   * `plan(settings)`: what loading would involve; `load()`, `cancel()`: user actions; `onChange()`: another model or
+   * `plan(settings)`: what is stored here; `load()`, `cancel()`: user actions; `onChange()`: another model or
    * device was selected.
    */
   constructor({ plan, load, cancel, onChange, onEvent }) {
     const get = (id) => document.getElementById(id);
     this._plan = plan;
+    this._isInstalled = true;
     this._emit = onEvent;
     this._modelSelect = get("model-choice");
     this._deviceSelect = get("device-choice");
@@ -25,7 +30,6 @@ export class ModelCard {
     this._cancel = get("load-cancel");
     this._device = get("model-device");
     this._files = new Map(); // download progress by file: {loaded, total}
-    this._expectedBytes = 0;
     this._modelSelect.replaceChildren(...MODELS.map((model) => new Option(modelTitle(model), model.name)));
     [this._modelSelect.value, this._deviceSelect.value] = loadChoice();
     for (const select of [this._modelSelect, this._deviceSelect]) {
@@ -50,7 +54,7 @@ export class ModelCard {
     return { model: name, revision, device: this._deviceSelect.value };
   }
 
-  /** Check which files of the selected model are cached, and the size of the others. */
+  /** Check whether the selected model is stored in this browser. */
   async checkCache() {
     const { settings } = this;
     this._setStatus("Checking…");
@@ -64,10 +68,10 @@ export class ModelCard {
       return;
     }
     if (JSON.stringify(settings) !== JSON.stringify(this.settings)) return; // another one was selected meanwhile
-    const missing = plan.files.filter(({ cached }) => !cached);
-    this._expectedBytes = bytesOf(missing);
-    const complete = missing.length === 0;
-    this._emit({ kind: "cache_checked", complete, bytes: bytesOf(plan.files), missing: this._expectedBytes });
+    const complete = plan.files.every(({ cached }) => cached);
+    const bytes = bytesOf(plan.files);
+    const missing = complete ? 0 : Math.max(0, estimateBytes(this.selectedModel, plan.device) - bytes);
+    this._emit({ kind: "cache_checked", complete, bytes, missing });
     this._showDevice(plan);
   }
 
@@ -77,9 +81,9 @@ export class ModelCard {
         this._setStatus(
           event.complete
             ? `Stored in this browser (${formatBytes(event.bytes)}). No download needed.`
-            : `Download size: ${formatBytes(event.missing)}. The model is then stored in this browser.`,
+            : `Not stored in this browser yet: about ${formatBytes(event.missing)} to download, once.`,
         );
-        this._load.textContent = event.complete ? "Load model" : `Download model (${formatBytes(event.missing)})`;
+        this._load.textContent = event.complete ? "Load model" : "Download model";
         break;
       case "loading":
         this._files.clear();
@@ -92,18 +96,22 @@ export class ModelCard {
         this._setStatus(`Ready (loaded in ${(event.loadMs / 1000).toFixed(1)} s)`);
         this._showDevice(event);
         break;
+      case "not_installed":
+        this._setStatus("Whisper is not installed on this server. Run “make vendor” there, then restart it.");
+        break;
       case "load_failed":
       case "cancelled":
         if (phase === "idle") this._setStatus("");
         break;
       default:
     }
+    if (event.kind === "not_installed") this._isInstalled = false;
     this._render(phase);
   }
 
   _render(phase) {
     const isLoading = phase === "loading";
-    this._load.hidden = phase !== "idle";
+    this._load.hidden = phase !== "idle" || !this._isInstalled;
     this._cancel.hidden = !isLoading;
     this._progress.hidden = !isLoading;
     this._modelSelect.disabled = this._deviceSelect.disabled = phase !== "idle" && phase !== "ready";
@@ -113,7 +121,7 @@ export class ModelCard {
     this._files.set(file, { loaded, total });
     const files = [...this._files.values()];
     const loadedBytes = files.reduce((sum, one) => sum + one.loaded, 0);
-    const totalBytes = Math.max(this._expectedBytes, files.reduce((sum, one) => sum + (one.total ?? one.loaded), 0));
+    const totalBytes = files.reduce((sum, one) => sum + (one.total ?? one.loaded), 0);
     if (loadedBytes < totalBytes) {
       this._progress.value = loadedBytes / totalBytes;
       this._setStatus(`Downloading: ${formatBytes(loadedBytes)} of ${formatBytes(totalBytes)}`);

@@ -24,6 +24,10 @@ export class Notices {
       case "failed":
         this._show("audio", "bad", event.why, event.message);
         return;
+      case "audio_state":
+        if (event.state === "running" || event.state === "closed") this._hide("suspended");
+        else this._show("suspended", "warn", "audio_suspended");
+        return;
       case "recycled":
         if (event.reason === "stalled" || event.reason === "crashed") this._show("engine", "warn", "recycled");
         return;
@@ -46,7 +50,15 @@ export class Notices {
     box.dataset.why = why;
     const strong = document.createElement("strong");
     strong.textContent = title;
-    box.append(strong, " ", text);
+    const words = document.createElement("p");
+    words.append(strong, " ", text);
+    const close = document.createElement("button");
+    close.type = "button";
+    close.className = "close";
+    close.textContent = "✕";
+    close.setAttribute("aria-label", `Close: ${title}`);
+    close.addEventListener("click", () => this._hide(key));
+    box.append(words, close);
     this._root.append(box);
     this._shown.set(key, box);
   }

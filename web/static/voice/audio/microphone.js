@@ -38,12 +38,33 @@ export async function openMicrophone({ deviceId, echoCancellation, noiseSuppress
     noiseSuppression,
     autoGainControl,
   };
-  if (deviceId) audio.deviceId = { exact: deviceId };
+  const ask = (constraints) => navigator.mediaDevices.getUserMedia({ audio: constraints });
   try {
-    return await navigator.mediaDevices.getUserMedia({ audio });
+    if (!deviceId) return await ask(audio);
+    return await ask({ ...audio, deviceId: { exact: deviceId } }).catch((error) => {
+      if (WHY_BY_ERROR[error.name] !== "microphone_missing") throw error;
+      return ask(audio); // the selected one is not connected: the default
+    });
   } catch (error) {
     if (!(error.name in WHY_BY_ERROR)) throw error;
     throw new AudioError(WHY_BY_ERROR[error.name], error);
+  }
+}
+
+/** Release the device. */
+export function stopStream(stream) {
+  for (const track of stream?.getTracks() ?? []) {
+    track.onended = null;
+    track.stop();
+  }
+}
+
+/** Whether the user or the system has taken the permission back; false where the browser does not tell. */
+export async function isMicrophoneDenied() {
+  try {
+    return (await navigator.permissions.query({ name: "microphone" })).state === "denied";
+  } catch {
+    return false;
   }
 }
 

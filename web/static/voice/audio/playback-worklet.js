@@ -9,6 +9,7 @@
 import { envelope } from "./envelope.js";
 import { Framer } from "./framer.js";
 import { JitterBuffer } from "./jitter-buffer.js";
+import { applyVolume } from "./limiter.js";
 import { Resampler } from "./resampler.js";
 import { LAST_SAMPLE_MS, RATE_HZ, msOf } from "../units.js";
 
@@ -31,19 +32,22 @@ class Playback extends AudioWorkletProcessor {
     this._lastPlayedFrame = null;
     this._gain = 1;
     this._targetGain = 1;
+    this._volume = 1;
+    this._nextVolume = 1;
     this._isFlushing = false;
     this._recording = false;
     this._connection = null;
     this.port.onmessage = ({ data }) => this._onMessage(data);
   }
 
-  _onMessage({ connection, bargeIn, recording, stopped }) {
+  _onMessage({ connection, bargeIn, recording, stopped, volume }) {
     if (connection !== undefined) {
       this._connection = connection;
       connection.onmessage = ({ data }) => this._receive(data);
     }
     if (bargeIn !== undefined) this._setBargeIn(bargeIn);
     if (recording !== undefined) this._recording = recording;
+    if (volume !== undefined) this._nextVolume = volume;
     if (stopped) this._stopped = true;
   }
 
@@ -74,6 +78,8 @@ class Playback extends AudioWorkletProcessor {
     const speaker = output[0];
     if (this._resampler === null) this._pull(speaker);
     else this._resample(speaker);
+    applyVolume(speaker, this._volume, this._nextVolume);
+    this._volume = this._nextVolume;
     for (let i = 1; i < output.length; i += 1) output[i].set(speaker);
     return true;
   }

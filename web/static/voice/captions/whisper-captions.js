@@ -3,11 +3,12 @@
  *
  * Whisper gets the same audio as the server. Partial and final captions are shown and sent to the server; if Whisper
  * cannot keep up, captions are dropped, never audio. The model is loaded when captions are switched on, or with the
- * first call, and is kept between calls.
+ * first call, and is kept between calls. By default (`auto`) they are on if a model is stored in this browser.
  */
 
 import { MODELS } from "../../asr/model/model-list.js";
 import { AsrError } from "../../asr/errors.js";
+import { storedModel } from "../../asr/model/load-plan.js";
 import { Resampler } from "../audio/resampler.js";
 import { RATE_HZ } from "../units.js";
 
@@ -30,7 +31,16 @@ export class WhisperCaptions {
   /** A call started: `port` delivers its frames while `setPortEnabled(true)`; `send({text, final})` sends captions. */
   attach(port, { send, setPortEnabled }) {
     this._call = { port, send, setPortEnabled };
-    if (this._preferences.captions === "whisper") this._start();
+    if (this._isWanted) this._start();
+  }
+
+  /** Whether the user's speech is being transcribed. */
+  get isActive() {
+    return this._stream !== null;
+  }
+
+  get _isWanted() {
+    return this._preferences.captions === "whisper" || this._preferences.captions === "auto";
   }
 
   /** The call ended; the open caption becomes final as it is. */
@@ -45,7 +55,7 @@ export class WhisperCaptions {
   preferencesChanged() {
     this._stop();
     this._unload();
-    if (this._preferences.captions !== "whisper") this._onEvent({ kind: "captions", state: "off" });
+    if (!this._isWanted) this._onEvent({ kind: "captions", state: "off" });
     else if (this._call !== null) this._start();
     else this._load();
   }
@@ -74,10 +84,17 @@ export class WhisperCaptions {
 
   async _openModel() {
     const loadId = this._loadId;
+    const model = await this._chooseModel();
+    if (loadId !== this._loadId) return false;
+    if (model === null) {
+      this._loading = null; // a model may be stored by the next call
+      this._onEvent({ kind: "captions", state: "none_stored" });
+      return false;
+    }
     this._onEvent({ kind: "captions", state: "loading" });
     const { Transcriber } = await import("../../asr/transcriber.js"); // loaded on demand
     if (loadId !== this._loadId) return false;
-    const { name, revision } = MODELS.find((model) => model.name === this._preferences.captionsModel) ?? MODELS[0];
+    const { name, revision } = model;
     const transcriber = new Transcriber({
       onEvent: (event) => {
         if (transcriber === this._transcriber) this._onEngineEvent(event);
@@ -94,6 +111,13 @@ export class WhisperCaptions {
       this._fail(error);
       return false;
     }
+  }
+
+  /** The model of the preferences; with `auto` one that is stored already, or null. */
+  async _chooseModel() {
+    const preferred = MODELS.find((model) => model.name === this._preferences.captionsModel) ?? MODELS[0];
+    if (this._preferences.captions === "whisper") return preferred;
+    return storedModel([preferred, ...MODELS.filter((model) => model !== preferred)]);
   }
 
   _unload() {

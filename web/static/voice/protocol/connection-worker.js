@@ -4,7 +4,7 @@
  * Captured frames arrive through one MessagePort and leave as packets; received frames go to the playback worklet
  * through another. After a lost connection it reconnects with backoff, and resumes the session if it can.
  *
- * Messages from the page: open, configure, vad, caption, enable_port, close. To the page: objects with a `kind`,
+ * Messages from the page: open, audio_ports, configure, vad, caption, enable_port, close. To the page: objects with a `kind`,
  * see call.js.
  */
 
@@ -12,6 +12,7 @@ import { Backoff } from "./backoff.js";
 import { Conversation, ServerProtocolError } from "./conversation.js";
 import { CLOSE_PROTOCOL_ERROR, afterClose } from "./close-codes.js";
 import { configureFields, hasPersona } from "./persona.js";
+import { findRefusal } from "./refusal.js";
 import { ReceivedIds } from "./received-ids.js";
 import { SendQueue } from "./send-queue.js";
 import { RollingPercentiles } from "../percentiles.js";
@@ -25,12 +26,12 @@ const MAX_SOCKET_BYTES = 32 * 1024; // about four frames; the rest stays in the 
 const MAX_UNANSWERED_FRAMES = 64;
 const CLOSE_TIMEOUT_MS = 2000;
 const STABLE_AFTER_MS = 5000;
+const STALLED_AFTER_MS = 2500; // the server sends statistics every second
 const CLOSE_HEARTBEAT_TIMEOUT = 4013; // a page may only close with 1000 or 3000 to 4999
 
 class Connection {
   constructor({ url, capture, playback, ports, settings, persona }) {
     this._url = url;
-    this._playback = playback;
     this._ports = ports; // by name
     this._enabledPorts = new Set();
     this._settings = settings;
@@ -47,10 +48,17 @@ class Connection {
     this._ticks = 0;
     this._droppedFrames = 0;
     this._captions = { sent: 0, dropped: 0 };
-    capture.onmessage = ({ data }) => this._onCapturedFrame(data);
-    playback.onmessage = ({ data }) => Object.assign(this._played, data);
+    this._isStalled = false;
+    this.setAudioPorts({ capture, playback });
     this._timer = setInterval(() => this._tick(), TICK_MS);
     this._connect(false);
+  }
+
+  /** The worklets; later ones take the place of the first. */
+  setAudioPorts({ capture, playback }) {
+    this._playback = playback;
+    capture.onmessage = ({ data }) => this._onCapturedFrame(data);
+    playback.onmessage = ({ data }) => Object.assign(this._played, data);
   }
 
   configure(settings) {
@@ -106,8 +114,10 @@ class Connection {
     this._played.lastPlayedFrame = null;
     const socket = new WebSocket(this._url + query);
     socket.binaryType = "arraybuffer";
+    this._wasOpen = false;
     socket.onopen = () => {
       this._why = null;
+      this._wasOpen = true;
     };
     socket.onmessage = ({ data }) => this._onMessage(data);
     socket.onclose = ({ code }) => this._onClose(socket, code);
@@ -145,6 +155,7 @@ class Connection {
   }
 
   _onMessage(data) {
+    this._receivedMs = performance.now();
     try {
       for (const event of this._conversation.receive(data, performance.now())) this._onProtocolEvent(event);
     } catch (error) {
@@ -222,12 +233,19 @@ class Connection {
   _tick() {
     const nowMs = performance.now();
     if (this._socket.readyState === WebSocket.OPEN) {
+      this._setStalled(this._conversation.isReady && nowMs - this._receivedMs > STALLED_AFTER_MS);
       if (this._conversation.tick(nowMs)) this._abort(CLOSE_HEARTBEAT_TIMEOUT);
       if (this._conversation.isReady && nowMs - this._readyMs > STABLE_AFTER_MS) this._backoff.reset();
       this._flush();
     }
     this._ticks += 1;
     if (this._ticks % REPORT_EVERY_TICKS === 0) this._report();
+  }
+
+  _setStalled(stalled) {
+    if (stalled === this._isStalled) return;
+    this._isStalled = stalled;
+    postMessage({ kind: "stalled", stalled });
   }
 
   _report() {
@@ -259,10 +277,17 @@ class Connection {
     this._onClose(socket, code);
   }
 
-  _onClose(socket, code) {
+  async _onClose(socket, code) {
     if (socket !== this._socket || socket.onclose === null) return;
     socket.onclose = null;
     socket.onmessage = null;
+    this._setStalled(false);
+    const refusal = this._wasOpen || this._isClosing ? null : await findRefusal(this._url);
+    if (this._isFinished) return; // the user has ended the call meanwhile
+    if (refusal?.isPermanent && !this._isClosing) {
+      this._finish(refusal);
+      return;
+    }
     this._droppedFrames += this._sendQueue.droppedFrames;
     this._captions.dropped += this._sendQueue.droppedPartials;
     this._toResend.push(...this._unackedPackets.takeAll(), ...this._sendQueue.unsentWantingAck);
@@ -274,9 +299,11 @@ class Connection {
     }
     const resuming = next.resume && this._resumeToken !== null;
     if (!resuming) this._resumeToken = null;
-    this._why ??= next.why; // a failed attempt to reconnect keeps the first reason
-    const inMs = this._backoff.next(next.retryAfterMs);
-    postMessage({ kind: "lost", why: this._why, message: this._error?.message, resuming, inMs });
+    // A failed attempt to reconnect keeps the first reason, unless the server itself gives another.
+    const isKnown = refusal !== null && refusal.why !== "unreachable";
+    this._why = isKnown ? refusal.why : (this._why ?? next.why);
+    const inMs = this._backoff.next(refusal?.retryAfterMs ?? next.retryAfterMs);
+    postMessage({ kind: "lost", why: this._why, message: refusal?.message ?? this._error?.message, resuming, inMs });
     this._retry = setTimeout(() => this._connect(resuming), inMs);
   }
 
@@ -285,14 +312,19 @@ class Connection {
     clearTimeout(this._retry);
     this._socket.onclose = null;
     this._socket.close();
+    this._isFinished = true;
     postMessage({ kind: "ended", ...result });
   }
 }
 
 /** The audio path without a server: captured frames go straight to the playback worklet. */
 class EchoTest {
-  constructor({ capture, playback }) {
+  constructor(ports) {
     this._frames = 0;
+    this.setAudioPorts(ports);
+  }
+
+  setAudioPorts({ capture, playback }) {
     capture.onmessage = ({ data: { samples, lastMs } }) => {
       playback.postMessage({ kind: "frame", samples, echoMs: lastMs, index: this._frames }, [samples.buffer]);
       this._frames += 1;
@@ -310,6 +342,9 @@ onmessage = ({ data }) => {
   switch (data.kind) {
     case "open":
       current = data.echo ? new EchoTest(data) : new Connection(data);
+      break;
+    case "audio_ports":
+      current.setAudioPorts(data);
       break;
     case "configure":
       current.configure(data.settings);

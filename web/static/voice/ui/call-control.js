@@ -1,6 +1,7 @@
-/** The call button, the mute button, the elapsed time, and one line of status. */
+/** The call button, the microphone buttons, the elapsed time, and one line of status. */
 
 import { formatDuration } from "../audio/recorder.js";
+import { describeState } from "../state.js";
 import { closeMessage, formatRetryDelay, pausedPosition, queuePosition } from "./messages.js";
 
 const LABELS = Object.freeze({
@@ -10,112 +11,141 @@ const LABELS = Object.freeze({
   queued: "Leave queue",
   live: "Stop",
   paused: "Stop",
-  lost: "Stop",
+  lost: "Give up",
   closing: "Stopping…",
 });
 const ATTACK = 0.6; // share of the way to a louder level per frame
 const RELEASE = 0.25;
 
 export class CallControl {
-  constructor({ toggle, mute }) {
-    this._root = document.getElementById("call");
-    this._talk = document.getElementById("talk");
-    this._label = document.getElementById("talk-label");
-    this._status = document.getElementById("call-status");
-    this._elapsed = document.getElementById("elapsed");
-    this._mute = document.getElementById("mute");
+  /** `hold(held)`: the push-to-talk button; `openMicrophone()`: turn it on in a call that has none. */
+  constructor(preferences, { toggle, mute, hold, openMicrophone }) {
+    const get = (id) => document.getElementById(id);
+    this._preferences = preferences;
+    this._root = get("call");
+    this._talk = get("talk");
+    this._label = get("talk-label");
+    this._status = get("call-status");
+    this._elapsed = get("elapsed");
+    this._mute = get("mute");
+    this._muteLabel = get("mute-label");
+    this._hold = get("hold");
     this._levels = { user: 0, agent: 0 };
     this._startedMs = null;
+    this._facts = { phase: "idle", health: undefined };
+    this._outcome = ""; // why the last call ended
     this._talk.addEventListener("click", toggle);
-    this._mute.addEventListener("click", mute);
+    this._mute.addEventListener("click", () => (this._facts.withoutMicrophone ? openMicrophone() : mute()));
+    this._listenToHold(hold);
     setInterval(() => this._updateElapsed(), 1000);
-    this._setStatus("idle", "Press to start. The agent listens while it speaks.");
+    this._render();
   }
 
-  onEvent(event, phase) {
+  onEvent(event, phase, facts) {
+    this._facts = facts;
     switch (event.kind) {
       case "captured":
-        this._showLevel("user", event.muted ? 0 : event.rms);
-        return;
       case "played":
-        this._showLevel("agent", event.rms);
+        if (phase === "idle" || phase === "closing") return;
+        this._showLevel(event.kind === "captured" ? "user" : "agent", event.muted ? 0 : event.rms);
         return;
       case "opening":
         this._isAudioTest = event.echo;
-        this._showMuted(false);
-        this._setStatus(phase, event.echo ? "Audio test: you should hear yourself." : "Waiting for the microphone…");
-        return;
+        this._outcome = "";
+        this._message = event.echo ? "Audio test: you should hear yourself." : "Waiting for the microphone…";
+        break;
       case "connecting":
-        this._setStatus(phase, event.resuming ? "Reconnecting…" : "Connecting…");
-        return;
+        this._message = event.resuming ? "Reconnecting…" : "Connecting…";
+        break;
       case "queued":
-        this._setStatus(phase, queuePosition(event.position));
-        return;
+        this._message = queuePosition(event.position);
+        break;
       case "paused":
-        this._setStatus(phase, pausedPosition(event.position));
-        return;
+        this._message = pausedPosition(event.position);
+        break;
       case "continued":
       case "ready":
       case "resumed":
         this._startedMs ??= performance.now();
-        this._setStatus(phase, this._liveStatus());
-        return;
-      case "lost": {
-        const reason = closeMessage(event.why, event.message);
-        this._setStatus(phase, `${reason} Reconnecting ${formatRetryDelay(event.inMs)}.`);
-        return;
-      }
-      case "muted":
-        this._showMuted(event.muted);
-        if (phase === "live") this._setStatus(phase, this._liveStatus());
-        return;
+        break;
+      case "lost":
+        this._message = `${closeMessage(event.why, event.message)} Reconnecting ${formatRetryDelay(event.inMs)}.`;
+        break;
       case "closing":
-        this._setStatus(phase, "Ending the conversation…");
-        return;
+        this._message = "Ending the conversation…";
+        break;
       case "failed":
-        this._end(phase, "Press to try again.");
-        return;
+        this._end("Press to try again.");
+        break;
       case "ended":
-        this._end(phase, event.why === "stopped" ? this._endStatus() : closeMessage(event.why, event.message));
-        return;
+        this._end(event.why === "stopped" ? this._endStatus() : closeMessage(event.why, event.message));
+        break;
       default:
     }
-  }
-
-  _liveStatus() {
-    return this._isMuted ? "You are muted." : "Listening. Just talk.";
+    this._render();
   }
 
   _endStatus() {
     return this._isAudioTest ? "Did you hear yourself?" : "Press to start again.";
   }
 
-  _end(phase, status) {
+  _end(outcome) {
     this._startedMs = null;
+    this._outcome = outcome;
     this._levels = { user: 0, agent: 0 };
     this._showLevel("user", 0);
     this._showLevel("agent", 0);
-    this._showMuted(false);
-    this._setStatus(phase, status);
   }
 
-  _setStatus(phase, status) {
+  _render() {
+    const { phase, muted, withoutMicrophone } = this._facts;
+    const { message, server } = describeState({ ...this._facts, pushToTalk: this._isPushToTalk });
     this._root.dataset.phase = phase;
-    this._label.textContent = LABELS[phase];
+    this._root.dataset.muted = String(Boolean(muted));
+    this._setText(this._label, LABELS[phase] ?? "Stop");
     this._talk.disabled = phase === "closing";
-    this._mute.disabled = phase === "idle" || phase === "closing";
-    this._status.textContent = status;
+    const isLive = phase === "live";
+    this._mute.disabled = !isLive;
+    this._mute.setAttribute("aria-pressed", String(Boolean(muted) && isLive));
+    this._setText(this._muteLabel, withoutMicrophone && isLive ? "Turn on microphone" : "Mute");
+    this._mute.hidden = this._isPushToTalk && !(withoutMicrophone && isLive);
+    this._hold.hidden = !this._isPushToTalk || (withoutMicrophone && isLive);
+    this._hold.disabled = !isLive;
+    this._hold.setAttribute("aria-pressed", String(isLive && !muted));
+    const outcome = phase === "idle" && server.state === "ready" ? this._outcome : "";
+    this._setText(this._status, outcome || [phase === "idle" ? this._reason : "", message ?? this._message].filter(Boolean).join(" "));
     this._updateElapsed();
   }
 
-  _showMuted(muted) {
-    this._isMuted = muted;
-    this._mute.setAttribute("aria-pressed", String(muted));
-    this._root.dataset.muted = String(muted);
+  /** Why the last call ended, where the server's state is worth telling as well. */
+  get _reason() {
+    return this._outcome.startsWith("Press") ? "" : this._outcome;
+  }
+
+  get _isPushToTalk() {
+    return this._preferences.talkMode === "push";
+  }
+
+  _setText(element, text) {
+    if (element.textContent !== text) element.textContent = text; // announced only when it changes
+  }
+
+  /** Hold with a pointer, or with Space or Enter while it has the focus. */
+  _listenToHold(hold) {
+    this._hold.addEventListener("pointerdown", (event) => {
+      this._hold.setPointerCapture(event.pointerId);
+      hold(true);
+    });
+    for (const name of ["pointerup", "pointercancel", "blur"]) this._hold.addEventListener(name, () => hold(false));
+    this._hold.addEventListener("contextmenu", (event) => event.preventDefault()); // a long press on a phone
+    this._hold.addEventListener("keydown", (event) => {
+      if (event.key === " " || event.key === "Enter") hold(true);
+    });
+    this._hold.addEventListener("keyup", () => hold(false));
   }
 
   _updateElapsed() {
-    this._elapsed.textContent = this._startedMs === null ? "" : formatDuration(performance.now() - this._startedMs);
+    this._setText(this._elapsed, this._startedMs === null ? "" : formatDuration(performance.now() - this._startedMs));
   }
 
   /** Set the size of a ring from a level, smoothed: fast attack, slow release. */

@@ -1,8 +1,10 @@
 /** The troubleshooting panel: the result of each check, and an audio test that works without the server. */
 
-import { diagnose } from "./diagnostics.js";
+import { serverUrl } from "../server-url.js";
+import { checkBeforeCall, diagnose } from "./diagnostics.js";
 
 const REFRESH_MS = 500;
+const ROUND_TRIPS = 4;
 const ICONS = Object.freeze({ ok: "✓", warn: "!", bad: "✕", idle: "·" });
 const STATE_LABELS = Object.freeze({ ok: "OK", warn: "Warning", bad: "Problem", idle: "Not checked" });
 
@@ -15,6 +17,7 @@ export class DiagnosticsPanel {
     this._phase = "idle";
     this._panel = document.getElementById("diagnostics");
     this._checks = document.getElementById("checks");
+    this._results = document.getElementById("test-results");
     this._testButton = document.getElementById("audio-test");
     this._testButton.addEventListener("click", testAudio);
     this._panel.addEventListener("toggle", () => this._render());
@@ -23,11 +26,14 @@ export class DiagnosticsPanel {
 
   onEvent(event, phase) {
     this._phase = phase;
+    if (event.kind === "health") this._health = event.health;
+    if (event.kind === "captured" && this._isTesting) this._inputPeak = Math.max(this._inputPeak, ...event.peaks);
     if (event.kind === "opening") {
       this._isTesting = event.echo;
       this._frames = 0;
       this._underruns = 0;
       this._maxRms = 0;
+      this._inputPeak = 0;
       if (event.echo) this._setResult("Say something: your voice is played back by this page, without the server.");
     } else if (event.kind === "played" && this._isTesting) {
       this._frames = event.frames;
@@ -38,6 +44,7 @@ export class DiagnosticsPanel {
     } else if (event.kind === "ended" && this._isTesting) {
       this._isTesting = false;
       this._showResult();
+      this._showChecks();
     }
     this._testButton.disabled = phase !== "idle";
   }
@@ -54,28 +61,53 @@ export class DiagnosticsPanel {
     }
   }
 
+  /** One line each: microphone, loudspeaker, network, machine. */
+  async _showChecks() {
+    const roundTripMs = await measureRoundTrip();
+    const [frames, underruns, inputPeak] = [this._frames, this._underruns, this._inputPeak];
+    const rows = checkBeforeCall({ frames, underruns, inputPeak, roundTripMs, health: this._health ?? null });
+    this._results.hidden = false;
+    this._results.replaceChildren(...rows.map(rowOf));
+  }
+
   _setResult(text) {
     document.getElementById("audio-test-result").textContent = text;
   }
 
   _render() {
     if (!this._panel.open) return;
-    const checks = diagnose(this._metrics.diagnosticFacts(this._phase, this._preferences));
-    const rows = checks.map(({ name, state, text }) => {
-      const row = document.createElement("li");
-      row.dataset.state = state;
-      const icon = document.createElement("span");
-      icon.className = "icon";
-      icon.setAttribute("role", "img");
-      icon.setAttribute("aria-label", STATE_LABELS[state]);
-      icon.textContent = ICONS[state];
-      const body = document.createElement("span");
-      const title = document.createElement("strong");
-      title.textContent = name;
-      body.append(title, ` ${text}`);
-      row.append(icon, body);
-      return row;
-    });
-    this._checks.replaceChildren(...rows);
+    const checks = diagnose(this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now()));
+    this._checks.replaceChildren(...checks.map(rowOf));
   }
+}
+
+function rowOf({ name, state, text }) {
+  const row = document.createElement("li");
+  row.dataset.state = state;
+  const icon = document.createElement("span");
+  icon.className = "icon";
+  icon.setAttribute("role", "img");
+  icon.setAttribute("aria-label", STATE_LABELS[state]);
+  icon.textContent = ICONS[state];
+  const body = document.createElement("span");
+  const title = document.createElement("strong");
+  title.textContent = name;
+  body.append(title, ` ${text}`);
+  row.append(icon, body);
+  return row;
+}
+
+/** The shortest of a few requests, in milliseconds; null if the server does not answer. */
+async function measureRoundTrip() {
+  const times = [];
+  try {
+    for (let i = 0; i < ROUND_TRIPS; i += 1) {
+      const startMs = performance.now();
+      await fetch(serverUrl("health/live"), { cache: "no-store" });
+      times.push(performance.now() - startMs);
+    }
+  } catch {
+    return null;
+  }
+  return Math.min(...times);
 }

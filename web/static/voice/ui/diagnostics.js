@@ -23,8 +23,34 @@ export function diagnose(facts) {
   return [checkMicrophone(facts), checkConnection(facts), checkModel(facts), checkAgent(facts), checkSpeaker(facts)];
 }
 
-function checkMicrophone({ contextState, muted, sourceMuted, inputDb }) {
+const LOUD_SHARE = 0.02; // of frames that clip
+
+/**
+ * The condition of the call that the user should be told about, by the keys of CONDITIONS; null if there is none.
+ * `facts`: as for diagnose(), with `liveMs` (since the call is live), `zeroMs` (of pure silence), `wasHeard`,
+ * `clippedShare`, `slowMs` (since the model is too slow).
+ */
+export function conditionOf(facts) {
+  const { phase, muted, sourceMuted, hasMicrophone, asking, liveMs, zeroMs, inputDb, wasHeard } = facts;
+  if (phase !== "live" || facts.contextState !== "running") return null;
+  if (hasMicrophone && !muted && !asking) {
+    if (sourceMuted) return "source_muted";
+    if (zeroMs >= (wasHeard ? 8000 : 3000)) return "no_signal";
+    if (!wasHeard && liveMs >= 12_000 && inputDb !== null && inputDb < QUIET_DB) return "not_heard";
+    if (facts.clippedShare > LOUD_SHARE) return "clipping";
+  }
+  if (facts.slowMs >= 3000) return "server_slow";
+  if (liveMs >= 6000 && facts.upHz < MIN_FRAME_SHARE * FRAME_RATE_HZ) return "device_slow";
+  if (facts.recentUnderruns >= 4) return "gaps";
+  return null;
+}
+
+function checkMicrophone({ contextState, muted, sourceMuted, inputDb, microphoneProblem, hasMicrophone }) {
   const name = "Microphone";
+  if (microphoneProblem) return check(name, "bad", `${microphoneProblem.title}. ${microphoneProblem.text(globalThis.location ?? {})}`);
+  if (hasMicrophone === false && contextState !== null) {
+    return check(name, "warn", "This call has no microphone. Press “Turn on microphone”, or one of the questions.");
+  }
   if (contextState === null || inputDb === null) return check(name, "idle", "Not in use. Start a conversation first.");
   if (contextState !== "running") return check(name, "bad", "The browser has paused audio on this page.");
   if (muted) return check(name, "warn", "You are muted; the agent hears silence.");
@@ -84,4 +110,53 @@ function checkSpeaker({ phase, outputDb, bargingIn, recentUnderruns }) {
     return check(name, "warn", `Playing with gaps: ${gaps} in the last few seconds.`);
   }
   return check(name, "ok", `Playing, peak ${db(outputDb)}. If you hear nothing, check the volume.`);
+}
+
+const TEST_FRAMES = 40; // of about 60 in five seconds
+const SLOW_NETWORK_MS = 80;
+
+/**
+ * Before a call, after five seconds of hearing oneself: `frames` played back with `underruns`, the loudest `inputPeak`
+ * (0 to 1), the `roundTripMs` to the server (null: none), its `health` (null: none). → checks like diagnose().
+ */
+export function checkBeforeCall({ frames, underruns, inputPeak, roundTripMs, health }) {
+  return [
+    checkInputLevel(inputPeak),
+    checkPlayback(frames, underruns),
+    checkNetwork(roundTripMs),
+    checkMachine(health),
+  ];
+}
+
+function checkInputLevel(inputPeak) {
+  const name = "Microphone";
+  const peakDb = 20 * Math.log10(inputPeak);
+  if (inputPeak === 0) return check(name, "bad", "No signal: check its mute switch, or select another one in Settings.");
+  if (peakDb < QUIET_DB) return check(name, "warn", `Very quiet (peak ${db(peakDb)}): speak up, or raise its input level.`);
+  if (inputPeak > 0.99) return check(name, "warn", "Too loud: lower its input level, or move away a little.");
+  return check(name, "ok", `Peak ${db(peakDb)}.`);
+}
+
+function checkPlayback(frames, underruns) {
+  const name = "Loudspeaker";
+  if (frames < TEST_FRAMES) return check(name, "bad", "Almost nothing was played: the browser did not start audio, or is too busy.");
+  if (underruns > 2) return check(name, "warn", `Played with ${underruns} gaps: this device is busy. Close other tabs.`);
+  return check(name, "ok", "Played without gaps. If you heard nothing, check the volume and the selected device.");
+}
+
+function checkNetwork(roundTripMs) {
+  const name = "Network";
+  if (roundTripMs === null) return check(name, "bad", "The server does not answer.");
+  const time = `${Math.max(1, Math.round(roundTripMs))} ms to the server and back`;
+  return roundTripMs > SLOW_NETWORK_MS ? check(name, "warn", `${time}: answers will be late.`) : check(name, "ok", `${time}.`);
+}
+
+function checkMachine(health) {
+  const name = "Machine";
+  if (health?.status !== "ready") return check(name, "bad", "The server is not ready for a conversation.");
+  const { encode, step, decode } = health.metrics ?? {};
+  if (!step?.count) return check(name, "idle", "Not measured yet: nobody has talked since the server started.");
+  const modelMs = (encode?.p50 ?? 0) + step.p50 + (decode?.p50 ?? 0);
+  const time = `${modelMs.toFixed(0)} ms for ${FRAME_MS} ms of audio`;
+  return modelMs > FRAME_MS ? check(name, "bad", `${time}: too slow to talk.`) : check(name, "ok", `${time}.`);
 }

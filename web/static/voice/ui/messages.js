@@ -13,7 +13,7 @@ function localUrl({ protocol, port, pathname }) {
 
 const CURRENT_BROWSERS = "Use a current version of Chrome, Edge, Firefox or Safari.";
 
-/** Problems with audio: {title, text(location)}. */
+/** Problems with audio: {title, text(location)}; `help` topics are in ui/help-dialog.js. */
 export const PROBLEMS = Object.freeze({
   insecure_context: {
     title: "The microphone requires a secure connection",
@@ -31,7 +31,25 @@ export const PROBLEMS = Object.freeze({
   },
   microphone_denied: {
     title: "Microphone access is blocked",
-    text: () => "Allow it for this page in the address bar or in the system's privacy settings, then start again.",
+    text: () =>
+      "Allow it for this page in the address bar or in the system's privacy settings, then start again. " +
+      "Without a microphone you can still press one of the questions.",
+  },
+  microphone_revoked: {
+    title: "Microphone permission was taken back",
+    text: () => "The agent hears silence now. Allow the microphone in the address bar, then stop and start again.",
+  },
+  microphone_rate: {
+    title: "Microphone not supported",
+    text: () => "This browser cannot use its sample rate. Select another microphone in Settings.",
+  },
+  audio_failed: {
+    title: "Audio could not be started",
+    text: () => "Reload the page and try again. If it keeps happening, restart the browser.",
+  },
+  question_failed: {
+    title: "The recording could not be loaded",
+    text: () => "Is the server still running? Reload the page and try again.",
   },
   microphone_missing: {
     title: "No microphone found",
@@ -51,7 +69,7 @@ export const PROBLEMS = Object.freeze({
   },
   audio_suspended: {
     title: "The browser paused audio",
-    text: () => "Press Resume to continue.",
+    text: () => "Press Resume, or anywhere on the page, to continue.",
   },
   output_missing: {
     title: "Speaker disconnected",
@@ -73,11 +91,112 @@ const CLOSE_MESSAGES = Object.freeze({
   internal: "The session failed on the server; see the server log.",
   idle: "Session ended: no audio for too long.",
   unauthorized: "Token required.",
+  origin_refused: "The server refuses this address.",
+  cross_site_refused: "The server refuses this address.",
+  host_refused: "The server does not accept this host name.",
+  too_many_attempts: "Too many wrong tokens from this address.",
+  no_websocket: "The server answers, but the WebSocket connection fails.",
+  bad_gateway: "A proxy answers, but the server behind it does not.",
+  refused: "The server refused the connection.",
   replaced: "This conversation continues in another window.",
   out_of_turn: "Unexpected response from the server. Reload the page.",
   protocol: "The server could not process data from this page. Reload the page.",
   worker_failed: "The connection could not be started. Reload the page.",
   ended: "The server ended the conversation.",
+});
+
+/** What to do about a refusal: {title, text(location)}. */
+export const REFUSALS = Object.freeze({
+  unauthorized: {
+    title: "Token required",
+    text: () => "Open this page with the link you were given; it ends in #token=…. The server prints it when it starts.",
+  },
+  token_wrong: {
+    title: "The token in the link is not valid",
+    text: () => "The server may have been restarted with another one. Use the link it printed last.",
+  },
+  too_many_attempts: {
+    title: "Too many wrong tokens",
+    text: () => "The server ignores this address for a while. Wait a minute, then open the right link.",
+  },
+  origin_refused: {
+    title: "The server refuses this address",
+    text: ({ origin }) =>
+      `It accepts conversations only from its own address, and this page was opened as ${origin}. Open the address ` +
+      "that the server printed. For a tunnel, a forwarded port or a reverse proxy, set server.public_url to this one.",
+  },
+  host_refused: {
+    title: "The server does not accept this host name",
+    text: ({ hostname }) => `Add “${hostname}” to server.allowed_hosts, or open the address that the server printed.`,
+  },
+  no_websocket: {
+    title: "The WebSocket connection fails",
+    text: () =>
+      "Pages load, but live audio does not get through. Something in between, such as a proxy or a browser extension, " +
+      "may block WebSockets.",
+  },
+  bad_gateway: {
+    title: "The server behind the proxy does not answer",
+    text: () => "Is it still running? The page keeps trying.",
+  },
+  full: {
+    title: "All sessions are in use and the queue is full",
+    text: () => "The page tries again by itself. You can leave it open.",
+  },
+  draining: {
+    title: "The server is shutting down",
+    text: () => "It accepts no new conversations. The page tries again by itself.",
+  },
+});
+
+/** Conditions during a call that have a remedy: {tone, title, text(facts), help}. */
+export const CONDITIONS = Object.freeze({
+  no_signal: {
+    tone: "bad",
+    title: "No signal from the microphone",
+    text: () => "It delivers pure silence. Check its mute switch, or select another one in Settings.",
+    help: "microphone",
+  },
+  source_muted: {
+    tone: "bad",
+    title: "The system has muted the microphone",
+    text: () => "Turn it on in the system's settings, or with the key or switch that turned it off.",
+    help: "microphone",
+  },
+  not_heard: {
+    tone: "warn",
+    title: "You have not been heard yet",
+    text: ({ inputDb }) =>
+      `The microphone is very quiet (peak ${Math.round(inputDb)} dB). Speak up, move closer, raise the input level ` +
+      "in the system's settings, or select another microphone.",
+    help: "microphone",
+  },
+  clipping: {
+    tone: "warn",
+    title: "The microphone is too loud",
+    text: () => "Its sound is distorted. Lower the input level in the system's settings, or move away a little.",
+    help: "microphone",
+  },
+  server_slow: {
+    tone: "warn",
+    title: "The server cannot keep up",
+    text: ({ modelMs }) =>
+      `It needs ${Math.round(modelMs)} ms for 80 ms of audio. End other conversations or other work on it, or load a ` +
+      "smaller or quantized model.",
+    help: "speed",
+  },
+  device_slow: {
+    tone: "warn",
+    title: "This device cannot keep up",
+    text: ({ upHz }) => `It sends only ${upHz.toFixed(1)} of 12.5 frames per second. Close other tabs and applications.`,
+    help: "speed",
+  },
+  gaps: {
+    tone: "warn",
+    title: "The agent's voice has gaps",
+    text: () => "The network or the server is late. A cable or a closer access point may help.",
+    help: "speed",
+  },
 });
 
 export function closeMessage(why, message) {
@@ -115,6 +234,8 @@ export function captionsMessage({ state, model, device, loaded, total, message }
       return "Whisper cannot keep up, so some captions are missing. A smaller model is faster.";
     case "not_ready":
       return `Captions not available: ${message}`;
+    case "none_stored":
+      return "Off: no Whisper model is stored in this browser. Choose Whisper here to download one.";
     default:
       return "Captions appear next to the agent's text and are sent to the server.";
   }

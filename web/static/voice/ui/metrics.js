@@ -5,12 +5,15 @@
  */
 
 import { decibels } from "../audio/envelope.js";
+import { PROBLEMS } from "./messages.js";
 import { RollingPercentiles } from "../percentiles.js";
 import { FRAME_MS } from "../units.js";
 
 const RECENT_FRAMES = 5000 / FRAME_MS;
 const TEXT_FRAMES = 15_000 / FRAME_MS;
 const LATENCIES = 250;
+const HEARD_PEAK = 10 ** (-40 / 20);
+const CLIPPED_PEAK = 0.995;
 
 /** The last `size` values of a per-frame measurement. */
 class RecentValues {
@@ -43,6 +46,7 @@ class RecentValues {
 export class Metrics {
   constructor() {
     this.trained = null;
+    this._microphoneProblem = null; // why the last call could not open it
     this.clear();
   }
 
@@ -59,10 +63,17 @@ export class Metrics {
     this.droppedUserFrames = 0;
     this.droppedAgentFrames = 0;
     this._tokens = 0;
+    this._wasHeard = false;
+    this._zeroSinceMs = null;
+    this._slowSinceMs = null;
+    this._liveSinceMs = null;
+    this._hasMicrophone = true;
+    this._asking = false;
     this._resetRecent();
   }
 
   _resetRecent() {
+    this._clipped = new RecentValues(RECENT_FRAMES);
     this._inputs = new RecentValues(RECENT_FRAMES);
     this._outputs = new RecentValues(RECENT_FRAMES);
     this._receivedFrames = new RecentValues(RECENT_FRAMES);
@@ -76,15 +87,28 @@ export class Metrics {
     switch (event.kind) {
       case "opening":
         this.clear();
+        this._microphoneProblem = null;
+        break;
+      case "failed":
+      case "audio_failed":
+        if (event.why.startsWith("microphone")) this._microphoneProblem = PROBLEMS[event.why];
+        break;
+      case "microphone_opened":
+      case "microphone_changed":
+        this._microphoneProblem = null;
+        break;
+      case "asking":
+        this._asking = event.asking;
         break;
       case "ready":
       case "resumed":
       case "continued":
+        this._liveSinceMs = nowMs;
+        this._slowSinceMs = null;
         this._resetRecent();
         break;
       case "captured":
-        this._inputs.add(Math.max(...event.peaks));
-        this._capturedAtMs.add(nowMs);
+        this._onCaptured(event, nowMs);
         break;
       case "played":
         this._onPlayed(event);
@@ -101,12 +125,15 @@ export class Metrics {
         break;
       case "stats":
         this.stats = event;
+        if (this.modelMs !== null && this.modelMs > FRAME_MS) this._slowSinceMs ??= nowMs;
+        else this._slowSinceMs = null;
         break;
       case "connection_stats":
         this.connection = event;
         break;
       case "audio_state":
         this.audio = { ...this.audio, ...event };
+        this._hasMicrophone = this.audio.hasMicrophone ?? true;
         break;
       case "muted":
         this.muted = event.muted;
@@ -119,6 +146,16 @@ export class Metrics {
         break;
       default:
     }
+  }
+
+  _onCaptured(event, nowMs) {
+    const peak = Math.max(...event.peaks);
+    this._inputs.add(peak);
+    this._capturedAtMs.add(nowMs);
+    if (peak > HEARD_PEAK) this._wasHeard = true;
+    this._clipped.add(peak >= CLIPPED_PEAK ? 1 : 0);
+    if (peak === 0) this._zeroSinceMs ??= nowMs;
+    else this._zeroSinceMs = null;
   }
 
   _onPlayed(event) {
@@ -148,7 +185,9 @@ export class Metrics {
   }
 
   /** The input of diagnose(). */
-  diagnosticFacts(phase, { bargeIn }) {
+  diagnosticFacts(phase, { bargeIn }, nowMs = 0) {
+    const since = (startMs) => (startMs === null ? 0 : nowMs - startMs);
+    const clipped = this._clipped.values;
     const span = this._capturedAtMs.values;
     const upHz = span.length < 2 ? 0 : (1000 * (span.length - 1)) / (span.at(-1) - span[0]);
     return {
@@ -162,6 +201,14 @@ export class Metrics {
       paddingShare: this.paddingShare,
       modelMs: this.modelMs,
       outputDb: this._outputs.max === null ? null : decibels(this._outputs.max),
+      microphoneProblem: this._microphoneProblem,
+      hasMicrophone: this._hasMicrophone,
+      asking: this._asking,
+      wasHeard: this._wasHeard,
+      liveMs: since(this._liveSinceMs),
+      zeroMs: since(this._zeroSinceMs),
+      slowMs: since(this._slowSinceMs),
+      clippedShare: clipped.length === 0 ? 0 : clipped.reduce((sum, one) => sum + one, 0) / clipped.length,
       bargingIn: this.speaking && bargeIn !== "off",
       recentUnderruns: this._underruns.increase,
       trained: this.trained,

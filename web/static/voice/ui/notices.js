@@ -1,37 +1,64 @@
 /**
- * Notices at the top of the page: problems and conditions the user should know about, until they are over.
+ * Notices: problems and conditions the user should know about, until they are over or the user closes them.
  *
- * One notice per topic, by key; `tone` is info, warn or bad. Neighbour: messages.js.
+ * They have a place of their own and move nothing else. One notice per topic, by key; `tone` is info, warn or bad.
+ * Neighbours: messages.js has the words, help-dialog.js the longer advice.
  */
 
-import { PROBLEMS, droppedMessage } from "./messages.js";
+import { conditionOf } from "./diagnostics.js";
+import { CONDITIONS, PROBLEMS, REFUSALS, droppedMessage } from "./messages.js";
 
-const DROPPED_NOTICE_MS = 6000;
+const BRIEF_MS = 6000;
+const ERROR_MS = 12_000;
+const SPEED = new Set(["server_slow", "device_slow", "gaps"]);
+const CAPTION_CAUSES = Object.freeze({
+  missing: "Whisper is not installed on this server: run “make vendor” there, then restart it.",
+  unreachable:
+    "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
+    "this browser needs none.",
+  storage: "There is not enough browser storage. Delete a model on the Transcribe page, or choose a smaller one.",
+});
 
 export class Notices {
-  constructor({ resume }) {
+  /** `resume()`: resume audio; `help(topic)`: open the help; `facts()`: what diagnose() gets. */
+  constructor({ resume, help, facts }) {
     this._root = document.getElementById("notices");
     this._resume = resume;
+    this._help = help;
+    this._facts = facts;
     this._shown = new Map(); // by key
+    this._closed = new Map(); // by key: the title of the notice that the user closed
     if (!globalThis.isSecureContext) this._showProblem("audio", "insecure_context");
     else if (globalThis.AudioWorkletNode === undefined) this._showProblem("audio", "no_audio_worklet");
   }
 
-  onEvent(event) {
+  onEvent(event, phase) {
     switch (event.kind) {
       case "health":
-        this._onHealth(event.health);
+        this._onHealth(event.health, phase);
+        return;
+      case "token_refused":
+        this._showRefusal("token", event.why);
         return;
       case "opening":
-        this._hide("audio");
-        this._hide("server");
+        for (const key of ["audio", "server", "refusal", "output"]) this._hide(key);
+        this._closed.clear();
         return;
       case "failed":
       case "audio_failed":
         this._showProblem("audio", event.why);
         return;
+      case "microphone_opened":
+        this._hide("audio");
+        return;
+      case "microphone_changed":
+        this._hide("audio");
+        this._onMicrophoneChanged(event);
+        return;
       case "output_missing":
-        this._showProblem("output", "output_missing");
+        this._show("output", "warn", PROBLEMS.output_missing.title, PROBLEMS.output_missing.text(), {
+          durationMs: BRIEF_MS,
+        });
         return;
       case "audio_state":
         if (event.state === "suspended" || event.state === "interrupted") this._showSuspended();
@@ -40,7 +67,7 @@ export class Notices {
       case "error":
         if (event.code === "not_resumed") return; // the transcript shows that a new conversation started
         if (event.code === "prompt_refused") return; // shown with the voice and the role
-        this._show("server", "warn", "Server error", `${event.message}.`);
+        this._show("server", "warn", "Server error", `${event.message}.`, { durationMs: ERROR_MS });
         return;
       case "recording":
         this._onServerRecording(event);
@@ -49,38 +76,75 @@ export class Notices {
         this._show("server", "warn", "The server is shutting down", "The conversation ends after this utterance.");
         return;
       case "dropped":
-        this._show("dropped", "warn", "Audio dropped", droppedMessage(event), DROPPED_NOTICE_MS);
+        this._show("dropped", "warn", "Audio dropped", droppedMessage(event), { durationMs: BRIEF_MS, help: "speed" });
         return;
       case "vad":
         this._onVad(event);
         return;
+      case "captions":
+        this._onCaptions(event);
+        return;
+      case "connection_stats":
+        this._onConditions();
+        return;
       case "lost": // the call status shows why, and when the page reconnects
+        for (const key of ["server", "condition"]) this._hide(key);
+        if (event.why in REFUSALS) this._showRefusal("refusal", event.why);
+        return;
       case "ready":
       case "resumed":
+        for (const key of ["server", "suspended", "refusal", "condition"]) this._hide(key);
+        return;
       case "ended":
-        this._hide("server");
-        this._hide("suspended");
+        for (const key of ["server", "suspended", "refusal", "condition", "dropped", "replay", "output"]) {
+          this._hide(key);
+        }
+        if (event.why in REFUSALS) this._showRefusal("refusal", event.why);
         return;
       default:
     }
   }
 
-  _onHealth(health) {
-    if (health?.status === "unauthorized") {
-      const text = "Open this page with the link you were given; it ends in #token=….";
-      this._show("health", "bad", "Token required", text);
-    } else if (health === null) {
-      this._show("health", "bad", "Cannot reach the server", "Is it still running? The page keeps trying.");
-    } else if (health.status === "not_ready") {
+  _onHealth(health, phase) {
+    if (health?.status === "unauthorized") this._showRefusal("health", "unauthorized");
+    else if (health?.status === "refused") {
+      const why = health.code in REFUSALS ? health.code : "bad_gateway";
+      this._showRefusal("health", why);
+    } else if (health === null && phase !== "live") {
+      const text = "Is it still running? The page keeps trying.";
+      this._show("health", "bad", "Cannot reach the server", text, { help: "server" });
+    } else if (health?.status === "not_ready") {
       this._show("health", "info", "Loading models", "You can start as soon as they are loaded.");
     } else this._hide("health");
+    if (health?.status === "ready") this._hide("token");
     if (health?.model?.trained === false) {
       const text = "Its weights are random, so the output is noise.";
-      this._show("untrained", "info", "Untrained model", text);
+      this._show("untrained", "info", "Untrained model", text, { help: "model" });
     } else if (health?.model) this._hide("untrained");
     const advice = health?.capacity?.advice;
-    if (advice) this._show("capacity", "warn", "Too slow for a live conversation", advice);
+    if (advice) this._show("capacity", "warn", "Too slow for a live conversation", advice, { help: "speed" });
     else this._hide("capacity");
+  }
+
+  /** Once a second during a call: what is wrong at the moment, with its remedy. */
+  _onConditions() {
+    const facts = this._facts();
+    const condition = conditionOf(facts);
+    const isTold = condition === "gaps" && this._shown.has("dropped"); // the same, in other words
+    if (condition === null || isTold) {
+      this._hide("condition");
+      this._closed.delete("condition");
+      return;
+    }
+    const { tone, title, text, help } = CONDITIONS[condition];
+    // Figures change every second; the words stay as they were until the condition changes.
+    if (this._shown.get("condition")?.title === title) return;
+    this._show("condition", tone, title, text(facts), { help: SPEED.has(condition) ? "speed" : help });
+  }
+
+  _onMicrophoneChanged({ label, why }) {
+    const cause = why === "lost" ? "The other one was disconnected." : "The selected one is not connected.";
+    this._show("microphone", "info", `Using ${label || "another microphone"}`, cause, { durationMs: BRIEF_MS });
   }
 
   _onServerRecording({ on, name }) {
@@ -95,42 +159,62 @@ export class Notices {
     }
     const text =
       why === "missing"
-        ? "Its files are not installed. Run “python -m web.vendor” on the server, then restart it."
-        : "Its files could not be loaded in this browser.";
-    this._show("vad", "warn", "Voice activity detection is not available", text);
+        ? "Its files are not installed. Run “python -m web.vendor” on the server, then restart it. Until then, the level decides."
+        : "Its files could not be loaded in this browser. The level decides instead.";
+    this._show("vad", "warn", "The speech detection model is not available", text);
+  }
+
+  _onCaptions({ state, why, message }) {
+    if (state === "not_ready") {
+      const text = CAPTION_CAUSES[why] ?? `${message} Choose another model in Settings.`;
+      this._show("captions", "warn", "Your words are not shown", text, { help: "captions" });
+    } else if (state === "behind") {
+      const text = "Whisper cannot keep up. A smaller model is faster; choose one in Settings.";
+      this._show("captions", "warn", "Some of your words are missing", text, { durationMs: BRIEF_MS });
+    } else this._hide("captions");
   }
 
   _showProblem(key, why) {
     const { title, text } = PROBLEMS[why];
-    this._show(key, "bad", title, text(location));
+    this._show(key, "bad", title, text(location), { help: why.startsWith("output") ? "speaker" : "microphone" });
+  }
+
+  _showRefusal(key, why) {
+    const { title, text } = REFUSALS[why];
+    this._show(key, why === "full" || why === "draining" ? "warn" : "bad", title, text(location), { help: "server" });
   }
 
   _showSuspended() {
     const { title, text } = PROBLEMS.audio_suspended;
-    const box = this._show("suspended", "warn", title, text());
-    const button = document.createElement("button");
-    button.type = "button";
-    button.textContent = "Resume";
-    button.addEventListener("click", this._resume);
-    box.append(button);
+    this._show("suspended", "warn", title, text(), { action: { label: "Resume", run: this._resume } });
   }
 
-  _show(key, tone, title, text, durationMs) {
+  _show(key, tone, title, text, { durationMs, help, action } = {}) {
     const shown = this._shown.get(key);
-    if (shown?.title === title && shown.text === text && durationMs === undefined) return shown.box;
+    if (shown?.title === title && shown.text === text && durationMs === undefined) return;
+    if (this._closed.get(key) === title) return; // the user has read it
     this._hide(key);
     const box = document.createElement("div");
     box.className = `notice ${tone}`;
     box.dataset.key = key;
+    const words = document.createElement("p");
     const strong = document.createElement("strong");
     strong.textContent = title;
     const body = document.createElement("span");
     body.textContent = text;
-    box.append(strong, " ", body);
+    words.append(strong, " ", body);
+    box.append(words);
+    if (action !== undefined) box.append(button(action.label, action.run));
+    if (help !== undefined) box.append(button("Help", () => this._help(help), `Help: ${title}`));
+    const close = button("✕", () => {
+      this._closed.set(key, title);
+      this._hide(key);
+    }, `Close: ${title}`);
+    close.className = "close";
+    box.append(close);
     this._root.append(box);
     const timer = durationMs === undefined ? null : setTimeout(() => this._hide(key), durationMs);
     this._shown.set(key, { box, title, text, timer });
-    return box;
   }
 
   _hide(key) {
@@ -140,4 +224,13 @@ export class Notices {
     shown.box.remove();
     this._shown.delete(key);
   }
+}
+
+function button(label, run, name) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = label;
+  if (name !== undefined) made.setAttribute("aria-label", name);
+  made.addEventListener("click", run);
+  return made;
 }

@@ -1,13 +1,15 @@
 /** Recording controls: the user starts and stops a recording, and saves or discards it. */
 
 import { Recorder, formatDuration } from "../audio/recorder.js";
+import { saveFile, timestamp } from "./files.js";
 
 export class Recording {
+  /** `record(on)`: start or stop copying the audio. */
   constructor({ record }) {
     this._record = record;
     this._recorder = null;
     this._running = false;
-    this._title = document.title;
+    this._isSaved = false;
     this._button = document.getElementById("record");
     this._time = document.getElementById("record-time");
     this._savePanel = document.getElementById("recording");
@@ -24,7 +26,12 @@ export class Recording {
     else if (event.kind === "text" && event.final) this._addText("Agent", event.text);
     else if (event.kind === "user_text" && event.final) this._addText("You", event.text);
     else if (event.kind === "ended" && this._running) this._stop();
-    this._button.disabled = !this._running && (phase === "idle" || phase === "closing");
+    this._button.disabled = !this._running && phase !== "live";
+  }
+
+  /** Whether a recording is running, or was not saved. */
+  get isUnsaved() {
+    return this._running || (this._recorder !== null && !this._recorder.isEmpty && !this._isSaved);
   }
 
   _onClick(id, action) {
@@ -34,6 +41,7 @@ export class Recording {
   _start() {
     this._discard();
     this._recorder = new Recorder();
+    this._isSaved = false;
     this._running = true;
     this._record(true);
     this._show();
@@ -65,7 +73,6 @@ export class Recording {
     this._button.setAttribute("aria-pressed", String(this._running));
     this._time.textContent = this._running ? "0:00" : "";
     document.documentElement.dataset.recording = String(this._running);
-    document.title = this._running ? "● Recording · packet-voice" : this._title;
     const hasRecording = !this._running && this._recorder !== null && !this._recorder.isEmpty;
     this._savePanel.hidden = !hasRecording;
     if (!hasRecording) return;
@@ -73,11 +80,7 @@ export class Recording {
   }
 
   _save(blob, suffix) {
-    const link = document.createElement("a");
-    const url = URL.createObjectURL(blob);
-    link.href = url;
-    link.download = `conversation-${new Date().toISOString().slice(0, 19).replaceAll(":", "-")}.${suffix}`;
-    link.click();
-    setTimeout(() => URL.revokeObjectURL(url), 60_000); // the download starts after this task
+    saveFile(blob, `conversation-${timestamp()}.${suffix}`);
+    if (suffix === "wav") this._isSaved = true;
   }
 }

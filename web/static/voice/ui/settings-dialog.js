@@ -7,13 +7,13 @@ import { isLocalRecognitionAvailable } from "../captions/browser-captions.js";
 import { captionsMessage } from "./messages.js";
 
 const SAMPLING_FIELDS = ["temperature", "topK", "textTemperature", "textTopK", "seed"];
-const CHECKBOXES = ["echoCancellation", "noiseSuppression", "autoGainControl", "vad", "shortcuts"];
-const SELECTS = ["bargeIn", "captions", "captionsModel"];
+const CHECKBOXES = ["echoCancellation", "noiseSuppression", "autoGainControl", "shortcuts"];
+const SELECTS = ["bargeIn", "captions", "captionsModel", "talkMode", "vad"];
 const VAD_STATES = Object.freeze({
   on: "Active.",
-  off: "Runs in this browser.",
-  loading: "Loading…",
-  not_ready: "Not available on this server.",
+  off: "",
+  loading: "Loading the model…",
+  not_ready: "The model is not available on this server; the level decides.",
 });
 const MICROPHONE_SETTINGS = new Set(["deviceId", "echoCancellation", "noiseSuppression", "autoGainControl"]);
 
@@ -27,6 +27,11 @@ export class SettingsDialog {
     this._captionsState = document.getElementById("captions-state");
     this._fill();
     this._form.addEventListener("change", (event) => this._onFieldChange(event.target));
+    this._field("volume").addEventListener("input", () => {
+      this._preferences.volume = this._field("volume").valueAsNumber / 100;
+      this._showVolume();
+      this._onChange("volume");
+    });
     this._form.addEventListener("submit", (event) => event.preventDefault());
     document.getElementById("open-settings").addEventListener("click", () => this._open());
     document.getElementById("close-settings").addEventListener("click", () => this._dialog.close());
@@ -60,6 +65,9 @@ export class SettingsDialog {
       ...MODELS.map((model) => new Option(modelTitle(model), model.name)),
     );
     for (const name of SELECTS) this._field(name).value = this._preferences[name];
+    this._field("volume").value = 100 * this._preferences.volume;
+    this._showVolume();
+    this._showBargeIn();
     if (this._field("captionsModel").selectedIndex < 0) this._field("captionsModel").selectedIndex = 0;
     for (const name of SAMPLING_FIELDS) this._field(name).value = this._preferences.sampling[name] ?? "";
   }
@@ -70,7 +78,9 @@ export class SettingsDialog {
       this._onSamplingChange();
       return;
     }
-    this._preferences[name] = field.type === "checkbox" ? field.checked : field.value;
+    if (name === "volume") this._preferences.volume = field.valueAsNumber / 100;
+    else this._preferences[name] = field.type === "checkbox" ? field.checked : field.value;
+    this._showBargeIn();
     this._onChange(MICROPHONE_SETTINGS.has(name) ? "microphone" : name);
   }
 
@@ -89,12 +99,16 @@ export class SettingsDialog {
   }
 
   _showVad(state) {
-    if (state === "not_ready") {
-      this._field("vad").checked = false;
-      this._preferences.vad = false;
-      this._onChange("vad-unavailable");
-    }
     this._vadState.textContent = VAD_STATES[state];
+  }
+
+  /** What the agent does when you speak needs a way to notice it. */
+  _showBargeIn() {
+    this._field("bargeIn").disabled = this._preferences.vad === "off";
+  }
+
+  _showVolume() {
+    document.getElementById("volume-value").textContent = `${this._field("volume").value} %`;
   }
 
   async _listDevices() {

@@ -9,13 +9,6 @@ import { Chart } from "./chart.js";
 
 const NONE = "–";
 const MIC_TO_SPEAKER_MS = 200;
-const STATES = Object.freeze({
-  ready: "Ready",
-  not_ready: "Loading",
-  draining: "Shutting down",
-  unauthorized: "Token required",
-  unreachable: "Offline",
-});
 const MODEL_LIMITS = [BUDGET_MS, FRAME_MS];
 
 const ms = (value) => (value === null || value === undefined ? NONE : `${value.toFixed(value < 10 ? 1 : 0)} ms`);
@@ -55,7 +48,6 @@ export class StatsPanel {
         break;
       case "health":
         this._health = event.health?.metrics === undefined ? null : event.health;
-        this._state = event.health?.status ?? "unreachable";
         this._updateHeader();
         this._render(phase);
         break;
@@ -77,14 +69,14 @@ export class StatsPanel {
     this._charts.buffer.add(played?.bufferMs ?? null);
   }
 
-  /** The model's name and the server's state, in the page header. */
+  /** The model's name, in the page header. */
   _updateHeader() {
     const chip = document.getElementById("model");
     const model = this._health?.model;
-    chip.textContent = model ? model.name : "";
-    chip.hidden = !model;
-    document.getElementById("server").dataset.state = this._state;
-    document.getElementById("server-label").textContent = STATES[this._state];
+    if (!model) return; // offline, the model is still the last one known
+    chip.textContent = model.name;
+    chip.title = `Model: ${model.name}`;
+    chip.hidden = false;
   }
 
   _render(phase) {
@@ -117,7 +109,7 @@ export class StatsPanel {
     set("dropped-down", count(connection === null ? null : this._metrics.droppedAgentFrames));
     set("send-queue", connection === null ? NONE : formatSendQueue(connection));
     set("captions", connection?.captions?.sent ? formatCaptions(connection.captions) : NONE);
-    set("sessions", formatSessions(stats, this._health));
+    set("sessions", formatSessions(phase === "live" ? stats : null, this._health));
     set("server-queues", formatQueues(this._health));
     set("server-status", formatHealth(this._health));
   }
@@ -161,6 +153,6 @@ function formatQueues(health) {
 
 function formatHealth(health) {
   if (health === null) return "offline";
-  const { status, clients, metrics } = health;
-  return `${status.replace("_", " ")}, ${clients} connected, ${metrics.overBudget} steps over budget`;
+  const { status, metrics } = health;
+  return `${status.replace("_", " ")}, ${metrics.overBudget} steps over budget`;
 }

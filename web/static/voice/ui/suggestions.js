@@ -1,19 +1,29 @@
 /**
  * What the user can say to the model: shown until the first text of a call, and again after it.
  *
+ * A question with a recording is a button that asks it; others are text.
+ *
  * The suggestions come from the server, which reads them from the model's config.json; they are inserted as text,
  * never as markup. Without suggestions nothing is shown.
  */
 
+import { recordingOf } from "../questions.js";
+
 export class Suggestions {
-  constructor() {
+  /** `ask(question, url)`: play the recording of a question to the model. */
+  constructor({ ask }) {
+    this._ask = ask;
     this._section = document.getElementById("suggestions");
     this._key = "";
     this._hasText = false;
   }
 
-  onEvent(event, phase) {
+  onEvent(event, phase, facts) {
+    this._isNeeded = facts?.withoutMicrophone === true;
     switch (event.kind) {
+      case "microphone_opened":
+      case "ready":
+        break;
       case "health":
         if (event.health?.model) this._show(event.health.model); // absent while the model is loading
         break;
@@ -33,8 +43,13 @@ export class Suggestions {
       default:
         return;
     }
+    this._update(phase);
+  }
+
+  /** Without a microphone the questions stay: they are the way to go on. */
+  _update(phase) {
     const isEmpty = this._section.childElementCount === 0;
-    this._section.hidden = isEmpty || (this._hasText && phase !== "idle");
+    this._section.hidden = isEmpty || (this._hasText && phase !== "idle" && !this._isNeeded);
   }
 
   _show({ about, suggestions }) {
@@ -43,19 +58,33 @@ export class Suggestions {
     this._key = key;
     this._section.replaceChildren(
       ...(about ? [element("p", about)] : []),
-      ...(suggestions?.length > 0 ? suggestionList(suggestions) : []),
+      ...(suggestions?.length > 0 ? this._list(suggestions) : []),
     );
   }
-}
 
-function suggestionList(suggestions) {
-  const title = element("h2", "Try asking:");
-  title.id = "suggestions-title";
-  const list = document.createElement("ul");
-  list.setAttribute("role", "list"); // Safari drops the role of a list without bullets
-  list.setAttribute("aria-labelledby", title.id);
-  list.append(...suggestions.map((suggestion) => element("li", `“${suggestion}”`)));
-  return [title, list];
+  _list(suggestions) {
+    const title = element("h2", "Try asking:");
+    title.id = "suggestions-title";
+    const list = document.createElement("ul");
+    list.setAttribute("role", "list"); // Safari drops the role of a list without bullets
+    list.setAttribute("aria-labelledby", title.id);
+    list.append(...suggestions.map((suggestion) => this._item(suggestion)));
+    const isAnyRecorded = suggestions.some((suggestion) => recordingOf(suggestion) !== null);
+    const hint = isAnyRecorded ? [element("small", "Say it, or press it to play a recording to the agent.")] : [];
+    return [title, list, ...hint];
+  }
+
+  _item(suggestion) {
+    const url = recordingOf(suggestion);
+    if (url === null) return element("li", `“${suggestion}”`);
+    const item = document.createElement("li");
+    const button = element("button", `“${suggestion}”`);
+    button.type = "button";
+    button.className = "pill ask";
+    button.addEventListener("click", () => this._ask(suggestion, url));
+    item.append(button);
+    return item;
+  }
 }
 
 function element(name, text) {

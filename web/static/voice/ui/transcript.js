@@ -1,105 +1,157 @@
 /**
- * The transcript: one line per utterance of the agent and of the user, updated while it grows.
+ * The transcript on the page: the lines of transcript-log.js, and buttons to copy and save them.
  *
- * A partial text replaces the previous one. Text from the model is inserted as text, never as markup.
+ * Text from the model is inserted as text, never as markup.
  */
 
 import { formatDuration } from "../audio/recorder.js";
+import { sentenceCase } from "../transcript-log.js";
+import { copyText, saveFile, timestamp } from "./files.js";
 
 const MAX_LINES = 500;
+const AUDIBLE_RMS = 0.01;
 
 export class Transcript {
-  constructor() {
-    this._list = document.getElementById("lines");
-    this._empty = document.getElementById("lines-empty");
-    this._note = document.getElementById("lines-note");
-    this._open = { agent: null, user: null };
-    this._startedMs = null; // when this conversation started
+  constructor(log) {
+    const get = (id) => document.getElementById(id);
+    this._log = log;
+    this._list = get("lines");
+    this._empty = get("lines-empty");
+    this._note = get("lines-note");
+    this._status = get("transcript-status");
+    this._shown = new Map(); // elements by line
     this._wasInterrupted = false;
+    this._hasStarted = false;
+    this._agentRms = 0;
+    this._savedLength = 0; // of the text that was saved or copied last
+    this._buttons = ["copy-lines", "save-lines-txt", "save-lines-json"].map(get);
+    get("copy-lines").addEventListener("click", () => this._copy());
+    get("save-lines-txt").addEventListener("click", () => this._save(this._log.text(), "text/plain", "txt"));
+    const json = () => `${JSON.stringify(this._log.toJSON(), null, 2)}\n`;
+    get("save-lines-json").addEventListener("click", () => this._save(json(), "application/json", "json"));
+    this._render();
   }
 
-  onEvent(event) {
+  /** Whether the transcript contains something that was neither copied nor saved. */
+  get isUnsaved() {
+    return !this._log.isEmpty && this._log.text().length !== this._savedLength;
+  }
+
+  onEvent(event, phase) {
+    const nowMs = performance.now();
     switch (event.kind) {
       case "connection_established":
         this._note.hidden = event.model.text !== "ids";
         this._list.dataset.text = event.model.text;
+        this._log.model = event.model.name;
+        return;
+      case "played":
+        this._agentRms = event.rms;
+        return;
+      case "speaking":
+        if (phase === "live") this._log.speaking(event.speaking, nowMs, this._agentRms > AUDIBLE_RMS);
         return;
       case "text":
-        this._update("agent", event);
-        return;
+        this._log.agentText(event, nowMs);
+        break;
       case "user_text":
-        this._update("user", event);
-        return;
+        this._log.userText(event, nowMs);
+        break;
       case "ready":
-        this._close("agent");
-        if (this._wasInterrupted) this._addDivider("New conversation: the previous one could not be resumed.");
-        this._startedMs ??= performance.now();
-        this._wasInterrupted = false;
-        return;
+        this._onReady(nowMs);
+        break;
       case "resumed":
         this._wasInterrupted = false;
         return;
       case "lost":
-        this._wasInterrupted = this._startedMs !== null; // open lines stay open: after a resume the utterance continues
+        this._wasInterrupted = this._hasStarted; // open lines stay open: after a resume the utterance continues
         return;
       case "opening":
-        this._startedMs = null;
-        if (!event.echo && this._list.childElementCount > 0) this._addDivider("New conversation");
+        this._hasStarted = false;
         return;
       case "ended":
       case "failed":
         this._wasInterrupted = false;
-        this._close("agent");
-        this._close("user");
-        return;
+        this._log.close("agent");
+        this._log.close("user");
+        break;
       default:
+        return;
+    }
+    this._render();
+  }
+
+  _onReady(nowMs) {
+    if (this._wasInterrupted) this._log.restart("New conversation: the previous one could not be resumed.");
+    else if (!this._hasStarted) this._log.start(nowMs, Date.now());
+    this._hasStarted = true;
+    this._wasInterrupted = false;
+  }
+
+  /** Bring the list up to date with the log. */
+  _render() {
+    const wasAtEnd = this._list.scrollHeight - this._list.clientHeight - this._list.scrollTop < 120;
+    const { lines } = this._log;
+    for (const [line, element] of this._shown) {
+      if (lines.includes(line)) continue;
+      element.remove();
+      this._shown.delete(line);
+    }
+    for (const line of lines.slice(-MAX_LINES)) this._show(line);
+    while (this._list.childElementCount > MAX_LINES) this._list.firstElementChild.remove();
+    this._empty.hidden = lines.length > 0;
+    for (const button of this._buttons) button.disabled = this._log.isEmpty;
+    if (wasAtEnd) this._list.scrollTop = this._list.scrollHeight; // unless the reader has scrolled up
+  }
+
+  _show(line) {
+    const element = this._shown.get(line) ?? this._add(line);
+    if (line.divider !== undefined) return;
+    element.classList.toggle("open", !line.final);
+    element.classList.toggle("interrupted", line.interrupted);
+    const body = element.lastElementChild;
+    const text = this._list.dataset.text === "ids" ? line.text : sentenceCase(line.text);
+    if (body.firstChild?.data !== text) body.replaceChildren(text);
+    if (line.interrupted && body.childElementCount === 0) {
+      const mark = document.createElement("small");
+      mark.textContent = " – interrupted";
+      body.append(mark);
     }
   }
 
-  _update(who, { text, final }) {
-    if (text === "" && this._open[who] === null) return;
-    this._open[who] ??= this._addLine(who);
-    const body = this._open[who].lastElementChild;
-    body.textContent = text;
-    if (text === "") this._open[who].remove(); // the utterance turned out to be empty
-    if (final || text === "") this._close(who);
-    this._scrollToEnd();
+  _add(line) {
+    const element = document.createElement("li");
+    if (line.divider === undefined) {
+      element.className = `line ${line.who}`;
+      const name = document.createElement("span");
+      name.className = "who";
+      name.textContent = `${line.who === "agent" ? "Agent" : "You"} · ${formatDuration(line.atMs)}`;
+      element.append(name, document.createElement("p"));
+    } else {
+      element.className = "divider";
+      element.textContent = line.divider;
+    }
+    this._shown.set(line, element);
+    this._list.append(element);
+    return element;
   }
 
-  _close(who) {
-    this._open[who]?.classList.remove("open");
-    this._open[who] = null;
+  async _copy() {
+    const text = this._log.text();
+    const isCopied = await copyText(text);
+    if (isCopied) this._savedLength = text.length;
+    this._announce(isCopied ? "Copied." : "The browser did not allow copying. Save the transcript instead.");
   }
 
-  _addLine(who) {
-    const line = document.createElement("li");
-    line.className = `line ${who} open`;
-    const name = document.createElement("span");
-    name.className = "who";
-    name.textContent = `${who === "agent" ? "Agent" : "You"} · ${formatDuration(performance.now() - this._startedMs)}`;
-    const body = document.createElement("p");
-    line.append(name, body);
-    this._append(line);
-    return line;
+  _save(content, type, suffix) {
+    saveFile(new Blob([content], { type: `${type};charset=utf-8` }), `conversation-${timestamp()}.${suffix}`);
+    this._savedLength = this._log.text().length;
+    this._announce("Saved.");
   }
 
-  _addDivider(text) {
-    const line = document.createElement("li");
-    line.className = "divider";
-    line.textContent = text;
-    this._append(line);
-  }
-
-  _append(line) {
-    this._empty.hidden = true;
-    this._list.append(line);
-    while (this._list.childElementCount > MAX_LINES) this._list.firstElementChild.remove();
-    this._scrollToEnd();
-  }
-
-  /** Scroll to the newest line, unless the reader has scrolled up. */
-  _scrollToEnd() {
-    const { scrollTop, clientHeight, scrollHeight } = this._list;
-    if (scrollHeight - clientHeight - scrollTop < 120) this._list.scrollTop = scrollHeight;
+  _announce(text) {
+    this._status.textContent = text;
+    clearTimeout(this._timer);
+    this._timer = setTimeout(() => (this._status.textContent = ""), 4000);
   }
 }

@@ -13,6 +13,7 @@ const GAP_PX = 2;
 const HISTORY_BARS = 600;
 const LOUDEST_DB = 0;
 const QUIETEST_DB = -60;
+const PHASE_EVENTS = new Set(["closing", "failed", "ended"]); // the microphone is closed, and the page shows it
 
 class Waveform {
   constructor(who) {
@@ -69,11 +70,14 @@ export class Waveforms {
     matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this._redraw());
   }
 
-  onEvent(event) {
+  onEvent(event, phase) {
     if (event.kind === "speaking") this._card.dataset.speaking = String(event.speaking);
-    if (event.kind === "captured") this._user.add(event, event.muted);
+    const isOver = phase === "idle" || phase === "closing"; // reports of the last frames may still arrive
+    if (event.kind === "opening" || (isOver && PHASE_EVENTS.has(event.kind))) {
+      [this._user, this._agent].forEach((voice) => voice.clear());
+    } else if (isOver) return;
+    else if (event.kind === "captured") this._user.add(event, event.muted);
     else if (event.kind === "played") this._agent.add(event, false);
-    else if (event.kind === "opening") [this._user, this._agent].forEach((voice) => voice.clear());
     else return;
     this._scheduleDraw();
   }

@@ -1,11 +1,12 @@
 /**
- * Voice activity detection for the call, in a worker.
+ * Voice activity detection for the call, in a worker: by level, or by a model.
  *
  * The model and its runtime are vendored files at `assets`; if they are missing or fail to load, the worker reports
- * `not_ready` and does nothing else.
+ * `not_ready` and continues by level.
  */
 
 import { Resampler } from "../audio/resampler.js";
+import { LevelDetector } from "./level-detector.js";
 import { SileroVad, SAMPLE_RATE_HZ } from "./silero.js";
 import { SpeechGate } from "./speech-gate.js";
 import { RATE_HZ } from "../units.js";
@@ -46,7 +47,7 @@ async function run() {
   busy = false;
 }
 
-async function open({ assets, frames }) {
+async function open({ detector, assets, frames }) {
   running = true;
   frames.onmessage = ({ data: { samples } }) => {
     if (!running || vad === null) return;
@@ -54,6 +55,16 @@ async function open({ assets, frames }) {
     if (queue.length > MAX_QUEUED_FRAMES) queue.shift();
     run();
   };
+  await use(detector, assets);
+}
+
+/** Change the detector; until a model is loaded, and if it cannot be, detection is by level. */
+async function use(detector, assets) {
+  vad = new LevelDetector(RATE_HZ);
+  if (detector !== "silero") {
+    postMessage({ kind: "vad", state: "on" });
+    return;
+  }
   if (assets.runtime === null || assets.model === null) {
     postMessage({ kind: "vad", state: "not_ready", why: "missing" });
     return;
@@ -76,6 +87,7 @@ function pause() {
 
 onmessage = ({ data }) => {
   if (data.kind === "open") open(data);
+  else if (data.kind === "use") use(data.detector, data.assets);
   else if (data.kind === "pause") pause();
   else {
     running = true;

@@ -1,7 +1,7 @@
 /**
  * Voice activity detection, the page's side: starts the worker and reports its state.
  *
- * Optional: without the vendored files the call works, just without VAD.
+ * By level, which needs nothing, or by the Silero model, whose files are optional: without them it is by level.
  */
 
 import { vendored } from "../../asr/model/vendored.js";
@@ -19,21 +19,23 @@ export class Vad {
     this._worker = null;
   }
 
-  setEnabled(enabled) {
-    if (enabled) this.start();
-    else this.stop();
-  }
-
-  start() {
+  /** `detector`: off, level or silero. */
+  use(detector) {
+    if (detector === "off") {
+      this.stop();
+      return;
+    }
+    const { runtime, vad: model } = vendored();
+    const assets = { runtime, model };
     if (this._worker !== null) {
       this._worker.postMessage({ kind: "resume" });
+      this._worker.postMessage({ kind: "use", detector, assets });
       return;
     }
     this._worker = new Worker(new URL("./vad-worker.js", import.meta.url), { type: "module" });
     this._worker.onmessage = ({ data }) => this._onMessage(data);
     this._worker.onerror = () => this._onMessage({ kind: "vad", state: "not_ready", why: "failed" });
-    const { runtime, vad: model } = vendored();
-    this._worker.postMessage({ kind: "open", assets: { runtime, model }, frames: this._port }, [this._port]);
+    this._worker.postMessage({ kind: "open", detector, assets, frames: this._port }, [this._port]);
   }
 
   stop() {
@@ -52,7 +54,7 @@ export class Vad {
       this._onSpeaking(message.speaking);
       return;
     }
-    this._setPortEnabled(message.state === "on");
+    this._setPortEnabled(message.state !== "off");
     this._onEvent(message);
   }
 }

@@ -1,0 +1,267 @@
+import { HistoryStore } from "voice/history-store.js";
+import { findRefusal } from "voice/protocol/refusal.js";
+import { recordingOf } from "voice/questions.js";
+import { describeState } from "voice/state.js";
+import { TranscriptLog, sentenceCase } from "voice/transcript-log.js";
+import { Metrics } from "voice/ui/metrics.js";
+import { CONDITIONS, REFUSALS, closeMessage } from "voice/ui/messages.js";
+import { checkBeforeCall, conditionOf, diagnose } from "voice/ui/diagnostics.js";
+import { equal, ok, test } from "./harness.js";
+
+const READY = Object.freeze({ status: "ready", lanes: { room: 2, queued: 0 } });
+const FULL = Object.freeze({ status: "ready", lanes: { room: 0, queued: 0 } });
+const label = (facts) => describeState(facts).server.label;
+
+test("with every session in use the server is not called ready, and the message says what a press does", () => {
+  equal(label({ phase: "idle", health: READY }), "Ready");
+  equal(label({ phase: "idle", health: FULL }), "Full");
+  ok(describeState({ phase: "idle", health: FULL }).message.includes("queue"), "the queue is not mentioned");
+});
+
+test("a call whose server is silent does not say that it listens", () => {
+  const live = describeState({ phase: "live", health: READY, stalled: false });
+  const stalled = describeState({ phase: "live", health: null, stalled: true });
+  equal([live.server.label, live.message], ["Connected", "Listening. Just talk."]);
+  equal([stalled.server.label, stalled.title], ["Not responding", "Not responding · packet-voice"]);
+  ok(!stalled.message.includes("Listening"), stalled.message);
+});
+
+test("a server that is gone is offline in every phase without a conversation", () => {
+  for (const phase of ["idle", "connecting", "lost"]) equal(label({ phase, health: null }), "Offline", phase);
+  equal(label({ phase: "lost", health: READY }), "Reconnecting");
+});
+
+test("the title and the icon show the state", () => {
+  const shown = (facts) => [describeState(facts).title, describeState(facts).icon];
+  equal(shown({ phase: "live", health: READY }), ["● Live · packet-voice", "live"]);
+  equal(shown({ phase: "live", health: READY, muted: true }), ["Muted · packet-voice", "waiting"]);
+  equal(shown({ phase: "queued", health: FULL, position: 2 }), ["Queue: 2 · packet-voice", "waiting"]);
+  equal(shown({ phase: "idle", health: READY }), ["Talk · packet-voice", "idle"]);
+  equal(shown({ phase: "idle", health: null }), ["Offline · packet-voice", "off"]);
+});
+
+const texts = (log) => log.lines.map(({ who, text, interrupted }) => [who, text, interrupted]);
+
+function conversation() {
+  const log = new TranscriptLog();
+  log.start(0, Date.UTC(2026, 0, 1));
+  return log;
+}
+
+test("two answers in one utterance are two lines", () => {
+  const log = conversation();
+  log.agentText({ text: "three plus", final: false }, 1000);
+  log.agentText({ text: "three plus four is seven", final: false }, 1200);
+  log.speaking(true, 2300);
+  log.speaking(false, 2800);
+  log.agentText({ text: "three plus four is seven i am fine", final: false }, 3200);
+  log.agentText({ text: "three plus four is seven i am fine thank you", final: true }, 3400);
+  equal(texts(log), [["agent", "three plus four is seven", false], ["agent", "i am fine thank you", false]]);
+});
+
+test("an answer that the user cuts short is marked as interrupted", () => {
+  const log = conversation();
+  log.agentText({ text: "nine minus twelve", final: false }, 1000);
+  log.speaking(true, 1200, true);
+  log.speaking(false, 2000);
+  log.agentText({ text: "nine minus twelve", final: true }, 2300);
+  equal(texts(log), [["agent", "nine minus twelve", true]]);
+  ok(log.text().includes("Nine minus twelve … (interrupted)"), log.text());
+});
+
+test("an agent that goes on while the user agrees is not interrupted", () => {
+  const log = conversation();
+  for (let i = 0; i < 5; i += 1) {
+    log.agentText({ text: "and so on ".repeat(i + 1), final: false }, 1000 + 200 * i);
+    if (i === 1) log.speaking(true, 1250, true);
+    if (i === 2) log.speaking(false, 1450);
+  }
+  log.agentText({ text: "and so on ".repeat(5), final: true }, 1900);
+  equal(texts(log), [["agent", "and so on ".repeat(5).trim(), false]]);
+});
+
+test("an empty utterance leaves no line", () => {
+  const log = conversation();
+  log.userText({ text: "hm", final: false }, 10);
+  log.userText({ text: "", final: true }, 20);
+  equal([log.lines.length, log.isEmpty], [0, true]);
+});
+
+test("sentences begin with a capital, and nothing else is changed", () => {
+  equal(sentenceCase("i am fine. and you? élan"), "I am fine. And you? Élan");
+  equal(sentenceCase("3.5 is a number"), "3.5 is a number");
+});
+
+test("the transcript as TXT and JSON contains both sides", () => {
+  const log = conversation();
+  log.model = "tiny";
+  log.userText({ text: "who are you", final: true }, 2000);
+  log.agentText({ text: "i am a model", final: true }, 3000);
+  ok(log.text().includes("0:02  You: Who are you\n0:03  Agent: I am a model\n"), log.text());
+  equal(log.toJSON().lines, [
+    { atS: 2, who: "user", text: "who are you", interrupted: false },
+    { atS: 3, who: "agent", text: "i am a model", interrupted: false },
+  ]);
+});
+
+const CALL = Object.freeze({
+  phase: "live",
+  contextState: "running",
+  hasMicrophone: true,
+  inputDb: -20,
+  wasHeard: true,
+  liveMs: 20_000,
+  zeroMs: 0,
+  slowMs: 0,
+  clippedShare: 0,
+  upHz: 12.5,
+  recentUnderruns: 0,
+  modelMs: 20,
+});
+
+test("a healthy call has no condition to tell", () => equal(conditionOf(CALL), null));
+
+const CONDITION_CASES = [
+  ["no_signal", { zeroMs: 4000, wasHeard: false, inputDb: -120 }],
+  ["no_signal", { zeroMs: 9000 }],
+  ["not_heard", { wasHeard: false, inputDb: -70 }],
+  ["source_muted", { sourceMuted: true }],
+  ["clipping", { clippedShare: 0.1 }],
+  ["server_slow", { slowMs: 4000, modelMs: 120 }],
+  ["device_slow", { upHz: 6 }],
+  ["gaps", { recentUnderruns: 6 }],
+];
+for (const [condition, facts] of CONDITION_CASES) {
+  test(`${condition} is told with a remedy: ${JSON.stringify(facts)}`, () => {
+    equal(conditionOf({ ...CALL, ...facts }), condition);
+    ok(CONDITIONS[condition].text({ ...CALL, ...facts }).length > 20, "no remedy");
+  });
+}
+
+test("a user who is muted, or asks by a recording, is not told that the microphone is dead", () => {
+  for (const facts of [{ muted: true }, { hasMicrophone: false }, { asking: true }, { phase: "queued" }]) {
+    equal(conditionOf({ ...CALL, zeroMs: 9000, ...facts }), null, JSON.stringify(facts));
+  }
+});
+
+test("pure zeros, a quiet microphone and a slow server are noticed by the metrics", () => {
+  const metrics = new Metrics();
+  const factsAt = (ms) => metrics.diagnosticFacts("live", { bargeIn: "off" }, ms);
+  metrics.onEvent({ kind: "opening" }, 0);
+  metrics.onEvent({ kind: "audio_state", state: "running", hasMicrophone: true }, 0);
+  metrics.onEvent({ kind: "ready" }, 0);
+  for (let ms = 0; ms < 4000; ms += 80) metrics.onEvent({ kind: "captured", peaks: [0], rms: 0 }, ms);
+  equal(conditionOf(factsAt(4000)), "no_signal");
+  for (let ms = 4000; ms < 14_000; ms += 80) metrics.onEvent({ kind: "captured", peaks: [0.0005], rms: 0.0002 }, ms);
+  equal(conditionOf(factsAt(14_000)), "not_heard");
+  metrics.onEvent({ kind: "captured", peaks: [0.3], rms: 0.1 }, 14_080);
+  equal(conditionOf(factsAt(14_080)), null);
+  metrics.onEvent({ kind: "stats", encodeMs: 10, stepMs: 90, decodeMs: 10 }, 15_000);
+  equal(conditionOf(factsAt(19_000)), "server_slow");
+});
+
+test("after a denied microphone the diagnosis says so", () => {
+  const metrics = new Metrics();
+  metrics.onEvent({ kind: "opening" }, 0);
+  metrics.onEvent({ kind: "failed", why: "microphone_denied" }, 0);
+  const [microphone] = diagnose(metrics.diagnosticFacts("idle", { bargeIn: "off" }, 10));
+  equal(microphone.state, "bad");
+  ok(microphone.text.includes("blocked"), microphone.text);
+});
+
+const GOOD = Object.freeze({
+  frames: 60,
+  underruns: 0,
+  inputPeak: 0.2,
+  roundTripMs: 3,
+  health: { status: "ready", metrics: { step: { count: 9, p50: 20 } } },
+});
+const BEFORE_CALL = [
+  [{}, ["ok", "ok", "ok", "ok"]],
+  [{ inputPeak: 0 }, ["bad", "ok", "ok", "ok"]],
+  [{ inputPeak: 0.0004 }, ["warn", "ok", "ok", "ok"]],
+  [{ frames: 3 }, ["ok", "bad", "ok", "ok"]],
+  [{ underruns: 5 }, ["ok", "warn", "ok", "ok"]],
+  [{ roundTripMs: 200 }, ["ok", "ok", "warn", "ok"]],
+  [{ roundTripMs: null, health: null }, ["ok", "ok", "bad", "bad"]],
+  [{ health: { status: "ready", metrics: { step: { count: 9, p50: 99 } } } }, ["ok", "ok", "ok", "bad"]],
+];
+for (const [facts, states] of BEFORE_CALL) {
+  test(`before a call, each link has one line: ${JSON.stringify(facts)}`, () => {
+    equal(checkBeforeCall({ ...GOOD, ...facts }).map(({ state }) => state), states);
+  });
+}
+
+const answering = (status, body) => async () => new Response(body === undefined ? "" : JSON.stringify(body), { status });
+
+const REFUSED = [
+  [401, "unauthorized", true],
+  [403, "origin_refused", true],
+  [403, "cross_site_refused", true],
+  [421, "host_refused", true],
+  [429, "too_many_attempts", false],
+  [503, "draining", false],
+];
+for (const [status, code, isPermanent] of REFUSED) {
+  test(`a refusal with ${code} is told as such`, async () => {
+    const ask = answering(status, { error: { code, message: "…", retryAfterMs: 7 } });
+    const refusal = await findRefusal("wss://host:1/ws?resume=x", ask);
+    equal([refusal.why, refusal.isPermanent, refusal.retryAfterMs], [code, isPermanent, 7]);
+    ok(!closeMessage(code).startsWith("Disconnected"), "no words for it");
+    ok(code in REFUSALS || code === "cross_site_refused", "no remedy");
+  });
+}
+
+test("a server that is gone, a proxy without WebSockets and one without a server are told apart", async () => {
+  const gone = async () => {
+    throw new TypeError("failed to fetch");
+  };
+  equal((await findRefusal("ws://host/ws", gone)).why, "unreachable");
+  equal((await findRefusal("ws://host/ws", answering(405, { error: { code: "method_not_allowed" } }))).why, "no_websocket");
+  equal((await findRefusal("ws://host/ws", answering(502))).why, "bad_gateway");
+});
+
+test("the probe of a refusal never contains the resume token", async () => {
+  const asked = [];
+  await findRefusal("wss://host/ws?resume=secret", async (url) => {
+    asked.push(url);
+    return new Response("", { status: 405 });
+  });
+  equal(asked, ["https://host/ws"]);
+});
+
+function memoryStorage(limit = Infinity) {
+  const stored = new Map();
+  return {
+    getItem: (key) => stored.get(key) ?? null,
+    setItem(key, value) {
+      if (value.length > limit) throw new DOMException("full", "QuotaExceededError");
+      stored.set(key, value);
+    },
+    removeItem: (key) => stored.delete(key),
+  };
+}
+
+test("past conversations are newest first, replaced by their id, and deletable", () => {
+  const store = new HistoryStore(memoryStorage());
+  equal(store.list(), []);
+  store.save("a", { lines: [{ text: "one" }] });
+  store.save("b", { lines: [{ text: "two" }] });
+  store.save("a", { lines: [{ text: "one" }, { text: "more" }] });
+  equal(store.list().map(({ id, lines }) => [id, lines.length]), [["a", 2], ["b", 1]]);
+  store.delete("a");
+  equal(store.list().map(({ id }) => id), ["b"]);
+  store.clear();
+  equal(store.list(), []);
+});
+
+test("when storage is full the oldest conversations make room", () => {
+  const store = new HistoryStore(memoryStorage(400));
+  for (let i = 0; i < 9; i += 1) store.save(String(i), { lines: [{ text: "word ".repeat(10) }] });
+  ok(store.list().length < 9 && store.list()[0].id === "8", JSON.stringify(store.list()));
+});
+
+test("a question has a recording whatever its case and punctuation; others have none", () => {
+  ok(recordingOf("What is three plus four?")?.endsWith("/questions/what-is-three-plus-four.wav"), "not found");
+  equal([recordingOf("what is five"), recordingOf("")], [null, null]);
+});

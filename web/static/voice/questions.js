@@ -1,0 +1,19 @@
+/**
+ * Recordings of questions, so that somebody without a microphone can ask them: synthesized speech, made by
+ * tests/support/browser/questions.py.
+ */
+
+const FOLDER = new URL("./questions/", import.meta.url);
+const RECORDED = Object.freeze([
+  "what is three plus four",
+  "how much is nine minus twelve",
+  "who are you",
+  "what can you do",
+  "how are you",
+]);
+
+/** The URL of the recording of `question`; null if there is none. */
+export function recordingOf(question) {
+  const plain = question.toLowerCase().replace(/[^a-z ]/g, "").trim();
+  return RECORDED.includes(plain) ? new URL(`${plain.replaceAll(" ", "-")}.wav`, FOLDER).href : null;
+}

@@ -1,0 +1,106 @@
+/**
+ * The state of the page, described once: the header, the call status, the title and the icon all show this.
+ *
+ * Pure: what is known in, words out. `facts`: {phase, health, stalled, muted, recording, position}; `health`: the
+ * last answer of /health, null if there was none, undefined before the first.
+ */
+
+const SERVER_LABELS = Object.freeze({
+  waiting: "Connecting…",
+  ready: "Ready",
+  full: "Full",
+  not_ready: "Loading",
+  draining: "Shutting down",
+  unauthorized: "Token required",
+  refused: "Refused",
+  unreachable: "Offline",
+  busy: "Waiting",
+  connected: "Connected",
+  reconnecting: "Reconnecting",
+  stalled: "Not responding",
+});
+
+const IDLE_MESSAGES = Object.freeze({
+  waiting: "Connecting to the server…",
+  ready: "Press to start. The agent listens while it speaks.",
+  full: "All sessions are in use. Press to wait in the queue.",
+  not_ready: "The models are still loading. You can start when the server is ready.",
+  draining: "The server is shutting down and accepts no new conversations.",
+  unauthorized: "This server requires a token.",
+  refused: "The server refuses this page.",
+  unreachable: "The server is not reachable.",
+});
+
+/** The server's state for a new conversation, from its /health. */
+export function serverState(health) {
+  if (health === undefined) return "waiting";
+  if (health === null) return "unreachable";
+  if (health.status !== "ready") return health.status in IDLE_MESSAGES ? health.status : "not_ready";
+  const { room, queued } = health.lanes;
+  return room === 0 || queued > 0 ? "full" : "ready";
+}
+
+/** {server: {state, label}, message, title, icon}; `message` is null where the event at hand says more. */
+export function describeState(facts) {
+  const state = stateOf(facts);
+  return {
+    server: { state, label: SERVER_LABELS[state] },
+    message: messageOf(facts, state),
+    title: titleOf(facts, state),
+    icon: iconOf(facts, state),
+  };
+}
+
+function stateOf({ phase, health, stalled }) {
+  switch (phase) {
+    case "live":
+      return stalled ? "stalled" : "connected";
+    case "queued":
+    case "paused":
+      return "busy";
+    case "connecting":
+      return health === null ? "unreachable" : "waiting";
+    case "lost":
+      return health === null ? "unreachable" : "reconnecting";
+    default:
+      return serverState(health);
+  }
+}
+
+function messageOf({ phase, stalled, muted, withoutMicrophone, pushToTalk }, state) {
+  if (phase === "idle") return IDLE_MESSAGES[state];
+  if (phase !== "live") return null;
+  if (stalled) return "No response from the server. Waiting…";
+  if (withoutMicrophone) return "Connected without a microphone. Press a question to ask it.";
+  if (muted && pushToTalk) return "Hold the Talk button or the space bar to speak.";
+  if (muted) return "You are muted.";
+  return "Listening. Just talk.";
+}
+
+function titleOf({ phase, recording, muted, position, name = "Talk" }, state) {
+  const what = () => {
+    switch (phase) {
+      case "live":
+        if (state === "stalled") return "Not responding";
+        return recording ? "● Recording" : muted ? "Muted" : "● Live";
+      case "queued":
+        return `Queue: ${position}`;
+      case "paused":
+        return "Paused";
+      case "lost":
+        return "Reconnecting…";
+      case "opening":
+      case "connecting":
+        return "Connecting…";
+      default:
+        return state === "ready" || state === "waiting" ? name : SERVER_LABELS[state];
+    }
+  };
+  return `${what()} · packet-voice`;
+}
+
+function iconOf({ phase, muted }, state) {
+  if (phase === "live" && state === "connected") return muted ? "waiting" : "live";
+  if (phase !== "idle") return "waiting";
+  return state === "unreachable" || state === "refused" || state === "unauthorized" ? "off" : "idle";
+}

@@ -1,0 +1,143 @@
+/**
+ * The transcript as data: one line per answer of the agent and per utterance of the user, and its export.
+ *
+ * A partial text replaces the previous one. The server closes an utterance after about a second of silence, so two
+ * quick answers can be one utterance: a line also ends where the user spoke in between. A pause alone ends none: it
+ * may be the network's.
+ * No clock and no page: times are passed in. Neighbour: ui/transcript.js shows it.
+ */
+
+import { formatDuration } from "./audio/recorder.js";
+
+const ANSWER_GAP_MS = 400; // words of one answer follow each other faster
+const TALKING_MS = 1000; // the agent is talking if its text grew within this time
+const NAMES = Object.freeze({ agent: "Agent", user: "You" });
+
+export class TranscriptLog {
+  constructor() {
+    this.lines = []; // {who, text, atMs, final, interrupted}, or {divider}
+    this.startedAt = null; // epoch milliseconds of the first conversation
+    this.model = null;
+    this._startedMs = null; // of the current conversation, on the clock of `nowMs`
+    this._open = { agent: null, user: null };
+    this._utterance = ""; // the agent's, so far
+    this._shown = 0; // characters of it that earlier lines contain
+    this._grewMs = -Infinity;
+    this._turn = null; // {wasTalking, isOver}: the user spoke since the agent's text last grew
+  }
+
+  get isEmpty() {
+    return !this.lines.some(({ text }) => text);
+  }
+
+  /** A conversation starts; the first one needs no divider. */
+  start(nowMs, epochMs, divider = "New conversation") {
+    if (this.lines.length > 0) this._divide(divider);
+    this.startedAt ??= epochMs;
+    this._startedMs = nowMs;
+  }
+
+  /** The session could not be resumed: what follows is a new one. */
+  restart(divider) {
+    this.close("agent");
+    this._divide(divider);
+  }
+
+  /** The agent's utterance so far, or its final text. */
+  agentText({ text, final }, nowMs) {
+    const grew = text.length > this._utterance.length;
+    if (grew && this._open.agent !== null && this._isNewAnswer(nowMs)) {
+      this._open.agent.interrupted = this._turn?.wasTalking ?? false;
+      this._close("agent");
+      this._shown = this._utterance.length;
+    }
+    if (grew) {
+      this._grewMs = nowMs;
+      if (this._turn?.isOver) this._turn = null;
+    }
+    this._utterance = text;
+    if (text.length < this._shown) this._shown = 0;
+    this._update("agent", text.slice(this._shown).trim(), nowMs);
+    if (!final) return;
+    if (this._turn?.wasTalking && this._open.agent !== null) this._open.agent.interrupted = true;
+    this.close("agent");
+  }
+
+  userText({ text, final }, nowMs) {
+    this._update("user", text.trim(), nowMs);
+    if (final || text.trim() === "") this._close("user");
+  }
+
+  /** The user started or stopped speaking; `isAudible`: whether the agent's audio is being played. */
+  speaking(speaking, nowMs, isAudible = false) {
+    if (!speaking) {
+      if (this._turn !== null) this._turn.isOver = true;
+      return;
+    }
+    if (this._open.agent === null) return;
+    const wasTalking = isAudible || nowMs - this._grewMs < TALKING_MS;
+    this._turn = { wasTalking: wasTalking || (this._turn?.wasTalking ?? false), isOver: false };
+  }
+
+  /** The open line of one side is final as it is. */
+  close(who) {
+    if (who === "agent") {
+      this._utterance = "";
+      this._shown = 0;
+      this._turn = null;
+    }
+    this._close(who);
+  }
+
+  /** As plain text: one line each, with its time. */
+  text() {
+    const head = `Conversation of ${new Date(this.startedAt ?? 0).toLocaleString()}${this.model ? `, model ${this.model}` : ""}\n\n`;
+    const line = ({ divider, who, text, atMs, interrupted }) =>
+      divider !== undefined
+        ? `--- ${divider} ---\n`
+        : `${formatDuration(atMs)}  ${NAMES[who]}: ${sentenceCase(text)}${interrupted ? " … (interrupted)" : ""}\n`;
+    return head + this.lines.map(line).join("");
+  }
+
+  /** For JSON: times in seconds from the start of each conversation. */
+  toJSON() {
+    const line = ({ divider, who, text, atMs, interrupted }) =>
+      divider !== undefined ? { divider } : { atS: Math.round(atMs) / 1000, who, text, interrupted };
+    return {
+      startedAt: this.startedAt === null ? null : new Date(this.startedAt).toISOString(),
+      model: this.model,
+      lines: this.lines.map(line),
+    };
+  }
+
+  _isNewAnswer(nowMs) {
+    return this._turn?.isOver === true && nowMs - this._grewMs >= ANSWER_GAP_MS;
+  }
+
+  _update(who, text, nowMs) {
+    if (text === "" && this._open[who] === null) return;
+    if (this._open[who] === null) {
+      const line = { who, text, atMs: Math.max(0, nowMs - (this._startedMs ?? nowMs)), final: false, interrupted: false };
+      this._open[who] = line;
+      this.lines.push(line);
+    }
+    this._open[who].text = text;
+    if (text === "") this.lines.splice(this.lines.indexOf(this._open[who]), 1); // it turned out to be empty
+  }
+
+  _close(who) {
+    if (this._open[who] !== null) this._open[who].final = true;
+    this._open[who] = null;
+  }
+
+  _divide(divider) {
+    this.close("agent");
+    this.close("user");
+    this.lines.push({ divider });
+  }
+}
+
+/** The text with a capital at the start of each sentence. */
+export function sentenceCase(text) {
+  return text.replace(/(^|[.!?]\s+)(\p{Ll})/gu, (_, before, letter) => before + letter.toUpperCase());
+}
