@@ -16,7 +16,7 @@ from pipeline.booted import boot
 from pipeline.config import read_config
 from pipeline.offline import Trace, converse
 from pipeline.stages.chain import Chain, open_chain
-from pipeline.train.trial import Question, ask
+from pipeline.train.evaluation.trial import Question, ask
 from pipeline.values import GREEDY, Pcm, Sampling
 
 ROOT = Path(__file__).parent.parent

@@ -20,17 +20,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from pipeline.train import device as machine
-from pipeline.train.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
-from pipeline.train.bank import read_shards
-from pipeline.train.checkpoints import CODEC, DECODER, take
-from pipeline.train.command import run
-from pipeline.train.journal import Journal, add_run_arguments
-from pipeline.train.losses import SpectralLoss
 from pipeline.train.networks.adversary import Judged
+from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
+from pipeline.train.networks.losses import SpectralLoss
 from pipeline.train.networks.mimi import Coded, MimiNetwork
-from pipeline.train.recordings import SOUNDS_PER_FRAME, Recordings, phoneme_table
-from pipeline.train.windows import DECODING, WHOLE, Batch, Windows
+from pipeline.train.recordings.bank import read_shards
+from pipeline.train.recordings.gathered import SOUNDS_PER_FRAME, Recordings, phoneme_table
+from pipeline.train.recordings.windows import DECODING, WHOLE, Batch, Windows
+from pipeline.train.runs import device as machine
+from pipeline.train.runs.checkpoints import CODEC, DECODER, take
+from pipeline.train.runs.command import run
+from pipeline.train.runs.journal import Journal, add_run_arguments
 
 _FREE_STEPS: Final = 300  # before anything is quantized: centroids are then put where features are
 _WEIGHTS: Final = {

@@ -19,17 +19,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.train import device as machine
-from pipeline.train.acoustics import chance, from_db, in_a_room, noisy, uniform
-from pipeline.train.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
-from pipeline.train.bank import read_shards
-from pipeline.train.checkpoints import codec_of, fingerprint
-from pipeline.train.command import run
+from pipeline.train.acoustics.rooms import chance, from_db, in_a_room, noisy, uniform
+from pipeline.train.conversation.phrases import understood_words
+from pipeline.train.conversation.sessions import Session, by_frame, compose, results_by_frame
+from pipeline.train.conversation.speakers import Agent, Codes, Speech, agent_codes, agent_of, tracks
+from pipeline.train.conversation.vocabulary import PADDING, word_numbers
+from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.mimi import MimiNetwork
-from pipeline.train.phrases import understood_words
-from pipeline.train.sessions import Session, by_frame, compose, results_by_frame
-from pipeline.train.speakers import Agent, Codes, Speech, agent_codes, agent_of, tracks
-from pipeline.train.vocabulary import PADDING, word_numbers
+from pipeline.train.recordings.bank import read_shards
+from pipeline.train.runs import device as machine
+from pipeline.train.runs.checkpoints import codec_of, fingerprint
+from pipeline.train.runs.command import run
 
 SESSION_FRAMES: Final = 300
 FILE_SESSIONS: Final = 128

@@ -24,10 +24,10 @@ from pipeline.booted import Booted, boot
 from pipeline.commands import run_command
 from pipeline.config import parse_source, read_config
 from pipeline.stages.chain import open_chain
-from pipeline.train.bank import Shard, read_shard
 from pipeline.train.corpus import AGENT_SHARD
-from pipeline.train.measures import Sentences, log_mel_distance_db, stoi
-from pipeline.train.trial import Job, Outcome, Question, say_nothing, several
+from pipeline.train.evaluation.measures import Sentences, log_mel_distance_db, stoi
+from pipeline.train.evaluation.trial import Job, Outcome, Question, say_nothing, several
+from pipeline.train.recordings.bank import Shard, read_shard
 from pipeline.values import GREEDY
 
 TURNS: Final = 4  # questions a session

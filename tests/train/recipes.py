@@ -4,13 +4,13 @@ import json
 
 import numpy as np
 
-from pipeline.train.aligned import aligned
-from pipeline.train.architecture import RECIPE
-from pipeline.train.bank import write_shard
-from pipeline.train.phrases import Exchange, draw
-from pipeline.train.spoken import Sound, Spoken
-from pipeline.train.vocabulary import train_tokenizer
-from pipeline.train.voices import Voice
+from pipeline.train.conversation.phrases import Exchange, draw
+from pipeline.train.conversation.vocabulary import train_tokenizer
+from pipeline.train.networks.architecture import RECIPE
+from pipeline.train.recordings.bank import write_shard
+from pipeline.train.synthesizers.aligned import aligned
+from pipeline.train.synthesizers.spoken import Sound, Spoken
+from pipeline.train.synthesizers.voices import Voice
 
 WORD_SAMPLES = 4000
 

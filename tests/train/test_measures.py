@@ -6,10 +6,10 @@ import trio
 from recipes import spoken
 
 from pipeline.booted import boot
-from pipeline.train import trial
 from pipeline.train.evaluate import row
-from pipeline.train.measures import Sentences, log_mel_distance_db, spoken_from, stoi
-from pipeline.train.trial import Outcome, Question, noise
+from pipeline.train.evaluation import trial
+from pipeline.train.evaluation.measures import Sentences, log_mel_distance_db, spoken_from, stoi
+from pipeline.train.evaluation.trial import Outcome, Question, noise
 
 RNG = np.random.default_rng(4)
 TEXTS = ["three plus four is seven", "three plus five is eight", "i did not understand", "hello"]

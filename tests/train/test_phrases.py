@@ -6,8 +6,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.train import phrases
-from pipeline.train.phrases import (
+from pipeline.train.conversation import phrases
+from pipeline.train.conversation.phrases import (
     LARGEST_OPERAND,
     agent_words,
     answers,
@@ -16,7 +16,7 @@ from pipeline.train.phrases import (
     held_out_pairs,
     in_words,
 )
-from pipeline.train.voices import draw_user
+from pipeline.train.synthesizers.voices import draw_user
 
 SEEDS = st.integers(0, 2**32 - 1)
 KINDS = ("sum", "difference", "greeting", "wellbeing", "name", "ability", "thanks", "goodbye")

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from recipes import small_corpus
 
-from pipeline.train.bank import read_shard
-from pipeline.train.phrases import in_words
-from pipeline.train.sessions import NO_RESULT, by_frame, compose, hesitation, results_by_frame
+from pipeline.train.conversation.phrases import in_words
+from pipeline.train.conversation.sessions import NO_RESULT, by_frame, compose, hesitation, results_by_frame
+from pipeline.train.recordings.bank import read_shard
 from pipeline.units import FRAME_SAMPLES
 
 FRAMES = 300

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.train.architecture import MimiSizes
+from pipeline.train.networks.architecture import MimiSizes
 from pipeline.train.networks.attention import CodecTransformer
 from pipeline.train.networks.convolution import Decoder, Doubling, Encoder, Halving, settle
 from pipeline.train.networks.quantizer import ResidualQuantizer

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.train.architecture import MoshiSizes, TransformerSizes
+from pipeline.train.networks.architecture import MoshiSizes, TransformerSizes
 from pipeline.train.networks.attention import (
     RmsNorm,
     SelfAttention,

@@ -13,10 +13,10 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.train.bank import Shard, Utterance
+from pipeline.train.conversation.sessions import Session
 from pipeline.train.networks.mimi import MimiNetwork
-from pipeline.train.recordings import Recordings, phoneme_table
-from pipeline.train.sessions import Session
+from pipeline.train.recordings.bank import Shard, Utterance
+from pipeline.train.recordings.gathered import Recordings, phoneme_table
 from pipeline.units import FRAME_SAMPLES
 
 _LEAD_FRAMES: Final = 12  # of silence before an answer that is encoded

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.train.architecture import MoshiSizes
-from pipeline.train.phrases import LARGEST_OPERAND, arithmetic_answer, held_out_pairs
+from pipeline.train.conversation.phrases import LARGEST_OPERAND, arithmetic_answer, held_out_pairs
+from pipeline.train.networks.architecture import MoshiSizes
 
 _STEPS: Final = 64
 _SUMS: Final = 2  # in a row

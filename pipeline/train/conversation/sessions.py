@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.train.bank import Utterance
+from pipeline.train.recordings.bank import Utterance
 from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
 _WAITS: Final = (4, 5, 6, 7)  # frames after the one in which the user ended

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from pipeline.errors import StartupError
-from pipeline.train.architecture import MimiSizes, MoshiSizes
+from pipeline.train.networks.architecture import MimiSizes, MoshiSizes
 from pipeline.train.networks.mimi import MimiNetwork
 from pipeline.train.networks.moshi import MoshiNetwork
 

@@ -6,8 +6,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from pipeline.train.acoustics import in_a_room, noisy
-from pipeline.train.recordings import SOUNDS_PER_FRAME, Recordings
+from pipeline.train.acoustics.rooms import in_a_room, noisy
+from pipeline.train.recordings.gathered import SOUNDS_PER_FRAME, Recordings
 from pipeline.units import FRAME_SAMPLES
 
 _SILENT_SHARE: Final = 0.08

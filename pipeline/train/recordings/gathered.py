@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.train.bank import SOUND_SAMPLES, Shard
-from pipeline.train.spoken import SILENCE
+from pipeline.train.recordings.bank import SOUND_SAMPLES, Shard
+from pipeline.train.synthesizers.spoken import SILENCE
 from pipeline.units import FRAME_SAMPLES
 
 SOUNDS_PER_FRAME: Final = FRAME_SAMPLES // SOUND_SAMPLES

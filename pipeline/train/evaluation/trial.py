@@ -14,7 +14,7 @@ import trio
 from pipeline.talking.client import Audience, converse
 from pipeline.talking.report import Report
 from pipeline.talking.speech import Speech, now_ns, paced
-from pipeline.train.measures import spoken_from
+from pipeline.train.evaluation.measures import spoken_from
 from pipeline.units import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 

@@ -5,8 +5,8 @@ from typing import Final
 
 import sentencepiece
 
-from pipeline.train.bank import CorpusError
-from pipeline.train.phrases import agent_words, answers
+from pipeline.train.conversation.phrases import agent_words, answers
+from pipeline.train.recordings.bank import CorpusError
 
 FILE: Final = "tokenizer.model"
 PADDING: Final = 3

@@ -15,9 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import StartupError
-from pipeline.train.phrases import Exchange
-from pipeline.train.spoken import SILENCE, Sound, Spoken
-from pipeline.train.voices import Voice
+from pipeline.train.conversation.phrases import Exchange
+from pipeline.train.synthesizers.spoken import SILENCE, Sound, Spoken
+from pipeline.train.synthesizers.voices import Voice
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 
