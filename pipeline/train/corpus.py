@@ -20,8 +20,9 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.train.conversation.phrases import Exchange, Split, answers, draw
+from pipeline.train.conversation.phrases import Exchange, answers, draw
 from pipeline.train.conversation.vocabulary import train_tokenizer
+from pipeline.train.conversation.wording import Split
 from pipeline.train.recordings.bank import write_shard
 from pipeline.train.runs.command import run
 from pipeline.train.synthesizers.aligned import aligned

