@@ -6,6 +6,7 @@
 # make soak     press on a server until something gives: ARGS="--sessions 12 --minutes 30", "--ramp 40", …
 # make bench    per-stage times, memory and lanes on CONFIG
 # make bench-peers  the same frames through this project and its peers, in environments of their own (large download)
+# make evaluate  ask CONFIG what it was never trained on, in voices it never heard, and let Whisper judge
 # make vendor   fetch the pages' third-party files with the npm client; make setup does, where npm is installed
 # make install  the packet-voice command and a service of this user's, which need no checkout (docs/installation.md)
 # make image-steps  the steps of the container image, done in a root of its own without a container engine
@@ -84,9 +85,13 @@ bench: dev
 bench-peers: dev
 	PYTHONPATH=tests $(BIN)/python -m peers $(ARGS)
 
+# Half a minute of the formant synthesizer, and once a quarter of an hour or more of the neural ones.
+evaluate: export PACKET_VOICE_TRAIN_CACHE ?= build/train
 evaluate: dev
-	$(BIN)/python -m pipeline.train.corpus --out build/train/corpus --utterances 0
-	$(BIN)/python -m pipeline.train.evaluate --corpus build/train/corpus --config $(CONFIG) $(ARGS)
+	$(INSTALL) --editable ".[voices,judge]"
+	$(BIN)/python -m pipeline.train.corpus --out $(PACKET_VOICE_TRAIN_CACHE)/corpus --utterances 0
+	$(BIN)/python -m pipeline.train.record --part exams
+	$(BIN)/python -m pipeline.train.evaluate --config $(CONFIG) $(ARGS)
 
 vendor: $(VENV)/.setup
 	$(BIN)/python -m web.vendor

@@ -1,0 +1,112 @@
+"""What an evaluation asks: recordings of held-out voices, under one condition after another."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+
+from pipeline.train.conversation.phrases import plain
+from pipeline.train.conversation.sessions import pauses
+from pipeline.train.evaluation.trial import Question
+from pipeline.train.recordings.bank import Shard, Utterance, read_shard
+from pipeline.units import SAMPLE_RATE_HZ
+from pipeline.values import Pcm
+
+Aside = Literal["backchannel", "stop"]
+FORMANT: Final = "espeak"
+_ASIDE_S: Final = 1.1  # after the end of a question: the agent has begun, and has not finished
+_SHORTEST_S: Final = 1.6  # of an answer that may be talked into
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One row of the table: which recordings, how much noise, a pause inside, a word during the answer."""
+
+    name: str
+    shard: str
+    snr_db: float | None = None
+    pause_s: float = 0.0
+    aside: Aside | None = None
+
+
+CONDITIONS: Final = (
+    Condition("sums", "exam-sums"),
+    Condition("other questions", "exam-talk"),
+    Condition("unseen pairs", "exam-pairs"),
+    Condition("unseen phrasings", "exam-phrasings"),
+    Condition("noise 20 dB below", "exam-sums", snr_db=20),
+    Condition("noise 10 dB below", "exam-sums", snr_db=10),
+    Condition("a pause of 1 s inside", "exam-sums", pause_s=1.0),
+    Condition('"um" inside', "exam-fillers"),
+    Condition("a number corrected", "exam-corrections"),
+    Condition("outside its domain", "exam-refusals"),
+    Condition('"okay" during the answer', "exam-sums", aside="backchannel"),
+    Condition('"stop" during the answer', "exam-sums", aside="stop"),
+    Condition("formant voices, all held out", "held-out-all"),
+)
+
+
+def family(utterance: Utterance) -> str:
+    """The synthesizer that spoke it."""
+    name, _, voice = utterance.voice.partition("/")
+    return name if voice else FORMANT
+
+
+def with_pause(pcm: Pcm, utterance: Utterance, seconds: float) -> Pcm:
+    """`pcm` with silence before the last word before which one may pause; as it is, if there is none."""
+    places = pauses(utterance)
+    if not places:
+        return pcm
+    cut = utterance.word_starts[places[-1]]
+    return np.concatenate([pcm[:cut], np.zeros(round(seconds * SAMPLE_RATE_HZ), np.float32), pcm[cut:]])
+
+
+def questions(corpus: Path, condition: Condition, count: int) -> list[Question]:
+    """The first `count` questions of a condition.
+
+    Raises:
+        CorpusError: they are not recorded.
+    """
+    shard = read_shard(corpus, condition.shard)
+    asides = _asides(corpus, condition.aside)
+    agent = read_shard(corpus, "agent") if condition.aside else None
+    long_enough = _lengths(agent) if agent else {}
+    asked: list[Question] = []
+    for index, one in enumerate(shard.utterances):
+        if len(asked) == count:
+            break
+        if not one.answer or (agent and long_enough.get(one.answer, 0.0) < _SHORTEST_S):
+            continue
+        pcm = shard.recording(index)
+        pcm = with_pause(pcm, one, condition.pause_s) if condition.pause_s else pcm
+        aside = next(asides, None) if agent else None
+        asked.append(Question(pcm, one.answer, one.text, family(one), aside, _ASIDE_S))
+    return asked
+
+
+def _lengths(agent: Shard) -> dict[str, float]:
+    return {one.text: one.samples / SAMPLE_RATE_HZ for one in agent.utterances}
+
+
+def _asides(corpus: Path, kind: Aside | None) -> Iterator[Pcm]:
+    """Recordings of what is said during answers, over and over."""
+    if kind is None:
+        return
+    shard = read_shard(corpus, "exam-manners")
+    which = [index for index, one in enumerate(shard.utterances) if one.kind == kind]
+    while which:
+        for index in which:
+            yield shard.recording(index)
+
+
+def voices(corpus: Path) -> list[Pcm]:
+    """Sentences that are not meant for the agent, for other people to say."""
+    shard = read_shard(corpus, "exam-refusals")
+    return [shard.recording(index) for index in range(len(shard.utterances))]
+
+
+def is_answer(text: str, wanted: str) -> bool:
+    """Whether the agent wrote the whole expected sentence and nothing else; capitals and stops aside."""
+    return plain(text).strip() == plain(wanted)
