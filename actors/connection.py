@@ -1,8 +1,10 @@
-"""A connection has exactly one ending, and the first reason for it counts.
+"""Carries a session over one transport, until exactly one reason ends it.
 
-It carries a session over one transport: ingress, egress, heartbeats and the wait for a lane
-run side by side until one of them has a reason to end. Whatever the reason, the client is
-told while it listens, the transport is closed, and no wait in between is without a deadline.
+Ingress, egress, heartbeats and the wait for a lane run side by side until one of them has a reason
+to end; the first reason counts. Whatever it is, the client is informed if it still reads, the
+transport is closed, and no wait in between is without a deadline.
+
+Neighbours: `ingress` and `egress` move the packets; `registry` decides what becomes of the session.
 """
 
 import contextlib
@@ -14,73 +16,82 @@ import structlog
 import trio
 
 from actors import egress, ingress
-from actors.delivery import Delivery
-from actors.outbox import Outbox, OutboxFullError
-from actors.session import Session
-from actors.transport import SlowPeerError, Transport, TransportClosedError
+from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.send_queue import SendQueue, SendQueueFullError
+from actors.sessions.session import Session
+from actors.sessions.transport import SlowPeerError, Transport, TransportClosedError
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, LaneFailedError
 from pipeline.protocol import outgoing
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.conversation import Conversation, ConversationStatistics
-from pipeline.protocol.farewell import Farewell
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
 from pipeline.protocol.metadata import Draining, ErrorNotice
-from pipeline.protocol.outgoing import Outgoing
+from pipeline.protocol.outgoing import OutgoingPacket
 
 log = structlog.get_logger()
 
-NOT_READING: Final = "not_reading"  # the last rung of the ladder
+NOT_READING: Final = "not_reading"  # the last of the overload actions
 
 
 @dataclass(frozen=True, slots=True)
-class Ending:
-    """How the peer is bid farewell, and why, in one word for the log and the counters.
+class CloseInfo:
+    """Why a connection ends: for the peer, and in one word for the log and the counters.
 
-    `resumable`: the peer may not know that it has gone, and would come back.
+    `resumable`: the peer may not know that the connection is gone, and would come back.
     """
 
-    farewell: Farewell
-    reason: str
+    close_reason: CloseReason
+    cause: str
     resumable: bool = False
 
 
 class Connection:
-    """One session on one transport; `on_end` decides what becomes of the session."""
+    """One session on one transport.
+
+    Attributes:
+        session: the session that it carries.
+        peer: the peer's address, for the log.
+        close_info: why it ends; None until there is a reason.
+        queue: packets that wait to be written.
+
+    Args:
+        on_end: called once it has ended; decides what becomes of the session.
+    """
 
     def __init__(
         self,
         transport: Transport,
         session: Session,
-        delivery: Delivery,
+        dispatcher: Dispatcher,
         settings: Settings,
-        on_end: Callable[["Connection", Ending], None],
+        on_end: Callable[["Connection", CloseInfo], None],
     ) -> None:
         self.session = session
         self.peer = transport.peer
-        self.began_s = trio.current_time()
-        self.ending: Ending | None = None
-        self.outbox = Outbox(max_lag_s=settings.limits.max_lag_ms / 1000)
+        self.close_info: CloseInfo | None = None
+        self.queue = SendQueue(max_lag_s=settings.limits.max_lag_ms / 1000)
         self._on_end = on_end
         self._transport = transport
-        self._delivery = delivery
+        self._dispatcher = dispatcher
         self._settings = settings
         self._conversation = Conversation(
             "server",
             heartbeat_every_s=settings.heartbeat.every_s,
             heartbeat_timeout_s=settings.heartbeat.timeout_s,
             now_s=trio.current_time(),
-            kept=session.kept,
+            unacked=session.unacked,
         )
-        self._opening: tuple[Outgoing, ...] = ()
-        self._is_mute = False
+        self._opening: tuple[OutgoingPacket, ...] = ()
+        self._cannot_write = False
         self._scope = trio.CancelScope()
-        self._parting_asked = trio.Event()
+        self._closing = trio.Event()
         self._broken: BrokenInvariantError | None = None
 
-    async def run(self, opening: Sequence[Outgoing]) -> None:
-        """Hold the conversation to its end; `ending` says which. The transport is closed on every way out.
+    async def run(self, opening: Sequence[OutgoingPacket]) -> None:
+        """Carry the session until there is a `close_info`. The transport is closed on every way out.
 
-        `opening` is written first, ahead of anything the session may have to say.
+        `opening` is written first, ahead of anything that the session sends.
 
         Raises:
             BrokenInvariantError: nothing after it can be trusted.
@@ -94,127 +105,126 @@ class Connection:
                         self._write,
                         self._keep_alive,
                         self._admit,
-                        self._part,
-                        self._watch_idleness,
+                        self._finish_session,
+                        self._end_when_idle,
                     ):
                         nursery.start_soon(self._supervise, task)
         finally:
-            ending = self._end(Ending(Farewell.GOING_AWAY, "cancelled"))
-            self._on_end(self, ending)
-            self.outbox.close()
-            with trio.CancelScope(shield=True, deadline=self._deadline_s()):
-                if ending.farewell is Farewell.INTERNAL_ERROR and not self._is_mute:
-                    await self._say_sorry()
-                await self._transport.close(ending.farewell)
+            info = self._end(CloseInfo(CloseReason.GOING_AWAY, "cancelled"))
+            self._on_end(self, info)
+            self.queue.close()
+            with trio.CancelScope(shield=True, deadline=self._write_deadline_s()):
+                if info.close_reason is CloseReason.INTERNAL_ERROR and not self._cannot_write:
+                    await self._send_internal_error()
+                await self._transport.close(info.close_reason)
             self._conversation.close()
         if self._broken is not None:
             raise self._broken
 
     def packets(self) -> ConversationStatistics:
-        """What went over the wire, by type."""
+        """Counters of packets sent and received, by type."""
         return self._conversation.statistics()
 
-    def part(self, ending: Ending) -> None:
-        """End once all that was heard is answered, for at most `drain_s`."""
-        self._end(ending)
-        self._parting_asked.set()
+    def close_gracefully(self, info: CloseInfo) -> None:
+        """End once all audio that was accepted is answered, within `drain_s`."""
+        self._end(info)
+        self._closing.set()
 
     def drain(self) -> None:
-        """The server shuts down: say so, once, and part."""
-        if self.ending is not None:
+        """The server shuts down: inform the client, once, and close gracefully."""
+        if self.close_info is not None:
             return
-        self.session.tell(Draining())
-        self.part(Ending(Farewell.GOING_AWAY, "drained"))
+        self.session.send_metadata(Draining())
+        self.close_gracefully(CloseInfo(CloseReason.GOING_AWAY, "drained"))
 
-    def replace(self) -> None:
-        """Another connection carries the session from now on."""
-        self.lose(Ending(Farewell.REPLACED, "replaced"))
+    def supersede(self) -> None:
+        """Another connection carries the session from now on: end."""
+        self.abort(CloseInfo(CloseReason.REPLACED, "replaced"))
 
-    def lose(self, ending: Ending) -> None:
-        """End now; nothing that waits is written."""
-        self._end(ending)
+    def abort(self, info: CloseInfo) -> None:
+        """End now, without writing what waits."""
+        self._end(info)
         self._scope.cancel()
 
-    def _end(self, ending: Ending) -> Ending:
-        self.ending = self.ending or ending
-        return self.ending
+    def _end(self, info: CloseInfo) -> CloseInfo:
+        self.close_info = self.close_info or info
+        return self.close_info
 
-    def _deadline_s(self) -> float:
+    def _write_deadline_s(self) -> float:
         return trio.current_time() + self._settings.limits.send_timeout_s
 
     async def _supervise(self, task: Callable[[], Awaitable[None]]) -> None:
-        """Turn the failure of one task into the ending of its connection, and of nothing else."""
+        """Turn a failure of one task into the end of this connection, and of no other."""
         try:
             await task()
-        except (SlowPeerError, OutboxFullError):
-            self.lose(Ending(Farewell.TRY_AGAIN_LATER, NOT_READING, resumable=True))
+        except (SlowPeerError, SendQueueFullError):
+            self.abort(CloseInfo(CloseReason.TRY_AGAIN_LATER, NOT_READING, resumable=True))
         except TransportClosedError as closed:
-            self.lose(Ending(Farewell.GOING_AWAY, "peer_closed", resumable=not closed.parted))
+            self.abort(CloseInfo(CloseReason.GOING_AWAY, "peer_closed", resumable=not closed.deliberate))
         except RemoteProtocolError as fault:
-            self._tell(ErrorNotice(fault.fault, str(fault)))
-            self._finish(Ending(fault.farewell, fault.fault, resumable=fault.fault is Fault.SILENT))
+            self.queue.put(outgoing.metadata(ErrorNotice(fault.fault, str(fault))))
+            resumable = fault.fault is Fault.SILENT
+            self._end_after_writing(CloseInfo(fault.close_reason, fault.fault, resumable=resumable))
         except LocalProtocolError as error:
-            self.lose(Ending(error.farewell, "local_protocol"))
+            self.abort(CloseInfo(error.close_reason, "local_protocol"))
         except LaneFailedError:
-            self.lose(Ending(Farewell.INTERNAL_ERROR, "model_failed"))
+            self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "model_failed"))
         except BrokenInvariantError as error:
             self._broken = error
-            self.lose(Ending(Farewell.INTERNAL_ERROR, "broken_invariant"))
+            self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "broken_invariant"))
         except Exception:
             log.exception("session_crashed", session=self.session.id)
-            self._is_mute = task == self._write  # it would only fail again
-            self.lose(Ending(Farewell.INTERNAL_ERROR, "crashed"))
+            self._cannot_write = task == self._write  # it would only fail again
+            self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "crashed"))
 
-    def _tell(self, notice: ErrorNotice) -> None:
-        self.outbox.put(outgoing.metadata(notice))
-
-    def _finish(self, ending: Ending) -> None:
+    def _end_after_writing(self, info: CloseInfo) -> None:
         """Write what waits, for as long as one write may take, then end."""
-        self._end(ending)
-        self._scope.deadline = min(self._scope.deadline, self._deadline_s())
-        self.outbox.close()
+        self._end(info)
+        self._scope.deadline = min(self._scope.deadline, self._write_deadline_s())
+        self.queue.close()
 
-    async def _say_sorry(self) -> None:
-        """What failed is ours, and nothing that waits is written any more; but the peer is told."""
-        sorry = outgoing.metadata(ErrorNotice("internal_error", Farewell.INTERNAL_ERROR.value))
+    async def _send_internal_error(self) -> None:
+        """Inform the peer, although nothing that waits in the queue is written any more."""
+        notice = outgoing.metadata(ErrorNotice("internal_error", CloseReason.INTERNAL_ERROR.value))
         with contextlib.suppress(TransportClosedError):
-            message = self._conversation.number(sorry, timestamp_ms=egress.wall_clock_ms())
+            message = self._conversation.encode_next(notice, timestamp_ms=egress.wall_clock_ms())
             await self._transport.send(message)
 
     async def _read(self) -> None:
         def on_bye() -> None:
-            self.part(Ending(Farewell.NORMAL, "bye"))
+            self.close_gracefully(CloseInfo(CloseReason.NORMAL, "bye"))
 
-        await ingress.read(self._transport, self._conversation, self.session, self.outbox, on_bye)
+        await ingress.read(self._transport, self._conversation, self.session, self.queue, on_bye)
 
     async def _write(self) -> None:
-        await egress.write(self._transport, self._conversation, self.session, self.outbox, self._opening)
+        await egress.write(self._transport, self._conversation, self.session, self.queue, self._opening)
         self._scope.cancel()
 
     async def _keep_alive(self) -> None:
-        await egress.keep_alive(self._conversation, self.outbox)
+        await egress.keep_alive(self._conversation, self.queue)
 
     async def _admit(self) -> None:
-        await self.session.admitted()
-        if self.ending is not None or self.session.is_open:
+        await self.session.wait_admitted()
+        if self.close_info is not None or self.session.is_open:
             return
         try:
-            self.session.open(self._delivery)
+            self.session.open(self._dispatcher)
         except trio.ClosedResourceError:
-            self.lose(Ending(Farewell.INTERNAL_ERROR, "line_ended"))
+            self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
 
-    async def _watch_idleness(self) -> None:
-        """A lane is for talking; a muted microphone sends zeros."""
+    async def _end_when_idle(self) -> None:
+        """Close a session that sends no audio, to free its lane; a muted microphone sends zeros."""
         idle_s = self._settings.lanes.idle_s
-        while (due_s := self.session.spoke_s + idle_s) > trio.current_time():  # noqa: ASYNC110 - frames are many
+        while (due_s := self.session.last_audio_s + idle_s) > trio.current_time():  # noqa: ASYNC110 - frames are many
             await trio.sleep_until(due_s)
-        self._tell(ErrorNotice("idle", f"no audio came for {idle_s:g} s; the lane is for somebody else"))
-        self.part(Ending(Farewell.NORMAL, "idle"))
+        notice = ErrorNotice("idle", f"Session ended: no audio for {idle_s:g} s.")
+        self.queue.put(outgoing.metadata(notice))
+        self.close_gracefully(CloseInfo(CloseReason.NORMAL, "idle"))
 
-    async def _part(self) -> None:
-        await self._parting_asked.wait()
-        assert self.ending is not None
-        self.session.hang_up()
+    async def _finish_session(self) -> None:
+        await self._closing.wait()
+        assert self.close_info is not None
+        self.session.close_input()
         with trio.move_on_after(self._settings.drain_s):
             await self.session.finished.wait()
-        self._finish(self.ending)
+        self._end_after_writing(self.close_info)

@@ -12,15 +12,23 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from actors.stage import header
 from pipeline.audio.fade import fade_in
-from pipeline.values import AgentCodes, AgentFrame, Codes, LaneClosed, LaneEvent, LaneOpened, Pcm, Sampling
+from pipeline.values import (
+    AgentCodes,
+    AgentFrame,
+    Codes,
+    LaneClosed,
+    LaneEvent,
+    LaneOpened,
+    Pcm,
+    SamplingParams,
+)
 
 
 class DecoderStage(Protocol):
     """What the decoder remembers of every lane; used on one thread."""
 
-    def open(self, lane: int, sampling: Sampling) -> None:
+    def open(self, lane: int, sampling: SamplingParams) -> None:
         """Reset the lane's row."""
         ...
 
@@ -91,7 +99,7 @@ class Decoder:
                 continue
             listener = self._listeners[frame.lane]
             had_skipped = listener.skipped
-            if listener.is_past(now_s - frame.due_s):
+            if listener.is_past(now_s - frame.header.due_s):
                 late.add(frame.lane)
                 continue
             due[frame.lane] = frame.codes
@@ -103,6 +111,6 @@ class Decoder:
         for lane in resumed:
             sound[lane] = fade_in(sound[lane])
         return [
-            AgentFrame(*header(frame), frame.text, sound.get(frame.lane), frame.lane in late)
+            AgentFrame(frame.header, frame.text, sound.get(frame.lane), frame.lane in late)
             for frame in frames
         ]

@@ -1,6 +1,9 @@
-"""The egress packetizer: urgent packets first, numbered at the write, and a heartbeat when it is time.
+"""The egress packetizer: writes a connection's packets, urgent ones first, and heartbeats when they are due.
 
-What could not wait any longer never gets here: the outbox left it out.
+Packets are numbered as they are written. Those that would be too late never get here: the send
+queue drops them.
+
+Neighbours: `sessions.send_queue` orders the packets; `ingress` reads.
 """
 
 import time
@@ -9,40 +12,40 @@ from typing import NoReturn
 
 import trio
 
-from actors.outbox import Outbox
-from actors.session import Session
-from actors.transport import Transport
+from actors.sessions.send_queue import SendQueue
+from actors.sessions.session import Session
+from actors.sessions.transport import Transport
 from pipeline.protocol.conversation import Conversation
-from pipeline.protocol.outgoing import Outgoing
+from pipeline.protocol.outgoing import OutgoingPacket
 
 
 async def write(
     transport: Transport,
     conversation: Conversation,
     session: Session,
-    outbox: Outbox,
-    opening: Iterable[Outgoing],
+    queue: SendQueue,
+    opening: Iterable[OutgoingPacket],
 ) -> None:
-    """Write the opening, then what the outbox holds until it is closed and empty.
+    """Write the opening, then the packets in the queue, until it is closed and empty.
 
     Raises:
         TransportClosedError: the peer is gone, or (SlowPeerError) does not read.
-        OutboxFullError: the peer reads too slowly for what must not be left out.
-        LocalProtocolError: too much was never acknowledged.
+        SendQueueFullError: the peer reads too slowly for packets that must not be dropped.
+        LocalProtocolError: too many packets were never acknowledged.
     """
-    for said in opening:
-        await transport.send(conversation.number(said, timestamp_ms=wall_clock_ms()))
+    for packet in opening:
+        await transport.send(conversation.encode_next(packet, timestamp_ms=wall_clock_ms()))
     while True:
         try:
-            posted = await outbox.take()
+            queued = await queue.take()
         except trio.EndOfChannel:
             return
-        await transport.send(conversation.number(posted.said, timestamp_ms=wall_clock_ms()))
-        if posted.frame is not None:
-            session.sent(posted.frame)
+        await transport.send(conversation.encode_next(queued.packet, timestamp_ms=wall_clock_ms()))
+        if queued.frame is not None:
+            session.record_sent(queued.frame)
 
 
-async def keep_alive(conversation: Conversation, outbox: Outbox) -> NoReturn:
+async def keep_alive(conversation: Conversation, queue: SendQueue) -> NoReturn:
     """Send a heartbeat whenever one is due.
 
     Raises:
@@ -52,7 +55,7 @@ async def keep_alive(conversation: Conversation, outbox: Outbox) -> NoReturn:
         now_s = trio.current_time()
         conversation.check_alive(now_s)
         if conversation.heartbeat_due(now_s):
-            outbox.put(conversation.heartbeat(now_s=now_s))
+            queue.put(conversation.heartbeat(now_s=now_s))
         await trio.sleep_until(conversation.next_deadline_s())
 
 

@@ -6,14 +6,13 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from actors.stage import header
-from pipeline.values import LaneClosed, LaneEvent, LaneOpened, Sampling, UserCodes, UserFrame
+from pipeline.values import LaneClosed, LaneEvent, LaneOpened, SamplingParams, UserCodes, UserFrame
 
 
 class EncoderStage(Protocol):
     """What the encoder remembers of every lane; used on one thread."""
 
-    def open(self, lane: int, sampling: Sampling) -> None:
+    def open(self, lane: int, sampling: SamplingParams) -> None:
         """Reset the lane's row."""
         ...
 
@@ -48,4 +47,4 @@ class Encoder:
     def run(self, frames: Sequence[UserFrame], now_s: float) -> Sequence[UserCodes]:  # noqa: ARG002 - none is ever too late for memory
         """One call for the whole batch."""
         codes = self._stage.encode([frame.lane for frame in frames], np.stack([f.pcm for f in frames]))
-        return [UserCodes(*header(frame), row) for frame, row in zip(frames, codes, strict=True)]
+        return [UserCodes(frame.header, row) for frame, row in zip(frames, codes, strict=True)]

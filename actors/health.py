@@ -1,7 +1,7 @@
-"""The health actor: what every other part counts, each second for the clients, at once for whoever asks.
+"""The health actor: statistics of the whole engine, for `/health`, `/metrics` and, each second, the clients.
 
-It only reads: nothing in the server waits for it or decides by it. `statistics` is all of it,
-typed, for whoever renders it; `snapshot` is the same as `/health` shows it.
+It only reads: nothing in the server waits for it or decides by it. `statistics` is everything,
+typed; `snapshot` is the same as the JSON of `/health`.
 """
 
 import dataclasses
@@ -13,15 +13,15 @@ from typing import Any, Final
 
 import trio
 
-from actors.admission import Admission, AdmissionStatistics
-from actors.channel import ChannelStatistics
-from actors.connection import NOT_READING, Connection, Ending
-from actors.delivery import BUDGET_S, Delivery
-from actors.outbox import OutboxStatistics
-from actors.reception import Reception
-from actors.session import Latencies, Session, Tally
-from actors.stage import Stage
-from actors.timing import TimingStatistics
+from actors.connection import NOT_READING, CloseInfo, Connection
+from actors.registry import SessionRegistry
+from actors.runtime.channel import QueueStatistics
+from actors.runtime.histogram import HistogramStatistics
+from actors.runtime.stage import Stage
+from actors.sessions.admission import Admission, AdmissionStatistics
+from actors.sessions.counters import SessionCounters
+from actors.sessions.dispatcher import BUDGET_S, Dispatcher
+from actors.sessions.session import Latencies, Session
 from pipeline.protocol.conversation import ConversationStatistics
 from pipeline.protocol.metadata import Stats
 
@@ -30,7 +30,7 @@ REPORT_EVERY_S: Final = 1.0
 
 @dataclass(slots=True)
 class Packets:
-    """What went over the wire of all connections, by type; what was passed over and refused, by reason."""
+    """Packets of all connections: sent and received by type, ignored and refused by reason."""
 
     sent: Counter[str] = dataclasses.field(default_factory=Counter)
     received: Counter[str] = dataclasses.field(default_factory=Counter)
@@ -38,7 +38,7 @@ class Packets:
     refused: Counter[str] = dataclasses.field(default_factory=Counter)
 
     def add(self, other: "Packets | ConversationStatistics") -> None:
-        """Sum, field by field."""
+        """Add the other's counters to these."""
         self.sent.update(other.sent)
         self.received.update(other.received)
         self.ignored.update(other.ignored)
@@ -46,14 +46,20 @@ class Packets:
 
 
 @dataclass(frozen=True, slots=True)
-class LineStatistics:
-    """The line at one moment.
+class EngineStatistics:
+    """The engine at one moment.
 
-    `timings` are of the stages, of the whole way of a frame (`latency`) and of what the server
-    adds to the models on it (`added`). `steps` were taken by the language model, `over_budget`
-    of them with their neighbours took longer than `BUDGET_S`. `ladder` counts what gave way
-    under pressure, rung by rung. `endings` counts sessions by why they ended; `waiting` are those
-    that have lost their connection and may be taken up again, `resumed` counts those that were.
+    Attributes:
+        waiting: sessions that lost their connection and may be resumed.
+        resumed: sessions that were resumed.
+        timings: of the stages, from a packet received to its answer sent (`latency`), and what of
+            that the server adds to the models (`added`).
+        steps: steps of the language model.
+        over_budget: steps whose batches in all three stages took longer than `BUDGET_S` together.
+        counters: of all sessions together.
+        overload_actions: what was dropped or closed under pressure, by action, mildest first.
+        send_queues: of the present connections together.
+        endings: sessions by why they ended.
     """
 
     status: str
@@ -63,101 +69,102 @@ class LineStatistics:
     waiting: int
     resumed: int
     lanes: AdmissionStatistics
-    timings: Mapping[str, TimingStatistics]
+    timings: Mapping[str, HistogramStatistics]
     steps: int
     over_budget: int
     token_rate_hz: float
-    tally: Tally
-    ladder: Mapping[str, int]
-    queues: Sequence[ChannelStatistics]
-    outboxes: Mapping[str, int]
+    counters: SessionCounters
+    overload_actions: Mapping[str, int]
+    queues: Sequence[QueueStatistics]
+    send_queues: Mapping[str, int]
     packets: Packets
     endings: Mapping[str, int]
 
 
 class Health:
-    """What the line is doing, and what became of its sessions."""
+    """Reads the statistics of every part, and keeps those of sessions and connections that have ended."""
 
     def __init__(
         self,
         *,
         admission: Admission,
-        delivery: Delivery,
+        dispatcher: Dispatcher,
         stages: Mapping[str, Stage[Any, Any]],
-        queues: Sequence[Callable[[], ChannelStatistics]],
+        queues: Sequence[Callable[[], QueueStatistics]],
         connections: Collection[Connection],
-        reception: Reception,
+        registry: SessionRegistry,
         latencies: Latencies,
     ) -> None:
         self._admission = admission
-        self._delivery = delivery
+        self._dispatcher = dispatcher
         self._stages = stages
         self._queues = queues
         self._connections = connections
-        self._reception = reception
+        self._registry = registry
         self._latencies = latencies
         self._started_s = time.monotonic()
-        self._ended = Tally()
+        self._ended = SessionCounters()
         self._ended_packets = Packets()
         self._endings: Counter[str] = Counter()
         self._overloads = 0
         self._token_rate_hz = 0.0
 
-    def note_end(self, session: Session, ending: Ending) -> None:
-        """Keep what a session came to."""
-        self._ended.add(session.tally())
-        self._endings[ending.reason] += 1
+    def record_session(self, session: Session, info: CloseInfo) -> None:
+        """A session is over: keep its counters."""
+        self._ended.add(session.counters())
+        self._endings[info.cause] += 1
 
-    def note_connection(self, connection: Connection) -> None:
-        """Keep what went over a connection that is gone."""
+    def record_connection(self, connection: Connection) -> None:
+        """A connection has ended: keep its counters."""
         self._ended_packets.add(connection.packets())
-        self._overloads += connection.ending is not None and connection.ending.reason == NOT_READING
+        info = connection.close_info
+        self._overloads += info is not None and info.cause == NOT_READING
 
     async def run(self) -> None:
         """Each second: measure the token rate, and send every session its `stats`."""
-        before_s, before = trio.current_time(), self._delivery.frames
+        before_s, before = trio.current_time(), self._dispatcher.frames
         while True:
             await trio.sleep_until(before_s + REPORT_EVERY_S)
-            now_s, now = trio.current_time(), self._delivery.frames
+            now_s, now = trio.current_time(), self._dispatcher.frames
             self._token_rate_hz = (now - before) / (now_s - before_s)
             before_s, before = now_s, now
             self._report()
 
-    def statistics(self) -> LineStatistics:
+    def statistics(self) -> EngineStatistics:
         """Everything, now."""
-        tally = dataclasses.replace(self._ended)
+        counters = dataclasses.replace(self._ended)
         packets = Packets()
         packets.add(self._ended_packets)
-        for session in self._reception:
-            tally.add(session.tally())
+        for session in self._registry:
+            counters.add(session.counters())
         for connection in self._connections:
             packets.add(connection.packets())
-        return LineStatistics(
+        return EngineStatistics(
             status=self._admission.closed_for or "ready",
             uptime_s=time.monotonic() - self._started_s,
             ready={name: stage.ready.is_set() for name, stage in self._stages.items()},
             clients=len(self._connections),
-            waiting=self._reception.waiting,
-            resumed=self._reception.resumed,
+            waiting=self._registry.waiting,
+            resumed=self._registry.resumed,
             lanes=self._admission.statistics(),
             timings={
                 **{name: stage.timing.statistics() for name, stage in self._stages.items()},
                 "added": self._latencies.added.statistics(),
                 "latency": self._latencies.total.statistics(),
             },
-            steps=self._delivery.frames,
-            over_budget=self._delivery.over_budget,
+            steps=self._dispatcher.frames,
+            over_budget=self._dispatcher.over_budget,
             token_rate_hz=self._token_rate_hz,
-            tally=tally,
-            ladder={
-                "low": tally.low_left_out,
-                "partial": tally.partials_left_out,
-                "decodeSkipped": tally.decodes_skipped,
-                "audioDropped": tally.frames_dropped + tally.audio_left_out,
+            counters=counters,
+            overload_actions={
+                "low": counters.low_dropped,
+                "partial": counters.partials_dropped,
+                "decodeSkipped": counters.decodes_skipped,
+                "audioDropped": counters.frames_dropped + counters.audio_dropped,
                 "closed": self._overloads,
             },
             queues=[statistics() for statistics in self._queues],
-            outboxes=_outboxes([c.outbox.statistics() for c in self._connections]),
+            send_queues=_sum([connection.queue.statistics() for connection in self._connections]),
             packets=packets,
             endings=dict(self._endings),
         )
@@ -178,20 +185,20 @@ class Health:
                 "budgetMs": 1000 * BUDGET_S,
                 "overBudget": now.over_budget,
                 "tokenRate": round(now.token_rate_hz, 3),
-                "underruns": now.tally.underruns,
-                "clientUnderruns": now.tally.client_underruns,
-                "framesIn": now.tally.frames_in,
-                "framesOut": now.tally.frames_out,
-                "audioRefused": now.tally.audio_refused,
+                "underruns": now.counters.underruns,
+                "clientUnderruns": now.counters.client_underruns,
+                "framesIn": now.counters.frames_in,
+                "framesOut": now.counters.frames_out,
+                "audioRefused": now.counters.audio_refused,
                 "dropped": {
-                    "audio": now.tally.frames_dropped,
-                    "agentAudio": now.tally.audio_left_out,
-                    "partial": now.tally.partials_left_out,
-                    "low": now.tally.low_left_out,
+                    "audio": now.counters.frames_dropped,
+                    "agentAudio": now.counters.audio_dropped,
+                    "partial": now.counters.partials_dropped,
+                    "low": now.counters.low_dropped,
                 },
-                "ladder": dict(now.ladder),
+                "ladder": dict(now.overload_actions),
                 "queues": {queue.name: _queue(queue) for queue in now.queues},
-                "outboxes": dict(now.outboxes),
+                "outboxes": dict(now.send_queues),
                 "packets": {
                     f.name: dict(getattr(now.packets, f.name)) for f in dataclasses.fields(now.packets)
                 },
@@ -214,11 +221,11 @@ class Health:
             step_ms=p50_ms["step"],
             decode_ms=p50_ms["decode"],
         )
-        for session in self._reception:
+        for session in self._registry:
             session.report(stats)
 
 
-def _timing(timing: TimingStatistics) -> dict[str, float]:
+def _timing(timing: HistogramStatistics) -> dict[str, float]:
     return {
         "count": timing.count,
         "avgMs": round(timing.avg_ms, 3),
@@ -230,15 +237,15 @@ def _timing(timing: TimingStatistics) -> dict[str, float]:
     }
 
 
-def _queue(statistics: ChannelStatistics) -> dict[str, Any]:
+def _queue(statistics: QueueStatistics) -> dict[str, Any]:
     fields = dataclasses.asdict(statistics)
     del fields["name"]
     return fields | {"leak": statistics.leak.value}
 
 
-def _outboxes(outboxes: Sequence[OutboxStatistics]) -> dict[str, int]:
-    """The clients' outboxes together; the peak is the fullest one's."""
+def _sum(queues: Sequence[QueueStatistics]) -> dict[str, int]:
+    """The queues together; the peak is that of the fullest one."""
     summed = ("capacity", "depth", "sent", "taken", "leaked")
-    return {name: sum(getattr(outbox, name) for outbox in outboxes) for name in summed} | {
-        "peak": max((outbox.peak for outbox in outboxes), default=0)
+    return {name: sum(getattr(queue, name) for queue in queues) for name in summed} | {
+        "peak": max((queue.peak for queue in queues), default=0)
     }

@@ -1,16 +1,18 @@
-"""The ingress depacketizer: it reads at once, and never waits for what is downstream.
+"""The ingress depacketizer: reads a connection's messages and passes their content to the session.
 
-Each message becomes what it means to the session: frames for the line, a change of
-sampling, the end. What the line cannot take in time is left out there, oldest first.
+It reads at once and never waits for a model: frames that the models cannot take in time are
+dropped in the first channel, oldest first.
+
+Neighbours: `pipeline.protocol.conversation` decodes the messages; `egress` writes.
 """
 
 from collections.abc import Callable
 
 import trio
 
-from actors.outbox import Outbox
-from actors.session import Session
-from actors.transport import Transport
+from actors.sessions.send_queue import SendQueue
+from actors.sessions.session import Session
+from actors.sessions.transport import Transport
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.events import AudioReceived, MetadataReceived, Refused
 from pipeline.protocol.metadata import Bye, ClientStats, Configure, ErrorNotice
@@ -20,10 +22,10 @@ async def read(
     transport: Transport,
     conversation: Conversation,
     session: Session,
-    outbox: Outbox,
+    queue: SendQueue,
     on_bye: Callable[[], None],
 ) -> None:
-    """Read until the peer is gone or breaks the protocol. Acknowledgements and answers go to the outbox.
+    """Read until the peer is gone or breaks the protocol. ACKs and other replies go into the queue.
 
     Raises:
         TransportClosedError: the peer is gone.
@@ -34,15 +36,15 @@ async def read(
         received_s = trio.current_time()
         event, replies = conversation.receive(message, now_s=received_s)
         for reply in replies:
-            outbox.put(reply)
+            queue.put(reply)
         match event:
             case AudioReceived():
-                session.hear(event, received_s)
+                session.receive_audio(event, received_s)
             case MetadataReceived(Configure() as change):
                 session.configure(change)
             case MetadataReceived(ClientStats() as stats):
-                session.note(stats)
+                session.update_client_stats(stats)
             case MetadataReceived(Bye()):
                 on_bye()
             case Refused(code, why):
-                session.tell(ErrorNotice(code, why))
+                session.send_metadata(ErrorNotice(code, why))

@@ -1,17 +1,18 @@
-"""The hub proxy: pages get the files of allowed repositories here, and the hub is asked as seldom as can be.
+"""The hub proxy: serves files of allowed Hugging Face repositories to the pages, from a cache where it can.
 
-    request ─▶ find ─▶ flight ─▶ on the shelf, and current? ──▶ found ─▶ stream, from the shelf
-                          └────▶ slot ─▶ hub: unchanged? ─────▶ found ─▶      or from what has
-                                           └─ comes ─▶ shelf ─▶ found ─▶      come so far
+    resolve ─▶ in the cache and fresh? ─ yes ───────────────────▶ hit ──▶ stream, from the cache
+                       └─ no ─▶ slot ─▶ hub: unchanged? ─ yes ──▶ hit ──▶
+                                             └─ no: download ───▶ miss ─▶ stream, as it is downloaded
 
-One flight per file at a time, for everybody who asks for it; where the hub cannot be reached,
-what is there is given and called stale.
+There is one download per file at a time, for all who request the file; where the hub cannot be
+reached, a cached file is served and called stale.
 
-It lives beside the line and knows nothing of it: what fails here fails for one file. It holds a
-few pieces of a file in memory, never the file.
+It runs beside the engine and does not know it: what fails here fails for one file. It holds a few
+chunks of a file in memory, never the file.
 
-What belongs here: who may have what, and who reads what. What does not: when the hub is asked
-(`actors.proxying.errands`) and the other parts (`actors.proxying`), statuses and headers (`web.hub`).
+What belongs here: which files are served, and reading them. What does not: when the hub is asked
+(`actors.hub_proxy.fetcher`) and the other parts (`actors.hub_proxy`), statuses and headers
+(`web.routes.hub`).
 """
 
 import os
@@ -23,63 +24,78 @@ from typing import Final
 import structlog
 import trio
 
-from actors.proxying.errands import BUSY_RETRY_MS, UNREACHED, Errands
-from actors.proxying.flight import PIECE_BYTES, CutShortError, Flight, Found
-from actors.proxying.hub import Upstream
-from actors.proxying.shelf import Shelf
-from actors.proxying.store import HEAD_BYTES, Store, Usage
-from actors.proxying.wanted import Allowed, Wanted
+from actors.hub_proxy.cache import Cache
+from actors.hub_proxy.client import Upstream
+from actors.hub_proxy.disk_store import HEAD_BYTES, DiskStore, Usage
+from actors.hub_proxy.download import CHUNK_BYTES, Download, ResolvedFile, TruncatedError
+from actors.hub_proxy.fetcher import BUSY_RETRY_MS, UNREACHED, Fetcher
+from actors.hub_proxy.request import Allowed, FileRef
 from pipeline import config
-from pipeline.errors import NotServedError
+from pipeline.errors import HubFileError
 
-READ_BYTES: Final = 4 * PIECE_BYTES  # at once, since the way to a thread and back costs as much as a MiB
-_IN_DOUBT: Final = UNREACHED | {"hub_error", "busy", "cache_full"}  # what is there is better than nothing
+READ_BYTES: Final = 4 * CHUNK_BYTES  # at once: the way to a thread and back costs as much as reading a MiB
+# Errors after which a cached file is served although it may have changed.
+_SERVE_STALE: Final = UNREACHED | {"hub_error", "busy", "cache_full"}
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class ProxyStatistics:
-    """The proxy at one moment. `results` counts answers: where the file came from, or why there was none."""
+    """The proxy at one moment.
+
+    Attributes:
+        results: requests by where the file came from, or by the error.
+        fetching: fetches from the hub under way.
+        queued: fetches that wait for a slot.
+        active_readers: responses being sent.
+        fetched_bytes: received from the hub.
+        sent_bytes: sent to clients.
+        truncated: responses that ended early.
+        cache: files in the cache.
+        evicted: files evicted from the cache.
+    """
 
     results: dict[str, int]
     fetching: int
     queued: int
-    reading: int
+    active_readers: int
     fetched_bytes: int
     sent_bytes: int
-    cut: int
-    kept: Usage
-    removed: int
+    truncated: int
+    cache: Usage
+    evicted: int
 
 
 class Proxy:
-    """The way to one hub.
+    """A caching proxy of one hub.
 
     Args:
         settings: what is allowed, and the bounds.
-        upstream: who asks the hub; closed when `run` ends.
-        store: what is kept.
-        drain_s: how long those who read may finish at the end.
+        upstream: makes the requests to the hub; closed when `run` ends.
+        store: the files on disk.
+        drain_s: how long readers may finish at the end.
     """
 
-    def __init__(self, settings: config.Proxy, upstream: Upstream, store: Store, *, drain_s: float) -> None:
+    def __init__(
+        self, settings: config.Proxy, upstream: Upstream, store: DiskStore, *, drain_s: float
+    ) -> None:
         self._upstream = upstream
-        self._shelf = Shelf(store, settings.cache_bytes)
+        self._cache = Cache(store, settings.cache_bytes)
         self._drain_s = drain_s
         self._allowed = Allowed(settings.allow)
-        self._errands = Errands(settings, upstream, self._shelf)
+        self._fetcher = Fetcher(settings, upstream, self._cache)
         self._nursery: trio.Nursery | None = None
-        self._flights: dict[str, Flight] = {}
+        self._downloads: dict[str, Download] = {}
         self._closed = False
-        self._fetched_bytes = self._sent_bytes = self._cut = 0
+        self._fetched_bytes = self._sent_bytes = self._truncated = 0
         self._results: Counter[str] = Counter()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Files may be found for as long as this runs; it ends by `drain`."""
+        """Serve files for as long as this runs; `drain` ends it."""
         try:
             async with trio.open_nursery() as self._nursery:
-                self._nursery.start_soon(self._shelf.measure)
+                self._nursery.start_soon(self._cache.measure)
                 task_status.started()
                 await trio.sleep_forever()
         finally:
@@ -88,88 +104,88 @@ class Proxy:
             await self._upstream.aclose()
 
     async def drain(self) -> None:
-        """Begin nothing more, let those who read finish for at most `drain_s`, then end."""
+        """Refuse new requests, let readers finish within `drain_s`, then let `run` end."""
         self._closed = True
         with trio.move_on_after(self._drain_s):
-            await self._shelf.all_left()
+            await self._cache.wait_idle()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()
 
-    async def find(self, wanted: Wanted) -> Found:
-        """The file, there or on its way.
+    async def resolve(self, ref: FileRef) -> ResolvedFile:
+        """Find the file in the cache, or begin to download it.
 
         Raises:
-            NotServedError: it is not given, and why.
+            HubFileError: it is not served; the code is why.
         """
         try:
-            found = await self._find(wanted)
-        except NotServedError as refusal:
-            self._results[refusal.code] += 1
+            file = await self._resolve(ref)
+        except HubFileError as error:
+            self._results[error.code] += 1
             raise
-        self._results[found.origin] += 1
-        return found
+        self._results[file.origin] += 1
+        return file
 
-    async def stream(self, found: Found, begin: int, end: int) -> AsyncGenerator[bytes, None]:
-        """Its bytes from `begin` to before `end`, in pieces; to be closed.
+    async def stream(self, file: ResolvedFile, begin: int, end: int) -> AsyncGenerator[bytes, None]:
+        """Yield its bytes from `begin` to before `end`, in chunks; the caller closes the generator.
 
         Raises:
-            CutShortError: the rest is not to be had.
+            TruncatedError: the rest is not available.
         """
         if self._nursery is None or self._nursery.cancel_scope.cancel_called:
-            raise CutShortError
-        flight, scope = found.flight, trio.CancelScope()
+            raise TruncatedError
+        download, scope = file.download, trio.CancelScope()
         to_reader, pieces = trio.open_memory_channel[bytes](0)
-        if flight is not None:
-            flight.want(end)
+        if download is not None:
+            download.add_reader(end)
         try:
-            with self._shelf.reading(found.name):
-                self._nursery.start_soon(self._read_ahead, found, begin, end, to_reader, scope)
+            with self._cache.reading(file.name):
+                self._nursery.start_soon(self._read_ahead, file, begin, end, to_reader, scope)
                 async for piece in pieces:
-                    for at in range(0, len(piece), PIECE_BYTES):
-                        part = piece[at : at + PIECE_BYTES]
-                        begin += len(part)
-                        self._sent_bytes += len(part)
-                        yield part
+                    for at in range(0, len(piece), CHUNK_BYTES):
+                        chunk = piece[at : at + CHUNK_BYTES]
+                        begin += len(chunk)
+                        self._sent_bytes += len(chunk)
+                        yield chunk
             if begin < end:
-                self._cut += 1
-                raise CutShortError
+                self._truncated += 1
+                raise TruncatedError
         finally:
             scope.cancel()
             pieces.close()
-            if flight is not None:
-                flight.unwant(end)
+            if download is not None:
+                download.remove_reader(end)
 
     def statistics(self) -> ProxyStatistics:
-        """Everything, now."""
-        on_their_way = sum(flight.fetched_bytes for flight in self._flights.values())
+        """The counters now."""
+        under_way_bytes = sum(download.fetched_bytes for download in self._downloads.values())
         return ProxyStatistics(
             results=dict(self._results),
-            fetching=self._errands.running,
-            queued=self._errands.queued,
-            reading=self._shelf.readers,
-            fetched_bytes=self._fetched_bytes + on_their_way,
+            fetching=self._fetcher.running,
+            queued=self._fetcher.queued,
+            active_readers=self._cache.active_readers,
+            fetched_bytes=self._fetched_bytes + under_way_bytes,
             sent_bytes=self._sent_bytes,
-            cut=self._cut,
-            kept=self._shelf.usage,
-            removed=self._shelf.removed,
+            truncated=self._truncated,
+            cache=self._cache.usage,
+            evicted=self._cache.evicted,
         )
 
-    async def _find(self, wanted: Wanted) -> Found:
-        if wanted.repo not in self._allowed:
-            raise NotServedError("repo_refused", f"{wanted.repo} is none of the repositories in proxy.allow")
+    async def _resolve(self, ref: FileRef) -> ResolvedFile:
+        if ref.repo not in self._allowed:
+            raise HubFileError("repo_refused", f"{ref.repo} is not one of the repositories in proxy.allow")
         if self._closed or self._nursery is None:
             raise _draining()
-        name = wanted.name(self._upstream.endpoint)
-        self._errands.check_absent(name)
-        flight = self._flights.get(name)
-        if flight is None or flight.is_over:
-            flight = self._flights[name] = Flight(name)
-            self._nursery.start_soon(self._fly, flight, wanted)
-        return await flight.result()
+        name = ref.name(self._upstream.endpoint)
+        self._fetcher.check_missing(name)
+        download = self._downloads.get(name)
+        if download is None or download.is_over:
+            download = self._downloads[name] = Download(name)
+            self._nursery.start_soon(self._run_download, download, ref)
+        return await download.result()
 
     async def _read_ahead(
         self,
-        found: Found,
+        file: ResolvedFile,
         begin: int,
         end: int,
         to_reader: trio.MemorySendChannel[bytes],
@@ -179,65 +195,66 @@ class Proxy:
         descriptor = None
         with scope, to_reader:
             try:
-                descriptor = await self._open(found)
+                descriptor = await self._open(file)
                 while begin < end:
-                    piece = await self._read(found.flight, descriptor, begin, end)
+                    piece = await self._read(file.download, descriptor, begin, end)
                     begin += len(piece)
                     await to_reader.send(piece)
-            except (CutShortError, OSError) as error:
-                log.info("hub_file_cut", problem=str(error) or "the rest of it is not there")
+            except (TruncatedError, OSError) as error:
+                problem = str(error) or "the rest of the file is not available"
+                log.info("hub_response_truncated", problem=problem)
             finally:
                 if descriptor is not None:
                     os.close(descriptor)
 
-    async def _open(self, found: Found) -> int:
-        """A descriptor of what was found.
+    async def _open(self, file: ResolvedFile) -> int:
+        """A descriptor of the file, for the caller to close.
 
         Raises:
-            CutShortError: it is another file by now.
+            TruncatedError: the cache has another version of it by now.
             OSError: it is gone.
         """
-        growing = None if found.flight is None else found.flight.descriptor()
-        if growing is not None:
-            return growing
-        descriptor, described = await self._shelf.open(found.name)
-        if described != found.described:
+        descriptor = None if file.download is None else file.download.dup_descriptor()
+        if descriptor is not None:
+            return descriptor
+        descriptor, metadata = await self._cache.open(file.name)
+        if metadata != file.metadata:
             os.close(descriptor)
-            raise CutShortError
+            raise TruncatedError
         return descriptor
 
-    async def _read(self, flight: Flight | None, descriptor: int, begin: int, end: int) -> bytes:
-        ready = end if flight is None else min(end, await flight.reach(begin))
+    async def _read(self, download: Download | None, descriptor: int, begin: int, end: int) -> bytes:
+        ready = end if download is None else min(end, await download.wait_for(begin))
         size_bytes = min(READ_BYTES, ready - begin)
-        piece = await self._shelf.on_disk(os.pread, descriptor, size_bytes, HEAD_BYTES + begin)
+        piece = await self._cache.run_blocking(os.pread, descriptor, size_bytes, HEAD_BYTES + begin)
         if not piece:
-            raise CutShortError
+            raise TruncatedError
         return piece
 
-    async def _fly(self, flight: Flight, wanted: Wanted) -> None:
-        """One flight, from the question to its end; whatever goes wrong on it stays with its file."""
+    async def _run_download(self, download: Download, ref: FileRef) -> None:
+        """One lookup, from the cache to the last byte; whatever goes wrong concerns this file alone."""
         try:
-            kept = await self._shelf.find(flight.name)
-            if kept is not None and self._errands.is_current(wanted, kept):
-                flight.settle(kept.described, "hit")
+            cached = await self._cache.find(download.name)
+            if cached is not None and self._fetcher.is_fresh(ref, cached):
+                download.set_result(cached.metadata, "hit")
             else:
-                await self._errands.run(flight, wanted, kept)
-        except NotServedError as refusal:
-            if flight.known.is_set():
-                log.warning("hub_fetch_broken", file=str(wanted), code=refusal.code, problem=str(refusal))
-            elif kept is not None and refusal.code in _IN_DOUBT:
-                flight.settle(kept.described, "stale")
-            flight.fail(refusal)
+                await self._fetcher.fetch(download, ref, cached)
+        except HubFileError as error:
+            if download.resolved.is_set():
+                log.warning("hub_fetch_interrupted", file=str(ref), code=error.code, problem=str(error))
+            elif cached is not None and error.code in _SERVE_STALE:
+                download.set_result(cached.metadata, "stale")
+            download.set_error(error)
         except Exception:
-            log.exception("hub_fetch_failed", file=str(wanted))
-            flight.fail(NotServedError("hub_error", "the server failed on this file"))
+            log.exception("hub_fetch_failed", file=str(ref))
+            download.set_error(HubFileError("hub_error", "the server failed on this file"))
         finally:
-            flight.fail(_draining())
-            flight.land()
-            self._fetched_bytes += flight.fetched_bytes
-            if self._flights.get(flight.name) is flight:
-                del self._flights[flight.name]
+            download.set_error(_draining())
+            download.finish()
+            self._fetched_bytes += download.fetched_bytes
+            if self._downloads.get(download.name) is download:
+                del self._downloads[download.name]
 
 
-def _draining() -> NotServedError:
-    return NotServedError("draining", "the server is shutting down", retry_after_ms=BUSY_RETRY_MS)
+def _draining() -> HubFileError:
+    return HubFileError("draining", "the server is shutting down", retry_after_ms=BUSY_RETRY_MS)

@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from actors.stage import header
 from pipeline.values import (
     AgentCodes,
     Codes,
@@ -15,7 +14,7 @@ from pipeline.values import (
     LaneConfigured,
     LaneEvent,
     LaneOpened,
-    Sampling,
+    SamplingParams,
     Text,
     UserCodes,
 )
@@ -43,11 +42,11 @@ class Step(Protocol):
 class StepperStage(Protocol):
     """What the language model remembers of every lane; used on one thread."""
 
-    def open(self, lane: int, sampling: Sampling) -> None:
+    def open(self, lane: int, sampling: SamplingParams) -> None:
         """Reset the lane's row."""
         ...
 
-    def configure(self, lane: int, sampling: Sampling) -> None:
+    def configure(self, lane: int, sampling: SamplingParams) -> None:
         """Draw the lane's tokens differently from its next step on."""
         ...
 
@@ -59,7 +58,7 @@ class StepperStage(Protocol):
         """`codes [w, K]` → w steps, step i for `lanes[i]`."""
         ...
 
-    def rehearse(self, *, anew: bool) -> None:
+    def warmup(self, *, anew: bool) -> None:
         """One step of nobody's lane, after the last one or from the beginning."""
         ...
 
@@ -81,10 +80,10 @@ class Stepper:
                 return LaneClosed(lane, self._stage.close(lane))
         return event
 
-    def rehearse(self, *, anew: bool) -> float:
+    def warmup(self, *, anew: bool) -> float:
         """One step of nobody's lane; how long it took, in seconds."""
         began_s = time.perf_counter()
-        self._stage.rehearse(anew=anew)
+        self._stage.warmup(anew=anew)
         return time.perf_counter() - began_s
 
     def computes(self, frame: UserCodes) -> bool:  # noqa: ARG002 - every frame does
@@ -95,6 +94,6 @@ class Stepper:
         """One call for the whole batch."""
         steps = self._stage.step([frame.lane for frame in frames], np.stack([f.codes for f in frames]))
         return [
-            AgentCodes(*header(frame), step.token, step.text, step.codes)
+            AgentCodes(frame.header, step.token, step.text, step.codes)
             for frame, step in zip(frames, steps, strict=True)
         ]

@@ -1,7 +1,8 @@
-"""Speech in, speech out: the parts of the server that compute.
+"""A speech-to-speech server: models, audio, packet protocol, commands and configuration.
 
-Rooms, each with one verb: `protocol` spells packets, `audio` cuts samples, `models`
-computes arrays, `stages` remembers sessions. What travels between them is named in
-`values`, the knobs in `config`, the failures in `errors`, the constants in `units`.
-Waiting is done next door in `actors`, and speaking HTTP in `web`.
+`models` computes arrays, `stages` keeps the state of the sessions, `audio` converts samples, `protocol`
+encodes packets. The values they exchange are in `values`, the settings in `config`, the exceptions in
+`errors`, the constants in `units`; `run` serves, `cli` holds the other commands.
+
+Neighbours: everything that awaits is in `actors`, everything about HTTP in `web`.
 """

@@ -1,6 +1,6 @@
-"""`python -m pipeline` is `packet-voice`."""
+"""`python -m pipeline` is the same command as `packet-voice`."""
 
-from pipeline.main import main
+from pipeline.cli.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,13 +1,13 @@
-"""The one place that chooses what computes: Metal, CUDA or the CPU with a real BLAS.
+"""Chooses the compute backend: Metal, CUDA, or the CPU with a fast BLAS.
 
-`prepare()` must run before the first `import mlx.core` of the process, because on Linux
-the CPU wheel of MLX binds its BLAS symbols when it is loaded: a library already present
-with global symbols wins over the reference BLAS inside the wheel, which is about nine
-times slower. `pipeline.models` calls it when it is imported, and imports MLX only after.
+`prepare()` must run before the first `import mlx.core` of the process. On Linux the CPU wheel of
+MLX binds its BLAS symbols when it is loaded, and a library that is loaded already with global
+symbols takes precedence over the reference BLAS inside the wheel, which is about nine times
+slower. `pipeline.models` therefore calls it when it is imported, before it imports MLX: the only
+work that any module does at import. Everything else asks for the `Backend` when it is used.
 
-What belongs here: devices, BLAS, thread counts, the dtype that each device computes in, and
-which other processes share a model with this one.
-What does not: anything about a model.
+What belongs here: devices, BLAS, thread counts, core affinity, the dtype that each device
+computes in, and the ranks that share a model. What does not: anything about a model.
 """
 
 import contextlib
@@ -34,18 +34,13 @@ if TYPE_CHECKING:
 
 DeviceName = Literal["metal", "cuda", "cpu"]
 
-# With MKL's default of 200 ms its idle workers spin through the gap between two frames and take
-# both cores from everything else. Parked at once, they have to be woken for the next product of
-# the same step, which takes longer than the product. A millisecond reaches from one to the next.
-_BLOCKTIME = ("KMP_BLOCKTIME", "1")
 STAGES = 3  # encoder, stepper, decoder
-# Encoder, stepper and decoder compute at once. A product that wants the cores of another
-# waits for them, and a small one is slower on two cores than on one at any time.
-_SHARE = max(1, (os.cpu_count() or 1) // STAGES)
+# With MKL's default of 200 ms its idle workers spin through the gap between two frames and take
+# both cores from everything else. With 0 they have to be woken for the next product of the same
+# step, which takes longer than the product. A millisecond is longer than the time between two.
+_BLOCKTIME = ("KMP_BLOCKTIME", "1")
 _THREADS = "MKL_NUM_THREADS"
-_SETTERS = {"mkl": "MKL_Set_Num_Threads", "openblas": "openblas_set_num_threads"}
-_threads_asked = _THREADS in os.environ
-_set_here: set[str] = set()  # of the environment
+_SET_THREADS = {"mkl": "MKL_Set_Num_Threads", "openblas": "openblas_set_num_threads"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,35 +53,51 @@ class Blas:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """What this process computes on."""
+    """What this process computes on.
+
+    added_environment: the variables that `prepare` added to the environment. threads_from_user:
+    whether the user has set the number of BLAS threads.
+    """
 
     device: DeviceName
     blas: Blas
     mlx_version: str
+    added_environment: frozenset[str] = frozenset()
+    threads_from_user: bool = False
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether MLX computes on the CPU."""
+        return self.device == "cpu"
 
     @property
     def compute_dtype(self) -> Literal["float32", "bfloat16"]:
-        """The dtype weights are kept in: 16-bit products are unusably slow on a CPU."""
-        return "float32" if self.device == "cpu" else "bfloat16"
+        """The dtype of weights and caches: 16-bit products are unusably slow on a CPU."""
+        return "float32" if self.on_cpu else "bfloat16"
 
     @property
     def keeps_quantized(self) -> bool:
-        """Whether quantized weights stay so: on a CPU products with them are unusably slow."""
-        return self.device != "cpu"
+        """Whether quantized weights stay quantized: products with them are unusably slow on a CPU."""
+        return not self.on_cpu
 
     @property
     def compiles(self) -> bool:
-        """Whether models compute by compiled graphs.
+        """Whether models run as compiled functions.
 
-        A GPU computes a step faster than Python lays it out. On a CPU it does not, and MLX
-        would need a C++ compiler at run time.
+        A GPU computes a step faster than Python builds its graph. A CPU does not, and MLX would
+        need a C++ compiler at run time.
         """
-        return self.device != "cpu"
+        return not self.on_cpu
+
+    @property
+    def pads_batches(self) -> bool:
+        """Whether batches are padded to bucket widths: a GPU prefers few shapes, a CPU pays for every row."""
+        return not self.on_cpu
 
     @property
     def warning(self) -> str | None:
-        """A sentence for the log when the choice costs the user real time."""
-        if self.device == "cpu" and self.blas.name == "reference":
+        """A sentence for the log if there is no fast BLAS."""
+        if self.on_cpu and self.blas.name == "reference":
             return (
                 "no fast BLAS found: matrix products run about 9 times slower than they could; "
                 "install the 'cpu' extra (pip install 'packet-voice[cpu]') or a system OpenBLAS "
@@ -96,7 +107,7 @@ class Backend:
 
 
 def _mkl_path() -> Path | None:
-    # The `mkl` package installs its libraries beside the interpreter's own.
+    # The `mkl` package installs its libraries next to the interpreter's own.
     found = sorted(Path(sys.prefix, "lib").glob("libmkl_rt.so*"))
     return found[-1] if found else None
 
@@ -116,73 +127,84 @@ def _load_blas() -> Blas:
         try:
             ctypes.CDLL(path, mode=ctypes.RTLD_GLOBAL)
         except OSError:
-            continue  # present but unloadable, for instance built for another libc
+            continue  # present but not loadable, for instance built for another libc
         return Blas(name, path)
     return Blas("reference", None)
 
 
 @functools.cache
 def prepare() -> Backend:
-    """Choose the device and load its BLAS; called again, it answers what it chose.
+    """Load the BLAS and choose the device, once per process; further calls return the same `Backend`.
 
     Raises:
-        RuntimeError: MLX was imported earlier, so that the choice would come too late.
+        RuntimeError: MLX was imported before, so that its BLAS can no longer be replaced.
     """
     if sys.platform == "linux" and "mlx.core" in sys.modules:
         raise RuntimeError("pipeline.backend.prepare() must run before the first import of mlx.core")
-    for name, value in (_BLOCKTIME, (_THREADS, str(_SHARE))):
-        if name not in os.environ:
-            os.environ[name] = value
-            _set_here.add(name)
+    defaults = dict([_BLOCKTIME, (_THREADS, str(_stage_threads()))])
+    added = frozenset(defaults) - set(os.environ)
+    os.environ.update({name: defaults[name] for name in added})
     blas = _load_blas()
-    import mlx.core as mx  # noqa: PLC0415 - the order is the point
+    import mlx.core as mx  # noqa: PLC0415 - it must follow the loading of the BLAS
 
     device: DeviceName = "cpu"
     if mx.metal.is_available():
         device = "metal"
     elif mx.cuda.is_available():
         device = "cuda"
-    return Backend(device, blas, importlib.metadata.version("mlx"))
+    version = importlib.metadata.version("mlx")
+    return Backend(device, blas, version, added, threads_from_user=_THREADS not in added)
 
 
-def divide_cores(*, lone: bool) -> None:
-    """Let every product of this process have a third of the cores, or all of them for a `lone` big model.
+def _stage_threads() -> int:
+    """The BLAS threads of one stage: an equal share of the cores, because all three compute at once.
 
-    One that is larger than the caches and serves one session waits for memory, and a core alone
-    reads slower than all together. `MKL_NUM_THREADS`, where the user has set it, stays.
+    A product that needs the cores of another waits for them, and a small one is slower on two
+    cores than on one anyway.
     """
-    blas = prepare().blas
-    if _threads_asked or blas.name not in _SETTERS:
+    return max(1, (os.cpu_count() or 1) // STAGES)
+
+
+def set_blas_threads(*, all_cores: bool) -> None:
+    """Give every matrix product a third of the cores, or all of them for one session of a large model.
+
+    The products of a model that is larger than the CPU's caches are bound by memory bandwidth, of
+    which one core gets only a part. `MKL_NUM_THREADS` stays as the user has set it.
+    """
+    machine = prepare()
+    if machine.threads_from_user or machine.blas.name not in _SET_THREADS:
         return
-    threads = (os.cpu_count() or 1) if lone else _SHARE
-    ctypes.CDLL(blas.path)[_SETTERS[blas.name]](threads)
-    os.environ[_THREADS] = str(threads)  # where `homes` finds it
+    threads = (os.cpu_count() or 1) if all_cores else _stage_threads()
+    ctypes.CDLL(machine.blas.path)[_SET_THREADS[machine.blas.name]](threads)
+    os.environ[_THREADS] = str(threads)  # read by `core_affinity`
 
 
-def users_environment() -> dict[str, str]:
-    """The environment without what `prepare` put there: a process started in it chooses for itself."""
-    return {name: value for name, value in os.environ.items() if name not in _set_here}
+def user_environment() -> dict[str, str]:
+    """The environment without the variables that `prepare` added, for a process that prepares its own."""
+    prepared = prepare.cache_info().currsize > 0
+    added = prepare().added_environment if prepared else frozenset()
+    return {name: value for name, value in os.environ.items() if name not in added}
 
 
-def homes() -> tuple[frozenset[int] | None, ...]:
-    """One home for each thread that computes and the one that MLX starts for it: a core, or None for any.
+def core_affinity() -> tuple[frozenset[int] | None, ...]:
+    """The core of each model thread and of the thread that MLX starts for it; None for any core.
 
-    The two hand each other hundreds of operations for every frame. On one core that is a queue;
-    between two, each hand-over wakes a core that has just fallen asleep, which on a virtual
-    machine costs more than the operation (a step of 13 ms takes 8). Where a product has several
-    threads of its own, they need the other cores, and nobody is told where to be; nor where ranks
-    share a model, because MLX waits for the others' parts with a thread that never rests.
+    The two pass hundreds of operations to each other for every frame. On one core that is a queue;
+    between two, each operation wakes a core that has just gone idle, which on a virtual machine
+    takes longer than the operation (a step takes 13 ms instead of 8). No core is set where a
+    product has several threads, which need the other cores, nor where ranks share a model, because
+    MLX waits for the other ranks in a busy loop on a thread of its own.
     """
-    here = sys.platform == "linux" and prepare().device == "cpu"
-    if not here or os.environ[_THREADS] != "1" or launched().size > 1:
+    pins = sys.platform == "linux" and prepare().on_cpu
+    if not pins or os.environ[_THREADS] != "1" or launched_ranks().size > 1:
         return (None,) * STAGES
     cores = sorted(os.sched_getaffinity(0))[:STAGES]
     return tuple(frozenset({core}) for core in cores) if len(cores) > 1 else (None,)
 
 
 @contextlib.contextmanager
-def staying_at(cores: frozenset[int] | None) -> Iterator[None]:
-    """Keep the calling thread, and threads that it starts meanwhile, on `cores`."""
+def pinned_to(cores: frozenset[int] | None) -> Iterator[None]:
+    """Keep the calling thread, and threads that it starts meanwhile, on `cores`; None changes nothing."""
     if cores is None:
         yield
         return
@@ -195,9 +217,9 @@ def staying_at(cores: frozenset[int] | None) -> Iterator[None]:
 
 
 def free_bytes() -> int:
-    """Memory that a model could take now, where this process computes.
+    """Memory of this process's device that is free for a model now.
 
-    On Metal the model shares the machine's memory, of which the system grants a part.
+    On Metal this is the machine's memory, of which the system grants a part.
     """
     device = prepare().device
     available: int = psutil.virtual_memory().available
@@ -205,34 +227,34 @@ def free_bytes() -> int:
         return available
     import mlx.core as mx  # noqa: PLC0415 - after prepare()
 
-    about = mx.device_info()
+    info = mx.device_info()
     if device == "metal":
-        return min(available, int(about["max_recommended_working_set_size"]))
-    return int(about["free_memory"] if "free_memory" in about else about["total_memory"])
+        return min(available, int(info["max_recommended_working_set_size"]))
+    return int(info["free_memory"] if "free_memory" in info else info["total_memory"])
 
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Which of the `size` processes that share one model this is; rank 0 serves."""
+    """The rank of this process among the `size` processes that share one model; rank 0 serves."""
 
     rank: int
     size: int
 
 
-ALONE = Ranks(0, 1)
-# Files of `mlx.launch` that have one entry for each rank, by the variable that names them.
+SINGLE_RANK = Ranks(0, 1)
+# Variables of `mlx.launch` that name a file with one entry for each rank.
 _RANK_FILES = ("MLX_HOSTFILE", "MLX_IBV_DEVICES")
 
 
-def launched() -> Ranks:
-    """What `mlx.launch` says in the environment; `ALONE` without it.
+def launched_ranks() -> Ranks:
+    """The rank that `mlx.launch` has put into the environment; `SINGLE_RANK` without it.
 
     Raises:
-        ConfigError: it contradicts itself.
+        ConfigError: the variables contradict each other.
     """
     rank = os.environ.get("MLX_RANK")
     if rank is None:
-        return ALONE
+        return SINGLE_RANK
     size = 1
     try:
         if "MLX_WORLD_SIZE" in os.environ:
@@ -240,24 +262,24 @@ def launched() -> Ranks:
         for variable in _RANK_FILES:
             if variable in os.environ:
                 listed = Path(os.environ[variable]).read_text(encoding="utf-8").strip()
-                size = len(json.loads(listed)) if listed else 1  # of a single rank the file is empty
+                size = len(json.loads(listed)) if listed else 1  # for a single rank the file is empty
         ranks = Ranks(int(rank), size)
     except (OSError, ValueError) as error:
-        raise ConfigError("MLX_RANK", f"what mlx.launch left in the environment is no use: {error}") from None
+        raise ConfigError("MLX_RANK", f"the environment set by mlx.launch is not valid: {error}") from None
     if not 0 <= ranks.rank < ranks.size:
         raise ConfigError("MLX_RANK", f"{rank}, of {size} ranks")
     return ranks
 
 
 @contextlib.contextmanager
-def joining(within_s: float) -> "Iterator[mx.distributed.Group]":
-    """Find the other ranks, and do what the block does with them, or the process ends by SIGALRM.
+def joined_group(within_s: float) -> "Iterator[mx.distributed.Group]":
+    """Connect to the other ranks and run the block; the process ends by SIGALRM if that takes longer.
 
-    MLX waits for them inside one call, which holds the interpreter: nothing else can end it.
-    On the main thread.
+    MLX waits for the other ranks inside one call that holds the interpreter lock, so that only a
+    signal can end it. To be called on the main thread.
 
     Raises:
-        ConfigError: they cannot be reached.
+        ConfigError: the other ranks cannot be reached.
     """
     import mlx.core as mx  # noqa: PLC0415 - after prepare()
 

@@ -1,10 +1,11 @@
-"""The knobs: what the `pipeline` section of a config.json may say, with units and defaults.
+"""The settings: the keys of the `pipeline` section of a config.json, with types, units and defaults.
 
-A config.json is Kyutai's, unmodified, plus one optional key, `pipeline`, whose content is
-`Settings`. It is read strictly: an unknown key, a wrong type or a value out of range is a
-`ConfigError` that names the dotted path. The other keys describe the model and are read
-by `pipeline.models`, which refuses what it does not know just as strictly. Where a config
-lies is a `Source`: a path, or a `HubAddress`, which `pipeline.hub` knows how to fetch.
+A config.json is Kyutai's, unmodified, plus one optional key, `pipeline`, parsed as `Settings`. Parsing is
+strict: an unknown key, a wrong type or a value out of range is a `ConfigError` with the dotted path of the
+key. The other keys describe the model; `pipeline.models` parses them just as strictly. A `Source` is
+the location of a config: a path, or a `HubAddress` that `pipeline.hub` can fetch.
+
+The docstrings of the sections are the tables of docs/reference/configuration.md (`make docs`).
 """
 
 import json
@@ -18,16 +19,16 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from pipeline.errors import ConfigError
-from pipeline.values import Sampling
+from pipeline.values import SamplingParams
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
-Saying = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
+Suggestion = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
 Description = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
-Sayings = Annotated[tuple[Saying, ...], msgspec.Meta(max_length=8)]
+Suggestions = Annotated[tuple[Suggestion, ...], msgspec.Meta(max_length=8)]
 ReplicaName = Annotated[str, msgspec.Meta(pattern="^[A-Za-z0-9-]{1,32}$")]
 RepositoryPattern = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._*-]+/[A-Za-z0-9._*-]+$")]
 MESSAGE_BYTES = 65_552  # 17 bytes of header and the largest u16 payload
@@ -37,32 +38,32 @@ _HUB_ADDRESS = re.compile(rf"hf://({_PART}/{_PART})(?:@([^/@]+))?(?:/(.+))?")
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A group of knobs; unknown keys are refused."""
+    """A group of settings; unknown keys are errors."""
 
 
 class Server(Section, frozen=True):
-    """Where to listen, and who may ask.
+    """Listening address, TLS and access control.
 
-    host: address to bind; anything but loopback needs TLS and a token.
-    port: TCP port; 0 lets the system choose one.
-    allowed_hosts: values the Host header may have, ports ignored. Those of a certificate made by
-        `server.tls` need not be named.
-    token: what clients must show, at least 16 characters; unset: nothing. On a command line others
-        can read it.
-    token_file: the file that holds the token instead.
-    tls_cert: the certificate chain, PEM; relative to where the server is started; unset: no TLS.
-    tls_key: its private key, PEM; unset: it is in the same file.
-    tls: `auto` makes a certificate of this machine's own and, off loopback, a token if none is set
-        (`docs/phone.md`).
-    tls_folder: where these are kept; unset: `packet-voice/lan` in the user's data folder.
-    public_url: the address that people use where a balancer stands in front, such as
-        `https://voice.example.org`; its host is allowed, and its pages are the server's own.
-    trusted_proxies: addresses or networks of balancers, which say in X-Forwarded-For who is asking.
-    replica: what a balancer calls this server, letters, digits and hyphens; tokens to resume with
-        begin with it.
-    agent_port: TCP port on which a balancer is told how much room there is (HAProxy's agent check);
-        unset: none.
-    agent_host: address to bind for that; it tells nobody more than a number.
+    host: address to bind; any address other than loopback requires TLS and a token.
+    port: TCP port; 0 picks a free one.
+    allowed_hosts: accepted values of the Host header, without port. The hosts of a certificate created by
+        `server.tls` are accepted as well.
+    token: access token that clients must present, at least 16 characters; unset: no token. Other users can
+        read it on a command line, so prefer `server.token_file`.
+    token_file: file that contains the token.
+    tls_cert: certificate chain, PEM; relative to the working folder of the server; unset: no TLS.
+    tls_key: private key of the certificate, PEM; unset: in the same file.
+    tls: `auto` creates a certificate and, unless bound to loopback, a token if none is set
+        (`docs/how-to/phone.md`).
+    tls_folder: folder for the created certificate and token; unset: `packet-voice/lan` in the user's data
+        folder.
+    public_url: public address of the server behind a load balancer, for example
+        `https://voice.example.org`; its host and origin are accepted.
+    trusted_proxies: addresses or networks of load balancers whose X-Forwarded-For header is trusted.
+    replica: name of this server at the load balancer, letters, digits and hyphens; resume tokens begin
+        with it.
+    agent_port: TCP port for HAProxy's agent check, which reports the free capacity; unset: none.
+    agent_host: address to bind for the agent check.
     """
 
     host: str = "127.0.0.1"
@@ -81,20 +82,20 @@ class Server(Section, frozen=True):
     agent_host: str = "127.0.0.1"
 
     def __rich_repr__(self) -> list[tuple[str, Any]]:
-        """All but the token, which must not reach a log or a traceback."""
+        """All fields except the token, which must not appear in logs or tracebacks."""
         return [(name, value) for name, value in msgspec.structs.asdict(self).items() if name != "token"]
 
     def __repr__(self) -> str:
-        """The same."""
+        """All fields except the token."""
         return f"Server({', '.join(f'{name}={value!r}' for name, value in self.__rich_repr__())})"
 
 
 class Lanes(Section, frozen=True):
-    """How many sessions run at once, and how many may wait.
+    """Number of concurrent and waiting sessions.
 
-    max: rows of every streaming state; unset: 16, or 1 on models of 10⁹ parameters and more.
-    queue: sessions that may wait for a lane before new ones are refused.
-    idle_s: a session that holds a lane and sends no audio (silence is audio) for this long is ended.
+    max: concurrent sessions, the rows of the batch; unset: 16, or 1 for models of 10⁹ parameters and more.
+    queue: sessions that can wait for a lane; further ones are refused.
+    idle_s: time after which a session with a lane is ended if it sends no audio; silence counts as audio.
     """
 
     max: Count | None = None
@@ -103,15 +104,15 @@ class Lanes(Section, frozen=True):
 
 
 class Limits(Section, frozen=True):
-    """Bounds on one connection.
+    """Limits on connections and messages.
 
-    message_bytes: largest WebSocket message accepted.
-    send_timeout_s: how long one write may wait for a peer that does not read.
-    max_lag_ms: audio older than this, waiting for its model, is dropped oldest first.
-    resume_grace_ms: how long a session whose connection broke may be taken up again; 0: never.
-    connections: TCP connections open at once, beyond which new ones are turned away.
-    connections_per_address: the same from one address; an IPv6 network of 64 bits is one.
-    failures_per_minute: wrong tokens and failed TLS handshakes an address may have.
+    message_bytes: largest accepted WebSocket message.
+    send_timeout_s: time after which a write to a client that does not read fails.
+    max_lag_ms: queued audio older than this is dropped, oldest first.
+    resume_grace_ms: time during which a session can be resumed after its connection was lost; 0: never.
+    connections: concurrent TCP connections; further ones are rejected.
+    connections_per_address: concurrent TCP connections from one address; an IPv6 /64 network counts as one.
+    failures_per_minute: wrong tokens and failed TLS handshakes allowed per address.
     """
 
     message_bytes: Annotated[int, msgspec.Meta(ge=17, le=MESSAGE_BYTES)] = MESSAGE_BYTES
@@ -124,10 +125,10 @@ class Limits(Section, frozen=True):
 
 
 class Heartbeat(Section, frozen=True):
-    """How silence is noticed.
+    """Detection of dead connections.
 
-    every_s: a heartbeat is sent this often.
-    timeout_s: a peer from which nothing came for this long is gone.
+    every_s: interval between heartbeats.
+    timeout_s: time without any message after which a client counts as disconnected.
     """
 
     every_s: Seconds = 5.0
@@ -135,10 +136,10 @@ class Heartbeat(Section, frozen=True):
 
 
 class Text(Section, frozen=True):
-    """When an utterance of the agent ends.
+    """End of an utterance of the agent.
 
-    final_after_padding: consecutive padding tokens that close it.
-    final_after_s: longest utterance.
+    final_after_padding: number of consecutive padding tokens that end an utterance.
+    final_after_s: maximum length of an utterance.
     """
 
     final_after_padding: Count = 13
@@ -146,17 +147,17 @@ class Text(Section, frozen=True):
 
 
 class SamplingDefaults(Section, frozen=True):
-    """How tokens are drawn where a session does not say; unset: the checkpoint's own, or LMGen's.
+    """Default sampling parameters of a session; unset: those of the checkpoint, or else of LMGen.
 
-    temperature: of audio tokens; 0 is greedy.
-    top_k: of audio tokens, the likeliest that may be drawn; 0 is no limit.
-    text_temperature: of text tokens; 0 is greedy.
-    text_top_k: of text tokens; 0 is no limit.
-    padding_bias: added to the logit of the text padding token: above 0 the agent talks less.
-    repetition_penalty: divides the logits of recent text tokens.
-    cfg_coef: how far what is drawn is moved away from the model's worst; 1 is not at all. Only
-        for models with conditions, fixed when the model is loaded, and at twice the work.
-    seed: seed of every session that brings none; unset: a new one each time.
+    temperature: temperature for audio tokens; 0: greedy.
+    top_k: number of most likely audio tokens to sample from; 0: no limit.
+    text_temperature: temperature for text tokens; 0: greedy.
+    text_top_k: number of most likely text tokens to sample from; 0: no limit.
+    padding_bias: added to the logit of the text padding token; above 0 the agent speaks less.
+    repetition_penalty: divisor for the logits of recent text tokens.
+    cfg_coef: coefficient of classifier-free guidance; 1: off. Only for models with conditions; fixed when
+        the model is loaded, and doubles the computation.
+    seed: seed of sessions that do not send one; unset: a new one each time.
     """
 
     temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
@@ -170,31 +171,31 @@ class SamplingDefaults(Section, frozen=True):
 
 
 class Greeting(Section, frozen=True):
-    """What people are told of this model, on the page, in `/health` and when a conversation begins.
+    """Description of the model on the page, in `/health` and at the start of a session.
 
-    about: one sentence that says what it can do; unset: none.
-    suggestions: what may be asked, each as one would say it.
+    about: one sentence about what the model can do; unset: none.
+    suggestions: example questions.
     """
 
     about: Description | None = None
-    suggestions: Sayings = ()
+    suggestions: Suggestions = ()
 
 
 class Untrained(Section, frozen=True):
-    """Weights for a configuration that has none.
+    """Random weights for a configuration without a checkpoint.
 
-    seed: where a file that the config names is missing, it is made from this seed.
+    seed: seed for generating missing weight files; unset: missing files are errors.
     """
 
     seed: Natural | None = None
 
 
 class Log(Section, frozen=True):
-    """What is logged, and how.
+    """Log output.
 
-    level: lowest level shown.
-    format: `console` for people, `json` for tools, `auto` by whether stderr is a terminal.
-    trace_every: every so many frames of a session leave a line of how long they took; 0: none.
+    level: lowest level to log.
+    format: `console` for people, `json` for tools; `auto`: `console` if stderr is a terminal, else `json`.
+    trace_every: log the timing of every n-th frame of a session; 0: none.
     """
 
     level: Literal["debug", "info", "warning", "error"] = "info"
@@ -203,26 +204,26 @@ class Log(Section, frozen=True):
 
 
 class Replay(Section, frozen=True):
-    """Recordings of sessions whose clients ask for it.
+    """Recordings of sessions, made at a client's request.
 
-    folder: where they are written, each in a folder of its own; unset: nobody is recorded.
+    folder: folder for recordings, each in its own subfolder; unset: no recordings.
     """
 
     folder: str | None = None
 
 
 class Proxy(Section, frozen=True):
-    """The way of the pages to a Hugging Face hub, `/api/hf` (`docs/hub-proxy.md`).
+    """Proxy and cache for a Hugging Face hub at `/api/hf` (`docs/reference/hub-proxy.md`).
 
-    allow: the repositories it gives, `*` standing for anything within a name; empty: there is no such way.
-    folder: where files are kept; unset: `packet-voice/hub` in the user's cache folder.
-    cache_bytes: the most that is kept, least recently used first to go.
-    file_bytes: the largest file that is given.
-    fetches: files that come from the hub at once.
-    queue_s: how long a request may wait for its turn to be one of them.
-    timeout_s: how long the hub may take to say what a file is, and how long to go on with it.
-    fresh_s: how long a branch or a tag is taken for unchanged. A commit always is.
-    absent_s: how long a file that the hub has not is taken for absent.
+    allow: repositories to serve, `*` matches any part of a name; empty: no proxy.
+    folder: cache folder; unset: `packet-voice/hub` in the user's cache folder.
+    cache_bytes: maximum size of the cache; least recently used files are evicted.
+    file_bytes: largest file to serve.
+    fetches: concurrent downloads from the hub.
+    queue_s: time a request may wait for a download slot.
+    timeout_s: time the hub may take to respond, and between two parts of a response.
+    fresh_s: time before a branch or tag is checked again; commits never are.
+    absent_s: time before a missing file is requested again.
     """
 
     allow: tuple[RepositoryPattern, ...] = ("onnx-community/whisper-*", "Xenova/whisper-*")
@@ -237,11 +238,11 @@ class Proxy(Section, frozen=True):
 
 
 class Ranks(Section, frozen=True):
-    """How several processes share one model, where `mlx.launch` starts them (`docs/tensor-parallel.md`).
+    """Tensor parallelism, when `mlx.launch` starts several ranks (`docs/how-to/tensor-parallel.md`).
 
-    depformer: `cut`: each has a part of it; `whole`: each has all of it, which takes more memory and
-        most of the exchanges out of a step.
-    join_s: how long they may take to find each other; at least 1.
+    depformer: `cut`: shard the depth transformer; `whole`: replicate it, which takes more memory and avoids
+        most of the communication of a step.
+    join_s: time the ranks may take to connect, at least 1.
     """
 
     depformer: Literal["cut", "whole"] = "cut"
@@ -251,8 +252,8 @@ class Ranks(Section, frozen=True):
 class Settings(Section, frozen=True):
     """The `pipeline` section.
 
-    stall_s: a model thread that does not return within this time ends the process.
-    drain_s: how long sessions may finish after SIGTERM.
+    stall_s: time after which a model thread that does not return ends the process.
+    drain_s: time that sessions have to finish after SIGTERM.
     """
 
     server: Server = Server()
@@ -270,8 +271,8 @@ class Settings(Section, frozen=True):
     stall_s: Seconds = 10.0
     drain_s: Seconds = 5.0
 
-    def sampling_for(self, recommended: Mapping[str, Any], seed: int) -> Sampling:
-        """These settings, over the checkpoint's `lm_gen_config`, over LMGen's defaults."""
+    def sampling_for(self, recommended: Mapping[str, Any], seed: int) -> SamplingParams:
+        """The parameters of a session: these settings, else `lm_gen_config`, else LMGen's defaults."""
         official = {
             "temp": "temperature",
             "top_k": "top_k",
@@ -281,17 +282,17 @@ class Settings(Section, frozen=True):
         chosen: dict[str, Any] = {"seed": seed}
         chosen |= {ours: recommended[theirs] for theirs, ours in official.items() if theirs in recommended}
         given = msgspec.structs.asdict(self.sampling)
-        del given["cfg_coef"]  # of the model, not of a session
+        del given["cfg_coef"]  # a parameter of the model, not of a session
         chosen |= {k: v for k, v in given.items() if v is not None}
-        return Sampling(**chosen)
+        return SamplingParams(**chosen)
 
 
 @dataclass(frozen=True, slots=True)
 class HubAddress:
-    """`hf://org/repo[@revision][/file]`, as Kyutai's configs write it.
+    """The address `hf://org/repo[@revision][/file]`, as in Kyutai's configs.
 
-    revision: branch, tag or commit; one with a slash is written percent-encoded.
-    file: empty where the address names a whole repository.
+    revision: branch, tag or commit; a slash in it is percent-encoded.
+    file: empty for a whole repository.
     """
 
     repo: str
@@ -300,14 +301,14 @@ class HubAddress:
 
     @classmethod
     def parse(cls, text: str) -> "HubAddress":
-        """Read an address.
+        """Parse an address.
 
         Raises:
-            ConfigError: it is not written like one.
+            ConfigError: it is malformed.
         """
         match = _HUB_ADDRESS.fullmatch(text)
         if match is None:
-            raise ConfigError(text, "an address on the hub is written hf://org/repo[@revision][/file]")
+            raise ConfigError(text, "not a hub address; write hf://org/repo[@revision][/file]")
         repo, revision, file = match.groups()
         return cls(repo, urllib.parse.unquote(revision or "main"), file or "")
 
@@ -320,7 +321,7 @@ Source: TypeAlias = Path | HubAddress
 
 
 def parse_source(text: str) -> Source:
-    """What `--config` names: a repository on the hub, or else a path."""
+    """Parse the value of `--config`: a repository on a hub, or else a path."""
     if not text.startswith(HUB_SCHEME):
         return Path(text)
     address = HubAddress.parse(text)
@@ -331,10 +332,9 @@ def parse_source(text: str) -> Source:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """One config.json: where it lies, what it says of the model, the settings, and what people call it.
+    """A parsed config.json: its path, the keys of the model, the settings, and a display name.
 
-    A checkpoint that has none says nothing of its model: `model` is empty, and `path` is
-    where the file would be.
+    For a checkpoint without a config.json, `model` is empty and `path` is where the file would be.
     """
 
     path: Path
@@ -344,12 +344,12 @@ class Config:
 
     @property
     def folder(self) -> Path:
-        """Where the files that the config names are looked for."""
+        """The folder that file names in the config are relative to."""
         return self.path.parent
 
 
 def parse_settings(section: object) -> Settings:
-    """Read a `pipeline` section; a `ConfigError` names the dotted path of what is wrong."""
+    """Parse a `pipeline` section; a `ConfigError` has the dotted path of the invalid key."""
     try:
         return msgspec.convert(section, Settings)
     except msgspec.ValidationError as error:
@@ -360,7 +360,7 @@ def parse_settings(section: object) -> Settings:
 def _apply(section: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise ConfigError(override, "an override is written key=value, as in server.port=9000")
+        raise ConfigError(override, "not an override; write key=value, for example server.port=9000")
     try:
         value = json.loads(text)
     except ValueError:
@@ -374,10 +374,10 @@ def _apply(section: dict[str, Any], override: str) -> None:
 
 
 def make_config(raw: Mapping[str, Any], file: Path, overrides: Sequence[str], name: str) -> Config:
-    """What a config.json at `file` says, with `key=value` overrides of its `pipeline` section.
+    """Build a `Config` from the content of `file` and `key=value` overrides of its `pipeline` section.
 
     Raises:
-        ConfigError: its settings, or an override, are wrong.
+        ConfigError: a setting or an override is invalid.
     """
     model = dict(raw)
     section = model.pop("pipeline", {})
@@ -389,10 +389,10 @@ def make_config(raw: Mapping[str, Any], file: Path, overrides: Sequence[str], na
 
 
 def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a config.json, or the one in a folder; a folder of weights without one says nothing of its model.
+    """Read a config.json, or the one in a folder; a folder with weights only has an empty `model`.
 
     Raises:
-        ConfigError: the file cannot be read, is not a JSON object, or its settings are wrong.
+        ConfigError: the file cannot be read, is not a JSON object, or has an invalid setting.
     """
     file = path / "config.json" if path.is_dir() else path
     bare = path.is_dir() and not file.exists() and any(path.glob("*.safetensors"))
@@ -401,10 +401,10 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_object(file: Path) -> dict[str, Any]:
-    """The JSON object in `file`.
+    """Read a JSON object from `file`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: the file cannot be read, or is not a JSON object.
     """
     try:
         raw = json.loads(file.read_text(encoding="utf-8"))
@@ -413,7 +413,7 @@ def read_object(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(str(file), f"cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise ConfigError(str(file), f"not JSON ({error})") from None
+        raise ConfigError(str(file), f"not valid JSON ({error})") from None
     if not isinstance(raw, dict):
         raise ConfigError(str(file), "expected a JSON object")
     return raw

@@ -1,42 +1,47 @@
-"""Every failure the project names, sorted by whose fault it is.
+"""The exceptions of the project, grouped by whose fault they are.
 
-* `StartupError` — the user's or the machine's, before a socket opens. Has an exit code.
-    * `ConfigError` (2) — a key is unknown, mistyped or out of range, or an argument is wrong.
-    * `WeightsError` (3) — a checkpoint is missing, malformed or not the one described.
-        * `TensorMismatchError` — names every tensor missing, left over or mis-shaped.
-        * `UnsupportedModelError` — a published family that is not speech to speech, or not yet ours.
-        * `HubError` — a repository cannot be reached, may not be read, or has not what it should.
-    * `AudioFileError` (2) — a sound file cannot be read or written.
-    * `PortInUseError` (4) — the address is taken.
-    * `ServiceError` (1) — the system's service manager does not answer, or does not do what it is asked.
-* `PeerError` — the other side of one connection. Ends that session, logged as info.
-    * `RemoteProtocolError`, `RefusedPacketError` — of the packet protocol (`pipeline.protocol.faults`).
-* `RefusedError` — nobody's: there is no room, or the models are not ready yet.
-* `NotServedError` — a file of a hub cannot be given; its `code` says whose fault that is.
-* `LanesOpenError` — nobody's: what was asked for needs a server without sessions.
-* `SessionError` — ours, but the damage is one session. Logged as error.
-    * `LocalProtocolError` — we said what the packet protocol does not allow.
+* `StartupError` — the user or the machine, before a socket opens. Carries the process's exit code.
+    * `ConfigError` (2) — a configuration key or a command-line argument is unknown or invalid.
+    * `WeightsError` (3) — a checkpoint is missing, malformed or does not match its config.
+        * `TensorMismatchError` — lists every missing, unexpected or wrongly shaped tensor.
+        * `UnsupportedModelError` — the model is recognised but cannot be served.
+        * `HubError` — a repository cannot be reached, may not be read or lacks a file.
+    * `AudioFileError` (2) — an audio file cannot be read or written.
+    * `PortInUseError` (4) — another process listens on the address.
+    * `ServiceError` (1) — the system's service manager is unavailable or refused a command.
+* `PeerError` — the other side of one connection. Ends that session; logged as info.
+    * `RemoteProtocolError`, `RefusedPacketError` — packet protocol violations (`pipeline.protocol.faults`).
+* `SessionRefusedError` — no fault: the server is full, draining or not ready yet.
+* `SessionsActiveError` — no fault: the operation needs a server without sessions.
+* `HubFileError` — the hub proxy cannot serve a file; its `code` shows whose fault it is.
+* `SessionError` — the server, limited to one session. Ends it; logged as error.
+    * `LocalProtocolError` — the server was about to violate the packet protocol.
     * `LaneFailedError` — a model failed on the session's lane.
-* `BrokenInvariantError` (70) — ours, and nothing after it can be trusted.
-    * `StateLostError` — a model failed in a way that leaves no lane's memory whole.
-    * `StalledError` — a model thread does not come back from a call.
-    * `RanksLostError` — the processes that share a model have lost each other.
+* `BrokenInvariantError` (70) — the server, with its state no longer trustworthy. Ends the process.
+    * `StateLostError` — a model failure left the state of every lane unusable.
+    * `ThreadStalledError` — a model thread does not return from a call.
+    * `RanksLostError` — a process that shares the model has exited or stopped responding.
 
-Classes carry fields; nothing is matched by message text.
+Classes carry fields; no code matches on message text. The two exit codes that belong to no `StartupError`
+are constants: `EXIT_BROKEN_INVARIANT` and `EXIT_INTERRUPTED`.
 """
 
+import signal
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
+
+EXIT_BROKEN_INVARIANT: Final = 70
+EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 class StartupError(Exception):
-    """The process cannot start: one sentence for stderr, and an exit code."""
+    """The process cannot start. The message is one sentence for stderr; `exit_code` ends the process."""
 
     exit_code: ClassVar[int]
 
 
 class ConfigError(StartupError):
-    """A knob is wrong. `key` is its dotted path, or the argument's name."""
+    """A setting or an argument is wrong. `key` is its dotted path or the argument's name; may be empty."""
 
     exit_code = 2
 
@@ -47,7 +52,7 @@ class ConfigError(StartupError):
 
 
 class AudioFileError(StartupError):
-    """A sound file cannot be read or written."""
+    """An audio file cannot be read or written."""
 
     exit_code = 2
 
@@ -58,7 +63,7 @@ class AudioFileError(StartupError):
 
 
 class WeightsError(StartupError):
-    """A checkpoint file is missing, malformed, or not what its config says."""
+    """A checkpoint file is missing, malformed or does not match its config."""
 
     exit_code = 3
 
@@ -69,7 +74,7 @@ class WeightsError(StartupError):
 
 
 class TensorMismatchError(WeightsError):
-    """A checkpoint and a model disagree; all of the tensors are named, not the first.
+    """The tensors of a checkpoint do not match the model. Lists all of them, not only the first.
 
     `misshaped` holds (name, expected shape, found shape).
     """
@@ -89,7 +94,7 @@ class TensorMismatchError(WeightsError):
         if self.missing:
             parts.append("missing " + ", ".join(self.missing))
         if self.extra:
-            parts.append("not expected " + ", ".join(self.extra))
+            parts.append("unexpected " + ", ".join(self.extra))
         if self.misshaped:
             parts.append(
                 "wrong shape "
@@ -99,15 +104,15 @@ class TensorMismatchError(WeightsError):
 
 
 class UnsupportedModelError(WeightsError):
-    """The checkpoint is recognised, and this server does not run it."""
+    """The checkpoint is recognised, but this server cannot run it."""
 
 
 class HubError(WeightsError):
-    """A repository cannot be fetched; the sentence says what to do. `path` is its address."""
+    """A repository cannot be fetched. The message includes what to do; `path` is its address."""
 
 
 class PortInUseError(StartupError):
-    """Another process listens on the address."""
+    """Another process listens on the address. `key` is the setting that chooses the port."""
 
     exit_code = 4
 
@@ -118,20 +123,20 @@ class PortInUseError(StartupError):
 
 
 class ServiceError(StartupError):
-    """The manager of the user's services is not there, or says no; the sentence has its words."""
+    """The user's service manager is unavailable or refused a command; the message quotes its output."""
 
     exit_code = 1
 
 
 class PeerError(Exception):
-    """The peer broke an agreement; only its own session ends."""
+    """The peer violated the protocol; only its own session ends."""
 
 
 RefusalCode = Literal["full", "not_ready", "draining"]
 
 
-class RefusedError(Exception):
-    """No session can be opened now; `retry_after_ms` says when to ask again."""
+class SessionRefusedError(Exception):
+    """No session can be opened now. `retry_after_ms`: when to try again."""
 
     def __init__(self, code: RefusalCode, message: str, retry_after_ms: int) -> None:
         super().__init__(message)
@@ -139,7 +144,7 @@ class RefusedError(Exception):
         self.retry_after_ms = retry_after_ms
 
 
-NotServedCode = Literal[
+HubFileErrorCode = Literal[
     "bad_path",
     "repo_refused",
     "gated",
@@ -154,45 +159,49 @@ NotServedCode = Literal[
 ]
 
 
-class NotServedError(Exception):
-    """A file of a hub cannot be given. `hub_status` is what the hub answered, where that says more."""
+class HubFileError(Exception):
+    """The hub proxy cannot serve a file.
+
+    hub_status: the hub's own HTTP status where it is more specific than `code`. retry_after_ms: when to
+    try again, where that is known.
+    """
 
     def __init__(
         self,
-        code: NotServedCode,
+        code: HubFileErrorCode,
         message: str,
         *,
         hub_status: int | None = None,
         retry_after_ms: int | None = None,
     ) -> None:
         super().__init__(message)
-        self.code: NotServedCode = code
+        self.code: HubFileErrorCode = code
         self.hub_status = hub_status
         self.retry_after_ms = retry_after_ms
 
 
-class LanesOpenError(Exception):
-    """A measurement of the model alone cannot run beside a session."""
+class SessionsActiveError(Exception):
+    """The operation needs an idle server, but sessions are open."""
 
 
 class SessionError(Exception):
-    """One session cannot go on, through a fault of ours."""
+    """One session cannot continue because of a fault in the server."""
 
 
 class BrokenInvariantError(Exception):
-    """Something that must always hold did not; the process ends, exit code 70."""
+    """An internal invariant does not hold; the process exits with `EXIT_BROKEN_INVARIANT`."""
 
 
 class StateLostError(BrokenInvariantError):
-    """What a model remembers of its lanes can no longer be trusted, of any of them."""
+    """A model failure left the state of every lane unusable."""
 
 
 class LaneFailedError(SessionError):
-    """A model failed on this session; its neighbours are whole."""
+    """A model failed on this session's lane; the other lanes are unaffected."""
 
 
-class StalledError(BrokenInvariantError):
-    """Thread `thread` has not come back from a call for `stall_s` seconds, and cannot be made to."""
+class ThreadStalledError(BrokenInvariantError):
+    """Model thread `thread` has been inside one call for more than `stall_s` seconds."""
 
     def __init__(self, thread: str, stall_s: float) -> None:
         super().__init__(f"the {thread} thread has not returned for {stall_s:g} s")
@@ -201,4 +210,4 @@ class StalledError(BrokenInvariantError):
 
 
 class RanksLostError(BrokenInvariantError):
-    """Another rank of the same model has ended, or does not answer; the sentence says which is known."""
+    """Another rank of the same model has exited or stopped responding; the message has the cause."""

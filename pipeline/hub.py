@@ -1,12 +1,12 @@
-"""Repositories on a Hugging Face hub become files on this machine, through the hub's own client.
+"""Repositories on a Hugging Face hub, as files on this machine, through huggingface_hub.
 
-A revision is resolved once, and every file comes from that one commit. What has been
-fetched stays in the client's cache; where the hub cannot be reached, the cached copy is
-used and says so. Every failure is a `HubError`: one sentence that names the address and what
-to do. The client reads `HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE` itself.
+A revision is resolved once, and every file comes from that one commit. Files that were downloaded
+stay in the client's cache; where the hub cannot be reached, the cached copy is used, and reported.
+Every failure is a `HubError`: one sentence with the address and what to do. The client itself
+reads `HF_TOKEN`, `HF_ENDPOINT`, `HF_HOME` and `HF_HUB_OFFLINE`.
 
-What belongs here: talking to the hub. What does not: which files a model needs
-(`pipeline.models.files`).
+What belongs here: requests to the hub. What does not: which files a model needs
+(`pipeline.models.checkpoint.files`).
 """
 
 import errno
@@ -40,12 +40,12 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented, 
 from pipeline.config import HubAddress
 from pipeline.errors import HubError
 
-# The client would tell the hub, and look up there, what kind of program is asking.
+# The client would send the hub information about the program, and look it up there.
 constants.HF_HUB_DISABLE_TELEMETRY = True
 
 _TIMEOUT_S: Final = 10.0
 _HEAD_BYTES: Final = 1 << 20  # holds the header of every published checkpoint in one request
-_LENGTH_BYTES: Final = 8  # of a safetensors file: how long its header is
+_LENGTH_BYTES: Final = 8  # the first bytes of a safetensors file: the length of its header
 _ELSEWHERE: Final = "set HF_HOME to a folder on another disk"
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -60,18 +60,20 @@ class Access:
 
 
 def access() -> Access:
-    """As the hub's own client would."""
+    """How huggingface_hub would reach the hub in this process."""
     return Access(constants.ENDPOINT, client.get_token(), constants.HF_HUB_OFFLINE)
 
 
 class Repository:
-    """One commit of one repository: the names of its files, and the files themselves when asked for.
+    """One commit of one repository.
 
-    online: whether the hub answered; if not, `names` is what the cache has.
+    Attributes:
+        names: of its files; if the hub did not answer, of those in the cache.
+        online: whether the hub answered.
     """
 
     def __init__(self, address: HubAddress) -> None:
-        """Ask the hub what `address` holds, or the cache where the hub cannot be reached.
+        """List the files of `address`, on the hub or, where it cannot be reached, in the cache.
 
         Raises:
             HubError: there is no such repository or revision, or nothing can be reached.
@@ -91,23 +93,23 @@ class Repository:
             self.online = False
             return
         self.online = True
-        self._remembered = False
+        self._recorded = False
         self._commit = info.sha or address.revision
         self._sizes_bytes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
         self.names = frozenset(self._sizes_bytes)
 
     def __contains__(self, name: str) -> bool:
-        """Whether the file can be had."""
+        """Whether the repository has the file."""
         return name in self.names
 
     def __str__(self) -> str:
         return str(self.address)
 
     def path(self, name: str) -> Path:
-        """The whole file `name`, fetched where the cache has it not.
+        """The whole file `name`, downloaded if it is not in the cache.
 
         Raises:
-            HubError: there is no such file, it may not be read, or it did not arrive.
+            HubError: there is no such file, access was refused, or the download failed.
         """
         if name not in self:
             raise self.absent(name)
@@ -115,10 +117,10 @@ class Repository:
             return self._folder / name
         try:
             with self._failing(name):
-                if not self._remembered:
-                    # The cache notes which commit the revision was, to be found again without network.
+                if not self._recorded:
+                    # The cache records the commit of the revision, to find it again without network.
                     self._api.resolve_revision(self.address.repo, revision=self.address.revision)
-                    self._remembered = True
+                    self._recorded = True
                 cached = self._in_cache(name)
                 if cached is not None:
                     return cached
@@ -128,10 +130,10 @@ class Repository:
             raise self._error(f"the download of {name} broke off ({error}); run it again") from None
 
     def head(self, name: str, folder: Path) -> Path:
-        """Write to `folder` a file as large as `name` with only its beginning in it, or find the whole.
+        """A sparse file in `folder` with the size and header of `name`; the whole file if it is cached.
 
-        The beginning holds all that a safetensors file says of its tensors. The rest is a
-        hole, which takes no room.
+        The header describes all tensors of a safetensors file. The rest is a hole, which takes no
+        disk space.
 
         Raises:
             HubError: as `path`.
@@ -157,15 +159,15 @@ class Repository:
         return target
 
     def absent(self, what: str) -> HubError:
-        """The error for a file that is not there; `what` names it."""
+        """The error for a missing file; `what` names it."""
         if self._folder is not None:
             return self._error(f"{what} is not in the cache, and {self._why_offline()}")
         held = ", ".join(sorted(self.names)[:20]) or "nothing"
-        return self._error(f"has no {what}; it holds {held}")
+        return self._error(f"has no {what}; it has {held}")
 
     def _read(self, name: str, limit_bytes: int) -> bytes:
         url = client.hf_hub_url(self.address.repo, name, revision=self._commit, endpoint=self._api.endpoint)
-        # As it is: the last byte counts from the beginning of the file, not of an encoding of it.
+        # Without an encoding, since the range is to count bytes of the file.
         headers = {"Range": f"bytes=0-{limit_bytes - 1}", "Accept-Encoding": "identity"}
         read = b""
         with get_session().stream(
@@ -212,14 +214,14 @@ class Repository:
 
     @contextmanager
     def _failing(self, name: str = "") -> Iterator[None]:
-        """Turn what the client raises into one sentence; `_UnreachableError` where nobody answered."""
+        """Turn errors of the client into a `HubError`, or `_UnreachableError` if the hub did not answer."""
         try:
             yield
         except HFValidationError:
             raise self._error("no repository can have that name") from None
         except OfflineModeIsEnabled as error:
             raise _UnreachableError("HF_HUB_OFFLINE is set") from error
-        except (LocalEntryNotFoundError, RevisionResolutionError) as error:  # asked in vain
+        except (LocalEntryNotFoundError, RevisionResolutionError) as error:  # the hub did not answer
             raise _UnreachableError(_first_line(error.__cause__ or error)) from error
         except HfHubHTTPError as error:
             if error.response.status_code >= httpx2.codes.INTERNAL_SERVER_ERROR:
@@ -228,7 +230,7 @@ class Repository:
         except httpx2.HTTPError as error:
             raise _UnreachableError(_first_line(error)) from error
         except OSError as error:
-            if error.errno is None:  # the client's own: the length is not the announced one
+            if error.errno is None:  # the client's own: the length is not the expected one
                 raise _UnreachableError(_first_line(error)) from error
             room = f"; make room, or {_ELSEWHERE}" if error.errno in _NO_SPACE else ""
             raise self._error(
@@ -236,7 +238,7 @@ class Repository:
             ) from None
 
     def _refusal(self, error: HfHubHTTPError, name: str) -> str:
-        """What to do about an answer that is a refusal."""
+        """What to do about a response that refuses access."""
         page, status = f"{self._api.endpoint}/{self.address.repo}", error.response.status_code
         if isinstance(error, GatedRepoError):
             if status == httpx2.codes.UNAUTHORIZED:
@@ -262,7 +264,7 @@ class Repository:
 
 
 class _UnreachableError(Exception):
-    """Nobody answered, or not to the end."""
+    """The hub did not answer, or not completely."""
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,7 +1,7 @@
-"""Events, not sentences: structlog set up once, for a terminal or for tools.
+"""Logging with structlog: named events, as coloured lines on a terminal and as JSON elsewhere.
 
-On a terminal events are coloured lines; elsewhere each is one JSON object, so that
-`python -m pipeline.run … 2>&1 | jq` works. Logs carry no audio and no transcript.
+One JSON object per line, so that `python -m pipeline.run … 2>&1 | jq` works. Logs contain no audio, no
+transcript and no tokens. The names of events are an interface: `docs/upgrading.md` lists renamed ones.
 """
 
 import logging
@@ -14,7 +14,7 @@ from pipeline.config import Log
 
 
 def configure(settings: Log, stream: TextIO | None = None) -> None:
-    """Send every event of level `settings.level` and above to `stream` (default: stderr)."""
+    """Write events of level `settings.level` and above to `stream` (default: stderr)."""
     out = stream or sys.stderr
     console = settings.format == "console" or (settings.format == "auto" and out.isatty())
     processors: list[structlog.typing.Processor] = [
@@ -23,7 +23,7 @@ def configure(settings: Log, stream: TextIO | None = None) -> None:
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     if console:
-        # Never with the values of variables, which may be tokens or what somebody said.
+        # Tracebacks without local variables, which may hold tokens or a transcript.
         plain = structlog.dev.plain_traceback
         processors.append(structlog.dev.ConsoleRenderer(colors=out.isatty(), exception_formatter=plain))
     else:

@@ -1,8 +1,11 @@
-"""`python -m pipeline.run`: serve one model until told to stop.
+"""`python -m pipeline.run`: load a model and serve it until a signal arrives.
 
-Joins the parts: config → files → stages → line → web. What the user got wrong is found
-before a socket opens. SIGTERM drains and ends with 0, SIGINT drains and ends with 130, a
-second signal of either kind ends at once.
+Connects the parts: config → files → stages → engine → web. Configuration and weight errors are reported
+before a socket opens. SIGTERM drains and exits with 0, SIGINT drains and exits with 130; a second
+signal of either kind exits at once.
+
+Neighbours: `pipeline.cli` holds every other command. What does not belong here: anything another
+command needs too.
 """
 
 import argparse
@@ -18,70 +21,86 @@ import platformdirs
 import structlog
 import trio
 
-from actors.crew import Crew
-from actors.line import Line, Loaders
-from actors.pinned import PinnedThread
+from actors.engine import Engine, Loaders
+from actors.hub_proxy.client import HubClient
+from actors.hub_proxy.disk_store import DiskStore
 from actors.proxy import Proxy
-from actors.proxying.hub import HubClient
-from actors.proxying.store import Store
+from actors.runtime.pinned_thread import PinnedThread
+from actors.runtime.thread_pool import ThreadPool
 from pipeline import backend, log
-from pipeline.commands import INTERRUPTED, add_config_arguments, add_lan_argument, run_command
+from pipeline.cli.arguments import add_config_arguments, add_lan_argument, run_command
+from pipeline.cli.program_name import program
+from pipeline.cli.ranks import monitor_ranks, run_coordinator, run_follower
 from pipeline.config import Config, Settings
-from pipeline.errors import BrokenInvariantError, StartupError
+from pipeline.errors import EXIT_BROKEN_INVARIANT, EXIT_INTERRUPTED, BrokenInvariantError, StartupError
 from pipeline.hub import access
-from pipeline.installing.calling import program
 from pipeline.lan.invitation import Invitation
-from pipeline.opened import open_config
-from pipeline.ranks import attend, follow, lead
-from pipeline.stages.chain import Chain, open_chain
-from pipeline.stages.rounds import Lead
-from web.agent import answer_balancers
+from pipeline.models.checkpoint.resolve import open_config
+from pipeline.stages.model_stages import ModelStages, open_stages
+from pipeline.stages.tensor_parallel.collective import Coordinator
 from web.app import create_app
-from web.door import Door
-from web.front import Front
-from web.serve import serve
-from web.turnstile import Turnstile
+from web.routes.haproxy_agent import serve_agent
+from web.security.forwarded import ReverseProxy
+from web.security.listen import ListenConfig
+from web.security.rate_limit import RateLimiter
+from web.server.serve import serve
 
-BROKEN = 70
-# Three model threads and Trio share one interpreter lock. At Python's 5 ms a wake-up of
-# Trio waits for whoever computes; at half a millisecond it hardly does (docs/performance.md).
+DESCRIPTION = """\
+Serve a model until SIGTERM or SIGINT.
+
+Either signal lets the open sessions finish, for at most drain_s seconds; a second one exits at once.
+"""
+EXIT_CODES = """\
+exit codes: 0 after SIGTERM, 130 after SIGINT, 2 configuration error, 3 weights error, 4 port in use,
+70 internal error
+"""
+# Three model threads and Trio share one interpreter lock. At Python's default of 5 ms, Trio waits for a
+# computing thread each time it wakes up; at 0.5 ms the wait is negligible (docs/explanation/performance.md).
 SWITCH_INTERVAL_S = 0.0005
 
 events = structlog.get_logger()
 
 
-async def _serve(config: Config, chain: Chain, door: Door, leading: Lead | None) -> int:
-    """Serve until a signal comes; the exit code. `leading`: the other ranks that have a part of the model."""
+async def _serve(
+    config: Config, stages: ModelStages, listen: ListenConfig, coordinator: Coordinator | None
+) -> int:
+    """Serve until a signal arrives and return the exit code.
+
+    coordinator: the coordinator of the other ranks, None if one process runs the whole model.
+    """
     machine = backend.prepare()
-    crew = Crew(
-        [PinnedThread(f"models {n}", partial(backend.staying_at, at)) for n, at in enumerate(backend.homes())]
+    threads = ThreadPool(
+        [
+            PinnedThread(f"models {n}", partial(backend.pinned_to, cores))
+            for n, cores in enumerate(backend.core_affinity())
+        ]
     )
-    line = Line(
+    engine = Engine(
         config.settings,
-        Loaders(chain.load_encoder, partial(chain.load_stepper, leading), chain.load_decoder),
-        chain.card,
-        lanes=chain.lanes,
-        recommended=chain.bundle.recommended_sampling,
-        digest=chain.digest,
-        runner=crew.member,
+        Loaders(stages.load_encoder, partial(stages.load_stepper, coordinator), stages.load_decoder),
+        stages.card,
+        lanes=stages.lanes,
+        recommended=stages.bundle.recommended_sampling,
+        digest=stages.digest,
+        runner=threads.runner,
     )
-    turnstile = Turnstile(config.settings.limits, Front.of(config.settings.server))
+    limiter = RateLimiter(config.settings.limits, ReverseProxy.from_settings(config.settings.server))
     proxy = _proxy(config.settings)
-    loaded = chain.bundle.describe()
+    loaded = stages.bundle.describe()
     app = create_app(
-        line,
+        engine,
         config.settings,
         backend={"device": machine.device, "blas": machine.blas.name, "mlx": machine.mlx_version},
-        weights=lambda: loaded if line.ready.is_set() else None,
-        turnstile=turnstile,
+        weights=lambda: loaded if engine.ready.is_set() else None,
+        limiter=limiter,
         proxy=proxy,
     )
     shutdown = trio.Event()
     exit_code = 0
 
     async def announce() -> None:
-        await line.ready.wait()
-        card = chain.card
+        await engine.ready.wait()
+        card = stages.card
         events.info(
             "ready",
             name=card.name,
@@ -89,79 +108,77 @@ async def _serve(config: Config, chain: Chain, door: Door, leading: Lead | None)
             trained=card.trained,
             model_delay_ms=card.model_delay_ms,
             text=card.text,
-            lanes=chain.lanes,
+            lanes=stages.lanes,
         )
 
     async def drain() -> None:
         async with trio.open_nursery() as draining:
-            draining.start_soon(line.drain)
+            draining.start_soon(engine.drain)
             if proxy is not None:
                 draining.start_soon(proxy.drain)
 
-    async def heed_signals() -> None:
+    async def handle_signals() -> None:
         nonlocal exit_code
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             async for number in signals:
                 if shutdown.is_set():
                     nursery.cancel_scope.cancel()
-                exit_code = INTERRUPTED if number == signal.SIGINT else 0
+                exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else 0
                 events.info("draining", signal=signal.Signals(number).name)
                 shutdown.set()
 
-    with crew.running():
+    with threads.running():
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(heed_signals)
-            if leading is not None:
-                nursery.start_soon(attend, leading, line, shutdown, config.settings.stall_s)
+            nursery.start_soon(handle_signals)
+            if coordinator is not None:
+                nursery.start_soon(monitor_ranks, coordinator, engine, shutdown, config.settings.stall_s)
             if config.settings.server.agent_port is not None:
-                await nursery.start(answer_balancers, config.settings.server, line)
+                await nursery.start(serve_agent, config.settings.server, engine)
             async with trio.open_nursery() as serving:
-                web = partial(
-                    serve, app, config.settings, shutdown=shutdown, drain=drain, turnstile=turnstile
-                )
-                address = await serving.start(web)  # a taken port is found before anything is loaded
+                web = partial(serve, app, config.settings, shutdown=shutdown, drain=drain, limiter=limiter)
+                address = await serving.start(web)  # fails on a port in use before anything is loaded
                 events.info("listening", url=address.url)
-                _invite(door, address.port, config.settings)
+                _show_invitation(listen, address.port, config.settings)
                 if proxy is not None:
                     await nursery.start(proxy.run)
-                await nursery.start(line.run)
+                await nursery.start(engine.run)
                 nursery.start_soon(announce)
             nursery.cancel_scope.cancel()
     return exit_code
 
 
-def _invite(door: Door, port: int, settings: Settings) -> None:
-    """Tell how other machines get in: the log without the token, the person at the terminal with it."""
-    kept = door.credentials
-    if kept is None:
+def _show_invitation(listen: ListenConfig, port: int, settings: Settings) -> None:
+    """Log the certificate, and show the link with its token only on a terminal."""
+    credentials = listen.credentials
+    if credentials is None:
         return
     events.info(
         "certificate",
-        made=kept.made,
-        fingerprint=kept.fingerprint,
-        expires=kept.expires.date().isoformat(),
-        hosts=kept.reach.hosts(),
-        folder=str(kept.folder),
+        made=credentials.made,
+        fingerprint=credentials.fingerprint,
+        expires=credentials.expires.date().isoformat(),
+        hosts=credentials.hosts.all(),
+        folder=str(credentials.folder),
     )
     if sys.stderr.isatty() and settings.log.format != "json":
-        Invitation.to(kept, door.address, port, door.token).show(sys.stderr)
+        Invitation.to(credentials, listen.address, port, listen.token).show(sys.stderr)
 
 
 def _proxy(settings: Settings) -> Proxy | None:
-    """The way to the hub, as this user reaches it; None where no repository is allowed."""
-    knobs = settings.proxy
-    if not knobs.allow:
+    """The hub proxy with the user's own hub settings; None if no repository is allowed."""
+    options = settings.proxy
+    if not options.allow:
         return None
     hub = access()
     upstream = HubClient(
         hub.endpoint,
         hub.token,
         offline=hub.offline,
-        timeout_s=knobs.timeout_s,
-        connections=knobs.fetches,
+        timeout_s=options.timeout_s,
+        connections=options.fetches,
     )
-    folder = Path(knobs.folder) if knobs.folder else platformdirs.user_cache_path("packet-voice") / "hub"
-    return Proxy(knobs, upstream, Store(folder), drain_s=settings.drain_s)
+    folder = Path(options.folder) if options.folder else platformdirs.user_cache_path("packet-voice") / "hub"
+    return Proxy(options, upstream, DiskStore(folder), drain_s=settings.drain_s)
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:
@@ -173,37 +190,39 @@ def _leaves(error: BaseException) -> Iterator[BaseException]:
 
 
 def run(config: Config) -> int:
-    """Serve what `config` describes, or help rank 0 to; the exit code.
+    """Serve the model that `config` describes, as rank 0 or as a follower; return the exit code.
 
     Raises:
-        StartupError: something the user can put right, found before or while loading.
+        StartupError: an error the user can fix, found before or while loading.
     """
-    ranks = backend.launched()
+    ranks = backend.launched_ranks()
     if ranks.rank > 0:
-        return follow(open_chain(config, ranks), config.settings)
-    door = Door.of(config.settings.server)
-    Front.of(config.settings.server)
-    chain = open_chain(config, ranks)
+        return run_follower(open_stages(config, ranks), config.settings)
+    listen = ListenConfig.from_settings(config.settings.server)
+    ReverseProxy.from_settings(config.settings.server)  # reports invalid settings before loading
+    stages = open_stages(config, ranks)
     machine = backend.prepare()
     if machine.warning is not None:
         events.warning("backend", warning=machine.warning)
-    if not chain.card.trained:
-        events.warning("untrained", warning="the weights are random, made from a seed: expect noise")
-    events.info("memory", needed=str(chain.memory))
+    if not stages.card.trained:
+        events.warning("untrained", warning="the weights are random; the output will be noise")
+    events.info("memory", needed=str(stages.memory))
     if ranks.size > 1:
-        return lead(chain, config.settings, partial(_run, config, chain, door))
-    return _run(config, chain, door)
+        return run_coordinator(stages, config.settings, partial(_run, config, stages, listen))
+    return _run(config, stages, listen)
 
 
-def _run(config: Config, chain: Chain, door: Door, leading: Lead | None = None) -> int:
+def _run(
+    config: Config, stages: ModelStages, listen: ListenConfig, coordinator: Coordinator | None = None
+) -> int:
     try:
-        return trio.run(_serve, config, chain, door, leading)
+        return trio.run(_serve, config, stages, listen, coordinator)
     except BaseExceptionGroup as group:
         leaves = list(_leaves(group))
         for leaf in leaves:
             if isinstance(leaf, BrokenInvariantError):
-                events.critical("broken", problem=str(leaf), exc_info=leaf)
-                return BROKEN
+                events.critical("invariant_broken", problem=str(leaf), exc_info=leaf)
+                return EXIT_BROKEN_INVARIANT
         for leaf in leaves:
             if isinstance(leaf, StartupError):
                 raise leaf from None
@@ -211,28 +230,34 @@ def _run(config: Config, chain: Chain, door: Door, leading: Lead | None = None) 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog=program("run"), description=__doc__)
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog=program("run"),
+        description=DESCRIPTION,
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     add_config_arguments(parser)
     add_lan_argument(parser)
     options = parser.parse_args(arguments)
-    check = partial(open_chain, ranks=backend.launched())
+    check = partial(open_stages, ranks=backend.launched_ranks())
     config = open_config(options.config, [*options.lan, *options.set], check=check)
     log.configure(config.settings.log)
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     return run(config)
 
 
-def _leave(exit_code: int) -> NoReturn:
-    """End the process at once, everything written.
+def run_and_exit(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command, flush all output and exit the process at once with the command's exit code.
 
-    The usual way takes MLX apart while threads of its own, or a model thread inside it, may still
-    run, and then ends with SIGABRT in place of `exit_code`, about one time in fifteen.
+    A normal interpreter exit destroys MLX while its threads, or a model thread inside it, may still be
+    running. About one time in fifteen the process then dies of SIGABRT instead of returning its exit code.
     """
+    exit_code = run_command(partial(main, arguments))
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(exit_code)
 
 
 if __name__ == "__main__":
-    _leave(run_command(main))
+    run_and_exit()

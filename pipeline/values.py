@@ -9,7 +9,7 @@ Shapes: `pcm [1920]` float32 at 24 kHz within ±1, `codes [K]` int32.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,7 +20,7 @@ Codes = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingParams:
     """How one session's tokens are drawn. Temperature 0 is greedy; `top_k` 0 is no limit.
 
     `padding_bias` is added to the text logits of the padding token: above 0 the agent
@@ -39,7 +39,7 @@ class Sampling:
     seed: int = 0
 
 
-GREEDY = Sampling(temperature=0.0, text_temperature=0.0)
+GREEDY = SamplingParams(temperature=0.0, text_temperature=0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class LaneOpened:
     """The lane belongs to a new session; each stage resets exactly that row."""
 
     lane: int
-    sampling: Sampling
+    sampling: SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class LaneConfigured:
     """The session's sampling changes from its next frame on; its state does not."""
 
     lane: int
-    sampling: Sampling
+    sampling: SamplingParams
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,27 +105,46 @@ class Span(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Frame:
-    """What every frame carries through the line, whatever its payload.
+class FrameHeader:
+    """What a frame carries through the engine, whatever its payload; each stage passes it on.
 
-    `index` counts the session's frames from 0. `captured_ms` is the client's clock,
-    milliseconds since the Unix epoch, echoed bit for bit. `received_s` is the server's
-    monotonic clock at the moment the packet was read; `model_s` sums the batches it was
-    part of and its waits for a busy model thread, so that
-    `now - received_s - model_s` is the added latency. `batch_s` is the batches alone:
-    what the model itself takes, whoever else is there. `spans` has one for each model
-    behind it, or is None: most frames are not traced. After `due_s`, by the server's
-    monotonic clock, its sound is not worth making any more.
+    Attributes:
+        lane: the row of the batch.
+        index: counts the session's frames from 0.
+        captured_ms: the client's clock, milliseconds since the Unix epoch, echoed bit for bit.
+        received_s: when the packet was read, on the server's monotonic clock.
+        model_s: the batches that the frame was part of and its waits for a busy model, summed up;
+            `now - received_s - model_s` is the latency that the server adds.
+        batch_s: the batches alone.
+        due_s: the monotonic time after which its sound is not worth computing any more.
+        spans: one for each stage behind it; None where the frame is not traced.
     """
 
     lane: int
     index: int
     captured_ms: float
     received_s: float
-    model_s: float
-    batch_s: float
-    spans: tuple[Span, ...] | None = field(default=None, kw_only=True)
-    due_s: float = field(default=math.inf, kw_only=True)
+    model_s: float = 0.0
+    batch_s: float = 0.0
+    due_s: float = math.inf
+    spans: tuple[Span, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """80 ms of one session on its way through the engine: a header, and a payload by its class."""
+
+    header: FrameHeader
+
+    @property
+    def lane(self) -> int:
+        """The row of the batch."""
+        return self.header.lane
+
+    @property
+    def index(self) -> int:
+        """The number of the session's frame, from 0."""
+        return self.header.index
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 import pytest
-from checkpoints import write_folder
 from hypothesis import settings
+from support.checkpoints import write_folder
 
 # A deadline per example would be an assertion on time, and false on a busy machine.
 settings.register_profile("project", deadline=None)

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from checkpoints import LM, write_folder
-
-from pipeline.commands import run_command
-from pipeline.config import read_config
-from pipeline.models.lm_config import parse_lm_config
-from pipeline.models.quantization import quantize_checkpoint
 from pipeline.stages.chain import open_chain
+from support.checkpoints import LM, write_folder
+
+from pipeline.cli.arguments import run_command
+from pipeline.config import read_config
+from pipeline.models.checkpoint.lm_config import parse_lm_config
+from pipeline.models.quantization import quantize_checkpoint
 
 WIDE = {**LM, "dim": 64, "depformer_dim": 64, "depformer_dim_feedforward": 192}
 Tensors = dict[str, mx.array]

@@ -1,4 +1,4 @@
-"""The `pipeline` section of a config.json."""
+"""Parsing of the `pipeline` section of a config.json."""
 
 import json
 from pathlib import Path
@@ -15,14 +15,14 @@ def written(folder: Path, content: object) -> Path:
     return path
 
 
-def test_everything_has_a_default(tmp_path: Path) -> None:
+def test_every_setting_has_a_default(tmp_path: Path) -> None:
     settings = read_config(written(tmp_path, {})).settings
     assert (settings.server.host, settings.server.port) == ("127.0.0.1", 8788)
     assert settings.lanes.queue == 8
     assert settings.stall_s == 10
 
 
-def test_model_keys_pass_untouched_and_the_section_is_taken_out(tmp_path: Path) -> None:
+def test_model_keys_are_unchanged_and_the_section_is_removed(tmp_path: Path) -> None:
     config = read_config(written(tmp_path, {"dim": 64, "pipeline": {"lanes": {"max": 2}}}))
     assert config.model == {"dim": 64}
     assert config.settings.lanes.max == 2
@@ -48,15 +48,15 @@ def test_model_keys_pass_untouched_and_the_section_is_taken_out(tmp_path: Path) 
         ({"server": {"allowed_hosts": ["a", 1]}}, "pipeline.server.allowed_hosts[1]"),
     ],
 )
-def test_what_is_wrong_is_named_by_its_path(tmp_path: Path, section: object, path: str) -> None:
+def test_an_invalid_key_is_named_by_its_path(tmp_path: Path, section: object, path: str) -> None:
     with pytest.raises(ConfigError) as caught:
         read_config(written(tmp_path, {"pipeline": section}))
     assert caught.value.key == path
     assert caught.value.exit_code == 2
 
 
-def test_a_model_suggests_what_its_configuration_says(tmp_path: Path) -> None:
-    """Nothing unless told, and up to the bounds, in characters of any script."""
+def test_a_greeting_is_empty_by_default_and_accepts_the_maximum_lengths(tmp_path: Path) -> None:
+    """Lengths count characters, not bytes."""
     assert read_config(written(tmp_path, {})).settings.greeting.suggestions == ()
     greeting = {"about": "ü" * 200, "suggestions": ["?", *["é" * 80] * 7]}
     settings = read_config(written(tmp_path, {"pipeline": {"greeting": greeting}})).settings
@@ -64,7 +64,7 @@ def test_a_model_suggests_what_its_configuration_says(tmp_path: Path) -> None:
     assert list(settings.greeting.suggestions) == greeting["suggestions"]
 
 
-def test_an_override_wins_and_is_checked_alike(tmp_path: Path) -> None:
+def test_an_override_takes_precedence_and_is_validated_too(tmp_path: Path) -> None:
     path = written(tmp_path, {"pipeline": {"server": {"port": 1}}})
     assert read_config(path, ["server.port=9000", "log.level=debug"]).settings.server.port == 9000
     with pytest.raises(ConfigError, match=r"server\.port: Expected"):
@@ -76,7 +76,7 @@ def test_an_override_wins_and_is_checked_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "[1]", '{"pipeline": 3}', "\xff"])
-def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str) -> None:
+def test_a_malformed_config_file_is_refused(tmp_path: Path, content: str) -> None:
     path = tmp_path / "config.json"
     path.write_bytes(content.encode("latin-1"))
     with pytest.raises(ConfigError):
@@ -85,7 +85,7 @@ def test_a_file_that_is_no_config_is_refused(tmp_path: Path, content: str) -> No
         read_config(tmp_path / "absent")
 
 
-def test_a_session_samples_by_settings_then_checkpoint_then_official_defaults(tmp_path: Path) -> None:
+def test_sampling_defaults_come_from_settings_then_checkpoint_then_lmgen(tmp_path: Path) -> None:
     path = written(tmp_path, {})
     settings = read_config(path, ["sampling.temperature=0.5"]).settings
     sampling = settings.sampling_for({"temp": 0.9, "temp_text": 0.6}, seed=7)

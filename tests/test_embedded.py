@@ -1,7 +1,7 @@
 """The embedded default: its weights are computed with exactly, and they answer.
 
 `tests/data/embedded.npz` is what the official package says to `tests/data/question.wav`
-with the same weights (`tests/oracle/embedded_goldens.py`).
+with the same weights (`tests/goldens/embedded_goldens.py`).
 """
 
 from pathlib import Path
@@ -12,12 +12,12 @@ import trio
 
 from pipeline.audio.framing import Framer
 from pipeline.audio.wav import read_speech
-from pipeline.booted import boot
+from pipeline.cli.offline import Trace, run_frames
 from pipeline.config import read_config
-from pipeline.offline import Trace, converse
-from pipeline.stages.chain import Chain, open_chain
+from pipeline.loadtest.server_process import start_server
+from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.train.evaluation.trial import Question, ask
-from pipeline.values import GREEDY, Pcm, Sampling
+from pipeline.values import GREEDY, Pcm, SamplingParams
 
 ROOT = Path(__file__).parent.parent
 TINY = ROOT / "configs/tiny"
@@ -26,8 +26,8 @@ LANES = 3
 
 
 @pytest.fixture(scope="module")
-def chain() -> Chain:
-    return open_chain(read_config(TINY, [f"lanes.max={LANES}"]))
+def chain() -> ModelStages:
+    return open_stages(read_config(TINY, [f"lanes.max={LANES}"]))
 
 
 @pytest.fixture(scope="module")
@@ -37,8 +37,8 @@ def question() -> Pcm:
 
 
 @pytest.fixture(scope="module")
-def alone(chain: Chain, question: Pcm) -> Trace:
-    return converse(chain, question, GREEDY)
+def alone(chain: ModelStages, question: Pcm) -> Trace:
+    return run_frames(chain, question, GREEDY)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_it_adds(alone: Trace) -> None:
     assert " ".join("".join(alone.text).split()) == "three plus four is seven"
 
 
-def test_sessions_do_not_touch_each_other(chain: Chain, question: Pcm, alone: Trace) -> None:
+def test_sessions_do_not_touch_each_other(chain: ModelStages, question: Pcm, alone: Trace) -> None:
     """The same tokens beside others that speak at once, join late and leave early."""
     encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
     rng = np.random.default_rng(3)
@@ -88,7 +88,7 @@ def test_sessions_do_not_touch_each_other(chain: Chain, question: Pcm, alone: Tr
         for lane in here:
             if joins[lane][0] == index:
                 for stage in (encoder, stepper, decoder):
-                    stage.open(lane, GREEDY if lane == 0 else Sampling(seed=lane))
+                    stage.open(lane, GREEDY if lane == 0 else SamplingParams(seed=lane))
         noise = (0.2 * rng.standard_normal((len(here) - 1, 1920))).astype(np.float32)
         steps = stepper.step(here, encoder.encode(here, np.concatenate([question[index][None], noise])))
         tokens.append(steps[0].token)
@@ -101,9 +101,9 @@ def test_sessions_do_not_touch_each_other(chain: Chain, question: Pcm, alone: Tr
     np.testing.assert_array_equal(np.array(codes), np.array(alone.agent_codes))
 
 
-def test_silence_is_met_with_silence(chain: Chain) -> None:
+def test_silence_is_met_with_silence(chain: ModelStages) -> None:
     """Nothing is said to half a minute of nothing."""
-    trace = converse(chain, np.zeros((375, 1920), np.float32), GREEDY)
+    trace = run_frames(chain, np.zeros((375, 1920), np.float32), GREEDY)
     assert "".join(trace.text) == ""
     assert np.abs(np.concatenate(trace.agent_pcm)).max() < 0.01
 
@@ -111,7 +111,7 @@ def test_silence_is_met_with_silence(chain: Chain) -> None:
 def test_a_server_answers_in_words_and_in_sound() -> None:
     """Asked twice in one session, in real time over the socket, both answers are whole and can be heard."""
     asked = Question(read_speech(DATA / "question.wav")[: 24_000 * 5 // 2], "three plus four is seven")
-    with boot(TINY, ["sampling.seed=1"]) as server:
+    with start_server(TINY, ["sampling.seed=1"]) as server:
         outcomes, report = trio.run(ask, server.socket_url, [asked, asked], None, 0)
         announced = [server.get("/weights")[1]["trained"], server.get("/health")[1]["model"]["trained"]]
     assert report.model is not None

@@ -1,6 +1,6 @@
-"""Clients that die, networks that break, servers that are told to stop: each as real processes and sockets.
+"""Clients that die, networks that break, servers that are stopped: as real processes and sockets.
 
-Beside every fault goes a conversation that must not feel it: each of its frames is answered.
+A conversation beside every fault must not be affected: each of its frames is answered.
 """
 
 import os
@@ -14,10 +14,10 @@ from pathlib import Path
 import pytest
 import trio
 
-from pipeline.booted import Booted, boot
-from pipeline.soaking.crowd import stall
-from pipeline.soaking.talker import talking
-from pipeline.soaking.watch import Watch, troubles
+from pipeline.loadtest.client import connect_client
+from pipeline.loadtest.monitor import ServerMonitor, error_lines
+from pipeline.loadtest.scenarios import stall
+from pipeline.loadtest.server_process import ServerProcess, start_server
 
 ROOT = Path(__file__).parent.parent
 SPEECH = ROOT / "tests/data/speech.wav"
@@ -28,52 +28,52 @@ QUICK = (
     "limits.resume_grace_ms=200",
     "drain_s=2",
 )
-HANG_S = 45  # no law is about this number: it turns a hang into a failure
+HANG_S = 45  # turns a hang into a failure; no test depends on it
 GRACE_S = 0.2
 
 
 @pytest.fixture(scope="module")
-def server(checkpoint: Path) -> Iterator[Booted]:
-    with boot(checkpoint, QUICK) as booted:
-        yield booted
+def server(checkpoint: Path) -> Iterator[ServerProcess]:
+    with start_server(checkpoint, QUICK) as server:
+        yield server
 
 
-async def health(server: Booted) -> dict:
+async def health(server: ServerProcess) -> dict:
     _, body = await trio.to_thread.run_sync(server.get, "/health")
     return body
 
 
-async def until(server: Booted, holds) -> dict:
-    """The first /health for which `holds`; the test's own deadline says how long that may take."""
+async def until(server: ServerProcess, holds) -> dict:
+    """Wait until `holds` is true of /health, and return it; the test has a deadline of its own."""
     while not holds(now := await health(server)):  # noqa: ASYNC110 - of another process
         await trio.sleep(0.05)
     return now
 
 
 @asynccontextmanager
-async def beside_a_neighbour(server: Booted):
-    """Whatever happens in the block, a conversation beside it is answered, and nothing leaks."""
+async def beside_a_neighbour(server: ServerProcess):
+    """Run the block beside a conversation: that is answered throughout, and nothing leaks."""
     with trio.fail_after(HANG_S):
-        watch = Watch(server, grace_s=GRACE_S)
-        await watch.begin()
-        async with talking(server.port) as neighbour, trio.open_nursery() as nursery:
+        monitor = ServerMonitor(server, grace_s=GRACE_S)
+        await monitor.take_baseline()
+        async with connect_client(server.port) as neighbour, trio.open_nursery() as nursery:
             stop = trio.Event()
 
             async def talk() -> None:
-                await neighbour.speak(stop=stop)
-                await neighbour.part()
+                await neighbour.send_audio(stop=stop)
+                await neighbour.finish()
 
             nursery.start_soon(talk)
-            yield watch
+            yield monitor
             stop.set()
-        assert neighbour.account.frames_out > 0
-        assert await watch.end() == []
+        assert neighbour.counts.frames_out > 0
+        assert await monitor.violations() == []
 
 
 @asynccontextmanager
-async def talk_process(server: Booted, tmp_path: Path):
-    """The talk command in a process of its own, in the middle of its speech; it is dead at the end."""
-    command = [sys.executable, "-m", "pipeline.talk", "--url", server.socket_url]
+async def talk_process(server: ServerProcess, tmp_path: Path):
+    """The talk command in a process, in the middle of its speech; it is killed at the end."""
+    command = [sys.executable, "-m", "pipeline", "talk", "--url", server.socket_url]
     command += ["--in", str(SPEECH), "--out", str(tmp_path / "answer.wav")]
     before = (await health(server))["lanes"]["open"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:  # noqa: ASYNC220
@@ -86,7 +86,7 @@ async def talk_process(server: Booted, tmp_path: Path):
 
 
 def ended(before: dict, after: dict) -> dict[str, int]:
-    """How sessions ended in between."""
+    """How many sessions ended between the two, by reason."""
     return {
         reason: count - before["endings"].get(reason, 0)
         for reason, count in after["endings"].items()
@@ -95,7 +95,7 @@ def ended(before: dict, after: dict) -> dict[str, int]:
 
 
 async def test_a_client_that_is_killed_leaves_nothing_behind(server, tmp_path):
-    """kill −9 in the middle of speech: its lane, tasks and sockets come back, and nobody else feels it."""
+    """`kill -9` in the middle of speech: its lane, tasks and sockets are freed; no other client notices."""
     async with beside_a_neighbour(server):
         before = await health(server)
         async with talk_process(server, tmp_path) as process:
@@ -104,8 +104,8 @@ async def test_a_client_that_is_killed_leaves_nothing_behind(server, tmp_path):
         assert ended(before, after) == {"peer_closed": 1}
 
 
-async def test_a_client_that_is_frozen_is_given_up(server, tmp_path):
-    """A process that is stopped, as by a closed lid, neither reads nor speaks nor closes: it is let go."""
+async def test_a_frozen_client_is_closed(server, tmp_path):
+    """A stopped process, as on a closed laptop, neither reads nor writes nor closes: its session ends."""
     async with beside_a_neighbour(server):
         before = await health(server)
         async with talk_process(server, tmp_path) as process:
@@ -114,48 +114,48 @@ async def test_a_client_that_is_frozen_is_given_up(server, tmp_path):
         assert ended(before, after) == {"silent": 1}
 
 
-async def test_a_network_that_breaks_within_a_frame_is_noticed(server):
-    """A reset in the middle of a WebSocket frame ends that session alone."""
+async def test_a_reset_within_a_frame_ends_the_session(server):
+    """In the middle of a WebSocket frame; no other session is affected."""
     async with beside_a_neighbour(server):
         before = await health(server)
-        async with talking(server.port) as victim:
-            await victim.speak(3)
-            await victim.fall_silent()
-            victim.break_off()
+        async with connect_client(server.port) as victim:
+            await victim.send_audio(3)
+            await victim.send_partial_frame()
+            victim.reset_connection()
             after = await until(server, lambda now: now["lanes"]["open"] == before["lanes"]["open"])
         assert ended(before, after) == {"peer_closed": 1}
 
 
-async def test_a_network_that_falls_silent_within_a_frame_is_noticed(server):
+async def test_silence_within_a_frame_ends_the_session(server):
     """Half a frame and then nothing more, not even an end: the session is closed as silent."""
     async with beside_a_neighbour(server):
         before = await health(server)
-        async with talking(server.port) as victim:
-            await victim.speak(3)
-            await victim.fall_silent()
+        async with connect_client(server.port) as victim:
+            await victim.send_audio(3)
+            await victim.send_partial_frame()
             after = await until(server, lambda now: now["lanes"]["open"] == before["lanes"]["open"])
         assert ended(before, after) == {"silent": 1}
 
 
-async def test_who_leaves_the_queue_is_passed_over(server):
-    """A client that is cut off while it waits for a lane makes room for the one behind it."""
+async def test_a_client_that_leaves_the_queue_makes_room(server):
+    """One that is cut off while it waits for a lane lets the next one move up."""
     with trio.fail_after(HANG_S):
-        watch = Watch(server, grace_s=GRACE_S)
-        await watch.begin()
+        monitor = ServerMonitor(server, grace_s=GRACE_S)
+        await monitor.take_baseline()
         async with trio.open_nursery() as nursery:
-            told: dict[str, list[bool]] = {"first": [], "second": []}
+            admitted: dict[str, list[bool]] = {"first": [], "second": []}
             stop = trio.Event()
 
             async def hold() -> None:
-                async with talking(server.port) as talker:
-                    await talker.speak(stop=stop)
-                    await talker.part()
+                async with connect_client(server.port) as client:
+                    await client.send_audio(stop=stop)
+                    await client.finish()
 
             async def wait(who: str) -> None:
-                async with talking(server.port) as talker:
-                    told[who].append(talker.ready.is_set())
-                    await talker.speak(3)
-                    await talker.part()
+                async with connect_client(server.port) as client:
+                    admitted[who].append(client.ready.is_set())
+                    await client.send_audio(3)
+                    await client.finish()
 
             for _ in range(3):
                 nursery.start_soon(hold)
@@ -173,29 +173,29 @@ async def test_who_leaves_the_queue_is_passed_over(server):
             impatient.cancel()
             await until(server, lambda now: now["lanes"]["queued"] == 1)
             stop.set()
-        assert told == {"first": [], "second": [True]}
-        assert await watch.end() == []
+        assert admitted == {"first": [], "second": [True]}
+        assert await monitor.violations() == []
 
 
-async def test_a_server_that_stood_still_says_what_it_dropped(server):
-    """Stopped for a second under two sessions: every frame is answered, or told to be dropped."""
+async def test_a_server_that_was_stopped_reports_what_it_dropped(server):
+    """Stopped for a second with two sessions: every frame is answered, or reported as dropped."""
     with trio.fail_after(HANG_S):
         result = await stall(server, 2, 1.0, calm_s=1.0, aftermath_s=1.0)
     assert result["laws"] == []
     assert result["told_dropped"]["audio"] > 0
 
 
-async def test_sigterm_under_load_tells_everybody(checkpoint):
-    """All who talk and all who wait are told, closed with 1001, and the process ends with 0."""
-    with trio.fail_after(HANG_S), boot(checkpoint, QUICK) as server:
+async def test_sigterm_under_load_informs_every_client(checkpoint):
+    """Those with a lane and those in the queue get `draining` and 1001, and the process ends with 0."""
+    with trio.fail_after(HANG_S), start_server(checkpoint, QUICK) as server:
         async with trio.open_nursery() as nursery:
             there = []
 
             async def talk() -> None:
-                async with talking(server.port) as talker:
-                    there.append(talker)
-                    await talker.speak()
-                    await talker.closed.wait()
+                async with connect_client(server.port) as client:
+                    there.append(client)
+                    await client.send_audio()
+                    await client.closed.wait()
 
             for _ in range(5):
                 nursery.start_soon(talk)
@@ -203,24 +203,24 @@ async def test_sigterm_under_load_tells_everybody(checkpoint):
             os.kill(server.pid, signal.SIGTERM)
         assert await trio.to_thread.run_sync(server.ended) == 0
         assert len(there) == 5
-        for talker in there:
-            assert talker.draining
-            assert talker.close_code == 1001
-            assert not talker.errors
-            assert talker.passed_over == talker.account.dropped["audio"]
-        assert troubles(server.logged()) == []
+        for client in there:
+            assert client.draining
+            assert client.close_code == 1001
+            assert not client.errors
+            assert client.frames_skipped == client.counts.dropped["audio"]
+        assert error_lines(server.logged()) == []
 
 
 async def test_a_model_thread_that_hangs_ends_the_process(checkpoint, tmp_path):
-    """It cannot be interrupted: clients are told and closed with 1011, and the exit code is 70."""
+    """It cannot be interrupted: clients get an error and 1011, and the exit code is 70."""
     sign = tmp_path / "hang"
-    program = (str(ROOT / "tests/hanging_server.py"), str(sign))
-    with trio.fail_after(HANG_S), boot(checkpoint, (*QUICK, "stall_s=1"), program=program) as server:
-        async with talking(server.port) as talker:
-            await talker.speak(5)
+    program = (str(ROOT / "tests/support/hanging_server.py"), str(sign))
+    with trio.fail_after(HANG_S), start_server(checkpoint, (*QUICK, "stall_s=1"), program=program) as server:
+        async with connect_client(server.port) as client:
+            await client.send_audio(5)
             sign.touch()
-            await talker.speak()
-            await talker.closed.wait()
-        assert talker.errors
-        assert talker.close_code == 1011
+            await client.send_audio()
+            await client.closed.wait()
+        assert client.errors
+        assert client.close_code == 1011
         assert await trio.to_thread.run_sync(server.ended) == 70

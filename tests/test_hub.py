@@ -1,4 +1,4 @@
-"""Repositories become files through the real client: over sockets, cut, refused, and without network."""
+"""Repositories are downloaded by the real client: over sockets, interrupted, refused, and without network."""
 
 import socket
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
-from local_hub import TOKEN, Hub, pointed_at, serve
+from support.local_hub import TOKEN, Hub, pointed_at, serve
 
 from pipeline.config import HubAddress
 from pipeline.errors import HubError
@@ -27,7 +27,7 @@ def open_repository(address: str = f"hf://{REPO}") -> Repository:
     return Repository(HubAddress.parse(address))
 
 
-def test_a_fetched_file_is_the_file_and_comes_once(hub: Hub) -> None:
+def test_a_file_is_downloaded_once_and_unchanged(hub: Hub) -> None:
     for _ in range(2):
         repository = open_repository()
         assert repository.online
@@ -36,19 +36,19 @@ def test_a_fetched_file_is_the_file_and_comes_once(hub: Hub) -> None:
     assert hub.sent_bytes == {name: len(content) for name, content in FILES.items()}
 
 
-def test_only_what_is_asked_for_is_fetched(hub: Hub) -> None:
+def test_only_requested_files_are_downloaded(hub: Hub) -> None:
     open_repository().path("config.json")
     assert hub.sent_bytes == {"config.json": len(FILES["config.json"])}
 
 
-def test_nothing_is_told_of_who_asks_beyond_the_request(hub: Hub) -> None:
+def test_no_request_has_information_about_the_program(hub: Hub) -> None:
     open_repository().path("config.json")
     assert {path.split("/")[1] for _, path, _ in hub.requests} == {"api", "kyutai"}
     assert all("/models/" in path for _, path, _ in hub.requests if path.startswith("/api/"))
 
 
-def test_a_connection_cut_in_the_middle_goes_on_where_it_broke(hub: Hub) -> None:
-    # The client writes 10 MiB at a time: what came after the last whole piece comes twice.
+def test_an_interrupted_download_is_resumed(hub: Hub) -> None:
+    # The client writes 10 MiB at a time: what follows the last whole piece is sent twice.
     content = bytes(24 * 2**20)
     hub.add(REPO, {"large.safetensors": content})
     hub.cut.add("large.safetensors")
@@ -58,8 +58,8 @@ def test_a_connection_cut_in_the_middle_goes_on_where_it_broke(hub: Hub) -> None
     assert hub.sent_bytes["large.safetensors"] < 1.2 * len(content)
 
 
-def test_what_breaks_off_for_good_is_no_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _seconds: None)  # the client's, who tries for 23 s
+def test_an_incomplete_download_is_not_a_file(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _seconds: None)  # the client's, which retries for 23 s
     repository = open_repository()
     repository.path("config.json")
     hub.down = True
@@ -69,7 +69,7 @@ def test_what_breaks_off_for_good_is_no_file(hub: Hub, monkeypatch: pytest.Monke
     assert repository.path("model.safetensors").read_bytes() == FILES["model.safetensors"]
 
 
-def test_a_head_has_the_size_and_the_beginning_of_the_file(hub: Hub, tmp_path: Path) -> None:
+def test_a_head_has_the_size_and_the_header_of_the_file(hub: Hub, tmp_path: Path) -> None:
     header = b'{"a":' + b" " * 3_000_000 + b"0}"
     content = len(header).to_bytes(8, "little") + header + bytes(6_000_000)
     hub.add(REPO, {"large.safetensors": content})
@@ -81,23 +81,23 @@ def test_a_head_has_the_size_and_the_beginning_of_the_file(hub: Hub, tmp_path: P
     assert head.stat().st_blocks * 512 < len(content) * 0.6
 
 
-def test_the_head_of_a_file_in_the_cache_is_the_file(hub: Hub, tmp_path: Path) -> None:
+def test_the_head_of_a_cached_file_is_the_file(hub: Hub, tmp_path: Path) -> None:
     whole = open_repository().path("model.safetensors")
     assert open_repository().head("model.safetensors", tmp_path) == whole
 
 
-@pytest.mark.parametrize("without", ["a network", "a hub that works", "leave to ask"])
-def test_what_was_fetched_is_there_without(without: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("without", ["network", "working hub", "online mode"])
+def test_cached_files_are_available_without(without: str, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     with serve() as hub, pointed_at(hub.url, cache):
         hub.add(REPO, FILES)
         for name in FILES:
             open_repository().path(name)
-        if without == "a hub that works":
+        if without == "working hub":
             hub.down = True
             assert_served_from_the_cache()
-    with pointed_at(hub.url, cache) as patch:  # nobody listens there any more
-        patch.setattr(constants, "HF_HUB_OFFLINE", without == "leave to ask")
+    with pointed_at(hub.url, cache) as patch:  # the hub is not running any more
+        patch.setattr(constants, "HF_HUB_OFFLINE", without == "online mode")
         assert_served_from_the_cache()
 
 
@@ -107,7 +107,7 @@ def assert_served_from_the_cache() -> None:
     assert {name: repository.path(name).read_bytes() for name in repository.names} == FILES
 
 
-def test_a_file_missing_from_the_cache_is_missing_without_network(hub: Hub, tmp_path: Path) -> None:
+def test_without_network_a_file_outside_the_cache_is_an_error(hub: Hub, tmp_path: Path) -> None:
     open_repository().path("config.json")
     with pointed_at("http://127.0.0.1:9", tmp_path / "cache"):
         repository = open_repository()
@@ -129,7 +129,9 @@ def test_all_files_come_from_one_commit(hub: Hub) -> None:
     assert {name: repository.path(name).read_bytes() for name in FILES} == FILES
 
 
-def test_a_token_opens_what_is_gated_or_private(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_token_gives_access_to_gated_and_private_repositories(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub.gated.add(REPO)
     hub.private.add(REPO)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
@@ -137,7 +139,7 @@ def test_a_token_opens_what_is_gated_or_private(hub: Hub, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    ("address", "wrong", "token", "says"),
+    ("address", "wrong", "token", "parts"),
     [
         (f"hf://{REPO}", "gated", "", ["is gated", f"/{REPO}", "accept its terms", "HF_TOKEN"]),
         (f"hf://{REPO}", "closed", TOKEN, ["is gated", "no access yet", f"/{REPO}"]),
@@ -153,8 +155,8 @@ def test_a_token_opens_what_is_gated_or_private(hub: Hub, monkeypatch: pytest.Mo
         (f"hf://{REPO}", "down", "", ["not in the cache", "cannot be reached", "HF_ENDPOINT"]),
     ],
 )
-def test_every_refusal_is_one_sentence_that_says_what_to_do(
-    hub: Hub, monkeypatch: pytest.MonkeyPatch, *, address: str, wrong: str, token: str, says: list[str]
+def test_every_error_is_one_sentence_with_what_to_do(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, *, address: str, wrong: str, token: str, parts: list[str]
 ) -> None:
     if wrong in ("gated", "closed"):
         hub.gated.add(REPO)
@@ -170,20 +172,20 @@ def test_every_refusal_is_one_sentence_that_says_what_to_do(
     with pytest.raises(HubError) as caught:
         open_repository(address).path("voice.safetensors" if wrong == "lacks" else "model.safetensors")
     sentence = str(caught.value)
-    assert all(words in sentence for words in says), sentence
+    assert all(part in sentence for part in parts), sentence
     assert "\n" not in sentence
     assert caught.value.exit_code == 3
 
 
-def test_no_network_and_no_copy_is_said_at_once(tmp_path: Path) -> None:
-    with socket.socket() as unheard:
-        unheard.bind(("127.0.0.1", 0))  # bound, and not listening
-        url = f"http://127.0.0.1:{unheard.getsockname()[1]}"
+def test_without_network_and_cache_there_is_an_error_at_once(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # bound, and not listening
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pointed_at(url, tmp_path), pytest.raises(HubError, match="check the network"):
             open_repository()
 
 
-def test_others_reach_the_hub_as_its_own_client_does(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_access_is_that_of_huggingface_hub(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (access().endpoint, access().token, access().offline) == (hub.url, None, False)
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)

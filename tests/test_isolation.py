@@ -1,60 +1,56 @@
-"""The isolation law on the whole line with real models: alone or among any others, a session is the same.
+"""A session is the same alone or among any others: the whole engine with real models.
 
-Others join, wait in the queue, leave, part in the middle, change their sampling, lose their connection
-and come back, are ended by a failing model: none of it shows in what a session hears. So it is with a
-place for each stage's calls, and with a crew of fewer threads than stages, as the server has.
+Others join, wait in the queue, leave, close in the middle, change their sampling, lose their connection
+and resume, or are ended by a failing model: none of it shows in what a session gets. This holds with a
+runner for each stage, and with a pool of fewer threads than stages, as on the server.
 """
 
 import copy
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
 import pytest
 import trio
 import trio.testing
-from checkpoints import write_folder
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.actors.fakes import Client, MemoryTransport, serve_client, slow_inline
+from support.checkpoints import write_folder
 
-sys.path.insert(0, str(Path(__file__).parent / "actors"))
-from doubles import Client, Wire, hold, slow_inline
-
-from actors.crew import Crew, Member
-from actors.line import Line, Loaders
-from actors.pinned import PinnedThread, Runner
+from actors.engine import Engine, Loaders
+from actors.runtime.pinned_thread import PinnedThread, Runner
+from actors.runtime.thread_pool import PooledRunner, ThreadPool
 from pipeline.audio.framing import payload_of
+from pipeline.cli.offline import Trace, run_recording
 from pipeline.config import read_config
-from pipeline.offline import Trace, replay
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import Conversation
-from pipeline.protocol.kept import Heard
 from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Queued, Ready, Resumed
-from pipeline.replay import Replay
-from pipeline.stages import chain as chain_module
-from pipeline.stages.chain import Chain, open_chain
+from pipeline.protocol.unacked import ReceivedIds
+from pipeline.recordings import Replay
+from pipeline.stages import model_stages
+from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.stepper import StepperStage
-from pipeline.values import Pcm, Sampling
+from pipeline.values import Pcm, SamplingParams
 
 LANES = 3
-CHANGED = Sampling(seed=9, temperature=0.0)
+CHANGED = SamplingParams(seed=9, temperature=0.0)
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One session: when it comes, how long it talks, what becomes of it."""
+    """One session: when it begins, how much audio it sends, and what happens to it."""
 
     seed: int
     comes_s: float
     frames: int
-    cut_after: int | None  # then it comes back
+    cut_after: int | None  # then it resumes
     away_s: float
     changes_after: int | None  # its sampling, to `CHANGED`
     fails_after: int | None
@@ -75,9 +71,9 @@ PLANS = st.builds(
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> Chain:
+def chain(tmp_path_factory: pytest.TempPathFactory) -> ModelStages:
     folder = write_folder(tmp_path_factory.mktemp("small"))
-    return open_chain(read_config(folder, [f"lanes.max={LANES}", "text.final_after_padding=2"]))
+    return open_stages(read_config(folder, [f"lanes.max={LANES}", "text.final_after_padding=2"]))
 
 
 def speech(seed: int, frames: int) -> Pcm:
@@ -85,23 +81,26 @@ def speech(seed: int, frames: int) -> Pcm:
 
 
 class Timed:
-    """A crew's member by the virtual clock: a call takes `batch_s` of it, and stops it while it computes."""
+    """A runner on the virtual clock: a call takes `batch_s` of it, and stops it while it computes."""
 
     computing = 0
 
-    def __init__(self, runner: Member | PinnedThread, batch_s: float) -> None:
+    def __init__(self, runner: PooledRunner | PinnedThread, batch_s: float) -> None:
         self._runner = runner
         self._batch_s = batch_s
 
     @asynccontextmanager
-    async def turn(self):
-        async with self._runner.turn() as thread:
+    async def acquire(self):
+        async with self._runner.acquire() as thread:
             yield Timed(thread, self._batch_s)
 
+    def expect(self, is_ready):
+        self._runner.expect(is_ready)
+
     async def run(self, call, *args, stall_s=math.inf, abandon_on_cancel=False):
-        if isinstance(self._runner, Member):
-            async with self.turn() as place:
-                return await place.run(call, *args, stall_s=stall_s, abandon_on_cancel=abandon_on_cancel)
+        if isinstance(self._runner, PooledRunner):
+            async with self.acquire() as thread:
+                return await thread.run(call, *args, stall_s=stall_s, abandon_on_cancel=abandon_on_cancel)
         with trio.CancelScope(shield=True):
             await trio.sleep(self._batch_s)
         clock = trio.lowlevel.current_clock()
@@ -119,34 +118,36 @@ Runners = Callable[[str], AbstractContextManager[Runner]]
 
 
 @contextmanager
-def places() -> Iterator[Runners]:
-    """A place for each stage."""
+def separate_runners() -> Iterator[Runners]:
+    """A runner for each stage, without threads."""
     yield partial(slow_inline, batch_s=0.02)
 
 
 @contextmanager
-def crew() -> Iterator[Runners]:
+def pool() -> Iterator[Runners]:
     """Two threads for three stages."""
-    threads = Crew([PinnedThread(f"models {number}") for number in range(2)])
+    threads = ThreadPool([PinnedThread(f"models {number}") for number in range(2)])
 
     @contextmanager
-    def member(name: str) -> Iterator[Runner]:
-        with threads.member(name) as runner:
+    def runner_of(name: str) -> Iterator[Runner]:
+        with threads.runner(name) as runner:
             yield Timed(runner, 0.01)
 
     with threads.running():
-        yield member
+        yield runner_of
 
 
 @lru_cache(maxsize=64)
-def alone(chain: Chain, seed: int, frames: int, changes_after: int | None) -> Trace:
+def alone(chain: ModelStages, seed: int, frames: int, changes_after: int | None) -> Trace:
     changes = {} if changes_after is None else {changes_after: [CHANGED]}
-    heard = speech(seed, frames)
-    return replay(chain, Replay("small", "", Sampling(seed=seed), changes, {}, heard, complete=True))
+    audio = speech(seed, frames)
+    return run_recording(
+        chain, Replay("small", "", SamplingParams(seed=seed), changes, {}, audio, complete=True)
+    )
 
 
 class Fragile(StepperStage):
-    """Raises where it is told to, once for each time it is told, and counts who was in that batch."""
+    """Raises once for each lane in `doomed`, and counts the lanes of that batch."""
 
     doomed: set[int]
     hurt: int
@@ -162,37 +163,43 @@ class Fragile(StepperStage):
         return super().step(lanes, codes)
 
 
-async def connect(line: Line, nursery: trio.Nursery, heard: Heard, token: str | None) -> Client:
-    client = Client(Wire(buffer=1000))
+async def connect(
+    engine: Engine, nursery: trio.Nursery, received_ids: ReceivedIds, token: str | None
+) -> Client:
+    client = Client(MemoryTransport(buffer=1000))
     client.conversation = Conversation(
-        "client", heartbeat_every_s=5, heartbeat_timeout_s=math.inf, now_s=trio.current_time(), heard=heard
+        "client",
+        heartbeat_every_s=5,
+        heartbeat_timeout_s=math.inf,
+        now_s=trio.current_time(),
+        received_ids=received_ids,
     )
-    nursery.start_soon(hold, line, client, token)
+    nursery.start_soon(serve_client, engine, client, token)
     nursery.start_soon(client.listen)
     return client
 
 
 @dataclass
-class Said:
-    """What a session heard, over all its connections, and whether a model failed on it."""
+class Result:
+    """What a session received over all its connections, and whether a model failed on it."""
 
     text: list[str]
     pcm: list[Pcm]
     failed: bool
 
 
-async def live(line: Line, plan: Plan, stage: Fragile) -> Said:
+async def live(engine: Engine, plan: Plan, stage: Fragile) -> Result:
     """One session from beginning to end."""
     await trio.sleep(plan.comes_s)
-    heard = Heard()
+    received_ids = ReceivedIds()
     clients: list[Client] = []
     async with trio.open_nursery() as nursery:
-        client = await connect(line, nursery, heard, None)
+        client = await connect(engine, nursery, received_ids, None)
         clients.append(client)
-        await client.say(outgoing.metadata(Configure(seed=plan.seed)))
+        await client.send(outgoing.metadata(Configure(seed=plan.seed)))
         await client.until(lambda c: any(isinstance(m, Ready) for m in c.metadata))
         stage.seen["queued"] += any(isinstance(m, Queued) for m in client.metadata)
-        session = next(c.session for c in line._connections if c._transport is client.wire)
+        session = next(c.session for c in engine._connections if c._transport is client.transport)
         for index, frame in enumerate(speech(plan.seed, plan.frames)):
             if client.over:
                 break
@@ -200,38 +207,38 @@ async def live(line: Line, plan: Plan, stage: Fragile) -> Said:
                 await trio.sleep(0.5)  # what is on its way arrives
                 if client.over:
                     break
-                client.wire.vanish()
+                client.transport.vanish()
                 await trio.sleep(plan.away_s)
                 greeting = next(m for m in client.metadata if isinstance(m, ConnectionEstablished))
-                client = await connect(line, nursery, heard, greeting.resume_token)
+                client = await connect(engine, nursery, received_ids, greeting.resume_token)
                 clients.append(client)
                 await client.until(lambda c: any(isinstance(m, Resumed) for m in c.metadata))
             if index == plan.fails_after:
-                stage.doomed.add(session.ticket.lane)
+                stage.doomed.add(session.lease.lane)
             if index == plan.changes_after:
                 stage.seen["changed"] += 1
                 change = Configure(seed=CHANGED.seed, temperature=CHANGED.temperature)
-                await client.say(outgoing.metadata(change))
-            await client.say(outgoing.audio(payload_of(frame), 0.0))
+                await client.send(outgoing.metadata(change))
+            await client.send(outgoing.audio(payload_of(frame), 0.0))
             await trio.sleep(0.08)
         else:
             await trio.sleep(0.5)
             if client.over:
                 pass
             elif plan.vanishes:
-                client.wire.vanish()
+                client.transport.vanish()
             else:
-                await client.say(outgoing.metadata(Bye()))
+                await client.send(outgoing.metadata(Bye()))
                 await client.until(lambda c: c.over)
-    return Said(
+    return Result(
         [text for c in clients for text in c.finals],
         [frame for c in clients for frame in c.frames],
         "internal_error" in client.errors,
     )
 
 
-async def run(chain: Chain, plans: list[Plan], runner: Runners, seen: Counter[str]) -> None:
-    """All of them at once; `seen` counts what came about."""
+async def run(chain: ModelStages, plans: list[Plan], runner: Runners, seen: Counter[str]) -> None:
+    """Run all plans at once; `seen` counts what happened."""
     stages: list[Fragile] = []
 
     def load_stepper() -> Fragile:
@@ -245,35 +252,35 @@ async def run(chain: Chain, plans: list[Plan], runner: Runners, seen: Counter[st
         chain.bundle.lm_path.parent,
         [f"lanes.max={LANES}", "lanes.queue=8", "sampling.seed=0", "text.final_after_padding=2"],
     )
-    line = Line(
+    engine = Engine(
         config.settings,
         Loaders(chain.load_encoder, load_stepper, chain.load_decoder),
         chain.card,
         lanes=LANES,
         runner=runner,
     )
-    said: dict[int, Said] = {}
+    results: dict[int, Result] = {}
     async with trio.open_nursery() as nursery:
-        await nursery.start(line.run)
-        await line.ready.wait()
+        await nursery.start(engine.run)
+        await engine.ready.wait()
 
         async def one(number: int) -> None:
-            said[number] = await live(line, plans[number], stages[0])
+            results[number] = await live(engine, plans[number], stages[0])
 
         async with trio.open_nursery() as sessions:
             for number in range(len(plans)):
                 sessions.start_soon(one, number)
-        await trio.sleep(11)  # who vanished is waited for
-        health = line.health()
+        await trio.sleep(11)  # sessions that vanished wait for their clients
+        health = engine.health()
         assert (health["lanes"]["open"], health["waiting"], health["clients"]) == (0, 0, 0)
         assert sum(health["endings"].values()) == len(plans)
         assert health["metrics"]["dropped"]["audio"] == health["metrics"]["ladder"]["decodeSkipped"] == 0
-        await line.drain()
-    assert sum(each.failed for each in said.values()) == stages[0].hurt
+        await engine.drain()
+    assert sum(each.failed for each in results.values()) == stages[0].hurt
     seen["resumed"] += health["resumed"] > 0
     seen["fault"] += stages[0].hurt > 0
     for number, plan in enumerate(plans):
-        each, due = said[number], alone(chain, plan.seed, plan.frames, plan.changes_after)
+        each, due = results[number], alone(chain, plan.seed, plan.frames, plan.changes_after)
         count = len(each.text) if each.failed or plan.vanishes else len(due.text)
         assert each.text == due.text[:count]
         assert each.failed or len(each.pcm) == len(due.agent_pcm)
@@ -285,30 +292,30 @@ async def run(chain: Chain, plans: list[Plan], runner: Runners, seen: Counter[st
 def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The stages compute by graphs, whose functions are called as they are when they are compiled."""
     for name in ("EncoderStage", "StepperStage", "DecoderStage"):
-        stage = getattr(chain_module, name)
-        monkeypatch.setattr(chain_module, name, partial(stage, compiles=True))
+        stage = getattr(model_stages, name)
+        monkeypatch.setattr(model_stages, name, partial(stage, compiles=True))
     mx.disable_compile()
     yield
     mx.enable_compile()
 
 
 @pytest.mark.usefixtures("graphs")
-def test_so_it_is_where_models_are_graphs(chain: Chain) -> None:
-    """The same, where every lane has a place in a graph of fixed width."""
-    law_of_isolation(copy.copy(chain), crew, examples=12)
+def test_a_session_is_as_if_alone_with_compiled_models(chain: ModelStages) -> None:
+    """With every lane in a slot of a compiled function of fixed width."""
+    law_of_isolation(copy.copy(chain), pool, examples=12)
 
 
-@pytest.mark.parametrize("runners", [places, crew])
-def test_whoever_else_is_there_a_session_is_as_if_alone(
-    chain: Chain, runners: Callable[[], AbstractContextManager[Runners]]
+@pytest.mark.parametrize("runners", [separate_runners, pool])
+def test_a_session_is_as_if_alone(
+    chain: ModelStages, runners: Callable[[], AbstractContextManager[Runners]]
 ) -> None:
     """Interleaved at random with sessions that join, queue, leave, vanish, resume, change and fail.
-    Each of these came about."""
+    Each of these happened."""
     law_of_isolation(chain, runners, examples=12)
 
 
 def law_of_isolation(
-    chain: Chain, runners: Callable[[], AbstractContextManager[Runners]], examples: int
+    chain: ModelStages, runners: Callable[[], AbstractContextManager[Runners]], examples: int
 ) -> None:
     seen: Counter[str] = Counter()
 

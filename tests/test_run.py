@@ -1,4 +1,4 @@
-"""The command as a user runs it: a process, a socket, speech; and every way it can fail to start."""
+"""`pipeline.run` as a real process: speech over a socket, signals, and every start-up error."""
 
 import json
 import os
@@ -17,10 +17,10 @@ import soundfile
 import trio
 
 from pipeline.audio.wav import read_speech
-from pipeline.booted import Booted, boot
+from pipeline.client.report import Report
+from pipeline.client.session import converse
+from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.protocol.metadata import Configure
-from pipeline.talking.client import converse
-from pipeline.talking.report import Report
 
 ROOT = Path(__file__).parent.parent
 SPEECH = ROOT / "tests/data/speech.wav"
@@ -28,13 +28,13 @@ UNTRAINED = ROOT / "tests/data/untrained"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Booted]:
-    """A server on random weights, made in a cache of its own: they always have something to say."""
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """A server with random weights in a separate cache; such a model always produces output."""
     cache = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.setenv("HOME", str(cache))
-        with boot(UNTRAINED) as booted:
+        with start_server(UNTRAINED) as booted:
             yield booted
 
 
@@ -43,13 +43,13 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-def talk(server: Booted, seconds: float, **sampling: float) -> Report:
+def talk(server: ServerProcess, seconds: float, **sampling: float) -> Report:
     speech = read_speech(SPEECH)[: round(24_000 * seconds)]
     configure = Configure(**sampling) if sampling else None
     return trio.run(partial(converse, server.socket_url, speech, configure=configure))
 
 
-def test_speech_is_answered_frame_by_frame_in_order(server: Booted) -> None:
+def test_speech_is_answered_frame_by_frame_in_order(server: ServerProcess) -> None:
     report = talk(server, seconds=2)
     assert report.frames_in == 25
     assert report.model is not None
@@ -60,7 +60,7 @@ def test_speech_is_answered_frame_by_frame_in_order(server: Booted) -> None:
     assert report.text  # token ids: there is no tokenizer
 
 
-def test_untrained_weights_are_announced_everywhere(server: Booted) -> None:
+def test_random_weights_are_reported_as_untrained(server: ServerProcess) -> None:
     report = talk(server, seconds=0.4)
     assert report.model is not None
     assert not report.model.trained
@@ -70,7 +70,7 @@ def test_untrained_weights_are_announced_everywhere(server: Booted) -> None:
     assert health["model"]["trained"] is False
 
 
-def test_two_clients_at_once_get_what_each_gets_alone(server: Booted) -> None:
+def test_two_concurrent_clients_get_the_same_answers_as_alone(server: ServerProcess) -> None:
     greedy = {"temperature": 0.0, "text_temperature": 0.0}
     alone = [talk(server, seconds=1.5, **greedy), talk(server, seconds=1.5, temperature=0.9, seed=4)]
     together: list[Report] = []
@@ -90,7 +90,7 @@ def test_two_clients_at_once_get_what_each_gets_alone(server: Booted) -> None:
     assert alone[0].text != alone[1].text
 
 
-def test_health_shows_what_was_done(server: Booted) -> None:
+def test_health_reports_stages_and_queues(server: ServerProcess) -> None:
     talk(server, seconds=0.8)
     status, health = server.get("/health")
     assert status == 200
@@ -104,9 +104,9 @@ def test_health_shows_what_was_done(server: Booted) -> None:
         assert queue["sent"] == queue["taken"] + queue["leaked"] + queue["depth"]
 
 
-def test_the_talk_command_writes_the_answer(server: Booted, tmp_path: Path) -> None:
+def test_the_talk_command_writes_the_answer(server: ServerProcess, tmp_path: Path) -> None:
     out = tmp_path / "answer.wav"
-    command = [sys.executable, "-m", "pipeline.talk", "--url", server.socket_url]
+    command = [sys.executable, "-m", "pipeline", "talk", "--url", server.socket_url]
     command += ["--in", str(SPEECH), "--out", str(out), "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     report = json.loads(done.stdout.strip().splitlines()[-1])
@@ -117,7 +117,7 @@ def test_the_talk_command_writes_the_answer(server: Booted, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_signal_ends_it_with_its_own_code(checkpoint: Path, number: int, code: int) -> None:
+def test_the_exit_code_depends_on_the_signal(checkpoint: Path, number: int, code: int) -> None:
     command = [sys.executable, "-m", "pipeline.run", "--config", str(checkpoint), "--set", "server.port=0"]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -135,7 +135,7 @@ def failed(done: subprocess.CompletedProcess[str], code: int, *words: str) -> No
     assert "Traceback" not in done.stderr
 
 
-def test_a_taken_port_is_exit_4(checkpoint: Path) -> None:
+def test_a_port_in_use_is_exit_code_4(checkpoint: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -143,7 +143,7 @@ def test_a_taken_port_is_exit_4(checkpoint: Path) -> None:
         failed(run("--config", str(checkpoint), "--set", f"server.port={port}"), 4, port, "in use")
 
 
-def test_a_wrong_configuration_is_exit_2(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_configuration_error_is_exit_code_2(checkpoint: Path, tmp_path: Path) -> None:
     failed(run("--config", str(tmp_path / "absent.json")), 2, "absent.json", "no such file")
     failed(run("--config", str(checkpoint), "--set", "server.prot=1"), 2, "pipeline.server", "prot")
     failed(run("--config", str(checkpoint), "--set", "server.host=0.0.0.0"), 2, "server.host", "TLS")
@@ -154,7 +154,7 @@ def test_a_wrong_configuration_is_exit_2(checkpoint: Path, tmp_path: Path) -> No
         failed(run("--config", str(tmp_path)), 2, key)
 
 
-def test_a_wrong_checkpoint_is_exit_3_before_a_socket_opens(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_weights_error_is_exit_code_3_before_a_socket_opens(checkpoint: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(checkpoint, tmp_path / "copy"))
     model = folder / "model.safetensors"
     whole = model.read_bytes()
@@ -179,7 +179,7 @@ def test_a_read_only_checkout_works(tmp_path: Path) -> None:
     for path in (*folder.iterdir(), folder):
         path.chmod(0o555 if path.is_dir() else 0o444)
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache"), "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "pipeline.offline", "--config", str(folder), "--greedy"]
+    command = [sys.executable, "-m", "pipeline", "offline", "--config", str(folder), "--greedy"]
     command += [str(SPEECH), str(tmp_path / "answer.wav")]
     subprocess.run(command, env=environment, check=True, timeout=60)
     assert sorted(path.name for path in folder.iterdir()) == ["config.json", "mimi_config.json"]

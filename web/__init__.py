@@ -1,1 +1,1 @@
-"""Speaks: HTTP, WebSocket and the pages."""
+"""HTTP, WebSocket and the pages."""

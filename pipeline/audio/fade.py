@@ -1,4 +1,4 @@
-"""Soften the edge that a gap leaves: after silence, sound begins from nothing."""
+"""A fade-in after a gap, so that sound which resumes in the middle of a wave does not click."""
 
 from typing import Final
 
@@ -18,7 +18,7 @@ _RISE: Final[Pcm] = (0.5 - 0.5 * np.cos(np.pi * (np.arange(_FADE_SAMPLES) + 0.5)
 
 
 def fade_in(pcm: Pcm) -> Pcm:
-    """Give a copy of `pcm [S]` whose first 5 ms rise from silence; the rest is unchanged bit for bit."""
+    """A copy of `pcm [S]` whose first 5 ms rise from silence; the rest is unchanged bit for bit."""
     faded = pcm.copy()
     faded[:_FADE_SAMPLES] *= _RISE[: len(faded)]
     return faded

@@ -1,8 +1,8 @@
-"""Cut samples into frames: 1920 samples, 80 ms, never fewer and never more.
+"""Samples into frames of 1920 samples, which are 80 ms.
 
-Two ways in: a packet's payload, which is already whole frames or is refused, and a
-microphone or file, which comes in pieces of any length. What belongs here: the shape of
-audio. What does not: sample rates (`resampling`), time (`pacing`), files (`wav`).
+`frames_of` reads a packet's payload, which has to be whole frames. `Framer` takes pieces of any
+length, from a microphone or a file. What belongs here: the shape of audio. What does not: sample
+rates (`resampling`), time (`pacing`), files (`wav`).
 """
 
 from typing import Final, Literal
@@ -18,7 +18,7 @@ _SAMPLE: Final = np.dtype("<f4")
 
 
 class AudioRefusedError(Exception):
-    """One packet of audio cannot be used; the session it belongs to goes on.
+    """One packet of audio is unusable; its session goes on.
 
     `reason` is `empty`, `ragged` (not whole frames), `too_long` (more frames than a burst
     may hold) or `not_finite` (a sample is NaN or infinite).
@@ -30,7 +30,7 @@ class AudioRefusedError(Exception):
 
 
 def frames_of(payload: bytes | memoryview) -> Pcm:
-    """Read a payload of little-endian float32 as `pcm [n, 1920]`, n from 1 to 8, all within ±1.
+    """A payload of little-endian float32 as `pcm [n, 1920]`, n from 1 to 8, all within ±1.
 
     The samples are a read-only view of the payload; only where one lies beyond ±1 are they
     copied, and clipped.
@@ -59,12 +59,12 @@ def frames_of(payload: bytes | memoryview) -> Pcm:
 
 
 def payload_of(pcm: Pcm) -> bytes:
-    """Spell `pcm`, any whole frames, as a packet carries it; `frames_of` is its inverse."""
+    """The payload of a packet that carries `pcm`, any whole frames; the inverse of `frames_of`."""
     return pcm.astype(_SAMPLE, copy=False).tobytes()
 
 
 class Framer:
-    """Samples in pieces of any length become frames; nothing is lost, added or reordered.
+    """Makes frames of samples in pieces of any length; nothing is lost, added or reordered.
 
     Frames own their samples, so the caller may reuse its buffer at once.
     """
@@ -74,17 +74,17 @@ class Framer:
 
     @property
     def pending_samples(self) -> int:
-        """Samples kept for the next frame, 0 to 1919."""
+        """Samples that wait for the next frame, 0 to 1919."""
         return len(self._rest)
 
     def push(self, samples: Pcm) -> Pcm:
-        """Take `samples [S]`; give the frames `[n, 1920]` they complete, n often 0."""
-        held = np.concatenate((self._rest, samples))
-        whole = len(held) - len(held) % FRAME_SAMPLES
-        self._rest = held[whole:].copy()
-        return held[:whole].reshape(-1, FRAME_SAMPLES)
+        """Append `samples [S]`; the frames `[n, 1920]` that are now complete, n often 0."""
+        joined = np.concatenate((self._rest, samples))
+        whole = len(joined) - len(joined) % FRAME_SAMPLES
+        self._rest = joined[whole:].copy()
+        return joined[:whole].reshape(-1, FRAME_SAMPLES)
 
     def flush(self) -> Pcm:
-        """End the stream: the samples still held, padded with silence, as `[1, 1920]`, or `[0, 1920]`."""
+        """End the stream: the remaining samples, padded with silence, as `[1, 1920]`, or `[0, 1920]`."""
         padding = -len(self._rest) % FRAME_SAMPLES
         return self.push(np.zeros(padding, np.float32))

@@ -1,13 +1,13 @@
 """When a frame is due: integer nanoseconds in, integer nanoseconds out, no clock of its own.
 
-Three readings of one line, `start + 80 ms · index`:
+All three classes are about the instants `start + 80 ms · index`:
 
-* `Pace` — a client's microphone: when frame k is complete. It never drifts, because every
+* `Pace` — of a client's microphone: when frame k is complete. It never drifts, because every
   instant is computed from the start and none from the one before.
-* `Playout` — a listener: frame k plays at the first arrival + a prebuffer + 80·k, and
-  what is not there by then is heard as a gap.
-* `DeadlineClock` — the server, which sees neither clock: it infers the line from arrivals
-  and judges its own answers by it.
+* `Playout` — of a client's loudspeaker: frame k plays at the first arrival + a prebuffer + 80·k,
+  and a frame that has not arrived by then is an underrun.
+* `DeadlineClock` — of the server, which knows neither clock: it infers the instants from arrivals,
+  and from them whether its answers are late.
 """
 
 from collections import deque
@@ -19,8 +19,8 @@ from pipeline.units import FRAME_MS
 MS_NS: Final = 1_000_000
 FRAME_NS: Final = FRAME_MS * MS_NS
 
-_WINDOW_FRAMES: Final = 375  # 30 s, in which clocks 50 ppm apart part by 1.5 ms
-_PAUSE_NS: Final = 10 * FRAME_NS  # lateness no network jitter explains: the client paused
+_WINDOW_FRAMES: Final = 375  # 30 s, in which clocks 50 ppm apart drift by 1.5 ms
+_PAUSE_NS: Final = 10 * FRAME_NS  # more than network jitter: the client paused
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +35,17 @@ class Pace:
 
 
 class DeadlineClock:
-    """A frame that arrived in time and left late is an underrun, and nothing else is.
+    """Detects underruns of the server: frames that arrived in time and whose answers left late.
 
-    Frame k is *expected* at an anchor + 80·k. The anchor is the smallest
-    `arrival − 80·k` of the last 30 s: jitter only ever adds, so the smallest is the line
-    itself, and a window lets the line follow a client whose clock is slower than ours (a
-    faster one lowers the minimum at once). The frame's *deadline* is `target_ms` after
-    that; it arrived *in time* if `budget_ms`, what the models may take, was left of it.
+    Frame k is *expected* at an anchor + 80·k. The anchor is the smallest `arrival − 80·k` of the
+    last 30 s: jitter only ever adds, so the smallest is the true one, and the window lets it follow
+    a client whose clock is slower than ours (a faster one lowers the minimum at once). The frame's
+    *deadline* is `target_ms` after that; it arrived *in time* if `budget_ms`, what the models may
+    take, was left of it.
 
-    Frames of one packet share an arrival; only the first of them anchors, because a client
-    that sends bursts plays from the first frame of a burst. A client that paused (0.8 s
-    late) is anchored anew: silence upstream is nobody's underrun.
+    Frames of one packet share an arrival; only the first of them anchors, because a client that
+    sends bursts plays from the first frame of a burst. A client that paused (0.8 s late) is
+    anchored anew: a pause upstream is not an underrun.
     """
 
     def __init__(self, *, target_ms: int = FRAME_MS, budget_ms: int = 30) -> None:
@@ -56,8 +56,8 @@ class DeadlineClock:
         # and each later one is the minimum once those before it have left the window.
         self._minima: deque[tuple[int, int]] = deque()
 
-    def judge(self, index: int, arrived_ns: int, left_ns: int) -> bool:
-        """Say whether session frame `index` is an underrun; call once per answered frame, in order."""
+    def is_underrun(self, index: int, arrived_ns: int, left_ns: int) -> bool:
+        """Whether session frame `index` was answered late; call once per answered frame, in order."""
         self._anchor(index, arrived_ns)
         deadline_ns = self.deadline_ns(index)
         return arrived_ns <= deadline_ns - self._budget_ns and left_ns > deadline_ns
@@ -65,14 +65,14 @@ class DeadlineClock:
     def due_ns(self, index: int, arrived_ns: int) -> int:
         """When the answer to a frame that arrived just now is due; call once per frame, in order.
 
-        A frame that came late is given as long as one that came in time: that it did is nobody's
-        overload here.
+        A frame that arrived late is given as long as one that arrived in time: its lateness is not
+        caused by this server's load.
         """
         self._anchor(index, arrived_ns)
         return max(self.deadline_ns(index), arrived_ns + self._target_ns)
 
     def deadline_ns(self, index: int) -> int:
-        """When the answer to frame `index` has to have left; known once any frame was judged."""
+        """When the answer to frame `index` has to have left; known once any frame has arrived."""
         return self._minima[0][1] + FRAME_NS * index + self._target_ns
 
     def _anchor(self, index: int, arrived_ns: int) -> None:
@@ -91,10 +91,9 @@ class DeadlineClock:
 
 
 class Playout:
-    """What a listener hears who starts `prebuffer_ms` after the first frame and never waits again.
+    """Simulates a loudspeaker that starts `prebuffer_ms` after the first frame and never waits again.
 
-    `underruns` counts the gaps: frames that came after their playout time, and frames that
-    were passed over.
+    `underruns` counts frames that arrived after their playout time, and frames that never arrived.
     """
 
     def __init__(self, prebuffer_ms: int) -> None:
@@ -103,8 +102,8 @@ class Playout:
         self._next_index = 0
         self.underruns = 0
 
-    def heard(self, index: int, arrived_ns: int) -> None:
-        """Note that frame `index` of the listener's timeline arrived; indices only increase."""
+    def record_arrival(self, index: int, arrived_ns: int) -> None:
+        """Frame `index` of the playout timeline has arrived; indices only increase."""
         if self._start_ns is None:
             self._start_ns = arrived_ns + self._prebuffer_ns - FRAME_NS * index
             self._next_index = index

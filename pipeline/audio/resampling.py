@@ -11,19 +11,19 @@ import soxr
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 
-_RECORDED: Final = "VHQ"  # a file can wait for the longest filter
+_RECORDED: Final = "VHQ"  # the longest filter: latency does not matter for a file
 _LIVE: Final = "HQ"  # clean to 20 bits, and holds back 5 ms where VHQ holds back 8
 
 
 def to_speech_rate(pcm: Pcm, rate_hz: int) -> Pcm:
-    """Give `pcm [S]`, sampled at `rate_hz`, at 24 kHz; at that rate already, unchanged."""
+    """Resample `pcm [S]` from `rate_hz` to 24 kHz; unchanged where it has that rate already."""
     if rate_hz == SAMPLE_RATE_HZ:
         return pcm
     return np.asarray(soxr.resample(pcm, rate_hz, SAMPLE_RATE_HZ, quality=_RECORDED), np.float32)
 
 
 class StreamResampler:
-    """A stream at one rate becomes the same stream at another, whatever its pieces.
+    """Resamples a stream in pieces of any length.
 
     Pieces in, concatenated, give pieces out that concatenate to the same result. Equal
     rates pass through.
@@ -37,11 +37,11 @@ class StreamResampler:
         )
 
     def push(self, samples: Pcm) -> Pcm:
-        """Take `samples [S]`; give what can be said of them so far."""
+        """Append `samples [S]`; the output samples that are final by now."""
         return self._resample(samples, last=False)
 
     def flush(self) -> Pcm:
-        """End the stream: what the filter still held back."""
+        """End the stream: the output samples that the filter still held back."""
         return self._resample(np.empty(0, np.float32), last=True)
 
     def _resample(self, samples: Pcm, *, last: bool) -> Pcm:

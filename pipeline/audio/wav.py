@@ -1,4 +1,4 @@
-"""Read and write speech files: whatever is read becomes mono at 24 kHz, and what is written is that.
+"""Sound files of speech: read as mono at 24 kHz, written as 16-bit mono WAV at 24 kHz.
 
 Every failure is an `AudioFileError` with the path and one sentence.
 """
@@ -15,11 +15,13 @@ from pipeline.errors import AudioFileError
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 
-_INT16_STEPS: Final = 32_768  # per unit of float, as libsndfile reads them
+_INT16_STEPS: Final = 32_768  # per unit of float, as in libsndfile
 
 
 def read_speech(path: str | Path) -> Pcm:
-    """Read any sound file libsndfile knows as `pcm [S]`: mono (the mean of its channels), 24 kHz, within ±1.
+    """Read any sound file that libsndfile supports as `pcm [S]`: mono, 24 kHz, within ±1.
+
+    Channels are averaged.
 
     Raises:
         AudioFileError: the file is missing, unreadable, not a sound file, or holds no usable samples.
@@ -45,13 +47,13 @@ def read_speech(path: str | Path) -> Pcm:
 
 
 class WavWriter:
-    """A 16-bit mono WAV file at 24 kHz, appended to as speech arrives; whole once closed.
+    """Writes a 16-bit mono WAV file at 24 kHz, piece by piece; the file is complete once closed.
 
-    Reading what was written gives the same samples to within one 16-bit step, and writing
-    what was read from such a file gives the same file.
+    Reading it back gives the same samples to within one 16-bit step, and writing the samples
+    read from such a file gives the same file.
 
     Raises:
-        AudioFileError: the file cannot be made, or not be written any further.
+        AudioFileError: the file cannot be created or written to.
     """
 
     def __init__(self, path: str | Path) -> None:

@@ -1,8 +1,8 @@
-"""Lets other machines of the same network in: how they reach this one, and what they may trust it by.
+"""Access from other devices on the local network: addresses, certificates, a token, an invitation.
 
-What belongs here: addresses, a certificate authority that can vouch for nothing but them, the
-token, and the invitation that holds all three. Everything is kept in one private folder.
+What belongs here: the host names and addresses of this machine, a certificate authority limited to them,
+the token, and the invitation that contains all three. The files are kept in one private folder.
 
-Neighbours: `web.door` opens with it, `pipeline.run` and `pipeline.invite` show it. What does not
-belong here: sockets, and certificates that somebody else made.
+Neighbours: `web.security.listen` uses the credentials; `pipeline.run` and `pipeline.cli.invite` print the
+invitation. What does not belong here: sockets, and certificates from another authority.
 """

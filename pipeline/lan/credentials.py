@@ -1,8 +1,7 @@
-"""What a server needs to let other machines in, made once and renewed when it no longer fits.
+"""The certificates and token of a server for other devices: created once, renewed when necessary.
 
-In one folder: `authority.pem` (the authority, with its key), `authority.crt` (without: this is what
-clients trust), `server.pem` (certificate and key) and `token`. Nothing here is logged but
-fingerprints and paths.
+They are in one folder: `authority.pem` (the authority with its key), `authority.crt` (without the key, for
+clients to trust), `server.pem` (certificate and key) and `token`. Only fingerprints and paths are logged.
 """
 
 import secrets
@@ -15,19 +14,19 @@ import platformdirs
 
 from pipeline.config import Server
 from pipeline.errors import ConfigError
-from pipeline.lan import keeping
-from pipeline.lan.authority import Identity, issue, make_authority, may_sign, speaks_for
-from pipeline.lan.reach import Reach
+from pipeline.lan import private_files
+from pipeline.lan.addresses import Hosts
+from pipeline.lan.authority import Identity, can_sign, covers, issue, make_authority
 
-TOKEN_BYTES: Final = 16  # 128 bits, of which ten guesses a minute find none; a short link, a small QR code
+TOKEN_BYTES: Final = 16  # 128 bits: safe at ten guesses a minute, and short enough for a small QR code
 
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """Where the files are, and what may be told of them. `made`: those that are new."""
+    """The files and their public facts. `made`: which of them were created just now."""
 
     folder: Path
-    reach: Reach
+    hosts: Hosts
     fingerprint: str
     authority_fingerprint: str
     expires: datetime
@@ -35,22 +34,22 @@ class Credentials:
 
     @property
     def server_file(self) -> Path:
-        """Certificate and key of the server, PEM."""
+        """The server's certificate and key, PEM."""
         return self.folder / "server.pem"
 
     @property
     def authority_file(self) -> Path:
-        """The certificate that clients may trust, PEM."""
+        """The authority's certificate, which clients can trust, PEM."""
         return self.folder / "authority.crt"
 
     @property
     def token_file(self) -> Path:
-        """What clients must show, if nothing else was said."""
+        """The token that clients must present unless another one is configured."""
         return self.folder / "token"
 
 
 def prepare(server: Server, address: str, now: datetime, *, token: bool) -> Credentials:
-    """The credentials of a server bound to `address`; a token of its own if `token`.
+    """Read or create the credentials of a server bound to `address`, with a token if `token`.
 
     Raises:
         ConfigError: the folder cannot be used.
@@ -59,38 +58,38 @@ def prepare(server: Server, address: str, now: datetime, *, token: bool) -> Cred
         Path(server.tls_folder) if server.tls_folder else platformdirs.user_data_path("packet-voice") / "lan"
     )
     try:
-        with keeping.kept_in(folder):
-            return _prepared(folder, Reach.of(address), now, token=token)
+        with private_files.locked_folder(folder):
+            return _prepare(folder, Hosts.of(address), now, token=token)
     except OSError as error:
         raise ConfigError(
-            "pipeline.server.tls_folder", f"cannot keep a certificate in {folder} ({error.strerror})"
+            "pipeline.server.tls_folder", f"cannot store certificates in {folder} ({error.strerror})"
         ) from None
 
 
-def _prepared(folder: Path, reach: Reach, now: datetime, *, token: bool) -> Credentials:
+def _prepare(folder: Path, hosts: Hosts, now: datetime, *, token: bool) -> Credentials:
     made = []
-    authority = _kept(folder / "authority.pem")
-    if authority is None or not authority.lasts(now) or not may_sign(authority, reach):
-        authority = make_authority(reach, now)
-        keeping.write(folder / "authority.pem", authority.pem())
+    authority = _read_identity(folder / "authority.pem")
+    if authority is None or not authority.is_current(now) or not can_sign(authority, hosts):
+        authority = make_authority(hosts, now)
+        private_files.write(folder / "authority.pem", authority.pem())
         made.append("authority")
-    if keeping.read(folder / "authority.crt", public=True) != authority.public_pem():
-        keeping.write(folder / "authority.crt", authority.public_pem(), public=True)
-    identity = _kept(folder / "server.pem")
-    if identity is None or not identity.lasts(now) or not speaks_for(identity, authority, reach):
-        identity = issue(authority, reach, now)
-        keeping.write(folder / "server.pem", identity.pem())
+    if private_files.read(folder / "authority.crt", public=True) != authority.public_pem():
+        private_files.write(folder / "authority.crt", authority.public_pem(), public=True)
+    identity = _read_identity(folder / "server.pem")
+    if identity is None or not identity.is_current(now) or not covers(identity, authority, hosts):
+        identity = issue(authority, hosts, now)
+        private_files.write(folder / "server.pem", identity.pem())
         made.append("certificate")
-    if token and not keeping.read(folder / "token"):
-        keeping.write(folder / "token", f"{secrets.token_urlsafe(TOKEN_BYTES)}\n".encode())
+    if token and not private_files.read(folder / "token"):
+        private_files.write(folder / "token", f"{secrets.token_urlsafe(TOKEN_BYTES)}\n".encode())
         made.append("token")
     expires = identity.certificate.not_valid_after_utc
-    return Credentials(folder, reach, identity.fingerprint, authority.fingerprint, expires, tuple(made))
+    return Credentials(folder, hosts, identity.fingerprint, authority.fingerprint, expires, tuple(made))
 
 
-def _kept(path: Path) -> Identity | None:
-    """What is there; None where nothing is, or nothing that can be used."""
-    pem = keeping.read(path)
+def _read_identity(path: Path) -> Identity | None:
+    """The identity in a file; None if there is no file or it cannot be used."""
+    pem = private_files.read(path)
     if pem is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""A link that opens the page and shows the token, for a phone to point its camera at.
+"""The link to the page with its token, printed with a QR code for a phone's camera.
 
-The token rides in the fragment, which browsers send to nobody. It is shown on a terminal, to the
-person in front of it, and never logged.
+The token is in the URL fragment, which browsers do not send to any server. It is printed on a terminal
+only and never logged.
 """
 
 import shutil
@@ -14,13 +14,13 @@ from qrcode.main import QRCode
 from pipeline.lan.credentials import Credentials
 
 PAGE: Final = "/packet-voice"
-_BLOCKS: Final = "█▀▄\xa0"  # what a code is drawn with
-_BORDER: Final = 2  # modules; four by the book, two in every camera's practice
+_BLOCKS: Final = "█▀▄\xa0"  # the characters of a printed QR code
+_BORDER: Final = 2  # modules; the standard requires four, cameras accept two
 
 
 @dataclass(frozen=True, slots=True)
 class Invitation:
-    """Where to find the server at `port`, and by what to know it. `hosts`: the best one first."""
+    """How to reach a server on `port` and recognize it. `hosts`: in order of preference."""
 
     credentials: Credentials
     hosts: tuple[str, ...]
@@ -29,22 +29,22 @@ class Invitation:
 
     @classmethod
     def to(cls, credentials: Credentials, address: str, port: int, token: str | None) -> Self:
-        """An invitation to a server bound to `address`."""
-        return cls(credentials, credentials.reach.hosts_elsewhere(address), port, token)
+        """The invitation for a server bound to `address`."""
+        return cls(credentials, credentials.hosts.external(address), port, token)
 
     def addresses(self) -> tuple[str, ...]:
-        """The page at each host, without the token."""
+        """The URL of the page at each host, without the token."""
         return tuple(f"https://{host}:{self.port}{PAGE}" for host in self.hosts)
 
     def links(self) -> tuple[str, ...]:
-        """The page at each host, with the token."""
+        """The URL of the page at each host, with the token."""
         fragment = "" if self.token is None else f"#token={self.token}"
         return tuple(f"{address}{fragment}" for address in self.addresses())
 
     def show(self, out: TextIO) -> None:
-        """Write it for people, with a QR code if `out` is a terminal that has room for one."""
-        links, kept = self.links(), self.credentials
-        lines = ["", "Open on a phone or another computer of this network:", ""]
+        """Print the links and fingerprints, with a QR code if `out` is a terminal wide enough."""
+        links, credentials = self.links(), self.credentials
+        lines = ["", "Open on a phone or another computer on this network:", ""]
         lines += [f"  {link}" for link in links]
         out.write("\n".join(lines) + "\n\n")
         code = QRCode(error_correction=ERROR_CORRECT_L, border=_BORDER)
@@ -55,14 +55,14 @@ class Invitation:
                 code.print_ascii(out, tty=True)
         lines = [
             "",
-            "The browser warns, because the certificate is this machine's own. Its SHA-256 fingerprint is",
-            f"  {kept.fingerprint}",
-            "An iPhone has to trust the authority behind it instead (docs/phone.md); its fingerprint is",
-            f"  {kept.authority_fingerprint}",
-            "and a phone finds it at",
+            "The browser will warn that the certificate is not trusted. Its SHA-256 fingerprint:",
+            f"  {credentials.fingerprint}",
+            "An iPhone must trust the certificate authority instead (docs/how-to/phone.md). Its fingerprint:",
+            f"  {credentials.authority_fingerprint}",
+            "Certificate of the authority, for a phone:",
             *(f"  https://{host}:{self.port}/authority.crt" for host in self.hosts[:1]),
-            "a program on this machine at",
-            f"  {kept.authority_file}",
+            "and for programs on this machine:",
+            f"  {credentials.authority_file}",
             "",
         ]
         out.write("\n".join(lines) + "\n")

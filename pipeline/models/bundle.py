@@ -1,8 +1,8 @@
 """What one config.json describes: two models, a tokenizer, and the files that hold them.
 
-`open_bundle` finds the files and checks their headers against the config, all before a
-weight is read; `load_mimi` and `load_lm` read them. Where a config names no weights but a
-seed (`untrained.seed`), ordinary checkpoint files are made from it in the user's cache.
+`open_bundle` finds the files; `Bundle.check` compares their headers with the config before a
+weight is read; `load_mimi` and `load_lm` read them. Where a config has a seed in place of
+weights (`untrained.seed`), ordinary checkpoint files are made from it in the user's cache.
 """
 
 import fcntl
@@ -22,25 +22,26 @@ import platformdirs
 from pipeline import backend
 from pipeline.config import Config
 from pipeline.errors import ConfigError, UnsupportedModelError, WeightsError
-from pipeline.models import families, untrained
-from pipeline.models.files import USUAL_NAMES, shard_paths
-from pipeline.models.generation import Generation, parse_generation
-from pipeline.models.headers import read_header
+from pipeline.models import random_init
+from pipeline.models.checkpoint import formats
+from pipeline.models.checkpoint.files import DEFAULT_NAMES, shard_paths
+from pipeline.models.checkpoint.generation_config import Generation, parse_generation
+from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
+from pipeline.models.checkpoint.lm_key_map import detect_layout
+from pipeline.models.checkpoint.lora import Lora, parse_lora
+from pipeline.models.checkpoint.mimi_config import MimiConfig, parse_mimi_config
+from pipeline.models.checkpoint.mimi_key_map import detect_mimi_layout
+from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.lm import LmModel
-from pipeline.models.lm_checkpoint import detect_layout
-from pipeline.models.lm_config import LmConfig, parse_lm_config
-from pipeline.models.lora import Lora, parse_lora
 from pipeline.models.mimi import Mimi
-from pipeline.models.mimi_checkpoint import detect_mimi_layout
-from pipeline.models.mimi_config import MimiConfig, parse_mimi_config
-from pipeline.models.sharding import Member, Share
+from pipeline.models.sharding import Shard, ShardRank
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """A checkpoint: what it is and where it lies. `tokenizer` is None where there is none.
+    """A checkpoint: what it is and where its files are. `tokenizer` is None if it has none.
 
-    `guidance`: how far what is drawn is moved away from the worst conditions; 1 is not at all.
+    `cfg_coef`: the coefficient of classifier-free guidance; 1 is none.
     """
 
     name: str
@@ -52,62 +53,62 @@ class Bundle:
     trained: bool
     recommended_sampling: Mapping[str, Any]
     lora: Lora | None = None
-    guidance: float = 1.0
+    cfg_coef: float = 1.0
 
     @property
     def family(self) -> str:
-        """What people call models of this architecture."""
-        return families.family_of(self.lm)
+        """The family of models with this architecture, such as moshi or hibiki."""
+        return formats.family_of(self.lm)
 
     @cached_property
     def lm_layout(self) -> str:
-        """How the language model's tensors are named."""
-        return detect_layout(families.read(self.lm_path))
+        """The layout in which the language model's tensors are named."""
+        return detect_layout(formats.read(self.lm_path))
 
     @cached_property
     def mimi_layout(self) -> str:
-        """How the codec's tensors are named."""
-        return detect_mimi_layout(families.read(self.mimi_path))
+        """The layout in which the codec's tensors are named."""
+        return detect_mimi_layout(formats.read(self.mimi_path))
 
     def load_mimi(self) -> Mimi:
-        """The codec with its weights, in the calling thread.
+        """Load the codec, in the calling thread.
 
         Raises:
-            WeightsError: the file is not what the config says.
+            WeightsError: the file does not match the config.
         """
         mimi = Mimi(self.mimi, self.lm.mimi_codebooks)
-        mimi.load_weights(self.mimi_path)  # float32 everywhere: fewer bits give other codes
+        mimi.load_weights(self.mimi_path)  # float32 on every device: fewer bits give other codes
         return mimi
 
-    def load_lm(self, member: Member | None = None) -> LmModel:
-        """The language model with its weights, or a `member`'s share of them, in the calling thread.
+    def load_lm(self, shard_rank: ShardRank | None = None) -> LmModel:
+        """Load the language model, or the shard of one rank, in the calling thread.
 
         Raises:
-            WeightsError: the file is not what the config says.
+            WeightsError: the file does not match the config.
         """
-        return load_lm(self.lm, self.lm_path, guidance=self.guidance, lora=self.lora, member=member)
+        return load_lm(self.lm, self.lm_path, cfg_coef=self.cfg_coef, lora=self.lora, shard_rank=shard_rank)
 
-    def check(self, share: Share | None = None) -> None:
+    def check(self, shard: Shard | None = None) -> None:
         """Compare all files with the config, by name and shape, reading headers only.
 
         Raises:
-            ConfigError: there is a `share`, and the model cannot be dealt out so.
+            ConfigError: the model cannot be split as `shard` says.
             WeightsError: a file is missing or malformed; `TensorMismatchError` names every tensor.
         """
-        if share is not None:
-            share.check(self.lm)
+        if shard is not None:
+            shard.check(self.lm)
             if self.lora is not None:
                 raise UnsupportedModelError(
                     str(self.lora.path),
-                    "an adapter is fused into whole weights, which no rank of several has; run one process",
+                    "an adapter can be fused only into whole weights, not into shards; run one process",
                 )
         Mimi(self.mimi, self.lm.mimi_codebooks).check_weights(self.mimi_path)
         assignments = LmModel(self.lm).check_weights(self.lm_path, self.lora)
-        if share is not None and backend.prepare().keeps_quantized:
-            share.check_quantized(self.lm, assignments, str(self.lm_path))
+        if shard is not None and backend.prepare().keeps_quantized:
+            shard.check_quantized(self.lm, assignments, str(self.lm_path))
 
     def describe(self) -> dict[str, Any]:
-        """What is loaded, for people and for tools: files, tensors, parameters, dtype."""
+        """Files, tensors, parameters and dtype, ready for JSON."""
         return {
             "name": self.name,
             "trained": self.trained,
@@ -128,29 +129,29 @@ class Bundle:
 
     @property
     def lm_parameters(self) -> int:
-        """Numbers in the language model, none of them allocated to find out."""
-        return sum(math.prod(shape) for _, shape in untrained.lm_tensors(self.lm))
+        """Number of parameters of the language model; nothing is allocated for it."""
+        return sum(math.prod(shape) for _, shape in random_init.lm_tensors(self.lm))
 
 
 def load_lm(
     config: LmConfig,
     path: Path,
     *,
-    guidance: float = 1.0,
+    cfg_coef: float = 1.0,
     lora: Lora | None = None,
-    member: Member | None = None,
+    shard_rank: ShardRank | None = None,
 ) -> LmModel:
-    """A language model in the dtype of this machine's device, quantized only where that is fast.
+    """Load a language model in the dtype of this machine's device, quantized only where that is fast.
 
-    `member`: whose share of it is wanted; all of it without.
+    `shard_rank`: the rank whose shard to load; None loads the whole model.
 
     Raises:
-        WeightsError: the file is not what the config says.
+        WeightsError: the file does not match the config.
     """
     machine = backend.prepare()
-    model = LmModel(config, guidance)
+    model = LmModel(config, cfg_coef)
     dtype: mx.Dtype = getattr(mx, machine.compute_dtype)
-    model.load_weights(path, dtype, lora=lora, keep_quantized=machine.keeps_quantized, member=member)
+    model.load_weights(path, dtype, lora=lora, keep_quantized=machine.keeps_quantized, shard_rank=shard_rank)
     return model
 
 
@@ -177,7 +178,7 @@ def _read_mimi_config(folder: Path, name: object) -> dict[str, Any]:
 def _weights(
     folder: Path, name: str, seed: int | None, make: Callable[[Path], None], key: str
 ) -> tuple[Path, bool]:
-    """The file, and whether somebody trained it."""
+    """The weights file, made from `seed` if it is missing, and whether its weights are trained."""
     path = folder / name
     if path.is_file() or seed is None:
         return path, True
@@ -186,7 +187,7 @@ def _weights(
         try:
             made.parent.mkdir(parents=True, exist_ok=True)
             with made.with_suffix(".lock").open("w") as turn:
-                fcntl.flock(turn, fcntl.LOCK_EX)  # another rank, or another server, may be making it
+                fcntl.flock(turn, fcntl.LOCK_EX)  # another rank, or another server, may be writing it
                 if not made.is_file():
                     make(made)
         except OSError as error:
@@ -195,50 +196,50 @@ def _weights(
 
 
 def open_bundle(config: Config) -> Bundle:
-    """Read what `config` says of its models and find their files.
+    """Parse the models' configuration in `config` and find their files.
 
     Raises:
         ConfigError: a key of the model's configuration is unknown, mistyped or unsupported.
         UnsupportedModelError: the configuration is of a model that is not speech to speech.
-        WeightsError: weights cannot be made, or a named tokenizer is missing, or there is no
-            architecture in the configuration and the weights have none that is known.
+        WeightsError: weights cannot be written, or a named tokenizer is missing, or the
+            configuration has no architecture and that of the weights is not known.
     """
     raw = config.model
-    families.refuse(raw, str(config.path))
-    if families.says_nothing(raw):
-        raw = families.built_in(raw, config.folder / str(raw.get("moshi_name") or USUAL_NAMES["moshi_name"]))
+    formats.refuse(raw, str(config.path))
+    if formats.lacks_architecture(raw):
+        raw = formats.built_in(raw, config.folder / str(raw.get("moshi_name") or DEFAULT_NAMES["moshi_name"]))
     lm = parse_lm_config(raw)
     generation = parse_generation(raw)
     mimi = parse_mimi_config(_read_mimi_config(config.folder, raw.get("mimi_config_name")))
     if lm.dep_q == lm.n_q:
-        raise ConfigError("dep_q", f"{lm.dep_q}, all of n_q: this model hears nobody")
+        raise ConfigError("dep_q", f"{lm.dep_q}, all of n_q: this model takes no audio from the user")
     if lm.mimi_codebooks > mimi.quantizer.n_q:
         raise ConfigError("dep_q", f"{lm.mimi_codebooks} codebooks are needed, Mimi has {mimi.quantizer.n_q}")
     if lm.card != mimi.quantizer.bins:
         raise ConfigError("card", f"{lm.card}, but Mimi's codebooks have {mimi.quantizer.bins} entries")
     seed = config.settings.untrained.seed
-    described = json.dumps([untrained.VERSION, seed, msgspec.to_builtins(lm), msgspec.to_builtins(mimi)])
+    described = json.dumps([random_init.VERSION, seed, msgspec.to_builtins(lm), msgspec.to_builtins(mimi)])
     key = hashlib.sha256(described.encode()).hexdigest()[:16]
 
     def make_lm(path: Path) -> None:
-        untrained.write_checkpoint(path, untrained.lm_tensors(lm), seed or 0)
+        random_init.write_checkpoint(path, random_init.lm_tensors(lm), seed or 0)
 
     def make_mimi(path: Path) -> None:
-        untrained.write_checkpoint(path, untrained.mimi_tensors(mimi), seed or 0)
+        random_init.write_checkpoint(path, random_init.mimi_tensors(mimi), seed or 0)
 
     lm_path, lm_trained = _weights(
-        config.folder, str(raw.get("moshi_name") or USUAL_NAMES["moshi_name"]), seed, make_lm, key
+        config.folder, str(raw.get("moshi_name") or DEFAULT_NAMES["moshi_name"]), seed, make_lm, key
     )
     mimi_path, mimi_trained = _weights(
-        config.folder, str(raw.get("mimi_name") or USUAL_NAMES["mimi_name"]), seed, make_mimi, key
+        config.folder, str(raw.get("mimi_name") or DEFAULT_NAMES["mimi_name"]), seed, make_mimi, key
     )
     named = raw.get("tokenizer_name")
-    tokenizer = config.folder / str(named or USUAL_NAMES["tokenizer_name"])
+    tokenizer = config.folder / str(named or DEFAULT_NAMES["tokenizer_name"])
     if named and not tokenizer.is_file():
         raise WeightsError(str(tokenizer), "no such file (tokenizer_name)")
     return Bundle(
         name=config.name,
-        # What was made from a seed is only what is needed.
+        # Weights made from a seed have no unused slices.
         lm=lm if lm_trained else msgspec.structs.replace(lm, unused_slices=0),
         mimi=mimi,
         lm_path=lm_path,
@@ -247,13 +248,13 @@ def open_bundle(config: Config) -> Bundle:
         trained=lm_trained and mimi_trained,
         recommended_sampling=generation.recommended(),
         lora=parse_lora(raw, config.folder),
-        guidance=_guidance(lm, generation, config.settings.sampling.cfg_coef),
+        cfg_coef=_cfg_coef(lm, generation, config.settings.sampling.cfg_coef),
     )
 
 
-def _guidance(lm: LmConfig, generation: Generation, asked_for: float | None) -> float:
-    key = "lm_gen_config.cfg_coef" if asked_for is None else "pipeline.sampling.cfg_coef"
-    guidance = generation.cfg_coef if asked_for is None else asked_for
-    if guidance != 1 and not lm.summed:
-        raise ConfigError(key, f"{guidance:g}, but this model has no conditions to be guided by")
-    return guidance
+def _cfg_coef(lm: LmConfig, generation: Generation, override: float | None) -> float:
+    key = "lm_gen_config.cfg_coef" if override is None else "pipeline.sampling.cfg_coef"
+    cfg_coef = generation.cfg_coef if override is None else override
+    if cfg_coef != 1 and not lm.summed:
+        raise ConfigError(key, f"{cfg_coef:g}, but this model has no conditions for guidance")
+    return cfg_coef

@@ -1,7 +1,7 @@
-"""The depth transformer: inside one step, one codebook after another, each with weights of its own.
+"""The depth transformer: within one step, one codebook after another, each with weights of its own.
 
-Its past is the same step's earlier codebooks and nothing else, so nothing of it outlives
-the step. What it hears and how its output becomes tokens: `lm`.
+It attends to the earlier codebooks of the same step and nothing else, so its KV cache lasts for
+one step. Where its input comes from and how its output becomes tokens: `lm`.
 Source: Défossez et al. 2024, "Moshi", section 3.4.
 """
 
@@ -11,11 +11,12 @@ import mlx.core as mx
 import numpy as np
 from mlx import nn
 
-from pipeline.models.lm_config import LmConfig
-from pipeline.models.transformer import Layer, place
+from pipeline.models.checkpoint.lm_config import LmConfig
+from pipeline.models.evaluation import EvalSchedule
+from pipeline.models.layers.transformer import TransformerLayer, apply_position_embedding
 
 
-class Past(NamedTuple):
+class KVCache(NamedTuple):
     """Keys and values of one layer for the codebooks so far, `[w, Hkv, k, Dh]`."""
 
     keys: mx.array
@@ -23,39 +24,39 @@ class Past(NamedTuple):
 
 
 class Depformer(nn.Module):
-    """Codebook by codebook equals all at once, because all at once is codebook by codebook."""
+    """Predicts the codebooks of one step in their order; teacher forcing runs codebook by codebook, too."""
 
     def __init__(self, config: LmConfig) -> None:
         super().__init__()
         self.config = config
         sizes = config.depformer_feedforward
-        self.layers = [Layer(config.depformer, sizes) for _ in range(config.depformer.num_layers)]
+        self.layers = [TransformerLayer(config.depformer, sizes) for _ in range(config.depformer.num_layers)]
 
     def step(
-        self, x: mx.array, codebook: int, past: list[Past], marks: list[mx.array] | None = None
-    ) -> tuple[mx.array, list[Past]]:
-        """`x [w, D]` for `codebook`, after the `past` of the ones before (none: []) → `[w, D]`.
+        self, x: mx.array, codebook: int, cache: list[KVCache], schedule: EvalSchedule | None = None
+    ) -> tuple[mx.array, list[KVCache]]:
+        """`x [w, D]` for `codebook`, with the `cache` of the earlier ones ([] for the first) → `[w, D]`.
 
-        To `marks` is added what the layers make of it.
+        `schedule` gets the output.
         """
-        which = self.config.weight_sets[codebook]
-        x, rotation = place(x, np.array([[codebook]]), self.config.depformer)
-        now = []
+        weight_set = self.config.weight_sets[codebook]
+        x, rope = apply_position_embedding(x, np.array([[codebook]]), self.config.depformer)
+        updated = []
         for index, layer in enumerate(self.layers):
-            queries, keys, values = layer.self_attn.heads(layer.norm1(x), len(x), rotation, which)
-            if past:
-                keys = mx.concatenate([past[index].keys, keys], axis=2)
-                values = mx.concatenate([past[index].values, values], axis=2)
-            now.append(Past(keys, values))
-            seen = self._attend(queries, keys, values)
-            x = layer.finish(x, layer.self_attn.merge(seen, which), which)
-        if marks is not None:
-            marks.append(x)
-        return x, now
+            queries, keys, values = layer.self_attn.project(layer.norm1(x), len(x), rope, weight_set)
+            if cache:
+                keys = mx.concatenate([cache[index].keys, keys], axis=2)
+                values = mx.concatenate([cache[index].values, values], axis=2)
+            updated.append(KVCache(keys, values))
+            attended = self._attend(queries, keys, values)
+            x = layer.feed_forward(x, layer.self_attn.merge(attended, weight_set), weight_set)
+        if schedule is not None:
+            schedule.add(x)
+        return x, updated
 
     def _attend(self, queries: mx.array, keys: mx.array, values: mx.array) -> mx.array:
-        """`queries [w, H, 1, Dh]` see all of `keys, values [w, Hkv, k, Dh]` → `[w, H, 1, Dh]`."""
-        if values.shape == queries.shape:  # there is nothing to choose from
+        """`queries [w, H, 1, Dh]` over all of `keys, values [w, Hkv, k, Dh]`, unmasked → `[w, H, 1, Dh]`."""
+        if values.shape == queries.shape:  # a single position: its softmax weight is 1
             return values
         scale = self.config.depformer.head_dim**-0.5
         return mx.fast.scaled_dot_product_attention(queries, keys, values, scale=scale)

@@ -1,7 +1,6 @@
-"""What a checkpoint is, told from its config and the headers of its files; no weight is read.
+"""Describes a checkpoint from its config and the headers of its files, without reading a weight.
 
-Everything here is plain Python, ready for JSON. Whether it is right is not judged here:
-`Bundle.check`.
+All results are plain Python, ready for JSON. Whether a checkpoint is valid: `Bundle.check`.
 """
 
 import math
@@ -12,19 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.models.bundle import Bundle
-from pipeline.models.checkpoint import Assignment
-from pipeline.models.files import shard_paths
-from pipeline.models.headers import TensorHeader, read_header
+from pipeline.models.checkpoint.files import shard_paths
+from pipeline.models.checkpoint.loading import Assignment
+from pipeline.models.checkpoint.safetensors_header import TensorHeader, read_header
+from pipeline.models.layers.quantized import WORD_BITS
 from pipeline.models.lm import LmModel
-from pipeline.models.quantized import WORD_BITS
 from pipeline.units import FRAME_MS
 
 
 def describe_tensors(bundle: Bundle) -> dict[str, Any]:
-    """How the language model's numbers are stored: how many in each way, and each kind of tensor.
+    """How the language model's parameters are stored: counts by format, and each kind of tensor.
 
     Raises:
-        WeightsError: the file is not what the config says.
+        WeightsError: the file does not match the config.
     """
     assignments = LmModel(bundle.lm).check_weights(bundle.lm_path, bundle.lora)
     header = read_header(bundle.lm_path)
@@ -35,7 +34,7 @@ def describe_checkpoint(bundle: Bundle) -> dict[str, Any]:
     """Family, layouts and sizes.
 
     Raises:
-        WeightsError: a file is missing, malformed, or another program's.
+        WeightsError: a file is missing, malformed, or in another program's layout.
     """
     lm = bundle.lm
     return {
@@ -54,7 +53,7 @@ def describe_checkpoint(bundle: Bundle) -> dict[str, Any]:
             "text_vocabulary": lm.text_vocabulary,
             "delay_ms": FRAME_MS * lm.max_delay,
             "conditions": list(lm.summed),
-            "guidance": bundle.guidance,
+            "guidance": bundle.cfg_coef,
             "lora": bundle.lora.path.name if bundle.lora else None,
         },
         "mimi": {
@@ -72,7 +71,7 @@ def _files(path: Path) -> list[dict[str, Any]]:
 
 
 def _how(assignment: Assignment, header: Mapping[str, TensorHeader]) -> str:
-    """`bf16`, or `4 bits / 32` for numbers of 4 bits, of which 32 share a scale."""
+    """`bf16`, or `4 bits / 32` for 4-bit numbers in groups of 32."""
     if assignment.quantization is None:
         return header[assignment.source].dtype.lower()
     bits, group = assignment.quantization
@@ -88,7 +87,7 @@ def _shape(assignment: Assignment, header: Mapping[str, TensorHeader]) -> tuple[
 
 
 def _stored(assignments: list[Assignment], header: Mapping[str, TensorHeader]) -> dict[str, int]:
-    """How many numbers are stored in each way, the most first."""
+    """Parameters by the format in which they are stored, the most frequent first."""
     counts: Counter[str] = Counter()
     for assignment in assignments:
         counts[_how(assignment, header)] += math.prod(_shape(assignment, header))
@@ -96,7 +95,7 @@ def _stored(assignments: list[Assignment], header: Mapping[str, TensorHeader]) -
 
 
 def _kinds(assignments: list[Assignment], header: Mapping[str, TensorHeader]) -> list[dict[str, Any]]:
-    """Tensors that differ only by a number in their name, together: name, how many, shape, how stored."""
+    """Tensors grouped by name without numbers: name, count, shape and format."""
     kinds: Counter[tuple[str, tuple[int, ...], str]] = Counter()
     for assignment in assignments:
         name = re.sub(r"\d+", "N", assignment.source)

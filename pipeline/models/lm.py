@@ -1,15 +1,16 @@
-"""The Moshi language model: what was said, in, the next text token and the next codes, out.
+"""The Moshi language model: the tokens of one step in, the next text token and audio codes out.
 
-Per step, the temporal transformer takes in one text token and one token of each codebook
-of both voices; from what it makes of them comes a text token, and from both, codebook by
-codebook, the agent's next codes. Delays between codebooks are applied outside, on the
-host (`pipeline.stages.grid`): a step sees tokens, not frames.
+Per step, the temporal transformer takes one text token and one token of each codebook of both
+voices; the next text token is sampled from its output, and from both, codebook by codebook, the
+depth transformer predicts the agent's next codes. Delays between codebooks are applied outside,
+on the host (`pipeline.stages.delays`): a step takes tokens, not frames. The same step as a compiled
+function: `compiled.lm`.
 Source: Défossez et al. 2024, "Moshi", section 3.4; the arithmetic of the `moshi` package.
 """
 
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -18,8 +19,10 @@ from mlx import nn
 from mlx.utils import tree_flatten
 
 from pipeline.errors import WeightsError
-from pipeline.models.attention import Lanes
-from pipeline.models.checkpoint import (
+from pipeline.models.checkpoint.formats import read
+from pipeline.models.checkpoint.lm_config import LmConfig
+from pipeline.models.checkpoint.lm_key_map import detect_layout, lm_rules
+from pipeline.models.checkpoint.loading import (
     Assignment,
     Rule,
     Weight,
@@ -27,28 +30,27 @@ from pipeline.models.checkpoint import (
     match,
     stream_parameters,
 )
-from pipeline.models.conditioning import Conditions
-from pipeline.models.depformer import Depformer, Past
-from pipeline.models.embedding import Embedding, Hearing
-from pipeline.models.families import read
-from pipeline.models.headers import Shape
-from pipeline.models.linear import Linear, settle
-from pipeline.models.lm_checkpoint import detect_layout, lm_rules
-from pipeline.models.lm_config import LmConfig
-from pipeline.models.lora import Lora
-from pipeline.models.norms import make_norm
-from pipeline.models.products import Products
-from pipeline.models.quantized import install
-from pipeline.models.sampling import BatchDrawing, Drawing, SamplingBatch
-from pipeline.models.sharding import GatheredLinear, Member, Share, deal_layer
-from pipeline.models.transformer import Transformer, TransformerState
+from pipeline.models.checkpoint.lora import Lora
+from pipeline.models.checkpoint.safetensors_header import Shape
+from pipeline.models.depformer import Depformer, KVCache
+from pipeline.models.evaluation import EvalSchedule
+from pipeline.models.layers.attention import Lanes
+from pipeline.models.layers.conditioning import ConditionProvider
+from pipeline.models.layers.embedding import Embedding, FusedEmbedding
+from pipeline.models.layers.fused_linear import FusedLinear
+from pipeline.models.layers.linear import Linear, materialize
+from pipeline.models.layers.norms import make_norm
+from pipeline.models.layers.quantized import install
+from pipeline.models.layers.transformer import RingKVCache, Transformer
+from pipeline.models.sampling import BatchSampler, Sampler, SamplingBatch
+from pipeline.models.sharding import ColumnParallelLinear, Shard, ShardRank, shard_layer
 
 Tokens = npt.NDArray[np.int32]
-NO_TOKEN = -1  # as input: nothing was said; in a whole sequence: nothing is predicted here
+NO_TOKEN = -1  # as input: no token; in a whole sequence: no prediction at this position
 
 
 def delayed(codes: Tokens, delays: tuple[int, ...], initial: Tokens) -> Tokens:
-    """`codes [B, K, T]` → `[B, K, 1 + T]`: codebook k later by its delay, `initial [K]` before it."""
+    """`codes [B, K, T]` → `[B, K, 1 + T]`: codebook k shifted by its delay, preceded by `initial [K]`."""
     batch, codebooks, frames = codes.shape
     out = np.empty((batch, codebooks, 1 + frames), codes.dtype)
     for codebook, delay in enumerate(delays):
@@ -58,22 +60,22 @@ def delayed(codes: Tokens, delays: tuple[int, ...], initial: Tokens) -> Tokens:
 
 
 def undelayed(logits: mx.array, delays: tuple[int, ...]) -> tuple[mx.array, npt.NDArray[np.bool_]]:
-    """`logits [B, K, T, V]` moved back by each codebook's delay, NaN behind; and which are not NaN."""
+    """`logits [B, K, T, V]` shifted back by each codebook's delay and padded with NaN; and a mask."""
     batch, _, frames, vocabulary = logits.shape
-    lines = []
-    known = np.ones(logits.shape[:3], np.bool_)
+    shifted = []
+    mask = np.ones(logits.shape[:3], np.bool_)
     for codebook, delay in enumerate(delays):
-        nothing = mx.full((batch, min(delay, frames), vocabulary), mx.nan, logits.dtype)
-        lines.append(mx.concatenate([logits[:, codebook, delay:], nothing], axis=1))
-        known[:, codebook, max(frames - delay, 0) :] = False
-    return mx.stack(lines, axis=1), known
+        padding = mx.full((batch, min(delay, frames), vocabulary), mx.nan, logits.dtype)
+        shifted.append(mx.concatenate([logits[:, codebook, delay:], padding], axis=1))
+        mask[:, codebook, max(frames - delay, 0) :] = False
+    return mx.stack(shifted, axis=1), mask
 
 
 class Logits(NamedTuple):
-    """What a whole sequence predicts, aligned with its codes; NaN where a delay leaves nothing.
+    """Teacher-forced logits of a whole sequence, aligned with its codes; NaN where delays leave none.
 
-    `text [B, 1, T, text_card_out]`, `audio [B, dep_q, T, card]` float32; the masks
-    `[B, 1, T]`, `[B, dep_q, T]` say which predictions count.
+    `text [B, 1, T, text_card_out]`, `audio [B, dep_q, T, card]` float32; the masks `[B, 1, T]`,
+    `[B, dep_q, T]` are true where a prediction counts.
     """
 
     text: mx.array
@@ -82,19 +84,39 @@ class Logits(NamedTuple):
     audio_mask: npt.NDArray[np.bool_]
 
 
-class LmModel(nn.Module):
-    """A Moshi of any sizes. Weights are immutable and shared; sessions live in its state's rows.
+class LmStep(Protocol):
+    """One step of a language model: `LmModel.step`, the compiled one, or the one that several ranks share."""
 
-    `guidance` other than 1 moves what is drawn away from what the model would say under its
-    worst conditions: every row of the state then has a second one, which hears those.
+    def __call__(
+        self,
+        text: Tokens,
+        audio: Tokens,
+        state: RingKVCache,
+        lanes: Lanes,
+        sampling: SamplingBatch | None = None,
+    ) -> tuple[mx.array, mx.array, RingKVCache]:
+        """Advance the rows `lanes [w]` by one step.
+
+        `text [w, 1]`, `audio [w, n_q, 1]`, delays already applied; −1 is no input. Without
+        `sampling` every row is greedy. Returns the next text `[w]` and audio `[w, dep_q]` int32,
+        possibly followed by rows of padding, and the new state. Evaluating the tokens evaluates
+        the state; for that to happen in place, no reference to the old state may remain.
+        """
+
+
+class LmModel(nn.Module):
+    """A Moshi of any size. Weights are immutable and shared; sessions are rows of its state.
+
+    `cfg_coef` other than 1 is classifier-free guidance: every row of the state then has a second
+    row with the null conditions, and logits are moved away from the second row's.
     """
 
-    def __init__(self, config: LmConfig, guidance: float = 1.0) -> None:
+    def __init__(self, config: LmConfig, cfg_coef: float = 1.0) -> None:
         super().__init__()
-        if guidance != 1 and not config.summed:
-            raise ValueError("a model without conditions cannot be guided")
+        if cfg_coef != 1 and not config.summed:
+            raise ValueError("classifier-free guidance needs a model with conditions")
         self.config = c = config
-        self.guidance = guidance
+        self.cfg_coef = cfg_coef
         narrow = c.depformer_low_rank_embeddings
         self.text_emb = Embedding(c.text_card + 1, c.dim, normed=c.norm_emb)
         self.emb = [Embedding(c.card + 1, c.dim, normed=c.norm_emb) for _ in range(c.n_q)]
@@ -106,7 +128,7 @@ class LmModel(nn.Module):
         self.depformer_text_emb = Embedding(
             c.text_card + 1, c.depformer_dim, normed=c.norm_emb, low_rank=narrow
         )
-        # The last codebook is heard by nobody within its step.
+        # No codebook follows the last one within a step, so it needs no embedding here.
         self.depformer_emb = [
             Embedding(c.card + 1, c.depformer_dim, normed=c.norm_emb, low_rank=narrow)
             for _ in range(c.dep_q - 1)
@@ -116,13 +138,13 @@ class LmModel(nn.Module):
             self.depformer_norms = [make_norm(c.depformer_norm, c.depformer_dim) for _ in range(c.dep_q)]
         self.linears = [Linear(c.depformer_dim, c.card, bias=c.bias_proj) for _ in range(c.dep_q)]
         if c.conditioners:
-            self.condition_provider = Conditions(c.conditioners, c.summed, c.dim)
+            self.condition_provider = ConditionProvider(c.conditioners, c.summed, c.dim)
         self._shapes = {name: p.shape for name, p in dict(tree_flatten(self.parameters())).items()}
         self.dtype: mx.Dtype = mx.float32  # of weights and rings
-        self._lay_out()
+        self._fuse_weights()
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        """Name and shape of every weight, dense; nothing is computed for it."""
+        """Name and dense shape of every weight; nothing is computed."""
         return dict(self._shapes)
 
     def load_weights(  # type: ignore[override]
@@ -132,12 +154,12 @@ class LmModel(nn.Module):
         *,
         lora: Lora | None = None,
         keep_quantized: bool = False,
-        member: Member | None = None,
+        shard_rank: ShardRank | None = None,
     ) -> None:
         """Replace all weights by those of a checkpoint in any of the published layouts, with `lora` fused.
 
-        What is quantized in the file is made dense, unless it is kept; with `lora` it never is.
-        Of a model that several ranks share, once and without `lora`, a `member` keeps its own share.
+        Quantized weights are made dense unless `keep_quantized`; with `lora` always. With a
+        `shard_rank`, only once and without `lora`, this rank's shard of the weights is kept.
 
         Raises:
             WeightsError: the file is no language model, or is damaged, or does not fill
@@ -151,19 +173,19 @@ class LmModel(nn.Module):
             install(self, dense.items())
         else:
             weights = stream_parameters(path, shapes, rules, dtype, keep_quantized=keep_quantized)
-            if member is not None:
-                weights = self._shares(weights, member.share)
-            install(self, list(weights))  # complete before any of it is installed
+            if shard_rank is not None:
+                weights = self._shard(weights, shard_rank.shard)
+            install(self, list(weights))  # read completely before any of it is installed
         self.dtype = dtype
-        if member is not None:
-            self._deal(member)
-        self._lay_out()
-        self._hearing.settle()
-        self._depformer_in.settle()
-        settle(self)
+        if shard_rank is not None:
+            self._parallelize(shard_rank)
+        self._fuse_weights()
+        self._embedding.materialize()
+        self._depformer_inputs.materialize()
+        materialize(self)
 
     def check_weights(self, path: Path, lora: Lora | None = None) -> list[Assignment]:
-        """Compare a checkpoint with the model by its header alone: what each tensor becomes.
+        """Compare a checkpoint with the model by its header alone; returns what each tensor becomes.
 
         Raises what `load_weights` would.
         """
@@ -173,34 +195,34 @@ class LmModel(nn.Module):
             lora.check(self.config, self.parameter_shapes())
         return assignments
 
-    def _shares(self, weights: Iterable[tuple[str, Weight]], share: Share) -> Iterator[tuple[str, Weight]]:
-        """What `share` has of each parameter; no whole one is held on to while the next is read."""
+    def _shard(self, weights: Iterable[tuple[str, Weight]], shard: Shard) -> Iterator[tuple[str, Weight]]:
+        """The `shard` of each parameter; a whole one is released before the next is read."""
         for name, weight in weights:
-            mine = share.take(self.config, name, weight)
+            part = shard.take(self.config, name, weight)
             del weight
-            yield name, mine
+            yield name, part
 
-    def _deal(self, member: Member) -> None:
-        """Compute with a share of the weights from now on, and with the other ranks."""
-        share, group = member.share, member.group
-        layers = [*self.transformer.layers, *([] if share.whole_depformer else self.depformer.layers)]
+    def _parallelize(self, shard_rank: ShardRank) -> None:
+        """Replace the layers whose weights are sharded by ones that exchange with the other ranks."""
+        shard, group = shard_rank.shard, shard_rank.group
+        layers = [*self.transformer.layers, *([] if shard.replicated_depformer else self.depformer.layers)]
         for layer in layers:
-            deal_layer(layer, group)
-        if share.cut(self.config, "text_linear.weight") is not None:
-            self["text_linear"] = GatheredLinear(self.text_linear, group)
-        if share.cut(self.config, "linears.0.weight") is not None:
-            self["linears"] = [GatheredLinear(linear, group) for linear in self.linears]
+            shard_layer(layer, group)
+        if shard.spec(self.config, "text_linear.weight") is not None:
+            self["text_linear"] = ColumnParallelLinear(self.text_linear, group)
+        if shard.spec(self.config, "linears.0.weight") is not None:
+            self["linears"] = [ColumnParallelLinear(linear, group) for linear in self.linears]
 
-    def _lay_out(self) -> None:
-        """What is the same in every step is worked out once: conditions, and weights that work together."""
-        self._hearing = Hearing([self.text_emb, *self.emb])
-        self._depformer_in = Products(self.depformer_in)
-        self._conditions: tuple[mx.array, ...] = ()  # each [1, 1, D]: wanted, then, with guidance, unwanted
+    def _fuse_weights(self) -> None:
+        """Compute once what every step uses: sums of conditions, and weights that are applied together."""
+        self._embedding = FusedEmbedding([self.text_emb, *self.emb])
+        self._depformer_inputs = FusedLinear(self.depformer_in)
+        self._conditions: tuple[mx.array, ...] = ()  # each [1, 1, D]; with guidance the null one is second
         if self.config.summed:
-            told = [self.condition_provider.wanted()]
-            if self.guidance != 1:
-                told.append(self.condition_provider.unwanted())
-            self._conditions = tuple(each.astype(self.dtype) for each in told)
+            sums = [self.condition_provider.condition()]
+            if self.cfg_coef != 1:
+                sums.append(self.condition_provider.null_condition())
+            self._conditions = tuple(each.astype(self.dtype) for each in sums)
             mx.eval(self._conditions)
 
     def _rules(self, path: Path, names: Collection[str]) -> list[Rule]:
@@ -210,96 +232,95 @@ class LmModel(nn.Module):
 
     @property
     def rows_per_session(self) -> int:
-        """2 with guidance: behind all sessions' rows come those that hear the unwanted conditions."""
-        return 1 if self.guidance == 1 else 2
+        """1, or 2 with guidance: the rows with the null conditions come behind the rows of all sessions."""
+        return 1 if self.cfg_coef == 1 else 2
 
-    def state(self, rows: int) -> TransformerState:
-        """`rows` sessions that have heard nothing."""
+    def state(self, rows: int) -> RingKVCache:
+        """The state of `rows` sessions that have taken no step."""
         return self.transformer.state(rows * self.rows_per_session, self.dtype)
 
-    def reset(self, state: TransformerState, row: int) -> TransformerState:
-        """The state in which session `row` has heard nothing; the others are as they were."""
+    def reset(self, state: RingKVCache, row: int) -> RingKVCache:
+        """The state with session `row` reset; the others are unchanged."""
         for each in self._rows(state, np.array([row], np.int32)).tolist():
             state = self.transformer.reset(state, each)
         return state
 
-    def _rows(self, state: TransformerState, lanes: Lanes) -> Lanes:
-        """Where in the state the sessions `lanes [w]` are: `[w]`, or `[2w]` with guidance."""
-        if self.guidance == 1:
+    def _rows(self, state: RingKVCache, lanes: Lanes) -> Lanes:
+        """The rows of the state that belong to the sessions `lanes [w]`: `[w]`, or `[2w]` with guidance."""
+        if self.cfg_coef == 1:
             return lanes
-        return np.concatenate([lanes, lanes + np.int32(len(state.positions) // 2)])
+        return np.concatenate([lanes, lanes + np.int32(len(state.offsets) // 2)])
 
     def step(
         self,
         text: Tokens,
         audio: Tokens,
-        state: TransformerState,
+        state: RingKVCache,
         lanes: Lanes,
         sampling: SamplingBatch | None = None,
         *,
-        marks: list[mx.array] | None = None,
-    ) -> tuple[mx.array, mx.array, TransformerState]:
-        """Advance the rows `lanes [w]` by one step; repeated, it draws from `logits` of the whole.
+        schedule: EvalSchedule | None = None,
+    ) -> tuple[mx.array, mx.array, RingKVCache]:
+        """Advance the rows `lanes [w]` by one step; steps in sequence sample from `logits` of the whole.
 
-        `text [w, 1]`, `audio [w, n_q, 1]`, delays already applied; −1 is no input. Without
-        `sampling` every token is the likeliest. Returns the next text `[w]` and audio
-        `[w, dep_q]` int32 and the new state; nothing is evaluated yet, and evaluating the
-        tokens evaluates the state. To `marks` is added what is computed on the way, in this
-        order, a few dozen operations apart.
+        An `LmStep`; nothing is evaluated yet. `schedule` gets intermediate results a few dozen
+        operations apart.
         """
-        heard = self._told(self._hear(text, audio))  # [w, 1, D], or [2w, 1, D] with guidance
-        context, state = self.transformer(heard, state, self._rows(state, lanes), marks)
-        drawing = BatchDrawing(
+        x = self._add_condition_sum(self._embedding(self.input_tokens(text, audio)))  # [w or 2w, 1, D]
+        context, state = self.transformer(x, state, self._rows(state, lanes), schedule)
+        sampler = BatchSampler(
             sampling or SamplingBatch.greedy(len(lanes)), self.config.existing_text_padding_id
         )
-        return *self.say(context[:, 0], drawing, marks), state
+        return *self.sample(context[:, 0], sampler, schedule), state
 
-    def say(
-        self, context: mx.array, drawing: Drawing, marks: list[mx.array] | None = None
+    def sample(
+        self, context: mx.array, sampler: Sampler, schedule: EvalSchedule | None = None
     ) -> tuple[mx.array, mx.array]:
-        """What follows from `context [w, D]` (`[2w, D]` with guidance): text `[w]`, audio `[w, dep_q]`.
+        """Sample text `[w]` and audio `[w, dep_q]` from `context [w, D]` (`[2w, D]` with guidance).
 
-        `context` is what the temporal transformer made of the step; `marks`: see `step`.
+        `context` is the temporal transformer's output in this step.
         """
         context = self.out_norm(context)
-        token = text = drawing.text(self._guided(self.text_linear(context).astype(mx.float32)))
+        token = text = sampler.text(self._apply_cfg(self.text_linear(context).astype(mx.float32)))
         codes: list[mx.array] = []
-        past: list[Past] = []
-        given = self._depformer_in(context)
+        cache: list[KVCache] = []
+        inputs = self._depformer_inputs(context)
         for codebook in range(self.config.dep_q):
-            said = token if self.guidance == 1 else mx.concatenate([token, token])
-            heard = self._told_depformer(codebook).of_drawn(said)
-            logits, past = self._predict(codebook, given[self._weight_set(codebook)] + heard, past, marks)
-            token = drawing.audio(self._guided(logits), codebook)
+            previous = token if self.cfg_coef == 1 else mx.concatenate([token, token])
+            x = inputs[self._weight_set(codebook)] + self._depformer_embedding(codebook).embed_sampled(
+                previous
+            )
+            logits, cache = self._depformer_step(codebook, x, cache, schedule)
+            token = sampler.audio(self._apply_cfg(logits), codebook)
             codes.append(token)
         return text.astype(mx.int32), mx.stack(codes, axis=1).astype(mx.int32)
 
     def logits(self, codes: Tokens) -> Logits:
-        """What each token of `codes [B, 1 + n_q, T]` was expected to be, given all before it.
+        """Teacher-forced logits of each token of `codes [B, 1 + n_q, T]`, given all before it.
 
-        Delays are applied and undone here: row 0 of `codes` is text, and a column is a frame.
+        Row 0 of `codes` is text, and a column is a frame: delays are applied and undone here.
         """
         c = self.config
         batch, _, frames = codes.shape
-        given = delayed(codes, c.delays, np.array([c.text_card] + [c.card] * c.n_q))
-        until = given[:, :, :-1].astype(np.int32)
-        told = mx.array(given[:, :, 1:].astype(np.int32))
-        heard = self._hear(until[:, 0], until[:, 1:])
+        sequence = delayed(codes, c.delays, np.array([c.text_card] + [c.card] * c.n_q)).astype(np.int32)
+        x = self._embedding(self.input_tokens(sequence[:, 0, :-1], sequence[:, 1:, :-1]))
+        targets = mx.array(sequence[:, :, 1:])
         if self._conditions:
-            heard = heard + self._conditions[0]
-        context = self.out_norm(self.transformer.whole(heard))
+            x = x + self._conditions[0]
+        context = self.out_norm(self.transformer.forward(x))
         text = self.text_linear(context)[:, None]  # [B, 1, T, text_card_out]
-        each = context.reshape(batch * frames, -1)  # a depformer run for every step
         audio: list[mx.array] = []
-        past: list[Past] = []
-        inputs = self._depformer_in(each)
+        cache: list[KVCache] = []
+        inputs = self._depformer_inputs(context.reshape(batch * frames, -1))  # every step is a row
         for codebook in range(c.dep_q):
-            before = self._told_depformer(codebook)(told[:, codebook].reshape(-1))
-            logits, past = self._predict(codebook, inputs[self._weight_set(codebook)] + before, past)
+            previous = self._depformer_embedding(codebook)(targets[:, codebook].reshape(-1))
+            logits, cache = self._depformer_step(
+                codebook, inputs[self._weight_set(codebook)] + previous, cache
+            )
             audio.append(logits.reshape(batch, frames, -1))
-        said = c.delays[: 1 + c.dep_q]
-        text, text_mask = undelayed(text.astype(mx.float32), said[:1])
-        predicted, audio_mask = undelayed(mx.stack(audio, axis=1), said[1:])
+        delays = c.delays[: 1 + c.dep_q]
+        text, text_mask = undelayed(text.astype(mx.float32), delays[:1])
+        predicted, audio_mask = undelayed(mx.stack(audio, axis=1), delays[1:])
         return Logits(
             text,
             text_mask & (codes[:, :1] != NO_TOKEN),
@@ -307,46 +328,42 @@ class LmModel(nn.Module):
             audio_mask & (codes[:, 1 : 1 + c.dep_q] != NO_TOKEN),
         )
 
-    def _hear(self, text: Tokens, audio: Tokens) -> mx.array:
-        """`text [w, T]`, `audio [w, n_q, T]` → `[w, T, D]`."""
-        return self._hearing(self.inputs(text, audio))
-
-    def inputs(self, text: Tokens, audio: Tokens) -> Tokens:
-        """`text [w, T]`, `audio [w, n_q, T]` → `[w, 1 + n_q, T]`, as the model is to hear them."""
-        if self.config.heard_as is not None:
-            said, instead = self.config.heard_as
-            text = np.where(text == said, np.int32(instead), text)
+    def input_tokens(self, text: Tokens, audio: Tokens) -> Tokens:
+        """`text [w, T]`, `audio [w, n_q, T]` → the model's input `[w, 1 + n_q, T]`."""
+        if self.config.replaced_text_token is not None:
+            replaced, replacement = self.config.replaced_text_token
+            text = np.where(text == replaced, np.int32(replacement), text)
         return np.concatenate([text[:, None], audio], axis=1)
 
-    def hear_all(self, inputs: mx.array) -> mx.array:
-        """`inputs [w, 1 + n_q, 1]` → `[w, 1, D]` (`[2w, 1, D]` with guidance), conditions added."""
-        return self._told(self._hearing.of_arrays(inputs))
+    def embed_inputs(self, inputs: mx.array) -> mx.array:
+        """`inputs [w, 1 + n_q, 1]` on the device → `[w, 1, D]` (`[2w, 1, D]` with guidance), conditioned."""
+        return self._add_condition_sum(self._embedding.embed_arrays(inputs))
 
-    def _told(self, heard: mx.array) -> mx.array:
-        """Add the conditions to `heard [w, T, D]`; with guidance, once those wanted, then the others."""
-        told = [heard + condition for condition in self._conditions] or [heard]
-        return told[0] if len(told) == 1 else mx.concatenate(told)
+    def _add_condition_sum(self, x: mx.array) -> mx.array:
+        """Add the conditions to `x [w, T, D]`; with guidance → `[2w, T, D]`, the null conditions second."""
+        conditioned = [x + condition for condition in self._conditions] or [x]
+        return conditioned[0] if len(conditioned) == 1 else mx.concatenate(conditioned)
 
-    def _guided(self, logits: mx.array) -> mx.array:
-        """`[w, V]` as it is; with guidance `[2w, V]` → `[w, V]`, away from the second half."""
-        if self.guidance == 1:
+    def _apply_cfg(self, logits: mx.array) -> mx.array:
+        """`[w, V]` unchanged; with guidance `[2w, V]` → `[w, V]`, moved away from the second half."""
+        if self.cfg_coef == 1:
             return logits
-        wanted, unwanted = mx.split(logits, 2)
-        return unwanted + (wanted - unwanted) * self.guidance
+        conditioned, null = mx.split(logits, 2)
+        return null + (conditioned - null) * self.cfg_coef
 
     def _weight_set(self, codebook: int) -> int:
-        """Which of the depformer's inputs a codebook has."""
+        """The index of the depformer's input projection for `codebook`."""
         return self.config.weight_sets[codebook] if self.config.depformer_multi_linear else 0
 
-    def _told_depformer(self, codebook: int) -> Embedding:
-        """How the depformer hears the token before `codebook`."""
+    def _depformer_embedding(self, codebook: int) -> Embedding:
+        """The depformer's embedding of the token before `codebook`: text, or the previous codebook."""
         return self.depformer_text_emb if codebook == 0 else self.depformer_emb[codebook - 1]
 
-    def _predict(
-        self, codebook: int, x: mx.array, past: list[Past], marks: list[mx.array] | None = None
-    ) -> tuple[mx.array, list[Past]]:
-        """From `x [w, D]`, the context and the token before: logits `[w, card]` float32."""
-        x, past = self.depformer.step(x, codebook, past, marks)
+    def _depformer_step(
+        self, codebook: int, x: mx.array, cache: list[KVCache], schedule: EvalSchedule | None = None
+    ) -> tuple[mx.array, list[KVCache]]:
+        """Logits `[w, card]` float32 of `codebook` from `x [w, D]`, the context plus the token before."""
+        x, cache = self.depformer.step(x, codebook, cache, schedule)
         if self.config.depformer_norm is not None:
             x = self.depformer_norms[codebook](x)
-        return self.linears[codebook](x).astype(mx.float32), past
+        return self.linears[codebook](x).astype(mx.float32), cache

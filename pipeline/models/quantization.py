@@ -1,8 +1,8 @@
-"""Makes a quantized checkpoint from one that is not: MLX's names and packing, a fraction of the bytes.
+"""Quantizes a checkpoint, into MLX's names and packing.
 
-The source may be in any published layout; what comes out is in that of the MLX
-repositories, as `mlx.nn.quantize` would make it from bfloat16 weights. One tensor is in
-memory at a time. What a quantized weight is, and computing with it: `quantized`.
+The source may be in any published layout; the result is in that of the MLX repositories, as
+`mlx.nn.quantize` would make it from bfloat16 weights. One tensor is in memory at a time.
+Quantized weights and computing with them: `layers.quantized`.
 """
 
 import re
@@ -16,24 +16,24 @@ import msgspec
 import numpy as np
 
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.models.checkpoint import stream_parameters
-from pipeline.models.conditioning import PREFIX
-from pipeline.models.families import read
-from pipeline.models.headers import Shape, TensorHeader
+from pipeline.models.checkpoint.formats import read
+from pipeline.models.checkpoint.lm_config import LmConfig
+from pipeline.models.checkpoint.lm_key_map import detect_layout, lm_rules
+from pipeline.models.checkpoint.loading import stream_parameters
+from pipeline.models.checkpoint.safetensors_header import Shape, TensorHeader
+from pipeline.models.checkpoint.writer import Writer, new_checkpoint
+from pipeline.models.layers.conditioning import PREFIX
+from pipeline.models.layers.quantized import GROUPS, Quantization
 from pipeline.models.lm import LmModel
-from pipeline.models.lm_checkpoint import detect_layout, lm_rules
-from pipeline.models.lm_config import LmConfig
-from pipeline.models.quantized import GROUPS, Quantization
-from pipeline.models.writing import Writer, new_checkpoint
 
-# What the MLX repositories use: the fewer bits, the smaller the group that shares a scale.
+# The group sizes of the MLX repositories, by bits.
 PUBLISHED_GROUPS: Final[Mapping[int, int]] = {4: 32, 6: 64, 8: 64}
 _STORED_AS: Final = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
 class QuantizedCheckpoint:
-    """What was written. `kept`: matrices left as they were, because a row is no whole number of groups."""
+    """The result. `kept`: matrices that are not quantized, because a row is not a whole number of groups."""
 
     path: Path
     how: Quantization
@@ -45,19 +45,19 @@ class QuantizedCheckpoint:
 def quantize_checkpoint(
     source: Path, target: Path, config: LmConfig, bits: int, group: int | None = None
 ) -> QuantizedCheckpoint:
-    """Write the language model in `source` to `target`, its matrices in `bits` bits.
+    """Write the language model in `source` to `target` with its matrices quantized to `bits` bits.
 
     Raises:
-        ConfigError: there is no such quantization.
-        WeightsError: the source is not what `config` says, or is quantized already; or the
-            target cannot be written, and then there is none.
+        ConfigError: MLX has no such quantization.
+        WeightsError: the source does not match `config`, or is quantized already; or the target
+            cannot be written, and then there is no file.
     """
     if bits not in PUBLISHED_GROUPS:
         raise ConfigError("bits", f"{bits} is not one of {', '.join(map(str, PUBLISHED_GROUPS))}")
     how = Quantization(bits, PUBLISHED_GROUPS[bits] if group is None else group)
     if how.group not in GROUPS:
         raise ConfigError("group", f"{how.group} is not one of {', '.join(map(str, GROUPS))}")
-    # Codebooks that nobody needs stay in the checkpoint: its config says that they are there.
+    # Unused codebooks stay in the checkpoint, because its config lists them.
     whole = msgspec.structs.replace(config, dep_q=config.dep_q + config.unused_slices, unused_slices=0)
     model = LmModel(whole)
     shapes = model.parameter_shapes()
@@ -71,9 +71,9 @@ def quantize_checkpoint(
     kept = tuple(name for name, shape in shapes.items() if len(shape) == 2 and name not in chosen)
     tensors: dict[str, TensorHeader] = {}
     for name, shape in shapes.items():
-        for theirs in mlx_names(whole, name):
+        for mlx_name in mlx_names(whole, name):
             entry = TensorHeader(stored[name], shape)
-            tensors |= _entries(theirs, how, shape) if name in chosen else {theirs: entry}
+            tensors |= _entries(mlx_name, how, shape) if name in chosen else {mlx_name: entry}
     try:
         with new_checkpoint(target, tensors, {"format": "mlx"}) as file:
             rules = lm_rules(whole, detect_layout(header))
@@ -90,7 +90,7 @@ def quantize_checkpoint(
 
 
 def mlx_names(config: LmConfig, parameter: str) -> list[str]:
-    """What the MLX layout calls a parameter: one name, or one for each codebook that shares it."""
+    """The names of a parameter in the MLX layout: one, or one for each codebook that shares it."""
     if re.match(r"depformer|linears\.", parameter):
         return list(_slice_names(config, parameter))
     name = re.sub(r"^emb\.", "audio_embs.", parameter)
@@ -100,20 +100,20 @@ def mlx_names(config: LmConfig, parameter: str) -> list[str]:
 
 
 def _unnumbered(name: str) -> str:
-    """Without the number of a set of weights, and with the norms' weights called so."""
+    """`name` without the number of a weight set, and with `weight` for the weight of a norm."""
     name = re.sub(r"\.(in|out)_projs\.\d+\.", r".\1_proj.", name)
     return re.sub(r"\.gating\.\d+\.", ".gating.", name).replace(".alpha", ".weight")
 
 
 def _slice_names(config: LmConfig, parameter: str) -> Iterator[str]:
     for codebook, which in enumerate(config.weight_sets):
-        heard = "depformer_text_emb" if codebook == 0 else f"depformer_emb.{codebook - 1}"
+        embedding = "depformer_text_emb" if codebook == 0 else f"depformer_emb.{codebook - 1}"
         projection = which if config.depformer_multi_linear else 0
         one = f"depformer.slices.{codebook}."
         for ours, theirs in (
             (f"depformer_in.{projection}.", "linear_in."),
             (f"linears.{codebook}.", "linear_out."),
-            (f"{heard}.", "emb."),
+            (f"{embedding}.", "emb."),
             (f"depformer_norms.{codebook}.", "norm."),
         ):
             if parameter.startswith(ours):

@@ -1,15 +1,15 @@
-"""Computes: the split residual vector quantizer of Mimi, features ↔ codes.
+"""The split residual vector quantizer of Mimi: features ↔ codes.
 
 The first codebook ("semantic") and the others ("acoustic") quantize the same features
-through projections of their own. Always float32, whatever the network around it computes
-in: a code is a decision, and the levels after it depend on it. Source: Défossez et al.
+through projections of their own. Always float32, whatever the dtype of the network around it:
+a small error can change a code, and with it all levels after it. Source: Défossez et al.
 2024, "Moshi", section 3.3; package `moshi`, `quantization/`.
 """
 
 import mlx.core as mx
 from mlx import nn
 
-from pipeline.models.mimi_config import QuantizerConfig
+from pipeline.models.checkpoint.mimi_config import QuantizerConfig
 
 
 def half_squares(codebooks: mx.array) -> mx.array:
@@ -17,8 +17,8 @@ def half_squares(codebooks: mx.array) -> mx.array:
     return codebooks.square().sum(axis=-1) / 2
 
 
-class ResidualQuantizer(nn.Module):
-    """Each level quantizes what the levels before it left over.
+class ResidualVectorQuantizer(nn.Module):
+    """Each level quantizes the residual of the levels before it.
 
     `codebooks [K, bins, d]`; `half_squares [K, bins]` is always that of the codebooks.
     """
@@ -35,9 +35,9 @@ class ResidualQuantizer(nn.Module):
         residual = x @ self.input_proj.T  # [N, d]
         codes = []
         for codebook, half_square in zip(self.codebooks, self.half_squares, strict=True):
-            # |x − c|² = |x|² − 2 (x·c − |c|²/2): the nearest centroid without any distance.
-            farness = mx.addmm(half_square, residual, codebook.T, alpha=-1.0)  # [N, bins]
-            code = mx.argmin(farness, axis=-1)  # [N]
+            # |x − c|² = |x|² − 2 (x·c − |c|²/2), and |x|² is the same for all centroids.
+            distance = mx.addmm(half_square, residual, codebook.T, alpha=-1.0)  # [N, bins]
+            code = mx.argmin(distance, axis=-1)  # [N]
             residual = residual - codebook[code]
             codes.append(code)
         return mx.stack(codes, axis=-1).astype(mx.int32)
@@ -50,13 +50,13 @@ class ResidualQuantizer(nn.Module):
         return centroids.sum(axis=1) @ self.output_proj.T
 
 
-class SplitQuantizer(nn.Module):
+class SplitResidualVectorQuantizer(nn.Module):
     """Codebook 0 and the others, at least one; both quantize the same features."""
 
     def __init__(self, num_codebooks: int, width: int, config: QuantizerConfig) -> None:
         super().__init__()
-        self.rvq_first = ResidualQuantizer(1, width, config)
-        self.rvq_rest = ResidualQuantizer(num_codebooks - 1, width, config)
+        self.rvq_first = ResidualVectorQuantizer(1, width, config)
+        self.rvq_rest = ResidualVectorQuantizer(num_codebooks - 1, width, config)
 
     def encode(self, x: mx.array) -> mx.array:
         """`x [w, T, D]` → codes `[w, K, T]`."""

@@ -1,107 +1,158 @@
-"""Draws tokens: each row by its own settings and its own random numbers, untouched by the others.
+"""Samples tokens: each row by its own parameters and random numbers, independent of the other rows.
 
-The randomness comes in from outside, as uniform numbers drawn on the host from a counter:
-a session's step 17 uses the same numbers whenever, wherever and beside whomever it runs.
-On the device a draw is the inverse of a cumulative distribution, so one uniform is enough.
+Random numbers are arguments: uniforms drawn on the host from a counter-based generator, so that
+a session's step 17 uses the same numbers whenever, in whichever lane and beside whichever
+sessions it runs. On the device a token is drawn by inverting the cumulative distribution,
+which takes one uniform. Sampling inside a compiled function: `pipeline.models.compiled.sampling`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Final, Protocol
 
 import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.models.activations import exponential
-from pipeline.values import Sampling
+from pipeline.models.layers.activations import exponential
+from pipeline.values import SamplingParams
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
+# The text tokens that a repetition penalty looks back on in a packed batch: the default window,
+# because the protocol does not let a session choose a longer one.
+REPETITION_CONTEXT: Final = SamplingParams().repetition_window
+NO_TOKEN: Final = -1  # pads a packed repetition context
 _SEED_MASK = 2**64 - 1
 
 
 def uniforms(seed: int, step: int, count: int) -> Floats:
-    """`[count]` in [0, 1), a function of the seed and the step alone (Philox, Salmon et al. 2011)."""
+    """`[count]` numbers in [0, 1), a function of seed and step alone (Philox, Salmon et al. 2011)."""
     key = np.array([seed & _SEED_MASK, step], np.uint64)
     return np.random.Generator(np.random.Philox(key=key)).random(count, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
-class Choice:
-    """How one token is drawn in each of `w` rows: temperature 0 is greedy, `top_k` 0 no limit."""
+class SamplingTensors:
+    """Temperature and top-k of each of `w` rows: temperature 0 is greedy, `top_k` 0 is no limit."""
 
     temperature: Floats
     top_k: Ints
 
     @property
     def greedy(self) -> bool:
-        """Whether no row needs a random number."""
+        """Whether every row is greedy, so that no random numbers are needed."""
         return not self.temperature.any()
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingBatch:
-    """How one step draws, on the host: a row of everything per row of the batch.
+    """How one step samples, on the host; every field has one row per row of the batch.
 
-    `uniforms [w, 1 + dep_q]`: text first; None where nothing is drawn. `recent`: per row,
-    the text tokens that its `repetition_penalty` is for.
+    `uniforms [w, 1 + dep_q]`: text first; None where all rows are greedy. `repetition_context`:
+    per row, the text tokens that its `repetition_penalty` applies to.
     """
 
-    text: Choice
-    audio: Choice
+    text: SamplingTensors
+    audio: SamplingTensors
     padding_bias: Floats
     repetition_penalty: Floats
-    recent: tuple[Ints, ...]
+    repetition_context: tuple[Ints, ...]
     uniforms: Floats | None
 
     @classmethod
     def of(
         cls,
-        lanes: Sequence[Sampling],
+        lanes: Sequence[SamplingParams],
         steps: Sequence[int],
-        recent: Sequence[Sequence[int]],
+        repetition_context: Sequence[Sequence[int]],
         dep_q: int,
         width: int | None = None,
     ) -> "SamplingBatch":
-        """Rows for `lanes`, each in its own `step` and with its `recent` text tokens.
+        """Rows for `lanes`, each at its own step and with its own repetition context.
 
-        Rows beyond them, up to `width`, are greedy: they belong to nobody.
+        Rows beyond them, up to `width`, are padding, and greedy.
         """
         rows = len(lanes) if width is None else width
 
         def column(values: Sequence[float], fill: float = 0) -> npt.NDArray[np.float64]:
             return np.array([*values, *[fill] * (rows - len(lanes))], np.float64)
 
-        def choice(temperature: Sequence[float], top_k: Sequence[int]) -> Choice:
-            return Choice(column(temperature).astype(np.float32), column(top_k).astype(np.int32))
+        def tensors(temperature: Sequence[float], top_k: Sequence[int]) -> SamplingTensors:
+            return SamplingTensors(column(temperature).astype(np.float32), column(top_k).astype(np.int32))
 
-        text = choice([s.text_temperature for s in lanes], [s.text_top_k for s in lanes])
-        audio = choice([s.temperature for s in lanes], [s.top_k for s in lanes])
+        text = tensors([s.text_temperature for s in lanes], [s.text_top_k for s in lanes])
+        audio = tensors([s.temperature for s in lanes], [s.top_k for s in lanes])
         drawn = None
         if not (text.greedy and audio.greedy):
             drawn = np.zeros((rows, 1 + dep_q), np.float32)
             for row, (sampling, step) in enumerate(zip(lanes, steps, strict=True)):
                 drawn[row] = uniforms(sampling.seed, step, 1 + dep_q)
-        heard = [np.array(tokens, np.int32) for tokens in recent]
+        contexts = [np.array(tokens, np.int32) for tokens in repetition_context]
         return cls(
             text,
             audio,
             column([s.padding_bias for s in lanes]).astype(np.float32),
             column([s.repetition_penalty for s in lanes], 1).astype(np.float32),
-            (*heard, *[np.empty(0, np.int32)] * (rows - len(lanes))),
+            (*contexts, *[np.empty(0, np.int32)] * (rows - len(lanes))),
             drawn,
         )
 
     @classmethod
     def greedy(cls, width: int) -> "SamplingBatch":
-        """`width` rows that take the likeliest token each."""
+        """`width` greedy rows."""
         return cls.of((), (), (), 0, width)
 
+    @staticmethod
+    def packed_columns(dep_q: int) -> tuple[dict[str, int], dict[str, int]]:
+        """Names and widths of the int32 and of the float32 columns that `pack` makes."""
+        integers = {"text_top_k": 1, "audio_top_k": 1, "repetition_context": REPETITION_CONTEXT}
+        floats = {
+            "text_temperature": 1, "audio_temperature": 1, "padding_bias": 1, "repetition_penalty": 1,
+            "uniforms": 1 + dep_q,
+        }  # fmt: skip
+        return integers, floats
 
-class Drawing(Protocol):
-    """What turns the logits of one step into its tokens."""
+    def pack(self, dep_q: int) -> dict[str, npt.NDArray[Any]]:
+        """All columns by name, `[w]` or `[w, columns]`, of one size whatever the batch holds.
+
+        Of a longer repetition context, the last `REPETITION_CONTEXT` tokens are kept.
+        """
+        contexts = np.full((len(self.repetition_context), REPETITION_CONTEXT), NO_TOKEN, np.int32)
+        for row, tokens in zip(contexts, self.repetition_context, strict=True):
+            row[: min(len(tokens), REPETITION_CONTEXT)] = tokens[-REPETITION_CONTEXT:]
+        uniforms = self.uniforms
+        if uniforms is None:
+            uniforms = np.zeros((len(contexts), 1 + dep_q), np.float32)
+        return {
+            "text_top_k": self.text.top_k,
+            "audio_top_k": self.audio.top_k,
+            "repetition_context": contexts,
+            "text_temperature": self.text.temperature,
+            "audio_temperature": self.audio.temperature,
+            "padding_bias": self.padding_bias,
+            "repetition_penalty": self.repetition_penalty,
+            "uniforms": uniforms,
+        }
+
+    @classmethod
+    def unpack(cls, columns: Mapping[str, npt.NDArray[Any]]) -> "SamplingBatch":
+        """The batch that `pack` made `columns` of."""
+        text = SamplingTensors(columns["text_temperature"], columns["text_top_k"])
+        audio = SamplingTensors(columns["audio_temperature"], columns["audio_top_k"])
+        return cls(
+            text,
+            audio,
+            columns["padding_bias"],
+            columns["repetition_penalty"],
+            tuple(tokens[tokens != NO_TOKEN] for tokens in columns["repetition_context"]),
+            None if text.greedy and audio.greedy else columns["uniforms"],
+        )
+
+
+class Sampler(Protocol):
+    """Turns the logits of one step into its tokens."""
 
     def text(self, logits: mx.array) -> mx.array:
         """`[w, V]` → `[w]` integers."""
@@ -111,122 +162,125 @@ class Drawing(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Limit:
-    """How many of a vocabulary's tokens the rows keep: of the `most` best, those from `places` on.
+class TopKFilter:
+    """Top-k limits of the rows of a batch, for one size of vocabulary.
 
-    `places [w, 1]`: None where all rows with a limit have the same. `limited [w, 1]`: which rows
-    have one; None where all have.
+    `max_k`: the largest k. `ranks [w, 1]`: where each row's limit lies among the `max_k` best, the
+    worst first; None where all limited rows have the same k. `limited [w, 1]`: the rows that have
+    a limit; None where all have one.
     """
 
-    most: int
-    places: mx.array | None
+    max_k: int
+    ranks: mx.array | None
     limited: mx.array | None
 
     @classmethod
-    def of(cls, top_k: Ints, vocabulary: int) -> "Limit | None":
-        """Of `top_k [w]`; None where all rows keep all."""
+    def of(cls, top_k: Ints, vocabulary: int) -> "TopKFilter | None":
+        """The filter of `top_k [w]`; None where no row has a limit."""
         limited = (top_k > 0) & (top_k < vocabulary)
         if not limited.any():
             return None
-        ranks = np.unique(top_k[limited])
-        most = int(ranks[-1])
-        at = (most - np.where(limited, top_k, 1)).astype(np.int32)[:, None]
+        limits = np.unique(top_k[limited])
+        max_k = int(limits[-1])
+        ranks = (max_k - np.where(limited, top_k, 1)).astype(np.int32)[:, None]
         return cls(
-            most,
-            None if len(ranks) == 1 else mx.array(at),
+            max_k,
+            None if len(limits) == 1 else mx.array(ranks),
             None if limited.all() else mx.array(limited[:, None]),
         )
 
     def threshold(self, logits: mx.array) -> mx.array:
-        """The least of `logits [w, V]` that its row keeps, `[w, 1]`.
+        """The smallest of `logits [w, V]` that its row keeps, `[w, 1]`.
 
-        It is a number of the row itself, the same however many the others keep.
+        It depends on the row itself only, whatever the limits of the others.
         """
-        if self.places is None:
-            least = logits.shape[-1] - self.most
+        if self.ranks is None:
+            least = logits.shape[-1] - self.max_k
             threshold = mx.partition(logits, least, axis=-1)[:, least : least + 1]
         else:
-            best = mx.sort(mx.topk(logits, self.most, axis=-1), axis=-1)  # [w, most], the best last
-            threshold = mx.take_along_axis(best, self.places, axis=-1)
+            best = mx.sort(mx.topk(logits, self.max_k, axis=-1), axis=-1)  # [w, max_k], the best last
+            threshold = mx.take_along_axis(best, self.ranks, axis=-1)
         return threshold if self.limited is None else mx.where(self.limited, threshold, -mx.inf)
 
 
-class Dice:
-    """Draws tokens by one `Choice`; what is the same in every draw is worked out once."""
+class TokenSampler:
+    """Samples tokens by one `SamplingTensors`; what all codebooks share is computed once."""
 
-    def __init__(self, choice: Choice) -> None:
-        self._greedy = choice.greedy
+    def __init__(self, tensors: SamplingTensors) -> None:
+        self._greedy = tensors.greedy
         if self._greedy:
             return
-        drawing = choice.temperature > 0
-        self._drawing = None if drawing.all() else mx.array(drawing)
-        # A row that does not draw keeps what its neighbours keep, lest it be a case of its own.
-        self._top_k = np.where(drawing, choice.top_k, choice.top_k[drawing][0])
-        self._temperature = mx.array(np.where(drawing, choice.temperature, 1)[:, None])
-        self._limits: dict[int, Limit | None] = {}  # by vocabulary
+        random = tensors.temperature > 0
+        self._random = None if random.all() else mx.array(random)
+        # A greedy row takes the limit of another row, so that it does not count as one more limit.
+        self._top_k = np.where(random, tensors.top_k, tensors.top_k[random][0])
+        self._temperature = mx.array(np.where(random, tensors.temperature, 1)[:, None])
+        self._filters: dict[int, TopKFilter | None] = {}  # by size of the vocabulary
 
-    def draw(self, logits: mx.array, uniform: mx.array | None) -> mx.array:
-        """One token for each row of `logits [w, V]`, with `uniform [w, 1]` → `[w]` integers.
+    def sample(self, logits: mx.array, uniform: mx.array | None) -> mx.array:
+        """One token for each row of `logits [w, V]`, by `uniform [w, 1]` → `[w]` integers.
 
-        Tokens that tie with the k-th best are all kept. A row's token depends on its own row
-        of the arguments only, bit for bit.
+        Tokens that tie with the k-th best are all kept. A row's token depends on its own row of
+        the arguments only, bit for bit.
         """
         if self._greedy:
             return mx.argmax(logits, axis=-1)
         assert uniform is not None
         logits = logits.astype(mx.float32)
-        # Against the best first: divided by a tiny temperature, both would be infinite.
-        against = logits - logits.max(axis=-1, keepdims=True)
-        likelihood = exponential(against / self._temperature)  # as yet a multiple of it
-        limit = self._limit(logits.shape[-1])
-        if limit is not None:
-            likelihood = likelihood * (logits >= limit.threshold(logits))  # a select takes ten times as long
-        cumulative = mx.cumsum(likelihood, axis=-1)
-        # A parallel sum need not grow from one entry to the next: only what can be drawn is asked.
-        cumulative = cumulative * (likelihood > 0)
+        # The best logit is subtracted first: divided by a tiny temperature, both would be infinite.
+        relative = logits - logits.max(axis=-1, keepdims=True)
+        weights = exponential(relative / self._temperature)  # probabilities, not normalized
+        top_k = self._filter(logits.shape[-1])
+        if top_k is not None:
+            weights = weights * (logits >= top_k.threshold(logits))  # a select takes ten times as long
+        cumulative = mx.cumsum(weights, axis=-1)
+        # A parallel prefix sum may decrease from one entry to the next; impossible tokens are zeroed.
+        cumulative = cumulative * (weights > 0)
         target = uniform * cumulative.max(axis=-1, keepdims=True)
-        drawn = mx.argmax(cumulative > target, axis=-1)
-        return drawn if self._drawing is None else mx.where(self._drawing, drawn, mx.argmax(logits, axis=-1))
+        sampled = mx.argmax(cumulative > target, axis=-1)
+        return (
+            sampled if self._random is None else mx.where(self._random, sampled, mx.argmax(logits, axis=-1))
+        )
 
-    def _limit(self, vocabulary: int) -> Limit | None:
-        if vocabulary not in self._limits:
-            self._limits[vocabulary] = Limit.of(self._top_k, vocabulary)
-        return self._limits[vocabulary]
+    def _filter(self, vocabulary: int) -> TopKFilter | None:
+        if vocabulary not in self._filters:
+            self._filters[vocabulary] = TopKFilter.of(self._top_k, vocabulary)
+        return self._filters[vocabulary]
 
 
-class BatchDrawing:
-    """Draws as a batch on the host says; where nobody asks for a thing, no operation is spent on it."""
+class BatchSampler:
+    """Samples by a `SamplingBatch`; parameters that no row uses take no operations."""
 
     def __init__(self, batch: SamplingBatch, padding_id: int) -> None:
         self._batch = batch
         self._padding_id = padding_id
-        self._text, self._audio = Dice(batch.text), Dice(batch.audio)
-        drawn = batch.uniforms
+        self._text, self._audio = TokenSampler(batch.text), TokenSampler(batch.audio)
+        uniforms = batch.uniforms
         # Each [w, 1].
-        self._numbers = None if drawn is None else mx.split(mx.array(drawn), drawn.shape[1], axis=1)
+        self._uniforms = None if uniforms is None else mx.split(mx.array(uniforms), uniforms.shape[1], axis=1)
 
     def text(self, logits: mx.array) -> mx.array:
         """`[w, V]` → `[w]` integers."""
-        return self._text.draw(shape_text(logits, self._batch, self._padding_id), self._number(0))
+        return self._text.sample(process_text_logits(logits, self._batch, self._padding_id), self._uniform(0))
 
     def audio(self, logits: mx.array, codebook: int) -> mx.array:
         """The same, of one codebook."""
-        return self._audio.draw(logits, self._number(1 + codebook))
+        return self._audio.sample(logits, self._uniform(1 + codebook))
 
-    def _number(self, index: int) -> mx.array | None:
-        return None if self._numbers is None else self._numbers[index]
+    def _uniform(self, index: int) -> mx.array | None:
+        return None if self._uniforms is None else self._uniforms[index]
 
 
-def shape_text(logits: mx.array, batch: SamplingBatch, padding_id: int) -> mx.array:
-    """Apply penalty and bias to text `logits [w, V]`; rows that have neither are unchanged."""
+def process_text_logits(logits: mx.array, batch: SamplingBatch, padding_id: int) -> mx.array:
+    """Text `logits [w, V]` with repetition penalty and padding bias; rows without either are unchanged."""
     penalty = batch.repetition_penalty
     if (penalty != 1).any():
-        heard = np.zeros(logits.shape, np.bool_)
-        for row, tokens in enumerate(batch.recent):
-            heard[row, tokens] = True
-        by = mx.array(penalty[:, None])
-        penalised = mx.where(logits > 0, logits / by, logits * by)
-        logits = mx.where(mx.array(heard & (penalty != 1)[:, None]), penalised, logits)
+        repeated = np.zeros(logits.shape, np.bool_)
+        for row, tokens in enumerate(batch.repetition_context):
+            repeated[row, tokens] = True
+        factor = mx.array(penalty[:, None])
+        penalised = mx.where(logits > 0, logits / factor, logits * factor)
+        logits = mx.where(mx.array(repeated & (penalty != 1)[:, None]), penalised, logits)
     if batch.padding_bias.any():
         padding = np.arange(logits.shape[-1]) == padding_id
         bias = mx.array(batch.padding_bias[:, None])

@@ -1,4 +1,4 @@
-"""Computes: SEANet, the convolutional ends of Mimi, waveform ↔ features at 25 Hz.
+"""SEANet, the convolutional encoder and decoder of Mimi: waveform ↔ features at 25 Hz.
 
 `model` is one flat list, ELUs included, because the published checkpoints number their
 tensors by it. Source: Tagliasacchi et al. 2020, "SEANet"; package `moshi`,
@@ -8,27 +8,27 @@ tensors by it. Source: Tagliasacchi et al. 2020, "SEANet"; package `moshi`,
 import mlx.core as mx
 from mlx import nn
 
-from pipeline.models.activations import elu
-from pipeline.models.conv import CausalConv1d, ConvTranspose1d, History
-from pipeline.models.mimi_config import SeanetConfig
+from pipeline.models.checkpoint.mimi_config import SeanetConfig
+from pipeline.models.layers.activations import elu
+from pipeline.models.layers.conv import CausalConv1d, ConvState, ConvTranspose1d
 
 
 class Elu(nn.Module):
-    """ELU, as a numbered member of a list; it has no past."""
+    """ELU as a numbered entry of a layer list; it keeps no state."""
 
-    def __call__(self, x: mx.array, _: History) -> mx.array:
-        """`x`, any shape, stays that shape."""
+    def __call__(self, x: mx.array, _: ConvState) -> mx.array:
+        """`[...]` → `[...]`."""
         return elu(x)
 
 
-def _run(layers: list[nn.Module], x: mx.array, history: History) -> mx.array:
+def _run(layers: list[nn.Module], x: mx.array, conv_state: ConvState) -> mx.array:
     for layer in layers:
-        x = layer(x, history)
+        x = layer(x, conv_state)
     return x
 
 
 class ResidualBlock(nn.Module):
-    """What comes in, plus what a narrow convolution sees of its past."""
+    """The input plus two convolutions through a narrower width."""
 
     def __init__(self, width: int, dilation: int, config: SeanetConfig) -> None:
         super().__init__()
@@ -40,10 +40,10 @@ class ResidualBlock(nn.Module):
             CausalConv1d(hidden, width, 1),
         ]
 
-    def __call__(self, x: mx.array, history: History) -> mx.array:
+    def __call__(self, x: mx.array, conv_state: ConvState) -> mx.array:
         """`x [w, T, C]` → `[w, T, C]`."""
-        x = x + _run(self.block, x, history)
-        history.mark(x)
+        x = x + _run(self.block, x, conv_state)
+        conv_state.eval_point(x)
         return x
 
 
@@ -54,7 +54,7 @@ def _residuals(width: int, config: SeanetConfig) -> list[nn.Module]:
 
 
 class SeanetEncoder(nn.Module):
-    """Waveform to features, the last ratio first."""
+    """Waveform to features, through the ratios in reverse order."""
 
     def __init__(self, config: SeanetConfig) -> None:
         super().__init__()
@@ -66,13 +66,13 @@ class SeanetEncoder(nn.Module):
             width *= 2
         self.model += [Elu(), CausalConv1d(width, config.dimension, config.last_kernel_size)]
 
-    def __call__(self, x: mx.array, history: History) -> mx.array:
+    def __call__(self, x: mx.array, conv_state: ConvState) -> mx.array:
         """Samples `x [w, S, 1]` → features `[w, S / hop, D]`."""
-        return _run(self.model, x, history)
+        return _run(self.model, x, conv_state)
 
 
 class SeanetDecoder(nn.Module):
-    """Features to waveform, the first ratio first."""
+    """Features to waveform, through the ratios in their order."""
 
     def __init__(self, config: SeanetConfig) -> None:
         super().__init__()
@@ -84,6 +84,6 @@ class SeanetDecoder(nn.Module):
             self.model += _residuals(width, config)
         self.model += [Elu(), CausalConv1d(width, 1, config.last_kernel_size)]
 
-    def __call__(self, x: mx.array, history: History) -> mx.array:
+    def __call__(self, x: mx.array, conv_state: ConvState) -> mx.array:
         """Features `x [w, T, D]` → samples `[w, T · hop, 1]`."""
-        return _run(self.model, x, history)
+        return _run(self.model, x, conv_state)

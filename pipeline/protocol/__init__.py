@@ -1,11 +1,11 @@
-"""Spells: bytes to packets and back, and who may say what when. Sans-IO: no sockets, no clocks.
+"""The packet protocol, sans-IO: bytes to packets and back, and who may send what when.
 
 From the wire upwards: `packets` (17 bytes of header), `objects` (JSON to frozen classes),
-`metadata` (the vocabulary of METADATA packets), `outgoing` (what is said, not yet numbered),
-`phases` (who may say what), `liveness` (heartbeats and silence), `conversation` (one end of
-one connection). `faults` names what a peer or we did wrong, `farewell` why it ends. The wire
-itself is written down in docs/protocol.md.
+`metadata` (the vocabulary of METADATA packets), `outgoing` (packets that have no seq yet),
+`phases` (who may send what), `liveness` (heartbeats and silence), `unacked` (packets that wait
+for an ACK), `conversation` (one end of one connection). `faults` names what a peer or we did
+wrong, `close_reason` why a connection ends. The wire format is specified in docs/reference/protocol.md.
 
-What belongs here: everything a client in another language would have to agree with. What
-does not: samples (pipeline.audio), waiting (actors), close code numbers (web).
+What belongs here: everything that a client in another language would have to agree with. What
+does not: sockets and clocks (actors, web), samples (pipeline.audio), close code numbers (web).
 """

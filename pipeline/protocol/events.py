@@ -1,6 +1,6 @@
-"""What a received packet means. Every event is one of these, and each says what it carries.
+"""What a received packet means: `Conversation.receive` gives one of these events for each message.
 
-Nothing here quotes a peer except where it is the point (text, metadata): `Ignored` and
+No event quotes the peer except where that is its content (text, metadata): `Ignored` and
 `Refused` name their causes from a fixed list, so that they can be counted.
 """
 
@@ -9,20 +9,20 @@ from typing import Literal
 
 from pipeline.protocol.faults import RefusedCode
 from pipeline.protocol.metadata import Metadata
-from pipeline.protocol.outgoing import Outgoing
+from pipeline.protocol.outgoing import OutgoingPacket
 
-IgnoredWhat = Literal[
+IgnoredReason = Literal[
     "unknown_packet",  # a packet type of a later protocol
     "unknown_metadata",  # a metadata `type` of a later protocol, or not one for this end
     "unknown_ack",  # of a packet that wanted none, or had one already
     "again",  # sent again after a resume, though it had arrived
-    "after_bye",  # on its way when the client parted
+    "after_bye",  # on its way when the client sent bye
 ]
 
 
 @dataclass(frozen=True, slots=True)
 class AudioReceived:
-    """Samples, not yet looked at: float32, little endian. `timestamp_ms` is finite, and exact to the bit."""
+    """Float32 samples, little endian, not yet validated. `timestamp_ms` is finite, and exact to the bit."""
 
     seq: int
     timestamp_ms: float
@@ -31,7 +31,7 @@ class AudioReceived:
 
 @dataclass(frozen=True, slots=True)
 class TextReceived:
-    """An utterance so far, or (`final`) closed: the agent's, or the user's as their client wrote it down."""
+    """An utterance so far, or (`final`) finished: the agent's, or the user's as transcribed by the client."""
 
     text: str
     final: bool
@@ -40,17 +40,17 @@ class TextReceived:
 
 @dataclass(frozen=True, slots=True)
 class MetadataReceived:
-    """One object of the peer's vocabulary, validated."""
+    """One validated object of the peer's vocabulary."""
 
     value: Metadata
 
 
 @dataclass(frozen=True, slots=True)
 class Acked:
-    """The packet numbered `seq` here has arrived there."""
+    """`packet`, which this end sent as `seq`, has arrived."""
 
     seq: int
-    said: Outgoing
+    packet: OutgoingPacket
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +60,14 @@ class HeartbeatReceived:
 
 @dataclass(frozen=True, slots=True)
 class Ignored:
-    """Passed over, and counted."""
+    """The packet has no effect; it is counted under `reason`."""
 
-    what: IgnoredWhat
+    reason: IgnoredReason
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """This packet cannot be honoured: the peer is to be told in an `error`; the session goes on."""
+    """The packet cannot be honoured: the peer has to be sent an `error`; the session goes on."""
 
     code: RefusedCode
     message: str

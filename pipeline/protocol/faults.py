@@ -3,7 +3,7 @@
 * `RemoteProtocolError` — the peer broke the protocol: the connection ends.
 * `RefusedPacketError` — the peer sent a well-formed packet that cannot be honoured: that
   packet is refused with an `error`, and the session goes on.
-* `LocalProtocolError` — we tried to say what may not be said: the connection ends.
+* `LocalProtocolError` — we tried to send what must not be sent: the connection ends.
 
 Messages never quote the peer: what it sent may not even be encodable text.
 """
@@ -12,11 +12,11 @@ from enum import StrEnum
 from typing import Literal
 
 from pipeline.errors import PeerError, SessionError
-from pipeline.protocol.farewell import Farewell
+from pipeline.protocol.close_reason import CloseReason
 
 
 class Fault(StrEnum):
-    """How a peer broke the protocol; the value is the `code` of the `error` it is told."""
+    """How a peer broke the protocol; the value is the `code` of the `error` that is sent to it."""
 
     BAD_FRAME = "bad_frame"
     TEXT_FRAME = "text_frame"
@@ -31,32 +31,32 @@ class Fault(StrEnum):
     SILENT = "silent"
 
     @property
-    def farewell(self) -> Farewell:
-        """The close that this fault implies."""
-        return _FAREWELLS.get(self, Farewell.PROTOCOL_ERROR)
+    def close_reason(self) -> CloseReason:
+        """Why the connection is closed after this fault."""
+        return _CLOSE_REASONS.get(self, CloseReason.PROTOCOL_ERROR)
 
 
-_FAREWELLS = {
-    Fault.TEXT_FRAME: Farewell.UNSUPPORTED_DATA,
-    Fault.TOO_BIG: Farewell.TOO_BIG,
+_CLOSE_REASONS = {
+    Fault.TEXT_FRAME: CloseReason.UNSUPPORTED_DATA,
+    Fault.TOO_BIG: CloseReason.TOO_BIG,
     # A laptop that slept did nothing wrong and should come back.
-    Fault.SILENT: Farewell.TRY_AGAIN_LATER,
+    Fault.SILENT: CloseReason.TRY_AGAIN_LATER,
 }
 
 RefusedCode = Literal["not_ready", "bad_timestamp", "bad_metadata", "bad_ack"]
 
 
 class RemoteProtocolError(PeerError):
-    """The peer's message cannot be part of any conversation; `fault` says how, `farewell` how it ends."""
+    """The peer's message breaks the protocol; `fault` names how, `close_reason` how the connection ends."""
 
     def __init__(self, fault: Fault, message: str) -> None:
         super().__init__(message)
         self.fault = fault
-        self.farewell = fault.farewell
+        self.close_reason = fault.close_reason
 
 
 class RefusedPacketError(PeerError):
-    """One packet is refused, nothing more; `code` and the message are for the `error` metadata."""
+    """One packet is refused, and the session goes on; `code` and the message are for the `error` metadata."""
 
     def __init__(self, code: RefusedCode, message: str) -> None:
         super().__init__(message)
@@ -64,8 +64,8 @@ class RefusedPacketError(PeerError):
 
 
 class LocalProtocolError(SessionError):
-    """We tried to say what the protocol does not allow; `farewell` says how to end it."""
+    """We tried to send what the protocol does not allow; `close_reason` is how the connection has to end."""
 
-    def __init__(self, message: str, farewell: Farewell = Farewell.INTERNAL_ERROR) -> None:
+    def __init__(self, message: str, close_reason: CloseReason = CloseReason.INTERNAL_ERROR) -> None:
         super().__init__(message)
-        self.farewell = farewell
+        self.close_reason = close_reason

@@ -1,29 +1,29 @@
-"""The vocabulary of METADATA packets: what either end may tell the other beside audio and text.
+"""The vocabulary of METADATA packets: everything that either end sends beside audio and text.
 
-Each class is one JSON object; `TYPE` is its `type`, the fields are spelled in camelCase.
-A `type` that is not known is no fault: it is passed over and counted.
+Each class is one JSON object; `TYPE` is its `type`, and the fields are in camelCase on the wire.
+A `type` that is not known is no fault: it is ignored and counted. How values are validated: `objects`.
 """
 
-from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
+
+from msgspec import Meta
 
 from pipeline.protocol import objects
 from pipeline.protocol.faults import Fault, RefusedPacketError, RemoteProtocolError
-from pipeline.protocol.objects import Between, FieldError, Natural
+from pipeline.protocol.objects import FieldError, Natural, WireObject
 
 PROTOCOL = 1  # grows when a client written for the former number would misunderstand
 SEED_MAX = objects.SAFE_INTEGER
 
-Temperature = Annotated[float, Between(0, 10)]
-TopK = Annotated[int, Between(0, 65_536)]
-Amount = Annotated[float, Between(0, objects.SAFE_INTEGER)]
+Temperature = Annotated[float, Meta(ge=0, le=10)]
+TopK = Annotated[int, Meta(ge=0, le=65_536)]
+Amount = Annotated[float, Meta(ge=0, le=objects.SAFE_INTEGER)]
 
 
-@dataclass(frozen=True, slots=True)
-class ModelInfo:
-    """Who speaks. `text` says what TEXT packets hold: words, or token ids for want of a tokenizer.
+class ModelInfo(WireObject, frozen=True):
+    """The model of the server. `text`: TEXT packets hold words, or token ids where there is no tokenizer.
 
-    `about` is a sentence on what it can do, `suggestions` are what to ask it; a server need not say either.
+    `about` is a sentence on what it can do, `suggestions` are things to ask it; both are optional.
     """
 
     name: str
@@ -35,9 +35,8 @@ class ModelInfo:
     suggestions: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class LimitsInfo:
-    """What this server holds a client to."""
+class LimitsInfo(WireObject, frozen=True):
+    """The limits that this server enforces on a client."""
 
     message_bytes: Natural
     burst_frames: Natural
@@ -46,9 +45,8 @@ class LimitsInfo:
     heartbeat_timeout_ms: Natural
 
 
-@dataclass(frozen=True, slots=True)
-class ConnectionEstablished:
-    """The server's first word. `resume_token` is None where the server does not offer resume."""
+class ConnectionEstablished(WireObject, frozen=True):
+    """The server's first packet. `resume_token` is None where the server does not offer resume."""
 
     TYPE: ClassVar = "connection_established"
 
@@ -62,25 +60,22 @@ class ConnectionEstablished:
     limits: LimitsInfo
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
-    """No lane is free; `position` 1 is the next to get one. Said again whenever it changes."""
+class Queued(WireObject, frozen=True):
+    """No lane is free; `position` 1 is the next to get one. Sent again whenever it changes."""
 
     TYPE: ClassVar = "queued"
 
     position: Natural
 
 
-@dataclass(frozen=True, slots=True)
-class Ready:
+class Ready(WireObject, frozen=True):
     """The session has a lane: audio may be sent from now on."""
 
     TYPE: ClassVar = "ready"
 
 
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """The session goes on where its former connection broke; the token is new, and good once.
+class Resumed(WireObject, frozen=True):
+    """The session continues where its previous connection broke; the token is new, and can be used once.
 
     The packets that want an ACK have ids, counted over the whole session from 0. `unacked` are
     those of the packets that follow first, `next_id` that of the first one after them.
@@ -94,9 +89,8 @@ class Resumed:
     next_id: Natural
 
 
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """How the session and the server are doing, each second; times are medians of the last seconds.
+class Stats(WireObject, frozen=True):
+    """Statistics of the session and the server, each second; times are medians of the last seconds.
 
     `added_ms` is what the server adds to its models: packet received → packet sent, minus
     the frame's own batches and its waits for a busy model thread.
@@ -121,9 +115,8 @@ class Stats:
     audio_left_out: Natural | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class ErrorNotice:
-    """Something was refused, or is about to end the connection; `code` is for programs."""
+class ErrorNotice(WireObject, frozen=True):
+    """A packet was refused, or the connection is about to end; `code` is for programs."""
 
     TYPE: ClassVar = "error"
 
@@ -132,16 +125,14 @@ class ErrorNotice:
     retry_after_ms: Natural | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Draining:
+class Draining(WireObject, frozen=True):
     """The server is shutting down: the utterance is finished, then the connection closes."""
 
     TYPE: ClassVar = "draining"
 
 
-@dataclass(frozen=True, slots=True)
-class Dropped:
-    """Under pressure the server left `count` of `what` out, so that the rest stays in time."""
+class Dropped(WireObject, frozen=True):
+    """Under load the server dropped `count` of `what`, so that the rest is on time."""
 
     TYPE: ClassVar = "dropped"
 
@@ -149,9 +140,8 @@ class Dropped:
     count: Natural
 
 
-@dataclass(frozen=True, slots=True)
-class RecordingNotice:
-    """Whether what this client says is written to the server's disk, and under which name."""
+class RecordingNotice(WireObject, frozen=True):
+    """Whether this client's audio is recorded on the server's disk, and under which name."""
 
     TYPE: ClassVar = "recording"
 
@@ -159,11 +149,10 @@ class RecordingNotice:
     name: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Configure:
-    """How the session's tokens are drawn from its next frame on; what is None stays as it is.
+class Configure(WireObject, frozen=True):
+    """How the session's tokens are sampled from its next frame on; what is None stays as it is.
 
-    Temperature 0 is greedy, top-k 0 no limit. `replay` asks that the session be recorded, or no more.
+    Temperature 0 is greedy, top-k 0 no limit. `replay` starts or stops recording the session.
     """
 
     TYPE: ClassVar = "configure"
@@ -172,24 +161,22 @@ class Configure:
     top_k: TopK | None = None
     text_temperature: Temperature | None = None
     text_top_k: TopK | None = None
-    padding_bias: Annotated[float, Between(-100, 100)] | None = None
-    repetition_penalty: Annotated[float, Between(0.1, 10)] | None = None
-    seed: Annotated[int, Between(0, SEED_MAX)] | None = None
+    padding_bias: Annotated[float, Meta(ge=-100, le=100)] | None = None
+    repetition_penalty: Annotated[float, Meta(ge=0.1, le=10)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=SEED_MAX)] | None = None
     replay: bool | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Vad:
-    """Whether the client hears its user speak."""
+class Vad(WireObject, frozen=True):
+    """Whether the client detects speech of its user."""
 
     TYPE: ClassVar = "vad"
 
     speaking: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ClientStats:
-    """How the client's loudspeaker is doing.
+class ClientStats(WireObject, frozen=True):
+    """Statistics of the client's playback.
 
     `last_played_frame` counts this connection's AUDIO_CHUNK packets from 0.
     """
@@ -201,9 +188,8 @@ class ClientStats:
     last_played_frame: Natural | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Bye:
-    """The client is done: the utterance is closed and the lane is freed at once."""
+class Bye(WireObject, frozen=True):
+    """The client is done: the utterance is finished and the lane is freed at once."""
 
     TYPE: ClassVar = "bye"
 
@@ -242,26 +228,30 @@ VOCABULARY: dict[Role, dict[str, type[Metadata]]] = {
 }
 
 
-def spell(value: Metadata) -> bytes:
-    """The payload of a METADATA packet."""
-    return objects.dump({"type": value.TYPE, **objects.spell(value)})
+def encode(value: Metadata) -> bytes:
+    """The payload of a METADATA packet.
+
+    Raises:
+        LocalProtocolError: a number is NaN or infinite.
+    """
+    return objects.encode({"type": value.TYPE, **objects.to_fields(value)})
 
 
-def read(payload: bytes, speaker: Role) -> Metadata | None:
-    """What `speaker` said in a METADATA packet; None where its `type` is not known.
+def decode(payload: bytes, sender: Role) -> Metadata | None:
+    """The object in a METADATA packet of `sender`; None where its `type` is not known.
 
     Raises:
         RemoteProtocolError: not UTF-8, not JSON, not an object, or no string `type`.
-        RefusedPacketError: a field is missing, mistyped or out of range; the sentence names it.
+        RefusedPacketError: a field is missing, mistyped or out of range; the message names it.
     """
-    spelled: dict[str, Any] = objects.load(payload)
-    name = spelled.get("type")
+    fields = objects.decode(payload)
+    name = fields.get("type")
     if not isinstance(name, str):
         raise RemoteProtocolError(Fault.INVALID_METADATA, "metadata must have a string `type`")
-    cls = VOCABULARY[speaker].get(name)
+    cls = VOCABULARY[sender].get(name)
     if cls is None:
         return None
     try:
-        return objects.read(cls, spelled, name)
+        return objects.from_fields(cls, fields, name)
     except FieldError as error:
         raise RefusedPacketError("bad_metadata", str(error)) from None

@@ -1,4 +1,4 @@
-"""Any bytes are one packet or a `RemoteProtocolError`, and nothing else.
+"""The binary format: any bytes are one packet or a `RemoteProtocolError`, and nothing else.
 
 One WebSocket binary message is one packet: a header of 17 bytes, little endian, then the
 payload. `type u8 · priority u8 · seq u32 · timestamp f64 · len u16 · ack u8`.
@@ -38,7 +38,7 @@ class PacketType(IntEnum):
 
 
 class Priority(IntEnum):
-    """Who goes first in the sender's queue; the receiver takes packets as they come."""
+    """The order in the sender's queue; the receiver handles packets as they arrive."""
 
     CRITICAL = 0
     HIGH = 1
@@ -48,7 +48,7 @@ class Priority(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Packet:
-    """One packet. `type` and `priority` are numbers, since a peer may know more than we do.
+    """One packet. `type` and `priority` are numbers, since a peer may use a later protocol.
 
     `timestamp_ms` is milliseconds since the Unix epoch by the sender's clock.
     """
@@ -62,7 +62,7 @@ class Packet:
 
 
 def encode(packet: Packet) -> bytes:
-    """Spell a packet; the payload is copied once, into the message.
+    """The message of a packet; the payload is copied once, into the message.
 
     Raises:
         LocalProtocolError: a field does not fit its place in the header.
@@ -78,7 +78,7 @@ def encode(packet: Packet) -> bytes:
 
 
 def decode(message: bytes) -> Packet:
-    """Read one message; the payload is a copy, aligned for whoever views it as samples.
+    """The packet in a message; the payload is a copy, aligned for reading it as samples.
 
     Raises:
         RemoteProtocolError: empty, too big, shorter than a header, or `len` is not what follows.
@@ -102,13 +102,13 @@ def decode(message: bytes) -> Packet:
     return Packet(kind, priority, seq, timestamp_ms, message[HEADER_BYTES:], ack != 0)
 
 
-def spell_ack(seq: int) -> bytes:
-    """The payload of an ACK: the seq it answers."""
+def encode_ack(seq: int) -> bytes:
+    """The payload of an ACK: the seq of the packet that has arrived."""
     return _ACK.pack(seq)
 
 
-def read_ack(payload: bytes) -> int | None:
-    """The seq that an ACK answers; None where the payload is not one u32."""
+def decode_ack(payload: bytes) -> int | None:
+    """The seq that an ACK acknowledges; None where the payload is not one u32."""
     return _ACK.unpack(payload)[0] if len(payload) == _ACK.size else None
 
 

@@ -1,11 +1,11 @@
-"""Who may say what when, as two tables: everything that changes a phase is here.
+"""Who may send what when, as two tables: everything that changes a phase is here.
 
-The tables do not know which end we are, so no rule can differ between what we do and what
-we demand of the peer. A phase is joint: both ends pass through the same ones in the same
-order, each when it writes or reads the packet that turns the page.
+The tables do not depend on which end we are, so the rules for what we send and for what we accept
+cannot differ. A phase is shared: both ends pass through the same phases in the same order, each
+when it writes or reads the packet that causes the transition.
 
     GREETING ──connection_established──▶ WAITING ──ready, resumed──▶ READY
-        └──────────────bye──────────────────┴─────────bye────────▶ PARTED
+        └──────────────bye──────────────────┴─────────bye────────▶ CLOSING
     any ──close──▶ CLOSED
 """
 
@@ -17,54 +17,55 @@ from pipeline.protocol.metadata import VOCABULARY, Role
 class Phase(Enum):
     """How far a conversation has come."""
 
-    GREETING = "connected, the server has not introduced itself"
-    WAITING = "introduced, without a lane"
+    GREETING = "connected; the server has not sent connection_established"
+    WAITING = "connection_established was sent; the session has no lane"
     READY = "the session has a lane"
-    PARTED = "the client has said bye"
+    CLOSING = "the client has sent bye"
     CLOSED = "the connection is over"
 
 
 _ALWAYS = frozenset({"ack", "heartbeat"})
 _SERVER_NOTICES = _ALWAYS | {"error", "stats", "draining", "dropped", "recording"}
 _SERVER_METADATA = frozenset(VOCABULARY["server"])
-_CLIENT_WORDS = _ALWAYS | {"text"} | frozenset(VOCABULARY["client"])
+_CLIENT_KINDS = _ALWAYS | {"text"} | frozenset(VOCABULARY["client"])
 
-MAY_SAY: dict[Phase, dict[Role, frozenset[str]]] = {
+# Kinds are those of `OutgoingPacket.kind`.
+SENDABLE: dict[Phase, dict[Role, frozenset[str]]] = {
     Phase.GREETING: {
         "server": _SERVER_NOTICES | {"connection_established"},
-        "client": _CLIENT_WORDS,
+        "client": _CLIENT_KINDS,
     },
     Phase.WAITING: {
         "server": _SERVER_NOTICES | {"queued", "ready", "resumed"},
-        "client": _CLIENT_WORDS,
+        "client": _CLIENT_KINDS,
     },
     Phase.READY: {
         "server": _SERVER_NOTICES | {"audio", "text"},
-        "client": _CLIENT_WORDS | {"audio"},
+        "client": _CLIENT_KINDS | {"audio"},
     },
-    Phase.PARTED: {
-        # Whatever was on its way when the client said bye.
+    Phase.CLOSING: {
+        # Whatever was on its way when the client sent bye.
         "server": _ALWAYS | _SERVER_METADATA | {"audio", "text"},
         "client": _ALWAYS,
     },
     Phase.CLOSED: {"server": frozenset(), "client": frozenset()},
 }
 
-TURNS: dict[tuple[Phase, Role, str], Phase] = {
+TRANSITIONS: dict[tuple[Phase, Role, str], Phase] = {
     (Phase.GREETING, "server", "connection_established"): Phase.WAITING,
     (Phase.WAITING, "server", "ready"): Phase.READY,
     (Phase.WAITING, "server", "resumed"): Phase.READY,
-    (Phase.GREETING, "client", "bye"): Phase.PARTED,
-    (Phase.WAITING, "client", "bye"): Phase.PARTED,
-    (Phase.READY, "client", "bye"): Phase.PARTED,
+    (Phase.GREETING, "client", "bye"): Phase.CLOSING,
+    (Phase.WAITING, "client", "bye"): Phase.CLOSING,
+    (Phase.READY, "client", "bye"): Phase.CLOSING,
 }
 
 
-def may_say(phase: Phase, speaker: Role, act: str) -> bool:
-    """Whether `speaker` may say `act` now."""
-    return act in MAY_SAY[phase][speaker]
+def can_send(phase: Phase, sender: Role, kind: str) -> bool:
+    """Whether `sender` may send a packet of this kind now."""
+    return kind in SENDABLE[phase][sender]
 
 
-def after(phase: Phase, speaker: Role, act: str) -> Phase:
-    """The phase once `speaker` has said `act`; most acts turn no page."""
-    return TURNS.get((phase, speaker, act), phase)
+def next_phase(phase: Phase, sender: Role, kind: str) -> Phase:
+    """The phase once `sender` has sent a packet of this kind; most kinds change nothing."""
+    return TRANSITIONS.get((phase, sender, kind), phase)

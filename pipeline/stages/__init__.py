@@ -1,1 +1,1 @@
-"""Remembers: the lanes' streaming state, NumPy in and NumPy out."""
+"""The streaming state of every lane, around the models: NumPy in, NumPy out."""

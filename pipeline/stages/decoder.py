@@ -1,57 +1,40 @@
-"""The decoder's memory: Mimi's decoder state for every lane."""
+"""The decoder stage: Mimi's decoder with its state for every lane."""
 
 from collections.abc import Sequence
+from functools import partial
 
-import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.backend import prepare
-from pipeline.models.compiled_mimi import CompiledMimi
+from pipeline import backend
+from pipeline.models.compiled.mimi import CompiledMimi
 from pipeline.models.mimi import Mimi
-from pipeline.stages.lanes import IN_BUCKETS, bucket_widths, padded, padded_rows
-from pipeline.stages.settling import settle
-from pipeline.values import Codes, Pcm, Sampling
+from pipeline.stages.batch import bucket_widths
+from pipeline.stages.codec import CodecStage, Direction
 
 
-class DecoderStage:
-    """Agent codes in, sound out. Used from one thread, the one that made it."""
+class DecoderStage(CodecStage):
+    """Agent codes in, sound out."""
 
     def __init__(self, mimi: Mimi, lanes: int, codebooks: int, *, compiles: bool | None = None) -> None:
-        """State for `lanes` lanes and the scratch row; every width of a batch is computed once, to be warm.
+        """State for `lanes` lanes and the scratch row; every width of a batch is computed once to warm up.
 
-        `compiles`: whether by compiled graphs; unless it is said, as this machine does.
+        `compiles`: whether to use compiled functions; by default, as the backend decides.
         """
-        self._mimi = mimi
-        self._scratch = lanes
-        self._state = mimi.decoder_state(lanes + 1)
-        self._codec: Mimi | CompiledMimi = mimi
-        self._in_buckets = IN_BUCKETS
-        if prepare().compiles if compiles is None else compiles:
-            self._codec = CompiledMimi(mimi, lanes, codebooks)
-            self._in_buckets = False  # who sits where in a graph is the graph's business
-            self._state = self._codec.warm_decoder(self._state)
+        compiled = backend.prepare().compiles if compiles is None else compiles
+        super().__init__("decoder", mimi, mimi.decoder_state(lanes + 1), compiled=compiled)
+        self._decode: Direction
+        if compiled:
+            codec = CompiledMimi(mimi, lanes, codebooks)
+            self._state = codec.warmup_decoder(self._state)
+            self._decode = codec.decode
         else:
+            self._decode = partial(mimi.decode, schedule=self._schedule)
             for width in bucket_widths(lanes):
-                self._run(np.full(width, self._scratch, np.int32), np.zeros((width, codebooks), np.int32))
-
-    def open(self, lane: int, sampling: Sampling) -> None:  # noqa: ARG002 - a codec draws nothing
-        """The lane's row is as if nothing had ever been said."""
-        self._state = self._mimi.reset(self._state, lane)
-        settle("decoder", self._state.history)
-
-    def close(self, lane: int) -> None:
-        """Nothing to release: the row is reset when it is opened again."""
+                rows = np.full(width, self._scratch, np.int32)
+                self._run(self._decode, rows, np.zeros((width, codebooks, 1), np.int32))
 
     def decode(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """One frame per lane: `codes [n, dep_q]` → `pcm [n, 1920]`."""
-        rows = padded_rows(lanes, self._scratch, in_buckets=self._in_buckets)
-        if len(rows) > len(lanes):  # or the scratch row's history would grow, and cost, for ever
-            self._state = self._mimi.reset(self._state, self._scratch)
-        return self._run(rows, padded(codes, len(rows)))[: len(lanes)]
-
-    def _run(self, rows: npt.NDArray[np.int32], codes: Codes) -> Pcm:
-        marks: list[mx.array] = []
-        pcm, self._state = self._codec.decode(mx.array(codes[..., None]), self._state, rows, marks)
-        settle("decoder", pcm, state=self._state, marks=marks)
-        return np.array(pcm)[:, 0]  # [w, 1, 1920] → [w, 1920]
+        pcm: npt.NDArray[np.float32] = self._batch(self._decode, lanes, codes[..., None])[:, 0]
+        return pcm

@@ -1,8 +1,8 @@
-"""What the agent says in letters: tokens gathered into utterances.
+"""The agent's text: tokens decoded and grouped into utterances.
 
 The language model produces one text token a step, most of them padding. An utterance
-begins with the first token that is not, and is closed by a run of padding, by the end of
-sequence, by its length in steps, or by the end of the session.
+begins with the first token that is not padding and ends with a run of padding, the end of
+sequence, its maximum length in steps, or the end of the session.
 """
 
 from dataclasses import dataclass, field
@@ -15,30 +15,30 @@ from pipeline.errors import WeightsError
 from pipeline.values import Text, TextFinal, TextPartial
 
 
-class Spelling(Protocol):
-    """How token ids become text."""
+class Detokenizer(Protocol):
+    """Turns token ids into text."""
 
     kind: Literal["ids", "text"]
     end_of_sequence: int | None
 
-    def spell(self, tokens: list[int]) -> str:
-        """The whole utterance as text."""
+    def decode(self, tokens: list[int]) -> str:
+        """The text of a whole utterance."""
         ...
 
 
 class TokenIds:
-    """Without a tokenizer: the ids themselves, separated by spaces."""
+    """Token ids separated by spaces, for models without a tokenizer."""
 
     kind: Literal["ids", "text"] = "ids"
     end_of_sequence: int | None = None
 
-    def spell(self, tokens: list[int]) -> str:
+    def decode(self, tokens: list[int]) -> str:
         """`[7, 42]` → `"7 42"`."""
         return " ".join(map(str, tokens))
 
 
 class SentencePiece:
-    """With the checkpoint's SentencePiece model (Kudo and Richardson 2018)."""
+    """The checkpoint's SentencePiece model (Kudo and Richardson 2018)."""
 
     kind: Literal["ids", "text"] = "text"
 
@@ -46,7 +46,7 @@ class SentencePiece:
         """Read the model at `path`, which must have `vocabulary` pieces.
 
         Raises:
-            WeightsError: the file is missing, is no SentencePiece model, or has another size.
+            WeightsError: the file is missing, is not a SentencePiece model, or has another size.
         """
         if not path.is_file():
             raise WeightsError(str(path), "no such file")
@@ -60,14 +60,14 @@ class SentencePiece:
         end = self._pieces.eos_id()
         self.end_of_sequence: int | None = end if end >= 0 else None
 
-    def spell(self, tokens: list[int]) -> str:
-        """The pieces joined; a byte sequence still incomplete shows as U+FFFD."""
+    def decode(self, tokens: list[int]) -> str:
+        """The pieces joined; an incomplete byte sequence shows as U+FFFD."""
         return str(self._pieces.decode(tokens))
 
 
 @dataclass(frozen=True, slots=True)
 class UtteranceRules:
-    """When an utterance ends: `padding_run` consecutive paddings, or `max_steps` steps."""
+    """When an utterance ends: after `padding_run` consecutive padding tokens, or `max_steps` steps."""
 
     padding: frozenset[int]
     padding_run: int
@@ -76,34 +76,34 @@ class UtteranceRules:
 
 @dataclass(slots=True)
 class Utterance:
-    """One session's utterance in progress; at most `max_steps` tokens are ever held."""
+    """One session's current utterance; it holds at most `max_steps` tokens."""
 
     rules: UtteranceRules
-    spelling: Spelling
+    detokenizer: Detokenizer
     _tokens: list[int] = field(default_factory=list)
     _run: int = 0
     _steps: int = 0
 
     def step(self, token: int) -> tuple[Text, ...]:
-        """Take one step's token; a partial for each that is spoken, a final where it closes."""
-        if token == self.spelling.end_of_sequence:
+        """Add one step's token; returns a partial after each token of text, a final at the end."""
+        if token == self.detokenizer.end_of_sequence:
             return self.close()
         if token in self.rules.padding:
             if not self._tokens:
                 return ()
             self._run += 1
-            said: tuple[Text, ...] = ()
+            text: tuple[Text, ...] = ()
         else:
             self._run = 0
             self._tokens.append(token)
-            said = (TextPartial(self.spelling.spell(self._tokens)),)
+            text = (TextPartial(self.detokenizer.decode(self._tokens)),)
         self._steps += 1
         if self._run >= self.rules.padding_run or self._steps >= self.rules.max_steps:
-            return said + self.close()
-        return said
+            return text + self.close()
+        return text
 
     def close(self) -> tuple[Text, ...]:
-        """End the utterance now; nothing where nothing was said."""
+        """End the utterance now; returns its final text, if it has any."""
         tokens, self._tokens = self._tokens, []
         self._run = self._steps = 0
-        return (TextFinal(self.spelling.spell(tokens)),) if tokens else ()
+        return (TextFinal(self.detokenizer.decode(tokens)),) if tokens else ()

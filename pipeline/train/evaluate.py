@@ -22,10 +22,10 @@ import numpy as np
 import trio
 
 from pipeline.audio.framing import Framer
-from pipeline.booted import Booted, boot
-from pipeline.commands import run_command
+from pipeline.cli.arguments import run_command
 from pipeline.config import parse_source, read_config
-from pipeline.stages.chain import open_chain
+from pipeline.loadtest.server_process import ServerProcess, start_server
+from pipeline.stages.model_stages import open_stages
 from pipeline.train.corpus import AGENT_SHARD
 from pipeline.train.evaluation.exams import CONDITIONS, Condition, is_answer, questions, voices
 from pipeline.train.evaluation.interference import music, noise, talk
@@ -153,7 +153,7 @@ async def _false_starts(url: str, sounds: dict[str, Pcm]) -> dict[str, list[str]
 
 def codec_quality(config: Path, corpus: Path) -> dict[str, float]:
     """The agent's voice through the codec and back, by the codebooks that are spoken."""
-    chain = open_chain(read_config(config, ["lanes.max=1"]))
+    chain = open_stages(read_config(config, ["lanes.max=1"]))
     recordings = read_shard(corpus, AGENT_SHARD)
     step = max(1, len(recordings.utterances) // _CODEC_RECORDINGS)
     distances, intelligible = [], []
@@ -225,7 +225,7 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _p99(server: Booted) -> dict[str, float]:
+def _p99(server: ServerProcess) -> dict[str, float]:
     _, health = server.get("/health")
     return {stage: health["metrics"][stage]["p99"] for stage in ("encode", "step", "decode")}
 
@@ -236,7 +236,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     corpus: Path = arguments.corpus or cache / "corpus"
     conditions = [one for one in CONDITIONS if not arguments.only or one.name in arguments.only]
     sounds = interferences(corpus, arguments.interference_s)
-    with boot(parse_source(str(arguments.config)), ["sampling.seed=1"]) as server:
+    with start_server(parse_source(str(arguments.config)), ["sampling.seed=1"]) as server:
         answers = trio.run(_ask_all, server.socket_url, corpus, conditions, arguments)
         false_starts = trio.run(_false_starts, server.socket_url, sounds)
         p99_ms = _p99(server)

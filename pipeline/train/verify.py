@@ -14,12 +14,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.commands import run_command
+from pipeline.cli.arguments import run_command
 from pipeline.config import read_config
 from pipeline.errors import WeightsError
 from pipeline.models.bundle import Bundle
 from pipeline.models.lm import LmModel
-from pipeline.stages.chain import Chain, open_chain
+from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import GREEDY
 
@@ -32,7 +32,7 @@ Array = npt.NDArray[Any]
 LANE: Final = 0
 
 
-def compare_codec(chain: Chain, golden: dict[str, Array]) -> dict[str, float]:
+def compare_codec(chain: ModelStages, golden: dict[str, Array]) -> dict[str, float]:
     """The share of codes that are the same, and the largest difference of a sample."""
     encoder, decoder = chain.load_encoder(), chain.load_decoder()
     encoder.open(LANE, GREEDY)
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", metavar="DIR", type=Path, required=True)
     parser.add_argument("--config", metavar="DIR", type=Path, required=True, help="the exported folder")
     arguments = parser.parse_args(argv)
-    chain = open_chain(read_config(arguments.config, ["lanes.max=1"]))
+    chain = open_stages(read_config(arguments.config, ["lanes.max=1"]))
     path = arguments.run / GOLDEN
     if not path.is_file():
         raise WeightsError(str(path), "missing: python -m pipeline.train.export makes it")

@@ -1,6 +1,6 @@
 """Whatever raises, is cancelled, returns or hangs: it ends in bounded time, and no lane leaks.
 
-A failure of one connection is its own; a failure of the line is everyone's, and loud.
+A failure of one connection ends that connection; a failure of the engine ends the process with an error.
 """
 
 import contextlib
@@ -13,42 +13,42 @@ import numpy as np
 import pytest
 import trio
 import trio.testing
-from doubles import (
+from structlog.testing import capture_logs
+from support.actors.fakes import (
     LOADERS,
     Client,
+    MemoryTransport,
     SumDecoder,
     SumEncoder,
     SumStepper,
-    Wire,
     expected,
-    hold,
-    make_line,
+    make_engine,
+    serve_client,
     slow_inline,
     speech,
     talk,
 )
-from hub_rig import HANG_S, REPO, file, proxy_of, read, read_found, running, until
-from local_hub import serve
-from structlog.testing import capture_logs
+from support.hub_rig import HANG_S, REPO, file, proxy_of, read, read_found, running, until
+from support.local_hub import serve
 
 from actors.connection import Connection
-from actors.crew import Crew
-from actors.line import Line, Loaders
-from actors.pinned import PinnedThread, Runner
-from actors.proxying.flight import PIECE_BYTES, CutShortError
-from actors.proxying.store import Store
-from actors.transport import TransportClosedError
+from actors.engine import Engine, Loaders
+from actors.hub_proxy.disk_store import DiskStore
+from actors.hub_proxy.download import CHUNK_BYTES, TruncatedError
+from actors.runtime.pinned_thread import PinnedThread, Runner
+from actors.runtime.thread_pool import ThreadPool
+from actors.sessions.transport import TransportClosedError
 from pipeline.audio.framing import payload_of
 from pipeline.errors import (
     BrokenInvariantError,
-    NotServedError,
-    RefusedError,
-    StalledError,
+    HubFileError,
+    SessionRefusedError,
     StateLostError,
+    ThreadStalledError,
     WeightsError,
 )
 from pipeline.protocol import outgoing
-from pipeline.protocol.farewell import Farewell
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.metadata import Bye, Ready
 
 CALLS = ("encode", "step", "decode")
@@ -71,20 +71,20 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
         yield error
 
 
-async def run_to_its_end(line: Line, client: Client) -> list[BaseException]:
-    """Serve one client that speaks without end; give what `run` raised, once both have ended."""
+async def run_to_its_end(engine: Engine, client: Client) -> list[BaseException]:
+    """Serve one client that sends audio without end; return what `run` raised, once both have ended."""
     failures: list[BaseException] = []
 
     async def serve() -> None:
         try:
-            await line.run()
+            await engine.run()
         except BaseExceptionGroup as error:
             failures.extend(leaves(error))
 
     async def chat() -> None:
-        await line.ready.wait()
+        await engine.ready.wait()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(hold, line, client)
+            nursery.start_soon(serve_client, engine, client)
             nursery.start_soon(client.listen)
             await client.ready()
             try:
@@ -99,33 +99,35 @@ async def run_to_its_end(line: Line, client: Client) -> list[BaseException]:
     return failures
 
 
-def is_over(line: Line, client: Client) -> bool:
-    with pytest.raises(RefusedError):
-        line.admission.request()
-    return client.wire.farewell is Farewell.INTERNAL_ERROR and line.health()["lanes"]["open"] == 0
+def is_over(engine: Engine, client: Client) -> bool:
+    with pytest.raises(SessionRefusedError):
+        engine.admission.request()
+    return (
+        client.transport.close_reason is CloseReason.INTERNAL_ERROR and engine.health()["lanes"]["open"] == 0
+    )
 
 
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_stage_that_lost_its_state_ends_the_line_loudly(autojump_clock, call):
-    """The process learns the cause; every session is closed with an internal error; no lane is held."""
+async def test_a_stage_that_lost_its_state_ends_the_engine(autojump_clock, call):
+    """The cause is raised; every session is closed with an internal error; no lane is held."""
 
     def diverge():
         raise StateLostError("diverged")
 
-    line, client = make_line(loaders=loaders_with(call, diverge)), Client()
+    engine, client = make_engine(loaders=loaders_with(call, diverge)), Client()
     with trio.fail_after(30):
-        (failure,) = await run_to_its_end(line, client)
+        (failure,) = await run_to_its_end(engine, client)
     assert isinstance(failure, StateLostError)
-    assert is_over(line, client)
+    assert is_over(engine, client)
     assert client.errors == ["internal_error"]
-    assert not line.stalled
+    assert not engine.stalled
 
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("waits", [False, True])
-async def test_a_stage_that_fails_on_a_batch_ends_its_lanes_alone(autojump_clock, nursery, call, waits):
-    """Told, closed with an internal error, logged once; its lane is free and as new; a neighbour hears all.
-    So it is when the session was waiting for another connection just then."""
+async def test_a_batch_that_fails_ends_only_its_own_lanes(autojump_clock, nursery, call, waits):
+    """The client gets an error, the log one event, the lane is free and reset; a neighbour gets every frame.
+    Also if the session was waiting for another connection at that moment."""
     poisoned: set[int] = set()
 
     def poison(stage, name):
@@ -139,70 +141,70 @@ async def test_a_stage_that_fails_on_a_batch_ends_its_lanes_alone(autojump_clock
         return type(stage.__name__, (stage,), {name: run} if name == call else {})
 
     loaders = Loaders(poison(SumEncoder, "encode"), poison(SumStepper, "step"), poison(SumDecoder, "decode"))
-    line = make_line(loaders=loaders, lanes=2, limits={"resume_grace_ms": 10_000 if waits else 0})
-    await nursery.start(line.run)
-    await line.ready.wait()
-    doomed = Client(Wire(buffer=1000))
+    engine = make_engine(loaders=loaders, lanes=2, limits={"resume_grace_ms": 10_000 if waits else 0})
+    await nursery.start(engine.run)
+    await engine.ready.wait()
+    doomed = Client(MemoryTransport(buffer=1000))
     frames = speech(2, 20)
     with capture_logs() as logs:
         async with trio.open_nursery() as inner:
-            inner.start_soon(hold, line, doomed)
+            inner.start_soon(serve_client, engine, doomed)
             inner.start_soon(doomed.listen)
             await doomed.ready()
 
             async def fall() -> None:
                 await trio.sleep(0.5)
                 poisoned.add(0)
-                await doomed.say(*(outgoing.audio(payload_of(f), 1.0) for f in frames[:4]))
+                await doomed.send(*(outgoing.audio(payload_of(f), 1.0) for f in frames[:4]))
                 if waits:
-                    doomed.wire.vanish()
+                    doomed.transport.vanish()
 
             inner.start_soon(fall)
-            neighbour = await talk(line, frames, seed=2)
+            neighbour = await talk(engine, frames, seed=2)
     assert all(map(np.array_equal, neighbour.frames, expected(frames, 2)))
     assert len(neighbour.frames) == 18
     assert [e["lanes"] for e in logs if e["event"] == "batch_failed"] == [[0]]
     if not waits:
-        assert doomed.wire.farewell is Farewell.INTERNAL_ERROR
+        assert doomed.transport.close_reason is CloseReason.INTERNAL_ERROR
         assert doomed.errors == ["internal_error"]
-    assert line.health()["lanes"]["open"] == line.health()["waiting"] == 0
+    assert engine.health()["lanes"]["open"] == engine.health()["waiting"] == 0
     poisoned.clear()
-    again = await talk(line, frames, seed=2)
+    again = await talk(engine, frames, seed=2)
     assert all(map(np.array_equal, again.frames, expected(frames, 2)))
 
 
 @contextlib.contextmanager
-def crew_of(threads: int) -> Iterator[Callable[[str], contextlib.AbstractContextManager[Runner]]]:
+def pool_of(threads: int) -> Iterator[Callable[[str], contextlib.AbstractContextManager[Runner]]]:
     """What makes the stages' runners: with three threads each stage keeps its own."""
-    crew = Crew([PinnedThread(f"models {n}") for n in range(threads)])
-    with crew.running():
-        yield crew.member
+    pool = ThreadPool([PinnedThread(f"models {n}") for n in range(threads)])
+    with pool.running():
+        yield pool.runner
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_stage_that_hangs_ends_the_line_loudly(call, threads):
-    """On its real thread, which never comes back: the stall is reported, everything else ends.
-    So it is when the others share that thread, and wait for it in vain."""
+async def test_a_stage_that_hangs_ends_the_engine(call, threads):
+    """On its real thread, which never returns: the stall is reported, everything else ends.
+    Also if the other stages share that thread, and wait for it in vain."""
     gate = threading.Event()
-    with crew_of(threads) as runner:
-        line = make_line(loaders=loaders_with(call, gate.wait), runner=runner, stall_s=0.05)
+    with pool_of(threads) as runner:
+        engine = make_engine(loaders=loaders_with(call, gate.wait), runner=runner, stall_s=0.05)
         client = Client()
         try:
             with trio.fail_after(10):
-                failures = await run_to_its_end(line, client)
+                failures = await run_to_its_end(engine, client)
         finally:
             gate.set()
-    assert {type(failure) for failure in failures} == {StalledError}
-    assert is_over(line, client)
-    assert line.stalled
+    assert {type(failure) for failure in failures} == {ThreadStalledError}
+    assert is_over(engine, client)
+    assert engine.stalled
     assert client.errors == ["internal_error"]
 
 
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("call", CALLS)
-async def test_a_stage_that_fails_on_a_shared_thread_gives_it_back(call, threads):
-    """The lane it failed on is ended and free, and the next session hears every answer."""
+async def test_a_stage_that_fails_returns_its_shared_thread(call, threads):
+    """The lane it failed on is closed and free, and the next session gets every frame."""
     fails = True
 
     def poison(stage, name):
@@ -215,28 +217,28 @@ async def test_a_stage_that_fails_on_a_shared_thread_gives_it_back(call, threads
 
     loaders = Loaders(poison(SumEncoder, "encode"), poison(SumStepper, "step"), poison(SumDecoder, "decode"))
     frames = speech(2, 8)
-    with crew_of(threads) as runner, trio.fail_after(30):
-        line = make_line(loaders=loaders, lanes=1, runner=runner)
+    with pool_of(threads) as runner, trio.fail_after(30):
+        engine = make_engine(loaders=loaders, lanes=1, runner=runner)
         async with trio.open_nursery() as nursery:
-            await nursery.start(line.run)
-            await line.ready.wait()
+            await nursery.start(engine.run)
+            await engine.ready.wait()
             for _ in range(2):
                 client = Client()
-                nursery.start_soon(hold, line, client)
+                nursery.start_soon(serve_client, engine, client)
                 nursery.start_soon(client.listen)
                 await client.ready()
-                await client.say(outgoing.audio(payload_of(np.concatenate(frames)), 1.0))
+                await client.send(outgoing.audio(payload_of(np.concatenate(frames)), 1.0))
                 if fails:
                     await client.until(lambda c: c.over)
                     assert client.errors == ["internal_error"]
-                    while line.health()["lanes"]["open"]:  # its closing is on its way through the threads
+                    while engine.health()["lanes"]["open"]:  # its closing is on its way through the threads
                         await trio.lowlevel.checkpoint()
                     fails = False
             await client.until(lambda c: len(c.audio) == len(expected(frames, 0)))
             await client.bye()
-            await line.drain()
+            await engine.drain()
     assert all(map(np.array_equal, client.frames, expected(frames, 0)))
-    assert line.health()["lanes"]["open"] == 0
+    assert engine.health()["lanes"]["open"] == 0
 
 
 async def fails() -> bytes:
@@ -248,7 +250,7 @@ async def returns() -> None:
 
 
 def sabotaged(run: Callable[..., Awaitable[object]], fault: Callable[[], Awaitable[object]], after_s: float):
-    """The actor itself until it is cancelled, and nobody else is; then `fault` in its place."""
+    """The actor itself until it alone is cancelled; then `fault` in its place."""
 
     async def sabotage(*args: object) -> None:
         with trio.move_on_after(after_s):
@@ -258,113 +260,111 @@ def sabotaged(run: Callable[..., Awaitable[object]], fault: Callable[[], Awaitab
     return sabotage
 
 
-LINE_ACTORS = ["encoder", "stepper", "decoder", "delivery", "health", "reception", "recorder"]
+ENGINE_ACTORS = ["encoder", "stepper", "decoder", "dispatcher", "health", "registry", "recorder"]
 
 
 @pytest.mark.parametrize(("fault", "problem"), [(fails, "failed: a bug of ours"), (returns, "ended while")])
-@pytest.mark.parametrize("actor", LINE_ACTORS)
-async def test_an_actor_that_raises_or_ends_ends_the_line_loudly(
-    autojump_clock, tmp_path, actor, fault, problem
-):
-    """None of them ends by itself, cancelled alone or not; if one does, that is a broken invariant, not
-    silence: the sessions that talk and those that wait for a connection are over, their lanes free."""
-    line = make_line(replay={"folder": str(tmp_path)}, limits={"resume_grace_ms": 60_000})
-    part = getattr(line, f"_{actor}")
+@pytest.mark.parametrize("actor", ENGINE_ACTORS)
+async def test_an_actor_that_raises_or_ends_ends_the_engine(autojump_clock, tmp_path, actor, fault, problem):
+    """An actor that ends by itself, cancelled alone or not, is a broken invariant: every session, with a
+    connection or waiting for one, is over, and its lane free."""
+    engine = make_engine(replay={"folder": str(tmp_path)}, limits={"resume_grace_ms": 60_000})
+    part = getattr(engine, f"_{actor}")
     part.run = sabotaged(part.run, fault, 2.0)
     talking, lost = Client(), Client()
 
     async def lose() -> None:
-        await line.ready.wait()
-        with line.admit() as seat:
-            await line.converse(lost.wire, seat)
+        await engine.ready.wait()
+        with engine.admit() as reservation:
+            await engine.serve(lost.transport, reservation)
 
     async def fall() -> None:
         await lost.ready()
-        lost.wire.vanish()
+        lost.transport.vanish()
         await trio.sleep(0.5)
-        assert line.health()["waiting"] == 1
+        assert engine.health()["waiting"] == 1
 
     with trio.fail_after(30):
         async with trio.open_nursery() as nursery:
             for task in (lose, lost.listen, fall):
                 nursery.start_soon(task)
-            (failure,) = await run_to_its_end(line, talking)
+            (failure,) = await run_to_its_end(engine, talking)
     assert isinstance(failure, BrokenInvariantError)
     assert str(failure).startswith(f"the {actor} {problem}")
-    assert is_over(line, talking)
+    assert is_over(engine, talking)
     assert talking.errors == ["internal_error"]
-    assert line.health()["waiting"] == 0
-    assert sum(line.health()["endings"].values()) == 2
+    assert engine.health()["waiting"] == 0
+    assert sum(engine.health()["endings"].values()) == 2
 
 
-@pytest.mark.parametrize("actor", ["_encoder", "_stepper", "_decoder", "_delivery"])
-async def test_an_actor_whose_input_ends_ends_the_line_loudly(autojump_clock, nursery, actor):
-    """Its own way to return, while the line is open."""
-    line, client = make_line(), Client()
+@pytest.mark.parametrize("actor", ["_encoder", "_stepper", "_decoder", "_dispatcher"])
+async def test_an_actor_whose_input_ends_ends_the_engine(autojump_clock, nursery, actor):
+    """If its channel is closed while the engine is running."""
+    engine, client = make_engine(), Client()
 
     async def end_its_input() -> None:
         await trio.sleep(1)
-        part = getattr(line, actor)
-        (part._channel if actor == "_delivery" else part._inbox).close()
+        part = getattr(engine, actor)
+        (part._channel if actor == "_dispatcher" else part._inbox).close()
 
     nursery.start_soon(end_its_input)
     with trio.fail_after(30):
-        (failure,) = await run_to_its_end(line, client)
+        (failure,) = await run_to_its_end(engine, client)
     assert isinstance(failure, BrokenInvariantError)
-    assert str(failure) == f"the {actor.removeprefix('_')} ended while the line was open"
-    assert is_over(line, client)
+    assert str(failure) == f"the {actor.removeprefix('_')} ended while the engine was running"
+    assert is_over(engine, client)
 
 
-@pytest.mark.parametrize("actor", ["health", "reception", "recorder"])
-async def test_what_hangs_beside_the_line_holds_nobody_up(autojump_clock, tmp_path, actor):
-    """Who talks hears every answer, who is lost leaves a free lane, and a drain ends the line.
-    (The model actors hang on their threads, and the delivery waits for them alone: above.)"""
-    line = make_line(replay={"folder": str(tmp_path)}, limits={"resume_grace_ms": 5000}, drain_s=3)
-    part = getattr(line, f"_{actor}")
+@pytest.mark.parametrize("actor", ["health", "registry", "recorder"])
+async def test_an_actor_that_hangs_beside_the_models_holds_up_no_session(autojump_clock, tmp_path, actor):
+    """A session gets every frame, a lost connection frees its lane, and a drain ends the engine.
+    (The model actors hang on their threads, and the dispatcher waits only for them: see above.)"""
+    engine = make_engine(replay={"folder": str(tmp_path)}, limits={"resume_grace_ms": 5000}, drain_s=3)
+    part = getattr(engine, f"_{actor}")
     part.run = sabotaged(part.run, trio.sleep_forever, 0.2)
     lost, frames = Client(), speech(2, 10)
     with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
-            await nursery.start(line.run)
-            await line.ready.wait()
-            nursery.start_soon(hold, line, lost)
+            await nursery.start(engine.run)
+            await engine.ready.wait()
+            nursery.start_soon(serve_client, engine, lost)
             nursery.start_soon(lost.listen)
             await lost.ready()
-            talking = await talk(line, frames, seed=2)
-            lost.wire.vanish()
+            talking = await talk(engine, frames, seed=2)
+            lost.transport.vanish()
             await trio.sleep(6)
-            assert line.health()["lanes"]["open"] == line.health()["waiting"] == 0
+            assert engine.health()["lanes"]["open"] == engine.health()["waiting"] == 0
             began_s = trio.current_time()
-            await line.drain()
+            await engine.drain()
         assert trio.current_time() - began_s <= 3
     assert all(map(np.array_equal, talking.frames, expected(frames, 2)))
     assert len(talking.frames) == len(expected(frames, 2))
 
 
-async def test_a_cancelled_line_ends_its_sessions(autojump_clock):
-    """Cancellation goes through at once, and nobody is left talking to nothing."""
-    line, client = make_line(), Client()
+async def test_a_cancelled_engine_ends_its_sessions(autojump_clock):
+    """Cancellation goes through at once, and every client is closed."""
+    engine, client = make_engine(), Client()
     async with trio.open_nursery() as nursery:
         scope = trio.CancelScope()
 
         async def serve() -> None:
             with scope:
-                await line.run()
+                await engine.run()
 
         nursery.start_soon(serve)
-        await line.ready.wait()
-        nursery.start_soon(hold, line, client)
+        await engine.ready.wait()
+        nursery.start_soon(serve_client, engine, client)
         nursery.start_soon(client.listen)
         await client.ready()
         with trio.fail_after(1):
             scope.cancel()
-            await client.until(lambda c: c.over or c.wire.farewell is not None)
-    assert is_over(line, client)
+            await client.until(lambda c: c.over or c.transport.close_reason is not None)
+    assert is_over(engine, client)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
-async def test_a_line_cancelled_while_it_loads_does_not_wait_for_that(threads):
-    """A load cannot be interrupted; it is left behind, by those too who wait for its thread."""
+async def test_an_engine_cancelled_while_it_loads_does_not_wait(threads):
+    """A load cannot be interrupted; it is abandoned, also by actors that wait for its thread."""
     gate = threading.Event()
 
     def load() -> SumEncoder:
@@ -372,32 +372,32 @@ async def test_a_line_cancelled_while_it_loads_does_not_wait_for_that(threads):
         return SumEncoder()
 
     loaders = Loaders(load, SumStepper, SumDecoder)
-    with crew_of(threads) as runner:
-        line = make_line(loaders=loaders, runner=runner)
+    with pool_of(threads) as runner:
+        engine = make_engine(loaders=loaders, runner=runner)
         try:
             with trio.fail_after(10):
                 async with trio.open_nursery() as nursery:
-                    await nursery.start(line.run)
+                    await nursery.start(engine.run)
                     await trio.testing.wait_all_tasks_blocked()
                     nursery.cancel_scope.cancel()
         finally:
             gate.set()
-    assert not line.ready.is_set()
+    assert not engine.ready.is_set()
 
 
 async def test_a_checkpoint_that_cannot_be_loaded_keeps_its_error(autojump_clock):
-    """What the loader raises comes out of `run` as it is, for its exit code."""
+    """What the loader raises is raised by `run` unchanged, for its exit code."""
 
     def load() -> SumStepper:
         raise WeightsError("model.safetensors", "truncated")
 
-    line = make_line(loaders=Loaders(LOADERS.encoder, load, LOADERS.decoder))
+    engine = make_engine(loaders=Loaders(LOADERS.encoder, load, LOADERS.decoder))
     with pytest.raises(ExceptionGroup) as caught:
-        await line.run()
+        await engine.run()
     assert [type(error) for error in leaves(caught.value)] == [WeightsError]
 
 
-class Faulty(Wire):
+class Faulty(MemoryTransport):
     """A transport one of whose halves does something else from its `after`-th call on."""
 
     receive_fault = send_fault = None
@@ -424,59 +424,59 @@ async def is_gone() -> bytes:
 @pytest.mark.parametrize(
     ("fault", "ending"),
     [
-        (fails, (Farewell.INTERNAL_ERROR, "crashed")),
-        (is_gone, (Farewell.GOING_AWAY, "peer_closed")),
-        (trio.sleep_forever, (Farewell.TRY_AGAIN_LATER, "silent")),
+        (fails, (CloseReason.INTERNAL_ERROR, "crashed")),
+        (is_gone, (CloseReason.GOING_AWAY, "peer_closed")),
+        (trio.sleep_forever, (CloseReason.TRY_AGAIN_LATER, "silent")),
     ],
 )
-async def test_a_connection_that_fails_ends_alone(autojump_clock, nursery, half, fault, ending):
+async def test_a_connection_that_fails_affects_no_other(autojump_clock, nursery, half, fault, ending):
     """Ingress or egress raises, loses its peer, or hangs: that connection ends, its lane is free again,
-    and a neighbour hears every frame."""
-    farewell, reason = ending
-    line = make_line(lanes=2, queue=0)
-    await nursery.start(line.run)
-    await line.ready.wait()
-    wire = Faulty(buffer=1000)
-    client = Client(wire)
+    and a neighbour gets every frame."""
+    close_reason, reason = ending
+    engine = make_engine(lanes=2, queue=0)
+    await nursery.start(engine.run)
+    await engine.ready.wait()
+    transport = Faulty(buffer=1000)
+    client = Client(transport)
     frames = speech(2, 50)
 
     async def go_silent() -> None:
         await client.ready()
-        setattr(wire, f"{half}_fault", fault)
+        setattr(transport, f"{half}_fault", fault)
         if fault is not trio.sleep_forever:
-            await client.say(outgoing.heartbeat())
+            await client.send(outgoing.heartbeat())
 
     with capture_logs() as logs, trio.fail_after(60):
         async with trio.open_nursery() as inner:
-            inner.start_soon(hold, line, client)
+            inner.start_soon(serve_client, engine, client)
             inner.start_soon(client.listen)
             inner.start_soon(go_silent)
-            neighbour = await talk(line, frames, seed=2)
+            neighbour = await talk(engine, frames, seed=2)
     assert len(neighbour.frames) == len(expected(frames, 2))
-    assert wire.farewell is farewell
+    assert transport.close_reason is close_reason
     assert reason in {entry.get("reason") for entry in logs}
     assert [e["event"] for e in logs if e["log_level"] == "error"] == (
         ["session_crashed", "session"] if reason == "crashed" else []
     )
     await trio.sleep(0.1)
-    assert line.health()["lanes"]["open"] == 0
+    assert engine.health()["lanes"]["open"] == 0
 
 
 @pytest.mark.parametrize("fault", list(itertools.product([fails, returns, trio.sleep_forever], [0.0, 0.5])))
-@pytest.mark.parametrize("task", ["read", "write", "keep_alive", "admit", "part", "watch_idleness"])
-async def test_whatever_becomes_of_a_connections_tasks_it_ends_alone(
+@pytest.mark.parametrize("task", ["read", "write", "keep_alive", "admit", "finish_session", "end_when_idle"])
+async def test_a_connection_whose_task_fails_affects_no_other(
     autojump_clock, nursery, monkeypatch, task, fault
 ):
-    """Each of them raises, hangs, or returns, at once or cancelled in its midst: it ends when its client has
-    gone, at the latest after the heartbeat's timeout; its lane is free, and its neighbour hears all."""
-    line = make_line(lanes=2, queue=0, heartbeat={"every_s": 5, "timeout_s": 15})
-    await nursery.start(line.run)
-    await line.ready.wait()
-    client = Client(Wire(buffer=1000))
+    """Each task raises, hangs, or returns, at once or when it is cancelled: the connection ends when its
+    client has gone, at the latest after the heartbeat timeout; its lane is free, a neighbour unaffected."""
+    engine = make_engine(lanes=2, queue=0, heartbeat={"every_s": 5, "timeout_s": 15})
+    await nursery.start(engine.run)
+    await engine.ready.wait()
+    client = Client(MemoryTransport(buffer=1000))
     whole = getattr(Connection, f"_{task}")
 
     async def sabotage(self: Connection) -> None:
-        await (sabotaged(whole, *fault) if self._transport is client.wire else whole)(self)
+        await (sabotaged(whole, *fault) if self._transport is client.transport else whole)(self)
 
     sabotage.__name__ = f"_{task}"
     monkeypatch.setattr(Connection, f"_{task}", sabotage)
@@ -487,26 +487,26 @@ async def test_whatever_becomes_of_a_connections_tasks_it_ends_alone(
             await client.until(lambda c: c.over or any(isinstance(m, Ready) for m in c.metadata))
             with contextlib.suppress(trio.BrokenResourceError):
                 await client.stream([] if client.over else frames)
-        client.wire.vanish()
+        client.transport.vanish()
 
     with trio.fail_after(60):
         async with trio.open_nursery() as inner:
-            inner.start_soon(hold, line, client)
+            inner.start_soon(serve_client, engine, client)
             inner.start_soon(client.listen)
             inner.start_soon(speak_and_vanish)
-            neighbour = await talk(line, frames, seed=2)
+            neighbour = await talk(engine, frames, seed=2)
             await trio.sleep(15 + 2)
-            assert line.health()["clients"] == 0
-    assert line.health()["lanes"]["open"] == 0
+            assert engine.health()["clients"] == 0
+    assert engine.health()["lanes"]["open"] == 0
     assert all(map(np.array_equal, neighbour.frames, expected(frames, 2)))
     assert len(neighbour.frames) == len(expected(frames, 2))
     if fails in fault:
-        assert client.wire.farewell is Farewell.INTERNAL_ERROR
-        assert line.health()["endings"] == {"crashed": 1, "bye": 1}
+        assert client.transport.close_reason is CloseReason.INTERNAL_ERROR
+        assert engine.health()["endings"] == {"crashed": 1, "bye": 1}
 
 
-class FragileStore(Store):
-    """Fails in a way it never should, for as long as it is told to."""
+class FragileStore(DiskStore):
+    """Raises an unexpected error while `fragile`."""
 
     fragile = True
 
@@ -519,40 +519,40 @@ class FragileStore(Store):
 @pytest.fixture
 def hub():
     with serve() as hub:
-        hub.add(REPO, {"config.json": b"{}", "model.onnx": bytes(3 * PIECE_BYTES)})
+        hub.add(REPO, {"config.json": b"{}", "model.onnx": bytes(3 * CHUNK_BYTES)})
         yield hub
 
 
-async def test_a_proxy_that_fails_fails_for_one_file(hub, tmp_path):
-    """Who wanted it is told; what was on its way goes on, and the next question is answered."""
+async def test_a_bug_in_the_proxy_affects_one_file(hub, tmp_path):
+    """Its request is refused; a download under way goes on, and the next request is served."""
     store = FragileStore(tmp_path)
     async with running(hub, tmp_path) as proxy:
-        proxy._shelf._store = store
+        proxy._cache._store = store
         store.fragile = False
-        found = await proxy.find(file("model.onnx"))
+        found = await proxy.resolve(file("model.onnx"))
         store.fragile = True
-        with pytest.raises(NotServedError) as caught:
-            await proxy.find(file("config.json"))
+        with pytest.raises(HubFileError) as caught:
+            await proxy.resolve(file("config.json"))
         assert caught.value.code == "hub_error"
         store.fragile = False
-        assert await read_found(proxy, found) == bytes(3 * PIECE_BYTES)
+        assert await read_found(proxy, found) == bytes(3 * CHUNK_BYTES)
         assert await read(proxy, file("config.json")) == b"{}"
-    assert proxy.statistics().fetching == proxy.statistics().reading == 0
+    assert proxy.statistics().fetching == proxy.statistics().active_readers == 0
 
 
 @pytest.mark.parametrize("way", ["cancelled", "drained"])
-async def test_a_proxy_that_ends_leaves_nobody_waiting(hub, tmp_path, way):
-    """Whoever reads, waits for the hub, or stands in the queue for it hears of it; nothing stays open."""
+async def test_a_proxy_that_ends_ends_every_request(hub, tmp_path, way):
+    """Whether it is reading, waiting for the hub or waiting for a slot; no file stays open."""
     hub.held["model.onnx"] = threading.Event()  # in the middle of it the hub hangs
-    hub.silent["config.json"] = threading.Event()  # and this one it never answers
+    hub.silent["config.json"] = threading.Event()  # the hub never answers this one
     ends: list[str] = []
 
     async def want(path: str) -> None:
         try:
             await read(proxy, file(path))
-        except NotServedError as refusal:
+        except HubFileError as refusal:
             ends.append(refusal.code)
-        except CutShortError:
+        except TruncatedError:
             ends.append("cut")
 
     proxy, scope = proxy_of(hub, tmp_path, fetches=2, drain_s=0.05), trio.CancelScope()
@@ -566,7 +566,7 @@ async def test_a_proxy_that_ends_leaves_nobody_waiting(hub, tmp_path, way):
             await wanting.start(run)
             for path in ("model.onnx", "config.json"):
                 wanting.start_soon(want, path)
-            await until(lambda: proxy.statistics().reading and proxy.statistics().fetching == 2)
+            await until(lambda: proxy.statistics().active_readers and proxy.statistics().fetching == 2)
             wanting.start_soon(want, "other.json")
             await until(lambda: proxy.statistics().queued)
             if way == "cancelled":
@@ -575,28 +575,28 @@ async def test_a_proxy_that_ends_leaves_nobody_waiting(hub, tmp_path, way):
                 await proxy.drain()
     assert sorted(ends) == ["cut", "draining", "draining"]
     now = proxy.statistics()
-    assert (now.fetching, now.queued, now.reading) == (0, 0, 0)
+    assert (now.fetching, now.queued, now.active_readers) == (0, 0, 0)
 
 
 @pytest.mark.parametrize("moment", ["at_once", "queued", "ready", "mid_frame", "after_bye"])
 @pytest.mark.parametrize("way", ["cancelled", "vanished"])
-async def test_no_lane_leaks_whenever_a_session_dies(autojump_clock, nursery, moment, way):
-    """Cancelled, or its peer gone — at once, in the queue, ready, with a frame in the model, in its
-    farewell: a moment later both lanes are free, and serve the next session as if new."""
+async def test_no_lane_leaks_whenever_a_session_ends(autojump_clock, nursery, moment, way):
+    """Cancelled, or its peer gone, at once, in the queue, ready, with a frame in the model, or while it
+    closes: a moment later both lanes are free, and the next sessions are served as if new."""
     runner = functools.partial(slow_inline, batch_s=0.02)
-    line = make_line(lanes=1, queue=1, runner=runner)
-    await nursery.start(line.run)
-    await line.ready.wait()
+    engine = make_engine(lanes=1, queue=1, runner=runner)
+    await nursery.start(engine.run)
+    await engine.ready.wait()
     scope = trio.CancelScope()
     holder, client = Client(), Client()
 
     async def doomed() -> None:
         with scope:
-            await hold(line, client)
+            await serve_client(engine, client)
 
     async with trio.open_nursery() as inner:
         if moment == "queued":
-            inner.start_soon(hold, line, holder)
+            inner.start_soon(serve_client, engine, holder)
             inner.start_soon(holder.listen)
             await holder.ready()
         inner.start_soon(doomed)
@@ -605,88 +605,88 @@ async def test_no_lane_leaks_whenever_a_session_dies(autojump_clock, nursery, mo
             await trio.testing.wait_all_tasks_blocked()
         if moment in ("mid_frame", "after_bye"):
             await client.ready()
-            await client.say(outgoing.audio(payload_of(speech(1, 1)[0]), 0.0))
+            await client.send(outgoing.audio(payload_of(speech(1, 1)[0]), 0.0))
             await trio.sleep(0.03)  # the encoder is done, the stepper is not
         if moment == "after_bye":
-            await client.say(outgoing.metadata(Bye()))
+            await client.send(outgoing.metadata(Bye()))
             await trio.sleep(0.001)
         if way == "cancelled":
             scope.cancel()
         else:
-            client.wire.vanish()
+            client.transport.vanish()
         if moment == "queued":
             await trio.testing.wait_all_tasks_blocked()
             await holder.bye()
     await trio.sleep(1)
-    assert line.health()["lanes"] == {"max": 1, "open": 0, "queued": 0}
+    assert engine.health()["lanes"] == {"max": 1, "open": 0, "queued": 0}
     frames = speech(9, 6)
-    again = await talk(line, frames, seed=9)
+    again = await talk(engine, frames, seed=9)
     assert len(again.frames) == len(expected(frames, 9))
 
 
-class Lingering(Wire):
+class Lingering(MemoryTransport):
     """A transport whose close never returns."""
 
-    async def close(self, farewell: Farewell) -> None:
-        self.farewell = farewell
+    async def close(self, close_reason: CloseReason) -> None:
+        self.close_reason = close_reason
         await trio.sleep_forever()
 
 
 async def test_a_lane_does_not_wait_for_a_close(autojump_clock, nursery):
-    """However long the farewell takes, the lane is free at once; and it takes no longer than one write."""
-    line = make_line(lanes=1, limits={"send_timeout_s": 2})
-    await nursery.start(line.run)
-    await line.ready.wait()
+    """However long the close takes, the lane is free at once; and it takes no longer than one write."""
+    engine = make_engine(lanes=1, limits={"send_timeout_s": 2})
+    await nursery.start(engine.run)
+    await engine.ready.wait()
     client = Client(Lingering())
     with trio.fail_after(60):
         async with trio.open_nursery() as inner:
-            inner.start_soon(hold, line, client)
+            inner.start_soon(serve_client, engine, client)
             await trio.testing.wait_all_tasks_blocked()
-            client.wire.vanish()
+            client.transport.vanish()
             began_s = trio.current_time()
             await trio.sleep(0.1)
-            assert line.health()["lanes"]["open"] == 0
-            assert line.health()["clients"] == 1
+            assert engine.health()["lanes"]["open"] == 0
+            assert engine.health()["clients"] == 1
     assert trio.current_time() - began_s == pytest.approx(2, abs=0.1)
 
 
-async def test_a_silent_peer_is_noticed_and_a_quiet_one_is_not(autojump_clock, nursery):
+async def test_a_silent_peer_is_closed_and_an_idle_one_is_not(autojump_clock, nursery):
     """Nothing at all for the timeout ends the session; answering heartbeats is enough to stay."""
-    line = make_line(heartbeat={"every_s": 5, "timeout_s": 15})
-    await nursery.start(line.run)
-    await line.ready.wait()
-    quiet, silent = Client(), Client(Wire(buffer=1000))
+    engine = make_engine(heartbeat={"every_s": 5, "timeout_s": 15})
+    await nursery.start(engine.run)
+    await engine.ready.wait()
+    quiet, silent = Client(), Client(MemoryTransport(buffer=1000))
     async with trio.open_nursery() as inner:
-        inner.start_soon(hold, line, quiet)
+        inner.start_soon(serve_client, engine, quiet)
         inner.start_soon(quiet.listen)
         began_s = trio.current_time()
         with trio.fail_after(60):
-            await hold(line, silent)
+            await serve_client(engine, silent)
         assert trio.current_time() - began_s == pytest.approx(15, abs=0.01)
-        assert silent.wire.farewell is Farewell.TRY_AGAIN_LATER
+        assert silent.transport.close_reason is CloseReason.TRY_AGAIN_LATER
         await trio.sleep(60)
         assert not quiet.over
         await quiet.bye()
-    assert line.health()["endings"] == {"silent": 1, "bye": 1}
+    assert engine.health()["endings"] == {"silent": 1, "bye": 1}
 
 
-async def test_who_holds_a_lane_and_sends_nothing_gives_it_up(autojump_clock, nursery):
-    """After `idle_s` without audio, told why; who waits in the queue is not idle, and gets the lane."""
-    line = make_line(lanes=1, queue=1, idle_s=60)
-    await nursery.start(line.run)
-    await line.ready.wait()
+async def test_a_session_without_audio_loses_its_lane(autojump_clock, nursery):
+    """After `idle_s`, with the reason; a client in the queue is not idle, and gets the lane."""
+    engine = make_engine(lanes=1, queue=1, idle_s=60)
+    await nursery.start(engine.run)
+    await engine.ready.wait()
     idle, waiting = Client(), Client()
     async with trio.open_nursery() as inner:
         for client in (idle, waiting):
-            inner.start_soon(hold, line, client)
+            inner.start_soon(serve_client, engine, client)
             inner.start_soon(client.listen)
             await trio.testing.wait_all_tasks_blocked()
         began_s = trio.current_time()
         await idle.stream(speech(1, 50), every_s=1)
         await idle.until(lambda c: c.over)
         assert trio.current_time() - began_s == pytest.approx(49 + 60, abs=0.1)
-        assert (idle.errors, idle.wire.farewell) == (["idle"], Farewell.NORMAL)
+        assert (idle.errors, idle.transport.close_reason) == (["idle"], CloseReason.NORMAL)
         await waiting.ready()
         await trio.sleep(50)
         await waiting.bye()
-    assert line.health()["endings"] == {"idle": 1, "bye": 1}
+    assert engine.health()["endings"] == {"idle": 1, "bye": 1}

@@ -3,7 +3,7 @@ import pytest
 import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recordings import write_speech
+from support.recordings import write_speech
 
 from pipeline.audio.resampling import StreamResampler, to_speech_rate
 from pipeline.audio.wav import WavWriter, read_speech
@@ -39,7 +39,7 @@ def test_stereo_becomes_the_mean_of_its_channels(tmp_path):
 
 @pytest.mark.parametrize("kind", ["FLAC", "OGG"])
 def test_other_sound_files_are_read(tmp_path, kind):
-    """Whatever the sound library knows is speech, not WAV alone."""
+    """Every format that libsndfile supports can be read, not WAV alone."""
     soundfile.write(tmp_path / "a", tone(24_000), 24_000, format=kind)
     assert np.abs(read_speech(tmp_path / "a") - tone(24_000)).max() < 0.05
 
@@ -100,7 +100,7 @@ def not_a_number(path):
         (not_a_number, "holds samples that are NaN or infinite"),
     ],
 )
-def test_what_is_not_speech_is_one_sentence(tmp_path, make, problem):
+def test_an_unusable_file_is_one_sentence(tmp_path, make, problem):
     """Each unusable file is an `AudioFileError` that names the path and what is wrong."""
     make(tmp_path / "a.wav")
     with pytest.raises(AudioFileError) as error:
@@ -110,8 +110,8 @@ def test_what_is_not_speech_is_one_sentence(tmp_path, make, problem):
     assert error.value.exit_code == 2
 
 
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path):
-    """A missing folder and a folder in the file's place are named when the file is opened."""
+def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path):
+    """A missing folder, and a folder where the file should be, are reported when the file is opened."""
     (tmp_path / "folder").mkdir()
     for path, problem in [("none/a.wav", "does not exist"), ("folder", "is a folder")]:
         with pytest.raises(AudioFileError, match=problem):

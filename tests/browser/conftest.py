@@ -1,4 +1,4 @@
-"""One Chromium and one server for all tests of the page; its microphone is a recording."""
+"""One Chromium and one server for all browser tests; the microphone is a recording."""
 
 import os
 from collections.abc import Iterator
@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Playwright, sync_playwright
-from servers import Server, serving
-from visitors import CHROMIUM, MICROPHONE, Visit, launch, visiting
+from support.browser.chromium import CHROMIUM, MICROPHONE, Visit, launch, visiting
+from support.browser.servers import Server, serving
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -25,7 +25,7 @@ def playwright() -> Iterator[Playwright]:
 
 @pytest.fixture(scope="package")
 def browser(playwright: Playwright) -> Iterator[Browser]:
-    """Its microphone is a recording, and is granted without asking."""
+    """The microphone is a recording, with permission granted."""
     started = launch(playwright, *MICROPHONE)
     yield started
     started.close()

@@ -1,17 +1,17 @@
-"""The embedded default on its page: a click, a spoken question, the right answer."""
+"""The embedded model on the voice page: a click, a spoken question, the right answer."""
 
 import contextlib
 
 from playwright.sync_api import Playwright, expect
-from servers import ROOT, serving
-from visitors import launch, visiting
+from support.browser.chromium import launch, visiting
+from support.browser.servers import ROOT, serving
 
-QUESTION = ROOT / "tests/data/question.wav"  # "what is three plus four", and silence; again and again
+QUESTION = ROOT / "tests/data/question.wav"  # "what is three plus four" and silence, repeated
 MICROPHONE = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={QUESTION}"]
 
 
-def test_a_sum_that_is_asked_aloud_is_answered(playwright: Playwright) -> None:
-    """What to ask stands on the page; asked, the agent writes the sum and its result, and can be heard."""
+def test_a_spoken_sum_is_answered(playwright: Playwright) -> None:
+    """The suggestion is shown; the transcript contains the sum and its result."""
     with (
         contextlib.closing(launch(playwright, *MICROPHONE)) as browser,
         serving(config=ROOT / "configs/tiny") as server,

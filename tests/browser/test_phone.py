@@ -1,4 +1,4 @@
-"""From the terminal's link to a conversation, as a phone walks it: TLS of the server's own, and its token."""
+"""From the link in the terminal to a conversation on a phone: the server's own certificate and token."""
 
 import base64
 import contextlib
@@ -18,14 +18,14 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from acts import expect_phase, open_panel, start, stop, until_played
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from playwright.sync_api import Browser, Error, Playwright, expect
-from servers import ROOT, UNTRAINED, free_port
-from visitors import MICROPHONE, launch, visiting
+from support.browser.actions import expect_phase, open_panel, start, stop, until_played
+from support.browser.chromium import MICROPHONE, launch, visiting
+from support.browser.servers import ROOT, UNTRAINED, free_port
 
-from pipeline.lan.reach import Reach
+from pipeline.lan.addresses import Hosts
 
 LINK = re.compile(r"https://\S+#token=[\w-]+")
 COLUMNS, LINES = 100, 60
@@ -33,21 +33,21 @@ COLUMNS, LINES = 100, 60
 
 @dataclass(frozen=True)
 class Shown:
-    """What the terminal of a server showed until it was ready, and the folder of its credentials."""
+    """The terminal output of a server until it was ready, and the folder of its credentials."""
 
     text: str
     folder: Path
 
     @property
     def link(self) -> str:
-        """The first one."""
+        """The first link in the output."""
         found = LINK.search(self.text)
         assert found is not None, self.text
         return found[0]
 
     @property
     def pin(self) -> str:
-        """The digest of its public key, by which Chromium can be told to take it for good."""
+        """The digest of its public key, for the list of certificates that Chromium accepts."""
         certificate = x509.load_pem_x509_certificate((self.folder / "server.pem").read_bytes())
         spki = certificate.public_key().public_bytes(
             serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
@@ -57,8 +57,8 @@ class Shown:
 
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
-    """`python -m pipeline.run --lan` on a terminal, which a person reads."""
-    if not Reach.of("0.0.0.0").hosts_elsewhere("0.0.0.0"):
+    """`python -m pipeline.run --lan` on a terminal."""
+    if not Hosts.of("0.0.0.0").external("0.0.0.0"):
         pytest.skip("this machine has no address but loopback")
     folder = tmp_path_factory.mktemp("phone") / "lan"
     command = [sys.executable, "-m", "pipeline.run", "--config", str(UNTRAINED), "--lan"]
@@ -72,12 +72,12 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
     os.close(keyboard)
     try:
         text = ""
-        while "model_delay_ms" not in text:  # of the event `ready`; a server that ends ends the reading too
+        while "model_delay_ms" not in text:  # part of the event `ready`; reading fails if the server exits
             text += os.read(screen, 4096).decode(errors="replace")
         yield Shown(text, folder)
     finally:
         process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(OSError):  # the last of those who wrote to it has gone
+        with contextlib.suppress(OSError):  # the server has closed the terminal
             while os.read(screen, 4096):
                 pass
         os.close(screen)
@@ -86,21 +86,21 @@ def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shown]:
 
 @pytest.fixture(scope="module")
 def phone(playwright: Playwright, terminal: Shown) -> Iterator[Browser]:
-    """A browser whose user has looked at the certificate and believes it."""
+    """A browser that accepts the server's certificate."""
     started = launch(playwright, *MICROPHONE, f"--ignore-certificate-errors-spki-list={terminal.pin}")
     yield started
     started.close()
 
 
 def handset(playwright: Playwright) -> dict[str, object]:
-    """A phone's screen and fingers."""
+    """The context options of a phone."""
     return {
         key: value for key, value in playwright.devices["Pixel 7"].items() if key != "default_browser_type"
     }
 
 
-def test_the_link_leads_to_a_conversation(playwright: Playwright, phone: Browser, terminal: Shown) -> None:
-    """Opened off loopback: a secure page, a token that leaves the address at once, and answers over wss."""
+def test_the_link_opens_a_conversation(playwright: Playwright, phone: Browser, terminal: Shown) -> None:
+    """Not on loopback: a secure page, the token removed from the URL, audio over wss."""
     parts = urlsplit(terminal.link)
     assert parts.hostname not in {"127.0.0.1", "localhost"}
     with visiting(phone, f"https://{parts.netloc}", **handset(playwright)) as visit:
@@ -109,7 +109,7 @@ def test_the_link_leads_to_a_conversation(playwright: Playwright, phone: Browser
         page.wait_for_function("location.hash === ''")
         assert page.evaluate("isSecureContext && crossOriginIsolated")
         start(page)
-        open_panel(page, "status")
+        open_panel(page, "stats")
         until_played(page, 10)
         stop(page)
         cookies = {cookie["name"]: cookie for cookie in page.context.cookies()}
@@ -119,10 +119,10 @@ def test_the_link_leads_to_a_conversation(playwright: Playwright, phone: Browser
     assert cookie["httpOnly"]
 
 
-def test_who_goes_past_the_warning_talks_as_well(playwright: Playwright, terminal: Shown) -> None:
-    """A browser that knows nothing of the certificate warns; told to go on, it talks."""
-    stranger = launch(playwright, *MICROPHONE)
-    page = stranger.new_page(**handset(playwright))
+def test_a_browser_can_proceed_past_the_certificate_warning(playwright: Playwright, terminal: Shown) -> None:
+    """A browser that does not know the certificate warns; after proceeding, the page works."""
+    other_browser = launch(playwright, *MICROPHONE)
+    page = other_browser.new_page(**handset(playwright))
     with pytest.raises(Error, match="ERR_CERT_AUTHORITY_INVALID"):
         page.goto(terminal.link)
     page.locator("#details-button").click()
@@ -130,23 +130,25 @@ def test_who_goes_past_the_warning_talks_as_well(playwright: Playwright, termina
     expect(page.locator("#server-label")).to_have_text("Ready")
     assert page.evaluate("isSecureContext && crossOriginIsolated")
     start(page)
-    open_panel(page, "status")
+    open_panel(page, "stats")
     until_played(page, 10)
     stop(page)
-    stranger.close()
+    other_browser.close()
 
 
-def test_without_the_token_the_page_says_so(playwright: Playwright, phone: Browser, terminal: Shown) -> None:
-    """Who was not invited sees a page, and hears nothing."""
+def test_without_the_token_the_page_asks_for_it(
+    playwright: Playwright, phone: Browser, terminal: Shown
+) -> None:
+    """The page loads, but requires a token."""
     parts = urlsplit(terminal.link)
     forgiven = ("401",)
     with visiting(phone, f"https://{parts.netloc}", forgiven=forgiven, **handset(playwright)) as visit:
         page = visit(parts.path)
-        expect(page.locator(".notice.bad")).to_contain_text("This server wants its token")
+        expect(page.locator(".notice.bad")).to_contain_text("Token required")
 
 
 def test_the_terminal_shows_a_code_and_fingerprints(terminal: Shown) -> None:
-    """As large as it has to be, and nothing of it on a line that the terminal breaks."""
+    """The QR code is complete, and no line is wrapped by the terminal."""
     drawn = [line for line in terminal.text.splitlines() if "█" in line]
     assert len(drawn) > 12
     assert "authority.crt" in terminal.text

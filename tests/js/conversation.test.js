@@ -1,12 +1,12 @@
-import { Backoff } from "voice/backoff.js";
-import { Conversation } from "voice/conversation.js";
-import { afterClose } from "voice/endings.js";
-import { Heard } from "voice/heard.js";
-import { Liveness } from "voice/liveness.js";
-import { Outbox } from "voice/outbox.js";
-import { Priority, Type, decode, encode, payloadOf } from "voice/packets.js";
-import { Receipts } from "voice/receipts.js";
-import { equal, holds, law, seeded, thrown } from "./laws.js";
+import { Backoff } from "voice/protocol/backoff.js";
+import { Conversation } from "voice/protocol/conversation.js";
+import { afterClose } from "voice/protocol/close-codes.js";
+import { ReceivedIds } from "voice/protocol/received-ids.js";
+import { Liveness } from "voice/protocol/liveness.js";
+import { SendQueue } from "voice/protocol/send-queue.js";
+import { Priority, Type, decode, encode, payloadOf } from "voice/protocol/packets.js";
+import { UnackedPackets } from "voice/protocol/unacked-packets.js";
+import { equal, errorOf, ok, seeded, test } from "./harness.js";
 
 const text = (content) => new TextEncoder().encode(content);
 const EMPTY = new Uint8Array(0);
@@ -17,68 +17,69 @@ function packet(type, payload, { seq = 0, timestampMs = 0, wantsAck = false } = 
 
 const metadata = (content) => packet(Type.METADATA, text(JSON.stringify(content)));
 
-/** A client, the messages it wrote, and what it was told. */
-function client({ heard = new Heard(), receipts = new Receipts() } = {}) {
-  const outbox = new Outbox({ audioLimit: 8, receipts });
-  const conversation = new Conversation({ outbox, heard, receipts, nowMs: 0, epochMs: () => 1000 });
-  const written = () => {
+/** A client with its queue; `receive(message)` returns events, `sent()` the packets queued since. */
+function client({ receivedIds = new ReceivedIds(), unackedPackets = new UnackedPackets() } = {}) {
+  const sendQueue = new SendQueue({ maxAudioFrames: 8, unackedPackets });
+  const conversation = new Conversation({ sendQueue, receivedIds, unackedPackets, nowMs: 0, epochMs: () => 1000 });
+  const sent = () => {
     const packets = [];
-    for (let message = outbox.take(); message !== null; message = outbox.take()) packets.push(decode(message));
+    for (let message = sendQueue.shift(); message !== null; message = sendQueue.shift()) packets.push(decode(message));
     return packets;
   };
-  return { conversation, outbox, receipts, written, hear: (message, nowMs = 0) => conversation.receive(message, nowMs) };
+  const receive = (message, nowMs = 0) => conversation.receive(message, nowMs);
+  return { conversation, sendQueue, unackedPackets, sent, receive };
 }
 
-law("whatever wants an ACK is acknowledged by its seq, once shown, and never shown again", () => {
-  const { hear, written } = client();
-  const shown = hear(packet(Type.TEXT_FINAL, text("hello"), { seq: 258, wantsAck: true }));
+test("a packet that requests an ACK is acknowledged by its seq", () => {
+  const { receive, sent } = client();
+  const shown = receive(packet(Type.TEXT_FINAL, text("hello"), { seq: 258, wantsAck: true }));
   equal(shown, [{ kind: "text", final: true, text: "hello" }]);
-  const [ack] = written();
+  const [ack] = sent();
   equal([ack.type, ack.priority, Array.from(ack.payload)], [Type.ACK, Priority.HIGH, [2, 1, 0, 0]]);
 });
 
-law("an ACK is never acknowledged", () => {
-  const { hear, written } = client();
-  hear(packet(Type.ACK, Uint8Array.of(0, 0, 0, 0), { wantsAck: true }));
-  equal(written(), []);
+test("an ACK is never acknowledged", () => {
+  const { receive, sent } = client();
+  receive(packet(Type.ACK, Uint8Array.of(0, 0, 0, 0), { wantsAck: true }));
+  equal(sent(), []);
 });
 
-law("after a resume, what had arrived is acknowledged and not shown again", () => {
-  const heard = new Heard();
-  const first = client({ heard });
-  first.hear(packet(Type.TEXT_FINAL, text("one"), { wantsAck: true }));
-  first.hear(packet(Type.TEXT_FINAL, text("two"), { seq: 1, wantsAck: true }));
-  const second = client({ heard });
-  second.hear(metadata({ type: "resumed", resumeToken: "t", unacked: [1, 2], nextId: 3 }));
+test("after a resume, a packet received before is acknowledged but gives no event", () => {
+  const receivedIds = new ReceivedIds();
+  const first = client({ receivedIds });
+  first.receive(packet(Type.TEXT_FINAL, text("one"), { wantsAck: true }));
+  first.receive(packet(Type.TEXT_FINAL, text("two"), { seq: 1, wantsAck: true }));
+  const second = client({ receivedIds });
+  second.receive(metadata({ type: "resumed", resumeToken: "t", unacked: [1, 2], nextId: 3 }));
   const texts = ["two", "three", "four"].map((content, seq) =>
-    second.hear(packet(Type.TEXT_FINAL, text(content), { seq, wantsAck: true })),
+    second.receive(packet(Type.TEXT_FINAL, text(content), { seq, wantsAck: true })),
   );
   equal(texts.map((events) => events.map((event) => event.text)), [[], ["three"], ["four"]]);
-  equal(second.written().length, 3, "acks");
+  equal(second.sent().length, 3, "acks");
 });
 
-law("audio waits for ready, and goes out with its capture time bit for bit", () => {
-  const { conversation, hear, written } = client();
+test("audio is sent only after ready, with its exact capture time", () => {
+  const { conversation, receive, sent } = client();
   const frame = new Float32Array(1920).fill(0.25);
-  conversation.speak(frame, 1.5);
-  equal(written(), []);
-  hear(metadata({ type: "ready" }));
-  conversation.speak(frame, 1767225600123.4001);
-  const [audio] = written();
+  conversation.sendAudio(frame, 1.5);
+  equal(sent(), []);
+  receive(metadata({ type: "ready" }));
+  conversation.sendAudio(frame, 1767225600123.4001);
+  const [audio] = sent();
   equal([audio.type, audio.priority], [Type.AUDIO_CHUNK, Priority.CRITICAL]);
   equal(audio.timestampMs, 1767225600123.4001);
   equal(audio.payload.length, 7680);
 });
 
-law("a burst comes apart into frames, each with its own echo", () => {
-  const { hear } = client();
+test("a burst is split into frames, each with its own echo time", () => {
+  const { receive } = client();
   const samples = Float32Array.from({ length: 3 * 1920 }, (_, i) => i / 6000);
-  const events = hear(packet(Type.AUDIO_CHUNK, payloadOf(samples), { timestampMs: 1000 }));
+  const events = receive(packet(Type.AUDIO_CHUNK, payloadOf(samples), { timestampMs: 1000 }));
   equal(events.map(({ echoMs, index }) => [echoMs, index]), [[840, 0], [920, 1], [1000, 2]]);
   equal(events[1].samples, samples.subarray(1920, 3840));
 });
 
-law("what is no packet, no UTF-8, no object or no whole frame ends the connection", () => {
+test("an invalid packet, text, metadata object or frame length is a protocol error", () => {
   const broken = [
     "text",
     new ArrayBuffer(3),
@@ -90,85 +91,85 @@ law("what is no packet, no UTF-8, no object or no whole frame ends the connectio
     packet(Type.AUDIO_CHUNK, EMPTY),
   ];
   for (const message of broken) {
-    equal(thrown(() => client().hear(message)).name, "ServerProtocolError", String(message));
+    equal(errorOf(() => client().receive(message)).name, "ServerProtocolError", String(message));
   }
 });
 
-law("what is not known is ignored and counted", () => {
-  const { conversation, hear } = client();
-  equal(hear(packet(0x7f, EMPTY)), []);
-  equal(hear(metadata({ type: "news from a later version" })), []);
+test("unknown packets and metadata are ignored and counted", () => {
+  const { conversation, receive } = client();
+  equal(receive(packet(0x7f, EMPTY)), []);
+  equal(receive(metadata({ type: "news from a later version" })), []);
   equal(conversation.ignored, 2);
 });
 
-law("after goodbye nothing more is said but acks and heartbeats", () => {
-  const { conversation, hear, written } = client();
-  hear(metadata({ type: "ready" }));
-  conversation.tell({ type: "bye" });
-  conversation.tell({ type: "vad", speaking: true });
-  conversation.speak(new Float32Array(1920), 0);
-  hear(packet(Type.TEXT_FINAL, text("bye"), { wantsAck: true }));
-  hear(packet(Type.HEARTBEAT, EMPTY));
-  equal(written().map(({ type }) => type), [Type.METADATA, Type.ACK, Type.HEARTBEAT]);
+test("after bye only ACKs and heartbeats are sent", () => {
+  const { conversation, receive, sent } = client();
+  receive(metadata({ type: "ready" }));
+  conversation.sendMetadata({ type: "bye" });
+  conversation.sendMetadata({ type: "vad", speaking: true });
+  conversation.sendAudio(new Float32Array(1920), 0);
+  receive(packet(Type.TEXT_FINAL, text("bye"), { wantsAck: true }));
+  receive(packet(Type.HEARTBEAT, EMPTY));
+  equal(sent().map(({ type }) => type), [Type.METADATA, Type.ACK, Type.HEARTBEAT]);
 });
 
-law("a heartbeat answers our question, or asks and is answered, once a second at most", () => {
+test("a heartbeat is an answer if one of ours is unanswered, else it is answered, at most once per second", () => {
   const liveness = new Liveness({ everyMs: 5000, timeoutMs: 15_000, nowMs: 0 });
-  liveness.ask(5000);
-  equal([5100, 5200, 5300, 6300].map((nowMs) => liveness.answers(nowMs)), [false, true, false, true]);
+  liveness.heartbeatSent(5000);
+  equal([5100, 5200, 5300, 6300].map((nowMs) => liveness.shouldAnswer(nowMs)), [false, true, false, true]);
 });
 
-law("two ends that keep the rule never echo heartbeats for ever", () => {
+test("two ends that follow the rule never echo heartbeats for ever", () => {
   const random = seeded(7);
   for (let run = 0; run < 200; run += 1) {
     const ends = [0, 1].map(() => new Liveness({ everyMs: 5000, timeoutMs: 15_000, nowMs: 0 }));
-    const flying = [[], []]; // heartbeats on their way to each end
-    let asked = 0;
+    const inFlight = [[], []]; // heartbeats on their way to each end
+    let requested = 0;
     let sent = 0;
     for (let nowMs = 0; nowMs < 60_000; nowMs += 500) {
       for (const me of [0, 1]) {
         if (ends[me].isDue(nowMs)) {
-          ends[me].ask(nowMs);
-          flying[1 - me].push(1);
-          asked += 1;
+          ends[me].heartbeatSent(nowMs);
+          inFlight[1 - me].push(1);
+          requested += 1;
           sent += 1;
         }
-        if (flying[me].length > 0 && random() < 0.7) {
-          flying[me].pop();
-          ends[me].hear(nowMs);
-          if (ends[me].answers(nowMs)) {
-            flying[1 - me].push(1);
+        if (inFlight[me].length > 0 && random() < 0.7) {
+          inFlight[me].pop();
+          ends[me].packetReceived(nowMs);
+          if (ends[me].shouldAnswer(nowMs)) {
+            inFlight[1 - me].push(1);
             sent += 1;
           }
         }
-        holds(!ends[me].isOver(nowMs), "silent between two that talk");
+        ok(!ends[me].hasTimedOut(nowMs), "timed out although both ends send");
       }
     }
-    holds(sent <= 2 * asked, `${sent} heartbeats for ${asked} questions`);
+    ok(sent <= 2 * requested, `${sent} heartbeats for ${requested} requests`);
   }
 });
 
-law("silence is noticed, and any packet ends it", () => {
-  const { conversation, hear } = client();
+test("a silent server times out, and any packet resets the timeout", () => {
+  const { conversation, receive } = client();
   equal([conversation.tick(14_999), conversation.tick(15_000)], [false, true]);
-  hear(packet(0x7f, EMPTY), 15_000);
+  receive(packet(0x7f, EMPTY), 15_000);
   equal(conversation.tick(29_999), false);
 });
 
-law("the outbox lets what matters go first, numbers what leaves, and drops the oldest audio", () => {
-  const outbox = new Outbox({ audioLimit: 2 });
-  const offer = (type, priority, mark) =>
-    outbox.offer({ type, priority, timestampMs: mark, payload: EMPTY, wantsAck: false });
-  offer(Type.METADATA, Priority.LOW, 1);
-  offer(Type.METADATA, Priority.HIGH, 2);
-  for (const mark of [3, 4, 5]) offer(Type.AUDIO_CHUNK, Priority.CRITICAL, mark);
-  equal(outbox.droppedFrames, 1);
-  const left = [0, 1, 2, 3].map(() => decode(outbox.take()));
+test("the send queue sends by priority, numbers packets as they leave, and drops the oldest audio", () => {
+  const sendQueue = new SendQueue({ maxAudioFrames: 2 });
+  const push = (type, priority, timeMs) =>
+    sendQueue.push({ type, priority, timestampMs: timeMs, payload: EMPTY, wantsAck: false });
+  push(Type.METADATA, Priority.LOW, 1);
+  push(Type.METADATA, Priority.HIGH, 2);
+  for (const timeMs of [3, 4, 5]) push(Type.AUDIO_CHUNK, Priority.CRITICAL, timeMs);
+  equal(sendQueue.droppedFrames, 1);
+  const left = [0, 1, 2, 3].map(() => decode(sendQueue.shift()));
   equal(left.map(({ seq, timestampMs }) => [seq, timestampMs]), [[0, 4], [1, 5], [2, 2], [3, 1]]);
-  equal(outbox.take(), null);
+  equal(sendQueue.shift(), null);
 });
 
-law("delays grow, are bounded, keep what the server asked for, and start again after a success", () => {
+test("backoff delays grow, are bounded, respect the server's minimum, and reset after a success", () => {
   const backoff = new Backoff(() => 0);
   equal([0, 1, 2, 3, 4, 5, 6].map(() => backoff.next()), [500, 1000, 2000, 4000, 8000, 10_000, 10_000]);
   equal(backoff.next(30_000), 30_000);
@@ -177,76 +178,76 @@ law("delays grow, are bounded, keep what the server asked for, and start again a
   equal(backoff.next(), 500);
 });
 
-law("each way to end has one way to go on", () => {
-  const after = (code, error = null, parted = false) => afterClose({ code, error, parted });
-  equal(after(1006, null, true).again, false, "stopped by the user");
-  for (const code of [1000, 4001, 1002, 1009]) equal(after(code).again, false, String(code));
-  equal([after(1006).again, after(1006).resume], [true, true]);
-  equal([after(1001).again, after(1001).resume], [true, false]);
-  equal([after(1011).again, after(1011).resume], [true, false]);
+test("each close code has one decision: stop, reconnect, or resume", () => {
+  const after = (code, error = null, closing = false) => afterClose({ code, error, closing });
+  equal(after(1006, null, true).reconnect, false, "stopped by the user");
+  for (const code of [1000, 4001, 1002, 1009]) equal(after(code).reconnect, false, String(code));
+  equal([after(1006).reconnect, after(1006).resume], [true, true]);
+  equal([after(1001).reconnect, after(1001).resume], [true, false]);
+  equal([after(1011).reconnect, after(1011).resume], [true, false]);
   const full = after(1013, { code: "full", retryAfterMs: 5000 });
-  equal([full.again, full.why, full.retryAfterMs], [true, "full", 5000]);
+  equal([full.reconnect, full.why, full.retryAfterMs], [true, "full", 5000]);
 });
 
 const ackOf = (seq) => packet(Type.ACK, Uint8Array.of(seq, 0, 0, 0));
 
-law("the user's words go out as partials without an ACK and finals with one, once there is a lane", () => {
-  const { conversation, hear, written, receipts } = client();
-  conversation.write({ text: "too early", final: false });
-  hear(metadata({ type: "ready" }));
-  conversation.write({ text: "né €", final: false });
-  const [partial] = written();
+test("captions are sent after ready: partials without an ACK, finals with one", () => {
+  const { conversation, receive, sent, unackedPackets } = client();
+  conversation.sendText({ text: "too early", final: false });
+  receive(metadata({ type: "ready" }));
+  conversation.sendText({ text: "né €", final: false });
+  const [partial] = sent();
   equal([partial.type, partial.priority, partial.wantsAck], [Type.TEXT_PARTIAL, Priority.NORMAL, false]);
-  conversation.write({ text: "né €5", final: true });
-  const [final] = written();
+  conversation.sendText({ text: "né €5", final: true });
+  const [final] = sent();
   equal([final.type, final.priority, final.wantsAck], [Type.TEXT_FINAL, Priority.HIGH, true]);
   equal(new TextDecoder().decode(final.payload), "né €5");
-  equal([receipts.waiting, receipts.acked], [1, 0]);
-  hear(ackOf(final.seq));
-  hear(ackOf(final.seq));
-  equal([receipts.waiting, receipts.acked, conversation.ignored], [0, 1, 1]);
-  conversation.tell({ type: "bye" });
-  conversation.write({ text: "too late", final: true });
-  equal(written().map(({ type }) => type), [Type.METADATA]);
+  equal([unackedPackets.count, unackedPackets.acked], [1, 0]);
+  receive(ackOf(final.seq));
+  receive(ackOf(final.seq));
+  equal([unackedPackets.count, unackedPackets.acked, conversation.ignored], [0, 1, 1]);
+  conversation.sendMetadata({ type: "bye" });
+  conversation.sendText({ text: "too late", final: true });
+  equal(sent().map(({ type }) => type), [Type.METADATA]);
 });
 
-law("under pressure the words so far go first: only the newest waits, and behind everything but reports", () => {
-  const { conversation, outbox, hear, written } = client();
-  hear(metadata({ type: "ready" }));
-  conversation.tell({ type: "client_stats", underruns: 0 });
+test("under pressure only the newest partial caption is kept, with lower priority than everything but statistics", () => {
+  const { conversation, sendQueue, receive, sent } = client();
+  receive(metadata({ type: "ready" }));
+  conversation.sendMetadata({ type: "client_stats", underruns: 0 });
   for (let k = 0; k < 5; k += 1) {
-    conversation.write({ text: `so far ${k}`, final: false });
-    conversation.speak(new Float32Array(1920), k);
+    conversation.sendText({ text: `so far ${k}`, final: false });
+    conversation.sendAudio(new Float32Array(1920), k);
   }
-  conversation.tell({ type: "vad", speaking: true });
-  equal(outbox.droppedPartials, 4);
-  equal(outbox.droppedFrames, 0);
-  const packets = written();
+  conversation.sendMetadata({ type: "vad", speaking: true });
+  equal(sendQueue.droppedPartials, 4);
+  equal(sendQueue.droppedFrames, 0);
+  const packets = sent();
   equal(packets.map(({ priority }) => priority), [0, 0, 0, 0, 0, 1, 2, 3]);
   equal(new TextDecoder().decode(packets[6].payload), "so far 4");
 });
 
-law("what an utterance was so far does not follow its end", () => {
-  const { conversation, hear, written } = client();
-  hear(metadata({ type: "ready" }));
-  conversation.write({ text: "so", final: false });
-  conversation.write({ text: "so far", final: true });
-  equal(written().map(({ type }) => type), [Type.TEXT_FINAL]);
+test("a partial caption is not sent after the final one", () => {
+  const { conversation, receive, sent } = client();
+  receive(metadata({ type: "ready" }));
+  conversation.sendText({ text: "so", final: false });
+  conversation.sendText({ text: "so far", final: true });
+  equal(sent().map(({ type }) => type), [Type.TEXT_FINAL]);
 });
 
-law("after a cut, what had no ACK is known, in order, and once", () => {
-  const receipts = new Receipts();
-  const first = client({ receipts });
-  first.hear(metadata({ type: "ready" }));
-  for (const text of ["one", "two", "three"]) first.conversation.write({ text, final: true });
-  const [one] = first.written();
-  first.hear(ackOf(one.seq));
-  const again = receipts.takeAll();
-  equal(again.map(({ payload }) => new TextDecoder().decode(payload)), ["two", "three"]);
-  equal(receipts.takeAll(), []);
-  const second = client({ receipts });
-  for (const kept of again) second.outbox.offer(kept);
-  equal(second.written().map(({ seq }) => seq), [0, 1]);
-  second.hear(ackOf(1));
-  equal([receipts.waiting, receipts.acked], [1, 2]);
+test("after a lost connection, unacknowledged packets are returned once, in order", () => {
+  const unackedPackets = new UnackedPackets();
+  const first = client({ unackedPackets });
+  first.receive(metadata({ type: "ready" }));
+  for (const text of ["one", "two", "three"]) first.conversation.sendText({ text, final: true });
+  const [one] = first.sent();
+  first.receive(ackOf(one.seq));
+  const unacked = unackedPackets.takeAll();
+  equal(unacked.map(({ payload }) => new TextDecoder().decode(payload)), ["two", "three"]);
+  equal(unackedPackets.takeAll(), []);
+  const second = client({ unackedPackets });
+  for (const packet of unacked) second.sendQueue.push(packet);
+  equal(second.sent().map(({ seq }) => seq), [0, 1]);
+  second.receive(ackOf(1));
+  equal([unackedPackets.count, unackedPackets.acked], [1, 2]);
 });

@@ -1,5 +1,5 @@
-import { decode, encode, payloadOf, samplesOf } from "voice/packets.js";
-import { equal, law, near, thrown } from "./laws.js";
+import { decode, encode, payloadOf, samplesOf } from "voice/protocol/packets.js";
+import { equal, errorOf, near, test } from "./harness.js";
 
 const vectors = await (await fetch("/tests/data/packets.json")).json();
 
@@ -13,16 +13,16 @@ function bitsOf(ms) {
 }
 
 for (const vector of vectors.packets) {
-  law(`${vector.name}: read as the server reads it`, () => {
+  test(`${vector.name}: decoded as by the server`, () => {
     const packet = decode(bytesOf(vector.hex));
     for (const field of ["type", "priority", "seq", "wantsAck"]) equal(packet[field], vector[field], field);
     equal(hexOf(packet.payload), vector.payload, "payload");
     if (Number.isNaN(packet.timestampMs)) equal(vector.timestampMs, null, "timestamp");
     else equal(bitsOf(packet.timestampMs), vector.timestampBits, "timestamp");
   });
-  // JavaScript has one NaN; its other bits are not kept by every engine, and we send none.
+  // JavaScript engines do not preserve the payload of a NaN, and we never send one.
   if (vector.onlyRead || vector.timestampMs === null) continue;
-  law(`${vector.name}: spelled as the server spells it`, () => {
+  test(`${vector.name}: encoded as by the server`, () => {
     const { type, priority, seq, timestampMs, wantsAck } = vector;
     const message = encode({ type, priority, seq, timestampMs, wantsAck, payload: bytesOf(vector.payload) });
     equal(hexOf(message), vector.hex);
@@ -30,28 +30,28 @@ for (const vector of vectors.packets) {
 }
 
 for (const { name, hex, fault } of vectors.faults) {
-  law(`${name}: refused as ${fault}`, () => {
-    const error = thrown(() => decode(bytesOf(hex)));
+  test(`${name}: rejected as ${fault}`, () => {
+    const error = errorOf(() => decode(bytesOf(hex)));
     equal(error.name, "PacketError");
     equal(error.fault, fault);
   });
 }
 
-law("a packet is read wherever it lies in its buffer", () => {
+test("a packet is decoded at any offset of its buffer", () => {
   const whole = bytesOf(`ffff${vectors.packets[0].hex}`);
   equal(decode(whole.subarray(2)).type, vectors.packets[0].type);
 });
 
-law("samples come back exactly", () => {
+test("samples round-trip exactly", () => {
   const samples = Float32Array.of(0, 0.5, -1, 1 / 3);
   const header = { type: 0x10, priority: 0, seq: 0, timestampMs: 0, wantsAck: false };
   const message = encode({ ...header, payload: payloadOf(samples) });
   equal(samplesOf(decode(message).payload), samples);
 });
 
-law("a payload that does not fit is our own mistake", () => {
+test("encoding a payload that is too long throws a RangeError", () => {
   const payload = new Uint8Array(65_536);
-  const error = thrown(() => encode({ type: 1, priority: 0, seq: 0, timestampMs: 0, wantsAck: false, payload }));
+  const error = errorOf(() => encode({ type: 1, priority: 0, seq: 0, timestampMs: 0, wantsAck: false, payload }));
   equal(error.name, "RangeError");
   near(payload.length, 65_535, 1);
 });

@@ -1,4 +1,4 @@
-"""Certificate and token are made once, kept from others, and renewed when they no longer fit."""
+"""Certificates and token are created once, private to their owner, and renewed when necessary."""
 
 import os
 import stat
@@ -7,12 +7,12 @@ import sys
 from datetime import timedelta
 
 import pytest
-from reaches import NOW, distrust
+from support.lan.certificates import NOW, verify_error
 
 from pipeline.config import Server
 from pipeline.errors import ConfigError
-from pipeline.lan import keeping
-from pipeline.lan.authority import AUTHORITY_FOR, CERTIFICATE_FOR
+from pipeline.lan import private_files
+from pipeline.lan.authority import AUTHORITY_LIFETIME, CERTIFICATE_LIFETIME
 from pipeline.lan.credentials import prepare
 
 
@@ -29,8 +29,8 @@ def mode(path):
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def test_they_are_made_once(folder):
-    """The second start finds what the first one made, all of it."""
+def test_credentials_are_created_once(folder):
+    """A second start uses all files of the first."""
     first, second = prepared(folder), prepared(folder)
     assert first.made == ("authority", "certificate", "token")
     assert second.made == ()
@@ -39,11 +39,11 @@ def test_they_are_made_once(folder):
         first.authority_fingerprint,
     )
     server, authority = first.server_file.read_bytes(), first.authority_file.read_bytes()
-    assert distrust(server, authority, "192.168.1.20", folder) is None
+    assert verify_error(server, authority, "192.168.1.20", folder) is None
 
 
-def test_nobody_else_reads_them(folder):
-    """Whatever the umask: a folder for its owner, files for their owner; the public one has no key."""
+def test_the_files_are_private(folder):
+    """Folder and files belong to their owner whatever the umask; the public file has no key."""
     umask = os.umask(0)
     try:
         made = prepared(folder)
@@ -63,16 +63,16 @@ def test_nobody_else_reads_them(folder):
     assert token not in repr(made)
 
 
-def test_what_others_could_read_is_closed_to_them(folder):
-    """A folder that was copied about has its files put right."""
+def test_a_readable_file_is_made_private_again(folder):
+    """A copy may have lost the permissions."""
     made = prepared(folder)
     made.server_file.chmod(0o644)
     assert prepared(folder).made == ()
     assert mode(made.server_file) == 0o600
 
 
-def test_a_new_address_is_a_new_certificate(folder):
-    """Of the same authority, so that who trusts that one need do nothing; the token stays."""
+def test_a_new_address_needs_a_new_certificate_only(folder):
+    """The authority and the token stay, so clients that trust the authority need no change."""
     first, moved, back = prepared(folder), prepared(folder, "10.0.0.7"), prepared(folder, "10.0.0.7")
     assert moved.made == ("certificate",)
     assert moved.authority_fingerprint == first.authority_fingerprint
@@ -80,25 +80,25 @@ def test_a_new_address_is_a_new_certificate(folder):
     assert back.made == ()
 
 
-def test_a_public_address_takes_another_authority(folder):
-    """One that was made for a home may not sign for the world."""
+def test_a_public_address_needs_a_new_authority(folder):
+    """An authority for private hosts cannot sign for a public one."""
     first, public = prepared(folder), prepared(folder, "203.0.113.7")
     assert public.made == ("authority", "certificate")
     assert public.authority_fingerprint != first.authority_fingerprint
     assert prepared(folder, "192.168.1.20").made == ("certificate",)
 
 
-def test_they_are_renewed_in_time(folder):
-    """A year later the certificate alone, ten years later both."""
+def test_expiring_credentials_are_renewed(folder):
+    """After a year the certificate, after ten years the authority too."""
     prepared(folder)
-    assert prepared(folder, now=NOW + CERTIFICATE_FOR).made == ("certificate",)
-    assert prepared(folder, now=NOW + AUTHORITY_FOR).made == ("authority", "certificate")
+    assert prepared(folder, now=NOW + CERTIFICATE_LIFETIME).made == ("certificate",)
+    assert prepared(folder, now=NOW + AUTHORITY_LIFETIME).made == ("authority", "certificate")
     assert prepared(folder, now=NOW - timedelta(days=365)).made == ("authority", "certificate")
 
 
 @pytest.mark.parametrize("name", ["authority.pem", "server.pem", "authority.crt", "token"])
-def test_what_is_broken_is_made_anew(folder, name):
-    """A file that was cut or lost is replaced, and what hangs on it."""
+def test_a_damaged_file_is_replaced(folder, name):
+    """So are the files that depend on it, also if it is missing."""
     made = prepared(folder)
     for broken in (b"", None):
         path = folder / name
@@ -106,24 +106,24 @@ def test_what_is_broken_is_made_anew(folder, name):
         again = prepared(folder)
         assert prepared(folder).made == ()
         server, authority = again.server_file.read_bytes(), again.authority_file.read_bytes()
-        assert distrust(server, authority, "192.168.1.20", folder) is None
+        assert verify_error(server, authority, "192.168.1.20", folder) is None
         assert (again.authority_fingerprint == made.authority_fingerprint) is (name != "authority.pem")
         made = again
 
 
-def test_a_token_is_made_where_it_is_wanted(folder):
-    """A server of loopback, or with a token of its own, gets none."""
+def test_a_token_is_created_only_on_request(folder):
+    """A server on loopback or with its own token needs none."""
     assert prepared(folder, token=False).made == ("authority", "certificate")
     assert not (folder / "token").exists()
 
 
-def test_a_folder_that_cannot_be_used_is_the_users_mistake(tmp_path):
-    """One that others may write to, and one that is a file, are named in a sentence."""
+def test_an_unusable_folder_is_a_configuration_error(tmp_path):
+    """For example one that other users can write to, or one that is a file."""
     shared = tmp_path / "shared"
     shared.mkdir()
     shared.chmod(0o777)
     (tmp_path / "file").write_text("")
-    for folder, words in ((shared, "others may write"), (tmp_path / "file", "cannot keep")):
+    for folder, words in ((shared, "other users can write"), (tmp_path / "file", "cannot store")):
         with pytest.raises(ConfigError, match=words) as error:
             prepared(folder)
         assert error.value.key == "pipeline.server.tls_folder"
@@ -131,15 +131,15 @@ def test_a_folder_that_cannot_be_used_is_the_users_mistake(tmp_path):
     assert list(shared.iterdir()) == []
 
 
-def test_without_a_folder_they_lie_with_the_users_data(monkeypatch, tmp_path):
-    """Where the system keeps what belongs to a user and a program."""
+def test_the_default_folder_is_in_the_users_data_folder(monkeypatch, tmp_path):
+    """Where the system keeps the data of one user and one program."""
     monkeypatch.setattr("platformdirs.user_data_path", lambda name: tmp_path / name)
     made = prepare(Server(), "127.0.0.1", NOW, token=False)
     assert made.folder == tmp_path / "packet-voice" / "lan"
 
 
-def test_servers_that_start_at_once_share_one_certificate(folder):
-    """The second waits for the first, and takes what that one made."""
+def test_servers_that_start_together_share_one_certificate(folder):
+    """The others wait for the first and use its files."""
     program = (
         "import sys; from datetime import UTC, datetime; from pipeline.config import Server;"
         "from pipeline.lan.credentials import prepare;"
@@ -148,21 +148,21 @@ def test_servers_that_start_at_once_share_one_certificate(folder):
     )
     command = [sys.executable, "-c", program, str(folder)]
     started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
-    said = {process.communicate(timeout=60)[0] for process in started}
+    outputs = {process.communicate(timeout=60)[0] for process in started}
     assert [process.returncode for process in started] == [0] * 4
-    assert len(said) == 1
+    assert len(outputs) == 1
 
 
-def test_a_write_that_fails_changes_nothing(tmp_path, monkeypatch):
-    """What was there is there, whole, and nothing is left beside it."""
+def test_a_failed_write_changes_nothing(tmp_path, monkeypatch):
+    """The old file stays, and no temporary file remains."""
     path = tmp_path / "server.pem"
-    keeping.write(path, b"old")
+    private_files.write(path, b"old")
 
     def fail(_descriptor):
         raise OSError("no space")
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no space"):
-        keeping.write(path, b"new")
+        private_files.write(path, b"new")
     assert [each.read_bytes() for each in tmp_path.iterdir()] == [b"old"]
-    assert keeping.read(tmp_path / "absent") is None
+    assert private_files.read(tmp_path / "absent") is None

@@ -9,19 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.lm import NO_TOKEN, LmModel, delayed, undelayed
-from pipeline.models.lm_config import parse_lm_config
 from pipeline.models.sampling import SamplingBatch
-from pipeline.values import GREEDY, Sampling
+from pipeline.values import GREEDY, SamplingParams
 
 FOLDER = Path(__file__).parent.parent / "data" / "lm_golden_moshi"
 ROWS = 5  # four lanes and the scratch row
 SCRATCH = 4
 SETTINGS = (
     GREEDY,
-    Sampling(seed=1),
-    Sampling(seed=2, temperature=1.2, top_k=0, text_top_k=3, padding_bias=1.5),
-    Sampling(seed=3, temperature=0.0, text_temperature=1.5, repetition_penalty=1.7),
+    SamplingParams(seed=1),
+    SamplingParams(seed=2, temperature=1.2, top_k=0, text_top_k=3, padding_bias=1.5),
+    SamplingParams(seed=3, temperature=0.0, text_temperature=1.5, repetition_penalty=1.7),
 )
 
 
@@ -39,7 +39,7 @@ class Sessions:
         self.model = model
         self.state = model.state(ROWS)
         self.said: dict[int, list[np.ndarray]] = {}
-        self.settings: dict[int, Sampling] = {}
+        self.settings: dict[int, SamplingParams] = {}
         self.lane: dict[int, int] = {}
 
     def open(self, session: int, lane: int) -> None:
@@ -110,12 +110,12 @@ def test_rows_not_named_keep_their_state_bit_for_bit(model: LmModel) -> None:
     for _ in range(15):
         sessions.step([0, 1, 2, 3], width=4)
     before = [sessions.row(lane) for lane in range(4)]
-    positions = sessions.state.positions.copy()
+    positions = sessions.state.offsets.copy()
     sessions.step([2], width=2)
     for lane in (0, 1, 3):
         for old, new in zip(before[lane], sessions.row(lane), strict=True):
             np.testing.assert_array_equal(old, new)
-    np.testing.assert_array_equal(sessions.state.positions[:4] - positions[:4], [0, 0, 1, 0])
+    np.testing.assert_array_equal(sessions.state.offsets[:4] - positions[:4], [0, 0, 1, 0])
 
 
 def test_a_lane_used_before_is_as_good_as_new(model: LmModel) -> None:

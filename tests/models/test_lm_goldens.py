@@ -1,14 +1,14 @@
 """The official PyTorch implementation's tokens are ours, far beyond the ring's length.
 
-The goldens are made by `tests/oracle/lm_goldens.py`.
+The goldens are made by `tests/goldens/lm_goldens.py`.
 """
 
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from golden_lm import DATA, agree, config_of
-from lm_layouts import as_mlx, as_split
+from support.models.golden_lm import DATA, agree, config_of
+from support.models.lm_layouts import as_mlx, as_split
 
 
 @pytest.mark.parametrize("name", ["moshi", "variant"])

@@ -6,8 +6,8 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.lm import LmModel, Logits
-from pipeline.models.lm_config import LmConfig, parse_lm_config
 
 DATA = Path(__file__).parent.parent / "data" / "moshi_test_lm"
 

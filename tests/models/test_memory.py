@@ -5,15 +5,15 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from checkpoints import LM, write_folder
+from support.checkpoints import LM, write_folder
 
 from pipeline import backend
 from pipeline.config import read_config
 from pipeline.errors import WeightsError
 from pipeline.models.bundle import Bundle, open_bundle
-from pipeline.models.memory import memory_needs, require_room
+from pipeline.models.memory import memory_needs, require_memory
 from pipeline.models.quantization import quantize_checkpoint
-from pipeline.stages.chain import open_chain
+from pipeline.stages.model_stages import open_stages
 
 # Enough that the weights and the rings are most of it, and headers and rounding are not.
 LARGER = {**LM, "dim": 256, "depformer_dim": 128, "context": 300}
@@ -25,7 +25,7 @@ def bundle_of(folder: Path) -> Bundle:
 
 def test_the_needs_are_what_loading_takes(tmp_path: Path) -> None:
     """Weights and the state of every lane, measured after loading, are within 15 % of what was said."""
-    chain = open_chain(read_config(write_folder(tmp_path, lm=LARGER, settings={"lanes": {"max": 4}})))
+    chain = open_stages(read_config(write_folder(tmp_path, lm=LARGER, settings={"lanes": {"max": 4}})))
     said = chain.memory
     assert said.lanes == 4
     before_bytes = mx.get_active_memory()
@@ -76,7 +76,7 @@ def test_what_cannot_fit_is_refused_with_the_figures(
     with pytest.raises(
         WeightsError, match=r"needs 0\.\d+ GiB for .+ lanes: .+; 0\.00 GiB are free"
     ) as caught:
-        open_chain(read_config(checkpoint))
+        open_stages(read_config(checkpoint))
     assert caught.value.exit_code == 3
     assert caught.value.path.endswith("model.safetensors")
 
@@ -85,10 +85,10 @@ def test_what_fits_exactly_is_not_refused(checkpoint: Path, monkeypatch: pytest.
     """One byte less is."""
     needs = memory_needs(bundle_of(checkpoint), 1)
     monkeypatch.setattr(backend, "free_bytes", lambda: needs.total_bytes)
-    require_room(needs, "model")
+    require_memory(needs, "model")
     monkeypatch.setattr(backend, "free_bytes", lambda: needs.total_bytes - 1)
     with pytest.raises(WeightsError):
-        require_room(needs, "model")
+        require_memory(needs, "model")
 
 
 def test_this_machine_has_memory() -> None:

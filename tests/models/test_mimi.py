@@ -4,9 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
-from golden_mimi import CODEBOOKS, FRAMES, decode, encode, golden, mimi, rows_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models.golden_mimi import CODEBOOKS, FRAMES, decode, encode, golden, mimi, rows_of
 
 DIRECTIONS = ["encode", "decode"]
 SCRATCH = 4

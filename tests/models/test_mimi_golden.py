@@ -3,7 +3,7 @@
 import mlx.core as mx
 import numpy as np
 import pytest
-from golden_mimi import CHECKPOINT, CODEBOOKS, config, decode, encode, golden, mimi
+from support.models.golden_mimi import CHECKPOINT, CODEBOOKS, config, decode, encode, golden, mimi
 
 from pipeline.models.mimi import Mimi
 
@@ -57,7 +57,7 @@ def test_half_precision_keeps_the_sound():
     half.load_weights(CHECKPOINT, mx.bfloat16)
     lanes = np.array([0], np.int32)
     state = half.decoder_state(1)
-    assert state.history.dtype == mx.bfloat16
+    assert state.conv_state.dtype == mx.bfloat16
     whole = mx.array(codes[:, :, 0].T[None])
     pcm, _ = half.decode(whole, state, lanes)
     assert pcm.dtype == mx.float32

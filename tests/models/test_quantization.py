@@ -7,16 +7,16 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from checkpoints import LM
-from lm_layouts import as_mlx, as_split
+from support.checkpoints import LM
+from support.models.lm_layouts import as_mlx, as_split
 
 from pipeline.errors import ConfigError, WeightsError
-from pipeline.models import untrained
-from pipeline.models.headers import TensorHeader, read_header
+from pipeline.models import random_init
+from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
+from pipeline.models.checkpoint.safetensors_header import TensorHeader, read_header
+from pipeline.models.checkpoint.writer import new_checkpoint
 from pipeline.models.lm import LmModel
-from pipeline.models.lm_config import LmConfig, parse_lm_config
 from pipeline.models.quantization import mlx_names, quantize_checkpoint
-from pipeline.models.writing import new_checkpoint
 
 WIDE = {**LM, "dim": 64, "depformer_dim": 64, "depformer_dim_feedforward": 192}
 CONDITIONED = {
@@ -44,11 +44,11 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 def make(
-    folder: Path, changes: dict[str, Any], dtype: untrained.StoredDtype = "BF16"
+    folder: Path, changes: dict[str, Any], dtype: random_init.StoredDtype = "BF16"
 ) -> tuple[Path, LmConfig]:
     config = parse_lm_config({**WIDE, **changes})
     path = folder / "model.safetensors"
-    untrained.write_checkpoint(path, untrained.lm_tensors(config), 1, dtype)
+    random_init.write_checkpoint(path, random_init.lm_tensors(config), 1, dtype)
     return path, config
 
 
@@ -135,7 +135,7 @@ def test_unused_codebooks_stay(tmp_path: Path) -> None:
     config = parse_lm_config(personaplex)
     source = tmp_path / "model.safetensors"
     whole = parse_lm_config({**personaplex, "model_type": "moshi"})
-    untrained.write_checkpoint(source, untrained.lm_tensors(whole), 1)
+    random_init.write_checkpoint(source, random_init.lm_tensors(whole), 1)
     made = quantize_checkpoint(source, tmp_path / "q.safetensors", config, 4)
     assert any(name.startswith("depformer.slices.7.") for name in read_header(made.path))
     LmModel(config).load_weights(made.path)

@@ -5,8 +5,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.mimi_config import QuantizerConfig
-from pipeline.models.quantizer import SplitQuantizer, half_squares
+from pipeline.models.checkpoint.mimi_config import QuantizerConfig
+from pipeline.models.quantizer import SplitResidualVectorQuantizer, half_squares
 
 CONFIG = QuantizerConfig(dimension=5, n_q=4, bins=16)
 WIDTH = 6
@@ -14,7 +14,7 @@ WIDTH = 6
 
 def make(seed):
     rng = np.random.default_rng(seed)
-    quantizer = SplitQuantizer(CONFIG.n_q, WIDTH, CONFIG)
+    quantizer = SplitResidualVectorQuantizer(CONFIG.n_q, WIDTH, CONFIG)
     for rvq in (quantizer.rvq_first, quantizer.rvq_rest):
         for name, old in [("input_proj", rvq.input_proj), ("output_proj", rvq.output_proj)]:
             rvq[name] = mx.array(rng.standard_normal(old.shape).astype(np.float32))

@@ -6,18 +6,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.models.sampling import Choice, Dice, SamplingBatch, shape_text, uniforms
-from pipeline.values import GREEDY, Sampling
+from pipeline.models.sampling import (
+    SamplingBatch,
+    SamplingTensors,
+    TokenSampler,
+    process_text_logits,
+    uniforms,
+)
+from pipeline.values import GREEDY, SamplingParams
 
 LOGITS = np.array([0.3, 2.0, -1.0, 1.1, 0.9, -4.0, 1.6, 0.0, -0.2, 2.4], np.float32)
 
 
-def choice(temperature: list[float], top_k: list[int]) -> Choice:
-    return Choice(np.array(temperature, np.float32), np.array(top_k, np.int32))
+def choice(temperature: list[float], top_k: list[int]) -> SamplingTensors:
+    return SamplingTensors(np.array(temperature, np.float32), np.array(top_k, np.int32))
 
 
-def draw(logits: np.ndarray, how: Choice, numbers: np.ndarray) -> np.ndarray:
-    return np.array(Dice(how).draw(mx.array(logits), mx.array(numbers[:, None])))
+def draw(logits: np.ndarray, how: SamplingTensors, numbers: np.ndarray) -> np.ndarray:
+    return np.array(TokenSampler(how).sample(mx.array(logits), mx.array(numbers[:, None])))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -101,9 +107,9 @@ def test_random_numbers_are_a_function_of_seed_and_step() -> None:
 
 def test_padding_bias_moves_one_logit_of_its_row() -> None:
     """By exactly the bias, and nothing in a row without."""
-    lanes = [Sampling(padding_bias=2.5), GREEDY, Sampling(padding_bias=-1.0)]
+    lanes = [SamplingParams(padding_bias=2.5), GREEDY, SamplingParams(padding_bias=-1.0)]
     batch = SamplingBatch.of(lanes, [0, 0, 0], [[], [], []], 4)
-    moved = np.array(shape_text(mx.array(np.tile(LOGITS, (3, 1))), batch, padding_id=3)) - LOGITS
+    moved = np.array(process_text_logits(mx.array(np.tile(LOGITS, (3, 1))), batch, padding_id=3)) - LOGITS
     expected = np.zeros((3, 10), np.float32)
     expected[:, 3] = [2.5, 0, -1]
     np.testing.assert_allclose(moved, expected, atol=1e-6)
@@ -113,9 +119,9 @@ def test_padding_bias_moves_one_logit_of_its_row() -> None:
 @settings(deadline=None, max_examples=40)
 def test_penalty_weakens_what_was_said_and_nothing_else(recent: list[int], penalty: float) -> None:
     """Positive logits are divided, negative ones multiplied, once however often a token was said."""
-    lanes = [Sampling(repetition_penalty=penalty), Sampling()]
+    lanes = [SamplingParams(repetition_penalty=penalty), SamplingParams()]
     batch = SamplingBatch.of(lanes, [0, 0], [recent, recent], 4)
-    shaped = np.array(shape_text(mx.array(np.tile(LOGITS, (2, 1))), batch, padding_id=3))
+    shaped = np.array(process_text_logits(mx.array(np.tile(LOGITS, (2, 1))), batch, padding_id=3))
     weakened = np.where(LOGITS > 0, LOGITS / np.float32(penalty), LOGITS * np.float32(penalty))
     said = np.isin(np.arange(10), recent)
     np.testing.assert_allclose(shaped[0], np.where(said, weakened, LOGITS), rtol=1e-6)
@@ -125,9 +131,9 @@ def test_penalty_weakens_what_was_said_and_nothing_else(recent: list[int], penal
 def test_rows_beyond_the_lanes_are_greedy_and_cost_nothing() -> None:
     """A batch is padded to its width; where nobody draws, no number is drawn."""
     assert SamplingBatch.of([GREEDY], [3], [[]], 4, width=4).uniforms is None
-    batch = SamplingBatch.of([Sampling(seed=2)], [3], [[1]], 4, width=4)
+    batch = SamplingBatch.of([SamplingParams(seed=2)], [3], [[1]], 4, width=4)
     assert batch.uniforms is not None
     np.testing.assert_array_equal(batch.uniforms[0], uniforms(2, 3, 5))
     np.testing.assert_array_equal(batch.text.temperature[1:], 0)
     np.testing.assert_array_equal(batch.repetition_penalty[1:], 1)
-    assert len(batch.recent) == 4
+    assert len(batch.repetition_context) == 4

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.protocol import outgoing
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.conversation import Conversation, capture_ms
 from pipeline.protocol.events import (
     Acked,
@@ -18,9 +19,7 @@ from pipeline.protocol.events import (
     Refused,
     TextReceived,
 )
-from pipeline.protocol.farewell import Farewell
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
-from pipeline.protocol.kept import Kept
 from pipeline.protocol.metadata import (
     Bye,
     ClientStats,
@@ -37,6 +36,7 @@ from pipeline.protocol.metadata import (
 )
 from pipeline.protocol.packets import Packet, PacketType, Priority, decode, encode
 from pipeline.protocol.phases import Phase
+from pipeline.protocol.unacked import UnackedPackets
 
 EPOCH_MS = 1767225600000.0
 ESTABLISHED = ConnectionEstablished(
@@ -56,15 +56,15 @@ def end(role, **kwargs):
     return Conversation(role, heartbeat_every_s=5.0, heartbeat_timeout_s=15.0, now_s=0.0, **kwargs)
 
 
-def write(conversation, said):
-    return conversation.number(said, timestamp_ms=EPOCH_MS)
+def write(conversation, packet):
+    return conversation.encode_next(packet, timestamp_ms=EPOCH_MS)
 
 
-def tell(speaker, listener, said, now_s=0.0):
+def deliver(sender, receiver, packet, now_s=0.0):
     """One packet from end to end: the event there, and the replies, which are delivered back."""
-    event, replies = listener.receive(write(speaker, said), now_s=now_s)
+    event, replies = receiver.receive(write(sender, packet), now_s=now_s)
     for reply in replies:
-        _, more = speaker.receive(write(listener, reply), now_s=now_s)
+        _, more = sender.receive(write(receiver, reply), now_s=now_s)
         assert not more
     return event, replies
 
@@ -72,8 +72,8 @@ def tell(speaker, listener, said, now_s=0.0):
 def pair(*, ready=True):
     server, client = end("server"), end("client")
     if ready:
-        tell(server, client, outgoing.metadata(ESTABLISHED))
-        tell(server, client, outgoing.metadata(Ready()))
+        deliver(server, client, outgoing.metadata(ESTABLISHED))
+        deliver(server, client, outgoing.metadata(Ready()))
     return server, client
 
 
@@ -85,9 +85,9 @@ def raw(kind, payload=b"", *, seq=0, timestamp_ms=EPOCH_MS, wants_ack=False):
 
 
 def test_a_session_passes_through_its_phases_on_both_ends():
-    """Both ends are in the same phase after every packet, and each packet means what was said."""
+    """Both ends are in the same phase after every packet, and arrives with its meaning."""
     server, client = pair(ready=False)
-    said = [
+    exchange = [
         (server, client, ESTABLISHED, Phase.WAITING),
         (client, server, Configure(seed=7), Phase.WAITING),
         (server, client, Queued(2), Phase.WAITING),
@@ -95,10 +95,10 @@ def test_a_session_passes_through_its_phases_on_both_ends():
         (server, client, Ready(), Phase.READY),
         (client, server, Vad(speaking=True), Phase.READY),
         (server, client, Stats(0, 0, 0, 0, 1, 16, 0), Phase.READY),
-        (client, server, Bye(), Phase.PARTED),
+        (client, server, Bye(), Phase.CLOSING),
     ]
-    for speaker, listener, value, phase in said:
-        event, replies = tell(speaker, listener, outgoing.metadata(value))
+    for sender, receiver, value, phase in exchange:
+        event, replies = deliver(sender, receiver, outgoing.metadata(value))
         assert event == MetadataReceived(value)
         assert replies == ()
         assert server.phase is client.phase is phase
@@ -107,8 +107,8 @@ def test_a_session_passes_through_its_phases_on_both_ends():
 def test_a_resumed_session_is_ready():
     """`resumed` stands in the place of `ready`."""
     server, client = pair(ready=False)
-    tell(server, client, outgoing.metadata(ESTABLISHED))
-    tell(server, client, outgoing.metadata(Resumed("5f2c", "t1", (), 0)))
+    deliver(server, client, outgoing.metadata(ESTABLISHED))
+    deliver(server, client, outgoing.metadata(Resumed("5f2c", "t1", (), 0)))
     assert server.phase is client.phase is Phase.READY
 
 
@@ -116,8 +116,8 @@ def test_a_resumed_session_is_ready():
 def test_audio_comes_out_as_it_went_in(timestamp_ms):
     """Payload and timestamp arrive bit for bit, in both directions."""
     server, client = pair()
-    for speaker, listener in ((client, server), (server, client)):
-        event, replies = tell(speaker, listener, outgoing.audio(FRAME, timestamp_ms))
+    for sender, receiver in ((client, server), (server, client)):
+        event, replies = deliver(sender, receiver, outgoing.audio(FRAME, timestamp_ms))
         assert isinstance(event, AudioReceived)
         assert event.payload == FRAME
         assert struct.pack("<d", event.timestamp_ms) == struct.pack("<d", timestamp_ms)
@@ -128,15 +128,15 @@ def test_audio_comes_out_as_it_went_in(timestamp_ms):
 def test_text_is_the_utterance_so_far_and_then_final(role):
     """Of the agent or of the user: a partial wants no ACK, a final one does and gets it; both are counted."""
     server, client = pair()
-    speaker, listener = (server, client) if role == "server" else (client, server)
-    event, replies = tell(speaker, listener, outgoing.text_partial("né €", 80.0))
+    sender, receiver = (server, client) if role == "server" else (client, server)
+    event, replies = deliver(sender, receiver, outgoing.text_partial("né €", 80.0))
     assert event == TextReceived("né €", final=False, timestamp_ms=80.0)
     assert replies == ()
-    event, replies = tell(speaker, listener, outgoing.text_final("né €5", 160.0))
+    event, replies = deliver(sender, receiver, outgoing.text_final("né €5", 160.0))
     assert event == TextReceived("né €5", final=True, timestamp_ms=160.0)
-    assert [reply.act for reply in replies] == ["ack"]
-    assert speaker.unacked == ()
-    counted = listener.statistics()
+    assert [reply.kind for reply in replies] == ["ack"]
+    assert sender.unacked == ()
+    counted = receiver.statistics()
     assert (counted.received["text_partial"], counted.received["text_final"]) == (1, 1)
     assert counted.ignored == {}
 
@@ -161,26 +161,26 @@ def test_priorities_are_those_of_the_protocol():
         assert low.priority is Priority.LOW
 
 
-# Numbering and receipts
+# Seqs and ACKs
 
 
 @given(st.lists(st.sampled_from(["audio", "text_partial", "text_final"]), max_size=30))
 def test_seqs_are_contiguous_from_0_in_the_order_of_writing(kinds):
-    """Numbers are given at the write: what is left out in between takes none."""
+    """A packet gets its seq when it is written: a dropped one takes none."""
     server, _ = pair(ready=False)
     messages = [write(server, outgoing.metadata(ESTABLISHED)), write(server, outgoing.metadata(Ready()))]
     for kind in kinds:
-        said = {
+        packets = {
             "audio": lambda: outgoing.audio(FRAME, 1.0),
             "text_partial": lambda: outgoing.text_partial("a"),
             "text_final": lambda: outgoing.text_final("a"),
         }
-        messages.append(write(server, said[kind]()))
+        messages.append(write(server, packets[kind]()))
     assert [decode(message).seq for message in messages] == list(range(len(messages)))
 
 
 def test_seqs_wrap_from_the_last_u32_to_0():
-    """After 4,294,967,295 comes 0, and receipts still find their packet."""
+    """After 4,294,967,295 comes 0, and ACKs still find their packet."""
     server, client = pair()
     server._next_seq = 0xFFFF_FFFF
     messages = [write(server, outgoing.text_final(text)) for text in ("last", "first")]
@@ -191,36 +191,36 @@ def test_seqs_wrap_from_the_last_u32_to_0():
         assert event == Acked(decode(message).seq, outgoing.text_final(text))
 
 
-def test_the_writer_stamps_what_has_no_time_of_its_own():
+def test_a_packet_without_a_time_gets_that_of_its_write():
     """An ACK carries the time of its write, an echo the time it was given."""
     server, _ = pair()
-    assert decode(server.number(outgoing.ack(1), timestamp_ms=5.5)).timestamp_ms == 5.5
-    assert decode(server.number(outgoing.audio(FRAME, 7.25), timestamp_ms=5.5)).timestamp_ms == 7.25
+    assert decode(server.encode_next(outgoing.ack(1), timestamp_ms=5.5)).timestamp_ms == 5.5
+    assert decode(server.encode_next(outgoing.audio(FRAME, 7.25), timestamp_ms=5.5)).timestamp_ms == 7.25
 
 
-def test_what_wants_an_ack_is_kept_until_it_has_one_in_order():
-    """`unacked` is oldest first; a receipt removes exactly its packet, a second one nothing."""
+def test_packets_that_want_an_ack_are_kept_in_order_until_they_have_one():
+    """`unacked` is oldest first; an ACK removes exactly its packet, a second ACK nothing."""
     server, _ = pair()
     finals = [outgoing.text_final(str(i)) for i in range(3)]
     seqs = [decode(write(server, final)).seq for final in finals]
     assert server.unacked == tuple(finals)
-    receipt = raw(PacketType.ACK, seqs[1].to_bytes(4, "little"))
-    assert server.receive(receipt, now_s=0.0) == (Acked(seqs[1], finals[1]), ())
+    ack = raw(PacketType.ACK, seqs[1].to_bytes(4, "little"))
+    assert server.receive(ack, now_s=0.0) == (Acked(seqs[1], finals[1]), ())
     assert server.unacked == (finals[0], finals[2])
-    assert server.receive(receipt, now_s=0.0) == (Ignored("unknown_ack"), ())
+    assert server.receive(ack, now_s=0.0) == (Ignored("unknown_ack"), ())
     assert server.unacked == (finals[0], finals[2])
 
 
 def test_too_many_unacked_packets_end_the_conversation_as_ours():
-    """The bound is declared; at it the write fails and says how to close, and nothing is numbered."""
-    server = end("server", kept=Kept(2))
+    """At the declared bound the write fails with the close reason, and no seq is used."""
+    server = end("server", unacked=UnackedPackets(2))
     write(server, outgoing.metadata(ESTABLISHED))
     write(server, outgoing.metadata(Ready()))
     write(server, outgoing.text_final("a"))
     write(server, outgoing.text_final("b"))
     with pytest.raises(LocalProtocolError) as caught:
         write(server, outgoing.text_final("c"))
-    assert caught.value.farewell is Farewell.TRY_AGAIN_LATER
+    assert caught.value.close_reason is CloseReason.TRY_AGAIN_LATER
     assert decode(write(server, outgoing.audio(FRAME, 0.0))).seq == 4
 
 
@@ -232,17 +232,17 @@ def test_too_many_unacked_packets_end_the_conversation_as_ours():
         raw(PacketType.METADATA, b'{"type":"vad"}', seq=9, wants_ack=True),
         raw(0x7F, b"?", seq=9, wants_ack=True),
     ],
-    ids=["heard", "unknown metadata", "refused", "unknown packet"],
+    ids=["accepted", "unknown metadata", "refused", "unknown packet"],
 )
-def test_whatever_wants_an_ack_gets_one(message):
-    """An ACK says that a packet has arrived, also where it is refused or passed over."""
+def test_every_packet_that_wants_an_ack_gets_one(message):
+    """An ACK says that a packet has arrived, also where it is refused or ignored."""
     server, _ = pair()
     _, replies = server.receive(message, now_s=0.0)
     assert replies == (outgoing.ack(9),)
 
 
 def test_an_ack_is_never_acked():
-    """The ack byte of an ACK is not obeyed: receipts of receipts would never end."""
+    """The ack byte of an ACK is ignored: ACKs of ACKs would never end."""
     server, _ = pair()
     _, replies = server.receive(raw(PacketType.ACK, bytes(4), wants_ack=True), now_s=0.0)
     assert replies == ()
@@ -252,28 +252,28 @@ def test_an_ack_is_never_acked():
 
 
 @pytest.mark.parametrize(
-    ("message", "fault", "farewell"),
+    ("message", "fault", "close_reason"),
     [
-        ("hello", Fault.TEXT_FRAME, Farewell.UNSUPPORTED_DATA),
-        ("", Fault.TEXT_FRAME, Farewell.UNSUPPORTED_DATA),
-        (b"", Fault.EMPTY_MESSAGE, Farewell.PROTOCOL_ERROR),
-        (raw(PacketType.HEARTBEAT)[:-1], Fault.SHORT_HEADER, Farewell.PROTOCOL_ERROR),
-        (raw(PacketType.AUDIO_CHUNK, FRAME)[:-1], Fault.LENGTH_MISMATCH, Farewell.PROTOCOL_ERROR),
-        (raw(PacketType.TEXT_FINAL, b"\xc3"), Fault.INVALID_UTF8, Farewell.PROTOCOL_ERROR),
-        (raw(PacketType.METADATA, b"\xff{}"), Fault.INVALID_UTF8, Farewell.PROTOCOL_ERROR),
-        (raw(PacketType.METADATA, b"{"), Fault.INVALID_JSON, Farewell.PROTOCOL_ERROR),
-        (raw(PacketType.METADATA, b"[]"), Fault.INVALID_METADATA, Farewell.PROTOCOL_ERROR),
-        (bytes(65_553), Fault.TOO_BIG, Farewell.TOO_BIG),
+        ("hello", Fault.TEXT_FRAME, CloseReason.UNSUPPORTED_DATA),
+        ("", Fault.TEXT_FRAME, CloseReason.UNSUPPORTED_DATA),
+        (b"", Fault.EMPTY_MESSAGE, CloseReason.PROTOCOL_ERROR),
+        (raw(PacketType.HEARTBEAT)[:-1], Fault.SHORT_HEADER, CloseReason.PROTOCOL_ERROR),
+        (raw(PacketType.AUDIO_CHUNK, FRAME)[:-1], Fault.LENGTH_MISMATCH, CloseReason.PROTOCOL_ERROR),
+        (raw(PacketType.TEXT_FINAL, b"\xc3"), Fault.INVALID_UTF8, CloseReason.PROTOCOL_ERROR),
+        (raw(PacketType.METADATA, b"\xff{}"), Fault.INVALID_UTF8, CloseReason.PROTOCOL_ERROR),
+        (raw(PacketType.METADATA, b"{"), Fault.INVALID_JSON, CloseReason.PROTOCOL_ERROR),
+        (raw(PacketType.METADATA, b"[]"), Fault.INVALID_METADATA, CloseReason.PROTOCOL_ERROR),
+        (bytes(65_553), Fault.TOO_BIG, CloseReason.TOO_BIG),
     ],
     ids=lambda value: value.name if isinstance(value, Fault) else "",
 )
 @pytest.mark.parametrize("ready", [False, True])
-def test_a_message_of_no_protocol_ends_the_connection(message, fault, farewell, ready):
-    """The fault names itself and its close; nothing after it is believed; the peer can still be told."""
+def test_a_message_that_is_no_packet_ends_the_connection(message, fault, close_reason, ready):
+    """The fault names its close reason; later messages raise it again; an `error` can still be sent."""
     server, _ = pair(ready=ready)
     with pytest.raises(RemoteProtocolError) as caught:
         server.receive(message, now_s=0.0)
-    assert (caught.value.fault, caught.value.farewell) == (fault, farewell)
+    assert (caught.value.fault, caught.value.close_reason) == (fault, close_reason)
     with pytest.raises(RemoteProtocolError) as again:
         server.receive(raw(PacketType.HEARTBEAT), now_s=0.0)
     assert again.value is caught.value
@@ -294,21 +294,21 @@ def test_a_message_of_no_protocol_ends_the_connection(message, fault, farewell, 
     ],
     ids=str,
 )
-def test_what_is_passed_over_or_refused_is_counted_and_the_session_goes_on(message, event):
-    """The packet after it is heard as if nothing had been."""
+def test_ignored_and_refused_packets_are_counted_and_the_session_goes_on(message, event):
+    """The packet after it is handled as if nothing had happened."""
     server, client = pair()
     assert server.receive(message, now_s=0.0)[0] == event
     statistics = server.statistics()
     if isinstance(event, Ignored):
-        assert (statistics.ignored, statistics.refused) == ({event.what: 1}, {})
+        assert (statistics.ignored, statistics.refused) == ({event.reason: 1}, {})
     else:
         assert (statistics.ignored, statistics.refused) == ({}, {event.code: 1})
-    assert isinstance(tell(client, server, outgoing.audio(FRAME, 1.0))[0], AudioReceived)
+    assert isinstance(deliver(client, server, outgoing.audio(FRAME, 1.0))[0], AudioReceived)
 
 
 @pytest.mark.parametrize("timestamp_ms", [float("nan"), float("inf"), float("-inf")])
 def test_audio_without_a_time_is_refused(timestamp_ms):
-    """What could not be counted back over a burst refuses its packet; other packets may carry any."""
+    """Audio needs a finite time, from which a burst is counted back; other packets may have any time."""
     server, _ = pair()
     event, _ = server.receive(raw(PacketType.AUDIO_CHUNK, FRAME, timestamp_ms=timestamp_ms), now_s=0.0)
     assert event == Refused("bad_timestamp", "the timestamp of audio must be a finite number")
@@ -316,33 +316,33 @@ def test_audio_without_a_time_is_refused(timestamp_ms):
     assert event == HeartbeatReceived()
 
 
-def test_audio_before_ready_is_refused_and_heard_after():
-    """A client that does not wait loses its first frames and is told, once per packet, not closed."""
+def test_audio_before_ready_is_refused_and_accepted_after():
+    """A client that does not wait gets a refusal for each packet, and is not closed."""
     server, client = pair(ready=False)
-    refusal = Refused("not_ready", "audio may be sent once the server has said ready")
+    refusal = Refused("not_ready", "audio may be sent once the server has sent ready")
     message = raw(PacketType.AUDIO_CHUNK, FRAME)
     assert server.receive(message, now_s=0.0) == (refusal, ())
-    tell(server, client, outgoing.metadata(ESTABLISHED))
+    deliver(server, client, outgoing.metadata(ESTABLISHED))
     assert server.receive(message, now_s=0.0) == (refusal, ())
-    tell(server, client, outgoing.metadata(Queued(1)))
+    deliver(server, client, outgoing.metadata(Queued(1)))
     assert server.receive(message, now_s=0.0) == (refusal, ())
-    tell(server, client, outgoing.metadata(Ready()))
+    deliver(server, client, outgoing.metadata(Ready()))
     assert isinstance(server.receive(message, now_s=0.0)[0], AudioReceived)
     assert server.statistics().refused == {"not_ready": 3}
 
 
-def test_after_bye_only_receipts_are_heard():
-    """What was on its way is passed over and counted; the last final text can still be ACKed."""
+def test_after_bye_only_acks_have_an_effect():
+    """What was on its way is ignored and counted; the last final text can still be ACKed."""
     server, client = pair()
-    tell(client, server, outgoing.metadata(Bye()))
+    deliver(client, server, outgoing.metadata(Bye()))
     for message in (
         raw(PacketType.AUDIO_CHUNK, FRAME),
         raw(PacketType.METADATA, b'{"type":"bye"}'),
         raw(PacketType.METADATA, b'{"type":"client_stats"}'),
     ):
         assert server.receive(message, now_s=0.0) == (Ignored("after_bye"), ())
-    _, replies = tell(server, client, outgoing.text_final("goodbye"))
-    assert [reply.act for reply in replies] == ["ack"]
+    _, replies = deliver(server, client, outgoing.text_final("goodbye"))
+    assert [reply.kind for reply in replies] == ["ack"]
     assert server.unacked == ()
 
 
@@ -374,7 +374,7 @@ def test_any_messages_are_events_until_the_first_fault(messages, role):
 
 
 @pytest.mark.parametrize(
-    ("role", "said"),
+    ("role", "packet"),
     [
         ("server", outgoing.metadata(Ready())),
         ("server", outgoing.audio(FRAME, 0.0)),
@@ -383,13 +383,13 @@ def test_any_messages_are_events_until_the_first_fault(messages, role):
         ("server", outgoing.text_final("hi")),
         ("client", outgoing.metadata(Ready())),
     ],
-    ids=lambda value: getattr(value, "act", value),
+    ids=lambda value: getattr(value, "kind", value),
 )
-def test_what_may_not_be_said_now_is_our_fault_and_takes_no_number(role, said):
-    """Before the greeting there is no audio, and no end ever says the other's words."""
+def test_a_packet_out_of_turn_is_our_fault_and_takes_no_seq(role, packet):
+    """Before the greeting there is no audio, and no end sends the other's kinds of packets."""
     conversation = end(role)
     with pytest.raises(LocalProtocolError):
-        write(conversation, said)
+        write(conversation, packet)
     assert decode(write(conversation, outgoing.ack(0))).seq == 0
 
 
@@ -403,13 +403,13 @@ def test_what_may_not_be_said_now_is_our_fault_and_takes_no_number(role, said):
     ],
 )
 def test_a_server_out_of_turn_is_a_fault(message):
-    """A client believes no server that speaks before it has introduced itself."""
+    """A client accepts nothing from a server before `connection_established`."""
     with pytest.raises(RemoteProtocolError) as caught:
         end("client").receive(message, now_s=0.0)
     assert caught.value.fault is Fault.OUT_OF_TURN
 
 
-def test_a_closed_conversation_neither_speaks_nor_hears():
+def test_a_closed_conversation_neither_sends_nor_receives():
     """Using an end after its close is our mistake, in both directions."""
     server, _ = pair()
     server.close()
@@ -419,7 +419,7 @@ def test_a_closed_conversation_neither_speaks_nor_hears():
         write(server, outgoing.ack(0))
 
 
-def test_what_fits_no_packet_is_refused_where_it_is_said():
+def test_what_fits_no_packet_is_refused_when_it_is_made():
     """A payload over 65,535 bytes and text that is no Unicode fail before they are queued."""
     with pytest.raises(LocalProtocolError):
         outgoing.text_final("é" * 32_768)
@@ -437,9 +437,9 @@ def test_two_ends_heartbeat_without_an_echo():
     ends_ = [server, client]
     for tick in range(600):
         now_s = float(tick)
-        for speaker, listener in (ends_, ends_[::-1]):
-            if speaker.heartbeat_due(now_s):
-                event, _ = tell(speaker, listener, speaker.heartbeat(now_s=now_s), now_s)
+        for sender, receiver in (ends_, ends_[::-1]):
+            if sender.heartbeat_due(now_s):
+                event, _ = deliver(sender, receiver, sender.heartbeat(now_s=now_s), now_s)
                 assert event == HeartbeatReceived()
         for conversation in ends_:
             conversation.check_alive(now_s)
@@ -448,7 +448,7 @@ def test_two_ends_heartbeat_without_an_echo():
 
 
 def test_a_peer_that_answers_every_heartbeat_gets_one_answer():
-    """A client that also answers answers is left alone after the first."""
+    """A client that also answers replies gets one reply and no more."""
     server, _ = pair()
     exchanged = 0
     _, replies = server.receive(raw(PacketType.HEARTBEAT), now_s=1.0)
@@ -461,7 +461,7 @@ def test_a_peer_that_answers_every_heartbeat_gets_one_answer():
 
 @pytest.mark.parametrize("kind", [*PacketType, 0x99])
 def test_any_packet_is_a_sign_of_life(kind):
-    """Known or not, heard or refused: what arrives ends the silence."""
+    """Known or not, accepted or refused: any packet ends the silence."""
     server, _ = pair()
     payload = b'{"type":"later"}' if kind == PacketType.METADATA else bytes(4)
     server.receive(raw(kind, payload), now_s=14.0)
@@ -469,7 +469,7 @@ def test_any_packet_is_a_sign_of_life(kind):
     server.check_alive(28.9)
     with pytest.raises(RemoteProtocolError) as caught:
         server.check_alive(29.0)
-    assert (caught.value.fault, caught.value.farewell) == (Fault.SILENT, Farewell.TRY_AGAIN_LATER)
+    assert (caught.value.fault, caught.value.close_reason) == (Fault.SILENT, CloseReason.TRY_AGAIN_LATER)
 
 
 def test_the_next_deadline_is_the_heartbeat_or_the_silence():
@@ -489,8 +489,8 @@ def test_the_next_deadline_is_the_heartbeat_or_the_silence():
 def test_statistics_count_both_directions_by_name():
     """Packets are counted by the name of their type, unknown ones together."""
     server, client = pair()
-    tell(client, server, outgoing.audio(FRAME, 0.0))
-    tell(server, client, outgoing.text_final("a"))
+    deliver(client, server, outgoing.audio(FRAME, 0.0))
+    deliver(server, client, outgoing.text_final("a"))
     for kind in (0x77, 0x78):
         server.receive(raw(kind), now_s=0.0)
     statistics = server.statistics()

@@ -2,13 +2,13 @@
 
 import json
 import typing
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields, replace
 
-from pipeline.protocol import metadata, objects
+from pipeline.protocol import metadata
 from pipeline.protocol.faults import Fault, LocalProtocolError, RefusedPacketError, RemoteProtocolError
 from pipeline.protocol.metadata import (
     Bye,
@@ -44,9 +44,9 @@ SUGGESTING = replace(
     model=replace(ESTABLISHED.model, about="Sums, “spoken”.", suggestions=("what is <b>1</b> plus 2", "bye")),
 )
 
-# What docs/protocol.md promises a client in another language, spelled out field by field.
-SPELLED_MODEL = {"name": "tiny", "shape": "moshi", "trained": False, "modelDelayMs": 160, "text": "ids"}
-SPELLED_ESTABLISHED = {
+# What docs/reference/protocol.md promises a client in another language, field by field.
+ENCODED_MODEL = {"name": "tiny", "shape": "moshi", "trained": False, "modelDelayMs": 160, "text": "ids"}
+ENCODED_ESTABLISHED = {
     "type": "connection_established",
     "protocol": 1,
     "sessionId": "5f2c",
@@ -54,7 +54,7 @@ SPELLED_ESTABLISHED = {
     "serverTime": 1767225600000.25,
     "sampleRate": 24000,
     "frameSamples": 1920,
-    "model": SPELLED_MODEL,
+    "model": ENCODED_MODEL,
     "limits": {
         "messageBytes": 65552,
         "burstFrames": 8,
@@ -63,14 +63,14 @@ SPELLED_ESTABLISHED = {
         "heartbeatTimeoutMs": 15000,
     },
 }
-SPELLED = [
-    (ESTABLISHED, SPELLED_ESTABLISHED),
+ENCODED = [
+    (ESTABLISHED, ENCODED_ESTABLISHED),
     (
         SUGGESTING,
         {
-            **SPELLED_ESTABLISHED,
+            **ENCODED_ESTABLISHED,
             "model": {
-                **SPELLED_MODEL,
+                **ENCODED_MODEL,
                 "about": "Sums, “spoken”.",
                 "suggestions": ["what is <b>1</b> plus 2", "bye"],
             },
@@ -128,21 +128,21 @@ SPELLED = [
 ]
 
 
-def speaker_of(value):
+def sender_of(value):
     return next(role for role, known in metadata.VOCABULARY.items() if value.TYPE in known)
 
 
-@pytest.mark.parametrize(("value", "spelled"), SPELLED, ids=lambda item: getattr(item, "TYPE", ""))
-def test_each_object_is_spelled_as_documented_and_read_back(value, spelled):
+@pytest.mark.parametrize(("value", "encoded"), ENCODED, ids=lambda item: getattr(item, "TYPE", ""))
+def test_each_object_is_encoded_as_documented_and_read_back(value, encoded):
     """Field names, `type` and explicit null are exactly those of the protocol, both ways."""
-    payload = metadata.spell(value)
-    assert json.loads(payload) == spelled
-    assert metadata.read(payload, speaker_of(value)) == value
+    payload = metadata.encode(value)
+    assert json.loads(payload) == encoded
+    assert metadata.decode(payload, sender_of(value)) == value
 
 
-def test_every_type_of_the_vocabulary_is_spelled_above():
+def test_every_type_of_the_vocabulary_is_encoded_above():
     """No object can be added without its spelling being held."""
-    named = {type(value) for value, _ in SPELLED}
+    named = {type(value) for value, _ in ENCODED}
     assert named == set(typing.get_args(metadata.Metadata))
     assert named == {cls for known in metadata.VOCABULARY.values() for cls in known.values()}
 
@@ -152,10 +152,10 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=8,
 )
-FIELD_NAMES = sorted({name for _, spelled in SPELLED for name in spelled} - {"type"})
+FIELD_NAMES = sorted({name for _, encoded in ENCODED for name in encoded} - {"type"})
 objects_of_known_types = st.builds(
     lambda name, content: {**content, "type": name},
-    st.sampled_from([value.TYPE for value, _ in SPELLED]),
+    st.sampled_from([value.TYPE for value, _ in ENCODED]),
     st.dictionaries(st.sampled_from(FIELD_NAMES), json_values, max_size=6),
 )
 any_payload = st.one_of(
@@ -167,15 +167,15 @@ any_payload = st.one_of(
 
 
 @given(any_payload, st.sampled_from(["server", "client"]))
-def test_any_bytes_are_understood_unknown_refused_or_a_fault(payload, speaker):
-    """Nothing else comes out; what is understood can be spelled again and means the same."""
+def test_any_bytes_are_valid_unknown_refused_or_a_fault(payload, sender):
+    """Nothing else comes out; a valid object can be encoded again and means the same."""
     try:
-        value = metadata.read(payload, speaker)
+        value = metadata.decode(payload, sender)
     except (RemoteProtocolError, RefusedPacketError) as error:
-        str(error).encode()  # what the peer is told can always be encoded
+        str(error).encode()  # the message for the peer can always be encoded
     else:
         if value is not None:
-            assert metadata.read(metadata.spell(value), speaker) == value
+            assert metadata.decode(metadata.encode(value), sender) == value
 
 
 @pytest.mark.parametrize(
@@ -205,7 +205,7 @@ def test_any_bytes_are_understood_unknown_refused_or_a_fault(payload, speaker):
 def test_what_is_no_metadata_has_its_fault(payload, fault):
     """Not UTF-8, not JSON, not an object, no string `type`: each has its name."""
     with pytest.raises(RemoteProtocolError) as caught:
-        metadata.read(payload, "client")
+        metadata.decode(payload, "client")
     assert caught.value.fault is fault
 
 
@@ -232,19 +232,19 @@ def test_what_is_no_metadata_has_its_fault(payload, fault):
     ],
 )
 def test_a_wrong_field_of_configure_is_refused_by_its_name(field, content):
-    """Type and range are checked by field; the sentence names it as it is spelled on the wire."""
+    """Type and range are checked by field; the message gives its name on the wire."""
     payload = json.dumps({"type": "configure", field: content}).encode()
     with pytest.raises(RefusedPacketError, match=f"^configure\\.{field} must be a ") as caught:
-        metadata.read(payload, "client")
+        metadata.decode(payload, "client")
     assert caught.value.code == "bad_metadata"
 
 
 def test_an_infinite_number_without_the_word_is_refused():
     """1e999 is JSON and reads as infinity; no bound admits it."""
     with pytest.raises(RefusedPacketError, match="temperature"):
-        metadata.read(b'{"type":"configure","temperature":1e999}', "client")
+        metadata.decode(b'{"type":"configure","temperature":1e999}', "client")
     with pytest.raises(RefusedPacketError, match="seed"):
-        metadata.read(b'{"type":"configure","seed":1e999}', "client")
+        metadata.decode(b'{"type":"configure","seed":1e999}', "client")
 
 
 @pytest.mark.parametrize("extreme", [{"temperature": 0}, {"temperature": 10}, {"topK": 0}, {"topK": 65_536},
@@ -252,8 +252,8 @@ def test_an_infinite_number_without_the_word_is_refused():
 def test_bounds_are_included(extreme):
     """The bounds themselves are allowed."""
     payload = json.dumps({"type": "configure", **extreme}).encode()
-    spelled = json.loads(metadata.spell(metadata.read(payload, "client")))
-    assert spelled == {"type": "configure", **extreme}
+    encoded = json.loads(metadata.encode(metadata.decode(payload, "client")))
+    assert encoded == {"type": "configure", **extreme}
 
 
 @pytest.mark.parametrize(
@@ -265,13 +265,13 @@ def test_bounds_are_included(extreme):
         (b'{"type":"bye","reason":"tea"}', Bye()),
     ],
 )
-def test_what_clients_may_spell_differently_is_understood(payload, expected):
-    """null is absent, 5.0 is whole, fields of a later protocol are passed over."""
-    read = metadata.read(payload, "client")
-    assert read == expected
-    if isinstance(read, Configure) and read.top_k is not None:
-        assert isinstance(read.top_k, int)
-        assert isinstance(read.temperature, float)
+def test_what_clients_may_write_differently_is_accepted(payload, expected):
+    """null is absent, 5.0 is whole, fields of a later protocol are ignored."""
+    decoded = metadata.decode(payload, "client")
+    assert decoded == expected
+    if isinstance(decoded, Configure) and decoded.top_k is not None:
+        assert isinstance(decoded.top_k, int)
+        assert isinstance(decoded.temperature, float)
 
 
 @pytest.mark.parametrize(
@@ -289,7 +289,7 @@ def test_what_clients_may_spell_differently_is_understood(payload, expected):
 def test_other_client_objects_are_held_to_their_fields(payload, sentence):
     """A required field that is missing, and a bool that is a number, are refused in one sentence."""
     with pytest.raises(RefusedPacketError) as caught:
-        metadata.read(payload, "client")
+        metadata.decode(payload, "client")
     assert str(caught.value) == sentence
 
 
@@ -304,48 +304,49 @@ def test_other_client_objects_are_held_to_their_fields(payload, sentence):
             "connection_established.model.text must be one of text, ids",
         ),
         (
-            {"model": {**SPELLED_MODEL, "suggestions": "hello"}},
+            {"model": {**ENCODED_MODEL, "suggestions": "hello"}},
             "connection_established.model.suggestions must be a list",
         ),
         (
-            {"model": {**SPELLED_MODEL, "suggestions": ["hello", 1]}},
+            {"model": {**ENCODED_MODEL, "suggestions": ["hello", 1]}},
             "connection_established.model.suggestions[1] must be a string",
         ),
     ],
 )
 def test_a_field_inside_an_object_is_named_by_its_path(change, sentence):
     """Nested objects are read as strictly, and named by their dotted path."""
-    spelled = json.loads(metadata.spell(ESTABLISHED)) | change
+    encoded = json.loads(metadata.encode(ESTABLISHED)) | change
     with pytest.raises(RefusedPacketError) as caught:
-        metadata.read(json.dumps(spelled).encode(), "server")
+        metadata.decode(json.dumps(encoded).encode(), "server")
     assert str(caught.value) == sentence
 
 
-@pytest.mark.parametrize(("value", "_spelled"), SPELLED, ids=lambda item: getattr(item, "TYPE", ""))
-def test_an_object_is_known_only_from_its_own_speaker(value, _spelled):
-    """What only the server says is unknown from a client, and the other way round."""
-    other = "client" if speaker_of(value) == "server" else "server"
-    assert metadata.read(metadata.spell(value), other) is None
-    assert metadata.read(b'{"type":"not yet invented"}', other) is None
+@pytest.mark.parametrize(("value", "_encoded"), ENCODED, ids=lambda item: getattr(item, "TYPE", ""))
+def test_an_object_is_known_only_from_its_own_sender(value, _encoded):
+    """A type that only the server sends is unknown from a client, and the other way round."""
+    other = "client" if sender_of(value) == "server" else "server"
+    assert metadata.decode(metadata.encode(value), other) is None
+    assert metadata.decode(b'{"type":"not yet invented"}', other) is None
 
 
-def test_a_number_that_json_cannot_say_is_our_fault():
+def test_a_number_that_json_cannot_express_is_our_fault():
     """NaN never leaves as a bare word that other parsers refuse."""
     with pytest.raises(LocalProtocolError):
-        metadata.spell(Stats(0, 0, 0, 0, 0, 0, 0, step_ms=float("nan")))
+        metadata.encode(Stats(0, 0, 0, 0, 0, 0, 0, step_ms=float("nan")))
 
 
 @given(st.text())
 def test_any_text_of_ours_can_be_sent(text):
     """A message with a lone surrogate still becomes valid UTF-8, and is read back."""
     notice = ErrorNotice("bad_ack", text + "\ud800")
-    assert metadata.read(metadata.spell(notice), "server") == notice
+    assert metadata.decode(metadata.encode(notice), "server") == notice
 
 
 @pytest.mark.parametrize(
-    ("field", "spelled"),
+    ("field", "encoded"),
     [("seed", "seed"), ("top_k", "topK"), ("retry_after_ms", "retryAfterMs"), ("text_top_k", "textTopK")],
 )
-def test_wire_names_follow_from_field_names(field, spelled):
-    """snake_case here, camelCase there, by one rule."""
-    assert objects.wire_name(field) == spelled
+def test_wire_names_follow_from_field_names(field, encoded):
+    """snake_case here, camelCase on the wire, by one rule."""
+    names = {each.name: each.encode_name for each in (*fields(Configure), *fields(ErrorNotice))}
+    assert names[field] == encoded

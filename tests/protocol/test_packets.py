@@ -1,4 +1,4 @@
-"""The codec: bytes and packets are the same thing, or there is a fault with a name."""
+"""The codec: any bytes are one packet, and back, or a fault with a name."""
 
 import json
 import math
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.protocol.farewell import Farewell
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
 from pipeline.protocol.packets import (
     HEADER_BYTES,
@@ -19,10 +19,10 @@ from pipeline.protocol.packets import (
     PacketType,
     Priority,
     decode,
+    decode_ack,
     encode,
+    encode_ack,
     name_of,
-    read_ack,
-    spell_ack,
 )
 
 VECTORS = json.loads(Path(__file__).parents[1].joinpath("data/packets.json").read_text(encoding="utf-8"))
@@ -60,17 +60,17 @@ def test_any_bytes_are_one_packet_or_a_fault(message, tail, cut):
     except RemoteProtocolError as error:
         fault = error.fault
     else:
-        # Only the ack byte has more than one spelling.
+        # Only the ack byte has more than one encoding.
         assert encode(packet)[:16] + message[16:17] + encode(packet)[17:] == message
         assert packet.wants_ack == (message[16] != 0)
         return
     expected = Fault.EMPTY_MESSAGE if not message else Fault.SHORT_HEADER
     assert fault is (expected if len(message) < HEADER_BYTES else Fault.LENGTH_MISMATCH)
-    assert fault.farewell is Farewell.PROTOCOL_ERROR
+    assert fault.close_reason is CloseReason.PROTOCOL_ERROR
 
 
 @pytest.mark.parametrize("vector", PACKETS, ids=lambda vector: vector["name"])
-def test_the_vectors_say_what_their_bytes_say(vector):
+def test_the_vectors_agree_with_their_bytes(vector):
     """The committed vectors agree with the byte table, read here by offsets and not by the codec."""
     raw = bytes.fromhex(vector["hex"])
     assert raw[0] == vector["type"]
@@ -114,14 +114,14 @@ def test_a_malformed_message_has_its_fault(vector):
 
 
 def test_the_largest_packet_fits_and_one_byte_more_is_too_big():
-    """A u16 announces at most 65,535 bytes: 65,552 in all, and 1009 beyond, whatever the header says."""
+    """A u16 announces at most 65,535 bytes: 65,552 in all, and 1009 beyond, whatever the header announces."""
     packet = Packet(PacketType.METADATA, Priority.HIGH, 0, 0.0, bytes(PAYLOAD_BYTES))
     message = encode(packet)
     assert len(message) == MESSAGE_BYTES == 65_552
     assert decode(message) == packet
     with pytest.raises(RemoteProtocolError) as caught:
         decode(message + b"\0")
-    assert caught.value.farewell is Farewell.TOO_BIG
+    assert caught.value.close_reason is CloseReason.TOO_BIG
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_what_does_not_fit_the_header_is_our_fault(wrong):
         encode(wrong)
 
 
-def test_a_view_of_samples_is_spelled_by_its_bytes():
+def test_a_view_of_samples_is_encoded_by_its_bytes():
     """A payload may be a view of wider items: `len` counts bytes."""
     samples = memoryview(struct.pack("<3f", 0.5, -0.5, 1.0)).cast("f")
     message = encode(Packet(PacketType.AUDIO_CHUNK, 0, 0, 0.0, samples))
@@ -150,14 +150,14 @@ def test_a_view_of_samples_is_spelled_by_its_bytes():
 @given(u32)
 def test_an_ack_names_its_seq(seq):
     """The payload of an ACK is the acked seq, u32 little endian, and nothing else."""
-    assert spell_ack(seq) == seq.to_bytes(4, "little")
-    assert read_ack(spell_ack(seq)) == seq
+    assert encode_ack(seq) == seq.to_bytes(4, "little")
+    assert decode_ack(encode_ack(seq)) == seq
 
 
 @given(st.binary(max_size=9).filter(lambda payload: len(payload) != 4))
 def test_an_ack_of_another_length_names_none(payload):
     """Any other payload of an ACK is None, not a guess."""
-    assert read_ack(payload) is None
+    assert decode_ack(payload) is None
 
 
 @given(u8)

@@ -1,4 +1,4 @@
-"""docs/protocol.md is enough to write a client from: what it names is what the code does."""
+"""docs/reference/protocol.md is enough to write a client from: what it names is what the code does."""
 
 import json
 import re
@@ -6,26 +6,27 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+from msgspec.structs import fields
 
-from pipeline.protocol import metadata, objects
-from pipeline.protocol.farewell import Farewell
+from pipeline.protocol import metadata
+from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.faults import Fault, RefusedCode
-from pipeline.protocol.kept import UNACKED_PACKETS
 from pipeline.protocol.packets import MESSAGE_BYTES, PAYLOAD_BYTES, PacketType, decode
 from pipeline.protocol.phases import Phase
+from pipeline.protocol.unacked import UNACKED_PACKETS_MAX
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / "docs/protocol.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/reference/protocol.md").read_text(encoding="utf-8")
 EXAMPLES = re.findall(r"```json\n(.*?)```", PAGE, re.DOTALL)
 VECTORS = json.loads((ROOT / "tests/data/packets.json").read_text(encoding="utf-8"))["packets"]
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_every_example_of_metadata_is_read(example):
-    """An example is understood whole: spelled again, it says the same."""
-    spelled = json.loads(example)
-    speaker = next(role for role, known in metadata.VOCABULARY.items() if spelled["type"] in known)
-    assert json.loads(metadata.spell(metadata.read(example.encode(), speaker))) == spelled
+def test_every_example_of_metadata_is_valid(example):
+    """No field of an example is lost: encoded again, it is the same object."""
+    example_fields = json.loads(example)
+    sender = next(role for role, known in metadata.VOCABULARY.items() if example_fields["type"] in known)
+    assert json.loads(metadata.encode(metadata.decode(example.encode(), sender))) == example_fields
 
 
 def test_every_type_of_metadata_has_an_example_and_a_row():
@@ -44,20 +45,19 @@ def test_every_field_has_its_row():
     }
     for types in metadata.VOCABULARY.values():
         for cls in types.values():
-            for field, hint in objects._hints(cls).items():
-                if field == "TYPE":
-                    continue
-                nested = hint in (metadata.ModelInfo, metadata.LimitsInfo)
-                inner = [f".{objects.wire_name(name)}" for name in objects._hints(hint)] if nested else [""]
-                assert {objects.wire_name(field) + tail for tail in inner} <= named
+            for field in fields(cls):
+                nested = field.type in (metadata.ModelInfo, metadata.LimitsInfo)
+                inner = [f".{each.encode_name}" for each in fields(field.type)] if nested else [""]
+                assert {field.encode_name + tail for tail in inner} <= named
 
 
-def test_every_fault_refusal_phase_and_farewell_is_named():
-    """What a client may be told stands on the page."""
+def test_every_fault_refusal_phase_and_close_reason_is_named():
+    """Every code that a client may receive is on the page."""
     rows = set(re.findall(r"^\|[^|]*\| `(\w+)` \|", PAGE, re.MULTILINE))
     assert {fault.value for fault in Fault} <= rows
     assert set(get_args(RefusedCode)) <= rows
-    assert set(re.findall(r"^\| \d{4} \| (\w+) \|", PAGE, re.MULTILINE)) == {name.name for name in Farewell}
+    closes = set(re.findall(r"^\| \d{4} \| (\w+) \|", PAGE, re.MULTILINE))
+    assert closes == {reason.name for reason in CloseReason}
     for phase in Phase:
         assert f"| {phase.name} |" in PAGE
 
@@ -70,7 +70,7 @@ def test_the_packet_types_have_their_numbers():
 
 def test_the_bounds_on_the_page_are_the_bounds_in_the_code():
     """Sizes are named with their digits grouped."""
-    for bound in (MESSAGE_BYTES, PAYLOAD_BYTES, UNACKED_PACKETS):
+    for bound in (MESSAGE_BYTES, PAYLOAD_BYTES, UNACKED_PACKETS_MAX):
         assert f"{bound:,}" in PAGE
 
 

@@ -1,14 +1,14 @@
-"""Three replicas behind the real balancer, whole again at the start of each test."""
+"""Three replicas behind the real balancer, all running at the start of each test."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from checkpoints import LM, write_folder
+from support.checkpoints import LM, write_folder
 
-from pipeline.soaking.balancer import HAPROXY
-from pipeline.soaking.fleet import Fleet, fleet
+from pipeline.loadtest.cluster import Cluster, start_cluster
+from pipeline.loadtest.haproxy import HAPROXY
 
 SETTINGS = (
     "lanes.max=2",
@@ -27,15 +27,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="package")
-def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     folder = write_folder(tmp_path_factory.mktemp("replicas"), lm=LM)
-    with fleet(folder, SETTINGS, 3) as servers:
-        yield servers
+    with start_cluster(folder, SETTINGS, 3) as cluster:
+        yield cluster
 
 
 @pytest.fixture
-def servers(started: Fleet) -> Fleet:
-    """Whatever a test before ended runs again, and nobody is in a lane."""
-    started.complete()
-    started.await_idle()
+def servers(started: Cluster) -> Cluster:
+    """The cluster, with every replica running and every lane free."""
+    started.start_missing()
+    started.wait_until_idle()
     return started

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from pipeline.config import read_config
-from pipeline.stages import chain as chain_module
-from pipeline.stages.chain import Chain, open_chain
-from pipeline.values import Sampling
+from pipeline.stages import model_stages as module
+from pipeline.stages.model_stages import ModelStages, open_stages
+from pipeline.values import SamplingParams
 
 FRAMES = 24  # four times the language model's context
 
@@ -23,22 +23,22 @@ def uncompiled() -> Iterator[None]:
     mx.enable_compile()
 
 
-def heard(chain: Chain) -> list[tuple[int, int, list[str], bytes | None]]:
-    """Of three lanes that come, go and rehearse: each token, text, and the sound to five digits."""
+def heard(chain: ModelStages) -> list[tuple[int, int, list[str], bytes | None]]:
+    """Of three lanes that come, go and warmup: each token, text, and the sound to five digits."""
     encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
     out = []
     rng = np.random.default_rng(4)
     for lane in range(3):
         for stage in (encoder, stepper, decoder):
-            stage.open(lane, Sampling(seed=lane))
+            stage.open(lane, SamplingParams(seed=lane))
     for frame in range(FRAMES):
         lanes = [[0, 1, 2], [2], [1, 0]][frame % 3]
         if frame == 10:
             for stage in (encoder, stepper, decoder):
                 stage.close(1)
-                stage.open(1, Sampling(seed=8, repetition_penalty=1.4))
+                stage.open(1, SamplingParams(seed=8, repetition_penalty=1.4))
         if frame % 5 == 0:
-            stepper.rehearse(anew=frame == 0)
+            stepper.warmup(anew=frame == 0)
         codes = encoder.encode(lanes, rng.uniform(-0.3, 0.3, (len(lanes), 1920)).astype(np.float32))
         steps = stepper.step(lanes, codes)
         ready = [
@@ -54,11 +54,11 @@ def heard(chain: Chain) -> list[tuple[int, int, list[str], bytes | None]]:
 @pytest.mark.usefixtures("uncompiled")
 def test_a_chain_of_graphs_says_what_a_chain_says(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens and text are equal, sound to 2e-5, for lanes that open, close and wait."""
-    chain = open_chain(read_config(checkpoint, ["lanes.max=3"]))
+    chain = open_stages(read_config(checkpoint, ["lanes.max=3"]))
     due = heard(chain)
     for name in ("EncoderStage", "StepperStage", "DecoderStage"):
-        stage = getattr(chain_module, name)
-        monkeypatch.setattr(chain_module, name, functools.partial(stage, compiles=True))
+        stage = getattr(module, name)
+        monkeypatch.setattr(module, name, functools.partial(stage, compiles=True))
     told = heard(chain)
     assert len(due) == len(told) > 2 * FRAMES
     for one, other in zip(due, told, strict=True):

@@ -68,8 +68,8 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_sentencepiece_spells_what_it_would_tokenize(pieces: Path) -> None:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(pieces))
-    spelling = SentencePiece(pieces, processor.vocab_size())
-    utterance = Utterance(UtteranceRules(frozenset({0}), padding_run=3, max_steps=50), spelling)
+    detokenizer = SentencePiece(pieces, processor.vocab_size())
+    utterance = Utterance(UtteranceRules(frozenset({0}), padding_run=3, max_steps=50), detokenizer)
     said = feed(utterance, processor.encode("how are you"))
     assert said[-1] == TextPartial("how are you")
     assert utterance.step(processor.eos_id()) == (TextFinal("how are you"),)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from recipes import small_recipe
+from support.train.recipes import small_recipe
 
 torch = pytest.importorskip("torch")
 

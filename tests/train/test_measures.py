@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 import trio
-from recipes import small_corpus, spoken
+from support.train.recipes import small_corpus, spoken
 
-from pipeline.booted import boot
+from pipeline.loadtest.server_process import start_server
 from pipeline.train.conversation.phrases import draw
 from pipeline.train.evaluate import Heard, by_family, row, stopped, table
 from pipeline.train.evaluation import trial
@@ -165,7 +165,7 @@ def test_a_server_is_asked_as_a_client_asks(checkpoint, monkeypatch):
     """Every question has the sound of its own time, and nothing of the next one's."""
     monkeypatch.setattr(trial, "_ANSWER_S", 0.8)
     questions = [Question(spoken("hello").pcm, "hello"), Question(spoken("one plus two").pcm, "three")]
-    with boot(checkpoint) as server:
+    with start_server(checkpoint) as server:
         outcomes, report = trio.run(trial.ask, server.socket_url, questions, 10.0, 1)
     assert [outcome.question.answer for outcome in outcomes] == ["hello", "three"]
     left_out = report.dropped.get("agent_audio", 0)  # where the machine is short of time, and told

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from recipes import small_corpus, small_recipe
+from support.train.recipes import small_corpus, small_recipe
 
 torch = pytest.importorskip("torch")
 

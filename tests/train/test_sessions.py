@@ -3,7 +3,7 @@
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recipes import small_corpus
+from support.train.recipes import small_corpus
 
 from pipeline.train.conversation.phrases import complete_phrases, in_words
 from pipeline.train.conversation.sessions import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recipes import small_corpus, spoken
+from support.train.recipes import small_corpus, spoken
 
 from pipeline.stages.text import SentencePiece
 from pipeline.train.conversation.phrases import Exchange, answers
@@ -128,9 +128,9 @@ def test_every_answer_can_be_spelled(tmp_path):
     train_tokenizer(tmp_path)
     numbers = word_numbers(tmp_path)
     text_card = json.loads((RECIPE / "config.json").read_text())["text_card"]
-    spelling = SentencePiece(tmp_path / FILE, text_card)
+    detokenizer = SentencePiece(tmp_path / FILE, text_card)
     for answer in answers("held_out"):
-        assert spelling.spell([numbers[word] for word in answer.split()]) == answer
+        assert detokenizer.decode([numbers[word] for word in answer.split()]) == answer
     assert PADDING not in numbers.values()
 
 

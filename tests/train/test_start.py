@@ -4,8 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from recipes import small_corpus, small_recipe  # noqa: E402
 from safetensors.torch import save_file  # noqa: E402
+from support.train.recipes import small_corpus, small_recipe  # noqa: E402
 
 from pipeline.train import codec, start  # noqa: E402
 from pipeline.train.conversation.speakers import agent_of  # noqa: E402

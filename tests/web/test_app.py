@@ -1,4 +1,4 @@
-"""What the server answers over HTTP, and to whom; against a whole line over real sockets."""
+"""Responses over HTTP and access to them, with a whole engine over real sockets."""
 
 import base64
 import hashlib
@@ -7,14 +7,14 @@ import threading
 import pytest
 import structlog
 import trio
-from small_line import CARD, SETTINGS, WEIGHTS, small_server, speech, talker
-from wires import ask, close_code, read_to_end, serving, websocket
+from support.web.small_engine import CARD, SETTINGS, WEIGHTS, packet_client, small_server, speech
+from support.web.sockets import close_code, fetch, read_to_end, serving, websocket
 
 from pipeline.config import Lanes, Server, Settings
 from pipeline.errors import BrokenInvariantError, ConfigError, PortInUseError
 from web.app import create_app
-from web.serve import serve
-from web.turnstile import Turnstile
+from web.security.rate_limit import RateLimiter
+from web.server.serve import serve
 
 HEALTH_KEYS = {"status", "uptimeS", "readiness", "clients", "lanes", "metrics", "backend", "model"}
 STAGE_KEYS = {"count", "avgMs", "lastMs", "p50", "p95", "p99"}
@@ -22,10 +22,10 @@ METRIC_KEYS = {"encode", "step", "decode", "overBudget", "budgetMs", "queues", "
 
 
 async def test_health_shows_the_whole_server():
-    """/health counts the frames that went through, and says what the models run on."""
-    async with small_server() as served, talker(served) as client:
-        await client.speak(speech(5))
-        answer = await ask(served, "/health")
+    """/health counts the frames that were processed, and names the backend and the model."""
+    async with small_server() as served, packet_client(served) as client:
+        await client.exchange(speech(5))
+        answer = await fetch(served, "/health")
     health = answer.json
     assert answer.status == 200
     assert health.keys() >= HEALTH_KEYS
@@ -43,86 +43,86 @@ async def test_health_shows_the_whole_server():
 
 
 async def test_the_server_is_live_before_it_is_ready():
-    """While models load it answers everything but sessions; once they are there it is ready."""
+    """While models load everything but sessions is served; then the server is ready."""
     loaded = threading.Event()
     async with small_server(before=loaded.wait, weights=lambda: None) as served:
         try:
-            assert (await ask(served, "/health/live")).status == 200
-            assert (await ask(served, "/health")).json["status"] == "not_ready"
-            unready = await ask(served, "/health/ready")
+            assert (await fetch(served, "/health/live")).status == 200
+            assert (await fetch(served, "/health")).json["status"] == "not_ready"
+            unready = await fetch(served, "/health/ready")
             assert (unready.status, unready.json["readiness"]) == (503, {"lm": False, "mimi": False})
-            weights = await ask(served, "/weights")
+            weights = await fetch(served, "/weights")
             assert (weights.status, weights.error) == (503, "not_ready")
-            assert (await ask(served, "/health")).json["model"] is None
-            assert b"Loading" in (await ask(served, "/")).body
+            assert (await fetch(served, "/health")).json["model"] is None
+            assert b"Loading" in (await fetch(served, "/")).body
         finally:
             loaded.set()
-        await served.line.ready.wait()
-        ready = await ask(served, "/health/ready")
+        await served.engine.ready.wait()
+        ready = await fetch(served, "/health/ready")
         assert (ready.status, ready.json["status"]) == (200, "ready")
 
 
 @pytest.mark.parametrize("path", ["/", "/ws"])
 async def test_a_session_is_refused_while_models_load(path):
-    """Without an Origin the upgrade is refused with 503; a page is upgraded, told, and closed with 1013."""
+    """Without an Origin the upgrade gets 503; a page is upgraded, sent the error, and closed with 1013."""
     loaded = threading.Event()
     async with small_server(before=loaded.wait) as served:
         try:
             answer = await upgrade(served, path)
             assert (answer.status, answer.error) == (503, "not_ready")
             assert int(answer.headers["retry-after"]) * 1000 >= answer.json["error"]["retryAfterMs"] > 0
-            async with talker(served, path, headers=[("Origin", origin(served))], ready=False) as page:
-                assert (await page.told("error")).code == "not_ready"
+            async with packet_client(served, path, headers=[("Origin", origin(served))], ready=False) as page:
+                assert (await page.receive_metadata("error")).code == "not_ready"
                 assert await page.close_code() == 1013
         finally:
             loaded.set()
 
 
-async def test_a_full_house_queues_then_refuses():
-    """One speaks, one queues, the third is refused both ways; when the first leaves the queue moves up."""
+async def test_a_full_server_queues_then_refuses():
+    """The second session is queued, the third refused both ways; a freed lane advances the queue."""
     settings = Settings(server=Server(port=0), lanes=Lanes(queue=1), limits=SETTINGS.limits)
     async with (
         small_server(settings, lanes=1) as served,
-        talker(served) as first,
-        talker(served, ready=False) as second,
+        packet_client(served) as first,
+        packet_client(served, ready=False) as second,
     ):
-        assert (await second.told("queued")).position == 1
+        assert (await second.receive_metadata("queued")).position == 1
         answer = await upgrade(served, "/ws")
         assert (answer.status, answer.error) == (503, "full")
         assert int(answer.headers["retry-after"]) > 0
-        async with talker(served, headers=[("Origin", origin(served))], ready=False) as page:
-            refusal = await page.told("error")
+        async with packet_client(served, headers=[("Origin", origin(served))], ready=False) as page:
+            refusal = await page.receive_metadata("error")
             assert (refusal.code, refusal.retry_after_ms > 0) == ("full", True)
             assert await page.close_code() == 1013
         await first.connection.aclose()
-        await second.told("ready")
-        assert len(await second.speak(speech(3))) == 2
+        await second.receive_metadata("ready")
+        assert len(await second.exchange(speech(3))) == 2
 
 
-async def test_who_would_rather_not_wait_is_refused():
-    """With `Prefer: wait=0` a place in the queue is no answer, and a page is refused like anybody else."""
+async def test_a_client_that_will_not_wait_is_refused():
+    """With `Prefer: wait=0` a full server responds with 503, also to a page."""
     settings = Settings(server=Server(port=0), lanes=Lanes(queue=1), limits=SETTINGS.limits)
     async with small_server(settings, lanes=1) as served:
         impatient = [("Prefer", "respond-async, wait=0"), ("Origin", origin(served))]
-        async with talker(served, headers=impatient) as _:
+        async with packet_client(served, headers=impatient) as _:
             answer = await upgrade(served, "/ws", headers=impatient)
             assert (answer.status, answer.error) == (503, "full")
-            assert served.line.health()["lanes"]["queued"] == 0
-            async with talker(served, headers=[("Prefer", "wait=05")], ready=False) as patient:
-                assert (await patient.told("queued")).position == 1
+            assert served.engine.health()["lanes"]["queued"] == 0
+            async with packet_client(served, headers=[("Prefer", "wait=05")], ready=False) as patient:
+                assert (await patient.receive_metadata("queued")).position == 1
 
 
-async def test_weights_are_shown_as_they_were_handed_in():
-    """/weights is what the loader reported, as JSON."""
+async def test_weights_are_shown_as_loaded():
+    """/weights is the loader's report as JSON."""
     async with small_server() as served:
-        answer = await ask(served, "/weights")
+        answer = await fetch(served, "/weights")
     assert (answer.status, answer.json) == (200, WEIGHTS)
 
 
 async def test_the_landing_page_runs_and_loads_nothing():
-    """It is one document that its own policy lets through: no script, styles by hash alone."""
+    """One document that its own policy allows: no scripts, inline styles by hash only."""
     async with small_server() as served:
-        answer = await ask(served, "/")
+        answer = await fetch(served, "/")
     policy = answer.headers["content-security-policy"]
     assert answer.headers["content-type"].startswith("text/html")
     styles = answer.body.split(b"<style>")[1].split(b"</style>")[0]
@@ -138,10 +138,10 @@ async def test_the_landing_page_runs_and_loads_nothing():
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/nothing/here"])
-async def test_every_answer_is_closed_to_other_sites(path):
-    """No answer, not even an error, may be framed, sniffed, embedded or cached."""
+async def test_every_response_is_closed_to_other_sites(path):
+    """No response, errors included, may be framed, sniffed, embedded or cached."""
     async with small_server() as served:
-        headers = (await ask(served, path)).headers
+        headers = (await fetch(served, path)).headers
     assert headers["cross-origin-opener-policy"] == "same-origin"
     assert headers["cross-origin-embedder-policy"] == "require-corp"
     assert headers["cross-origin-resource-policy"] == "same-origin"
@@ -165,15 +165,15 @@ async def test_every_answer_is_closed_to_other_sites(path):
     ],
 )
 async def test_errors_are_json(method, path, status, code):
-    """Whatever is wrong with a request, the answer says so in JSON."""
+    """Every error response is JSON with a code."""
     async with small_server() as served:
-        answer = await ask(served, path, method=method)
+        answer = await fetch(served, path, method=method)
     assert (answer.status, answer.error) == (status, code)
     assert ("allow" in answer.headers) is (status == 405)
 
 
 async def test_a_websocket_elsewhere_is_not_found():
-    """An upgrade of another path is refused in JSON, before it happens."""
+    """An upgrade of another path is refused with JSON."""
     async with small_server() as served:
         answer = await upgrade(served, "/nothing")
     assert (answer.status, answer.error) == (404, "not_found")
@@ -190,45 +190,48 @@ FOREIGN = [
 
 @pytest.mark.parametrize(("how", "status", "code"), FOREIGN)
 @pytest.mark.parametrize("path", ["/", "/health", "/weights", "/nothing"])
-async def test_pages_of_others_get_no_answer(path, how, status, code):
-    """A request of another site's page is refused whatever it asks for."""
+async def test_pages_of_other_origins_get_no_response(path, how, status, code):
+    """Their requests are refused on every path."""
     async with small_server() as served:
-        answer = await ask(served, path, **how)
+        answer = await fetch(served, path, **how)
     assert (answer.status, answer.error) == (status, code)
 
 
 @pytest.mark.parametrize(("how", "status", "code"), FOREIGN)
 @pytest.mark.parametrize("path", ["/", "/ws"])
-async def test_pages_of_others_get_no_session(path, how, status, code):
-    """An upgrade by another site's page is refused before it happens, and takes no lane."""
+async def test_pages_of_other_origins_get_no_session(path, how, status, code):
+    """Their upgrade is refused and takes no lane."""
     async with small_server() as served:
         answer = await upgrade(served, path, **how)
         assert (answer.status, answer.error) == (status, code)
-        assert (await ask(served, "/health")).json["lanes"]["open"] == 0
+        assert (await fetch(served, "/health")).json["lanes"]["open"] == 0
 
 
 @pytest.mark.parametrize("path", ["/", "/ws"])
 async def test_an_own_page_gets_a_session(path):
-    """The Origin of this very server passes; its session is served like any other."""
-    async with small_server() as served, talker(served, path, headers=[("Origin", origin(served))]) as page:
-        assert len(await page.speak(speech(3))) == 2
+    """With the server's own Origin a session is served like any other."""
+    async with (
+        small_server() as served,
+        packet_client(served, path, headers=[("Origin", origin(served))]) as page,
+    ):
+        assert len(await page.exchange(speech(3))) == 2
 
 
-async def test_a_failing_request_is_logged_once_and_tells_nothing():
-    """The client of a request that broke gets a bare 500; the log gets all of it, once."""
+async def test_a_failing_request_is_logged_once_and_reveals_nothing():
+    """The client gets a bare 500; the log has the exception, once."""
     async with small_server() as served:
-        served.line.health = broken(ZeroDivisionError("secret"))
+        served.engine.health = broken(ZeroDivisionError("secret"))
         with structlog.testing.capture_logs() as logs:
-            answer = await ask(served, "/health")
+            answer = await fetch(served, "/health")
     assert (answer.status, answer.error) == (500, "internal_error")
     assert b"secret" not in answer.body
     assert [(entry["event"], entry["path"]) for entry in logs] == [("request_failed", "/health")]
 
 
 async def test_a_failing_session_is_closed_as_an_internal_error():
-    """A session that breaks outside its own supervision still ends with 1011."""
+    """A session that fails outside its own supervision is closed with 1011."""
     async with small_server() as served:
-        served.line.converse = failing(ZeroDivisionError("secret"))
+        served.engine.serve = failing(ZeroDivisionError("secret"))
         with structlog.testing.capture_logs() as logs:
             async with websocket(served) as client:
                 assert await close_code(client) == 1011
@@ -236,17 +239,17 @@ async def test_a_failing_session_is_closed_as_an_internal_error():
 
 
 async def test_a_broken_invariant_ends_the_server():
-    """What makes everything after it untrustworthy is not an answer to one request."""
+    """It is not answered like a failed request: the process must exit."""
     with pytest.RaisesGroup(BrokenInvariantError, flatten_subgroups=True):
         async with small_server() as served:
-            served.line.converse = failing(BrokenInvariantError("two lanes are one"))
+            served.engine.serve = failing(BrokenInvariantError("two sessions share a lane"))
             async with websocket(served) as client:
                 assert await close_code(client) == 1011
             await served.ended.wait()
 
 
-async def test_an_own_port_is_reported_when_taken():
-    """A port that is taken is PortInUseError, naming where."""
+async def test_a_port_in_use_is_reported():
+    """PortInUseError names host and port."""
     async with small_server() as served:
         settings = Settings(server=Server(port=served.port))
         with pytest.raises(PortInUseError) as error:
@@ -255,19 +258,19 @@ async def test_an_own_port_is_reported_when_taken():
                 settings,
                 shutdown=trio.Event(),
                 drain=trio.lowlevel.checkpoint,
-                turnstile=Turnstile(settings.limits),
+                limiter=RateLimiter(settings.limits),
             )
     assert (error.value.host, error.value.port) == ("127.0.0.1", served.port)
 
 
 def test_listening_for_other_machines_is_refused():
-    """The app is not even made where its address is not this machine's own."""
+    """Without TLS and a token the app is not created."""
     with pytest.raises(ConfigError, match="TLS and a token"):
-        create_app(None, Settings(server=Server(host="0.0.0.0")), backend={}, weights=dict, turnstile=None)
+        create_app(None, Settings(server=Server(host="0.0.0.0")), backend={}, weights=dict, limiter=None)
 
 
 async def test_ipv6_loopback_is_served():
-    """[::1] is as good an address as 127.0.0.1, in Host and Origin too."""
+    """[::1] works like 127.0.0.1, in Host and Origin too."""
     settings = Settings(server=Server(host="::1", port=0))
     async with small_server() as other, serving(other.app, settings) as served:
         assert served.address.url == f"http://[::1]:{served.port}"
@@ -280,11 +283,11 @@ async def test_ipv6_loopback_is_served():
 
 
 async def test_shutdown_lets_a_session_finish():
-    """SIGTERM's way: the session is told, its utterance closed, then it is closed with 1001."""
-    async with small_server() as served, talker(served) as client:
-        await client.speak(speech(3))
+    """As on SIGTERM: the session gets `draining`, finishes its utterance, and is closed with 1001."""
+    async with small_server() as served, packet_client(served) as client:
+        await client.exchange(speech(3))
         served.shutdown.set()
-        await client.told("draining")
+        await client.receive_metadata("draining")
         assert await client.close_code() == 1001
         assert client.texts[-1].final
 
@@ -301,7 +304,7 @@ async def upgrade(served, path, *, host=None, headers=()):
         ("Sec-WebSocket-Key", "MDEyMzQ1Njc4OWFiY2RlZg=="),
         ("Sec-WebSocket-Version", "13"),
     ]
-    return await ask(served, path, host=host, headers=[*handshake, *headers])
+    return await fetch(served, path, host=host, headers=[*handshake, *headers])
 
 
 def broken(error):

@@ -1,4 +1,4 @@
-"""A wheel brings the third-party files of the lock file and the embedded model, or there is none."""
+"""A wheel contains the third-party files of the lock file and the embedded model, or is not built."""
 
 import shutil
 from pathlib import Path
@@ -15,17 +15,17 @@ LOCK = Path(wheel.__file__).parent / "vendor.lock.json"
 
 
 def build_in(folder, monkeypatch):
-    """The build step, where `folder` stands for the source tree."""
+    """The build step, with `folder` as the source tree."""
     monkeypatch.setattr(wheel, "_HERE", folder)
     shutil.copy(LOCK, folder)
-    build = wheel.WholeBuild(Distribution())
+    build = wheel.CompleteBuild(Distribution())
     build.build_lib = str(folder / "built")
     build.ensure_finalized()
     return build
 
 
 def test_without_third_party_files_there_is_no_wheel(tmp_path, monkeypatch):
-    """What is missing is named, with the command that fetches it; with the last file there is a wheel."""
+    """The error names what is missing and the command that fetches it; with all files the wheel is built."""
     build = build_in(tmp_path, monkeypatch)
     for package in read_lock():
         with pytest.raises(SetupError, match=rf"{package.name}.*python -m web\.vendor"):
@@ -40,8 +40,8 @@ def test_without_third_party_files_there_is_no_wheel(tmp_path, monkeypatch):
     assert str(embedded / "config.json") in build.get_outputs()
 
 
-def test_an_editable_installation_goes_without(tmp_path, monkeypatch):
-    """It runs from the source tree, and its pages say what is missing."""
+def test_an_editable_installation_needs_no_third_party_files(tmp_path, monkeypatch):
+    """It runs from the source tree; its pages report missing files."""
     build = build_in(tmp_path, monkeypatch)
     build.editable_mode = True
     build.run()

@@ -1,6 +1,6 @@
 """Asks a running server questions as a client would, and keeps what it answered, and when.
 
-The client is `pipeline.talking`, at the pace of a microphone. What is asked: `exams`; what
+The client is `pipeline.client`, at the pace of a microphone. What is asked: `exams`; what
 counts as right: `evaluate`.
 """
 
@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 import trio
 
-from pipeline.talking.client import Audience, converse
-from pipeline.talking.report import Report
-from pipeline.talking.speech import Speech, now_ns, paced
+from pipeline.client.report import Report
+from pipeline.client.session import EventHandler, converse
+from pipeline.client.source import AudioSource, now_ns, paced
 from pipeline.train.evaluation.interference import noise
 from pipeline.train.evaluation.measures import spoken_from
 from pipeline.units import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE_HZ
@@ -56,20 +56,20 @@ class Outcome:
 
 
 @dataclass
-class _Client(Audience):
+class _Client(EventHandler):
     """Everything that came, with the instant of its arrival."""
 
     frames: list[tuple[int, Pcm]] = field(default_factory=list)
     texts: list[tuple[int, str, bool]] = field(default_factory=list)
     began_ns: int = 0
 
-    def agent_spoke(self, pcm: Pcm) -> None:
+    def on_audio(self, pcm: Pcm) -> None:
         self.frames.append((now_ns(), pcm))
 
-    def agent_wrote(self, text: str, *, final: bool) -> None:
+    def on_text(self, text: str, *, final: bool) -> None:
         self.texts.append((now_ns(), text, final))
 
-    async def spoken(self, pcm: Pcm) -> Speech:
+    async def spoken(self, pcm: Pcm) -> AudioSource:
         """`pcm`, as from a microphone; remembers when its first sample was."""
         async for captured in paced(pcm):
             if not self.began_ns:
@@ -131,7 +131,7 @@ async def ask(
         pcm = pcm + noise(np.random.default_rng(seed), len(pcm)) * _LOUDNESS * 10 ** (-snr_db / 20)
     pcm = pcm.clip(-1, 1).astype(np.float32)
     client = _Client()
-    report = await converse(url, client.spoken(pcm), audience=client)
+    report = await converse(url, client.spoken(pcm), handler=client)
     outcomes = []
     for question, end in zip(questions, ends, strict=True):
         text, sound, begins, ends_ms = client.between(end / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ + _ANSWER_S)
@@ -146,7 +146,7 @@ async def ask(
 async def listen(url: str, sound: Pcm) -> list[str]:
     """A session in which nobody asks anything; gives what the agent said in it."""
     client = _Client()
-    await converse(url, client.spoken(sound.clip(-1, 1).astype(np.float32)), audience=client)
+    await converse(url, client.spoken(sound.clip(-1, 1).astype(np.float32)), handler=client)
     said = [text for _, text, final in client.texts if final]
     made = np.concatenate([np.zeros(0, np.float32), *(frame for _, frame in client.frames)])
     return said or (["(a sound)"] if spoken_from(made) is not None else [])

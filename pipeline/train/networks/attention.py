@@ -1,4 +1,4 @@
-"""Causal transformers over whole sequences. Arithmetic: `pipeline.models.transformer`."""
+"""Causal transformers over whole sequences. Arithmetic: `pipeline.models.layers.transformer`."""
 
 import math
 

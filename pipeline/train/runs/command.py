@@ -1,6 +1,6 @@
 """How a training command ends: a user's mistake is one sentence and an exit code.
 
-`pipeline.commands` does the same for a server's; it needs what only a server does, and a
+`pipeline.cli.arguments` does the same for a server's; it needs what only a server does, and a
 machine that trains may have no more than PyTorch.
 """
 

@@ -1,39 +1,39 @@
 /**
- * A call is one press of the button to the next: sound, wire and what listens along, opened and closed together.
+ * One call, from pressing the button to hanging up: audio, connection, VAD and captions, opened and closed together.
  *
- * Everything that happens is told to `heed(event)` as a plain object with a `kind`: from the worklets
- * `heard` and `played`, from the wire the protocol's events and `connecting`, `lost`, `wire`, `ended`,
- * from here `sound` and `speaking`. What does not belong here: what the page shows of it.
+ * `onEvent(event)` receives plain objects with a `kind`: `captured` and `played` from the worklets; the protocol's
+ * events, `connecting`, `lost`, `connection_stats` and `ended` from the connection; `audio_state` and `speaking`
+ * from here. How the page shows them is decided by the views.
  */
 
-import { Sound } from "./sound.js";
-import { Vad } from "./vad.js";
+import { AudioIO } from "./audio/audio-io.js";
+import { Vad } from "./vad/vad.js";
 
 export class Call {
-  /** Open the sound path and start connecting. Throws SoundError; then nothing is left open. */
-  static async open({ url, preferences, echo, words, heed }) {
-    const sound = await Sound.open(preferences, heed);
-    return new Call({ url, preferences, echo, words, heed, sound });
+  /** Open the audio path and start connecting. Throws AudioError; then everything is closed again. */
+  static async open({ url, preferences, echo, captions, onEvent }) {
+    const audio = await AudioIO.open(preferences, onEvent);
+    return new Call({ url, preferences, echo, captions, onEvent, audio });
   }
 
-  constructor({ url, preferences, echo, words, heed, sound }) {
-    this._heed = heed;
-    this._sound = sound;
-    this._barge = preferences.barge;
-    this._speaking = false;
-    this._words = words;
+  constructor({ url, preferences, echo, captions, onEvent, audio }) {
+    this._onEvent = onEvent;
+    this._audio = audio;
+    this._bargeIn = preferences.bargeIn;
+    this._isSpeaking = false;
+    this._captions = captions;
     this._ended = new Promise((resolve) => {
-      this._resolve = resolve;
+      this._resolveEnded = resolve;
     });
-    this._wire = new Worker(new URL("./wire.js", import.meta.url), { type: "module" });
-    this._wire.onmessage = ({ data }) => this._pass(data);
-    this._wire.onerror = () => this._pass({ kind: "ended", why: "wire_failed" });
+    this._connection = new Worker(new URL("./protocol/connection-worker.js", import.meta.url), { type: "module" });
+    this._connection.onmessage = ({ data }) => this._onConnectionEvent(data);
+    this._connection.onerror = () => this._onConnectionEvent({ kind: "ended", why: "worker_failed" });
     const up = new MessageChannel();
     const down = new MessageChannel();
-    const ears = new MessageChannel();
-    const pen = new MessageChannel();
-    sound.wire({ capture: up.port1, playback: down.port1 });
-    this._wire.postMessage(
+    const vadPort = new MessageChannel();
+    const captionPort = new MessageChannel();
+    audio.connect({ capture: up.port1, playback: down.port1 });
+    this._connection.postMessage(
       {
         kind: "open",
         url,
@@ -41,83 +41,83 @@ export class Call {
         settings: preferences.sampling,
         capture: up.port2,
         playback: down.port2,
-        listeners: { vad: ears.port1, words: pen.port1 },
+        ports: { vad: vadPort.port1, captions: captionPort.port1 },
       },
-      [up.port2, down.port2, ears.port1, pen.port1],
+      [up.port2, down.port2, vadPort.port1, captionPort.port1],
     );
-    this._vad = new Vad(ears.port2, heed, {
-      speaking: (speaking) => this._heard(speaking),
-      listen: (listening) => this._wire.postMessage({ kind: "listen", who: "vad", listening }),
+    this._vad = new Vad(vadPort.port2, onEvent, {
+      onSpeaking: (speaking) => this._onSpeaking(speaking),
+      setPortEnabled: (enabled) => this._connection.postMessage({ kind: "enable_port", name: "vad", enabled }),
     });
     if (preferences.vad && !echo) this._vad.start();
     if (!echo) {
-      words.join(pen.port2, {
-        write: ({ text, final }) => this._wire.postMessage({ kind: "words", text, final }),
-        listen: (listening) => this._wire.postMessage({ kind: "listen", who: "words", listening }),
+      captions.attach(captionPort.port2, {
+        send: ({ text, final }) => this._connection.postMessage({ kind: "caption", text, final }),
+        setPortEnabled: (enabled) => this._connection.postMessage({ kind: "enable_port", name: "captions", enabled }),
       });
     }
-    heed({ kind: "sound", ...sound.describe() });
+    onEvent({ kind: "audio_state", ...audio.describe() });
   }
 
-  /** Resolves when the call is over, whoever ended it. */
+  /** Resolves when the call is over, whichever side ended it. */
   get ended() {
     return this._ended;
   }
 
   mute(muted) {
-    this._sound.mute(muted);
+    this._audio.mute(muted);
   }
 
   record(recording) {
-    this._sound.record(recording);
+    this._audio.record(recording);
   }
 
   configure(settings) {
-    this._wire.postMessage({ kind: "configure", settings });
+    this._connection.postMessage({ kind: "configure", settings });
   }
 
   resume() {
-    return this._sound.resume();
+    return this._audio.resume();
   }
 
-  /** Take over what was changed while talking. Throws SoundError when a device cannot be had. */
-  async adopt(preferences, changed) {
-    this._barge = preferences.barge;
-    if (changed === "barge") this._yield();
-    if (changed === "outputId") await this._sound.chooseOutput(preferences.outputId);
+  /** Apply a changed preference during the call. Throws AudioError if a device cannot be opened. */
+  async applyPreferences(preferences, changed) {
+    this._bargeIn = preferences.bargeIn;
+    if (changed === "bargeIn") this._updateBargeIn();
+    if (changed === "outputId") await this._audio.setOutput(preferences.outputId);
     if (changed === "microphone") {
-      await this._sound.changeMicrophone(preferences);
-      this._heed({ kind: "sound", ...this._sound.describe() });
+      await this._audio.switchMicrophone(preferences);
+      this._onEvent({ kind: "audio_state", ...this._audio.describe() });
     }
-    if (changed === "vad") this._vad.toggle(preferences.vad);
+    if (changed === "vad") this._vad.setEnabled(preferences.vad);
   }
 
-  /** Say goodbye and close; `ended` resolves when the last word was heard. */
+  /** End the call with a closing handshake; see `ended`. */
   close() {
-    this._words.leave(); // its last words go ahead of the goodbye
-    this._wire.postMessage({ kind: "close" });
+    this._captions.detach(); // sends the last caption before `bye`
+    this._connection.postMessage({ kind: "close" });
   }
 
-  _heard(speaking) {
-    this._speaking = speaking;
-    this._heed({ kind: "speaking", speaking });
-    this._wire.postMessage({ kind: "vad", speaking });
-    this._yield();
+  _onSpeaking(speaking) {
+    this._isSpeaking = speaking;
+    this._onEvent({ kind: "speaking", speaking });
+    this._connection.postMessage({ kind: "vad", speaking });
+    this._updateBargeIn();
   }
 
-  _yield() {
-    this._sound.barge(this._speaking && this._barge !== "off" ? this._barge : null);
+  _updateBargeIn() {
+    this._audio.setBargeIn(this._isSpeaking && this._bargeIn !== "off" ? this._bargeIn : null);
   }
 
-  async _pass(event) {
+  async _onConnectionEvent(event) {
     if (event.kind === "ended") {
       this._vad.close();
-      this._words.leave();
-      this._heed({ kind: "speaking", speaking: false });
-      this._wire.terminate();
-      await this._sound.close();
-      this._resolve();
+      this._captions.detach();
+      this._onEvent({ kind: "speaking", speaking: false });
+      this._connection.terminate();
+      await this._audio.close();
+      this._resolveEnded();
     }
-    this._heed(event);
+    this._onEvent(event);
   }
 }

@@ -1,30 +1,30 @@
-/** Whether a conversation could start is known before the button is pressed, and kept known. */
+/** Poll the server's /health, so that the page shows whether a call can be started. */
 
 const UNREADY_EVERY_MS = 2000;
 const READY_EVERY_MS = 5000;
 
-/** Ask /health again and again; `tell(null)` where the server does not answer. Rests while nobody looks. */
-export async function watchHealth(tell) {
+/** Call `onHealth(health)` regularly; null if the server does not respond. Pauses while the page is hidden. */
+export async function watchHealth(onHealth) {
   for (;;) {
-    const health = await ask();
-    tell(health);
+    const health = await fetchHealth();
+    onHealth(health);
     await pause(health?.status === "ready" ? READY_EVERY_MS : UNREADY_EVERY_MS);
-    if (document.hidden) await visible();
+    if (document.hidden) await untilVisible();
   }
 }
 
-async function ask() {
+async function fetchHealth() {
   try {
-    const answer = await fetch("/health", { cache: "no-store" });
-    if (answer.status === 401) return { status: "unauthorized" };
-    return answer.ok ? await answer.json() : null;
+    const response = await fetch("/health", { cache: "no-store" });
+    if (response.status === 401) return { status: "unauthorized" };
+    return response.ok ? await response.json() : null;
   } catch (error) {
     if (!(error instanceof TypeError) && !(error instanceof SyntaxError)) throw error;
-    return null; // nobody listens, or not yet
+    return null; // the server is not reachable
   }
 }
 
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-const visible = () =>
+const untilVisible = () =>
   new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));

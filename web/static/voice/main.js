@@ -1,28 +1,28 @@
 /**
- * The page joins its parts here: one call at a time, every event to every view, every wish to the call.
+ * Entry point of the voice page: one call at a time, every event to every view, every user action to the call.
  *
- * What does not belong here: how anything looks (views), how anything travels (call.js and below).
+ * Neighbours: views in ui/ decide how things look; call.js and below do the work.
  */
 
+import { AudioError } from "./audio/microphone.js";
 import { Call } from "./call.js";
-import { Captions } from "./captions.js";
-import { Diagnosis } from "./diagnosis.js";
-import { Figures } from "./figures.js";
+import { BrowserCaptions } from "./captions/browser-captions.js";
+import { WhisperCaptions } from "./captions/whisper-captions.js";
 import { watchHealth } from "./health.js";
-import { SoundError } from "./microphone.js";
-import { Notices } from "./notices.js";
 import { nextPhase } from "./phase.js";
-import { keepPreferences, loadPreferences } from "./preferences.js";
-import { Recording } from "./recording.js";
-import { Settings } from "./settings.js";
-import { listenForShortcuts } from "./shortcuts.js";
-import { Stage } from "./stage.js";
-import { Status } from "./status.js";
-import { Suggestions } from "./suggestions.js";
+import { loadPreferences, savePreferences } from "./preferences.js";
 import { exchangeToken } from "./token.js";
-import { Transcript } from "./transcript.js";
-import { Voices } from "./voices.js";
-import { Words } from "./words.js";
+import { CallControl } from "./ui/call-control.js";
+import { DiagnosticsPanel } from "./ui/diagnostics-panel.js";
+import { Metrics } from "./ui/metrics.js";
+import { Notices } from "./ui/notices.js";
+import { Recording } from "./ui/recording.js";
+import { SettingsDialog } from "./ui/settings-dialog.js";
+import { addShortcuts } from "./ui/shortcuts.js";
+import { StatsPanel } from "./ui/stats-panel.js";
+import { Suggestions } from "./ui/suggestions.js";
+import { Transcript } from "./ui/transcript.js";
+import { Waveforms } from "./ui/waveforms.js";
 
 const ECHO_TEST_MS = 5000;
 
@@ -32,33 +32,32 @@ class Page {
     this._phase = "idle";
     this._call = null;
     this._muted = false;
-    this._figures = new Figures();
-    this._words = new Words(this._preferences, { heed: (event) => this.heed(event) });
+    this._metrics = new Metrics();
+    this._captions = new WhisperCaptions(this._preferences, { onEvent: (event) => this.onEvent(event) });
     this._views = [
-      new Stage({
+      new CallControl({
         toggle: () => this.toggle(),
         mute: () => this.mute(),
-        resume: () => this._call?.resume(),
       }),
       new Suggestions(),
-      new Voices(),
+      new Waveforms(),
       new Transcript(),
       new Notices({ resume: () => this._call?.resume() }),
-      new Status(this._figures),
-      new Diagnosis(this._figures, this._preferences, { echo: () => this._testEcho() }),
+      new StatsPanel(this._metrics),
+      new DiagnosticsPanel(this._metrics, this._preferences, { testAudio: () => this._testAudio() }),
       new Recording({ record: (recording) => this._call?.record(recording) }),
-      new Settings(this._preferences, { changed: (name) => this._adopt(name) }),
-      new Captions(this._preferences, { heed: (event) => this.heed(event) }),
+      new SettingsDialog(this._preferences, { onChange: (name) => this._onPreferenceChange(name) }),
+      new BrowserCaptions(this._preferences, { onEvent: (event) => this.onEvent(event) }),
     ];
-    listenForShortcuts(this._preferences, { toggle: () => this.toggle(), mute: () => this.mute() });
-    exchangeToken().finally(() => watchHealth((health) => this.heed({ kind: "health", health })));
+    addShortcuts(this._preferences, { toggle: () => this.toggle(), mute: () => this.mute() });
+    exchangeToken().finally(() => watchHealth((health) => this.onEvent({ kind: "health", health })));
   }
 
-  /** Everything that happens comes through here, in order. */
-  heed(event) {
+  /** Every event passes through here, in order. */
+  onEvent(event) {
     this._phase = nextPhase(this._phase, event);
-    this._figures.heed(event, performance.now());
-    for (const view of this._views) view.heed(event, this._phase);
+    this._metrics.onEvent(event, performance.now());
+    for (const view of this._views) view.onEvent(event, this._phase);
   }
 
   toggle() {
@@ -70,11 +69,11 @@ class Page {
     if (this._call === null) return;
     this._muted = !this._muted;
     this._call.mute(this._muted);
-    this.heed({ kind: "muted", muted: this._muted });
+    this.onEvent({ kind: "muted", muted: this._muted });
   }
 
   async _start({ echo }) {
-    this.heed({ kind: "opening", echo });
+    this.onEvent({ kind: "opening", echo });
     this._muted = false;
     const scheme = location.protocol === "https:" ? "wss:" : "ws:";
     const url = `${scheme}//${location.host}/ws`;
@@ -83,41 +82,41 @@ class Page {
         url,
         preferences: this._preferences,
         echo,
-        words: this._words,
-        heed: (event) => this.heed(event),
+        captions: this._captions,
+        onEvent: (event) => this.onEvent(event),
       });
     } catch (error) {
-      if (!(error instanceof SoundError)) throw error;
-      this.heed({ kind: "failed", why: error.why });
+      if (!(error instanceof AudioError)) throw error;
+      this.onEvent({ kind: "failed", why: error.why });
       return;
     }
-    if (this._phase === "closing") this._call.close(); // stopped while the browser was still asking
+    if (this._phase === "closing") this._call.close(); // stopped during the permission prompt
     await this._call.ended;
     this._call = null;
   }
 
   _stop() {
-    this.heed({ kind: "closing" });
+    this.onEvent({ kind: "closing" });
     this._call?.close();
   }
 
-  async _testEcho() {
+  async _testAudio() {
     if (this._phase !== "idle") return;
     const run = this._start({ echo: true });
     setTimeout(() => this._call?.close(), ECHO_TEST_MS);
     await run;
   }
 
-  async _adopt(changed) {
-    keepPreferences(localStorage, this._preferences);
-    this.heed({ kind: "preferences", changed });
-    if (changed === "words" || changed === "wordsModel") this._words.adopt();
+  async _onPreferenceChange(changed) {
+    savePreferences(localStorage, this._preferences);
+    this.onEvent({ kind: "preferences", changed });
+    if (changed === "captions" || changed === "captionsModel") this._captions.preferencesChanged();
     if (changed === "sampling") this._call?.configure(this._preferences.sampling);
     try {
-      await this._call?.adopt(this._preferences, changed);
+      await this._call?.applyPreferences(this._preferences, changed);
     } catch (error) {
-      if (!(error instanceof SoundError)) throw error;
-      this.heed({ kind: "sound_lost", why: error.why });
+      if (!(error instanceof AudioError)) throw error;
+      this.onEvent({ kind: "audio_failed", why: error.why });
     }
   }
 }

@@ -1,6 +1,6 @@
-/** The last so many measurements, and what half and 19 in 20 of them stay below. */
+/** p50 and p95 of the last `size` values. */
 
-export class Window {
+export class RollingPercentiles {
   constructor(size) {
     this._values = new Float64Array(size);
     this.count = 0;
@@ -11,7 +11,7 @@ export class Window {
     this.count += 1;
   }
 
-  /** {p50, p95, count}; null for the figures before the first measurement. Nearest rank. */
+  /** {p50, p95, count}, by nearest rank; the percentiles are null before the first value. */
   summary() {
     const sorted = this._values.slice(0, Math.min(this.count, this._values.length)).sort();
     const rank = (share) => (sorted.length === 0 ? null : sorted[Math.ceil(share * sorted.length) - 1]);

@@ -1,6 +1,6 @@
-/** Where a call stands is one word, and only what happens changes it. */
+/** The phase of a call, and how events change it. */
 
-const AFTER = Object.freeze({
+const PHASE_AFTER = Object.freeze({
   opening: "opening",
   connecting: "connecting",
   queued: "queued",
@@ -14,7 +14,7 @@ const AFTER = Object.freeze({
 
 /** idle, opening, connecting, queued, live, lost or closing. */
 export function nextPhase(phase, event) {
-  // A parting is not undone by what was on its way.
+  // Once the user has ended the call, late events do not reopen it.
   if (phase === "closing" && event.kind !== "ended") return phase;
-  return AFTER[event.kind] ?? phase;
+  return PHASE_AFTER[event.kind] ?? phase;
 }

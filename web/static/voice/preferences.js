@@ -1,4 +1,4 @@
-/** What the user chose is kept in this browser, and nowhere else; what is unreadable is what was never chosen. */
+/** The user's preferences, kept in this browser's localStorage; anything unreadable falls back to the default. */
 
 const KEY = "packet-voice";
 
@@ -8,28 +8,32 @@ export const DEFAULTS = Object.freeze({
   echoCancellation: true,
   noiseSuppression: true,
   autoGainControl: true,
-  barge: "duck", // off, duck or flush
+  bargeIn: "duck", // off, duck or flush
   vad: false,
-  words: "off", // off, whisper or browser
-  wordsModel: "", // empty is the first of the list
+  captions: "off", // off, whisper or browser
+  captionsModel: "", // empty: the first model of the list
   shortcuts: true,
-  sampling: Object.freeze({}), // only what was set: the rest is the server's choice
+  sampling: Object.freeze({}), // only the values that were set; the server has defaults for the others
 });
+
+// Names used by earlier versions of the page.
+const FORMER_NAMES = Object.freeze({ barge: "bargeIn", words: "captions", wordsModel: "captionsModel" });
 
 export function loadPreferences(storage) {
   try {
-    const kept = JSON.parse(storage.getItem(KEY)) ?? {};
-    const known = Object.entries(kept).filter(([name, value]) => typeof value === typeof DEFAULTS[name]);
+    const stored = Object.entries(JSON.parse(storage.getItem(KEY)) ?? {});
+    const renamed = stored.map(([name, value]) => [FORMER_NAMES[name] ?? name, value]);
+    const known = renamed.filter(([name, value]) => typeof value === typeof DEFAULTS[name]);
     return { ...DEFAULTS, ...Object.fromEntries(known) };
   } catch {
     return { ...DEFAULTS };
   }
 }
 
-export function keepPreferences(storage, preferences) {
+export function savePreferences(storage, preferences) {
   try {
     storage.setItem(KEY, JSON.stringify(preferences));
   } catch {
-    // A browser that keeps nothing (private mode, full): the choice holds until the page closes.
+    // Storage is full or disabled (private browsing): the preferences last until the page is closed.
   }
 }

@@ -1,8 +1,8 @@
 /**
- * A token in the address is shown to the server once, and then to nobody: it leaves the address at once.
+ * Sign in with a token from the page's URL.
  *
- * It rides in the fragment, which browsers never send; the server answers with a cookie that scripts
- * cannot read. Source: docs/operations.md.
+ * The token is in the fragment, which browsers never send; the server exchanges it for a cookie that scripts cannot
+ * read, and it is removed from the address bar at once. Source: docs/how-to/operations.md.
  */
 
 /** Exchange `#token=…`, if the page was opened with one. */

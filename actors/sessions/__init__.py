@@ -1,0 +1,1 @@
+"""One client's conversation on the server: admission, the session, its send queue and its recording."""

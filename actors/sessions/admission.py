@@ -1,0 +1,197 @@
+"""Admission: who gets a lane, who waits for one, and who is refused.
+
+It is decided at once, before a connection is upgraded: a free lane, a place in the queue, or a
+refusal. The lease is a context manager, and its holder only has to leave it: then a place in the
+queue is given up, a lane that was never opened is free, and one that was opened is closed by an
+event behind its last frame. That lane is free again when the event has come out of the last
+stage, because until then its rows are in use.
+
+Neighbours: `dispatcher` reports which lanes came out; `session` holds the lease.
+"""
+
+import heapq
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Final, Self
+
+import trio
+
+from actors.runtime.channel import Channel
+from pipeline.errors import BrokenInvariantError, RefusalCode, SessionRefusedError
+from pipeline.values import LaneClosed, LaneEvent, LaneOpened, SamplingParams, UserFrame
+
+# When a retry makes sense: models load in seconds, sessions last minutes, and a server that drains
+# is started again by whoever stopped it.
+RETRY_AFTER_MS: Final[dict[RefusalCode, int]] = {"not_ready": 1_000, "full": 5_000, "draining": 5_000}
+_REASONS: Final[dict[RefusalCode, str]] = {
+    "not_ready": "the models are still loading",
+    "full": "every lane and every place in the queue is taken",
+    "draining": "the server is shutting down",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionStatistics:
+    """`lanes_open` are in use or being closed; `queued` sessions wait for a lane, at most `queue_max`."""
+
+    lanes_max: int
+    lanes_open: int
+    queued: int
+    queue_max: int
+
+
+class LaneLease:
+    """One session's right to a lane: `lane`, or None while it has a place in the queue."""
+
+    def __init__(self, admission: "Admission", lane: int | None) -> None:
+        self._admission = admission
+        self._changed = trio.Event()
+        self._opened = False
+        self._closed = False
+        self.lane = lane
+
+    @property
+    def position(self) -> int:
+        """The place in the queue: 1 is the next to get a lane, 0 is not in the queue."""
+        return self._admission.position(self)
+
+    async def wait_changed(self) -> None:
+        """Wait until the position changes, or becomes a lane."""
+        await self._changed.wait()
+
+    def open_lane(self, sampling: SamplingParams) -> int:
+        """Reset the lane's rows, ahead of its first frame; return the lane.
+
+        Raises:
+            trio.ClosedResourceError: the engine has ended.
+        """
+        assert self.lane is not None, "a queued session has no lane to open"
+        self._admission.send(LaneOpened(self.lane, sampling))
+        self._opened = True
+        return self.lane
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the lane was opened and not closed yet."""
+        return self._opened and not self._closed
+
+    def close(self) -> None:
+        """Give back the lane or the place in the queue; closing twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._admission.end_lease(self, opened=self._opened)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def change(self, lane: int | None = None) -> None:
+        """For `Admission`: the position changed, or became a lane."""
+        self.lane = lane
+        changed, self._changed = self._changed, trio.Event()
+        changed.set()
+
+
+class Admission:
+    """Admits `lanes` sessions at once, lets `queue` more wait in order, and refuses all others."""
+
+    def __init__(self, inbox: Channel[UserFrame], *, lanes: int, queue: int) -> None:
+        self._inbox = inbox
+        self._lanes_max = lanes
+        self._queue_max = queue
+        self._free = list(range(lanes))  # a heap: the lowest lane first, so that tests can name it
+        self._waiting: deque[LaneLease] = deque()
+        self._closed_for: RefusalCode | None = "not_ready"
+
+    @property
+    def closed_for(self) -> RefusalCode | None:
+        """Why every session is refused, however many lanes are free; None while sessions are admitted."""
+        return self._closed_for
+
+    def open(self) -> None:
+        """The models are ready: admit sessions from now on, unless the server drains."""
+        if self._closed_for == "not_ready":
+            self._closed_for = None
+
+    def drain(self) -> None:
+        """Refuse every session from now on."""
+        self._closed_for = "draining"
+
+    def check_open(self) -> None:
+        """Do nothing while sessions are admitted.
+
+        Raises:
+            SessionRefusedError: the models are not ready, or the server drains.
+        """
+        if self._closed_for is not None:
+            raise _refusal(self._closed_for)
+
+    def request(self, *, may_wait: bool = True) -> LaneLease:
+        """A lease, with a lane or, if it `may_wait`, with a place in the queue.
+
+        Raises:
+            SessionRefusedError: the models are not ready, the server drains, or there is no room.
+        """
+        self.check_open()
+        if self._free:
+            return LaneLease(self, heapq.heappop(self._free))
+        if not may_wait:
+            raise SessionRefusedError("full", "every lane is taken", RETRY_AFTER_MS["full"])
+        if len(self._waiting) >= self._queue_max:
+            raise _refusal("full")
+        lease = LaneLease(self, None)
+        self._waiting.append(lease)
+        return lease
+
+    def free(self, lane: int) -> None:
+        """The lane's rows are not in use any more: the first in the queue gets it, or it is free."""
+        if self._waiting:
+            self._waiting.popleft().change(lane)
+            self._move_up()
+        else:
+            heapq.heappush(self._free, lane)
+
+    def position(self, lease: LaneLease) -> int:
+        """The place of a lease in the queue, from 1; 0 where it is not in the queue."""
+        return self._waiting.index(lease) + 1 if lease in self._waiting else 0
+
+    def send(self, event: LaneEvent) -> None:
+        """Put a lane event behind what the lane already has in the channels."""
+        try:
+            self._inbox.put_nowait(event)
+        except trio.WouldBlock:
+            raise BrokenInvariantError(
+                "the first channel has no room left for the events of its own lanes"
+            ) from None
+
+    def end_lease(self, lease: LaneLease, *, opened: bool) -> None:
+        """Take back what a lease held; a lane that was opened is closed behind its last frame."""
+        if lease in self._waiting:
+            self._waiting.remove(lease)
+            self._move_up()
+        elif lease.lane is not None:
+            try:
+                if opened:
+                    self.send(LaneClosed(lease.lane))
+                    return
+            except trio.ClosedResourceError:
+                pass  # the engine has ended: nothing will come out of it
+            self.free(lease.lane)
+
+    def statistics(self) -> AdmissionStatistics:
+        """The lanes and the queue now."""
+        open_lanes = self._lanes_max - len(self._free)
+        return AdmissionStatistics(self._lanes_max, open_lanes, len(self._waiting), self._queue_max)
+
+    def _move_up(self) -> None:
+        for lease in self._waiting:
+            lease.change()
+
+
+def _refusal(code: RefusalCode) -> SessionRefusedError:
+    return SessionRefusedError(code, _REASONS[code], RETRY_AFTER_MS[code])

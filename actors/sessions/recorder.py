@@ -1,0 +1,180 @@
+"""Recordings of sessions, written by one task, so that no session ever waits for a disk.
+
+A recording is a folder: `audio.f32`, every frame that was accepted, and `session.jsonl`, one
+object per line: how the session began, each change of sampling and each frame that was dropped,
+with the index of the frame at which it happened, and how the session ended. Its tokens depend on
+nothing else: `packet-voice offline --replay` computes them again. A recording without a last
+line, or whose last line reports it, is incomplete.
+
+Sessions post items; one task writes them, on a thread. If the disk cannot keep up, the recording
+is aborted, and the session goes on.
+"""
+
+import contextlib
+import json
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import BinaryIO, Final, NamedTuple
+
+import structlog
+import trio
+
+from pipeline.values import Pcm
+
+FORMAT: Final = 1
+WAITING_ITEMS: Final = 512  # of all sessions: 4 MB, or 40 s of one session's audio
+CLOSING_S: Final = 2.0
+
+log = structlog.get_logger()
+
+
+class Recording:
+    """A recording that is being made. `is_whole` until an item of it was lost."""
+
+    def __init__(self, recorder: "Recorder", folder: Path) -> None:
+        self.folder = folder
+        self.is_whole = True
+        self._recorder = recorder
+
+    @property
+    def name(self) -> str:
+        """The name of its folder."""
+        return self.folder.name
+
+    def add_audio(self, pcm: Pcm) -> None:
+        """Write the next frame, `pcm [1920]`."""
+        self._post(pcm.astype("<f4").tobytes())
+
+    def add_event(self, kind: str, **facts: object) -> None:
+        """Write one line."""
+        self._post(_line(kind, facts))
+
+    def end(self, reason: str, frames: int) -> None:
+        """Write the last line, and close the files."""
+        facts = {"reason": reason, "frames": frames, "complete": self.is_whole}
+        self._recorder.post(_Item(self, _line("ended", facts), last=True))
+
+    def _post(self, content: "bytes | str") -> None:
+        if self.is_whole and not self._recorder.post(_Item(self, content)):
+            self.is_whole = False
+            log.warning("recording_aborted", recording=self.name, problem="the disk cannot keep up")
+
+
+class _Item(NamedTuple):
+    recording: Recording
+    content: bytes | str  # audio, or a line
+    last: bool = False
+
+
+class Recorder:
+    """Writes recordings of `model` under `folder`. `digest` identifies its weights; it may block."""
+
+    def __init__(self, folder: Path, model: str, digest: Callable[[], str]) -> None:
+        self._folder = folder
+        self._model = model
+        self._digest = digest
+        self._waiting: deque[_Item] = deque()
+        self._arrived = trio.lowlevel.ParkingLot()
+        self._writing = trio.CancelScope(shield=True)  # has a deadline once the recorder is closing
+        self._closing = self._abandoned = False
+        self._open: dict[Recording, tuple[BinaryIO, BinaryIO]] = {}
+        self._failed: set[Recording] = set()
+
+    def begin(self, session: str, **facts: object) -> Recording:
+        """Begin a recording; `facts` go into its first line."""
+        recording = Recording(self, self._folder / session)
+        recording.add_event("began", format=FORMAT, session=session, model=self._model, **facts)
+        return recording
+
+    def post(self, item: _Item) -> bool:
+        """Queue an item; False if there is no room, which there always is for a last line."""
+        if len(self._waiting) >= WAITING_ITEMS and not item.last:
+            return False
+        self._waiting.append(item)
+        self._arrived.unpark_all()
+        return True
+
+    async def run(self) -> None:
+        """Write what is posted. Cancelled, write what waits and close every file, within `CLOSING_S`.
+
+        A disk that takes longer than that is left to its thread.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._write_all)
+            try:
+                await trio.sleep_forever()
+            finally:
+                self._closing = True
+                self._writing.deadline = trio.current_time() + CLOSING_S
+                self._arrived.unpark_all()
+
+    async def _write_all(self) -> None:
+        with self._writing:
+            try:
+                while self._waiting or not self._closing:
+                    if not self._waiting:
+                        await self._arrived.park()
+                        continue
+                    items = [self._waiting.popleft() for _ in range(len(self._waiting))]
+                    await trio.to_thread.run_sync(self._write, items, abandon_on_cancel=True)
+            finally:
+                await trio.to_thread.run_sync(self._close_all, abandon_on_cancel=True)
+        if self._writing.cancelled_caught:
+            self._abandoned = True
+            log.warning("recordings_truncated", problem="the disk did not keep up until the end")
+
+    def _write(self, items: list[_Item]) -> None:
+        """On a thread."""
+        for item in items:
+            if item.recording in self._failed:
+                self._failed -= {item.recording} if item.last else set()
+                continue
+            try:
+                self._write_one(item)
+            except OSError as error:
+                self._abort(item.recording, error)
+                self._failed |= set() if item.last else {item.recording}
+        if self._abandoned:
+            self._close_all()  # the task that would have closed them is gone
+
+    def _write_one(self, item: _Item) -> None:
+        recording = item.recording
+        if recording not in self._open:
+            recording.folder.mkdir(parents=True, mode=0o700)
+            files = (
+                (recording.folder / "audio.f32").open("xb"),
+                (recording.folder / "session.jsonl").open("xb"),
+            )
+            self._open[recording] = files
+            files[1].write(_line("weights", {"digest": self._digest()}).encode())
+        audio, lines = self._open[recording]
+        if isinstance(item.content, bytes):
+            audio.write(item.content)
+        else:
+            lines.write(item.content.encode())
+        if item.last:
+            self._close(recording)
+
+    def _abort(self, recording: Recording, error: OSError) -> None:
+        log.warning("recording_aborted", recording=recording.name, problem=str(error))
+        recording.is_whole = False
+        with contextlib.suppress(OSError):  # what could not be written cannot be flushed either
+            self._close(recording)
+
+    def _close(self, recording: Recording) -> None:
+        with contextlib.ExitStack() as closing:
+            for file in self._open.pop(recording, ()):
+                closing.callback(file.close)
+
+    def _close_all(self) -> None:
+        """On a thread, at the end."""
+        for recording in list(self._open):
+            try:
+                self._close(recording)
+            except OSError as error:
+                self._abort(recording, error)
+
+
+def _line(kind: str, facts: Mapping[str, object]) -> str:
+    return json.dumps({"type": kind, **facts}) + "\n"

@@ -1,0 +1,68 @@
+"""Turns the recording of one session on and off, and informs its client.
+
+Neighbours: `recorder` writes the files; `session` calls this with whatever its tokens depend on.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+from actors.sessions.recorder import Recorder, Recording
+from pipeline.protocol.metadata import ErrorNotice, RecordingNotice, ServerMetadata
+from pipeline.values import Pcm, SamplingParams
+
+
+class RecordingSwitch:
+    """The recording of one session, if it has one. While it is off, every `record_*` does nothing.
+
+    Args:
+        recorder: writes the recordings; None where this server has none.
+        session_id: the name of the recording.
+        send_metadata: sends a notice to the client.
+    """
+
+    def __init__(
+        self, recorder: Recorder | None, session_id: str, send_metadata: Callable[[ServerMetadata], None]
+    ) -> None:
+        self._recorder = recorder
+        self._session_id = session_id
+        self._send_metadata = send_metadata
+        self._recording: Recording | None = None
+
+    def turn_on(self, sampling: SamplingParams, frames_in: int) -> None:
+        """Begin a recording; refused once the session has `frames_in`, because it could not be replayed."""
+        if self._recorder is None:
+            self._send_metadata(ErrorNotice("not_recorded", "this server does not record"))
+        elif frames_in:
+            self._send_metadata(
+                ErrorNotice("not_recorded", "a recording has to begin before the first frame")
+            )
+        elif self._recording is None:
+            self._recording = self._recorder.begin(self._session_id, sampling=dataclasses.asdict(sampling))
+            self.announce()
+
+    def turn_off(self, reason: str, frames_in: int) -> None:
+        """End the recording, which has `frames_in` frames."""
+        if self._recording is not None:
+            self._recording.end(reason, frames_in)
+            self._recording = None
+            self._send_metadata(RecordingNotice(on=False))
+
+    def announce(self) -> None:
+        """Remind the client that the recording is on, if it is."""
+        if self._recording is not None:
+            self._send_metadata(RecordingNotice(on=True, name=self._recording.name))
+
+    def record_audio(self, pcm: Pcm) -> None:
+        """The next frame, `pcm [1920]`."""
+        if self._recording is not None:
+            self._recording.add_audio(pcm)
+
+    def record_configured(self, frame: int, sampling: SamplingParams) -> None:
+        """The sampling changed before this frame."""
+        if self._recording is not None:
+            self._recording.add_event("configured", frame=frame, sampling=dataclasses.asdict(sampling))
+
+    def record_dropped(self, frame: int, before: str) -> None:
+        """This frame was dropped before a stage."""
+        if self._recording is not None:
+            self._recording.add_event("dropped", frame=frame, before=before)

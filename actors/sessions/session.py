@@ -1,0 +1,334 @@
+"""One client's conversation, whatever connection carries it.
+
+A session has a lane, numbers the frames that go in, sends what comes out, knows how its tokens
+are sampled and counts all of it. It never waits (except for its lane): every other method is a
+plain function, called by ingress, the dispatcher, egress and health, each from its own task.
+
+Neighbours: `connection` carries its packets; `client_output`, `backlog`, `counters` and
+`recording_switch` are its parts. What does not belong here: packet numbers, heartbeats and the
+transport, which end with a connection.
+"""
+
+import contextlib
+import dataclasses
+import math
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+import trio
+from msgspec import structs
+
+from actors.runtime.channel import Channel
+from actors.runtime.histogram import Histogram
+from actors.runtime.tracing import Tracer
+from actors.sessions.admission import LaneLease
+from actors.sessions.backlog import Backlog
+from actors.sessions.client_output import ClientOutput
+from actors.sessions.counters import SessionCounters
+from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.recorder import Recorder
+from actors.sessions.recording_switch import RecordingSwitch
+from actors.sessions.send_queue import SendQueue
+from pipeline.audio.framing import AudioRefusedError, frames_of, payload_of
+from pipeline.audio.pacing import DeadlineClock
+from pipeline.errors import LaneFailedError, SessionError
+from pipeline.protocol import outgoing
+from pipeline.protocol.conversation import capture_ms
+from pipeline.protocol.events import AudioReceived
+from pipeline.protocol.metadata import (
+    ClientStats,
+    Configure,
+    Dropped,
+    ErrorNotice,
+    Queued,
+    Ready,
+    ServerMetadata,
+    Stats,
+)
+from pipeline.protocol.outgoing import OutgoingPacket
+from pipeline.protocol.unacked import UnackedPackets
+from pipeline.values import (
+    AgentFrame,
+    FrameHeader,
+    LaneConfigured,
+    SamplingParams,
+    Text,
+    TextPartial,
+    UserFrame,
+)
+
+CONFIGURES_WAITING: Final = 8  # changes of sampling that one lane may have in the first channel
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """Of all sessions: from a packet received to its answer sent, and what the server adds to the models."""
+
+    total: Histogram = field(default_factory=Histogram)
+    added: Histogram = field(default_factory=Histogram)
+
+
+class Session:
+    """One conversation.
+
+    Attributes:
+        id: its public name, also in the log.
+        lease: its lane, or its place in the queue.
+        finished: set once the lane is closed and everything from it has been sent.
+        wakeup: set when there is no reason to wait for a connection any more.
+        added: histogram of what the server adds to the models.
+    """
+
+    def __init__(
+        self,
+        lease: LaneLease,
+        inbox: Channel[UserFrame],
+        sampling: SamplingParams,
+        latencies: Latencies,
+        *,
+        tracer: Tracer,
+        max_lag_s: float,
+        recorder: Recorder | None,
+    ) -> None:
+        self.id = secrets.token_hex(8)
+        self.began_s = trio.current_time()
+        self.lease = lease
+        self.finished = trio.Event()
+        self.wakeup = trio.Event()
+        self.added = Histogram()
+        self._inbox = inbox
+        self._sampling = sampling
+        self._latencies = latencies
+        self._tracer = tracer
+        self._backlog = Backlog(max_lag_s)
+        self._output = ClientOutput(self._backlog, on_failure=self._wake)
+        self._recording = RecordingSwitch(recorder, self.id, self.send_metadata)
+        self._counters = SessionCounters()
+        self._deadlines = DeadlineClock()
+        self._arrivals = DeadlineClock()
+        self._last_audio_s = self.began_s
+        self._next_index = 0  # of the frame that the dispatcher delivers next
+        self._reported_frames = self._reported_audio = 0  # dropped, as far as the client knows
+
+    # Connections
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has an open lane and has not failed."""
+        return self.lease.is_open and self._output.failure is None
+
+    @property
+    def unacked(self) -> UnackedPackets:
+        """The packets that want an ACK and have none yet."""
+        return self._output.unacked
+
+    def attach(self, queue: SendQueue) -> tuple[OutgoingPacket, ...]:
+        """Send through this queue from now on; return the packets to send again ahead of it."""
+        self._last_audio_s = trio.current_time()
+        return self._output.attach(queue)
+
+    def detach(self) -> None:
+        """No connection carries the session any more; packets that want an ACK are kept."""
+        self._output.detach()
+
+    # Admission
+
+    async def wait_admitted(self) -> None:
+        """Wait for a lane, and inform the client of each place in the queue."""
+        while self.lease.lane is None:
+            self.send_metadata(Queued(self.lease.position))
+            await self.lease.wait_changed()
+
+    def open(self, dispatcher: Dispatcher) -> None:
+        """Open the lane: from now on audio is accepted and answers are delivered.
+
+        Raises:
+            trio.ClosedResourceError: the engine has ended.
+        """
+        self._last_audio_s = trio.current_time()
+        dispatcher.attach(self.lease.open_lane(self._sampling), self)
+        self.send_metadata(Ready())
+
+    def close_input(self) -> None:
+        """Accept no more audio; `finished` follows once all that was accepted is answered."""
+        if not self.lease.is_open:
+            self.finished.set()
+        self.lease.close()
+
+    @property
+    def last_audio_s(self) -> float:
+        """When audio came last, or could have come first; while the lane is not open, now."""
+        return self._last_audio_s if self.lease.is_open else trio.current_time()
+
+    # From the client
+
+    def receive_audio(self, audio: AudioReceived, received_s: float) -> None:
+        """Pass a packet's frames to the encoder; a malformed packet is refused, and the client informed."""
+        try:
+            frames = frames_of(audio.payload)
+        except AudioRefusedError as refusal:
+            self._counters.audio_refused += 1
+            self.send_metadata(ErrorNotice("audio_refused", str(refusal)))
+            return
+        if not self.lease.is_open:
+            return  # it was on its way when the input was closed
+        self._last_audio_s = received_s
+        lane = self.lease.lane
+        assert lane is not None
+        for place, pcm in enumerate(frames):
+            index = self._counters.frames_in
+            header = FrameHeader(
+                lane,
+                index,
+                capture_ms(audio.timestamp_ms, place, len(frames)),
+                received_s,
+                due_s=self._due_s(index, received_s),
+                spans=self._tracer.begin(index),
+            )
+            with contextlib.suppress(trio.ClosedResourceError):  # the engine has ended; so will this session
+                self._counters.frames_in += 1
+                self._recording.record_audio(pcm)
+                self._inbox.put_nowait(UserFrame(header, pcm))
+
+    def update_client_stats(self, stats: ClientStats) -> None:
+        """The client reports how its playback is doing."""
+        self._counters.client_underruns = stats.underruns or 0
+        if stats.last_played_frame is not None:
+            self._backlog.update(stats.last_played_frame)
+
+    def configure(self, change: Configure) -> None:
+        """Change how tokens are sampled from the next frame on; what the client omits stays as it is."""
+        named = {k: v for k, v in structs.asdict(change).items() if v is not None}
+        if named.pop("replay", None) is not None:
+            if change.replay:
+                self._recording.turn_on(self._sampling, self._counters.frames_in)
+            else:
+                self._recording.turn_off("asked", self._counters.frames_in)
+        sampling = dataclasses.replace(self._sampling, **named)
+        lane = self.lease.lane
+        if self.lease.is_open and lane is not None:
+            if self._inbox.waiting_events(lane) > CONFIGURES_WAITING:
+                notice = ErrorNotice("busy", "too many changes of configuration are waiting for the model")
+                self.send_metadata(notice)
+                return
+            with contextlib.suppress(trio.ClosedResourceError):
+                self._inbox.put_nowait(LaneConfigured(lane, sampling))
+        self._sampling = sampling
+        if named:
+            self._recording.record_configured(self._counters.frames_in, sampling)
+
+    def announce_recording(self) -> None:
+        """Remind a client that has resumed the session that it is being recorded, if it is."""
+        self._recording.announce()
+
+    # From the dispatcher
+
+    def deliver(self, frame: AgentFrame) -> None:
+        """Send what one step released. A gap in the frames' indices means that frames were dropped."""
+        self._counters.frames_dropped += frame.index - self._next_index
+        self._next_index = frame.index + 1
+        try:
+            self._counters.decodes_skipped += frame.skipped
+            if frame.pcm is not None:
+                packet = outgoing.audio(payload_of(frame.pcm), frame.header.captured_ms)
+                self._output.put(packet, frame)
+            self._send_text(frame.text)
+        except SessionError as error:
+            self._output.fail(error)
+
+    def lane_closed(self, text: Iterable[Text]) -> None:
+        """Send the last text. No frame is missing any more: what leaks is never a lane's newest frame."""
+        try:
+            self._send_text(text)
+        except SessionError as error:
+            self._output.fail(error)
+        self._report_dropped()
+        self._recording.turn_off("closed", self._counters.frames_in)
+        self.finished.set()
+
+    def frame_dropped(self, index: int, before: str) -> None:
+        """A frame of this session was dropped before a stage."""
+        self._recording.record_dropped(index, before)
+
+    def lane_failed(self, stage: str) -> None:
+        """A model failed on this session; its state of the session is invalid."""
+        self._output.fail(LaneFailedError(f"the {stage} failed on this session"))
+
+    # To the client
+
+    def send_metadata(self, notice: ServerMetadata) -> None:
+        """Send a METADATA packet."""
+        self._output.put(outgoing.metadata(notice))
+
+    def record_sent(self, frame: AgentFrame) -> None:
+        """Egress has written this frame just now: measure its latency, and whether it was late."""
+        now_s, header = trio.current_time(), frame.header
+        self._counters.frames_out += 1
+        self._backlog.record_sent()
+        total_s = now_s - header.received_s
+        added_s = max(0.0, total_s - header.model_s)  # two clocks, read one after the other
+        for histogram in (self.added, self._latencies.added):
+            histogram.add(added_s)
+        self._latencies.total.add(total_s)
+        self._tracer.end(frame, self.id, now_s)
+        if self._deadlines.is_underrun(frame.index, _ns(header.received_s), _ns(now_s)):
+            self._counters.underruns += 1
+
+    def report(self, stats: Stats) -> None:
+        """Send the server's statistics to the client, each second, with the session's own filled in here."""
+        if not self._output.is_connected:
+            return
+        self._report_dropped()
+        counters = self.counters()
+        self.send_metadata(
+            structs.replace(
+                stats,
+                frames_in=counters.frames_in,
+                frames_out=counters.frames_out,
+                frames_dropped=counters.frames_dropped,
+                underruns=counters.underruns,
+                added_ms=round(self.added.statistics().p50_ms, 3),
+                low_left_out=counters.low_dropped,
+                partials_left_out=counters.partials_dropped,
+                decodes_skipped=counters.decodes_skipped,
+                audio_left_out=counters.audio_dropped,
+            )
+        )
+
+    def counters(self) -> SessionCounters:
+        """The counters now."""
+        return dataclasses.replace(
+            self._counters,
+            audio_dropped=self._output.dropped("audio"),
+            partials_dropped=self._output.dropped("partial"),
+            low_dropped=self._output.dropped("low"),
+        )
+
+    def _wake(self) -> None:
+        self.wakeup.set()  # the registry replaces the event
+
+    def _due_s(self, index: int, received_s: float) -> float:
+        """Until when the answer to this frame is worth decoding; never, if the client has a backlog."""
+        due_ns = self._arrivals.due_ns(index, _ns(received_s))
+        return -math.inf if self._backlog.skip_frame() else due_ns / 1e9
+
+    def _send_text(self, texts: Iterable[Text]) -> None:
+        for text in texts:
+            packet = outgoing.text_partial if isinstance(text, TextPartial) else outgoing.text_final
+            self._output.put(packet(text.text))
+
+    def _report_dropped(self) -> None:
+        """Send one notice for all that was dropped since the last one."""
+        frames = self._counters.frames_dropped
+        audio = self._output.dropped("audio") + self._counters.decodes_skipped
+        if frames > self._reported_frames:
+            self.send_metadata(Dropped("audio", frames - self._reported_frames))
+        if audio > self._reported_audio:
+            self.send_metadata(Dropped("agent_audio", audio - self._reported_audio))
+        self._reported_frames, self._reported_audio = frames, audio
+
+
+def _ns(seconds: float) -> int:
+    return round(seconds * 1e9)

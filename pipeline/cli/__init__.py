@@ -1,0 +1,1 @@
+"""The commands: one module each, from arguments to an exit code. `main` finds them by name."""

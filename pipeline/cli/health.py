@@ -1,0 +1,69 @@
+"""Check whether a server is ready, for container health checks and scripts.
+
+    packet-voice health
+    packet-voice health --url https://127.0.0.1:8788
+
+Exit codes: 0 ready; 1 not ready or not reachable; 2 usage error.
+"""
+
+import argparse
+import ipaddress
+import ssl
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Sequence
+from http.client import HTTPException
+from typing import Final
+
+from pipeline.cli.program_name import program
+
+URL: Final = "http://127.0.0.1:8788"
+NOT_READY: Final = 1
+_TIMEOUT_S: Final = 4.0
+
+
+def _url(text: str) -> str:
+    parts = urllib.parse.urlsplit(text)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a URL such as {URL}")
+    return f"{parts.scheme}://{parts.netloc}"
+
+
+def _ssl_context(url: str) -> ssl.SSLContext:
+    """Verify certificates, except on a loopback address: the request carries no secret."""
+    context = ssl.create_default_context()
+    host = urllib.parse.urlsplit(url).hostname or ""
+    try:
+        is_loopback = ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        is_loopback = host == "localhost"
+    if is_loopback:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def check_ready(url: str) -> tuple[bool, str]:
+    """Whether the server at `url` is ready, and a sentence to print."""
+    no_proxy = urllib.request.ProxyHandler({})  # the environment's HTTP proxy does not lead to this server
+    opener = urllib.request.build_opener(no_proxy, urllib.request.HTTPSHandler(context=_ssl_context(url)))
+    try:
+        with opener.open(f"{url}/health/ready", timeout=_TIMEOUT_S):
+            return True, f"{url} is ready"
+    except urllib.error.HTTPError as response:
+        return False, f"{url} is not ready (status {response.code})"
+    except (OSError, HTTPException) as error:
+        return False, f"cannot reach {url} ({getattr(error, 'reason', error)})"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog=program("health"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--url", type=_url, default=URL, help=f"address of the server (default {URL})")
+    options = parser.parse_args(arguments)
+    ready, sentence = check_ready(options.url)
+    print(sentence)
+    return 0 if ready else NOT_READY

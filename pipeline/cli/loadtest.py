@@ -1,0 +1,221 @@
+"""`python -m pipeline loadtest`: load-test a server of its own and report what failed.
+
+    loadtest                                                12 sessions for a minute, a tenth faulty
+    loadtest --sessions 12 --minutes 30 --misbehaving 0.1   the same for half an hour
+    loadtest --ramp 40 --minutes 0.5                        how many sessions the server can hold
+    loadtest --stall 3                                      the server's process is suspended for 3 s
+    loadtest --fuzz 1000000                                 random packets
+    loadtest --ticks 400                                    a batch of 8 lanes, and of 1
+    loadtest --steps 200000                                 one lane, as fast as possible
+    loadtest --replicas 3 --sessions 12                     behind HAProxy, with a rolling restart
+
+Options that name a scenario can be combined. Everything stays on this machine. Exit codes: 0; 1 a
+guarantee was violated (a wrong response, a crash, a leak; slowness is no violation); 2 usage; 130
+interrupted.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Final
+
+import trio
+
+from pipeline.cli.arguments import add_config_arguments
+from pipeline.cli.program_name import program
+from pipeline.config import Config
+from pipeline.loadtest.client import ViolationError
+from pipeline.loadtest.cluster import start_cluster
+from pipeline.loadtest.failover import run_failover_load
+from pipeline.loadtest.fuzzing import Fuzzer, fuzz_protocol
+from pipeline.loadtest.in_process import measure_steps, measure_ticks
+from pipeline.loadtest.misbehaving import fuzz_socket
+from pipeline.loadtest.monitor import ServerMonitor
+from pipeline.loadtest.scenarios import Load, ramp, run_load, stall
+from pipeline.loadtest.server_process import ServerProcess, start_server
+from pipeline.models.checkpoint.resolve import open_config
+from pipeline.stages.model_stages import open_stages
+
+SOCKET_SHARE: Final = 100  # one fuzzed packet in so many is sent over a socket
+SPARE_LANES: Final = 4
+STALLED_SESSIONS: Final = 4
+VIOLATED: Final = 1
+
+# What the keys of `--json` were called before; each value is printed under both for one version.
+FORMER_KEYS: Final = {
+    "load": "crowd",
+    "violations": "laws",
+    "normal": "polite",
+    "faulty": "rude",
+    "clients": "heard",
+    "faults": "misdeeds",
+    "rejected": "turned_away",
+    "overload_actions": "ladder",
+    "reported_dropped": "told_dropped",
+    "balancer_overhead_ms": "added_by_balancer_ms",
+    "new_sessions": "asked_to_leave",
+}
+
+
+def _server_settings(options: argparse.Namespace, lanes: int) -> list[str]:
+    """Settings with room for all clients, from one address; the user's come last and take precedence."""
+    connections = 4 * lanes + 64
+    return [
+        f"lanes.max={lanes}",
+        f"limits.connections={connections}",
+        f"limits.connections_per_address={connections}",
+        *options.set,
+    ]
+
+
+def run_mixed_load(options: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """Normal and faulty sessions together."""
+    faulty = round(options.sessions * options.misbehaving)
+    load = Load(options.sessions - faulty, faulty, round(60 * options.minutes, 3), options.seed)
+    lanes = max(config.settings.lanes.max or 0, options.sessions + faulty + SPARE_LANES)
+    with start_server(options.config, _server_settings(options, lanes)) as server:
+        return _stopped(trio.run(partial(run_load, server, load, grace_s=_grace_s(config))), server)
+
+
+def run_ramp(options: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """More and more normal sessions."""
+    most, seconds = options.ramp, round(60 * options.minutes, 3)
+    with start_server(options.config, _server_settings(options, most)) as server:
+        run = partial(ramp, server, most, seconds, options.seed, grace_s=_grace_s(config), report=_progress)
+        return _stopped(trio.run(run), server)
+
+
+def run_stall(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
+    """A server that is suspended for a while."""
+    with start_server(options.config, _server_settings(options, STALLED_SESSIONS)) as server:
+        return _stopped(trio.run(stall, server, STALLED_SESSIONS, options.stall), server)
+
+
+def run_fuzz(options: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """Random packets to the protocol, and a share of them to a server."""
+    result: dict[str, Any] = {"packets": options.fuzz, "violations": []}
+    try:
+        result["protocol"] = dict(fuzz_protocol(options.fuzz, options.seed))
+    except ViolationError as error:
+        result["violations"].append(str(error))
+    packets = max(1, options.fuzz // SOCKET_SHARE)
+    with start_server(options.config, _server_settings(options, STALLED_SESSIONS)) as server:
+
+        async def over_sockets() -> None:
+            monitor = ServerMonitor(server, grace_s=_grace_s(config))
+            await monitor.take_baseline()
+            try:
+                result["sockets"] = dict(await fuzz_socket(server.port, Fuzzer(options.seed), packets))
+            except* ViolationError as group:
+                result["violations"].append(f"over a socket: {group.exceptions[0]}")
+            result["violations"] += await monitor.violations()
+
+        trio.run(over_sockets)
+        return _stopped(result, server)
+
+
+def run_ticks(options: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """The cost of a wider batch."""
+    return measure_ticks(open_stages(config), options.ticks)
+
+
+def run_steps(options: argparse.Namespace, config: Config) -> dict[str, Any]:
+    """One lane for many steps."""
+    return measure_steps(open_stages(config), options.steps, _progress)
+
+
+def run_replicas(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
+    """Several servers behind a balancer, each with room for all clients."""
+    settings = _server_settings(options, options.sessions + SPARE_LANES)
+    with start_cluster(options.config, settings, options.replicas) as cluster:
+        seconds = round(60 * options.minutes, 3)
+        return trio.run(run_failover_load, cluster, options.sessions, seconds, options.seed)
+
+
+SCENARIOS: Final[dict[str, Callable[[argparse.Namespace, Config], dict[str, Any]]]] = {
+    "ticks": run_ticks,
+    "steps": run_steps,
+    "fuzz": run_fuzz,
+    "stall": run_stall,
+    "ramp": run_ramp,
+    "replicas": run_replicas,
+}
+
+
+def _stopped(result: dict[str, Any], server: ServerProcess) -> dict[str, Any]:
+    """The result, with a violation added where the server does not exit normally after the load."""
+    log_bytes = len(server.logged())
+    exit_code = server.stop()
+    if exit_code != 0:
+        last = server.logged()[log_bytes:][-2000:]
+        result["violations"].append(f"after SIGTERM the server exited with {exit_code}, not 0: {last}")
+    return result
+
+
+def _grace_s(config: Config) -> float:
+    return float(config.settings.limits.resume_grace_ms) / 1000
+
+
+def _progress(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _print(name: str, result: dict[str, Any]) -> None:
+    print(name)
+    for key, value in result.items():
+        if key == "violations":
+            continue
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            for row in value:
+                print(f"  {key}: {json.dumps(row)}")
+        else:
+            print(f"  {key}: {json.dumps(value)}")
+    for violation in result["violations"]:
+        print(f"  VIOLATED {violation}")
+
+
+def _with_former_keys(value: Any) -> Any:  # noqa: ANN401 - any JSON
+    if isinstance(value, list):
+        return [_with_former_keys(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    now = {key: _with_former_keys(each) for key, each in value.items()}
+    return now | {FORMER_KEYS[key]: each for key, each in now.items() if key in FORMER_KEYS}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; the exit code."""
+    parser = argparse.ArgumentParser(
+        prog=program("loadtest"), description="Load-test a server that is started for the test."
+    )
+    add_config_arguments(parser)
+    parser.add_argument("--sessions", type=int, default=12, help="number of sessions (default 12)")
+    parser.add_argument(
+        "--minutes", type=float, default=1.0, help="duration, of a ramp for each step (default 1)"
+    )
+    parser.add_argument(
+        "--misbehaving", type=float, default=0.1, help="share of faulty sessions (default 0.1)"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
+    parser.add_argument("--ramp", type=int, metavar="MOST", help="run 1, 2, 4, 8, 12, … up to MOST sessions")
+    parser.add_argument("--stall", type=float, metavar="SECONDS", help="suspend the server's process")
+    parser.add_argument(
+        "--fuzz", type=int, metavar="PACKETS", help="random packets, 1 % of them over sockets"
+    )
+    parser.add_argument("--ticks", type=int, metavar="TICKS", help="time batches of 1 lane and of 8 lanes")
+    parser.add_argument("--steps", type=int, metavar="STEPS", help="run one lane for STEPS frames")
+    parser.add_argument(
+        "--replicas", type=int, metavar="REPLICAS", help="run replicas behind HAProxy, with a rolling restart"
+    )
+    parser.add_argument("--json", action="store_true", help="make the last line of stdout one JSON object")
+    options = parser.parse_args(arguments)
+    config = open_config(options.config, options.set, check=open_stages)
+    chosen = {name: run for name, run in SCENARIOS.items() if getattr(options, name) is not None}
+    results = {name: run(options, config) for name, run in (chosen or {"load": run_mixed_load}).items()}
+    for name, result in results.items():
+        _print(name, result)
+    if options.json:
+        print(json.dumps(_with_former_keys(results)))
+    return VIOLATED if any(result["violations"] for result in results.values()) else 0

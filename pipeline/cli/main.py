@@ -1,0 +1,81 @@
+"""The command line, `packet-voice COMMAND …` or `python -m pipeline COMMAND …`.
+
+Each command is a module of this package with a `main(arguments)` that returns the exit code. A module is
+imported only when its command is chosen, so `packet-voice health` does not load the model libraries. The
+exception is `run`: its module is `pipeline.run`, because process managers and `mlx.launch` refer to it.
+"""
+
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from pipeline.cli.arguments import run_command
+
+GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
+    "Serve": {
+        "run": "serve a model",
+        "invite": "show the link and QR code for connecting another device",
+        "health": "check whether a server is ready",
+    },
+    "Talk": {
+        "talk": "talk to a running server, from a file or the microphone",
+        "offline": "process an audio file without a server, as fast as possible",
+    },
+    "Models": {
+        "weights": "inspect, fetch, verify or quantize a checkpoint",
+        "config-reference": "print every configuration key",
+    },
+    "Measure": {
+        "doctor": "check whether this machine can serve, and how many sessions",
+        "bench": "measure the time of each stage",
+        "bench-tensor-parallel": "measure a model split across several processes",
+        "capacity": "estimate the hardware for a number of sessions",
+        "loadtest": "load-test a server",
+        "smoke": "start a server, check its endpoints and stream speech to it",
+        "trace": "break down frame latency, from a server's log",
+    },
+    "Install": {
+        "service": "install and control the background service",
+        "uninstall": "remove what make install put on this machine",
+    },
+}
+RENAMED: Final[Mapping[str, str]] = {
+    "soak": "loadtest",
+    "configuration": "config-reference",
+    "bench_ranks": "bench-tensor-parallel",
+}
+USAGE_ERROR: Final = 2
+
+
+def usage() -> str:
+    """The help text: every command with one line about it, in groups."""
+    lines = ["usage: packet-voice [--version] COMMAND [ARGUMENTS]"]
+    for group, commands in GROUPS.items():
+        lines += ["", group]
+        lines += [f"  {name:<22} {summary}" for name, summary in commands.items()]
+    return "\n".join([*lines, "", "Run packet-voice COMMAND --help for the arguments of a command."])
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command named by the first argument and exit with its exit code."""
+    name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
+    if name == "run":
+        importlib.import_module("pipeline.run").run_and_exit(rest[:-1])
+    if any(name in commands for commands in GROUPS.values()):
+        module = importlib.import_module(f"pipeline.cli.{name.replace('-', '_')}")
+        sys.exit(run_command(lambda: module.main(rest[:-1])))
+    if name == "--version":
+        sys.stdout.write(f"{importlib.metadata.version('packet-voice')}\n")
+    elif name in ("-h", "--help"):
+        sys.stdout.write(f"{usage()}\n")
+    else:
+        sys.stderr.write(f"{_unknown(name) if name else usage()}\n")
+        sys.exit(USAGE_ERROR)
+
+
+def _unknown(name: str) -> str:
+    if name in RENAMED:
+        return f"packet-voice: the command {name!r} is now called {RENAMED[name]!r}"
+    return f"packet-voice: unknown command {name!r}; see packet-voice --help"

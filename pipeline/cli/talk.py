@@ -1,0 +1,284 @@
+"""`python -m pipeline talk`: talk to a running server, with a sound file or a microphone, in real time.
+
+    python -m pipeline talk --in question.wav --out answer.wav
+    python -m pipeline talk --mic
+
+The agent's text is printed on stderr as it arrives, the summary on stdout; with `--json` the last
+line of stdout is one object. Exit codes: 0; 1 the conversation failed; 2 usage or sound files;
+130 interrupted.
+"""
+
+import argparse
+import json
+import math
+import signal
+import ssl
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+import trio
+
+from pipeline.audio.wav import WavWriter, read_speech
+from pipeline.cli.program_name import program
+from pipeline.client.audio_device import AudioDevice, open_audio_device
+from pipeline.client.connect import Address, ClientCredentials
+from pipeline.client.report import Report
+from pipeline.client.session import ConversationError, EventHandler, ServerUnavailableError, converse
+from pipeline.errors import EXIT_INTERRUPTED, StartupError
+from pipeline.protocol import metadata
+from pipeline.protocol.faults import RefusedPacketError
+from pipeline.protocol.metadata import Configure
+from pipeline.values import Pcm
+
+URL: Final = "ws://127.0.0.1:8788/ws"
+_LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
+FAILED: Final = 1
+
+
+def parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the arguments; a mistake in them is one sentence and exit code 2."""
+    parser = argparse.ArgumentParser(
+        prog=program("talk"), description="Talk to a running server in real time."
+    )
+    parser.add_argument("--url", default=URL, type=_url, help=f"the server's WebSocket (default {URL})")
+    speech = parser.add_mutually_exclusive_group(required=True)
+    speech.add_argument("--in", dest="source", metavar="WAV", type=Path, help="the sound file to send")
+    speech.add_argument("--mic", action="store_true", help="talk live, until Ctrl-C (wear headphones)")
+    parser.add_argument("--out", metavar="WAV", type=Path, help="write the agent's audio to this file")
+    parser.add_argument("--json", action="store_true", help="make the last line of stdout one JSON object")
+    parser.add_argument(
+        "--wait", action="store_true", help="keep trying while the server is down, not ready or full"
+    )
+    security = parser.add_argument_group(
+        "security", "for a server that requires a token, or has a certificate of its own"
+    )
+    security.add_argument("--token", help="the access token; other users can read it in the process list")
+    security.add_argument("--token-file", metavar="FILE", type=Path, help="a file that contains the token")
+    security.add_argument(
+        "--ca", metavar="PEM", type=Path, help="certificate authorities to trust, besides those of the system"
+    )
+    sampling = parser.add_argument_group("sampling", "options left out use the server's defaults")
+    sampling.add_argument("--greedy", action="store_true", help="always take the most likely token")
+    sampling.add_argument("--seed", type=int)
+    sampling.add_argument("--temperature", type=_finite, help="for audio; 0 is greedy")
+    sampling.add_argument("--top-k", type=int, help="for audio; 0 is no limit")
+    sampling.add_argument("--text-temperature", type=_finite)
+    sampling.add_argument("--text-top-k", type=int)
+    sampling.add_argument("--padding-bias", type=_finite, help="above 0 the agent talks less, below 0 more")
+    sampling.add_argument("--repetition-penalty", type=_finite)
+    arguments = parser.parse_args(argv)
+    if arguments.greedy and (arguments.temperature or arguments.text_temperature):
+        parser.error("--greedy sets temperatures to 0 and cannot be combined with other temperatures")
+    try:
+        arguments.credentials = _credentials(arguments)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        arguments.configure = _configure(arguments)
+    except RefusedPacketError as refusal:
+        parser.error(str(refusal))
+    return arguments
+
+
+def _url(text: str) -> str:
+    try:
+        Address.of(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, such as {URL}") from None
+    return text
+
+
+def _finite(text: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a finite number")
+    return number
+
+
+def _credentials(arguments: argparse.Namespace) -> ClientCredentials:
+    """The token and the authorities; a `ValueError` explains what is wrong with them."""
+    token, address = arguments.token, Address.of(arguments.url)
+    tls = None
+    try:
+        if arguments.token_file is not None:
+            token = arguments.token_file.read_text(encoding="ascii").strip()
+        if arguments.ca is not None:
+            tls = ssl.create_default_context()
+            tls.load_verify_locations(arguments.ca)
+    except OSError as error:  # ssl.SSLError is one
+        raise ValueError(f"{error.filename or arguments.ca}: {error.strerror or 'not a PEM file'}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{arguments.token_file} does not contain a token") from None
+    if token is not None and not (token.isascii() and token.isprintable()):
+        raise ValueError("a token is one word of printable ASCII characters")
+    if token is not None and not address.tls and address.host not in _LOOPBACK:
+        raise ValueError(f"a token would be sent to {address.host} unencrypted: use wss://")
+    return ClientCredentials(token, tls)
+
+
+def _configure(arguments: argparse.Namespace) -> Configure | None:
+    """The sampling options, checked against the same bounds as on the server."""
+    greedy = 0.0 if arguments.greedy else None
+    configure = Configure(
+        temperature=arguments.temperature if greedy is None else greedy,
+        top_k=arguments.top_k,
+        text_temperature=arguments.text_temperature if greedy is None else greedy,
+        text_top_k=arguments.text_top_k,
+        padding_bias=arguments.padding_bias,
+        repetition_penalty=arguments.repetition_penalty,
+        seed=arguments.seed,
+    )
+    metadata.decode(metadata.encode(configure), "client")
+    return None if configure == Configure() else configure
+
+
+def printable(text: str) -> str:
+    """Text of a server without control characters, which could control the terminal."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+class Terminal(EventHandler):
+    """Prints text on stderr, plays audio and writes it to a file.
+
+    An unfinished utterance is printed only on a terminal, where it can be overwritten.
+    """
+
+    def __init__(self, out: WavWriter | None, device: AudioDevice | None) -> None:
+        self._out = out
+        self._device = device
+        self._rewrites = sys.stderr.isatty()
+
+    def on_audio(self, pcm: Pcm) -> None:
+        """Write and play it."""
+        if self._out is not None:
+            self._out.write(pcm)
+        if self._device is not None:
+            self._device.loudspeaker.play(pcm)
+
+    def on_text(self, text: str, *, final: bool) -> None:
+        """Print it."""
+        if self._rewrites:
+            tail = "\n" if final else ""
+            sys.stderr.write(f"\r\x1b[K{printable(text) if final else printable(text)[-100:]}{tail}")
+        elif final:
+            sys.stderr.write(f"{printable(text)}\n")
+        sys.stderr.flush()
+
+    def on_notice(self, message: str) -> None:
+        """Print it on a line of its own."""
+        start = "\r\x1b[K" if self._rewrites else ""
+        sys.stderr.write(f"{start}[{printable(message)}]\n")
+        sys.stderr.flush()
+
+
+@contextmanager
+def _stopped_by_signals(stop: trio.Event) -> Iterator[None]:
+    """The first Ctrl-C or SIGTERM sets `stop`; the second has its previous effect."""
+    token = trio.lowlevel.current_trio_token()
+
+    def interrupt(number: int, _frame: FrameType | None) -> None:
+        signal.signal(number, previous[number])
+        token.run_sync_soon(stop.set)
+
+    previous: dict[int, Any] = {
+        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+async def talk(
+    arguments: argparse.Namespace, speech: Pcm | None, out: WavWriter | None
+) -> tuple[Report, bool]:
+    """Hold the conversation, live where `speech` is None; the flag is whether Ctrl-C ended it.
+
+    Raises:
+        StartupError: the audio device or the output file cannot be used.
+        ConversationError: the conversation failed.
+    """
+    stop = trio.Event()
+    last_refusal = ""
+    with _stopped_by_signals(stop):
+        while True:
+            try:
+                with open_audio_device() if speech is None else nullcontext() as device:
+                    source = speech if device is None else device.microphone.frames()
+                    assert source is not None
+                    terminal = Terminal(out, device)
+                    report = await converse(
+                        arguments.url,
+                        source,
+                        handler=terminal,
+                        configure=arguments.configure,
+                        stop=stop,
+                        credentials=arguments.credentials,
+                    )
+                    if device is not None:
+                        terminal.on_notice(device.losses())
+                return report, stop.is_set()
+            except ServerUnavailableError as refusal:
+                if not arguments.wait or stop.is_set():
+                    raise
+                if str(refusal) != last_refusal:
+                    last_refusal = str(refusal)
+                    Terminal(None, None).on_notice(f"waiting: {last_refusal}")
+                retry_s = refusal.retry_after_s
+            with trio.move_on_after(retry_s):
+                await stop.wait()
+
+
+def summary(report: Report) -> str:
+    """The report for people, one fact per line."""
+    latency = report.latency_ms
+    lines = [
+        f"frames     {report.frames_in} in, {report.frames_out} out"
+        + (", in order" if report.in_order else ", NOT in order"),
+        "latency    no frames answered"
+        if latency.p50 is None
+        else f"latency    p50 {latency.p50:.1f} ms, p95 {latency.p95:.1f} ms, "
+        f"p99 {latency.p99:.1f} ms, max {latency.max:.1f} ms",
+        f"underruns  {report.underruns} ({report.prebuffer_ms} ms playout buffer)",
+    ]
+    if report.model is not None:
+        lines.append(f"model      {report.model.name} (model delay {report.model.model_delay_ms} ms)")
+    lines += [f"dropped    {count} {what} by the server" for what, count in report.dropped.items()]
+    lines += [f"errors     {count} {code}" for code, count in report.errors.items()]
+    lines.append(f"closed     {report.close} {report.close_reason}".rstrip())
+    lines += [f"text       {line}" for line in report.text.split("\n") if line]
+    return "\n".join(map(printable, lines))
+
+
+def _print_report(report: Report, *, as_json: bool) -> None:
+    text = json.dumps(report.as_json()) if as_json else summary(report)
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    arguments = parse(argv)
+    try:
+        speech = read_speech(arguments.source) if arguments.source else None
+        with WavWriter(arguments.out) if arguments.out else nullcontext() as out:
+            report, interrupted = trio.run(talk, arguments, speech, out)
+    except StartupError as error:
+        sys.stderr.write(f"{error}\n")
+        return error.exit_code
+    except ConversationError as error:
+        _print_report(error.report, as_json=arguments.json)
+        sys.stderr.write(f"{printable(str(error))}\n")
+        return FAILED
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    _print_report(report, as_json=arguments.json)
+    return EXIT_INTERRUPTED if interrupted else 0

@@ -1,0 +1,1 @@
+"""From published files to loaded weights: formats, key maps, configurations, validation, writing."""

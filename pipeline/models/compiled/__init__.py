@@ -1,0 +1,1 @@
+"""Whole-step graphs for `mx.compile`: the eager models' arithmetic with fixed shapes."""

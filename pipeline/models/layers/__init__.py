@@ -1,0 +1,1 @@
+"""The building blocks of both models: attention, convolution, norms, linear and quantized layers."""

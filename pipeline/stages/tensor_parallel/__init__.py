@@ -1,0 +1,1 @@
+"""Tensor parallelism: one language model split over several processes (ranks)."""

@@ -1,0 +1,147 @@
+"""Errors on the voice page: each has a message, and the page recovers by itself where it can."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, Playwright, expect
+from support.browser.actions import expect_phase, open_panel, start, stop, until_played
+from support.browser.chromium import Visit, launch, visiting
+from support.browser.servers import Server, serving
+
+NO_WORKLET = "delete globalThis.AudioWorkletNode;"
+
+
+@pytest.fixture
+def own_server() -> Iterator[Server]:
+    with serving("lanes.max=1", "lanes.queue=1") as started:
+        yield started
+
+
+def test_the_page_reconnects_to_a_restarted_server(browser: Browser, own_server: Server) -> None:
+    """It shows the lost connection, reconnects, and marks the new conversation in the transcript."""
+    with visiting(browser, own_server.origin) as visit:
+        page = visit()
+        open_panel(page, "stats")
+        start(page)
+        until_played(page, 10)
+        own_server.kill()
+        expect(page.locator("#call-status")).to_contain_text(
+            "Connection lost. Reconnecting in", timeout=20_000
+        )
+        own_server.start()
+        expect_phase(page, "live")
+        expect(page.locator("#lines .divider")).to_contain_text("New conversation")
+        stop(page)
+
+
+def test_a_session_is_resumed_after_a_silent_connection(browser: Browser) -> None:
+    """A server that stops responding and returns within the grace period: same session, no duplicate text."""
+    with (
+        serving("heartbeat.every_s=0.5", "heartbeat.timeout_s=2") as server,
+        visiting(browser, server.origin) as visit,
+    ):
+        page = visit()
+        open_panel(page, "stats")
+        start(page)
+        until_played(page, 10)
+        server.freeze()
+        expect(page.locator("#call-status")).to_contain_text("Connection lost.", timeout=20_000)
+        server.thaw()
+        expect_phase(page, "live")
+        expect(page.locator("#lines .divider")).to_have_count(0)
+        stop(page)
+
+
+def test_a_queued_and_a_rejected_page_are_both_served_in_the_end(
+    browser: Browser, own_server: Server
+) -> None:
+    """One session, one place in the queue: the second page shows its position, the third retries."""
+    with visiting(browser, own_server.origin) as visit:
+        first, second, third = visit(), visit(), visit()
+        start(first)
+        second.bring_to_front()
+        second.locator("#talk").click()
+        expect(second.locator("#call-status")).to_contain_text("You are next.")
+        third.bring_to_front()
+        third.locator("#talk").click()
+        expect(third.locator("#call-status")).to_have_text(
+            re.compile(r"All sessions are in use and the queue is full\. Reconnecting in \d+ s\.")
+        )
+        stop(third)
+        first.bring_to_front()
+        stop(first)
+        expect_phase(second, "live")
+        second.bring_to_front()
+        stop(second)
+
+
+def test_a_server_shutdown_is_shown(browser: Browser) -> None:
+    with serving() as server, visiting(browser, server.origin) as visit:
+        page = visit()
+        start(page)
+        server.stop()
+        expect(page.locator("#call-status")).to_contain_text("The server shut down. Reconnecting in")
+        expect(page.locator("#server-label")).to_have_text("Offline", timeout=20_000)
+        stop(page)
+
+
+def test_a_denied_microphone_is_reported(playwright: Playwright, server: Server) -> None:
+    browser = launch(playwright, "--deny-permission-prompts")
+    with visiting(browser, server.origin) as visit:
+        page = visit()
+        page.locator("#talk").click()
+        expect(page.locator(".notice.bad")).to_contain_text("Microphone access is blocked")
+        expect_phase(page, "idle")
+    browser.close()
+
+
+def test_an_insecure_page_shows_where_to_go(playwright: Playwright) -> None:
+    """Over plain HTTP on a name other than localhost, browsers offer no microphone."""
+    browser = launch(playwright, "--host-resolver-rules=MAP voice.test 127.0.0.1")
+    with serving('server.allowed_hosts=["127.0.0.1", "voice.test"]') as server:
+        origin = f"http://voice.test:{server.port}"
+        with visiting(browser, origin) as visit:
+            page = visit()
+            expect(page.locator(".notice.bad")).to_contain_text("The microphone requires a secure connection")
+            expect(page.locator(".notice.bad")).to_contain_text(
+                f"http://localhost:{server.port}/packet-voice"
+            )
+            page.locator("#talk").click()
+            expect_phase(page, "idle")
+    browser.close()
+
+
+def test_a_token_in_the_url_signs_in_and_is_removed_from_the_url(browser: Browser) -> None:
+    with (
+        serving("server.token=correct-horse-battery-staple") as server,
+        visiting(browser, server.origin, forgiven=("401",)) as visit,
+    ):
+        page = visit()
+        expect(page.locator(".notice.bad")).to_contain_text("Token required")
+        page = visit("/packet-voice#token=correct-horse-battery-staple")
+        expect(page.locator("#server-label")).to_have_text("Ready")
+        assert "token" not in page.url
+        start(page)
+        stop(page)
+
+
+def test_a_browser_without_audio_worklets_is_reported(browser: Browser, server: Server) -> None:
+    with visiting(browser, server.origin, script=NO_WORKLET) as visit:
+        page = visit()
+        page.locator("#talk").click()
+        expect(page.locator(".notice.bad")).to_contain_text("Browser not supported")
+        expect_phase(page, "idle")
+
+
+def test_loading_models_are_shown(browser: Browser, server: Server, visit: Visit) -> None:
+    """The notice appears while /health is not ready, and disappears afterwards."""
+    page = visit("/health/live")
+    loading = {**server.health(), "status": "not_ready", "model": None}
+    page.route("**/health", lambda route: route.fulfill(json=loading))
+    page.goto(server.origin + "/packet-voice")
+    expect(page.locator("#notices")).to_contain_text("Loading models")
+    page.unroute("**/health")
+    expect(page.locator("#server-label")).to_have_text("Ready")
+    expect(page.locator("#notices")).not_to_contain_text("Loading models")
+    expect(page.locator("#notices")).to_contain_text("Untrained model")

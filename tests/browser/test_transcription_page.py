@@ -1,0 +1,264 @@
+"""The transcription page: from a cold start to an exported file, microphone, storage, errors."""
+
+import json
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from playwright.sync_api import Browser, Page, ViewportSize, expect
+from support.browser.chromium import Visit, visiting
+from support.browser.whisper_server import (
+    SPOKEN,
+    SPOKEN_TEXT,
+    WhisperServer,
+    offered,
+    repository,
+    serving_whisper,
+    spoken_file,
+)
+from test_accessibility import violations
+
+LOAD_MS = 60_000
+PATH = "/whisperx"
+DESKTOP: ViewportSize = {"width": 1280, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
+NARROW: ViewportSize = {"width": 320, "height": 800}
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+FORGIVEN = ("No available adapters", "Failed to load resource")
+
+
+@pytest.fixture(scope="module")
+def rig(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WhisperServer]:
+    with serving_whisper(tmp_path_factory.mktemp("proxy")) as started:
+        yield started
+
+
+@pytest.fixture
+def visit(browser: Browser, rig: WhisperServer) -> Iterator[Visit]:
+    with visiting(browser, rig.server.origin, forgiven=FORGIVEN) as opened:
+        yield opened
+
+
+@pytest.fixture
+def spoken(tmp_path: Path) -> Path:
+    return spoken_file(tmp_path)
+
+
+def load(page: Page) -> None:
+    expect(page.locator("#load")).to_contain_text(re.compile("Download model|Load model"))
+    page.locator("#load").click()
+    expect(page.locator("#model-state")).to_contain_text("Ready", timeout=LOAD_MS)
+
+
+def disable_vad(page: Page) -> None:
+    """The test file is noise, which the VAD rightly rejects."""
+    page.locator("#options > summary").click()
+    page.get_by_label("Skip silence").uncheck()
+    page.locator("#options > summary").click()
+
+
+def transcribe(page: Page, file: Path) -> None:
+    page.locator("#file").set_input_files(file)
+    expect(page.locator("#summary")).to_contain_text("of audio", timeout=LOAD_MS)
+
+
+def saved(page: Page, kind: str) -> str:
+    with page.expect_download() as download:
+        page.get_by_role("button", name=kind, exact=True).click()
+    assert download.value.suggested_filename == f"spoken.{kind.lower()}"
+    return Path(download.value.path()).read_text(encoding="utf-8")
+
+
+def test_from_a_cold_start_to_an_exported_file(rig: WhisperServer, visit: Visit, spoken: Path) -> None:
+    """Download size, progress, transcript, playback by word, keyboard, export, reload without the hub."""
+    held = threading.Event()
+    rig.hub.held["decoder_model_merged_quantized.onnx"] = held
+    page = visit("/health/live")
+    fetched: list[str] = []
+    page.on("request", lambda request: fetched.append(request.url) if request.method == "GET" else None)
+    page.goto(rig.server.origin + PATH)
+    expect(page.locator("#model-state")).to_contain_text(re.compile(r"Download size: \d\.\d MB"))
+    expect(page.locator("#model-device")).to_contain_text(
+        "the CPU (WebAssembly): no GPU available in this browser"
+    )
+    expect(page.locator("#microphone")).to_be_disabled()
+    expect(page.locator("#file")).to_be_disabled()
+    assert not any("/api/hf/" in url for url in fetched)
+    page.locator("#load").click()
+    expect(page.locator("#model-state")).to_contain_text(re.compile(r"[1-9.]+ MB of \d\.\d MB"))
+    expect(page.locator("#model-progress")).to_have_js_property("max", 1)
+    held.set()
+    del rig.hub.held["decoder_model_merged_quantized.onnx"]
+    expect(page.locator("#model-state")).to_contain_text("Ready", timeout=LOAD_MS)
+
+    disable_vad(page)
+    transcribe(page, spoken)
+    words = page.locator("#segments .word")
+    expect(page.locator("#segments")).to_contain_text(SPOKEN_TEXT.split()[0])
+    assert words.all_text_contents() == SPOKEN_TEXT.split()
+    expect(page.locator("#language")).to_contain_text("English")
+
+    words.nth(3).click()
+    start_s = 0.5 * SPOKEN[3]
+    assert abs(page.evaluate("document.getElementById('player').currentTime") - start_s) < 0.35
+    expect(page.locator("#player")).to_have_js_property("paused", value=False)
+    page.evaluate("document.getElementById('player').pause()")
+    words.nth(0).focus()
+    page.keyboard.press("ArrowRight")
+    expect(words.nth(1)).to_be_focused()
+    timeline = page.get_by_role("slider", name="Word timeline")
+    timeline.focus()
+    page.keyboard.press("End")
+    expect(timeline).to_have_attribute("aria-valuetext", re.compile("foxtrot"))
+    page.keyboard.press("ArrowLeft")
+    expect(timeline).to_have_attribute("aria-valuetext", re.compile("echo"))
+    expect(words.nth(3)).to_have_class(re.compile("now"))
+    timeline.click(position={"x": 0.75 * 110, "y": 40})  # each word is half a second: the second one
+    at_s = page.evaluate("document.getElementById('player').currentTime")
+    assert abs(at_s - 0.5) < 0.35
+    page.evaluate("document.getElementById('player').pause()")
+
+    assert saved(page, "TXT").split() == SPOKEN_TEXT.split()
+    assert re.match(r"1\n00:00:00,\d{3} --> 00:00:0\d,\d{3}\nalpha bravo", saved(page, "SRT"))
+    assert re.match(r"WEBVTT\n\n00:00:00\.\d{3} --> 00:00:0\d\.\d{3}\nalpha bravo", saved(page, "VTT"))
+    whole = json.loads(saved(page, "JSON"))
+    assert whole["info"]["language"] == "en"
+    assert whole["info"]["duration"] == 4
+    assert [word["word"].strip() for one in whole["segments"] for word in one["words"]] == SPOKEN_TEXT.split()
+
+    rig.hub.down = True
+    requests = rig.requests
+    page.reload()
+    expect(page.locator("#model-state")).to_contain_text("No download needed")
+    page.locator("#file").set_input_files(spoken)  # loads the model first
+    expect(page.locator("#segments")).to_contain_text("foxtrot", timeout=LOAD_MS)
+    assert rig.requests == requests
+    rig.hub.down = False
+
+
+def test_the_microphone_is_transcribed_live(visit: Visit) -> None:
+    """Partial text while speaking, final words after it; the recording can be played from any word."""
+    page = visit(PATH)
+    page.locator("#options > summary").click()
+    page.get_by_label("Minimum silence, ms").fill("100")
+    page.get_by_label("Maximum segment, s").fill("4")
+    page.locator("#options > summary").click()
+    load(page)
+    page.locator("#microphone").click()
+    expect(page.locator("#microphone")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator("#partial")).to_be_visible(timeout=LOAD_MS)
+    expect(page.locator("#segments .word").first).to_be_visible(timeout=LOAD_MS)
+    expect(page.locator("#playing")).to_be_hidden()
+    page.locator("#microphone").click()
+    expect(page.locator("#summary")).to_contain_text("of speech", timeout=LOAD_MS)
+    expect(page.locator("#partial")).to_be_hidden()
+    last = page.locator("#segments .word").last
+    last.click()
+    start_s = float(last.get_attribute("data-start") or "nan")
+    assert page.evaluate("document.getElementById('player').currentTime") >= start_s
+    assert page.evaluate("document.getElementById('player').duration") > start_s
+
+
+def test_stored_models_are_listed_and_can_be_deleted(rig: WhisperServer, visit: Visit) -> None:
+    page = visit(PATH)
+    load(page)
+    page.get_by_role("button", name="Storage", exact=True).click()
+    line = page.locator("#storage-models li")
+    expect(line).to_have_count(1)
+    expect(line).to_contain_text(repository("tiny"))
+    expect(line).to_contain_text(re.compile(r"\d\.\d MB in 7 files, revision " + offered()["tiny"][1][:12]))
+    expect(page.locator("#storage-total")).to_contain_text("available")
+    page.get_by_role("button", name=f"Delete {repository('tiny')}").click()
+    expect(page.locator("#storage-empty")).to_be_visible()
+    page.get_by_role("button", name="Close storage").click()
+    page.reload()
+    expect(page.locator("#load")).to_contain_text("Download model")
+
+
+def test_a_job_can_be_cancelled_at_any_time(rig: WhisperServer, visit: Visit, tmp_path: Path) -> None:
+    """During the download and during transcription; the page works as before afterwards."""
+    page = visit(PATH)
+    page.locator("#model-choice").select_option("base")
+    expect(page.locator("#load")).to_contain_text("Download model")
+    held = rig.hub.held["encoder_model_quantized.onnx"] = threading.Event()
+    page.locator("#load").click()
+    page.get_by_role("button", name="Cancel", exact=True).click()
+    held.set()
+    del rig.hub.held["encoder_model_quantized.onnx"]
+    load(page)
+    disable_vad(page)
+    long = spoken_file(tmp_path, *range(0, 59, 2))
+    page.locator("#file").set_input_files(long)
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.locator("#job-status")).to_have_text("Cancelled.")
+    transcribe(page, spoken_file(tmp_path))
+    assert page.locator("#segments .word").all_text_contents() == SPOKEN_TEXT.split()
+
+
+def test_an_english_model_has_one_language(visit: Visit) -> None:
+    page = visit(PATH)
+    page.locator("#model-choice").select_option("base.en")
+    page.locator("#options > summary").click()
+    expect(page.locator("[name=language]")).to_be_disabled()
+    expect(page.locator("[name=task]")).to_be_disabled()
+    expect(page.locator("#options-headline")).to_have_text("English")
+
+
+def test_why_a_model_cannot_be_downloaded_is_shown(rig: WhisperServer, visit: Visit) -> None:
+    """An unreachable hub and a gated model, each with advice; another model works."""
+    page = visit(PATH)
+    notice = page.locator(".notice.bad")
+    rig.hub.down = True
+    page.locator("#model-choice").select_option("small.en")
+    expect(notice).to_contain_text("Cannot download the model files")
+    expect(notice).to_contain_text("HF_ENDPOINT")
+    rig.hub.down = False
+    rig.hub.gated.add(repository("small"))
+    page.locator("#model-choice").select_option("small")
+    expect(notice).to_contain_text("Access to this model is restricted")
+    expect(notice).to_contain_text("HF_TOKEN")
+    page.locator("#model-choice").select_option("tiny.en")
+    expect(notice).to_have_count(0)
+    load(page)
+
+
+def test_missing_vendored_files_are_reported_with_the_command(visit: Visit) -> None:
+    page = visit("/health/live")
+    whole = page.request.get(page.url.replace("/health/live", PATH)).text()
+    without = "\n".join(line for line in whole.splitlines() if 'rel="vendored"' not in line)
+    page.route(f"**{PATH}", lambda route: route.fulfill(body=without, content_type="text/html"))
+    page.goto(page.url.replace("/health/live", PATH))
+    expect(page.locator(".notice.bad")).to_contain_text("make vendor")
+    expect(page.locator("#microphone")).to_be_disabled()
+
+
+def test_a_file_without_audio_is_rejected(visit: Visit, tmp_path: Path) -> None:
+    page = visit(PATH)
+    load(page)
+    text = tmp_path / "notes.txt"
+    text.write_text("not a sound")
+    page.locator("#file").set_input_files(text)
+    expect(page.locator(".notice.bad")).to_contain_text("Unsupported file")
+    expect(page.locator("#microphone")).to_be_enabled()
+
+
+def test_there_are_no_axe_violations(browser: Browser, rig: WhisperServer, spoken: Path) -> None:
+    """With transcript, options and storage open: light and dark, desktop and phone."""
+    with visiting(browser, rig.server.origin, forgiven=FORGIVEN, bypass_csp=True) as visit:
+        page = visit(PATH)
+        load(page)
+        disable_vad(page)
+        page.locator("#options > summary").click()
+        transcribe(page, spoken)
+        for size in (DESKTOP, PHONE, NARROW):
+            page.set_viewport_size(size)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            for scheme in SCHEMES:
+                page.emulate_media(color_scheme=scheme)
+                assert violations(page) == []
+        page.locator("#open-storage").click()
+        expect(page.locator("#storage-models li")).to_have_count(1)
+        assert violations(page) == []

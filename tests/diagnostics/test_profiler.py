@@ -1,0 +1,41 @@
+"""The profiler accounts for every stage and leaves the models unchanged."""
+
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from pipeline.diagnostics.profiler import KINDS, Stopwatch, measure_profile
+from pipeline.models.checkpoint.resolve import open_config
+from pipeline.models.layers.linear import Linear
+from pipeline.stages.model_stages import open_stages
+
+TINY = Path(__file__).parents[2] / "configs/tiny"
+
+
+@pytest.mark.parametrize("width", [1, 3])
+def test_every_stage_is_accounted_for(width: int) -> None:
+    """Time is attributed by kind of layer: convolutions in the codec only, matrix products everywhere."""
+    profile = measure_profile(open_stages(open_config(TINY, [], check=open_stages)), frames=2, width=width)
+    assert list(profile) == ["encode", "step", "decode"]
+    for stage, seen in profile.items():
+        assert 0 < seen["python_ms"] < seen["whole_ms"]
+        assert seen["operations"] >= sum(seen["most_frequent"].values()) > 100
+        assert {"products", "norms", "attention"} <= set(seen["apart_ms"])
+        assert ("convolutions" in seen["apart_ms"]) == (stage != "step")
+        assert ("embeddings" in seen["apart_ms"]) == (stage == "step")
+        assert all(ms > 0 for ms in seen["apart_ms"].values())
+
+
+def test_the_stopwatch_restores_every_layer() -> None:
+    """Also after an exception; while it runs, a layer computes the same result."""
+    before = {layer: dict(vars(layer)) for layer in KINDS}
+    layer, x = Linear(4, 3), mx.ones((2, 4))
+    expected = layer(x)
+    watch = Stopwatch()
+    with watch.running():
+        assert mx.array_equal(layer(x), expected).item()
+    with pytest.raises(ValueError, match="dimension"), watch.running():
+        layer(mx.ones((2, 5)))
+    assert list(watch.seconds) == ["products"]
+    assert before == {layer: dict(vars(layer)) for layer in KINDS}

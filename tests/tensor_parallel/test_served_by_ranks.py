@@ -1,0 +1,230 @@
+"""The server over two ranks: it answers as one process does, and whichever rank ends or hangs, all end, told.
+
+Every limit on time is far above what is waited for; which of them holds is not asserted.
+"""
+
+import json
+import math
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+import trio
+from support.checkpoints import write_folder
+from support.tensor_parallel.ranks_rig import ROOT, SHARED, Rank, free_ports, ranks
+from trio_websocket import ConnectionClosed, WebSocketConnection
+
+from pipeline.audio.wav import read_speech
+from pipeline.cli.bench_tensor_parallel import free_ports_from
+from pipeline.client.connect import connected
+from pipeline.client.report import Report
+from pipeline.client.session import converse
+from pipeline.loadtest.server_process import start_server
+from pipeline.protocol.metadata import Configure
+from pipeline.protocol.packets import Packet, PacketType, Priority, decode, encode
+
+SILENCE = Packet(PacketType.AUDIO_CHUNK, Priority.CRITICAL, 0, 0.0, bytes(4 * 1920))
+# Ranks that share a core may be slow, and what is said late is said all the same.
+SETTINGS = ("lanes.max=1", "stall_s=4", "drain_s=1", "limits.max_lag_ms=60000", "limits.send_timeout_s=1")
+GREEDY = Configure(temperature=0.0, text_temperature=0.0)
+REASONS = (
+    "another rank has ended",
+    "the ranks did not finish a step together",
+    "another rank has not answered",
+    "another rank has not finished a step",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_folder(tmp_path_factory.mktemp("shared"), lm=SHARED)
+
+
+def arguments(folder: Path, port: int) -> list[str]:
+    sets = [part for each in (*SETTINGS, f"server.port={port}") for part in ("--set", each)]
+    return ["-m", "pipeline.run", "--config", str(folder), *sets]
+
+
+def wait_ready(port: int, alive: Callable[[], bool]) -> None:
+    ends_s = time.monotonic() + 60
+    while time.monotonic() < ends_s:
+        assert alive(), "it ended before it was ready"
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5):
+                return
+        except urllib.error.HTTPError as error:
+            error.close()  # not ready yet
+        except OSError:
+            pass  # nobody listens yet
+        time.sleep(0.05)
+    raise AssertionError("not ready in a minute")
+
+
+@contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, list[Rank]]]:
+    """Two ranks that serve: the socket's address, and the processes."""
+    port = free_ports(1)[0]
+    with ranks(*arguments(folder, port)) as both:
+        wait_ready(port, lambda: all(rank.process.poll() is None for rank in both))
+        yield f"ws://127.0.0.1:{port}/ws", both
+
+
+def talked(url: str) -> Report:
+    speech = read_speech(ROOT / "tests/data/speech.wav")[: 1920 * 6]
+    return trio.run(partial(converse, url, speech, configure=GREEDY))
+
+
+def session_until_closed(url: str, meanwhile: Callable[[], None]) -> tuple[int | None, list[str]]:
+    """A session that goes on until the server ends it: the close code, and the metadata it was told.
+
+    `meanwhile` is called when a first frame has been answered.
+    """
+    told: list[str] = []
+
+    async def say(socket: WebSocketConnection) -> None:
+        with suppress(ConnectionClosed):
+            while True:
+                await socket.send_message(encode(SILENCE))
+                await trio.sleep(0.3)
+
+    async def main() -> int | None:
+        answered = False
+        with trio.fail_after(60):
+            async with connected(url) as socket, trio.open_nursery() as nursery:
+                nursery.start_soon(say, socket)
+                try:
+                    while True:
+                        packet = decode(await socket.get_message())
+                        if packet.type == PacketType.METADATA:
+                            told.append(json.loads(packet.payload)["type"])
+                        elif packet.type == PacketType.TEXT_PARTIAL and not answered:
+                            answered = True
+                            meanwhile()
+                except ConnectionClosed as closed:
+                    code = closed.reason.code if closed.reason else None
+                nursery.cancel_scope.cancel()
+        return code
+
+    return trio.run(main), told
+
+
+def test_it_says_what_one_process_says(folder: Path) -> None:
+    """Started by `mlx.launch`, as by a user; SIGTERM to rank 0 ends all of it with 0."""
+    with start_server(folder, SETTINGS) as one:
+        alone = talked(one.socket_url)
+    port, first = free_ports(1)[0], free_ports_from(2)
+    launcher = [str(Path(sys.executable).with_name("mlx.launch")), "-n", "2", "-p", str(first), "--"]
+    with subprocess.Popen(
+        [*launcher, sys.executable, *arguments(folder, port)],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,  # it reads all the time, and what has ended all the faster
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as launched:
+        processes = {}
+        try:
+            wait_ready(port, lambda: launched.poll() is None)
+            children = psutil.Process(launched.pid).children(recursive=True)
+            processes = {child.environ()["MLX_RANK"]: child for child in children}
+            together = talked(f"ws://127.0.0.1:{port}/ws")
+            processes["0"].terminate()
+            assert launched.wait(30) == 0
+            assert not any(process.is_running() for process in processes.values())
+        finally:
+            launched.terminate()
+            for process in processes.values():
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+    assert together.text == alone.text
+    assert alone.text
+    assert together.frames_in == alone.frames_in
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_rank_that_is_gone_or_hangs_ends_the_service_and_the_session_is_told(
+    folder: Path, number: int
+) -> None:
+    """Rank 0 ends with 70 and says why; the session is closed with 1011."""
+    with serving(folder) as (url, (first, second)):
+        code, told = session_until_closed(url, lambda: second.process.send_signal(number))
+        assert first.ended() == 70
+        assert "invariant_broken" in first.said()
+        assert any(sentence in first.said() for sentence in REASONS)
+    assert code == 1011
+    assert told[-1] == "error"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_without_rank_0_the_others_end(folder: Path, number: int) -> None:
+    """With 70, and the reason."""
+    with serving(folder) as (_, (first, second)):
+        first.process.send_signal(number)
+        assert second.ended() == 70
+        assert "rank 0 has not responded" in second.said() or "another rank has ended" in second.said()
+
+
+def test_nobody_needs_to_talk_for_it_to_be_noticed(folder: Path) -> None:
+    """Without a session, too, rank 0 ends with 70 and the reason."""
+    with serving(folder) as (_, (first, second)):
+        second.process.send_signal(signal.SIGSTOP)
+        assert first.ended() == 70
+        assert any(sentence in first.said() for sentence in REASONS)
+
+
+def test_a_signal_to_any_rank_drains_all(folder: Path) -> None:
+    """The session is told `draining`, and every process ends with 0."""
+    with serving(folder) as (url, (first, second)):
+        code, told = session_until_closed(url, second.process.terminate)
+        assert (first.ended(), second.ended()) == (0, 0)
+    assert code == 1001
+    assert "draining" in told
+
+
+def test_an_interrupt_ends_all_with_130(folder: Path) -> None:
+    """As a terminal sends it, to every process at once."""
+    with serving(folder) as (_, both):
+        for rank in both:
+            rank.process.send_signal(signal.SIGINT)
+        assert [rank.ended() for rank in both] == [130, 130]
+
+
+def test_ranks_that_were_started_for_different_things_do_not_serve(folder: Path) -> None:
+    """Each says so, and ends with 2."""
+    own = [["--set", "lanes.max=1"], ["--set", "lanes.max=2"]]
+    with ranks(*arguments(folder, free_ports(1)[0]), each=own) as both:
+        assert [rank.ended() for rank in both] == [2, 2]
+        assert all("was started with another configuration" in rank.said() for rank in both)
+
+
+def test_a_share_that_cannot_be_loaded_ends_all(folder: Path, tmp_path: Path) -> None:
+    """With 3: the rank itself says what is wrong, and rank 0 which rank it is."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(folder, damaged)
+    path = damaged / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-4] + struct.pack("<f", math.nan))  # the headers are the same
+    command = arguments(folder, free_ports(1)[0])
+    with ranks(*command, each=[[], ["--config", str(damaged)]]) as (first, second):
+        assert (first.ended(), second.ended()) == (3, 3)
+        assert "rank 1" in first.said().splitlines()[-1]
+        assert "NaN" in second.said().splitlines()[-1]
+
+
+def test_a_rank_that_nobody_joins_does_not_wait_for_ever(folder: Path, tmp_path: Path) -> None:
+    """MLX would; the log says beforehand when it will be ended, and how."""
+    hostfile = tmp_path / "hosts.json"
+    hostfile.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
+    command = [*arguments(folder, free_ports(1)[0]), "--set", "ranks.join_s=1"]
+    with closing(Rank(0, command, hostfile, {})) as rank:
+        assert rank.ended() == -signal.SIGALRM
+        assert json.loads(rank.said().splitlines()[-1])["or_killed_after_s"] == 1

@@ -1,0 +1,137 @@
+"""Behind a trusted proxy the client is the one it names, and the public origin is the server's own."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support.web.small_engine import SETTINGS, small_server
+from support.web.sockets import fetch
+
+from pipeline.config import Limits, Server, Settings
+from pipeline.errors import ConfigError
+from web.security.forwarded import PublicOrigin, ReverseProxy
+from web.security.rate_limit import RateLimiter
+
+BALANCER = "10.1.2.3"
+PROXY = ReverseProxy.from_settings(Server(trusted_proxies=("10.0.0.0/8", "fd00::1")))
+PUBLIC = "https://voice.example.org"
+
+
+def client(*forwarded, host=BALANCER):
+    return PROXY.client_address(host, [value.encode("latin-1") for value in forwarded])
+
+
+@pytest.mark.parametrize(
+    ("url", "origin", "port"),
+    [
+        ("https://voice.example.org", "https://voice.example.org", 443),
+        ("https://voice.example.org/", "https://voice.example.org", 443),
+        ("https://voice.example.org:443", "https://voice.example.org", 443),
+        ("HTTPS://Voice.Example.org:8443", "https://voice.example.org:8443", 8443),
+        ("http://[::1]:8787", "http://[::1]:8787", 8787),
+    ],
+)
+def test_a_public_url_is_an_origin(url, origin, port):
+    """As a browser writes it: lower case, without a default port."""
+    public = PublicOrigin.parse(url)
+    assert (public.origin, public.port) == (origin, port)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["voice.example.org", "ftp://a", "https://", "https://a/b", "https://a?b", "https://a:99999", "x://["],
+)
+def test_a_url_that_is_not_an_origin_is_refused(url):
+    """The error names the key."""
+    with pytest.raises(ConfigError) as error:
+        ReverseProxy.from_settings(Server(public_url=url))
+    assert error.value.key == "pipeline.server.public_url"
+
+
+def test_a_trusted_proxy_is_an_address_or_a_network():
+    """Anything else is a configuration error."""
+    assert [PROXY.trusts(host) for host in (BALANCER, "::ffff:10.1.2.3", "fd00::1", "fd00::1%eth0")] == [
+        True
+    ] * 4
+    assert [PROXY.trusts(host) for host in ("11.0.0.1", "fd00::2", "", "localhost")] == [False] * 4
+    with pytest.raises(ConfigError) as error:
+        ReverseProxy.from_settings(Server(trusted_proxies=("balancer",)))
+    assert error.value.key == "pipeline.server.trusted_proxies"
+
+
+def test_other_clients_cannot_forward():
+    """X-Forwarded-For is read from trusted proxies only."""
+    assert client("1.2.3.4", host="192.0.2.1") == "192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    ("forwarded", "who"),
+    [
+        ([], BALANCER),
+        (["203.0.113.9"], "203.0.113.9"),
+        (["1.1.1.1, 203.0.113.9"], "203.0.113.9"),
+        (["1.1.1.1", "203.0.113.9"], "203.0.113.9"),
+        (["203.0.113.9, 10.9.9.9"], "203.0.113.9"),
+        (["203.0.113.9", "unknown"], BALANCER),
+        (["203.0.113.9, "], BALANCER),
+        (["2001:db8::7"], "2001:db8::7"),
+        (["10.9.9.9"], BALANCER),
+    ],
+)
+def test_the_last_entry_that_is_not_a_proxy_is_the_client(forwarded, who):
+    """Earlier entries could be forged; an entry that is not an address is ignored."""
+    assert client(*forwarded) == who
+
+
+@given(st.lists(st.binary(max_size=40), max_size=4))
+def test_any_header_gives_an_address(values):
+    """No header raises."""
+    assert PROXY.client_address(BALANCER, values)
+
+
+def fronted(**server):
+    return Settings(server=Server(port=0, trusted_proxies=("127.0.0.1",), **server), limits=SETTINGS.limits)
+
+
+async def test_pages_of_the_public_origin_are_allowed():
+    """Its origin and host are allowed and no other's; its cookies are Secure: TLS ends at the proxy."""
+    token = "correct-horse-battery-staple"
+    async with small_server(fronted(public_url=PUBLIC, token=token)) as served:
+        own = [("Origin", PUBLIC)]
+        body = b'{"token": "%s"}' % token.encode()
+        answer = await fetch(
+            served, "/api/session", method="POST", host="voice.example.org", headers=own, body=body
+        )
+        assert answer.status == 204
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith("__Host-packet-voice-443=")
+        assert "Secure" in cookie
+        shown = [*own, ("Cookie", cookie.partition(";")[0])]
+        assert (await fetch(served, "/health", host="voice.example.org", headers=shown)).status == 200
+        other = [("Origin", "https://other.example.org")]
+        assert (
+            await fetch(served, "/health", host="voice.example.org", headers=other)
+        ).error == "origin_refused"
+        assert (await fetch(served, "/health", host="other.example.org")).error == "host_refused"
+
+
+async def test_wrong_tokens_are_counted_by_client():
+    """One client's guesses do not lock out another that comes through the same balancer."""
+    async with small_server(fronted(token="correct-horse-battery-staple")) as served:
+
+        async def guess(who):
+            headers = [("Authorization", "Bearer wrong"), ("X-Forwarded-For", who)]
+            return (await fetch(served, "/health", headers=headers)).status
+
+        guesses = [await guess("203.0.113.9") for _ in range(served.limiter._limits.failures_per_minute + 1)]
+        assert guesses[-1] == 429
+        assert await guess("203.0.113.10") == 401
+
+
+async def test_a_trusted_proxy_has_no_share_of_one_address(autojump_clock):
+    """It carries many clients: only the limit on all connections applies to it."""
+    limiter = RateLimiter(Limits(connections=3, connections_per_address=1), PROXY)
+    assert [limiter.connect(BALANCER) for _ in range(4)] == [True, True, True, False]
+    limiter.disconnect(BALANCER)
+    assert [limiter.connect("192.0.2.1") for _ in range(2)] == [True, False]
+    limiter.record_failure("handshake", BALANCER)
+    assert limiter.rejected == {"connections": 2}

@@ -1,0 +1,52 @@
+"""What all HTTP responses of this server have in common: the JSON of errors, and the security headers."""
+
+import math
+
+from quart import Response, jsonify
+from quart.typing import ResponseTypes
+
+from pipeline.errors import SessionRefusedError
+from web.security.origin import HEADERS, content_security_policy
+
+DENY_ALL = content_security_policy()
+
+
+def error_response(status: int, code: str, message: str, *, retry_after_ms: int | None = None) -> Response:
+    """`{"error": {"code", "message"}}` with this status: the fields of the protocol's `error` metadata."""
+    error: dict[str, object] = {"code": code, "message": message}
+    if retry_after_ms is not None:
+        error["retryAfterMs"] = retry_after_ms
+    response = jsonify(error=error)
+    response.status_code = status
+    return response
+
+
+def session_refused(refusal: SessionRefusedError) -> Response:
+    """503 with Retry-After in whole seconds, rounded up so that no client retries too early."""
+    response = error_response(503, refusal.code, str(refusal), retry_after_ms=refusal.retry_after_ms)
+    response.headers["Retry-After"] = str(math.ceil(refusal.retry_after_ms / 1000))
+    return response
+
+
+def unauthorized() -> Response:
+    """401: how to send the token, and nothing about the one that was sent."""
+    response = error_response(401, "unauthorized", "this server requires a token: Authorization: Bearer …")
+    response.headers["WWW-Authenticate"] = "Bearer"
+    return response
+
+
+def too_many_attempts(wait_s: float) -> Response:
+    """429 with Retry-After: this address has failed too often."""
+    retry_after_ms = math.ceil(1000 * wait_s)
+    message = "too many wrong tokens from this address"
+    response = error_response(429, "too_many_attempts", message, retry_after_ms=retry_after_ms)
+    response.headers["Retry-After"] = str(math.ceil(wait_s))
+    return response
+
+
+def add_security_headers(response: ResponseTypes) -> ResponseTypes:
+    """Set the headers of every response, except those it has set itself (its own policy, caching)."""
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    response.headers.setdefault("Content-Security-Policy", DENY_ALL)
+    return response

@@ -1,0 +1,148 @@
+"""The landing page: what the server is, whether it is ready, and where to go.
+
+One HTML document with inline styles; its content security policy allows those styles by their hash
+and nothing else. It is readable without styles, in dark mode, and at any width.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from quart import render_template_string
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --faint: #59636d; --paper: #fbfaf7; --card: #fff;
+  --line: #dedbd2; --user: #0b7285; --agent: #b0431b; --on-accent: #fff; --ready: #1a7046; --wait: #8a5a00; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e8e6e1; --faint: #9aa4ad; --paper: #14171a; --card: #1b1f23; --line: #2e343a;
+    --user: #5cc8da; --agent: #f09a72; --on-accent: #14171a; --ready: #4cc38a; --wait: #e2a336; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--paper); color: var(--ink);
+  font: 17px/1.6 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+main { max-width: 44rem; margin: 0 auto; padding: clamp(2rem, 9vh, 6rem) 1.5rem 3rem; }
+.wave { display: block; width: 100%; height: 5.5rem; margin: 0 0 1.75rem; }
+.wave .you { fill: var(--user); }
+.wave .agent { fill: var(--agent); }
+h1 { font-size: clamp(2rem, 6vw, 3rem); line-height: 1.1; margin: 0 0 1rem; letter-spacing: -.03em; }
+h2 { font-size: 1rem; margin: 2.25rem 0 .5rem; }
+h2 + p { margin: 0; }
+.lead { color: var(--faint); font-size: 1.12rem; margin: 0 0 2rem; max-width: 36rem; }
+.start { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: center; margin: 0 0 2rem; }
+.talk { display: inline-flex; align-items: center; min-height: 54px; padding: 0 1.75rem; border-radius: 99px;
+  background: var(--user); color: var(--on-accent); font-weight: 620;
+  font-size: 1.08rem; text-decoration: none; }
+.talk:hover { filter: brightness(1.08); }
+:focus-visible { outline: 3px solid var(--user); outline-offset: 3px; }
+.state { margin: 0; }
+.ready strong { color: var(--ready); }
+.waiting strong { color: var(--wait); }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .5rem 1.5rem; margin: 0;
+  padding: 1.1rem 1.35rem; background: var(--card); border: 1px solid var(--line); border-radius: 14px; }
+dl:empty { display: none; }
+dt { color: var(--faint); }
+dd { margin: 0; overflow-wrap: anywhere; }
+pre { margin: 0; padding: .9rem 1.2rem; background: var(--card); border: 1px solid var(--line);
+  border-radius: 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
+code { font: .88rem/1.6 ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", monospace; }
+a { color: inherit; text-underline-offset: .2em; }
+footer { margin-top: 2.5rem; color: var(--faint); font-size: .92rem; }
+@media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin: 0 0 .6rem; } }
+"""
+STYLE_HASH = f"sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}"
+
+_PAGE = """<!doctype html>
+<html lang="en">
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>packet-voice</title>
+<style>{{ style | safe }}</style>
+<main>
+<svg class="wave" viewBox="0 0 640 80" preserveAspectRatio="xMinYMid meet" aria-hidden="true">
+{% for speaker, x, height in bars %}<rect class="{{ speaker }}" x="{{ x }}" y="{{ 40 - height / 2 }}"
+ width="5" height="{{ height }}" rx="2.5"/>{% endfor %}</svg>
+<h1>Talk to a local speech model</h1>
+<p class="lead">Full-duplex voice in real time: the model listens while it talks. Audio and transcripts
+are processed on this machine and are sent nowhere else.</p>
+<div class="start"><a class="talk" href="/packet-voice">Start talking</a>
+<p class="state {{ 'ready' if ready else 'waiting' }}" role="status"><strong>{{ headline }}.</strong>
+<span>{{ sentence }}</span></p></div>
+<dl>{% for term, value in facts %}<dt>{{ term }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
+<h2>Transcription</h2>
+<p><a href="/whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
+<h2>Command line</h2>
+<pre><code>python -m pipeline talk --url {{ url }} --in question.wav --out answer.wav</code></pre>
+<footer>API: <a href="/health">health</a> and <a href="/weights">weights</a> as JSON; the packet WebSocket at
+<code>/ws</code> is described in <code>docs/reference/protocol.md</code>.</footer>
+</main>
+</html>
+"""
+# Two speakers in turn, as the voice page draws them: who, and the height of each bar.
+_VOICES = (
+    ("you", (8, 18, 34, 52, 40, 60, 74, 48, 30, 44, 26, 12, 6)),
+    ("agent", (6, 14, 28, 22, 46, 64, 50, 70, 56, 38, 48, 30, 42, 24, 16, 8)),
+    ("you", (6, 20, 36, 26, 46, 32, 14, 6)),
+    ("agent", (10, 24, 42, 60, 44, 54, 36, 50, 28, 18, 10, 6)),
+)
+_BAR_PX = 13
+
+
+def _bars() -> tuple[tuple[str, int, int], ...]:
+    """For each bar: the speaker, x and height, in pixels."""
+    bars = [(speaker, height) for speaker, heights in _VOICES for height in heights]
+    return tuple((speaker, _BAR_PX * i, height) for i, (speaker, height) in enumerate(bars))
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """What the page shows. `facts` are (term, value) pairs, in order; `url` is the packet WebSocket."""
+
+    ready: bool
+    headline: str
+    sentence: str
+    facts: Sequence[tuple[str, str]]
+    url: str
+
+
+# By the `status` of /health.
+_STATES: Mapping[str, tuple[str, str]] = {
+    "ready": ("Ready", "The models are loaded."),
+    "not_ready": ("Loading", "The models are still loading; sessions cannot start yet."),
+    "draining": ("Shutting down", "Running sessions are finishing; no new ones can start."),
+}
+
+
+def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url: str) -> Landing:
+    """The page for this /health state and packet WebSocket `url`; `model` is None while it is loading."""
+    headline, sentence = _STATES[health["status"]]
+    lanes = health["lanes"]
+    facts = [] if model is None else [("Model", model["name"])]
+    if model is not None and not model["trained"]:
+        facts.append(("Untrained", "The weights are random, so the output is noise."))
+    facts += [
+        ("Sessions", f"{lanes['open']} of {lanes['max']}, {lanes['queued']} queued"),
+        ("Uptime", _duration(health["uptimeS"])),
+    ]
+    return Landing(health["status"] == "ready", headline, sentence, facts, url)
+
+
+async def render(landing: Landing) -> str:
+    """The page as HTML; every value is escaped."""
+    return await render_template_string(
+        _PAGE,
+        style=STYLE,
+        bars=_bars(),
+        ready=landing.ready,
+        headline=landing.headline,
+        sentence=landing.sentence,
+        facts=landing.facts,
+        url=landing.url,
+    )
+
+
+def _duration(seconds: float) -> str:
+    """`2 h 5 min`, or `5 min` below an hour."""
+    hours, minutes = divmod(int(seconds) // 60, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,0 +1,141 @@
+"""The pages and their files, all from this server; a file under a version never changes.
+
+`/static/<version>/…` is read once at start-up; the version is a digest of all files, so a browser may
+cache each one for ever. `/vendor/<name-version>/…` are third-party files named by a lock file
+(`web.vendor`); where they are missing, the page shows that.
+
+Neighbours: `web.app` registers this, `web.routes.landing` is the start page. What does not belong here:
+sessions, which use the WebSocket.
+"""
+
+import hashlib
+import mimetypes
+import posixpath
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+from quart import Response, abort
+from quart_trio import QuartTrio
+
+from web.vendor import FOLDER, installed, read_lock
+
+STATIC = Path(__file__).parents[1] / "static"
+CACHE_FOREVER = "public, max-age=31536000, immutable"
+VERSION_LENGTH = 12
+IMPORT = re.compile(r'^(?:import|export|\}) .*?from "(\.{1,2}/[^"]+)";$', re.MULTILINE)
+# connect-src 'self' covers ws: of the same origin (CSP 3). A worker has the policy of its own script.
+POLICY = (
+    "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; connect-src 'self'; style-src 'self'; "
+    "img-src 'self'; media-src 'self' blob:"
+)
+TYPES: Mapping[str, str] = {
+    ".js": "text/javascript",
+    ".mjs": "text/javascript",
+    ".css": "text/css",
+    ".html": "text/html",
+    ".svg": "image/svg+xml",
+    ".wasm": "application/wasm",
+    ".onnx": "application/octet-stream",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Assets:
+    """All files of the pages, by path under `static/`, and the version of the whole set."""
+
+    files: Mapping[str, bytes]
+    version: str
+
+    @property
+    def base(self) -> str:
+        """The URL path they are served under."""
+        return f"/static/{self.version}"
+
+
+def read_assets(folder: Path = STATIC) -> Assets:
+    """Read all files; the version depends on every name and byte."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+    digest = hashlib.sha256()
+    for name, content in files.items():
+        digest.update(f"{name}\n{len(content)}\n".encode() + content)
+    return Assets(files, digest.hexdigest()[:VERSION_LENGTH])
+
+
+def add_pages(app: QuartTrio) -> None:
+    """Register `/packet-voice`, `/whisperx`, `/static/…`, `/vendor/…` and `/favicon.ico`."""
+    assets = read_assets()
+    vendored = {path.relative_to(FOLDER).as_posix(): path for path in installed()}
+    voice, transcriber = _fill_template(assets, "voice"), _fill_template(assets, "transcribe")
+
+    @app.get("/packet-voice")
+    async def packet_voice() -> Response:
+        return _page(voice)
+
+    @app.get("/whisperx")
+    async def transcribe() -> Response:
+        return _page(transcriber)
+
+    @app.get("/favicon.ico")
+    async def icon() -> Response:
+        return Response(assets.files["icon.svg"], content_type=TYPES[".svg"])
+
+    @app.get("/static/<version>/<path:name>")
+    async def static_file(version: str, name: str) -> Response:
+        if version != assets.version or name not in assets.files:
+            abort(404, "no such file in this version")
+        return _file(name, assets.files[name])
+
+    @app.get("/vendor/<path:name>")
+    async def vendored_file(name: str) -> Response:
+        if name not in vendored:
+            abort(404, "not installed: python -m web.vendor")
+        return _file(name, await trio.Path(vendored[name]).read_bytes())
+
+
+def _fill_template(assets: Assets, folder: str) -> str:
+    """The page in `folder`, with links to the files of this version.
+
+    All its modules are preloaded, so that a browser fetches them in parallel. Links also name the
+    installed third-party packages.
+    """
+    modules = _transitive_imports(assets.files, f"{folder}/main.js")
+    links = [f'<link rel="modulepreload" href="{assets.base}/{name}">' for name in modules]
+    links += [
+        f'<link rel="vendored" title="{package.name}" href="/vendor/{package.slug}/">'
+        for package in read_lock()
+        if package.is_installed
+    ]
+    page = assets.files[f"{folder}/index.html"].decode()
+    return page.replace("{{static}}", assets.base).replace("{{preload}}", "\n".join(links))
+
+
+def _transitive_imports(files: Mapping[str, bytes], start: str) -> list[str]:
+    """All modules that `start` imports, directly or not."""
+    found, waiting = {start}, [start]
+    while waiting:
+        name = waiting.pop()
+        for target in IMPORT.findall(files[name].decode()):
+            module = posixpath.normpath(posixpath.join(posixpath.dirname(name), target))
+            if module not in found:
+                found.add(module)
+                waiting.append(module)
+    return sorted(found - {start})
+
+
+def _page(html: str) -> Response:
+    response = Response(html, mimetype="text/html")
+    response.headers["Content-Security-Policy"] = POLICY
+    return response
+
+
+def _file(name: str, content: bytes) -> Response:
+    kind = TYPES.get(Path(name).suffix) or mimetypes.guess_type(name)[0] or "application/octet-stream"
+    response = Response(content, content_type=kind)
+    response.headers["Cache-Control"] = CACHE_FOREVER
+    response.headers["Content-Security-Policy"] = POLICY
+    return response

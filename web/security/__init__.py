@@ -1,0 +1,1 @@
+"""Access control: Host and Origin, tokens, rate limits, reverse proxies, where to listen."""

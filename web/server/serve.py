@@ -1,0 +1,153 @@
+"""Listen, serve, and shut down within a bounded time, whatever the clients do.
+
+One task accepts connections, one more serves each (`web.server.connection`). Shutting down: no new
+connections, `drain_s` and one write for the sessions to finish, then cancellation, in which each
+connection may take one more write.
+
+Neighbours: `pipeline.run` calls `serve`; `web.app` handles requests. What does not belong here: signals.
+"""
+
+import errno
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+from hypercorn.config import Config
+from hypercorn.trio.worker_context import WorkerContext
+from quart_trio import QuartTrio
+
+from pipeline.config import Server, Settings
+from pipeline.errors import ConfigError, PortInUseError
+from web.security.listen import ListenConfig
+from web.security.rate_limit import RateLimiter
+from web.server.connection import Connection
+from web.server.socket_stream import LINGER_S, SocketStream
+
+REQUEST_HEAD_BYTES = 16 * 1024
+KEEP_ALIVE_S = 5.0
+QUEUED_MESSAGES = 64  # between the socket and ingress, which takes each at once
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where the server listens; `port` is the actual one where 0 was requested."""
+
+    scheme: str
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """The address as a URL."""
+        return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+
+
+async def serve(
+    app: QuartTrio,
+    settings: Settings,
+    *,
+    shutdown: trio.Event,
+    drain: Callable[[], Awaitable[None]],
+    limiter: RateLimiter,
+    task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve until `shutdown` is set and the sessions have ended, or until cancelled.
+
+    `drain` makes the sessions finish and returns when they have. The task has started once the
+    address is bound.
+
+    Raises:
+        PortInUseError: another process listens there.
+        ConfigError: the address is not one of this machine, or needs TLS and a token.
+    """
+    listen = ListenConfig.from_settings(settings.server)
+    listener = await bind(settings.server, listen)
+    name = listener.socket.getsockname()
+    context = WorkerContext(max_requests=None)
+    connect = partial(
+        Connection,
+        app,
+        hypercorn_config(settings),
+        context,
+        send_timeout_s=settings.limits.send_timeout_s,
+    )
+    open_connections: set[Connection] = set()
+
+    async def handle(accepted: trio.SocketStream) -> None:
+        stream = SocketStream(accepted, listen.tls)
+        host = peer_host(accepted)
+        if host is None or not limiter.connect(host):
+            stream.abort()
+            return
+        connection = connect(stream)
+        open_connections.add(connection)
+        try:
+            await connection.run()
+        finally:
+            open_connections.remove(connection)
+            limiter.disconnect(host)
+            if stream.certificate_rejected:
+                limiter.record_distrust()
+            elif listen.tls is not None and not stream.handshake_done:
+                limiter.record_failure("handshake", host)
+
+    async with listener, trio.open_nursery() as connections:
+        async with trio.open_nursery() as accepting:
+            accepting.start_soon(
+                partial(trio.serve_listeners, handle, [listener], handler_nursery=connections)
+            )
+            task_status.started(Address(listen.scheme, name[0], name[1]))
+            await shutdown.wait()
+            accepting.cancel_scope.cancel()
+        await listener.aclose()
+        # `drain` bounds itself by the first two; the last is for connections to close.
+        end_s = settings.drain_s + settings.limits.send_timeout_s + LINGER_S
+        connections.cancel_scope.deadline = trio.current_time() + end_s
+        await context.terminated.set()
+        for connection in tuple(open_connections):
+            connection.close_if_idle()
+        await drain()
+
+
+async def bind(server: Server, listen: ListenConfig) -> trio.SocketListener:
+    """Listen on exactly the configured address.
+
+    Raises:
+        PortInUseError: another process listens there.
+        ConfigError: the address is not one of this machine.
+    """
+    try:
+        listener, *others = await trio.open_tcp_listeners(server.port, host=listen.address)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(server.host, server.port) from None
+        raise ConfigError(
+            "pipeline.server", f"cannot listen on {server.host}:{server.port} ({error.strerror})"
+        ) from None
+    for other in others:  # a name with several addresses: keep the first
+        await other.aclose()
+    return listener
+
+
+def peer_host(stream: trio.SocketStream) -> str | None:
+    """The client's address; None where it is gone already."""
+    try:
+        host: str = stream.socket.getpeername()[0]
+    except OSError:
+        return None
+    return host
+
+
+def hypercorn_config(settings: Settings) -> Config:
+    """Hypercorn's limits; its logs are off, because `web` has its own."""
+    return Config.from_mapping(
+        accesslog=None,
+        errorlog=None,
+        include_server_header=False,
+        h11_max_incomplete_size=REQUEST_HEAD_BYTES,
+        keep_alive_timeout=KEEP_ALIVE_S,
+        max_app_queue_size=QUEUED_MESSAGES,
+        websocket_max_message_size=settings.limits.message_bytes,
+        websocket_ping_interval=None,  # the packet protocol has heartbeats of its own
+    )

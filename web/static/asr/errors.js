@@ -1,0 +1,26 @@
+/**
+ * Errors of the transcription engine: a code for programs and a sentence for people.
+ *
+ * `code` is one of: `missing` (vendored files); `gone`, `gated`, `refused`, `unreachable`, `cut`, `storage`
+ * (model files); `load` (the model cannot run on this device); `options`, `stalled`, `crashed`, `cancelled`,
+ * `closed`, `busy` and `empty`.
+ */
+
+export class AsrError extends Error {
+  constructor(code, message, facts = {}) {
+    super(message);
+    this.name = "AsrError";
+    this.code = code;
+    this.facts = facts; // details of the failure: file, status
+  }
+
+  /** A plain object that can be sent through a MessagePort. */
+  static pack(error) {
+    const { code = "crashed", message, facts = {} } = error;
+    return { code, message: error instanceof AsrError ? message : `${error}`, facts };
+  }
+
+  static unpack({ code, message, facts }) {
+    return new AsrError(code, message, facts);
+  }
+}

@@ -1,0 +1,151 @@
+/** The model card: choose a model and a device, see the download size first, then download and load the model. */
+
+import { AsrError } from "../../asr/errors.js";
+import { MODELS } from "../../asr/model/model-list.js";
+import { formatBytes } from "../data/format.js";
+import { modelTitle } from "../data/model-title.js";
+
+const KEY = "whisperx-model"; // in localStorage
+const DEVICE_NAMES = Object.freeze({ webgpu: "the GPU (WebGPU)", wasm: "the CPU (WebAssembly)" });
+
+export class ModelCard {
+  /**
+   * `plan(settings)`: what loading would involve; `load()`, `cancel()`: user actions; `onChange()`: another model or
+   * device was selected.
+   */
+  constructor({ plan, load, cancel, onChange, onEvent }) {
+    const get = (id) => document.getElementById(id);
+    this._plan = plan;
+    this._emit = onEvent;
+    this._modelSelect = get("model-choice");
+    this._deviceSelect = get("device-choice");
+    this._state = get("model-state");
+    this._progress = get("model-progress");
+    this._load = get("load");
+    this._cancel = get("load-cancel");
+    this._device = get("model-device");
+    this._files = new Map(); // download progress by file: {loaded, total}
+    this._expectedBytes = 0;
+    this._modelSelect.replaceChildren(...MODELS.map((model) => new Option(modelTitle(model), model.name)));
+    [this._modelSelect.value, this._deviceSelect.value] = loadChoice();
+    for (const select of [this._modelSelect, this._deviceSelect]) {
+      if (select.selectedIndex < 0) select.selectedIndex = 0;
+      select.addEventListener("change", () => {
+        saveChoice([this._modelSelect.value, this._deviceSelect.value]);
+        onChange();
+      });
+    }
+    this._load.addEventListener("click", load);
+    this._cancel.addEventListener("click", cancel);
+  }
+
+  /** The selected entry of MODELS. */
+  get selectedModel() {
+    return MODELS[this._modelSelect.selectedIndex];
+  }
+
+  /** The settings for loading the selected model. */
+  get settings() {
+    const { name, revision } = this.selectedModel;
+    return { model: name, revision, device: this._deviceSelect.value };
+  }
+
+  /** Check which files of the selected model are cached, and the size of the others. */
+  async checkCache() {
+    const { settings } = this;
+    this._setStatus("Checking…");
+    let plan;
+    try {
+      plan = await this._plan(settings);
+    } catch (error) {
+      if (!(error instanceof AsrError)) throw error;
+      this._setStatus("");
+      this._emit({ kind: "load_failed", why: error.code, message: error.message });
+      return;
+    }
+    if (JSON.stringify(settings) !== JSON.stringify(this.settings)) return; // another one was selected meanwhile
+    const missing = plan.files.filter(({ cached }) => !cached);
+    this._expectedBytes = bytesOf(missing);
+    const complete = missing.length === 0;
+    this._emit({ kind: "cache_checked", complete, bytes: bytesOf(plan.files), missing: this._expectedBytes });
+    this._showDevice(plan);
+  }
+
+  onEvent(event, phase) {
+    switch (event.kind) {
+      case "cache_checked":
+        this._setStatus(
+          event.complete
+            ? `Stored in this browser (${formatBytes(event.bytes)}). No download needed.`
+            : `Download size: ${formatBytes(event.missing)}. The model is then stored in this browser.`,
+        );
+        this._load.textContent = event.complete ? "Load model" : `Download model (${formatBytes(event.missing)})`;
+        break;
+      case "loading":
+        this._files.clear();
+        this._setStatus("Loading…");
+        break;
+      case "progress":
+        this._onProgress(event);
+        break;
+      case "loaded":
+        this._setStatus(`Ready (loaded in ${(event.loadMs / 1000).toFixed(1)} s)`);
+        this._showDevice(event);
+        break;
+      case "load_failed":
+      case "cancelled":
+        if (phase === "idle") this._setStatus("");
+        break;
+      default:
+    }
+    this._render(phase);
+  }
+
+  _render(phase) {
+    const isLoading = phase === "loading";
+    this._load.hidden = phase !== "idle";
+    this._cancel.hidden = !isLoading;
+    this._progress.hidden = !isLoading;
+    this._modelSelect.disabled = this._deviceSelect.disabled = phase !== "idle" && phase !== "ready";
+  }
+
+  _onProgress({ file, loaded, total }) {
+    this._files.set(file, { loaded, total });
+    const files = [...this._files.values()];
+    const loadedBytes = files.reduce((sum, one) => sum + one.loaded, 0);
+    const totalBytes = Math.max(this._expectedBytes, files.reduce((sum, one) => sum + (one.total ?? one.loaded), 0));
+    if (loadedBytes < totalBytes) {
+      this._progress.value = loadedBytes / totalBytes;
+      this._setStatus(`Downloading: ${formatBytes(loadedBytes)} of ${formatBytes(totalBytes)}`);
+    } else {
+      this._progress.removeAttribute("value"); // the download is complete, the model is being loaded
+      this._setStatus("Loading…");
+    }
+  }
+
+  _showDevice({ device, reason }) {
+    this._device.textContent = `Runs on ${DEVICE_NAMES[device]}: ${reason}.`;
+  }
+
+  _setStatus(text) {
+    this._state.textContent = text;
+  }
+}
+
+const bytesOf = (files) => files.reduce((sum, { bytes }) => sum + (bytes ?? 0), 0);
+
+function loadChoice() {
+  try {
+    return JSON.parse(localStorage.getItem(KEY)) ?? ["", ""];
+  } catch {
+    return ["", ""];
+  }
+}
+
+function saveChoice(choice) {
+  try {
+    localStorage.setItem(KEY, JSON.stringify(choice));
+  } catch {
+    // Storage is full or disabled (private browsing): the choice lasts until the page is closed.
+  }
+}

@@ -1,0 +1,58 @@
+/** Notices at the top of the page: problems and what to do about them, until they are over. */
+
+import { messageFor } from "./messages.js";
+
+export class Notices {
+  constructor() {
+    this._root = document.getElementById("notices");
+    this._shown = new Map(); // by key
+  }
+
+  onEvent(event) {
+    switch (event.kind) {
+      case "loading":
+      case "cache_checked":
+        this._hide("model");
+        return;
+      case "load_failed":
+        this._show("model", "bad", event.why, event.message);
+        return;
+      case "decoding":
+      case "opening":
+        for (const key of ["audio", "engine", "kept"]) this._hide(key);
+        return;
+      case "failed":
+        this._show("audio", "bad", event.why, event.message);
+        return;
+      case "recycled":
+        if (event.reason === "stalled" || event.reason === "crashed") this._show("engine", "warn", "recycled");
+        return;
+      case "dropped":
+        this._show("engine", "warn", "dropped");
+        return;
+      case "not_kept":
+      case "not_played":
+        this._show("kept", "info", event.kind);
+        return;
+      default:
+    }
+  }
+
+  _show(key, tone, why, message) {
+    this._hide(key);
+    const { title, text } = messageFor(why, message, location);
+    const box = document.createElement("div");
+    box.className = `notice ${tone}`;
+    box.dataset.why = why;
+    const strong = document.createElement("strong");
+    strong.textContent = title;
+    box.append(strong, " ", text);
+    this._root.append(box);
+    this._shown.set(key, box);
+  }
+
+  _hide(key) {
+    this._shown.get(key)?.remove();
+    this._shown.delete(key);
+  }
+}

@@ -1,0 +1,26 @@
+/** Collects samples in pieces of any size into frames of exactly 1920. */
+
+import { FRAME_SAMPLES } from "../units.js";
+
+export class Framer {
+  constructor() {
+    this._frame = new Float32Array(FRAME_SAMPLES);
+    this._filled = 0;
+  }
+
+  /** Add `samples`; calls `emit(frame)` with each complete frame, which the caller may keep. */
+  push(samples, emit) {
+    let taken = 0;
+    while (taken < samples.length) {
+      const part = samples.subarray(taken, taken + FRAME_SAMPLES - this._filled);
+      this._frame.set(part, this._filled);
+      this._filled += part.length;
+      taken += part.length;
+      if (this._filled < FRAME_SAMPLES) continue;
+      const whole = this._frame;
+      this._frame = new Float32Array(FRAME_SAMPLES);
+      this._filled = 0;
+      emit(whole);
+    }
+  }
+}

@@ -1,0 +1,62 @@
+/**
+ * Open a microphone with settings for speech, and report what the browser granted or why it failed.
+ *
+ * Echo cancellation, noise suppression and gain control are requests; the browser decides. Failures are AudioErrors
+ * whose `why` is a key of the messages in ui/messages.js.
+ */
+
+import { RATE_HZ } from "../units.js";
+
+/** The audio path could not be opened; `why` is one of the keys of PROBLEMS in ui/messages.js. */
+export class AudioError extends Error {
+  constructor(why, cause) {
+    super(why, { cause });
+    this.name = "AudioError";
+    this.why = why;
+  }
+}
+
+// By DOMException name (Media Capture and Streams, getUserMedia).
+const WHY_BY_ERROR = Object.freeze({
+  NotAllowedError: "microphone_denied",
+  SecurityError: "microphone_denied",
+  NotFoundError: "microphone_missing",
+  OverconstrainedError: "microphone_missing",
+  NotReadableError: "microphone_busy",
+  AbortError: "microphone_busy",
+});
+
+/** The MediaStream of a microphone. Throws AudioError. */
+export async function openMicrophone({ deviceId, echoCancellation, noiseSuppression, autoGainControl }) {
+  if (!globalThis.isSecureContext) throw new AudioError("insecure_context");
+  if (navigator.mediaDevices?.getUserMedia === undefined) throw new AudioError("no_media_devices");
+  const audio = {
+    channelCount: { ideal: 1 },
+    sampleRate: { ideal: RATE_HZ },
+    latency: { ideal: 0.01 },
+    echoCancellation,
+    noiseSuppression,
+    autoGainControl,
+  };
+  if (deviceId) audio.deviceId = { exact: deviceId };
+  try {
+    return await navigator.mediaDevices.getUserMedia({ audio });
+  } catch (error) {
+    if (!(error.name in WHY_BY_ERROR)) throw error;
+    throw new AudioError(WHY_BY_ERROR[error.name], error);
+  }
+}
+
+/** The settings that the browser applied; undefined where it does not report them. */
+export function grantedBy(stream) {
+  const [track] = stream.getAudioTracks();
+  const { echoCancellation, noiseSuppression, autoGainControl, sampleRate, latency } = track.getSettings();
+  return { label: track.label, echoCancellation, noiseSuppression, autoGainControl, sampleRate, latency };
+}
+
+/** The available devices, by kind; without permission they have no labels and are omitted. */
+export async function listDevices() {
+  const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
+  const named = (kind) => devices.filter((device) => device.kind === kind && device.label !== "");
+  return { inputs: named("audioinput"), outputs: named("audiooutput") };
+}

@@ -1,0 +1,133 @@
+/**
+ * Plays received frames through the jitter buffer; missing audio is concealed and counted.
+ *
+ * The mic-to-speaker latency of a frame is the playout time of its first sample minus the capture time of the first
+ * sample of the user frame it answers, both on the audio clock. On barge-in the agent is ducked within 20 ms, or
+ * silenced with the buffer flushed.
+ */
+
+import { envelope } from "./envelope.js";
+import { Framer } from "./framer.js";
+import { JitterBuffer } from "./jitter-buffer.js";
+import { Resampler } from "./resampler.js";
+import { LAST_SAMPLE_MS, RATE_HZ, msOf } from "../units.js";
+
+const QUANTUM_SAMPLES = 128;
+const DUCKED_GAIN = 0.15;
+const RAMP_SAMPLES = 0.02 * RATE_HZ;
+
+class Playback extends AudioWorkletProcessor {
+  constructor({ processorOptions: { epochMs } }) {
+    super();
+    this._epochMs = epochMs;
+    this._jitterBuffer = new JitterBuffer();
+    this._framer = new Framer();
+    this._resampler = sampleRate === RATE_HZ ? null : new Resampler(RATE_HZ, sampleRate);
+    this._ready = new Float32Array(0); // resampled, not yet played
+    this._block = new Float32Array(QUANTUM_SAMPLES);
+    this._pulled = 0;
+    this._startedMs = null;
+    this._latenciesMs = [];
+    this._lastPlayedFrame = null;
+    this._gain = 1;
+    this._targetGain = 1;
+    this._isFlushing = false;
+    this._recording = false;
+    this._connection = null;
+    this.port.onmessage = ({ data }) => this._onMessage(data);
+  }
+
+  _onMessage({ connection, bargeIn, recording, stopped }) {
+    if (connection !== undefined) {
+      this._connection = connection;
+      connection.onmessage = ({ data }) => this._receive(data);
+    }
+    if (bargeIn !== undefined) this._setBargeIn(bargeIn);
+    if (recording !== undefined) this._recording = recording;
+    if (stopped) this._stopped = true;
+  }
+
+  /** `duck` or `flush` while the user speaks over the agent; null otherwise. */
+  _setBargeIn(bargeIn) {
+    this._isFlushing = bargeIn === "flush";
+    this._targetGain = bargeIn === null ? 1 : bargeIn === "duck" ? DUCKED_GAIN : 0;
+    if (this._isFlushing) this._jitterBuffer.flush();
+  }
+
+  _receive(message) {
+    if (message.kind === "pause") {
+      this._jitterBuffer.flush();
+      this._lastPlayedFrame = null;
+      return;
+    }
+    const { samples, echoMs, index } = message;
+    if (this._isFlushing) {
+      this._lastPlayedFrame = index; // not played, but not pending either
+      return;
+    }
+    this._jitterBuffer.push(samples, { echoMs, index });
+  }
+
+  process(_inputs, [output]) {
+    if (this._stopped) return false;
+    this._startedMs ??= this._epochMs + currentTime * 1000;
+    const speaker = output[0];
+    if (this._resampler === null) this._pull(speaker);
+    else this._resample(speaker);
+    for (let i = 1; i < output.length; i += 1) output[i].set(speaker);
+    return true;
+  }
+
+  _resample(speaker) {
+    while (this._ready.length < speaker.length) {
+      this._pull(this._block);
+      const more = this._resampler.process(this._block);
+      const joined = new Float32Array(this._ready.length + more.length);
+      joined.set(this._ready);
+      joined.set(more, this._ready.length);
+      this._ready = joined;
+    }
+    speaker.set(this._ready.subarray(0, speaker.length));
+    this._ready = this._ready.slice(speaker.length);
+  }
+
+  _pull(block) {
+    const blockMs = this._startedMs + msOf(this._pulled);
+    const onStart = ({ echoMs }, at) => this._latenciesMs.push(blockMs + msOf(at) - (echoMs - LAST_SAMPLE_MS));
+    const onEnd = ({ index }) => {
+      this._lastPlayedFrame = index;
+    };
+    this._jitterBuffer.pull(block, onStart, onEnd);
+    this._pulled += block.length;
+    const stepGain = Math.sign(this._targetGain - this._gain) / RAMP_SAMPLES;
+    for (let i = 0; i < block.length; i += 1) {
+      if (Math.abs(this._targetGain - this._gain) > Math.abs(stepGain)) this._gain += stepGain;
+      else this._gain = this._targetGain;
+      block[i] *= this._gain;
+    }
+    this._framer.push(block, (played) => this._report(played, blockMs + msOf(block.length) - msOf(played.length)));
+  }
+
+  /** Every 80 ms: report to the page, and send the playout state to the connection. */
+  _report(played, firstMs) {
+    const { underruns, frames, trimmedSamples, bufferedSamples, targetDelaySamples, isPlaying } = this._jitterBuffer;
+    const bufferMs = msOf(bufferedSamples);
+    const report = {
+      kind: "played",
+      ...envelope(played),
+      isPlaying,
+      bufferMs,
+      targetDelayMs: msOf(targetDelaySamples),
+      underruns,
+      frames,
+      trimmedMs: msOf(trimmedSamples),
+      latenciesMs: this._latenciesMs,
+    };
+    if (this._recording) Object.assign(report, { firstMs, samples: played });
+    this.port.postMessage(report);
+    this._connection?.postMessage({ lastPlayedFrame: this._lastPlayedFrame, underruns, bufferMs });
+    this._latenciesMs = [];
+  }
+}
+
+registerProcessor("playback", Playback);

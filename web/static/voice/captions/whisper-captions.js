@@ -1,0 +1,151 @@
+/**
+ * Captions of the user by Whisper in this browser, during the call.
+ *
+ * Whisper gets the same audio as the server. Partial and final captions are shown and sent to the server; if Whisper
+ * cannot keep up, captions are dropped, never audio. The model is loaded when captions are switched on, or with the
+ * first call, and is kept between calls.
+ */
+
+import { MODELS } from "../../asr/model/model-list.js";
+import { AsrError } from "../../asr/errors.js";
+import { Resampler } from "../audio/resampler.js";
+import { RATE_HZ } from "../units.js";
+
+const SAMPLE_RATE_HZ = 16_000;
+const OPTIONS = Object.freeze({ word_timestamps: false, condition_on_previous_text: false });
+
+export class WhisperCaptions {
+  constructor(preferences, { onEvent }) {
+    this._preferences = preferences;
+    this._onEvent = onEvent;
+    this._transcriber = null;
+    this._loading = null; // promise of whether the model was loaded
+    this._loadId = 0; // identifies the current load; results of earlier ones are ignored
+    this._call = null; // {port, send, setPortEnabled} of the current call
+    this._stream = null;
+    this._openText = ""; // the utterance so far
+    this._files = new Map(); // download progress by file: {loaded, total}
+  }
+
+  /** A call started: `port` delivers its frames while `setPortEnabled(true)`; `send({text, final})` sends captions. */
+  attach(port, { send, setPortEnabled }) {
+    this._call = { port, send, setPortEnabled };
+    if (this._preferences.captions === "whisper") this._start();
+  }
+
+  /** The call ended; the open caption becomes final as it is. */
+  detach() {
+    if (this._call === null) return;
+    this._stop();
+    this._call.port.close();
+    this._call = null;
+  }
+
+  /** The captions or the model were changed in the settings. */
+  preferencesChanged() {
+    this._stop();
+    this._unload();
+    if (this._preferences.captions !== "whisper") this._onEvent({ kind: "captions", state: "off" });
+    else if (this._call !== null) this._start();
+    else this._load();
+  }
+
+  async _start() {
+    const call = this._call;
+    if (!(await this._load()) || call !== this._call || this._stream !== null) return;
+    this._stream = this._transcriber.stream(OPTIONS);
+    const resampler = new Resampler(RATE_HZ, SAMPLE_RATE_HZ);
+    call.port.onmessage = ({ data }) => this._stream?.push(resampler.process(data.samples));
+    call.setPortEnabled(true);
+  }
+
+  _stop() {
+    if (this._stream === null) return;
+    this._call.setPortEnabled(false);
+    this._stream.stop();
+    this._stream = null;
+    this._sendText(this._openText, true);
+  }
+
+  _load() {
+    this._loading ??= this._openModel();
+    return this._loading;
+  }
+
+  async _openModel() {
+    const loadId = this._loadId;
+    this._onEvent({ kind: "captions", state: "loading" });
+    const { Transcriber } = await import("../../asr/transcriber.js"); // loaded on demand
+    if (loadId !== this._loadId) return false;
+    const { name, revision } = MODELS.find((model) => model.name === this._preferences.captionsModel) ?? MODELS[0];
+    const transcriber = new Transcriber({
+      onEvent: (event) => {
+        if (transcriber === this._transcriber) this._onEngineEvent(event);
+      },
+    });
+    this._transcriber = transcriber;
+    try {
+      const { device } = await transcriber.load({ model: name, revision, device: "auto" });
+      if (transcriber !== this._transcriber) return false;
+      this._onEvent({ kind: "captions", state: "on", model: name, device });
+      return true;
+    } catch (error) {
+      if (transcriber !== this._transcriber) return false;
+      this._fail(error);
+      return false;
+    }
+  }
+
+  _unload() {
+    this._loadId += 1;
+    this._transcriber?.close();
+    this._transcriber = null;
+    this._loading = null;
+  }
+
+  _onEngineEvent(event) {
+    switch (event.type) {
+      case "progress":
+        this._onProgress(event);
+        return;
+      case "partial":
+        this._sendText(event.text, false);
+        return;
+      case "utterance":
+        this._sendText(event.text, true);
+        return;
+      case "dropped":
+        if (event.what === "window") this._sendText(this._openText, true); // keep the text so far
+        this._onEvent({ kind: "captions", state: "behind" });
+        return;
+      case "error":
+        this._fail(event.error);
+        return;
+      default:
+    }
+  }
+
+  _onProgress({ file, loaded, total }) {
+    this._files.set(file, { loaded, total });
+    const sum = (name) => [...this._files.values()].reduce((bytes, one) => bytes + (one[name] ?? 0), 0);
+    this._onEvent({ kind: "captions", state: "loading", loaded: sum("loaded"), total: sum("total") });
+  }
+
+  _sendText(text, final) {
+    const caption = { text: text.trim(), final };
+    const isEmpty = caption.text === "" && this._openText === "";
+    this._openText = final ? "" : caption.text;
+    if (isEmpty) return;
+    this._onEvent({ kind: "user_text", ...caption });
+    this._call?.send(caption);
+  }
+
+  _fail(error) {
+    this._stop();
+    this._unload();
+    const isKnown = error instanceof AsrError;
+    if (!isKnown) console.error(error);
+    const why = isKnown ? error.code : "crashed";
+    this._onEvent({ kind: "captions", state: "not_ready", why, message: error.message });
+  }
+}

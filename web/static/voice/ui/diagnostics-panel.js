@@ -1,0 +1,81 @@
+/** The troubleshooting panel: the result of each check, and an audio test that works without the server. */
+
+import { diagnose } from "./diagnostics.js";
+
+const REFRESH_MS = 500;
+const ICONS = Object.freeze({ ok: "✓", warn: "!", bad: "✕", idle: "·" });
+const STATE_LABELS = Object.freeze({ ok: "OK", warn: "Warning", bad: "Problem", idle: "Not checked" });
+
+const formatGaps = (count) => (count === 1 ? "1 gap" : `${count === 0 ? "no" : count} gaps`);
+
+export class DiagnosticsPanel {
+  constructor(metrics, preferences, { testAudio }) {
+    this._metrics = metrics;
+    this._preferences = preferences;
+    this._phase = "idle";
+    this._panel = document.getElementById("diagnostics");
+    this._checks = document.getElementById("checks");
+    this._testButton = document.getElementById("audio-test");
+    this._testButton.addEventListener("click", testAudio);
+    this._panel.addEventListener("toggle", () => this._render());
+    setInterval(() => this._render(), REFRESH_MS);
+  }
+
+  onEvent(event, phase) {
+    this._phase = phase;
+    if (event.kind === "opening") {
+      this._isTesting = event.echo;
+      this._frames = 0;
+      this._underruns = 0;
+      this._maxRms = 0;
+      if (event.echo) this._setResult("Say something: your voice is played back by this page, without the server.");
+    } else if (event.kind === "played" && this._isTesting) {
+      this._frames = event.frames;
+      this._underruns = event.underruns;
+      this._maxRms = Math.max(this._maxRms, event.rms);
+    } else if (event.kind === "failed" && this._isTesting) {
+      this._setResult("Could not open the microphone or speaker; see the message above.");
+    } else if (event.kind === "ended" && this._isTesting) {
+      this._isTesting = false;
+      this._showResult();
+    }
+    this._testButton.disabled = phase !== "idle";
+  }
+
+  _showResult() {
+    const { p50 } = this._metrics.micToSpeaker.summary();
+    if (this._frames === 0) this._setResult("No audio from the microphone: the browser did not start it.");
+    else if (this._maxRms === 0) this._setResult("Audio works, but the microphone delivered only silence.");
+    else {
+      this._setResult(
+        `Audio works: ${this._frames} frames played back after ${p50.toFixed(0)} ms, with ` +
+          `${formatGaps(this._underruns)}. If you heard nothing, check the volume and the selected speaker.`,
+      );
+    }
+  }
+
+  _setResult(text) {
+    document.getElementById("audio-test-result").textContent = text;
+  }
+
+  _render() {
+    if (!this._panel.open) return;
+    const checks = diagnose(this._metrics.diagnosticFacts(this._phase, this._preferences));
+    const rows = checks.map(({ name, state, text }) => {
+      const row = document.createElement("li");
+      row.dataset.state = state;
+      const icon = document.createElement("span");
+      icon.className = "icon";
+      icon.setAttribute("role", "img");
+      icon.setAttribute("aria-label", STATE_LABELS[state]);
+      icon.textContent = ICONS[state];
+      const body = document.createElement("span");
+      const title = document.createElement("strong");
+      title.textContent = name;
+      body.append(title, ` ${text}`);
+      row.append(icon, body);
+      return row;
+    });
+    this._checks.replaceChildren(...rows);
+  }
+}

@@ -1,0 +1,169 @@
+/**
+ * The metrics of a call over the last seconds, measured here or reported by the server.
+ *
+ * Updated by every event; read by the statistics panel and the troubleshooting panel. Null: not measured yet.
+ */
+
+import { decibels } from "../audio/envelope.js";
+import { RollingPercentiles } from "../percentiles.js";
+import { FRAME_MS } from "../units.js";
+
+const RECENT_FRAMES = 5000 / FRAME_MS;
+const TEXT_FRAMES = 15_000 / FRAME_MS;
+const LATENCIES = 250;
+
+/** The last `size` values of a per-frame measurement. */
+class RecentValues {
+  constructor(size) {
+    this._size = size;
+    this.values = [];
+  }
+
+  add(value) {
+    this.values.push(value);
+    if (this.values.length > this._size) this.values.shift();
+  }
+
+  /** The maximum; null before the first value. */
+  get max() {
+    return this.values.length === 0 ? null : Math.max(...this.values);
+  }
+
+  /** The increase of a counter over the window. */
+  get increase() {
+    return this.values.length === 0 ? 0 : this.values.at(-1) - this.values[0];
+  }
+
+  /** The increase per second of a counter that is read every frame. */
+  get increaseHz() {
+    return this.values.length < 2 ? 0 : (1000 * this.increase) / ((this.values.length - 1) * FRAME_MS);
+  }
+}
+
+export class Metrics {
+  constructor() {
+    this.trained = null;
+    this.clear();
+  }
+
+  /** Reset for a new call. */
+  clear() {
+    this.muted = false;
+    this.sourceMuted = false;
+    this.audio = null;
+    this.stats = null;
+    this.connection = null;
+    this.played = null;
+    this.speaking = false;
+    this.micToSpeaker = new RollingPercentiles(LATENCIES);
+    this.droppedUserFrames = 0;
+    this.droppedAgentFrames = 0;
+    this._tokens = 0;
+    this._resetRecent();
+  }
+
+  _resetRecent() {
+    this._inputs = new RecentValues(RECENT_FRAMES);
+    this._outputs = new RecentValues(RECENT_FRAMES);
+    this._receivedFrames = new RecentValues(RECENT_FRAMES);
+    this._underruns = new RecentValues(RECENT_FRAMES);
+    this._textFrames = new RecentValues(TEXT_FRAMES);
+    this._textTokens = new RecentValues(TEXT_FRAMES);
+    this._capturedAtMs = new RecentValues(RECENT_FRAMES);
+  }
+
+  onEvent(event, nowMs) {
+    switch (event.kind) {
+      case "opening":
+        this.clear();
+        break;
+      case "ready":
+      case "resumed":
+        this._resetRecent();
+        break;
+      case "captured":
+        this._inputs.add(Math.max(...event.peaks));
+        this._capturedAtMs.add(nowMs);
+        break;
+      case "played":
+        this._onPlayed(event);
+        break;
+      case "text":
+        if (!event.final) this._tokens += 1;
+        break;
+      case "dropped":
+        if (event.what === "audio") this.droppedUserFrames += event.count;
+        else this.droppedAgentFrames += event.count;
+        break;
+      case "connection_established":
+        this.trained = event.model.trained;
+        break;
+      case "stats":
+        this.stats = event;
+        break;
+      case "connection_stats":
+        this.connection = event;
+        break;
+      case "audio_state":
+        this.audio = { ...this.audio, ...event };
+        break;
+      case "muted":
+        this.muted = event.muted;
+        break;
+      case "source_muted":
+        this.sourceMuted = event.muted;
+        break;
+      case "speaking":
+        this.speaking = event.speaking;
+        break;
+      default:
+    }
+  }
+
+  _onPlayed(event) {
+    this.played = event;
+    this._outputs.add(Math.max(...event.peaks));
+    this._receivedFrames.add(event.frames);
+    this._underruns.add(event.underruns);
+    this._textFrames.add(event.frames);
+    this._textTokens.add(this._tokens);
+    for (const latencyMs of event.latenciesMs) this.micToSpeaker.add(latencyMs);
+  }
+
+  /** Share of the agent's steps that produced no word; each new word arrives as a partial text. */
+  get paddingShare() {
+    const frames = this._textFrames.increase;
+    return frames < 25 ? null : Math.max(0, 1 - this._textTokens.increase / frames);
+  }
+
+  get stepHz() {
+    return this._receivedFrames.increaseHz;
+  }
+
+  /** Encode + step + decode time of one frame, as measured by the server. */
+  get modelMs() {
+    const { encodeMs, stepMs, decodeMs } = this.stats ?? {};
+    return stepMs === undefined ? null : (encodeMs ?? 0) + stepMs + (decodeMs ?? 0);
+  }
+
+  /** The input of diagnose(). */
+  diagnosticFacts(phase, { bargeIn }) {
+    const span = this._capturedAtMs.values;
+    const upHz = span.length < 2 ? 0 : (1000 * (span.length - 1)) / (span.at(-1) - span[0]);
+    return {
+      phase,
+      contextState: phase === "idle" ? null : (this.audio?.state ?? null),
+      muted: this.muted,
+      sourceMuted: this.sourceMuted,
+      inputDb: this._inputs.max === null ? null : decibels(this._inputs.max),
+      upHz,
+      downHz: this.stepHz,
+      paddingShare: this.paddingShare,
+      modelMs: this.modelMs,
+      outputDb: this._outputs.max === null ? null : decibels(this._outputs.max),
+      bargingIn: this.speaking && bargeIn !== "off",
+      recentUnderruns: this._underruns.increase,
+      trained: this.trained,
+    };
+  }
+}

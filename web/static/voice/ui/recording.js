@@ -1,0 +1,83 @@
+/** Recording controls: the user starts and stops a recording, and saves or discards it. */
+
+import { Recorder, formatDuration } from "../audio/recorder.js";
+
+export class Recording {
+  constructor({ record }) {
+    this._record = record;
+    this._recorder = null;
+    this._running = false;
+    this._title = document.title;
+    this._button = document.getElementById("record");
+    this._time = document.getElementById("record-time");
+    this._savePanel = document.getElementById("recording");
+    this._summary = document.getElementById("recording-summary");
+    this._button.addEventListener("click", () => (this._running ? this._stop() : this._start()));
+    this._onClick("save-wav", () => this._save(this._recorder.wav(), "wav"));
+    this._onClick("save-text", () => this._save(this._recorder.transcript(), "txt"));
+    this._onClick("discard", () => this._discard());
+  }
+
+  onEvent(event, phase) {
+    if (event.kind === "captured") this._addAudio("user", event);
+    else if (event.kind === "played") this._addAudio("agent", event);
+    else if (event.kind === "text" && event.final) this._addText("Agent", event.text);
+    else if (event.kind === "user_text" && event.final) this._addText("You", event.text);
+    else if (event.kind === "ended" && this._running) this._stop();
+    this._button.disabled = !this._running && (phase === "idle" || phase === "closing");
+  }
+
+  _onClick(id, action) {
+    document.getElementById(id).addEventListener("click", action);
+  }
+
+  _start() {
+    this._discard();
+    this._recorder = new Recorder();
+    this._running = true;
+    this._record(true);
+    this._show();
+  }
+
+  _stop() {
+    this._running = false;
+    this._record(false);
+    this._show();
+  }
+
+  _discard() {
+    this._recorder = null;
+    this._show();
+  }
+
+  _addAudio(who, { samples, firstMs }) {
+    if (!this._running || samples === undefined) return;
+    this._recorder[who](samples, firstMs);
+    this._time.textContent = formatDuration(this._recorder.durationMs);
+    if (this._recorder.isFull) this._stop();
+  }
+
+  _addText(who, text) {
+    if (this._running) this._recorder.addText(who, text, performance.timeOrigin + performance.now());
+  }
+
+  _show() {
+    this._button.setAttribute("aria-pressed", String(this._running));
+    this._time.textContent = this._running ? "0:00" : "";
+    document.documentElement.dataset.recording = String(this._running);
+    document.title = this._running ? "● Recording · packet-voice" : this._title;
+    const hasRecording = !this._running && this._recorder !== null && !this._recorder.isEmpty;
+    this._savePanel.hidden = !hasRecording;
+    if (!hasRecording) return;
+    this._summary.textContent = `${formatDuration(this._recorder.durationMs)} recorded, kept only in this page.`;
+  }
+
+  _save(blob, suffix) {
+    const link = document.createElement("a");
+    const url = URL.createObjectURL(blob);
+    link.href = url;
+    link.download = `conversation-${new Date().toISOString().slice(0, 19).replaceAll(":", "-")}.${suffix}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(url), 60_000); // the download starts after this task
+  }
+}

@@ -1,0 +1,168 @@
+/**
+ * Connection statistics, updated once a second: latency, model, playback, server.
+ *
+ * While the panel is closed only its headline is updated.
+ */
+
+import { BUDGET_MS, FRAME_MS, FRAME_RATE_HZ } from "../units.js";
+import { Chart } from "./chart.js";
+
+const NONE = "–";
+const MIC_TO_SPEAKER_MS = 200;
+const STATES = Object.freeze({
+  ready: "Ready",
+  not_ready: "Loading",
+  draining: "Shutting down",
+  unauthorized: "Token required",
+  unreachable: "Offline",
+});
+const MODEL_LIMITS = [BUDGET_MS, FRAME_MS];
+
+const ms = (value) => (value === null || value === undefined ? NONE : `${value.toFixed(value < 10 ? 1 : 0)} ms`);
+const count = (value) => (value === null || value === undefined ? NONE : String(value));
+const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+
+export class StatsPanel {
+  constructor(metrics) {
+    this._metrics = metrics;
+    this._panel = document.getElementById("stats");
+    this._headline = document.getElementById("stats-headline");
+    const chart = (name, limits, unit) => new Chart(document.getElementById(`chart-${name}`), { limits, unit });
+    this._charts = {
+      latency: chart("latency", [MIC_TO_SPEAKER_MS], "ms"),
+      rate: chart("rate", [], "steps per second"),
+      encode: chart("encode", MODEL_LIMITS, "ms"),
+      step: chart("step", MODEL_LIMITS, "ms"),
+      decode: chart("decode", MODEL_LIMITS, "ms"),
+      buffer: chart("buffer", [3 * FRAME_MS], "ms"),
+    };
+    this._health = null;
+    this._model = null;
+    this._panel.addEventListener("toggle", () => this._render(this._phase));
+  }
+
+  onEvent(event, phase) {
+    this._phase = phase;
+    switch (event.kind) {
+      case "opening":
+        for (const chart of Object.values(this._charts)) chart.clear();
+        break;
+      case "connection_established":
+        this._model = event.model;
+        break;
+      case "stats":
+        this._updateCharts(event);
+        break;
+      case "health":
+        this._health = event.health?.metrics === undefined ? null : event.health;
+        this._state = event.health?.status ?? "unreachable";
+        this._updateHeader();
+        this._render(phase);
+        break;
+      case "connection_stats":
+      case "ended":
+        this._render(phase);
+        break;
+      default:
+    }
+  }
+
+  _updateCharts({ encodeMs, stepMs, decodeMs }) {
+    const { micToSpeaker, played, stepHz } = this._metrics;
+    this._charts.latency.add(micToSpeaker.summary().p50);
+    this._charts.rate.add(stepHz);
+    this._charts.encode.add(encodeMs ?? null);
+    this._charts.step.add(stepMs ?? null);
+    this._charts.decode.add(decodeMs ?? null);
+    this._charts.buffer.add(played?.bufferMs ?? null);
+  }
+
+  /** The model's name and the server's state, in the page header. */
+  _updateHeader() {
+    const chip = document.getElementById("model");
+    const model = this._health?.model;
+    chip.textContent = model ? model.name : "";
+    chip.hidden = !model;
+    document.getElementById("server").dataset.state = this._state;
+    document.getElementById("server-label").textContent = STATES[this._state];
+  }
+
+  _render(phase) {
+    const { micToSpeaker, connection, played, stats, stepHz, audio } = this._metrics;
+    const latency = micToSpeaker.summary();
+    this._headline.textContent =
+      phase === "live" && latency.p50 !== null ? `Mic to speaker ${ms(latency.p50)}` : "Not connected";
+    if (!this._panel.open) return;
+    const set = (id, text) => {
+      document.getElementById(`stat-${id}`).textContent = text;
+    };
+    set("latency", `${ms(latency.p50)} / ${ms(latency.p95)}`);
+    set("rate", `${stepHz.toFixed(1)} of ${FRAME_RATE_HZ} /s`);
+    set("encode", ms(stats?.encodeMs));
+    set("step", ms(stats?.stepMs));
+    set("decode", ms(stats?.decodeMs));
+    set("buffer", ms(played?.bufferMs));
+    set("round-trip", `${ms(connection?.roundTrip.p50)} / ${ms(connection?.roundTrip.p95)}`);
+    set("in-flight", connection === null ? NONE : count(connection.unanswered));
+    set("overhead", ms(stats?.addedMs));
+    set("model-delay", ms(this._model?.modelDelayMs));
+    set("device", audio === null ? NONE : formatDeviceLatency(audio));
+    set("sample-rate", audio === null ? NONE : `${audio.rateHz / 1000} kHz`);
+    set("processing", audio?.granted ? formatProcessing(audio.granted) : NONE);
+    set("underruns", played === null ? NONE : formatUnderruns(played));
+    set("trimmed", ms(played?.trimmedMs));
+    set("target-delay", ms(played?.targetDelayMs));
+    set("server-underruns", count(stats?.underruns));
+    set("dropped-up", count(connection === null ? null : connection.droppedFrames + this._metrics.droppedUserFrames));
+    set("dropped-down", count(connection === null ? null : this._metrics.droppedAgentFrames));
+    set("send-queue", connection === null ? NONE : formatSendQueue(connection));
+    set("captions", connection?.captions?.sent ? formatCaptions(connection.captions) : NONE);
+    set("sessions", formatSessions(stats, this._health));
+    set("server-queues", formatQueues(this._health));
+    set("server-status", formatHealth(this._health));
+  }
+}
+
+const formatUnderruns = ({ underruns, frames }) =>
+  frames === 0 ? "0" : `${underruns} in ${frames} frames (${percent(underruns / frames)})`;
+
+const formatSendQueue = ({ sendQueueDepth, socketBytes }) => `${sendQueueDepth} packets, ${socketBytes} bytes`;
+
+function formatDeviceLatency({ inputLatencyMs, outputLatencyMs }) {
+  const out = `out ${ms(outputLatencyMs)}`;
+  return inputLatencyMs === null ? out : `in ${ms(inputLatencyMs)}, ${out}`;
+}
+
+function formatProcessing({ echoCancellation, noiseSuppression, autoGainControl }) {
+  const names = {
+    "echo cancellation": echoCancellation,
+    "noise suppression": noiseSuppression,
+    "gain control": autoGainControl,
+  };
+  const on = Object.entries(names).filter(([, value]) => value).map(([name]) => name);
+  return on.length === 0 ? "none" : on.join(", ");
+}
+
+function formatSessions(stats, health) {
+  if (stats !== null) return `${stats.lanesOpen} of ${stats.lanesMax}, ${stats.queued} queued`;
+  if (health === null) return NONE;
+  const { open, max, queued } = health.lanes;
+  return `${open} of ${max}, ${queued} queued`;
+}
+
+function formatCaptions({ sent, dropped, acked, unacked }) {
+  const finals = unacked === 0 ? `${acked} acknowledged` : `${acked} of ${acked + unacked} acknowledged`;
+  return `${sent}, ${dropped} dropped, ${finals}`;
+}
+
+function formatQueues(health) {
+  const named = Object.entries(health?.metrics.queues ?? {});
+  if (named.length === 0) return NONE;
+  return named.map(([name, { depth, peak }]) => `${name} ${depth} (peak ${peak})`).join(", ");
+}
+
+function formatHealth(health) {
+  if (health === null) return "offline";
+  const { status, clients, metrics } = health;
+  return `${status.replace("_", " ")}, ${clients} connected, ${metrics.overBudget} steps over budget`;
+}
