@@ -32,7 +32,8 @@ from pipeline.train.runs.checkpoints import codec_of, fingerprint
 from pipeline.train.runs.command import run
 
 SESSION_FRAMES: Final = 300
-FILE_SESSIONS: Final = 128
+FILE_SESSIONS: Final = 64
+_VALIDATION_SESSIONS: Final = 32
 _CPU_GROUP: Final = 8  # sessions encoded at once
 _CUDA_GROUP: Final = 64
 VALIDATION: Final = "validation"
@@ -51,11 +52,11 @@ class Encoding:
         self.device = next(model.parameters()).device
         self.group = _CUDA_GROUP if self.device.type == "cuda" else _CPU_GROUP
 
-    def write(self, path: Path, seed: tuple[int, ...]) -> None:
-        """One file of sessions, whole or not at all."""
+    def write(self, path: Path, seed: tuple[int, ...], sessions: int) -> None:
+        """One file of so many sessions, or of some more; whole or not at all."""
         rng = np.random.default_rng(seed)
         torch.manual_seed(int(rng.integers(2**31)))
-        groups = [self._group(rng) for _ in range(FILE_SESSIONS // self.group)]
+        groups = [self._group(rng) for _ in range(-(-sessions // self.group))]
         arrays: dict[str, Any] = {name: np.concatenate([each[name] for each in groups]) for name in groups[0]}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -124,14 +125,15 @@ def encode(arguments: argparse.Namespace) -> None:
     if not (folder / f"{VALIDATION}.npz").is_file():
         held_out = Speech.of(_held_out(arguments.corpus), device)
         encoding = Encoding(arguments.corpus, held_out, agent, model)
-        encoding.write(folder / f"{VALIDATION}.npz", (arguments.seed, 4))
+        encoding.write(folder / f"{VALIDATION}.npz", (arguments.seed, 4), _VALIDATION_SESSIONS)
     files = -(-arguments.sessions // FILE_SESSIONS)
     for index in range(files):
         path = folder / f"train-{index:04d}.npz"
         if path.is_file():
             continue
         speech = Speech.of(_training(arguments.corpus), device)  # `record` may have added to it
-        Encoding(arguments.corpus, speech, agent, model).write(path, (arguments.seed, 3, index))
+        encoding = Encoding(arguments.corpus, speech, agent, model)
+        encoding.write(path, (arguments.seed, 3, index), FILE_SESSIONS)
         elapsed_s = time.monotonic() - began_s
         print(f"{path.name}: {index + 1} of {files} after {elapsed_s:.0f} s", flush=True)
         if arguments.minutes and elapsed_s > 60 * arguments.minutes:

@@ -45,6 +45,7 @@ def trained(tmp_path_factory):
         patch.setenv("PACKET_VOICE_DEVICE", "cpu")
         patch.setattr(codec, "_FREE_STEPS", 2)
         patch.setattr(encode, "FILE_SESSIONS", 8)
+        patch.setattr(encode, "_VALIDATION_SESSIONS", 8)
         patch.setattr(encode, "SESSION_FRAMES", 100)
         assert codec.main([*common, "--steps", "6", "--batch", "6", "--frames", "4"]) == 0
         assert encode.main([*common, "--sessions", "8"]) == 0

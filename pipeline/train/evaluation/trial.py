@@ -11,14 +11,17 @@ from typing import Final
 import numpy as np
 import trio
 
+from pipeline.audio.framing import Framer
 from pipeline.client.report import Report
 from pipeline.client.session import EventHandler, converse
 from pipeline.client.source import AudioSource, now_ns, paced
+from pipeline.stages.model_stages import ModelStages
 from pipeline.train.evaluation.interference import noise
 from pipeline.train.evaluation.measures import spoken_from
 from pipeline.units import FRAME_MS, FRAME_SAMPLES, SAMPLE_RATE_HZ
-from pipeline.values import Pcm
+from pipeline.values import Pcm, SamplingParams, TextFinal
 
+_LANE: Final = 0
 _LEAD_S: Final = 1.0
 _ANSWER_S: Final = 5.0  # from the end of a question to the next one
 _LOUDNESS: Final = 0.08  # root mean square of a question
@@ -111,10 +114,17 @@ def _at_level(pcm: Pcm) -> Pcm:
     return (pcm * (_LOUDNESS / max(1e-6, float(np.sqrt((loud**2).mean()))))).astype(np.float32)
 
 
-async def ask(
-    url: str, questions: Sequence[Question], snr_db: float | None, seed: int
-) -> tuple[list[Outcome], Report]:
-    """One session, one question after the other; noise `snr_db` below the voice, or none."""
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a session sends: `pcm`, in which the questions end at the samples `ends`."""
+
+    questions: Sequence[Question]
+    pcm: Pcm
+    ends: Sequence[int]
+
+
+def script(questions: Sequence[Question], snr_db: float | None, seed: int) -> Script:
+    """One question after the other; noise `snr_db` below the voice, or none."""
     gap_samples = round(_ANSWER_S * SAMPLE_RATE_HZ)
     pieces: list[Pcm] = [np.zeros(round(_LEAD_S * SAMPLE_RATE_HZ), np.float32)]
     ends: list[int] = []
@@ -129,24 +139,64 @@ async def ask(
     pcm = np.concatenate(pieces)
     if snr_db is not None:
         pcm = pcm + noise(np.random.default_rng(seed), len(pcm)) * _LOUDNESS * 10 ** (-snr_db / 20)
-    pcm = pcm.clip(-1, 1).astype(np.float32)
-    client = _Client()
-    report = await converse(url, client.spoken(pcm), handler=client)
+    return Script(questions, pcm.clip(-1, 1).astype(np.float32), ends)
+
+
+def _outcomes(client: _Client, sent: Script) -> list[Outcome]:
     outcomes = []
-    for question, end in zip(questions, ends, strict=True):
+    for question, end in zip(sent.questions, sent.ends, strict=True):
         text, sound, begins, ends_ms = client.between(end / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ + _ANSWER_S)
         silent = None
         if question.aside is not None and ends_ms is not None:
             silent = ends_ms - 1e3 * (question.aside_s + len(question.aside) / SAMPLE_RATE_HZ)
-        asked = pcm[end - len(question.pcm) : end]
+        asked = sent.pcm[end - len(question.pcm) : end]
         outcomes.append(Outcome(question, text, sound, begins, asked, silent))
-    return outcomes, report
+    return outcomes
+
+
+async def ask(
+    url: str, questions: Sequence[Question], snr_db: float | None, seed: int
+) -> tuple[list[Outcome], Report]:
+    """Ask in one session of a server."""
+    sent = script(questions, snr_db, seed)
+    client = _Client()
+    report = await converse(url, client.spoken(sent.pcm), handler=client)
+    return _outcomes(client, sent), report
+
+
+def ask_offline(stages: ModelStages, sampling: SamplingParams, sent: Script) -> list[Outcome]:
+    """Ask the model without a server, as fast as it goes; times are those of its frames alone."""
+    return _outcomes(_run(stages, sampling, sent.pcm), sent)
+
+
+def listen_offline(stages: ModelStages, sampling: SamplingParams, sound: Pcm) -> list[str]:
+    """As `listen`, without a server."""
+    return _said(_run(stages, sampling, sound.clip(-1, 1).astype(np.float32)))
+
+
+def _run(stages: ModelStages, sampling: SamplingParams, pcm: Pcm) -> _Client:
+    encoder, stepper, decoder = stages.load_encoder(), stages.load_stepper(), stages.load_decoder()
+    for stage in (encoder, stepper, decoder):
+        stage.open(_LANE, sampling)
+    client, framer = _Client(), Framer()
+    frames = np.concatenate([framer.push(pcm), framer.flush()])
+    for number, frame in enumerate(frames, start=1):
+        at_ns = number * FRAME_MS * 1_000_000
+        (step,) = stepper.step([_LANE], encoder.encode([_LANE], frame[None]))
+        client.texts += [(at_ns, event.text, isinstance(event, TextFinal)) for event in step.text]
+        if step.codes is not None:
+            client.frames.append((at_ns, decoder.decode([_LANE], step.codes[None])[0]))
+    return client
 
 
 async def listen(url: str, sound: Pcm) -> list[str]:
     """A session in which nobody asks anything; gives what the agent said in it."""
     client = _Client()
     await converse(url, client.spoken(sound.clip(-1, 1).astype(np.float32)), handler=client)
+    return _said(client)
+
+
+def _said(client: _Client) -> list[str]:
     said = [text for _, text, final in client.texts if final]
     made = np.concatenate([np.zeros(0, np.float32), *(frame for _, frame in client.frames)])
     return said or (["(a sound)"] if spoken_from(made) is not None else [])
