@@ -93,7 +93,7 @@ evaluate: export PACKET_VOICE_TRAIN_CACHE ?= build/train
 evaluate: dev
 	$(INSTALL) --editable ".[voices,judge]"
 	$(BIN)/python -m pipeline.train.corpus --out $(PACKET_VOICE_TRAIN_CACHE)/corpus --utterances 0
-	$(BIN)/python -m pipeline.train.record --part exams
+	$(BIN)/python -m pipeline.train.record --part evaluation
 	$(BIN)/python -m pipeline.train.evaluate --config $(CONFIG) $(ARGS)
 
 vendor: $(VENV)/.setup

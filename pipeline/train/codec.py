@@ -40,7 +40,7 @@ _WEIGHTS: Final = {
     "wave": 4.0,
     "phonemes": 1.0,
     "phonemes_all": 1.0,
-    "kept": 1.0,
+    "distillation": 1.0,
     "commitment": 0.25,
     "deceived": 0.3,
     "matching": 0.6,
@@ -61,25 +61,25 @@ class PhonemeHead(nn.Module):
 
 
 def losses(batch: Batch, coded: Coded, head: PhonemeHead, spectral: SpectralLoss) -> dict[str, Tensor]:
-    """Each part of the loss, unweighted, and the share of phonemes that was told right."""
+    """Each part of the loss, unweighted, and the share of phonemes that was predicted."""
     made = coded.sound[:, 0].float()
     apart = (made - batch.wanted).abs() * batch.agent
     return {
         "spectral": spectral(made, batch.wanted),
         "wave": apart.sum() / (batch.agent.sum() * made.shape[1]).clamp(min=1),
         "commitment": coded.commitment,
-        **told(batch, coded.first, head),
+        **phoneme_losses(batch, coded.first, head),
     }
 
 
-def told(batch: Batch, features: Tensor, head: PhonemeHead, of: str = "") -> dict[str, Tensor]:
-    """How well `features [B, T, D]` tell the phonemes: the loss, and the share of sounds told right."""
+def phoneme_losses(batch: Batch, features: Tensor, head: PhonemeHead, of: str = "") -> dict[str, Tensor]:
+    """Phonemes predicted from `features [B, T, D]`: cross entropy, and the share that is right."""
     logits = head(features.float())
     known = batch.phonemes >= 0
     sounding = batch.phonemes > 0
     return {
         f"phonemes{of}": functional.cross_entropy(logits[known], batch.phonemes[known]),
-        f"told_right{of}": (logits[sounding].argmax(-1) == batch.phonemes[sounding]).float().mean(),
+        f"phonemes_right{of}": (logits[sounding].argmax(-1) == batch.phonemes[sounding]).float().mean(),
     }
 
 
@@ -88,7 +88,7 @@ def encoder_losses(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Each part of the loss of an encoder by itself, unweighted; and the codes `[B, K, T]`.
 
-    Phonemes are told from the first codebook and from all; of the agent, features stay what they
+    Phonemes are predicted from the first codebook and from all; of the agent, features stay what they
     were in the codec that is `kept`.
     """
     coded = model.coded_features(batch.heard[:, None], learn=False)
@@ -98,8 +98,8 @@ def encoder_losses(
         with torch.no_grad():
             before = kept.features(agent[:, None])
         now = coded.features[batch.agent[:, 0]].float()
-        parts["kept"] = functional.mse_loss(now, before) / before.var().clamp(min=1e-6)
-    parts |= told(batch, coded.first, heads[0]) | told(batch, coded.all, heads[1], "_all")
+        parts["distillation"] = functional.mse_loss(now, before) / before.var().clamp(min=1e-6)
+    parts |= phoneme_losses(batch, coded.first, heads[0]) | phoneme_losses(batch, coded.all, heads[1], "_all")
     return parts, coded.codes
 
 

@@ -37,7 +37,7 @@ _VALIDATION_SESSIONS: Final = 32
 _CPU_GROUP: Final = 8  # sessions encoded at once
 _CUDA_GROUP: Final = 64
 VALIDATION: Final = "validation"
-VALIDATED: Final = ("exam-sums", "exam-talk", "exam-pairs")
+VALIDATED: Final = ("eval-sums", "eval-talk", "eval-pairs")
 _ECHO_SHARE: Final = 0.25
 
 
@@ -119,7 +119,8 @@ def encode(arguments: argparse.Namespace) -> None:
     folder = arguments.out / f"codes-{fingerprint(model)}"
     spoken = moshi_sizes(arguments.recipe).dep_q
     speaking = codec_of(arguments.out, mimi_sizes(arguments.recipe), device, agent=True)
-    agent = agent_of(read_shards(arguments.corpus, "agent")[0], speaking, spoken, device)
+    kept = arguments.out / f"agent-{fingerprint(speaking)}.npz"
+    agent = agent_of(read_shards(arguments.corpus, "agent")[0], speaking, spoken, device, kept)
     elapsed_s = time.monotonic() - began_s
     print(f"{folder}: {len(agent.codes)} answers encoded after {elapsed_s:.0f} s", flush=True)
     if not (folder / f"{VALIDATION}.npz").is_file():

@@ -27,7 +27,7 @@ from pipeline.config import parse_source, read_config
 from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.stages.model_stages import open_stages
 from pipeline.train.corpus import AGENT_SHARD
-from pipeline.train.evaluation.exams import CONDITIONS, Condition, is_answer, questions, voices
+from pipeline.train.evaluation.conditions import CONDITIONS, Condition, is_answer, questions, voices
 from pipeline.train.evaluation.interference import music, noise, talk
 from pipeline.train.evaluation.judge import Judge, normalized, word_errors
 from pipeline.train.evaluation.measures import log_mel_distance_db, stoi
@@ -63,7 +63,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
+class Transcripts:
     """What the judge made of a question and of its answer."""
 
     question: str
@@ -71,14 +71,14 @@ class Heard:
 
 
 def stopped(outcome: Outcome) -> bool:
-    """Whether the agent had begun, and fell silent soon after it was told to."""
+    """Whether the agent had begun, and was silent within a second of "stop"."""
     began = outcome.latency_ms is not None
     return began and outcome.silent_ms is not None and outcome.silent_ms <= _STOPS_WITHIN_MS
 
 
 def row(
     outcomes: Sequence[Outcome],
-    heard: Sequence[Heard] | None,
+    heard: Sequence[Transcripts] | None,
     right: Callable[[Outcome], bool] = lambda outcome: is_answer(outcome.text, outcome.question.answer),
 ) -> Row:
     """Count; `right` is whether an outcome is, as far as the agent's text tells."""
@@ -175,16 +175,20 @@ def codec_quality(config: Path, corpus: Path) -> dict[str, float]:
     }
 
 
-def judged(judge: Judge | None, outcomes: Sequence[Outcome]) -> list[Heard] | None:
+def transcripts(judge: Judge | None, outcomes: Sequence[Outcome]) -> list[Transcripts] | None:
     """What the judge makes of every question and answer."""
     if judge is None:
         return None
-    return [Heard(judge.heard(outcome.asked), judge.heard(outcome.sound)) for outcome in outcomes]
+    return [
+        Transcripts(judge.transcribe(outcome.asked), judge.transcribe(outcome.sound)) for outcome in outcomes
+    ]
 
 
-def by_family(answers: dict[str, list[Outcome]], heard: dict[str, list[Heard] | None]) -> dict[str, Row]:
+def by_family(
+    answers: dict[str, list[Outcome]], heard: dict[str, list[Transcripts] | None]
+) -> dict[str, Row]:
     """The rows of each synthesizer, over all conditions in which a whole answer is wanted."""
-    gathered: dict[str, tuple[list[Outcome], list[Heard]]] = {}
+    gathered: dict[str, tuple[list[Outcome], list[Transcripts]]] = {}
     for condition in CONDITIONS:
         if condition.aside == "stop" or condition.name not in answers:
             continue
@@ -278,7 +282,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     findings = (_offline if arguments.offline else _through_server)(corpus, conditions, sounds, arguments)
     answers = findings.answers
     judge = Judge(cache) if arguments.judge else None
-    heard = {name: judged(judge, outcomes) for name, outcomes in answers.items()}
+    heard = {name: transcripts(judge, outcomes) for name, outcomes in answers.items()}
     report = {
         "conditions": {
             one.name: row(answers[one.name], heard[one.name], stopped)

@@ -24,20 +24,20 @@ from pipeline.train.conversation.phrases import Exchange, Manner, draw
 from pipeline.train.conversation.wording import Kind, Split
 from pipeline.train.recordings.bank import NATURAL, write_shard
 from pipeline.train.runs.command import run
-from pipeline.train.synthesizers.casting import cast, examiners
 from pipeline.train.synthesizers.packages import CACHE_VARIABLE, cache_folder
 from pipeline.train.synthesizers.speaker import Speaker
 from pipeline.train.synthesizers.spoken import Sound, Spoken
-from pipeline.train.synthesizers.studio import Studio, with_tract
+from pipeline.train.synthesizers.synthesis import Synthesizers, with_tract
+from pipeline.train.synthesizers.voice_split import draw_speaker, evaluation_speakers
 
 SHARD_UTTERANCES: Final = 100
-EXAMINED: Final = 60  # questions a condition
+EVALUATION_UTTERANCES: Final = 60  # questions a condition
 _MARKS: Final = ("?", "?", ".", "")
 _OTHER_TRACTS: Final = ((0.86, 0.95), (1.06, 1.2))
 
 
 @dataclass(frozen=True, slots=True)
-class Examination:
+class EvaluationSet:
     """What the held-out voices are asked to say under one condition."""
 
     kinds: tuple[Kind, ...]
@@ -50,15 +50,15 @@ _SMALL_TALK: Final[tuple[Kind, ...]] = (
     "greeting", "wellbeing", "name", "age", "ability", "audible", "introduction", "thanks", "goodbye",
 )  # fmt: skip
 _ARITHMETIC: Final[tuple[Kind, ...]] = ("sum", "difference")
-EXAMINATIONS: Final[dict[str, Examination]] = {
-    "exam-sums": Examination(_ARITHMETIC),
-    "exam-talk": Examination(_SMALL_TALK),
-    "exam-pairs": Examination(_ARITHMETIC, pairs="held_out"),
-    "exam-phrasings": Examination((*_ARITHMETIC, *_SMALL_TALK), phrasing="held_out"),
-    "exam-fillers": Examination(_ARITHMETIC, manner="filler"),
-    "exam-corrections": Examination(_ARITHMETIC, manner="correction"),
-    "exam-refusals": Examination(("unknown",), phrasing="held_out"),
-    "exam-manners": Examination(("stop", "backchannel", "repeat"), phrasing="held_out"),
+EVALUATION_SETS: Final[dict[str, EvaluationSet]] = {
+    "eval-sums": EvaluationSet(_ARITHMETIC),
+    "eval-talk": EvaluationSet(_SMALL_TALK),
+    "eval-pairs": EvaluationSet(_ARITHMETIC, pairs="held_out"),
+    "eval-phrasings": EvaluationSet((*_ARITHMETIC, *_SMALL_TALK), phrasing="held_out"),
+    "eval-fillers": EvaluationSet(_ARITHMETIC, manner="filler"),
+    "eval-corrections": EvaluationSet(_ARITHMETIC, manner="correction"),
+    "eval-refusals": EvaluationSet(("unknown",), phrasing="held_out"),
+    "eval-manners": EvaluationSet(("stop", "backchannel", "repeat"), phrasing="held_out"),
 }
 
 
@@ -71,24 +71,26 @@ def shortened(spoken: Spoken, tract: float) -> Spoken:
     )
 
 
-def training(studio: Studio, seed: tuple[int, ...], count: int) -> Iterator[tuple[Exchange, Speaker, Spoken]]:
+def training(
+    synthesizers: Synthesizers, seed: tuple[int, ...], count: int
+) -> Iterator[tuple[Exchange, Speaker, Spoken]]:
     """`count` questions, each recording followed by the same from another vocal tract."""
     rng = np.random.default_rng(seed)
     for _ in range(count):
-        exchange, speaker = draw(rng), cast(rng)
-        spoken = studio.say(exchange.prompt, speaker, str(rng.choice(_MARKS)))
+        exchange, speaker = draw(rng), draw_speaker(rng)
+        spoken = synthesizers.say(exchange.prompt, speaker, str(rng.choice(_MARKS)))
         yield exchange, speaker, spoken
         tract = float(rng.uniform(*_OTHER_TRACTS[int(rng.integers(len(_OTHER_TRACTS)))]))
         yield exchange, replace(speaker, tract=speaker.tract * tract), shortened(spoken, tract)
 
 
-def examination(
-    studio: Studio, seed: tuple[int, ...], asked: Examination
+def evaluation_questions(
+    synthesizers: Synthesizers, seed: tuple[int, ...], asked: EvaluationSet
 ) -> Iterator[tuple[Exchange, Speaker, Spoken]]:
     """One condition's questions; speakers and kinds take turns."""
     rng = np.random.default_rng(seed)
-    speakers = examiners()
-    for index in range(EXAMINED):
+    speakers = evaluation_speakers()
+    for index in range(EVALUATION_UTTERANCES):
         speaker = replace(speakers[index % len(speakers)], pace=float(rng.uniform(0.85, 1.15)))
         exchange = draw(
             rng,
@@ -97,7 +99,7 @@ def examination(
             kind=asked.kinds[index // 2 % len(asked.kinds)],
             manner=asked.manner,
         )
-        yield exchange, speaker, studio.say(exchange.prompt, speaker, "?")
+        yield exchange, speaker, synthesizers.say(exchange.prompt, speaker, "?")
 
 
 def record(arguments: argparse.Namespace) -> None:
@@ -105,18 +107,18 @@ def record(arguments: argparse.Namespace) -> None:
     cache = cache_folder(arguments.cache)
     out: Path = arguments.out or cache / "corpus"
     shards = -(-arguments.utterances // SHARD_UTTERANCES)
-    names = [f"{NATURAL}{index:04d}" for index in range(shards)] if arguments.part != "exams" else []
-    names += EXAMINATIONS if arguments.part != "training" else []
+    names = [f"{NATURAL}{index:04d}" for index in range(shards)] if arguments.part != "evaluation" else []
+    names += EVALUATION_SETS if arguments.part != "training" else []
     missing = [name for name in names if not (out / f"{name}.json").is_file()]
-    studio = Studio(cache)
+    synthesizers = Synthesizers(cache)
     began_s = time.monotonic()
     for done, name in enumerate(missing, start=1):
-        if name in EXAMINATIONS:
-            seed = (arguments.seed, 6, list(EXAMINATIONS).index(name))
-            write_shard(out, name, examination(studio, seed, EXAMINATIONS[name]))
+        if name in EVALUATION_SETS:
+            seed = (arguments.seed, 6, list(EVALUATION_SETS).index(name))
+            write_shard(out, name, evaluation_questions(synthesizers, seed, EVALUATION_SETS[name]))
         else:
             index = int(name.removeprefix(NATURAL))
-            write_shard(out, name, training(studio, (arguments.seed, 5, index), SHARD_UTTERANCES))
+            write_shard(out, name, training(synthesizers, (arguments.seed, 5, index), SHARD_UTTERANCES))
         elapsed_s = time.monotonic() - began_s
         print(f"{name}: {done} of {len(missing)} after {elapsed_s:.0f} s", flush=True)
         if arguments.minutes and elapsed_s > 60 * arguments.minutes:
@@ -136,7 +138,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help=f"where models and recordings are kept (default: {CACHE_VARIABLE}, or the user's cache)",
     )
     parser.add_argument("--utterances", type=int, default=6000, help="training questions (default 6000)")
-    parser.add_argument("--part", choices=("all", "training", "exams"), default="all")
+    parser.add_argument("--part", choices=("all", "training", "evaluation"), default="all")
     parser.add_argument("--minutes", type=float, default=0.0, help="stop, resumable, after so long")
     parser.add_argument("--seed", type=int, default=1)
     return run(partial(record, parser.parse_args(argv)))

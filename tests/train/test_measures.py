@@ -9,9 +9,9 @@ from pipeline.config import read_config
 from pipeline.loadtest.server_process import start_server
 from pipeline.stages.model_stages import open_stages
 from pipeline.train.conversation.phrases import draw
-from pipeline.train.evaluate import Heard, by_family, row, stopped, table
+from pipeline.train.evaluate import Transcripts, by_family, row, stopped, table
 from pipeline.train.evaluation import trial
-from pipeline.train.evaluation.exams import CONDITIONS, family, is_answer, questions, with_pause
+from pipeline.train.evaluation.conditions import CONDITIONS, family, is_answer, questions, with_pause
 from pipeline.train.evaluation.interference import music, noise, talk
 from pipeline.train.evaluation.judge import normalized, word_errors
 from pipeline.train.evaluation.measures import log_mel_distance_db, spoken_from, stoi
@@ -102,9 +102,9 @@ def test_a_row_counts_text_and_judge_apart():
         outcome("Goodbye.", "", None),
     ]
     heard = [
-        Heard("what was asked", "three plus four is seven"),
-        Heard("what was asked", "three plus four is seven"),
-        Heard("something else", ""),
+        Transcripts("what was asked", "three plus four is seven"),
+        Transcripts("what was asked", "three plus four is seven"),
+        Transcripts("something else", ""),
     ]
     found = row(outcomes, heard)
     assert (found.asked, found.by_text, found.by_judge) == (3, 1 / 3, 2 / 3)
@@ -142,13 +142,13 @@ def test_a_report_has_a_line_for_every_condition_and_family():
     assert any(line.startswith("music: 1 false starts, 2.0 in 10 minutes") for line in lines)
 
 
-def test_an_exam_has_its_pause_where_one_may_pause(tmp_path):
+def test_a_question_has_its_pause_where_one_may_pause(tmp_path):
     """A second of silence before the last operand; the answer that is wanted stays."""
     corpus = small_corpus(tmp_path)
     source = read_shard(corpus, "train-0000").utterances
     exchanges = [draw(np.random.default_rng(i), kind="sum", manner="fluent") for i in range(6)]
     joe = Speaker("piper", (("joe", 1.0),))
-    write_shard(corpus, "exam-sums", [(one, joe, spoken(one.question)) for one in exchanges])
+    write_shard(corpus, "eval-sums", [(one, joe, spoken(one.question)) for one in exchanges])
     named = {condition.name: condition for condition in CONDITIONS}
     plain, paused = named["sums"], named["a pause of 1 s inside"]
     for one, other in zip(questions(corpus, plain, 6), questions(corpus, paused, 6), strict=True):
@@ -156,11 +156,11 @@ def test_an_exam_has_its_pause_where_one_may_pause(tmp_path):
         assert one.answer == other.answer
         assert one.family == "piper"
     assert {family(one) for one in source} == {"espeak"}
-    utterance = read_shard(corpus, "exam-sums").utterances[0]
+    utterance = read_shard(corpus, "eval-sums").utterances[0]
     pcm = np.ones(utterance.samples, np.float32)
     silent = np.flatnonzero(with_pause(pcm, utterance, 1.0) == 0)
     assert silent[0] in utterance.word_starts
-    with pytest.raises(CorpusError, match="exam-pairs"):
+    with pytest.raises(CorpusError, match="eval-pairs"):
         questions(corpus, named["unseen pairs"], 6)
 
 

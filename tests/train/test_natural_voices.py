@@ -1,4 +1,4 @@
-"""Voices of other synthesizers: the times of their words, and which of them training never hears."""
+"""Voices of other synthesizers: the times of their words, and which of them are for evaluation alone."""
 
 import hashlib
 import zipfile
@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.train.synthesizers import packages
-from pipeline.train.synthesizers.casting import KOKORO, cast, examiners
 from pipeline.train.synthesizers.espeak import Synthesizer, SynthesizerError
 from pipeline.train.synthesizers.packages import Package, PackageError, cache_folder, fetched, joined
 from pipeline.train.synthesizers.phonemes import clauses, kokoro_phonemes
 from pipeline.train.synthesizers.speaker import Speaker
-from pipeline.train.synthesizers.studio import with_tract
+from pipeline.train.synthesizers.synthesis import with_tract
+from pipeline.train.synthesizers.voice_split import KOKORO, draw_speaker, evaluation_speakers
 from pipeline.train.synthesizers.voices import Voice
 from pipeline.train.synthesizers.word_times import features, timed, trimmed, warping
 from pipeline.units import SAMPLE_RATE_HZ
@@ -70,20 +70,20 @@ def test_a_shorter_tract_is_higher_and_faster():
 
 
 @given(st.integers(0, 2**32 - 1))
-def test_no_held_out_voice_is_cast(seed):
+def test_no_held_out_voice_is_drawn(seed):
     """Not in a blend, not by another synthesizer of the same speaker, and never Piper."""
     rng = np.random.default_rng(seed)
     for _ in range(50):
-        speaker = cast(rng)
+        speaker = draw_speaker(rng)
         voices = {voice for voice, _ in (*speaker.timbre, *speaker.prosody)}
         assert speaker.family != "piper"
         assert not voices & {*KOKORO["held_out"], "slt", "slt_hts", "ked", "joe"}
         assert sum(share for _, share in speaker.timbre) == pytest.approx(1)
 
 
-def test_examiners_are_strangers():
-    """None is cast for training, and Piper is among them."""
-    names = [speaker.voice for speaker in examiners()]
+def test_evaluation_speakers_are_held_out():
+    """None is drawn for training, and Piper is among them."""
+    names = [speaker.voice for speaker in evaluation_speakers()]
     assert not set(names) & set(KOKORO["train"])
     assert "joe" in names
 

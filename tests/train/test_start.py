@@ -106,5 +106,9 @@ def test_the_agents_codes_are_those_that_the_decoder_knows(made):
         for which in (True, False)
     )
     assert any((now[text] != before[text]).any() for text in now)
-    direct = agent_of(shard, made[3].eval(), 2, CPU).codes
+    direct = agent_of(shard, made[3].eval(), 2, CPU, folder / "kept.npz").codes
     assert all((now[text] == direct[text]).all() for text in now)
+    kept = agent_of(shard, made[3], 2, CPU, folder / "kept.npz").codes
+    assert all((kept[text] == direct[text]).all() for text in direct)
+    lengths = {one.text: one.samples // 1920 for one in shard.utterances}
+    assert {text: codes.shape for text, codes in kept.items()} == {t: (2, n) for t, n in lengths.items()}

@@ -1,4 +1,4 @@
-"""An independent recognizer: Whisper, which had no part in training, hears what was asked and what was said.
+"""An independent recognizer, Whisper, transcribes questions and answers; it had no part in training.
 
 The weights come out of package registries (`synthesizers.packages`), the program is faster-whisper,
 both for development only. Numbers are compared as words, since Whisper writes "17 plus 1" as it
@@ -25,7 +25,7 @@ _SIGNS: Final = {"+": " plus ", "=": " is ", "×": " times ", "−": " minus ", 
 
 
 class Judge:
-    """Whisper base, on one thread; the same sound is always heard in the same way."""
+    """Whisper base, on one thread, greedy: the same sound always gives the same words."""
 
     def __init__(self, cache: Path) -> None:
         from faster_whisper import WhisperModel  # noqa: PLC0415 - an optional extra
@@ -35,8 +35,8 @@ class Judge:
         joined([first / "model.bin.part1", second / "model.bin.part2"], first / "model.bin")
         self._model: Any = WhisperModel(str(first), device="cpu", compute_type="float32", cpu_threads=1)
 
-    def heard(self, pcm: Pcm) -> str:
-        """What it makes of `pcm`, by `normalized`; nothing of silence."""
+    def transcribe(self, pcm: Pcm) -> str:
+        """The words in `pcm [S]`, `normalized`; none in silence."""
         if not len(pcm) or float(np.abs(pcm).max()) < _QUIET:
             return ""
         around = np.zeros(round(_AROUND_S * SAMPLE_RATE_HZ), np.float32)

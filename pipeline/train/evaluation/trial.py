@@ -1,6 +1,6 @@
 """Asks a running server questions as a client would, and keeps what it answered, and when.
 
-The client is `pipeline.client`, at the pace of a microphone. What is asked: `exams`; what
+The client is `pipeline.client`, at the pace of a microphone. What is asked: `conditions`; what
 counts as right: `evaluate`.
 """
 

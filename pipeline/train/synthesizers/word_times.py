@@ -1,4 +1,4 @@
-"""When each word of a recording begins: told by a recording of the same words whose times are known.
+"""When each word of a recording begins: aligned with a recording whose word times are known.
 
 Kokoro and others tell no times. espeak-ng does; its recording of the same text is laid along
 theirs by dynamic time warping of log-mel spectra (Sakoe and Chiba 1978).

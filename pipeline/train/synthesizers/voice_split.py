@@ -1,8 +1,8 @@
-"""Who is cast for an utterance, and which voices training never hears.
+"""Which voices are for training and which for evaluation, and random speakers for training.
 
 Held out: the hidden Markov model of Festival and the statistical voice of the same speaker in
-flite; Festival's "ked"; six voices of Kokoro, which no blend contains; and Piper, which is not
-cast for training at all.
+flite; Festival's "ked"; six voices of Kokoro, which no blend contains; and Piper, which
+is never used for training.
 """
 
 from typing import Final
@@ -37,8 +37,8 @@ def _blend(rng: np.random.Generator, voices: tuple[str, ...]) -> Blend:
     return tuple((voices[int(index)], float(share)) for index, share in zip(chosen, shares, strict=True))
 
 
-def cast(rng: np.random.Generator) -> Speaker:
-    """Somebody to train with."""
+def draw_speaker(rng: np.random.Generator) -> Speaker:
+    """A random speaker for training."""
     tract = float(rng.choice((1.0, rng.uniform(0.88, 1.0), rng.uniform(1.0, 1.3)), p=(0.5, 0.2, 0.3)))
     pace = float(rng.uniform(*_PACES))
     seed = int(rng.integers(2**31))
@@ -50,8 +50,8 @@ def cast(rng: np.random.Generator) -> Speaker:
     return Speaker(family, ((voice, 1.0),), pace=pace, tract=tract)
 
 
-def examiners() -> list[Speaker]:
-    """Those who ask in an evaluation, each at its own pace; half of them are neural."""
+def evaluation_speakers() -> list[Speaker]:
+    """The speakers of an evaluation, in turn; half of them are Kokoro voices."""
     neural = [Speaker("kokoro", ((voice, 1.0),)) for voice in KOKORO["held_out"]]
     others = [Speaker(family, ((voice, 1.0),)) for family, voice in _PROGRAMS["held_out"]]
     joe = others[-1]

@@ -32,18 +32,18 @@ class Condition:
 
 
 CONDITIONS: Final = (
-    Condition("sums", "exam-sums"),
-    Condition("other questions", "exam-talk"),
-    Condition("unseen pairs", "exam-pairs"),
-    Condition("unseen phrasings", "exam-phrasings"),
-    Condition("noise 20 dB below", "exam-sums", snr_db=20),
-    Condition("noise 10 dB below", "exam-sums", snr_db=10),
-    Condition("a pause of 1 s inside", "exam-sums", pause_s=1.0),
-    Condition('"um" inside', "exam-fillers"),
-    Condition("a number corrected", "exam-corrections"),
-    Condition("outside its domain", "exam-refusals"),
-    Condition('"okay" during the answer', "exam-sums", aside="backchannel"),
-    Condition('"stop" during the answer', "exam-sums", aside="stop"),
+    Condition("sums", "eval-sums"),
+    Condition("other questions", "eval-talk"),
+    Condition("unseen pairs", "eval-pairs"),
+    Condition("unseen phrasings", "eval-phrasings"),
+    Condition("noise 20 dB below", "eval-sums", snr_db=20),
+    Condition("noise 10 dB below", "eval-sums", snr_db=10),
+    Condition("a pause of 1 s inside", "eval-sums", pause_s=1.0),
+    Condition('"um" inside', "eval-fillers"),
+    Condition("a number corrected", "eval-corrections"),
+    Condition("outside its domain", "eval-refusals"),
+    Condition('"okay" during the answer', "eval-sums", aside="backchannel"),
+    Condition('"stop" during the answer', "eval-sums", aside="stop"),
     Condition("formant voices, all held out", "held-out-all"),
 )
 
@@ -94,7 +94,7 @@ def _asides(corpus: Path, kind: Aside | None) -> Iterator[Pcm]:
     """Recordings of what is said during answers, over and over."""
     if kind is None:
         return
-    shard = read_shard(corpus, "exam-manners")
+    shard = read_shard(corpus, "eval-manners")
     which = [index for index, one in enumerate(shard.utterances) if one.kind == kind]
     while which:
         for index in which:
@@ -103,7 +103,7 @@ def _asides(corpus: Path, kind: Aside | None) -> Iterator[Pcm]:
 
 def voices(corpus: Path) -> list[Pcm]:
     """Sentences that are not meant for the agent, for other people to say."""
-    shard = read_shard(corpus, "exam-refusals")
+    shard = read_shard(corpus, "eval-refusals")
     return [shard.recording(index) for index in range(len(shard.utterances))]
 
 

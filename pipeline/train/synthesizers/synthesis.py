@@ -30,7 +30,7 @@ def with_tract(pcm: Pcm, tract: float) -> Pcm:
     return shorter.astype(np.float32)
 
 
-class Studio:
+class Synthesizers:
     """The synthesizers, each started when it is first needed."""
 
     def __init__(self, cache: Path) -> None:
