@@ -122,7 +122,9 @@ async def _ask_all(
             for start in range(0, len(asked), TURNS)
         ]
         await several(arguments.at_once, jobs)
-        answers[condition.name] = [outcome for job in jobs for outcome in job.outcomes]
+        answers[condition.name] = [
+            outcome for job in jobs for outcome in job.outcomes if outcome.question.counted
+        ]
         print(f"{condition.name}: {len(answers[condition.name])} asked", file=sys.stderr, flush=True)
     return answers
 
@@ -267,7 +269,7 @@ def _offline(
         found = answers[condition.name] = []
         for start in range(0, len(asked), TURNS):
             sent = script(asked[start : start + TURNS], condition.snr_db, 1000 * number + start)
-            found += ask_offline(stages, sampling, sent)
+            found += [one for one in ask_offline(stages, sampling, sent) if one.question.counted]
         print(f"{condition.name}: {len(found)} asked", file=sys.stderr, flush=True)
     false_starts = {name: listen_offline(stages, sampling, sound) for name, sound in sounds.items()}
     return Findings(answers, false_starts, None)

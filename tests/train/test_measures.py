@@ -160,6 +160,12 @@ def test_a_question_has_its_pause_where_one_may_pause(tmp_path):
     pcm = np.ones(utterance.samples, np.float32)
     silent = np.flatnonzero(with_pause(pcm, utterance, 1.0) == 0)
     assert silent[0] in utterance.word_starts
+    requests = [draw(np.random.default_rng(i), kind="repeat") for i in range(3)]
+    write_shard(corpus, "eval-manners", [(one, joe, spoken(one.question)) for one in requests])
+    again = questions(corpus, named['"say that again"'], 4)
+    assert [question.counted for question in again] == [False, True] * 4
+    assert all(one.answer == other.answer for one, other in zip(again[::2], again[1::2], strict=True))
+    assert {question.text for question in again[1::2]} == {one.question for one in requests}
     with pytest.raises(CorpusError, match="eval-pairs"):
         questions(corpus, named["unseen pairs"], 6)
 

@@ -1,7 +1,7 @@
 """What an evaluation asks: recordings of held-out voices, under one condition after another."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -22,13 +22,17 @@ _SHORTEST_S: Final = 1.6  # of an answer that may be talked into
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One row of the table: which recordings, how much noise, a pause inside, a word during the answer."""
+    """One row of the table: which recordings, how much noise, a pause inside, a word during the answer.
+
+    `repeated`: each question is followed by "say that again", and what is counted is the answer to that.
+    """
 
     name: str
     shard: str
     snr_db: float | None = None
     pause_s: float = 0.0
     aside: Aside | None = None
+    repeated: bool = False
 
 
 CONDITIONS: Final = (
@@ -44,6 +48,7 @@ CONDITIONS: Final = (
     Condition("outside its domain", "eval-refusals"),
     Condition('"okay" during the answer', "eval-sums", aside="backchannel"),
     Condition('"stop" during the answer', "eval-sums", aside="stop"),
+    Condition('"say that again"', "eval-sums", repeated=True),
     Condition("formant voices, all held out", "held-out-all"),
 )
 
@@ -71,18 +76,24 @@ def questions(corpus: Path, condition: Condition, count: int) -> list[Question]:
     """
     shard = read_shard(corpus, condition.shard)
     asides = _asides(corpus, condition.aside)
+    again = _asides(corpus, "repeat" if condition.repeated else None)
     agent = read_shard(corpus, "agent") if condition.aside else None
     long_enough = _lengths(agent) if agent else {}
     asked: list[Question] = []
     for index, one in enumerate(shard.utterances):
-        if len(asked) == count:
+        if sum(question.counted for question in asked) == count:
             break
         if not one.answer or (agent and long_enough.get(one.answer, 0.0) < _SHORTEST_S):
             continue
         pcm = shard.recording(index)
         pcm = with_pause(pcm, one, condition.pause_s) if condition.pause_s else pcm
-        aside = next(asides, None) if agent else None
-        asked.append(Question(pcm, one.answer, one.text, family(one), aside, _ASIDE_S))
+        aside = next(asides, None)
+        pcm_aside = None if aside is None else aside.pcm
+        asked.append(Question(pcm, one.answer, one.text, family(one), pcm_aside, _ASIDE_S))
+        request = next(again, None)
+        if request is not None:
+            asked[-1] = replace(asked[-1], counted=False)
+            asked.append(replace(request, answer=one.answer))
     return asked
 
 
@@ -90,15 +101,16 @@ def _lengths(agent: Shard) -> dict[str, float]:
     return {one.text: one.samples / SAMPLE_RATE_HZ for one in agent.utterances}
 
 
-def _asides(corpus: Path, kind: Aside | None) -> Iterator[Pcm]:
-    """Recordings of what is said during answers, over and over."""
+def _asides(corpus: Path, kind: Aside | Literal["repeat"] | None) -> Iterator[Question]:
+    """Recordings of a kind that is said during answers or after them, over and over."""
     if kind is None:
         return
     shard = read_shard(corpus, "eval-manners")
     which = [index for index, one in enumerate(shard.utterances) if one.kind == kind]
     while which:
         for index in which:
-            yield shard.recording(index)
+            one = shard.utterances[index]
+            yield Question(shard.recording(index), "", one.text, family(one))
 
 
 def voices(corpus: Path) -> list[Pcm]:

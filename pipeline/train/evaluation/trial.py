@@ -31,7 +31,8 @@ _LOUDNESS: Final = 0.08  # root mean square of a question
 class Question:
     """What is asked, and the whole sentence that answers it.
 
-    `aside` is said by the user `aside_s` after the end of the question, while the agent answers.
+    `aside` is said by the user `aside_s` after the end of the question, while the agent answers. One that is
+    not `counted` is only asked so that the next one can refer to it.
     """
 
     pcm: Pcm
@@ -40,6 +41,7 @@ class Question:
     family: str = ""
     aside: Pcm | None = None
     aside_s: float = 0.0
+    counted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
