@@ -204,13 +204,20 @@ class Connection:
         await egress.keep_alive(self._conversation, self.queue)
 
     async def _admit(self) -> None:
-        await self.session.wait_admitted()
-        if self.close_info is not None or self.session.is_open:
-            return
-        try:
-            self.session.open(self._dispatcher)
-        except trio.ClosedResourceError:
-            self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
+        """Open the session once it may run; each time that it is put back, wait for its next turn."""
+        if not self.session.is_open:
+            await self.session.wait_admitted()
+            if self.close_info is not None:
+                return
+            try:
+                self.session.open(self._dispatcher)
+            except trio.ClosedResourceError:
+                self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
+                return
+        while True:
+            await self.session.wait_put_back()
+            await self.session.wait_admitted()
+            self.session.continue_after_wait()
 
     async def _end_when_idle(self) -> None:
         """Close a session that sends no audio, to free its lane; a muted microphone sends zeros."""

@@ -1,7 +1,7 @@
-"""The Mimi decoder: each column of agent codes becomes 80 ms of loudspeaker, unless it is too late for that.
+"""The Mimi decoder: decodes each column of agent codes to 80 ms of audio, and skips frames that are late.
 
-A frame past its deadline is not decoded: the decoder's memory stands still, nothing is sent for
-the frame, and the next one that is decoded fades in. What the language model remembers is whole.
+A frame past its deadline is not decoded: the decoder's state does not advance, nothing is sent for
+the frame, and the next frame that is decoded fades in. The language model's state is complete.
 """
 
 import math
@@ -26,14 +26,14 @@ from pipeline.values import (
 
 
 class DecoderStage(Protocol):
-    """What the decoder remembers of every lane; used on one thread."""
+    """Mimi's decoder with its state for every lane (`pipeline.stages.decoder`); used on one thread."""
 
     def open(self, lane: int, sampling: SamplingParams) -> None:
-        """Reset the lane's row."""
+        """Reset the lane's row for a new session."""
         ...
 
     def close(self, lane: int) -> None:
-        """Forget the lane."""
+        """End the lane's session."""
         ...
 
     def decode(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
@@ -41,65 +41,65 @@ class DecoderStage(Protocol):
         ...
 
 
-# A listener whose answers all come late by as much hears no gap. Only what is later than it was
-# lately is too late; a session begins with patience for a server that is merely slow.
-PATIENCE_S: Final = 0.160
-FORGETTING_S: Final = 0.001  # of patience, with each frame: 80 ms are forgotten in 6.4 s
-SKIPS_IN_A_ROW: Final = 5  # then being late is the state of things, and silence would not mend it
+# Frames that are all late by the same amount leave no gap in playout. Only a frame that is later
+# than recent ones is too late; a new session allows for a server that is slow from the start.
+ALLOWED_LATENESS_S: Final = 0.160
+LATENESS_DECAY_S: Final = 0.001  # per frame: 80 ms decay in 6.4 s
+MAX_CONSECUTIVE_SKIPS: Final = 5  # after that, lateness is permanent, and skipping would not reduce it
 
 
 @dataclass(slots=True)
-class _Listener:
-    """How late one lane's frames may be now, and how many were skipped since one was not."""
+class LatenessTracker:
+    """How late one lane's frames may be, and how many have been skipped in a row."""
 
-    patience_s: float = PATIENCE_S
+    allowed_s: float = ALLOWED_LATENESS_S
     skipped: int = 0
 
-    def is_past(self, late_s: float) -> bool:
-        """Whether a frame that is late by this much (or early) is to be skipped."""
-        if self.patience_s < late_s and (self.skipped < SKIPS_IN_A_ROW or late_s == math.inf):
+    def skips(self, late_s: float) -> bool:
+        """Whether to skip a frame that is late by `late_s` (negative if it is early)."""
+        if self.allowed_s < late_s and (self.skipped < MAX_CONSECUTIVE_SKIPS or late_s == math.inf):
             self.skipped += 1
-            if late_s != math.inf:  # as from a server that is late by now more, now less
-                self.patience_s += (late_s - self.patience_s) / 4
+            if late_s != math.inf:  # adapt to a server whose lateness varies
+                self.allowed_s += (late_s - self.allowed_s) / 4
             return True
         self.skipped = 0
-        self.patience_s = max(0.0, late_s, self.patience_s - FORGETTING_S)
+        self.allowed_s = max(0.0, late_s, self.allowed_s - LATENESS_DECAY_S)
         return False
 
 
 class Decoder:
-    """Codes to frames, on the decoder's thread. A step without codes is a frame without sound."""
+    """Decodes frames on the decoder's thread. A step without codes becomes a frame without audio."""
 
     def __init__(self, stage: DecoderStage) -> None:
         self._stage = stage
-        self._listeners: dict[int, _Listener] = {}
+        self._lateness: dict[int, LatenessTracker] = {}
 
     def apply(self, event: LaneEvent) -> LaneEvent:
-        """Open or close the lane; how tokens are drawn is no concern of a codec."""
+        """Open or close the lane; sampling does not affect a codec."""
         match event:
             case LaneOpened(lane, sampling):
-                self._listeners[lane] = _Listener()
+                self._lateness[lane] = LatenessTracker()
                 self._stage.open(lane, sampling)
             case LaneClosed(lane):
-                del self._listeners[lane]
+                del self._lateness[lane]
                 self._stage.close(lane)
         return event
 
     def computes(self, frame: AgentCodes) -> bool:
-        """Frames without codes pass by: while the model's delay fills there is nothing to decode."""
+        """Whether the frame has codes: during the model's delay there is nothing to decode."""
         return frame.codes is not None
 
     def run(self, frames: Sequence[AgentCodes], now_s: float) -> Sequence[AgentFrame]:
-        """One call for all that have codes and are not past their deadline."""
+        """Decode all frames that have codes and are not too late in one call."""
         due: dict[int, Codes] = {}
         late: set[int] = set()
-        resumed: set[int] = set()  # lanes that sound again
+        resumed: set[int] = set()  # lanes whose previous frame was skipped
         for frame in frames:
             if frame.codes is None:
                 continue
-            listener = self._listeners[frame.lane]
-            had_skipped = listener.skipped
-            if listener.is_past(now_s - frame.header.due_s):
+            lateness = self._lateness[frame.lane]
+            had_skipped = lateness.skipped
+            if lateness.skips(now_s - frame.header.due_s):
                 late.add(frame.lane)
                 continue
             due[frame.lane] = frame.codes

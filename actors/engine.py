@@ -24,9 +24,9 @@ from typing import Any, Final
 import structlog
 import trio
 
+from actors.capacity import Capacity, CapacityControl, measure_capacity
 from actors.connection import CloseInfo, Connection
 from actors.decoder import Decoder, DecoderStage
-from actors.egress import wall_clock_ms
 from actors.encoder import Encoder, EncoderStage
 from actors.health import EngineStatistics, Health
 from actors.registry import Reservation, SessionRegistry
@@ -35,26 +35,19 @@ from actors.runtime.pinned_thread import PinnedThread, Runner
 from actors.runtime.stage import Stage, Worker
 from actors.runtime.tracing import Tracer
 from actors.sessions.admission import Admission
+from actors.sessions.concurrency_limit import ConcurrencyLimit
 from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.latency import Latencies
+from actors.sessions.opening import greeting, opening_packets
 from actors.sessions.recorder import Recorder
-from actors.sessions.session import CONFIGURES_WAITING, Latencies, Session
+from actors.sessions.session import CONFIGURES_WAITING, Session
 from actors.sessions.transport import Transport
 from actors.stepper import Stepper, StepperStage
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, SessionsActiveError, ThreadStalledError
-from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
-from pipeline.protocol.metadata import (
-    PROTOCOL,
-    ConnectionEstablished,
-    ErrorNotice,
-    LimitsInfo,
-    Metadata,
-    ModelInfo,
-    Resumed,
-)
 from pipeline.protocol.outgoing import OutgoingPacket
-from pipeline.units import BURST_FRAMES, FRAME_SAMPLES, SAMPLE_RATE_HZ
+from pipeline.units import BURST_FRAMES, FRAME_MS
 from pipeline.values import AgentCodes, AgentFrame, ModelCard, UserCodes, UserFrame
 
 # Of one lane: its credit of frames, changes of sampling, its opening and its closing.
@@ -88,6 +81,7 @@ class Engine:
 
     Attributes:
         ready: set once the models are loaded.
+        capacity: what the machine was measured to hold; None until then.
         stalled: a model thread does not return from a call, and the process is about to end.
     """
 
@@ -113,6 +107,7 @@ class Engine:
         self._tracer = Tracer(settings.log.trace_every)
         self._profiling = False
         self.stalled = False
+        self.capacity: Capacity | None = None
         capacity = lanes * LANE_ITEMS
         self._user_frames = Channel[UserFrame](
             "user_frames",
@@ -192,7 +187,7 @@ class Engine:
                     start(self._actor, "registry", self._registry.run)
                     if self._recorder is not None:
                         start(self._actor, "recorder", self._recorder.run)
-                    start(self._open)
+                    start(self._actor, "capacity", self._control_capacity)
                     task_status.started()
                     await self._actor("dispatcher", self._dispatcher.run)
                     nursery.cancel_scope.cancel()
@@ -286,16 +281,34 @@ class Engine:
                     raise SessionsActiveError(
                         "a lane is open; a profile would measure its session, and delay it"
                     )
-                taken_s.append(await self._stepper.call_between_batches(partial(_rehearse, anew=step == 0)))
+                taken_s.append(await self._stepper.call_between_batches(partial(_warmup, reset=step == 0)))
             return taken_s[warmup:]
         finally:
             self._profiling = False
 
-    async def _open(self) -> None:
-        for stage in (self._encoder, self._stepper, self._decoder):
+    async def _control_capacity(self) -> None:
+        """Once the models are loaded: measure what the machine holds, admit sessions, and keep to it."""
+        stages = (self._encoder, self._stepper, self._decoder)
+        for stage in stages:
             await stage.ready.wait()
+        lanes, admit = self.admission.statistics().lanes_max, self._settings.lanes.admit
+        if admit == "auto":
+            delay = self.card.model_delay_ms // FRAME_MS
+            self.capacity = await measure_capacity(*stages, lanes=lanes, delay=delay)
+            self.capacity.log()
+            limit = ConcurrencyLimit(self.capacity.sessions, lanes)
+        else:
+            self.capacity = Capacity(min(admit, lanes))
+            limit = ConcurrencyLimit(self.capacity.sessions, self.capacity.sessions)
+        self.admission.set_limit(limit.limit)
         self.admission.open()
         self.ready.set()
+        if admit != "auto":
+            await trio.sleep_forever()
+        await CapacityControl(self.admission, self._dispatcher, self._busy_s, limit).run()
+
+    def _busy_s(self) -> float:
+        return self._encoder.busy_s + self._stepper.busy_s + self._decoder.busy_s
 
     async def _actor(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run an actor, which may end only while the engine drains; report the first that ends by itself."""
@@ -348,47 +361,28 @@ class Engine:
         token = reservation.use(session, connection)
         unacked = session.attach(connection.queue)
         session.announce_recording()
-        notices: list[Metadata] = [self._greeting(session.id, token)]
-        if reservation.token_rejected:
-            notices.append(ErrorNotice("not_resumed", "that session is over; this is a new one"))
-        if reservation.resumed is not None and token is not None:
-            ids = tuple(packet.id for packet in unacked if packet.id is not None)
-            notices.append(Resumed(session.id, token, ids, session.unacked.next_id))
-        return [*map(outgoing.metadata, notices), *unacked]
+        return opening_packets(
+            greeting(self._settings, self.card, session.id, token),
+            unacked,
+            next_id=session.unacked.next_id,
+            resumed=reservation.resumed is not None,
+            token_rejected=reservation.token_rejected,
+        )
 
     def _record_end(self, connection: Connection, info: CloseInfo) -> None:
         self._health.record_session(connection.session, info)
         _log_end(connection, info)
 
-    def _greeting(self, session_id: str, token: str | None) -> ConnectionEstablished:
-        limits, heartbeat = self._settings.limits, self._settings.heartbeat
-        return ConnectionEstablished(
-            protocol=PROTOCOL,
-            session_id=session_id,
-            resume_token=token,
-            server_time=wall_clock_ms(),
-            sample_rate=SAMPLE_RATE_HZ,
-            frame_samples=FRAME_SAMPLES,
-            model=ModelInfo(**asdict(self.card)),
-            limits=LimitsInfo(
-                message_bytes=limits.message_bytes,
-                burst_frames=BURST_FRAMES,
-                max_lag_ms=limits.max_lag_ms,
-                heartbeat_every_ms=round(heartbeat.every_s * 1000),
-                heartbeat_timeout_ms=round(heartbeat.timeout_s * 1000),
-            ),
-        )
 
-
-def _rehearse(worker: Worker[UserCodes, AgentCodes], *, anew: bool) -> float:
+def _warmup(worker: Worker[UserCodes, AgentCodes], *, reset: bool) -> float:
     assert isinstance(worker, Stepper)
-    return worker.warmup(anew=anew)
+    return worker.warmup(reset=reset)
 
 
 def _log_end(connection: Connection, info: CloseInfo) -> None:
     """Log the one event that a session leaves."""
     session = connection.session
-    added = session.added.statistics()
+    added = session.latency.added.statistics()
     write = log.error if info.close_reason is CloseReason.INTERNAL_ERROR else log.info
     write(
         "session",

@@ -21,7 +21,8 @@ from actors.runtime.stage import Stage
 from actors.sessions.admission import Admission, AdmissionStatistics
 from actors.sessions.counters import SessionCounters
 from actors.sessions.dispatcher import BUDGET_S, Dispatcher
-from actors.sessions.session import Latencies, Session
+from actors.sessions.latency import Latencies
+from actors.sessions.session import Session
 from pipeline.protocol.conversation import ConversationStatistics
 from pipeline.protocol.metadata import Stats
 

@@ -1,4 +1,4 @@
-"""The Moshi stepper: each column of user codes is one step of the language model."""
+"""The Moshi stepper: takes one step of the language model for each column of user codes."""
 
 import time
 from collections.abc import Sequence
@@ -9,68 +9,49 @@ import numpy.typing as npt
 
 from pipeline.values import (
     AgentCodes,
-    Codes,
     LaneClosed,
     LaneConfigured,
     LaneEvent,
     LaneOpened,
     SamplingParams,
+    StepResult,
     Text,
     UserCodes,
 )
 
 
-class Step(Protocol):
-    """What one lane's step produced; `codes [dep_q]` is None until the model's delay has passed."""
-
-    @property
-    def token(self) -> int:
-        """The raw text token."""
-        ...
-
-    @property
-    def text(self) -> tuple[Text, ...]:
-        """What became sayable with it."""
-        ...
-
-    @property
-    def codes(self) -> Codes | None:
-        """One whole agent frame."""
-        ...
-
-
 class StepperStage(Protocol):
-    """What the language model remembers of every lane; used on one thread."""
+    """The language model with its state for every lane (`pipeline.stages.stepper`); used on one thread."""
 
     def open(self, lane: int, sampling: SamplingParams) -> None:
-        """Reset the lane's row."""
+        """Reset the lane's row for a new session."""
         ...
 
     def configure(self, lane: int, sampling: SamplingParams) -> None:
-        """Draw the lane's tokens differently from its next step on."""
+        """Change the lane's sampling from its next step on."""
         ...
 
     def close(self, lane: int) -> tuple[Text, ...]:
-        """Forget the lane; give the utterance that this closes."""
+        """End the lane's session; returns the text of the utterance that this ends."""
         ...
 
-    def step(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> Sequence[Step]:
-        """`codes [w, K]` → w steps, step i for `lanes[i]`."""
+    def step(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> Sequence[StepResult]:
+        """`codes [w, K]` → w results, result i for `lanes[i]`."""
         ...
 
-    def warmup(self, *, anew: bool) -> None:
-        """One step of nobody's lane, after the last one or from the beginning."""
+    def warmup(self, *, reset: bool) -> None:
+        """Take one step on the scratch row, after resetting it if `reset`."""
         ...
 
 
 class Stepper:
-    """Codes to codes and text, on the stepper's thread."""
+    """Takes steps on the stepper's thread."""
 
     def __init__(self, stage: StepperStage) -> None:
         self._stage = stage
 
     def apply(self, event: LaneEvent) -> LaneEvent:
-        """Open, configure or close the lane; a closing lane takes its last words with it."""
+        """Open, configure or close the lane; the event of a closing lane carries its last text."""
         match event:
             case LaneOpened(lane, sampling):
                 self._stage.open(lane, sampling)
@@ -80,18 +61,18 @@ class Stepper:
                 return LaneClosed(lane, self._stage.close(lane))
         return event
 
-    def warmup(self, *, anew: bool) -> float:
-        """One step of nobody's lane; how long it took, in seconds."""
+    def warmup(self, *, reset: bool) -> float:
+        """Take one step on the scratch row; returns how long it took, in seconds."""
         began_s = time.perf_counter()
-        self._stage.warmup(anew=anew)
+        self._stage.warmup(reset=reset)
         return time.perf_counter() - began_s
 
-    def computes(self, frame: UserCodes) -> bool:  # noqa: ARG002 - every frame does
-        """Every frame is a step."""
+    def computes(self, frame: UserCodes) -> bool:  # noqa: ARG002 - true for all frames
+        """Every frame takes a step."""
         return True
 
-    def run(self, frames: Sequence[UserCodes], now_s: float) -> Sequence[AgentCodes]:  # noqa: ARG002 - none is ever too late for memory
-        """One call for the whole batch."""
+    def run(self, frames: Sequence[UserCodes], now_s: float) -> Sequence[AgentCodes]:  # noqa: ARG002 - late frames take a step, too, so that the state stays complete
+        """Take the steps of the whole batch in one call."""
         steps = self._stage.step([frame.lane for frame in frames], np.stack([f.codes for f in frames]))
         return [
             AgentCodes(frame.header, step.token, step.text, step.codes)

@@ -3,8 +3,9 @@
 `prepare()` must run before the first `import mlx.core` of the process. On Linux the CPU wheel of
 MLX binds its BLAS symbols when it is loaded, and a library that is loaded already with global
 symbols takes precedence over the reference BLAS inside the wheel, which is about nine times
-slower. `pipeline.models` therefore calls it when it is imported, before it imports MLX: the only
-work that any module does at import. Everything else asks for the `Backend` when it is used.
+slower. `pipeline.models` and `pipeline.diagnostics` therefore call it when they are imported,
+before they import MLX. It is the only work done at import: everything else uses the `Backend`
+when it is constructed or called.
 
 What belongs here: devices, BLAS, thread counts, core affinity, the dtype that each device
 computes in, and the ranks that share a model. What does not: anything about a model.

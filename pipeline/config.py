@@ -94,11 +94,14 @@ class Lanes(Section, frozen=True):
     """Number of concurrent and waiting sessions.
 
     max: concurrent sessions, the rows of the batch; unset: 16, or 1 for models of 10⁹ parameters and more.
+    admit: sessions that may run at once; `auto`: as many as this machine holds, measured at the start and
+        corrected while it runs.
     queue: sessions that can wait for a lane; further ones are refused.
     idle_s: time after which a session with a lane is ended if it sends no audio; silence counts as audio.
     """
 
     max: Count | None = None
+    admit: Literal["auto"] | Count = "auto"
     queue: Natural = 8
     idle_s: Seconds = 600.0
 

@@ -1,9 +1,8 @@
-"""What travels between the rooms: frozen values that hold Python, bytes or NumPy.
+"""The values that are passed between packages and on channels: frozen, holding Python, bytes or NumPy.
 
-Never an `mx.array`: an MLX stream is bound to the thread that made it. Every value
-on a channel carries the lane it belongs to; every frame also carries the session's
-frame index, so that a gap is visible downstream, and the client's capture time, which
-is echoed and never read as a clock.
+Never an `mx.array`: an MLX stream is bound to the thread that made it. Every value on a channel
+has the lane that it belongs to; every frame also has the session's frame index, so that a gap is
+visible downstream, and the client's capture time, which is echoed and never read as a clock.
 
 Shapes: `pcm [1920]` float32 at 24 kHz within ±1, `codes [K]` int32.
 """
@@ -21,12 +20,12 @@ Codes = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How one session's tokens are drawn. Temperature 0 is greedy; `top_k` 0 is no limit.
+    """How one session's tokens are sampled. Temperature 0 is greedy; `top_k` 0 is no limit.
 
-    `padding_bias` is added to the text logits of the padding token: above 0 the agent
-    talks less, below 0 more. `repetition_penalty` divides (or, where negative, multiplies)
-    the text logits of the last `repetition_window` text tokens that were not padding.
-    Defaults are those of the official `LMGen`.
+    `padding_bias` is added to the text logit of the padding token: above 0 the agent talks less,
+    below 0 more. `repetition_penalty` divides the text logits of the last `repetition_window` text
+    tokens that were not padding (negative logits are multiplied). Defaults are those of the
+    official `LMGen`.
     """
 
     temperature: float = 0.8
@@ -44,14 +43,14 @@ GREEDY = SamplingParams(temperature=0.0, text_temperature=0.0)
 
 @dataclass(frozen=True, slots=True)
 class TextPartial:
-    """The whole utterance so far; losing one costs nothing."""
+    """The whole utterance so far, so that one may be lost."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class TextFinal:
-    """An utterance, closed."""
+    """A complete utterance."""
 
     text: str
 
@@ -61,7 +60,7 @@ Text = TextPartial | TextFinal
 
 @dataclass(frozen=True, slots=True)
 class LaneOpened:
-    """The lane belongs to a new session; each stage resets exactly that row."""
+    """The lane belongs to a new session; each stage resets its row."""
 
     lane: int
     sampling: SamplingParams
@@ -69,7 +68,7 @@ class LaneOpened:
 
 @dataclass(frozen=True, slots=True)
 class LaneConfigured:
-    """The session's sampling changes from its next frame on; its state does not."""
+    """The session's sampling changes from its next frame on; its state stays."""
 
     lane: int
     sampling: SamplingParams
@@ -77,9 +76,9 @@ class LaneConfigured:
 
 @dataclass(frozen=True, slots=True)
 class LaneClosed:
-    """Nothing follows for this session; past the last stage the lane is free again.
+    """The last event of a session; after the last stage the lane is free again.
 
-    `text` is what the stepper still had to say: the utterance this closes.
+    `text`: the utterance that this ends, added by the stepper.
     """
 
     lane: int
@@ -88,7 +87,7 @@ class LaneClosed:
 
 @dataclass(frozen=True, slots=True)
 class LaneFailed:
-    """A model failed on a batch with this lane: what it remembers of the lane is void, of others whole."""
+    """A model failed on a batch with this lane; the lane's state is invalid, that of other lanes is not."""
 
     lane: int
     stage: str
@@ -98,7 +97,7 @@ LaneEvent = LaneOpened | LaneConfigured | LaneClosed | LaneFailed
 
 
 class Span(NamedTuple):
-    """One model's part of a traced frame: when it was done (monotonic clock), and its batch."""
+    """One model's part of a traced frame: when it was done (monotonic clock), and how long its batch took."""
 
     done_s: float
     batch_s: float
@@ -149,7 +148,7 @@ class Frame:
 
 @dataclass(frozen=True, slots=True)
 class UserFrame(Frame):
-    """80 ms of microphone: `pcm [1920]`."""
+    """80 ms of microphone audio: `pcm [1920]`."""
 
     pcm: Pcm
 
@@ -176,9 +175,9 @@ class AgentCodes(Frame):
 
 @dataclass(frozen=True, slots=True)
 class AgentFrame(Frame):
-    """80 ms of loudspeaker, or None while the model's delay fills, and the text beside it.
+    """80 ms of the agent's audio, and its text. `pcm` is None for the first `max_delay` frames.
 
-    `skipped`: there would have been sound, and it was due before it could be made.
+    `skipped`: it is None because the frame was too late to be decoded.
     """
 
     text: tuple[Text, ...]
@@ -187,13 +186,26 @@ class AgentFrame(Frame):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelCard:
-    """What a client is told of the model it will talk to.
+class StepResult:
+    """The result of one lane's step of the language model.
 
-    `trained` is False for seeded random weights. `model_delay_ms` is the model's own
-    acoustic delay, 80 ms times its largest codebook delay. `text` says whether what is
-    spelled is words or, without a tokenizer, token ids. `about` is one sentence on what it can
-    do, `suggestions` are what may be asked: the words of whoever configured it, for people.
+    The raw text token, the text that it completes, and a complete agent frame `codes [dep_q]` or,
+    until the model's delay has passed, None.
+    """
+
+    token: int
+    text: tuple[Text, ...]
+    codes: Codes | None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCard:
+    """The description of the model that a client gets.
+
+    `trained` is False for seeded random weights. `model_delay_ms` is the model's own acoustic
+    delay, 80 ms times its largest codebook delay. `text`: whether text is words or, without a
+    tokenizer, token ids. `about` is one sentence on what the model can do, `suggestions` are
+    things to ask it; both come from the configuration.
     """
 
     name: str

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import mlx.core as mx
 import pytest
-from pipeline.stages.chain import open_chain
 from support.checkpoints import LM, write_folder
 
 from pipeline.cli.arguments import run_command
 from pipeline.config import read_config
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.quantization import quantize_checkpoint
+from pipeline.stages.model_stages import open_stages
 
 WIDE = {**LM, "dim": 64, "depformer_dim": 64, "depformer_dim_feedforward": 192}
 Tensors = dict[str, mx.array]
@@ -55,9 +55,9 @@ BAD = {
     "NaN": (spoil(mx.nan), VICTIM),
     "infinite": (spoil(mx.inf), VICTIM),
     "dropped": (drop, f"missing {VICTIM.replace('gating', 'gating.0')}"),
-    "added": (add, "not expected transformer.layers.9.stray.weight"),
+    "added": (add, "unexpected transformer.layers.9.stray.weight"),
     "reshaped": (reshape, f"wrong shape {VICTIM} (expected [352, 64], found [64, 352])"),
-    "renamed": (rename, "not expected transformer.layers.1.gating.linear_inn.weight"),
+    "renamed": (rename, "unexpected transformer.layers.1.gating.linear_inn.weight"),
     "of whole numbers": (retype, f"{VICTIM} (I32)"),
 }
 
@@ -71,7 +71,7 @@ def sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
     """What a command says that loads the folder's language model; it must fail, with exit code 3."""
 
     def load() -> int:
-        open_chain(read_config(folder)).load_stepper()
+        open_stages(read_config(folder)).load_stepper()
         return 0
 
     assert run_command(load) == 3
@@ -163,4 +163,4 @@ def test_a_file_is_what_its_tensors_are(folder: Path) -> None:
     """A quantized file under the plain name loads as what it is: the name decides nothing."""
     path = folder / "model.safetensors"
     quantize_checkpoint(path, path, parse_lm_config(WIDE), 4)
-    open_chain(read_config(folder)).load_stepper()
+    open_stages(read_config(folder)).load_stepper()

@@ -1,6 +1,7 @@
 """What README and docs name exists: paths, links, commands, make targets, endpoints, configuration keys."""
 
 import ast
+import importlib
 import importlib.util
 import json
 import re
@@ -75,6 +76,18 @@ def test_the_reference_of_commands_lists_every_command() -> None:
     page = (ROOT / "docs/reference/commands.md").read_text(encoding="utf-8")
     listed = re.findall(r"^\|[\w ]*\| `([a-z-]+)` \|", page, re.MULTILINE)
     assert listed == [name for commands in GROUPS.values() for name in commands]
+
+
+@pytest.mark.parametrize(
+    "command", [name for commands in GROUPS.values() for name in commands if name != "run"]
+)
+def test_every_command_has_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/reference/commands.md sends its reader to it."""
+    module = importlib.import_module(f"pipeline.cli.{command.replace('-', '_')}")
+    with pytest.raises(SystemExit) as ended:
+        module.main(["--help"])
+    assert ended.value.code == 0
+    assert "usage:" in capsys.readouterr().out
 
 
 def test_the_map_of_the_code_names_real_definitions() -> None:

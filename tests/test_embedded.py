@@ -1,6 +1,6 @@
-"""The embedded default: its weights are computed with exactly, and they answer.
+"""The embedded default model: exact parity with the official package, and answers to a question.
 
-`tests/data/embedded.npz` is what the official package says to `tests/data/question.wav`
+`tests/data/embedded.npz` is the official package's answer to `tests/data/question.wav`
 with the same weights (`tests/goldens/embedded_goldens.py`).
 """
 
@@ -47,24 +47,18 @@ def golden() -> dict[str, np.ndarray]:
         return dict(data)
 
 
-def test_it_hears_the_codes_that_the_official_package_hears(
-    alone: Trace, golden: dict[str, np.ndarray]
-) -> None:
+def test_the_encoder_gives_the_official_codes(alone: Trace, golden: dict[str, np.ndarray]) -> None:
     """All codebooks of every frame."""
     np.testing.assert_array_equal(np.array(alone.user_codes), golden["user"])
 
 
-def test_it_says_the_tokens_that_the_official_package_says(
-    alone: Trace, golden: dict[str, np.ndarray]
-) -> None:
+def test_the_steps_give_the_official_tokens(alone: Trace, golden: dict[str, np.ndarray]) -> None:
     """Text of every step, and every frame of audio."""
     np.testing.assert_array_equal(alone.text_tokens, golden["text"])
     np.testing.assert_array_equal(np.array(alone.agent_codes), golden["out"][:, 1:])
 
 
-def test_its_voice_is_the_one_that_the_official_package_makes(
-    alone: Trace, golden: dict[str, np.ndarray]
-) -> None:
+def test_the_decoder_gives_the_official_samples(alone: Trace, golden: dict[str, np.ndarray]) -> None:
     """Every sample within 1e-4."""
     expected = golden["pcm"].reshape(-1) / 32768
     assert np.abs(expected).max() > 0.05
@@ -77,7 +71,7 @@ def test_it_adds(alone: Trace) -> None:
 
 
 def test_sessions_do_not_touch_each_other(chain: ModelStages, question: Pcm, alone: Trace) -> None:
-    """The same tokens beside others that speak at once, join late and leave early."""
+    """The same tokens beside sessions that talk at the same time, join late and leave early."""
     encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
     rng = np.random.default_rng(3)
     joins = {0: (0, len(question)), 1: (5, 40), 2: (20, 60)}  # lane: the frames in which it is there
@@ -101,21 +95,21 @@ def test_sessions_do_not_touch_each_other(chain: ModelStages, question: Pcm, alo
     np.testing.assert_array_equal(np.array(codes), np.array(alone.agent_codes))
 
 
-def test_silence_is_met_with_silence(chain: ModelStages) -> None:
-    """Nothing is said to half a minute of nothing."""
+def test_silence_gets_no_answer(chain: ModelStages) -> None:
+    """There is no text in half a minute of silence."""
     trace = run_frames(chain, np.zeros((375, 1920), np.float32), GREEDY)
     assert "".join(trace.text) == ""
     assert np.abs(np.concatenate(trace.agent_pcm)).max() < 0.01
 
 
 def test_a_server_answers_in_words_and_in_sound() -> None:
-    """Asked twice in one session, in real time over the socket, both answers are whole and can be heard."""
-    asked = Question(read_speech(DATA / "question.wav")[: 24_000 * 5 // 2], "three plus four is seven")
+    """Asked twice in one session, in real time over the socket, both answers are complete."""
+    question = Question(read_speech(DATA / "question.wav")[: 24_000 * 5 // 2], "three plus four is seven")
     with start_server(TINY, ["sampling.seed=1"]) as server:
-        outcomes, report = trio.run(ask, server.socket_url, [asked, asked], None, 0)
+        outcomes, report = trio.run(ask, server.socket_url, [question, question], None, 0)
         announced = [server.get("/weights")[1]["trained"], server.get("/health")[1]["model"]["trained"]]
     assert report.model is not None
     assert [report.model.trained, *announced] == [True] * 3
     for outcome in outcomes:
-        assert outcome.text == asked.answer
+        assert outcome.text == question.answer
         assert np.abs(outcome.sound).max() > 0.05

@@ -27,13 +27,13 @@ from actors.engine import Engine, Loaders
 from actors.runtime.pinned_thread import PinnedThread, Runner
 from actors.runtime.thread_pool import PooledRunner, ThreadPool
 from pipeline.audio.framing import payload_of
+from pipeline.audio.recordings import Replay
 from pipeline.cli.offline import Trace, run_recording
 from pipeline.config import read_config
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.metadata import Bye, Configure, ConnectionEstablished, Queued, Ready, Resumed
 from pipeline.protocol.unacked import ReceivedIds
-from pipeline.recordings import Replay
 from pipeline.stages import model_stages
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.stepper import StepperStage

@@ -34,8 +34,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(cache))
         patch.setenv("HOME", str(cache))
-        with start_server(UNTRAINED) as booted:
-            yield booted
+        with start_server(UNTRAINED) as running:
+            yield running
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:

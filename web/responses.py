@@ -12,20 +12,23 @@ DENY_ALL = content_security_policy()
 
 
 def error_response(status: int, code: str, message: str, *, retry_after_ms: int | None = None) -> Response:
-    """`{"error": {"code", "message"}}` with this status: the fields of the protocol's `error` metadata."""
+    """`{"error": {"code", "message"}}` with this status: the fields of the protocol's `error` metadata.
+
+    retry_after_ms: also sent as Retry-After in whole seconds, rounded up so that no client is too early.
+    """
     error: dict[str, object] = {"code": code, "message": message}
     if retry_after_ms is not None:
         error["retryAfterMs"] = retry_after_ms
     response = jsonify(error=error)
     response.status_code = status
+    if retry_after_ms is not None:
+        response.headers["Retry-After"] = str(math.ceil(retry_after_ms / 1000))
     return response
 
 
 def session_refused(refusal: SessionRefusedError) -> Response:
-    """503 with Retry-After in whole seconds, rounded up so that no client retries too early."""
-    response = error_response(503, refusal.code, str(refusal), retry_after_ms=refusal.retry_after_ms)
-    response.headers["Retry-After"] = str(math.ceil(refusal.retry_after_ms / 1000))
-    return response
+    """503 with Retry-After: no lane, or the models are not loaded."""
+    return error_response(503, refusal.code, str(refusal), retry_after_ms=refusal.retry_after_ms)
 
 
 def unauthorized() -> Response:
@@ -37,11 +40,8 @@ def unauthorized() -> Response:
 
 def too_many_attempts(wait_s: float) -> Response:
     """429 with Retry-After: this address has failed too often."""
-    retry_after_ms = math.ceil(1000 * wait_s)
     message = "too many wrong tokens from this address"
-    response = error_response(429, "too_many_attempts", message, retry_after_ms=retry_after_ms)
-    response.headers["Retry-After"] = str(math.ceil(wait_s))
-    return response
+    return error_response(429, "too_many_attempts", message, retry_after_ms=math.ceil(1000 * wait_s))
 
 
 def add_security_headers(response: ResponseTypes) -> ResponseTypes:

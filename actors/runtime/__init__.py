@@ -1,1 +1,1 @@
-"""What actors are built from: bounded channels, pinned threads, batching stages, histograms, traces."""
+"""What the actors are built from: bounded channels, pinned threads, batching stages, histograms, traces."""

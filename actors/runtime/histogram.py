@@ -36,7 +36,7 @@ class Histogram:
 
     def __init__(self) -> None:
         self.count = 0
-        self._total_s = 0.0
+        self.total_s = 0.0
         self._max_s = 0.0
         self._latest_s: deque[float] = deque(maxlen=WINDOW)
         self._buckets = [0] * (len(BOUNDS_MS) + 1)
@@ -44,7 +44,7 @@ class Histogram:
     def add(self, duration_s: float) -> None:
         """Add one duration."""
         self.count += 1
-        self._total_s += duration_s
+        self.total_s += duration_s
         self._max_s = max(self._max_s, duration_s)
         self._latest_s.append(duration_s)
         self._buckets[bisect_left(_BOUNDS_S, duration_s)] += 1
@@ -54,8 +54,8 @@ class Histogram:
         p50_s, p95_s, p99_s = percentiles(self._latest_s or [0.0], 50, 95, 99)
         return HistogramStatistics(
             count=self.count,
-            total_ms=1000 * self._total_s,
-            avg_ms=1000 * self._total_s / max(self.count, 1),
+            total_ms=1000 * self.total_s,
+            avg_ms=1000 * self.total_s / max(self.count, 1),
             last_ms=1000 * self._latest_s[-1] if self._latest_s else 0.0,
             p50_ms=1000 * p50_s,
             p95_ms=1000 * p95_s,

@@ -22,7 +22,16 @@ from actors.runtime.channel import Batch, Channel
 from actors.runtime.histogram import Histogram
 from actors.runtime.pinned_thread import Runner
 from pipeline.errors import BrokenInvariantError
-from pipeline.values import Frame, FrameHeader, LaneClosed, LaneEvent, LaneFailed, Span
+from pipeline.values import (
+    Frame,
+    FrameHeader,
+    LaneClosed,
+    LaneEvent,
+    LaneFailed,
+    LaneOpened,
+    SamplingParams,
+    Span,
+)
 
 log = structlog.get_logger()
 
@@ -86,6 +95,13 @@ class _Done(NamedTuple, Generic[Out]):
     failure: Exception | None  # then there are no frames, and the worker's state of their lanes is invalid
 
 
+class Trial(NamedTuple, Generic[Out]):
+    """What a batch outside of any session gave, and how long each of its steps took."""
+
+    frames: Sequence[Out]
+    steps_s: Sequence[float]
+
+
 class Stage(Generic[In, Out]):
     """One model actor: a worker between two channels.
 
@@ -114,6 +130,18 @@ class Stage(Generic[In, Out]):
         assert self._serving is not None, "there is no worker yet"
         runner, worker = self._serving
         return await runner.run(call, worker, stall_s=self._stall_s)
+
+    async def run_trial(self, frames: Sequence[In], steps: int) -> "Trial[Out]":
+        """Run `frames` as one batch on freshly opened lanes, `steps` times; no session may have these lanes.
+
+        Returns the last results, and the seconds of each step on the thread.
+        """
+        return await self.call_between_batches(lambda worker: _trial(worker, frames, steps))
+
+    @property
+    def busy_s(self) -> float:
+        """Time spent in batches so far."""
+        return self.timing.total_s
 
     async def run(self, runner: Runner, load: Callable[[], Worker[In, Out]]) -> None:
         """Load the worker on `runner`, serve until the inbox is closed and empty, then close the outbox.
@@ -206,6 +234,20 @@ class Stage(Generic[In, Out]):
         log.error("batch_failed", stage=self.name, lanes=lanes, exc_info=failure)
         self._failed_lanes.update(lanes)
         return [LaneFailed(lane, self.name) for lane in lanes]
+
+
+def _trial(worker: Worker[In, Out], frames: Sequence[In], steps: int) -> Trial[Out]:
+    for frame in frames:
+        worker.apply(LaneOpened(frame.lane, SamplingParams()))
+    results: Sequence[Out] = ()
+    steps_s = []
+    for _ in range(steps):
+        began_s = time.perf_counter()
+        results = worker.run(frames, began_s)
+        steps_s.append(time.perf_counter() - began_s)
+    for frame in frames:
+        worker.apply(LaneClosed(frame.lane))
+    return Trial(results, steps_s)
 
 
 def _after_batch(header: FrameHeader, waited_s: float, span: Span) -> FrameHeader:

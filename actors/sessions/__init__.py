@@ -1,1 +1,1 @@
-"""One client's conversation on the server: admission, the session, its send queue and its recording."""
+"""One client's session: its lane, its send queue, its counters and its recording."""

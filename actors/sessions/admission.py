@@ -1,4 +1,8 @@
-"""Admission: who gets a lane, who waits for one, and who is refused.
+"""Admission: who runs, who waits, and who is refused.
+
+At most `limit` sessions run at once, however many lanes there are; the limit follows what the machine holds
+(`concurrency_limit`). A session that has to make room keeps its lane, with all that the models remember of
+it, and waits at the head of the queue; none of its audio is processed meanwhile.
 
 It is decided at once, before a connection is upgraded: a free lane, a place in the queue, or a
 refusal. The lease is a context manager, and its holder only has to leave it: then a place in the
@@ -33,16 +37,46 @@ _REASONS: Final[dict[RefusalCode, str]] = {
 
 @dataclass(frozen=True, slots=True)
 class AdmissionStatistics:
-    """`lanes_open` are in use or being closed; `queued` sessions wait for a lane, at most `queue_max`."""
+    """The lanes and the queue at one moment.
+
+    Attributes:
+        lanes_max: lanes there are.
+        lanes_open: lanes in use or being closed, those of sessions that were put back included.
+        limit: sessions that may run at once.
+        running: sessions that run.
+        queued: sessions that wait, those that were put back included.
+        put_back: sessions that ran before and wait with their lanes.
+        queue_max: new sessions that may wait.
+        put_back_total: how often a session was put back.
+    """
 
     lanes_max: int
     lanes_open: int
+    limit: int
+    running: int
     queued: int
+    put_back: int
     queue_max: int
+    put_back_total: int
+
+    @property
+    def room(self) -> int:
+        """New sessions that would run at once."""
+        if self.queued:
+            return 0
+        return max(0, min(self.limit - self.running, self.lanes_max - self.lanes_open))
+
+    @property
+    def queue_room(self) -> int:
+        """New sessions that could wait."""
+        return max(0, self.queue_max - (self.queued - self.put_back))
 
 
 class LaneLease:
-    """One session's right to a lane: `lane`, or None while it has a place in the queue."""
+    """One session's right to run: `lane` from the first time that it may, None before.
+
+    `running` is false while it waits in the queue, for its first turn or, put back, for its next.
+    """
 
     def __init__(self, admission: "Admission", lane: int | None) -> None:
         self._admission = admission
@@ -50,14 +84,15 @@ class LaneLease:
         self._opened = False
         self._closed = False
         self.lane = lane
+        self.running = lane is not None
 
     @property
     def position(self) -> int:
-        """The place in the queue: 1 is the next to get a lane, 0 is not in the queue."""
+        """The place in the queue: 1 is the next to run, 0 is not in the queue."""
         return self._admission.position(self)
 
     async def wait_changed(self) -> None:
-        """Wait until the position changes, or becomes a lane."""
+        """Wait until the position or `running` changes."""
         await self._changed.wait()
 
     def open_lane(self, sampling: SamplingParams) -> int:
@@ -90,22 +125,28 @@ class LaneLease:
     ) -> None:
         self.close()
 
-    def change(self, lane: int | None = None) -> None:
-        """For `Admission`: the position changed, or became a lane."""
-        self.lane = lane
+    def change(self) -> None:
+        """For `Admission`: the position, the lane or `running` changed."""
         changed, self._changed = self._changed, trio.Event()
         changed.set()
 
 
 class Admission:
-    """Admits `lanes` sessions at once, lets `queue` more wait in order, and refuses all others."""
+    """Lets `limit` sessions run at once and `queue` more wait in order, and refuses all others.
+
+    The limit is at first the number of lanes.
+    """
 
     def __init__(self, inbox: Channel[UserFrame], *, lanes: int, queue: int) -> None:
         self._inbox = inbox
         self._lanes_max = lanes
         self._queue_max = queue
+        self._limit = lanes
         self._free = list(range(lanes))  # a heap: the lowest lane first, so that tests can name it
-        self._waiting: deque[LaneLease] = deque()
+        self._running: list[LaneLease] = []  # the newest last
+        self._closing = 0  # lanes of sessions that have ended, until they come out of the last stage
+        self._waiting: deque[LaneLease] = deque()  # those that were put back first
+        self._put_back_total = 0
         self._closed_for: RefusalCode | None = "not_ready"
 
     @property
@@ -138,23 +179,38 @@ class Admission:
             SessionRefusedError: the models are not ready, the server drains, or there is no room.
         """
         self.check_open()
-        if self._free:
-            return LaneLease(self, heapq.heappop(self._free))
+        now = self.statistics()
+        if now.room:
+            lease = LaneLease(self, heapq.heappop(self._free))
+            self._running.append(lease)
+            return lease
         if not may_wait:
             raise SessionRefusedError("full", "every lane is taken", RETRY_AFTER_MS["full"])
-        if len(self._waiting) >= self._queue_max:
+        if not now.queue_room:
             raise _refusal("full")
         lease = LaneLease(self, None)
         self._waiting.append(lease)
         return lease
 
     def free(self, lane: int) -> None:
-        """The lane's rows are not in use any more: the first in the queue gets it, or it is free."""
-        if self._waiting:
-            self._waiting.popleft().change(lane)
+        """The lane's rows are not in use any more: it is free, and the next in the queue may run."""
+        self._closing -= 1
+        heapq.heappush(self._free, lane)
+        self._run_next()
+
+    def set_limit(self, limit: int) -> None:
+        """Let so many run at once: the next in the queue, or back into it, the newest first.
+
+        A session that is put back is informed by a change of its lease.
+        """
+        self._limit = limit
+        while len(self._running) > limit:
+            lease = self._running.pop()
+            lease.running = False
+            self._waiting.appendleft(lease)
+            self._put_back_total += 1
             self._move_up()
-        else:
-            heapq.heappush(self._free, lane)
+        self._run_next()
 
     def position(self, lease: LaneLease) -> int:
         """The place of a lease in the queue, from 1; 0 where it is not in the queue."""
@@ -174,7 +230,10 @@ class Admission:
         if lease in self._waiting:
             self._waiting.remove(lease)
             self._move_up()
-        elif lease.lane is not None:
+        else:
+            self._running.remove(lease)
+        if lease.lane is not None:
+            self._closing += 1
             try:
                 if opened:
                     self.send(LaneClosed(lease.lane))
@@ -185,8 +244,32 @@ class Admission:
 
     def statistics(self) -> AdmissionStatistics:
         """The lanes and the queue now."""
-        open_lanes = self._lanes_max - len(self._free)
-        return AdmissionStatistics(self._lanes_max, open_lanes, len(self._waiting), self._queue_max)
+        return AdmissionStatistics(
+            lanes_max=self._lanes_max,
+            lanes_open=self._lanes_max - len(self._free),
+            limit=self._limit,
+            running=len(self._running) + self._closing,
+            queued=len(self._waiting),
+            put_back=sum(lease.lane is not None for lease in self._waiting),
+            queue_max=self._queue_max,
+            put_back_total=self._put_back_total,
+        )
+
+    def _run_next(self) -> None:
+        """Let sessions from the queue run, in order, as far as the limit and the lanes go."""
+        moved = False
+        while self._waiting and len(self._running) + self._closing < self._limit:
+            lease = self._waiting[0]
+            if lease.lane is None:
+                if not self._free:
+                    break
+                lease.lane = heapq.heappop(self._free)
+            self._waiting.popleft()
+            self._running.append(lease)
+            lease.running = moved = True
+            lease.change()
+        if moved:
+            self._move_up()
 
     def _move_up(self) -> None:
         for lease in self._waiting:

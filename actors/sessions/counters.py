@@ -18,6 +18,7 @@ class SessionCounters:
         partials_dropped: partial texts dropped under pressure.
         low_dropped: LOW packets dropped under pressure.
         decodes_skipped: frames that were too late to be decoded.
+        frames_put_back: frames not accepted while the session was put back into the queue.
         client_underruns: gaps in the playback, as reported by the client.
     """
 
@@ -31,6 +32,7 @@ class SessionCounters:
     low_dropped: int = 0
     decodes_skipped: int = 0
     client_underruns: int = 0
+    frames_put_back: int = 0
 
     def add(self, other: "SessionCounters") -> None:
         """Add the other's counters to these."""

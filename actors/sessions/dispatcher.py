@@ -5,16 +5,20 @@ client holds up no other. A lane that comes out closed is free again.
 """
 
 import contextlib
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 import trio
 
 from actors.runtime.channel import Batch, Channel
 from actors.sessions.admission import Admission
+from pipeline.units import FRAME_MS
 from pipeline.values import AgentFrame, Frame, LaneClosed, LaneFailed, Text
 
 BUDGET_S: Final = 0.030  # encode + step + decode of one frame
+TOLERANCE_S: Final = FRAME_MS / 1000  # past its deadline, that a frame may come out of the decoder
 
 
 class FrameSink(Protocol):
@@ -37,6 +41,25 @@ class FrameSink(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Punctuality:
+    """Frames of clients that read, and how many were in time.
+
+    Attributes:
+        frames: frames that came out of the decoder or were dropped before a model.
+        late: of those, dropped, not decoded, or `TOLERANCE_S` past their deadline.
+        tight: of those, more than half of that past their deadline; late ones included.
+    """
+
+    frames: int = 0
+    late: int = 0
+    tight: int = 0
+
+    def since(self, before: "Punctuality") -> "Punctuality":
+        """The difference to an earlier moment."""
+        return Punctuality(self.frames - before.frames, self.late - before.late, self.tight - before.tight)
+
+
 class Dispatcher:
     """From the decoder's channel to the lanes' holders.
 
@@ -51,6 +74,7 @@ class Dispatcher:
         self._sinks: dict[int, FrameSink] = {}
         self.frames = 0
         self.over_budget = 0
+        self._timely = self._late = self._tight = 0  # timely: of clients that read
 
     def attach(self, lane: int, sink: FrameSink) -> None:
         """Deliver the lane's frames to this sink, until the lane comes out closed."""
@@ -59,6 +83,18 @@ class Dispatcher:
     def report_leak(self, before: str, frame: Frame) -> None:
         """A channel dropped a frame: inform the holder of its lane at once."""
         self._sinks[frame.lane].frame_dropped(frame.index, before)
+        self._judge(frame, math.inf)
+
+    def punctuality(self) -> Punctuality:
+        """The counters now."""
+        return Punctuality(self._timely, self._late, self._tight)
+
+    def _judge(self, frame: Frame, late_s: float) -> None:
+        if frame.header.due_s == -math.inf:
+            return  # its client does not play what it has: not the models' lateness
+        self._timely += 1
+        self._late += late_s > TOLERANCE_S
+        self._tight += late_s > TOLERANCE_S / 2
 
     async def run(self) -> None:
         """Deliver until the decoder has ended."""
@@ -74,7 +110,9 @@ class Dispatcher:
                     self._admission.free(lane)
                 case LaneFailed(lane, stage):
                     self._sinks[lane].lane_failed(stage)
+        now_s = trio.current_time()
         for frame in batch.frames:
             self.frames += 1
+            self._judge(frame, math.inf if frame.skipped else now_s - frame.header.due_s)
             self.over_budget += frame.header.batch_s > BUDGET_S
             self._sinks[frame.lane].deliver(frame)

@@ -4,9 +4,9 @@ A session has a lane, numbers the frames that go in, sends what comes out, knows
 are sampled and counts all of it. It never waits (except for its lane): every other method is a
 plain function, called by ingress, the dispatcher, egress and health, each from its own task.
 
-Neighbours: `connection` carries its packets; `client_output`, `backlog`, `counters` and
-`recording_switch` are its parts. What does not belong here: packet numbers, heartbeats and the
-transport, which end with a connection.
+Neighbours: `connection` carries its packets; `client_output`, `backlog`, `counters`,
+`latency` and `recording_switch` are its parts. What does not belong here: packet numbers, heartbeats
+and the transport, which end with a connection.
 """
 
 import contextlib
@@ -14,20 +14,19 @@ import dataclasses
 import math
 import secrets
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Final
 
 import trio
 from msgspec import structs
 
 from actors.runtime.channel import Channel
-from actors.runtime.histogram import Histogram
 from actors.runtime.tracing import Tracer
 from actors.sessions.admission import LaneLease
 from actors.sessions.backlog import Backlog
 from actors.sessions.client_output import ClientOutput
 from actors.sessions.counters import SessionCounters
 from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.latency import Latencies, LatencyRecorder, nanoseconds
 from actors.sessions.recorder import Recorder
 from actors.sessions.recording_switch import RecordingSwitch
 from actors.sessions.send_queue import SendQueue
@@ -62,14 +61,6 @@ from pipeline.values import (
 CONFIGURES_WAITING: Final = 8  # changes of sampling that one lane may have in the first channel
 
 
-@dataclass(frozen=True, slots=True)
-class Latencies:
-    """Of all sessions: from a packet received to its answer sent, and what the server adds to the models."""
-
-    total: Histogram = field(default_factory=Histogram)
-    added: Histogram = field(default_factory=Histogram)
-
-
 class Session:
     """One conversation.
 
@@ -78,7 +69,7 @@ class Session:
         lease: its lane, or its place in the queue.
         finished: set once the lane is closed and everything from it has been sent.
         wakeup: set when there is no reason to wait for a connection any more.
-        added: histogram of what the server adds to the models.
+        latency: measures its frames.
     """
 
     def __init__(
@@ -97,16 +88,14 @@ class Session:
         self.lease = lease
         self.finished = trio.Event()
         self.wakeup = trio.Event()
-        self.added = Histogram()
+        self.latency = LatencyRecorder(self.id, latencies, tracer)
         self._inbox = inbox
         self._sampling = sampling
-        self._latencies = latencies
         self._tracer = tracer
         self._backlog = Backlog(max_lag_s)
         self._output = ClientOutput(self._backlog, on_failure=self._wake)
         self._recording = RecordingSwitch(recorder, self.id, self.send_metadata)
         self._counters = SessionCounters()
-        self._deadlines = DeadlineClock()
         self._arrivals = DeadlineClock()
         self._last_audio_s = self.began_s
         self._next_index = 0  # of the frame that the dispatcher delivers next
@@ -136,8 +125,8 @@ class Session:
     # Admission
 
     async def wait_admitted(self) -> None:
-        """Wait for a lane, and inform the client of each place in the queue."""
-        while self.lease.lane is None:
+        """Wait until the session may run, and inform the client of each place in the queue."""
+        while not self.lease.running:
             self.send_metadata(Queued(self.lease.position))
             await self.lease.wait_changed()
 
@@ -151,6 +140,17 @@ class Session:
         dispatcher.attach(self.lease.open_lane(self._sampling), self)
         self.send_metadata(Ready())
 
+    async def wait_put_back(self) -> None:
+        """Wait until the session has to make room; its audio is not processed from then on."""
+        while self.lease.running:
+            await self.lease.wait_changed()
+
+    def continue_after_wait(self) -> None:
+        """The session runs again, with its state as it was; what was sent meanwhile has no effect."""
+        self._last_audio_s = trio.current_time()
+        self._deadlines, self._arrivals = DeadlineClock(), DeadlineClock()
+        self.send_metadata(Ready())
+
     def close_input(self) -> None:
         """Accept no more audio; `finished` follows once all that was accepted is answered."""
         if not self.lease.is_open:
@@ -159,8 +159,9 @@ class Session:
 
     @property
     def last_audio_s(self) -> float:
-        """When audio came last, or could have come first; while the lane is not open, now."""
-        return self._last_audio_s if self.lease.is_open else trio.current_time()
+        """When audio came last, or could have come first; while the session does not run, now."""
+        runs = self.lease.is_open and self.lease.running
+        return self._last_audio_s if runs else trio.current_time()
 
     # From the client
 
@@ -174,6 +175,9 @@ class Session:
             return
         if not self.lease.is_open:
             return  # it was on its way when the input was closed
+        if not self.lease.running:
+            self._counters.frames_put_back += len(frames)
+            return
         self._last_audio_s = received_s
         lane = self.lease.lane
         assert lane is not None
@@ -263,18 +267,10 @@ class Session:
         self._output.put(outgoing.metadata(notice))
 
     def record_sent(self, frame: AgentFrame) -> None:
-        """Egress has written this frame just now: measure its latency, and whether it was late."""
-        now_s, header = trio.current_time(), frame.header
+        """Egress has written this frame just now."""
         self._counters.frames_out += 1
         self._backlog.record_sent()
-        total_s = now_s - header.received_s
-        added_s = max(0.0, total_s - header.model_s)  # two clocks, read one after the other
-        for histogram in (self.added, self._latencies.added):
-            histogram.add(added_s)
-        self._latencies.total.add(total_s)
-        self._tracer.end(frame, self.id, now_s)
-        if self._deadlines.is_underrun(frame.index, _ns(header.received_s), _ns(now_s)):
-            self._counters.underruns += 1
+        self._counters.underruns += self.latency.record_sent(frame)
 
     def report(self, stats: Stats) -> None:
         """Send the server's statistics to the client, each second, with the session's own filled in here."""
@@ -289,7 +285,7 @@ class Session:
                 frames_out=counters.frames_out,
                 frames_dropped=counters.frames_dropped,
                 underruns=counters.underruns,
-                added_ms=round(self.added.statistics().p50_ms, 3),
+                added_ms=round(self.latency.added.statistics().p50_ms, 3),
                 low_left_out=counters.low_dropped,
                 partials_left_out=counters.partials_dropped,
                 decodes_skipped=counters.decodes_skipped,
@@ -311,7 +307,7 @@ class Session:
 
     def _due_s(self, index: int, received_s: float) -> float:
         """Until when the answer to this frame is worth decoding; never, if the client has a backlog."""
-        due_ns = self._arrivals.due_ns(index, _ns(received_s))
+        due_ns = self._arrivals.due_ns(index, nanoseconds(received_s))
         return -math.inf if self._backlog.skip_frame() else due_ns / 1e9
 
     def _send_text(self, texts: Iterable[Text]) -> None:
@@ -328,7 +324,3 @@ class Session:
         if audio > self._reported_audio:
             self.send_metadata(Dropped("agent_audio", audio - self._reported_audio))
         self._reported_frames, self._reported_audio = frames, audio
-
-
-def _ns(seconds: float) -> int:
-    return round(seconds * 1e9)

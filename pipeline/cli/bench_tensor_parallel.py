@@ -156,13 +156,13 @@ def free_ports_from(count: int) -> int:
 def _report(chain: ModelStages, steps: int, leading: Coordinator | None = None) -> int:
     """Take steps with empty inputs, and print their times."""
     stage = chain.load_stepper(leading)
-    stage.warmup(anew=True)
+    stage.warmup(reset=True)
     for _ in range(_WARM_STEPS):
-        stage.warmup(anew=False)
+        stage.warmup(reset=False)
     taken_ms = []
     for _ in range(steps):
         began_s = time.perf_counter()
-        stage.warmup(anew=False)
+        stage.warmup(reset=False)
         taken_ms.append(1000 * (time.perf_counter() - began_s))
     shard = chain.shard or Shard(0, 1)
     number_bytes = 2 if backend.prepare().compute_dtype == "bfloat16" else 4

@@ -202,7 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ramp", type=int, metavar="MOST", help="run 1, 2, 4, 8, 12, … up to MOST sessions")
     parser.add_argument("--stall", type=float, metavar="SECONDS", help="suspend the server's process")
     parser.add_argument(
-        "--fuzz", type=int, metavar="PACKETS", help="random packets, 1 % of them over sockets"
+        "--fuzz", type=int, metavar="PACKETS", help="random packets, 1 %% of them over sockets"
     )
     parser.add_argument("--ticks", type=int, metavar="TICKS", help="time batches of 1 lane and of 8 lanes")
     parser.add_argument("--steps", type=int, metavar="STEPS", help="run one lane for STEPS frames")

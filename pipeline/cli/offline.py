@@ -19,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from pipeline.audio.framing import Framer
+from pipeline.audio.recordings import Replay, Stop, read_replay
 from pipeline.audio.wav import WavWriter, read_speech
 from pipeline.cli.arguments import add_config_arguments
 from pipeline.cli.program_name import program
 from pipeline.errors import ConfigError
 from pipeline.models.checkpoint.resolve import open_config
-from pipeline.recordings import Replay, Stop, read_replay
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.values import GREEDY, Codes, Pcm, SamplingParams, TextFinal
 

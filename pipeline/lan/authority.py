@@ -7,7 +7,7 @@ public addresses this machine had when the authority was created. A stolen autho
 impersonate machines of the local network, but no public site.
 
 Sources: RFC 5280; Apple support 103769 (server certificates: at most 825 days, serverAuth, names in
-subjectAltName) and 102028 (at most 398 days where the authority is a public one, kept here too).
+subjectAltName) and 102028 (at most 398 days for public authorities, followed here too).
 """
 
 import ipaddress

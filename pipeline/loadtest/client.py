@@ -239,7 +239,6 @@ class LoadClient:
                 await self._progress.wait()
             timed_out = wait.cancelled_caught
         await self.close()
-        self.check_accounting()
 
     async def close(self) -> None:
         """Send bye, and wait for the close.

@@ -84,11 +84,11 @@ class SamplingBatch:
 
         text = tensors([s.text_temperature for s in lanes], [s.text_top_k for s in lanes])
         audio = tensors([s.temperature for s in lanes], [s.top_k for s in lanes])
-        drawn = None
+        numbers = None
         if not (text.greedy and audio.greedy):
-            drawn = np.zeros((rows, 1 + dep_q), np.float32)
+            numbers = np.zeros((rows, 1 + dep_q), np.float32)
             for row, (sampling, step) in enumerate(zip(lanes, steps, strict=True)):
-                drawn[row] = uniforms(sampling.seed, step, 1 + dep_q)
+                numbers[row] = uniforms(sampling.seed, step, 1 + dep_q)
         contexts = [np.array(tokens, np.int32) for tokens in repetition_context]
         return cls(
             text,
@@ -96,7 +96,7 @@ class SamplingBatch:
             column([s.padding_bias for s in lanes]).astype(np.float32),
             column([s.repetition_penalty for s in lanes], 1).astype(np.float32),
             (*contexts, *[np.empty(0, np.int32)] * (rows - len(lanes))),
-            drawn,
+            numbers,
         )
 
     @classmethod

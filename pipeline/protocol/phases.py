@@ -20,6 +20,7 @@ class Phase(Enum):
     GREETING = "connected; the server has not sent connection_established"
     WAITING = "connection_established was sent; the session has no lane"
     READY = "the session has a lane"
+    PUT_BACK = "the session has a lane, and waits for its turn again"
     CLOSING = "the client has sent bye"
     CLOSED = "the connection is over"
 
@@ -40,7 +41,12 @@ SENDABLE: dict[Phase, dict[Role, frozenset[str]]] = {
         "client": _CLIENT_KINDS,
     },
     Phase.READY: {
-        "server": _SERVER_NOTICES | {"audio", "text"},
+        "server": _SERVER_NOTICES | {"audio", "text", "queued"},
+        "client": _CLIENT_KINDS | {"audio"},
+    },
+    Phase.PUT_BACK: {
+        # Answers that were on their way, and audio from a client that does not know yet.
+        "server": _SERVER_NOTICES | {"audio", "text", "queued", "ready"},
         "client": _CLIENT_KINDS | {"audio"},
     },
     Phase.CLOSING: {
@@ -55,6 +61,9 @@ TRANSITIONS: dict[tuple[Phase, Role, str], Phase] = {
     (Phase.GREETING, "server", "connection_established"): Phase.WAITING,
     (Phase.WAITING, "server", "ready"): Phase.READY,
     (Phase.WAITING, "server", "resumed"): Phase.READY,
+    (Phase.READY, "server", "queued"): Phase.PUT_BACK,
+    (Phase.PUT_BACK, "server", "ready"): Phase.READY,
+    (Phase.PUT_BACK, "client", "bye"): Phase.CLOSING,
     (Phase.GREETING, "client", "bye"): Phase.CLOSING,
     (Phase.WAITING, "client", "bye"): Phase.CLOSING,
     (Phase.READY, "client", "bye"): Phase.CLOSING,

@@ -2,7 +2,6 @@
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -17,16 +16,7 @@ from pipeline.stages.batch import bucket_widths, padded, padded_rows
 from pipeline.stages.delays import DelayedTokenCache, DelayPattern
 from pipeline.stages.tensor_parallel.leader import Leader
 from pipeline.stages.text import Detokenizer, Utterance, UtteranceRules
-from pipeline.values import Codes, SamplingParams, Text
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """The result of one lane's step: the raw text token, its text, and a complete agent frame or None."""
-
-    token: int
-    text: tuple[Text, ...]
-    codes: Codes | None
+from pipeline.values import Codes, SamplingParams, StepResult, Text
 
 
 class _Session:
@@ -104,7 +94,7 @@ class StepperStage:
         """End the lane's session; returns the text of the utterance that this ends."""
         return self._sessions.pop(lane).utterance.close()
 
-    def step(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> list[Step]:
+    def step(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> list[StepResult]:
         """One step per lane: the users' `codes [n, K]`, K at least the codebooks that the model takes."""
         rows = padded_rows(lanes, self._scratch, in_buckets=self._in_buckets)
         if len(rows) > len(lanes):  # or the scratch row's sequence, and its cost, would grow without end
@@ -126,9 +116,9 @@ class StepperStage:
             for session, token, frame in zip(sessions, text, frames, strict=True)
         ]
 
-    def warmup(self, *, anew: bool) -> None:
-        """Take one step on the scratch row, after resetting it if `anew`; no session changes."""
-        if anew:
+    def warmup(self, *, reset: bool) -> None:
+        """Take one step on the scratch row, after resetting it if `reset`; no session changes."""
+        if reset:
             self._state = self._model.reset(self._state, self._scratch)
         self._run_scratch(width=1)
 
@@ -139,10 +129,10 @@ class StepperStage:
             SamplingBatch.of([SamplingParams()], [0], [()], self._model.config.dep_q, width),
         )
 
-    def _finish(self, session: _Session, token: int, frame: Codes | None) -> Step:
+    def _finish(self, session: _Session, token: int, frame: Codes | None) -> StepResult:
         if token not in self._rules.padding:
             session.repetition_context.append(token)
-        return Step(token, session.utterance.step(token), frame)
+        return StepResult(token, session.utterance.step(token), frame)
 
     def _run(
         self, rows: npt.NDArray[np.int32], inputs: npt.NDArray[np.int32], batch: SamplingBatch

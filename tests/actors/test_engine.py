@@ -38,8 +38,9 @@ from actors.runtime.tracing import Tracer
 from actors.sessions.admission import Admission
 from actors.sessions.counters import SessionCounters
 from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.latency import Latencies
 from actors.sessions.send_queue import SendQueue
-from actors.sessions.session import Latencies, Session
+from actors.sessions.session import Session
 from pipeline.audio.framing import payload_of
 from pipeline.audio.pacing import Playout
 from pipeline.errors import SessionRefusedError
@@ -261,7 +262,7 @@ async def test_bye_from_the_queue_leaves_it(autojump_clock, nursery):
 
 
 async def stop_reading(engine: Engine, stuck: Client, frames: list[np.ndarray]) -> None:
-    """Read until ready, then only talk, until the server has enough of it."""
+    """Read until ready, then only send, until the server closes the connection."""
     async with trio.open_nursery() as nursery:
         nursery.start_soon(serve_client, engine, stuck)
         while not any(isinstance(m, Ready) for m in stuck.metadata):
@@ -448,7 +449,7 @@ async def test_draining_finishes_every_utterance_and_ends_the_engine(autojump_cl
             nursery.start_soon(client.listen)
             await trio.testing.wait_all_tasks_blocked()
         await speaking.stream(speech(1, 6))
-        nursery.start_soon(engine.drain)  # asked twice, as by two signals
+        nursery.start_soon(engine.drain)  # twice, as by two signals
         await engine.drain()
         with pytest.raises(SessionRefusedError) as caught:
             engine.admission.request()

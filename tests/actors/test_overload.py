@@ -19,7 +19,7 @@ from support.actors.fakes import (
     speech,
 )
 
-from actors.decoder import SKIPS_IN_A_ROW, Decoder
+from actors.decoder import MAX_CONSECUTIVE_SKIPS, Decoder
 from pipeline.audio.fade import fade_in
 from pipeline.protocol import outgoing
 from pipeline.protocol.metadata import ClientStats, Dropped, Stats
@@ -54,7 +54,7 @@ def test_a_constant_delay_does_not_silence_a_session_for_ever():
         late, timely = decoder.run([codes(k, 0.0), codes(k, 99.0, lane=1)], 1.0)
         skipped.append(late.skipped)
         assert timely.pcm is not None
-    assert skipped == [True] * SKIPS_IN_A_ROW + [False] * (50 - SKIPS_IN_A_ROW)
+    assert skipped == [True] * MAX_CONSECUTIVE_SKIPS + [False] * (50 - MAX_CONSECUTIVE_SKIPS)
     decoder.apply(LaneClosed(0))
     decoder.apply(LaneOpened(0, SamplingParams()))
     assert decoder.run([codes(0, 0.0)], 1.0)[0].skipped

@@ -1,7 +1,7 @@
-"""`python tests/benchmarks/page_figures.py [--minutes 10]`: the page's figures in a real browser.
+"""`python tests/benchmarks/page_figures.py [--minutes 10]`: measure the voice page in a real browser.
 
-Prints one JSON object: mic→speaker p50, p95 and p99 over the run, as the page measures them, device
-latency apart, underruns, how soon the page is ready, and the page's memory at the start and at the end.
+Prints one JSON object: mic-to-speaker p50, p95 and p99 over the run, as measured by the page and without
+device latency; underruns; time until the page is ready; memory of the page at the start and at the end.
 """
 
 import argparse
@@ -20,7 +20,7 @@ READY_RUNS = 5
 SAMPLE_S = 10.0
 
 
-# The page keeps the latest 250 latencies; a run is judged by all of them.
+# The page keeps the last 250 latencies; a run is measured by all of them.
 KEEP_ALL = """async () => {
   const [link] = document.querySelectorAll("link[href$='/voice/percentiles.js']");
   const { RollingPercentiles } = await import(link.href);
@@ -34,7 +34,7 @@ KEEP_ALL = """async () => {
 
 
 def ready_ms(page: Page, server: Server) -> float:
-    """From the navigation until the button can be pressed and the server is known to be ready."""
+    """From the navigation until the page shows that the server is ready."""
     began_s = time.perf_counter()
     page.goto(server.origin + "/packet-voice")
     page.wait_for_selector("#server[data-state=ready]")
@@ -42,14 +42,14 @@ def ready_ms(page: Page, server: Server) -> float:
 
 
 def heap_mb(session: CDPSession) -> float:
-    """The page's JavaScript heap after a collection."""
+    """The JavaScript heap of the page after a garbage collection."""
     session.send("HeapProfiler.collectGarbage")
     metrics = session.send("Performance.getMetrics")["metrics"]
     return next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize") / 2**20
 
 
 def renderer_mb() -> float:
-    """Everything the largest renderer of our browser holds: heap, worker, worklets, canvases."""
+    """The memory of the largest renderer process: heap, workers, worklets, canvases."""
     children = psutil.Process().children(recursive=True)
     renderers = [child for child in children if "--type=renderer" in " ".join(child.cmdline())]
     return max(child.memory_info().rss for child in renderers) / 2**20

@@ -1,9 +1,8 @@
-"""`PYTHONPATH=tests python tests/benchmarks/whisper_figures.py [--minutes 10]`: the Whisper engine's figures.
+"""`PYTHONPATH=tests python tests/benchmarks/whisper_figures.py [--minutes 10]`: measure the ASR engine.
 
-With the model of `tiny_whisper`. Prints one JSON object: load times cold and warm, the real-time
-factor of 30 s of sound, and what a stream of so many minutes of speech, as fast as it is heard, leaves
-in memory: the page's heap after a collection, everything the renderer holds, and the workers that there
-are, once a minute.
+Uses the model of `tiny_whisper`. Prints one JSON object: load times cold and warm, the real-time factor
+for 30 s of audio, and, once per minute of speech streamed as fast as possible, the heap after a garbage
+collection, the memory of the renderer process, and the number of workers.
 """
 
 import argparse

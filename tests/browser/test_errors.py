@@ -62,7 +62,7 @@ def test_a_queued_and_a_rejected_page_are_both_served_in_the_end(
         start(first)
         second.bring_to_front()
         second.locator("#talk").click()
-        expect(second.locator("#call-status")).to_contain_text("You are next.")
+        expect(second.locator("#call-status")).to_contain_text("You are next in the queue.")
         third.bring_to_front()
         third.locator("#talk").click()
         expect(third.locator("#call-status")).to_have_text(

@@ -173,7 +173,7 @@ def test_fetch_reports_the_paths_of_the_files(
         assert file["bytes"] == (checkpoint / name).stat().st_size
     hub.down = True
     assert weights.main(["fetch", "--config", f"hf://{REPO}"]) == 0
-    assert "using the copy fetched earlier" in capsys.readouterr().err
+    assert "using the cached copy" in capsys.readouterr().err
 
 
 def test_progress_bars_are_shown_on_terminals_only(hub: Hub, tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""Makes `tests/data/embedded.npz`: what the official package says to a question, with the embedded weights.
+"""Makes `tests/data/embedded.npz`: the official package's answer to a question, with the embedded weights.
 
 Run with an interpreter that has PyTorch and `moshi` 0.2.13, after `configs/tiny` has changed:
 
     python tests/goldens/embedded_goldens.py
 
-`tests/data/question.wav` is heard frame by frame: `user [T, 8]` are its codes, `text [T]` and
+`tests/data/question.wav` is processed frame by frame: `user [T, 8]` are its codes, `text [T]` and
 `audio [T, 4]` what is drawn in each step, `out [T - 1, 5]` what `LMGen.step` gives, all greedy,
 and `pcm [T - 1, 1920]` int16 in 1/32768 the voice that answers.
 """

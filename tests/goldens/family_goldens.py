@@ -115,7 +115,7 @@ def loaded(config: dict, path: Path) -> LMModel:
         path,
         path,
         path,
-        # The official loader writes into the config it is given.
+        # The official loader modifies its config argument.
         json.loads(json.dumps({key: value for key, value in config.items() if key not in NOT_LM})),
         model_type=config.get("model_type", "moshi"),
     )
@@ -123,7 +123,7 @@ def loaded(config: dict, path: Path) -> LMModel:
 
 
 def conditions(model: LMModel, guided: bool) -> dict | None:
-    """As the official commands ask for them: one row, and with guidance one more of the opposite."""
+    """The conditions of the official commands: one row, and with guidance one more of the null conditions."""
     if not model.condition_provider:
         return None
     values = ["very_good", "very_bad"] if guided else ["very_good"]

@@ -104,14 +104,14 @@ def packed(model: LMModel) -> dict[str, torch.Tensor]:
 
 
 def trace(model: LMModel, steps: int, seed: int) -> dict[str, np.ndarray]:
-    """What is said to random codes."""
+    """The model's tokens for random codes."""
     users = model.n_q - model.dep_q
     return traced(model, np.random.default_rng(seed).integers(0, model.card, (steps, users)))
 
 
 @torch.no_grad()
 def traced(model: LMModel, user: np.ndarray) -> dict[str, np.ndarray]:
-    """What is said to the codes `user [T, n_q - dep_q]`."""
+    """The model's tokens for the codes `user [T, n_q - dep_q]`."""
     text, audio, out = [], [], []
     margins: list[float] = []
     gen = LMGen(

@@ -118,7 +118,7 @@ def liven(mimi: torch.nn.Module, pcm: torch.Tensor) -> None:
         for level, layer in enumerate(rvq.vq.layers):
             book = layer._codebook
             usage = 0.2 + 4 * torch.rand(book.cluster_usage.shape, generator=generator)
-            usage[3] = 0.0  # a centroid nobody uses: the divisor is clamped
+            usage[3] = 0.0  # an unused centroid: the divisor is clamped
             centroids = spread * 0.7**level * normal(book.embedding_sum.shape)
             centroids += middle if level == 0 else 0.0
             book.cluster_usage.copy_(usage)

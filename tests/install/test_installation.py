@@ -20,9 +20,9 @@ from support.install.users_systemd import missing, until, users_systemd
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     """A home folder for `make install`, without a service manager."""
-    made = Home(tmp_path_factory.mktemp("home"))
-    made.prepare()
-    return made
+    home = Home(tmp_path_factory.mktemp("home"))
+    home.prepare()
+    return home
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def port() -> int:
 
 
 @pytest.fixture(scope="module")
-def made(home: Home, port: int) -> subprocess.CompletedProcess[str]:
+def make_install(home: Home, port: int) -> subprocess.CompletedProcess[str]:
     """The result of `make install`."""
     return subprocess.run(
         ["make", "install", f"PYTHON={sys.executable}", "BACKEND=", f"ARGS=--set server.port={port}"],
@@ -73,12 +73,15 @@ def in_the_foreground(home: Home) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_without_a_service_manager_make_install_fails_after_installing_the_command(
-    home: Home, made: subprocess.CompletedProcess[str]
+    home: Home, make_install: subprocess.CompletedProcess[str]
 ) -> None:
     """Only the last step fails, with one sentence; the unit file is complete for a later start."""
-    assert made.returncode != 0
-    assert "cannot reach this user's systemd" in made.stderr or "systemctl was not found" in made.stderr
-    assert "Traceback" not in made.stderr
+    assert make_install.returncode != 0
+    assert (
+        "cannot reach this user's systemd" in make_install.stderr
+        or "systemctl was not found" in make_install.stderr
+    )
+    assert "Traceback" not in make_install.stderr
     assert run(home, "--version").stdout == "0.1.0\n"
     assert run(home, "health", "--help").stdout.startswith("usage: packet-voice health ")
     refused = run(home, "service", "status")
@@ -91,7 +94,7 @@ def test_without_a_service_manager_make_install_fails_after_installing_the_comma
     }
 
 
-def test_systemd_accepts_the_unit_file(home: Home, made: subprocess.CompletedProcess[str]) -> None:
+def test_systemd_accepts_the_unit_file(home: Home, make_install: subprocess.CompletedProcess[str]) -> None:
     """`systemd-analyze verify` reports nothing."""
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze (Debian: apt-get install systemd)")
@@ -106,7 +109,7 @@ def test_systemd_accepts_the_unit_file(home: Home, made: subprocess.CompletedPro
 
 
 def test_the_command_of_the_unit_file_serves_the_embedded_model(
-    home: Home, port: int, made: subprocess.CompletedProcess[str]
+    home: Home, port: int, make_install: subprocess.CompletedProcess[str]
 ) -> None:
     """The wheel contains the pages and their third-party files. SIGTERM ends the server with exit code 0."""
     url = f"http://127.0.0.1:{port}"
@@ -120,7 +123,7 @@ def test_the_command_of_the_unit_file_serves_the_embedded_model(
 
 
 def test_invalid_options_are_refused_before_anything_changes(
-    home: Home, made: subprocess.CompletedProcess[str]
+    home: Home, make_install: subprocess.CompletedProcess[str]
 ) -> None:
     """A service that could not start does not replace a working one."""
     before = home.unit.read_bytes()
@@ -132,7 +135,7 @@ def test_invalid_options_are_refused_before_anything_changes(
 
 @pytest.mark.skipif(missing() is not None, reason=str(missing()))
 def test_the_service_survives_a_crash_stops_on_command_and_uninstalls_completely(
-    home: Home, port: int, made: subprocess.CompletedProcess[str]
+    home: Home, port: int, make_install: subprocess.CompletedProcess[str]
 ) -> None:
     """A new installation keeps the saved options."""
     url = f"http://127.0.0.1:{port}"

@@ -1,4 +1,4 @@
-"""The language model keeps its sessions apart, and stepping it is reading the whole."""
+"""Sessions of the language model are isolated, and its steps equal the whole sequence."""
 
 import json
 from pathlib import Path
@@ -33,18 +33,18 @@ def model() -> LmModel:
 
 
 class Sessions:
-    """Sessions in lanes; each feeds back what it said, beside a random user of its own."""
+    """Sessions in lanes; each feeds back its own tokens, beside those of a random user."""
 
     def __init__(self, model: LmModel) -> None:
         self.model = model
         self.state = model.state(ROWS)
-        self.said: dict[int, list[np.ndarray]] = {}
+        self.tokens: dict[int, list[np.ndarray]] = {}
         self.settings: dict[int, SamplingParams] = {}
         self.lane: dict[int, int] = {}
 
     def open(self, session: int, lane: int) -> None:
         self.state = self.model.reset(self.state, lane)
-        self.said[session], self.lane[session] = [], lane
+        self.tokens[session], self.lane[session] = [], lane
         self.settings[session] = SETTINGS[session % 4]
 
     def step(self, sessions: list[int], width: int) -> None:
@@ -53,13 +53,13 @@ class Sessions:
         lanes[: len(sessions)] = [self.lane[s] for s in sessions]
         tokens = np.zeros((width, 1 + c.n_q), np.int32)
         for row, session in enumerate(sessions):
-            said = self.said[session]
-            tokens[row, : 1 + c.dep_q] = said[-1] if said else c.card
-            tokens[row, 1 + c.dep_q :] = np.random.default_rng([session, len(said)]).integers(0, c.card, 4)
+            history = self.tokens[session]
+            tokens[row, : 1 + c.dep_q] = history[-1] if history else c.card
+            tokens[row, 1 + c.dep_q :] = np.random.default_rng([session, len(history)]).integers(0, c.card, 4)
         batch = SamplingBatch.of(
             [self.settings[s] for s in sessions],
-            [len(self.said[s]) for s in sessions],
-            [[int(said[0]) for said in self.said[s][-9:]] for s in sessions],
+            [len(self.tokens[s]) for s in sessions],
+            [[int(step[0]) for step in self.tokens[s][-9:]] for s in sessions],
             c.dep_q,
             width,
         )
@@ -68,7 +68,7 @@ class Sessions:
         )
         drawn = np.concatenate([np.array(text)[:, None], np.array(audio)], axis=1)
         for row, session in enumerate(sessions):
-            self.said[session].append(drawn[row])
+            self.tokens[session].append(drawn[row])
 
     def row(self, lane: int) -> list[np.ndarray]:
         return [np.array(ring[lane]) for ring in (*self.state.keys, *self.state.values)]
@@ -81,10 +81,10 @@ schedules = st.lists(
 
 @settings(deadline=None, max_examples=12)
 @given(schedule=schedules, lanes=st.permutations([0, 1, 2, 3]))
-def test_a_session_says_the_same_alone_or_beside_others(
+def test_a_session_has_the_same_tokens_alone_or_beside_others(
     model: LmModel, schedule: list[list[int]], lanes: list[int]
 ) -> None:
-    """At one width, tokens are equal in any lane and company, greedy or seeded, also across the wrap."""
+    """At one width, tokens are equal in any lane, beside any sessions, greedy or seeded, across the wrap."""
     schedule = schedule * 2
     together = Sessions(model)
     for session in range(4):
@@ -97,7 +97,7 @@ def test_a_session_says_the_same_alone_or_beside_others(
         for sessions in schedule:
             if session in sessions:
                 alone.step([session], width=4)
-        np.testing.assert_array_equal(alone.said[session], together.said[session])
+        np.testing.assert_array_equal(alone.tokens[session], together.tokens[session])
         for mine, shared in zip(alone.row(0), together.row(lanes[session]), strict=True):
             np.testing.assert_array_equal(mine, shared)
 
@@ -118,8 +118,8 @@ def test_rows_not_named_keep_their_state_bit_for_bit(model: LmModel) -> None:
     np.testing.assert_array_equal(sessions.state.offsets[:4] - positions[:4], [0, 0, 1, 0])
 
 
-def test_a_lane_used_before_is_as_good_as_new(model: LmModel) -> None:
-    """After a reset, nothing of the lane's last session is heard, and its neighbour hears no reset."""
+def test_a_reset_lane_equals_a_new_one(model: LmModel) -> None:
+    """After a reset, nothing of the lane's last session has an effect, and other lanes are unchanged."""
     used, fresh = Sessions(model), Sessions(model)
     used.open(0, 2)
     used.open(3, 1)
@@ -133,12 +133,12 @@ def test_a_lane_used_before_is_as_good_as_new(model: LmModel) -> None:
     for _ in range(20):
         used.step([1, 3], width=2)
         fresh.step([1, 3], width=2)
-    np.testing.assert_array_equal(used.said[1], fresh.said[1])
-    np.testing.assert_array_equal(used.said[3], fresh.said[3])
+    np.testing.assert_array_equal(used.tokens[1], fresh.tokens[1])
+    np.testing.assert_array_equal(used.tokens[3], fresh.tokens[3])
 
 
 def test_the_width_of_the_batch_changes_no_greedy_token(model: LmModel) -> None:
-    """Widths 1, 2 and 4 say the same, and their rings agree to 1e-5."""
+    """Widths 1, 2 and 4 give the same tokens, and their rings agree to 1e-5."""
     by_width = {}
     for width in (1, 2, 4):
         sessions = Sessions(model)
@@ -147,21 +147,21 @@ def test_the_width_of_the_batch_changes_no_greedy_token(model: LmModel) -> None:
             sessions.step([0], width)
         by_width[width] = sessions
     for width in (2, 4):
-        np.testing.assert_array_equal(by_width[1].said[0], by_width[width].said[0])
+        np.testing.assert_array_equal(by_width[1].tokens[0], by_width[width].tokens[0])
         for one, other in zip(by_width[1].row(3), by_width[width].row(3), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["moshi", "variant"])
-def test_the_whole_expects_what_the_steps_said(name: str) -> None:
-    """Teacher-forced with the official trace, every likeliest token is the one that was said."""
+def test_the_whole_sequence_predicts_the_tokens_of_the_steps(name: str) -> None:
+    """Teacher-forced with the official trace, every likeliest token is the one in the trace."""
     folder = FOLDER.parent / f"lm_golden_{name}"
     config = parse_lm_config(json.loads((folder / "config.json").read_text()))
     model = LmModel(config)
     model.load_weights(folder / "model.safetensors")
     golden = np.load(folder / "trace.npz")
     frames = len(golden["out"]) - 1
-    # A step's own tokens stand one position later than what it heard, the user's do not.
+    # A step's own tokens are one position later than its input; the user's are not.
     columns = [
         golden["text"][:frames, None],
         golden["out"][:frames, 1:],
@@ -171,31 +171,31 @@ def test_the_whole_expects_what_the_steps_said(name: str) -> None:
     predicted = model.logits(codes)
     text, audio = np.array(predicted.text.argmax(axis=-1)), np.array(predicted.audio.argmax(axis=-1))
     np.testing.assert_array_equal(text, codes[:, :1])
-    said = predicted.audio_mask
-    assert said.mean() > 0.9
-    np.testing.assert_array_equal(audio[said], codes[:, 1 : 1 + config.dep_q][said])
+    counted = predicted.audio_mask
+    assert counted.mean() > 0.9
+    np.testing.assert_array_equal(audio[counted], codes[:, 1 : 1 + config.dep_q][counted])
 
 
 @settings(deadline=None, max_examples=8)
 @given(frame=st.integers(0, 12), codebook=st.integers(0, 8))
-def test_logits_hear_nothing_from_the_future(model: LmModel, frame: int, codebook: int) -> None:
-    """Changing one code changes no prediction of an earlier frame of any codebook that lags less."""
+def test_logits_do_not_depend_on_the_future(model: LmModel, frame: int, codebook: int) -> None:
+    """Changing one code changes no prediction of an earlier frame of a codebook with a smaller delay."""
     c = model.config
     codes = np.random.default_rng(0).integers(0, c.card, (1, 1 + c.n_q, 13)).astype(np.int32)
     changed = codes.copy()
     changed[0, codebook, frame] = (codes[0, codebook, frame] + 1) % c.card
     one, two = model.logits(codes), model.logits(changed)
-    heard_from = frame + c.delays[codebook]  # the step that is to say it, or that comes before it is heard
+    first_step = frame + c.delays[codebook]  # the step that predicts it, or that precedes it as input
     np.testing.assert_array_equal(
-        np.array(one.text)[:, :, : heard_from + 1], np.array(two.text)[:, :, : heard_from + 1]
+        np.array(one.text)[:, :, : first_step + 1], np.array(two.text)[:, :, : first_step + 1]
     )
     for q in range(c.dep_q):
-        safe = max(heard_from - c.delays[1 + q], 0)  # of codebook q, what is said in an earlier step
+        safe = max(first_step - c.delays[1 + q], 0)  # of codebook q, predictions of earlier steps
         np.testing.assert_array_equal(np.array(one.audio)[:, q, :safe], np.array(two.audio)[:, q, :safe])
 
 
 def test_no_token_is_no_input_and_no_prediction(model: LmModel) -> None:
-    """−1 adds nothing to what is heard, exactly as a zero embedding, and is masked out."""
+    """−1 adds nothing to the input, exactly as a zero embedding, and is masked out."""
     c = model.config
     codes = np.random.default_rng(0).integers(0, c.card, (1, 1 + c.n_q, 6)).astype(np.int32)
     codes[0, 2, 3] = codes[0, 0, 4] = NO_TOKEN
@@ -214,7 +214,7 @@ def test_no_token_is_no_input_and_no_prediction(model: LmModel) -> None:
 )
 @settings(deadline=None)
 def test_undelay_undoes_delay(delays: list[int], frames: int, seed: int) -> None:
-    """Delayed by one initial step and its delay, then moved back: the codes, or NaN where they fell off."""
+    """Delayed by one initial step and its delay, then shifted back: the codes, or NaN beyond the end."""
     codes = np.random.default_rng(seed).integers(0, 9, (2, len(delays), frames)).astype(np.int32)
     there = delayed(codes, tuple(delays), np.full(len(delays), -7))
     assert (there[:, :, 0] == -7).all()

@@ -1,4 +1,4 @@
-"""The official PyTorch implementation's tokens are ours, far beyond the ring's length.
+"""Tokens equal those of the official PyTorch implementation, far beyond the ring's length.
 
 The goldens are made by `tests/goldens/lm_goldens.py`.
 """
@@ -12,14 +12,14 @@ from support.models.lm_layouts import as_mlx, as_split
 
 
 @pytest.mark.parametrize("name", ["moshi", "variant"])
-def test_packed_checkpoint_says_what_the_official_model_says(name: str) -> None:
+def test_a_packed_checkpoint_gives_the_official_tokens(name: str) -> None:
     """From the packed PyTorch layout, greedy tokens are equal in every step."""
     folder = DATA / f"lm_golden_{name}"
     agree(folder, folder / "model.safetensors")
 
 
 @pytest.mark.parametrize("name", ["moshi", "variant"])
-def test_split_checkpoint_says_the_same(name: str, tmp_path: Path) -> None:
+def test_a_split_checkpoint_gives_the_same_tokens(name: str, tmp_path: Path) -> None:
     """The same weights in the split PyTorch layout are the same model."""
     folder = DATA / f"lm_golden_{name}"
     weights = mx.load(str(folder / "model.safetensors"))
@@ -27,7 +27,7 @@ def test_split_checkpoint_says_the_same(name: str, tmp_path: Path) -> None:
     agree(folder, tmp_path / "split.safetensors")
 
 
-def test_mlx_checkpoint_says_the_same(tmp_path: Path) -> None:
+def test_an_mlx_checkpoint_gives_the_same_tokens(tmp_path: Path) -> None:
     """The same weights in the MLX layout are the same model."""
     folder = DATA / "lm_golden_moshi"
     weights = mx.load(str(folder / "model.safetensors"))

@@ -1,4 +1,4 @@
-"""The official repository's own test of its language model, and what it says, pass here."""
+"""The official repository's own test of its language model passes here."""
 
 from pathlib import Path
 

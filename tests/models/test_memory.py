@@ -1,4 +1,4 @@
-"""What a bundle needs is said before it is loaded, and is what it takes; too much is refused."""
+"""The memory a bundle needs is computed before loading, is what it takes, and is refused if not free."""
 
 import dataclasses
 from pathlib import Path
@@ -24,18 +24,18 @@ def bundle_of(folder: Path) -> Bundle:
 
 
 def test_the_needs_are_what_loading_takes(tmp_path: Path) -> None:
-    """Weights and the state of every lane, measured after loading, are within 15 % of what was said."""
+    """Weights and the state of every lane, measured after loading, are within 15 % of the computed needs."""
     chain = open_stages(read_config(write_folder(tmp_path, lm=LARGER, settings={"lanes": {"max": 4}})))
-    said = chain.memory
-    assert said.lanes == 4
+    needs = chain.memory
+    assert needs.lanes == 4
     before_bytes = mx.get_active_memory()
     stages = [chain.load_encoder(), chain.load_stepper(), chain.load_decoder()]
     taken_bytes = mx.get_active_memory() - before_bytes
     assert len(stages) == 3
-    assert taken_bytes == pytest.approx(said.lm_bytes + said.mimi_bytes + said.rings_bytes, rel=0.15)
+    assert taken_bytes == pytest.approx(needs.lm_bytes + needs.mimi_bytes + needs.rings_bytes, rel=0.15)
 
 
-def test_lanes_cost_rings_and_nothing_else(checkpoint: Path) -> None:
+def test_a_lane_takes_rings_and_nothing_else(checkpoint: Path) -> None:
     """Each lane adds the same; weights are shared."""
     one, two, three = (memory_needs(bundle_of(checkpoint), lanes) for lanes in (1, 2, 3))
     assert three.rings_bytes - two.rings_bytes == two.rings_bytes - one.rings_bytes > 0
@@ -47,14 +47,14 @@ def test_lanes_cost_rings_and_nothing_else(checkpoint: Path) -> None:
 
 
 def test_the_parts_are_the_total(checkpoint: Path) -> None:
-    """And the sentence for people has it."""
+    """The sentence for the user has the total."""
     needs = memory_needs(bundle_of(checkpoint), 2)
     parts = needs.lm_bytes + needs.mimi_bytes + needs.rings_bytes + needs.working_bytes
     assert needs.total_bytes == parts
     assert str(needs).startswith(f"{parts / 2**30:.2f} GiB for 2 lanes")
 
 
-def test_weights_cost_what_they_are_kept_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_take_the_memory_of_their_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Dense on the CPU whatever the file; where quantized weights are kept, a fraction."""
     bundle = bundle_of(write_folder(tmp_path, lm=LARGER))
     packed = tmp_path / "model.q4.safetensors"
@@ -71,7 +71,7 @@ def test_weights_cost_what_they_are_kept_in(tmp_path: Path, monkeypatch: pytest.
 def test_what_cannot_fit_is_refused_with_the_figures(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Before a weight is read: needed, free, and where it would go."""
+    """Before a weight is read: needed, free, and what needs it."""
     monkeypatch.setattr(backend, "free_bytes", lambda: 2**20)
     with pytest.raises(
         WeightsError, match=r"needs 0\.\d+ GiB for .+ lanes: .+; 0\.00 GiB are free"

@@ -1,4 +1,4 @@
-"""Mimi's streaming laws: step ≡ whole, causality, and lanes that know nothing of each other."""
+"""Mimi's streaming: step ≡ whole, causality, and isolated lanes."""
 
 import itertools
 
@@ -14,7 +14,7 @@ ROWS = SCRATCH + 1
 
 
 def start(direction):
-    """A call, a new state, and the frames `[T, 1, …]` of one session going that way."""
+    """A call, a new state, and the frames `[T, 1, …]` of one session in that direction."""
     user_pcm, codes, _ = golden()
     if direction == "encode":
         return encode, mimi().encoder_state(ROWS), user_pcm[:, None]
@@ -22,7 +22,7 @@ def start(direction):
 
 
 def session(direction, frames, lane=0):
-    """What a lone session hears, frame by frame."""
+    """The results of a session alone, frame by frame."""
     call, state, _ = start(direction)
     out = []
     for frame in frames:
@@ -62,7 +62,7 @@ def test_any_grouping_of_frames_gives_the_whole(direction, cuts):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @pytest.mark.parametrize("changed", [0, 5, 17])
-def test_the_past_does_not_know_the_future(direction, changed):
+def test_a_frame_does_not_depend_on_later_ones(direction, changed):
     """Frames before a changed one come out bit for bit the same, and the changed one does not."""
     _, _, frames = start(direction)
     frames = frames[:20]
@@ -90,7 +90,7 @@ def test_rows_not_named_keep_their_state_bit_for_bit(direction):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_state_can_be_used_twice(direction):
-    """A call leaves the state it was given as it was: two futures can grow from one past."""
+    """A call does not change the state it is given, which may be used again."""
     call, state, frames = start(direction)
     for frame in frames[:6]:
         _, state = call(frame, state, [0])
@@ -102,8 +102,8 @@ def test_a_state_can_be_used_twice(direction):
 
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
-def test_a_used_lane_is_as_good_as_new_after_reset(direction):
-    """Nothing of the session before is left, not even of one that heard NaN; neighbours keep theirs."""
+def test_a_reset_lane_equals_a_new_one(direction):
+    """Nothing of the session before is left, not even of one with NaN; other lanes keep their state."""
     call, state, frames = start(direction)
     poison = frames[0] * np.float32(np.nan) if direction == "encode" else frames[0]
     for frame in [*frames[:9], poison, *frames[:2]]:
@@ -120,7 +120,7 @@ def test_a_used_lane_is_as_good_as_new_after_reset(direction):
 
 @st.composite
 def schedules(draw):
-    """Which lanes have a frame at each tick, in which order, and which lane starts anew before it."""
+    """Which lanes have a frame at each tick, in which order, and which lane is reset before it."""
     ticks = draw(st.integers(6, 10))
     calls = [draw(st.permutations(range(SCRATCH)))[: draw(st.integers(1, SCRATCH))] for _ in range(ticks)]
     resets = [draw(st.none() | st.integers(0, SCRATCH - 1)) for _ in range(ticks)]
@@ -130,24 +130,24 @@ def schedules(draw):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 @settings(max_examples=10, deadline=None)
 @given(schedule=schedules())
-def test_sessions_side_by_side_are_each_as_alone(direction, schedule):
-    """In any lane, fresh or reused, beside any others, at any width, a session comes out the same."""
+def test_sessions_in_one_batch_equal_each_alone(direction, schedule):
+    """In any lane, new or reused, beside any others, at any width, a session has the same results."""
     call, state, frames = start(direction)
     begun = dict.fromkeys(range(SCRATCH), 0)  # sessions opened in a lane, each with frames of its own
-    heard = {lane: [] for lane in range(SCRATCH)}
+    results = {lane: [] for lane in range(SCRATCH)}
     for named, reset in schedule:
         if reset is not None:
             state = mimi().reset(state, reset)
             begun[reset] += 1
-            heard[reset] = []
+            results[reset] = []
         width = 1 << (len(named) - 1).bit_length()
         lanes = [*named, *[SCRATCH] * (width - len(named))]
-        offsets = [(5 * lane + 3 * begun[lane] + len(heard[lane])) % FRAMES for lane in named]
+        offsets = [(5 * lane + 3 * begun[lane] + len(results[lane])) % FRAMES for lane in named]
         offsets += [0] * (width - len(named))
         y, state = call(np.concatenate([frames[i] for i in offsets]), state, lanes)
         for position, lane in enumerate(named):
-            heard[lane].append((offsets[position], y[position]))
-    for history in heard.values():
+            results[lane].append((offsets[position], y[position]))
+    for history in results.values():
         alone = session(direction, [frames[i] for i, _ in history])
         for (_, found), expected in zip(history, alone, strict=True):
             assert_close(found, expected)
@@ -155,7 +155,7 @@ def test_sessions_side_by_side_are_each_as_alone(direction, schedule):
 
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_at_one_width_a_row_is_the_same_bit_for_bit(direction):
-    """Neither the lane, nor the place in the batch, nor the neighbours change a single bit."""
+    """Neither the lane, nor its position in the batch, nor other rows change a single bit."""
     call, first, frames = start(direction)
     second = first
     for index in range(8):

@@ -28,7 +28,7 @@ def test_streamed_samples_are_those_of_the_official_package():
         np.testing.assert_allclose(pcm[0], expected[index], rtol=0, atol=1e-4, err_msg=f"frame {index}")
 
 
-def test_the_golden_tells_codes_and_samples_apart():
+def test_the_golden_data_vary():
     """The golden data vary enough in every codebook and in time for equality to mean something."""
     _, codes, agent_pcm = golden()
     assert all(len(np.unique(codes[:, k])) > 10 for k in range(CODEBOOKS))
@@ -62,5 +62,5 @@ def test_half_precision_keeps_the_sound():
     pcm, _ = half.decode(whole, state, lanes)
     assert pcm.dtype == mx.float32
     np.testing.assert_allclose(np.array(pcm).reshape(expected.shape), expected, rtol=0, atol=0.05)
-    heard, _ = half.encode(mx.array(user_pcm.reshape(1, 1, -1)), half.encoder_state(1), lanes)
-    assert 0 <= np.array(heard).min() <= np.array(heard).max() < config().quantizer.bins
+    codes_found, _ = half.encode(mx.array(user_pcm.reshape(1, 1, -1)), half.encoder_state(1), lanes)
+    assert 0 <= np.array(codes_found).min() <= np.array(codes_found).max() < config().quantizer.bins

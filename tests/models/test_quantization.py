@@ -67,7 +67,7 @@ def test_every_family_loads_when_quantized(tmp_path: Path, changes: dict[str, An
 
 @pytest.mark.parametrize(("bits", "group"), [(4, 32), (8, 64)])
 @pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES.keys())
-def test_every_family_says_quantized_what_its_dense_reference_says(
+def test_every_quantized_family_equals_its_dense_reference(
     tmp_path: Path, changes: dict[str, Any], bits: int, group: int
 ) -> None:
     """Logits of products with packed words are those of the same words made dense, up to rounding."""
@@ -75,13 +75,13 @@ def test_every_family_says_quantized_what_its_dense_reference_says(
     made = quantize_checkpoint(source, tmp_path / "quantized.safetensors", config, bits, group)
     generator = np.random.Generator(np.random.PCG64(3))
     codes = generator.integers(0, config.card, (1, 1 + config.n_q, 12), dtype=np.int32)
-    said = []
+    flat_logits = []
     for keep_quantized in (False, True):
         model = LmModel(config)
         model.load_weights(made.path, keep_quantized=keep_quantized)
         logits = model.logits(codes)
-        said.append(np.concatenate([np.array(logits.text).ravel(), np.array(logits.audio).ravel()]))
-    dense, packed = (values[~np.isnan(said[0])] for values in said)
+        flat_logits.append(np.concatenate([np.array(logits.text).ravel(), np.array(logits.audio).ravel()]))
+    dense, packed = (values[~np.isnan(flat_logits[0])] for values in flat_logits)
     assert len(dense) > 100
     np.testing.assert_allclose(packed, dense, atol=1e-3 * np.abs(dense).max())
 
@@ -130,7 +130,7 @@ def test_every_layout_gives_the_same_file(tmp_path: Path) -> None:
 
 
 def test_unused_codebooks_stay(tmp_path: Path) -> None:
-    """A config that says there are 16 codebooks still fits when only 8 are run."""
+    """A config with 16 codebooks still fits when only 8 are used."""
     personaplex = {**WIDE, "dep_q": 8, "model_type": "personaplex"}
     config = parse_lm_config(personaplex)
     source = tmp_path / "model.safetensors"
@@ -158,7 +158,7 @@ def test_other_quantizations_are_refused(tmp_path: Path, bits: int, group: int |
 
 
 def test_a_failure_on_the_way_leaves_nothing(tmp_path: Path) -> None:
-    """Numbers that are none are found while reading; half a checkpoint is never left behind."""
+    """NaN is found while reading; an incomplete checkpoint is never left behind."""
     source, config = make(tmp_path, {})
     tensors = mx.load(str(source))
     tensors["linears.3.weight"][0, 0] = mx.nan

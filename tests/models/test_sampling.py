@@ -1,4 +1,4 @@
-"""Tokens are drawn from the distribution that was asked for, each row from its own."""
+"""Tokens follow the distribution of their row's parameters."""
 
 import mlx.core as mx
 import numpy as np
@@ -59,7 +59,7 @@ def test_frequencies_are_the_softmax_of_the_best(temperature: float, top_k: int)
     data=st.data(),
 )
 def test_a_row_depends_on_itself_alone(rows: list[tuple[float, int, int]], data: st.DataObject) -> None:
-    """Its token is the same whatever logits, settings and numbers the others have, and among its k best."""
+    """Its token is the same whatever the other rows have, and among its k best."""
     temperature, top_k, seeds = (list(column) for column in zip(*rows, strict=True))
     logits = np.random.default_rng(seeds).standard_normal((len(rows), 12)).astype(np.float32)
     numbers = np.array([uniforms(seed, 0, 1)[0] for seed in seeds])
@@ -79,15 +79,15 @@ def test_a_row_depends_on_itself_alone(rows: list[tuple[float, int, int]], data:
         assert rank < top_k[mine]
 
 
-def test_the_least_temperature_there_is_draws_the_best() -> None:
-    """A number that float32 can hardly tell from 0 is a temperature like any other."""
+def test_the_smallest_temperature_samples_the_best_token() -> None:
+    """A temperature that is almost 0 in float32 is valid."""
     tokens = draw(LOGITS[None], choice([2.0**-149], [0]), np.array([0.999], np.float32))
     assert int(tokens[0]) == LOGITS.argmax()
 
 
 @pytest.mark.parametrize("number", [0.0, 1 - 2**-24])
-def test_the_ends_of_the_unit_interval_draw_what_can_be_drawn(number: float) -> None:
-    """Neither end falls on a token outside the k best, nor outside the vocabulary."""
+def test_the_ends_of_the_unit_interval_sample_possible_tokens(number: float) -> None:
+    """Neither end gives a token outside the k best, or outside the vocabulary."""
     tokens = draw(LOGITS[None], choice([1.0], [3]), np.array([number], np.float32))
     assert int(tokens[0]) in set(np.argsort(LOGITS)[-3:].tolist())
     assert int(tokens[0]) == (1 if number == 0 else 9)
@@ -117,19 +117,19 @@ def test_padding_bias_moves_one_logit_of_its_row() -> None:
 
 @given(recent=st.lists(st.integers(0, 9), max_size=20), penalty=st.floats(1.25, 4, width=32))
 @settings(deadline=None, max_examples=40)
-def test_penalty_weakens_what_was_said_and_nothing_else(recent: list[int], penalty: float) -> None:
-    """Positive logits are divided, negative ones multiplied, once however often a token was said."""
+def test_a_penalty_weakens_repeated_tokens_and_nothing_else(recent: list[int], penalty: float) -> None:
+    """Positive logits are divided, negative ones multiplied, once however often a token was repeated."""
     lanes = [SamplingParams(repetition_penalty=penalty), SamplingParams()]
     batch = SamplingBatch.of(lanes, [0, 0], [recent, recent], 4)
     shaped = np.array(process_text_logits(mx.array(np.tile(LOGITS, (2, 1))), batch, padding_id=3))
     weakened = np.where(LOGITS > 0, LOGITS / np.float32(penalty), LOGITS * np.float32(penalty))
-    said = np.isin(np.arange(10), recent)
-    np.testing.assert_allclose(shaped[0], np.where(said, weakened, LOGITS), rtol=1e-6)
+    repeated = np.isin(np.arange(10), recent)
+    np.testing.assert_allclose(shaped[0], np.where(repeated, weakened, LOGITS), rtol=1e-6)
     np.testing.assert_array_equal(shaped[1], LOGITS)
 
 
-def test_rows_beyond_the_lanes_are_greedy_and_cost_nothing() -> None:
-    """A batch is padded to its width; where nobody draws, no number is drawn."""
+def test_padding_rows_are_greedy_and_take_no_random_numbers() -> None:
+    """A batch is padded to its width; if all rows are greedy, there are no uniforms."""
     assert SamplingBatch.of([GREEDY], [3], [[]], 4, width=4).uniforms is None
     batch = SamplingBatch.of([SamplingParams(seed=2)], [3], [[1]], 4, width=4)
     assert batch.uniforms is not None

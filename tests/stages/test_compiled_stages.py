@@ -1,4 +1,4 @@
-"""Stages that compute by compiled graphs do what stages do: the same frames for the same sessions."""
+"""Stages with compiled functions give the same frames for the same sessions."""
 
 import functools
 from collections.abc import Iterator
@@ -23,8 +23,8 @@ def uncompiled() -> Iterator[None]:
     mx.enable_compile()
 
 
-def heard(chain: ModelStages) -> list[tuple[int, int, list[str], bytes | None]]:
-    """Of three lanes that come, go and warmup: each token, text, and the sound to five digits."""
+def results(chain: ModelStages) -> list[tuple[int, int, list[str], bytes | None]]:
+    """Three lanes that open and close, with warm-up steps between: tokens, text, and sound to five digits."""
     encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
     out = []
     rng = np.random.default_rng(4)
@@ -38,7 +38,7 @@ def heard(chain: ModelStages) -> list[tuple[int, int, list[str], bytes | None]]:
                 stage.close(1)
                 stage.open(1, SamplingParams(seed=8, repetition_penalty=1.4))
         if frame % 5 == 0:
-            stepper.warmup(anew=frame == 0)
+            stepper.warmup(reset=frame == 0)
         codes = encoder.encode(lanes, rng.uniform(-0.3, 0.3, (len(lanes), 1920)).astype(np.float32))
         steps = stepper.step(lanes, codes)
         ready = [
@@ -52,16 +52,16 @@ def heard(chain: ModelStages) -> list[tuple[int, int, list[str], bytes | None]]:
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_chain_of_graphs_says_what_a_chain_says(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_stages_equal_eager_stages(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens and text are equal, sound to 2e-5, for lanes that open, close and wait."""
     chain = open_stages(read_config(checkpoint, ["lanes.max=3"]))
-    due = heard(chain)
+    due = results(chain)
     for name in ("EncoderStage", "StepperStage", "DecoderStage"):
         stage = getattr(module, name)
         monkeypatch.setattr(module, name, functools.partial(stage, compiles=True))
-    told = heard(chain)
-    assert len(due) == len(told) > 2 * FRAMES
-    for one, other in zip(due, told, strict=True):
+    found = results(chain)
+    assert len(due) == len(found) > 2 * FRAMES
+    for one, other in zip(due, found, strict=True):
         if isinstance(one[-1], np.ndarray):
             assert one[:2] == other[:2]
             np.testing.assert_allclose(one[2], other[2], atol=2e-5)

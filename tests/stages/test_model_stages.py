@@ -1,4 +1,4 @@
-"""Laws of the three stages together, on a small real checkpoint: sessions do not touch each other."""
+"""The three stages together, on a small real checkpoint: sessions are isolated."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from pipeline.cli.offline import run_frames
 from pipeline.config import read_config
 from pipeline.stages.model_stages import ModelStages, open_stages
-from pipeline.stages.stepper import Step
-from pipeline.values import GREEDY, Pcm, SamplingParams, TextFinal
+from pipeline.values import GREEDY, Pcm, SamplingParams, StepResult, TextFinal
 
 LANES = 4
 FRAMES = 26  # more than four times the language model's context
@@ -24,8 +23,8 @@ def chain(checkpoint: Path) -> ModelStages:
     return open_stages(read_config(checkpoint, [f"lanes.max={LANES}"]))
 
 
-def test_clients_are_told_what_the_configuration_suggests(checkpoint: Path) -> None:
-    """The card of a model bears its greeting; without one, nothing is suggested."""
+def test_the_model_card_has_the_configured_greeting(checkpoint: Path) -> None:
+    """Without a greeting, the card has no suggestions."""
     assert open_stages(read_config(checkpoint)).card.suggestions == ()
     greeting = 'greeting={"about": "It adds.", "suggestions": ["what is one plus one"]}'
     card = open_stages(read_config(checkpoint, [greeting])).card
@@ -33,14 +32,14 @@ def test_clients_are_told_what_the_configuration_suggests(checkpoint: Path) -> N
 
 
 class Session:
-    """One session of a chain: what it says in, and what comes out."""
+    """One session: its input frames and its results."""
 
     def __init__(self, speech: int, sampling: SamplingParams) -> None:
         generator = np.random.Generator(np.random.PCG64(speech))
         self.frames: Pcm = (0.2 * generator.standard_normal((FRAMES, 1920))).astype(np.float32)
         self.sampling = sampling
-        self.heard = 0
-        self.steps: list[Step] = []
+        self.sent = 0
+        self.steps: list[StepResult] = []
         self.pcm: list[Pcm] = []
 
     def same_tokens(self, other: "Session") -> bool:
@@ -55,7 +54,7 @@ class Session:
 
 
 class Stages:
-    """The stages of a chain, driven as the actors do."""
+    """The stages, driven as the actors do."""
 
     def __init__(self, chain: ModelStages) -> None:
         self.stages = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
@@ -72,10 +71,10 @@ class Stages:
         """One frame for each lane's session."""
         encoder, stepper, decoder = self.stages
         lanes = list(at)
-        codes = encoder.encode(lanes, np.stack([s.frames[s.heard] for s in at.values()]))
+        codes = encoder.encode(lanes, np.stack([s.frames[s.sent] for s in at.values()]))
         steps = stepper.step(lanes, codes)
         for session, step in zip(at.values(), steps, strict=True):
-            session.heard += 1
+            session.sent += 1
             session.steps.append(step)
         speaking = [
             (lane, step.codes) for lane, step in zip(lanes, steps, strict=True) if step.codes is not None
@@ -104,7 +103,7 @@ def alone(stages: Stages) -> list[Session]:
 
 
 def test_sessions_differ(alone: list[Session]) -> None:
-    """Otherwise the isolation tests would hold of anything."""
+    """Otherwise the isolation tests would prove nothing."""
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert not alone[a].same_tokens(alone[b])
     assert len({step.token for step in alone[1].steps}) > 5
@@ -146,7 +145,7 @@ def test_the_first_delay_steps_complete_no_frame_and_each_later_one_does(alone: 
         assert [step.codes is None for step in session.steps] == [True] + [False] * (FRAMES - 1)
 
 
-def test_offline_says_what_the_stages_say(chain: ModelStages, alone: list[Session]) -> None:
+def test_offline_gives_the_results_of_the_stages(chain: ModelStages, alone: list[Session]) -> None:
     trace = run_frames(chain, alone[1].frames, SAMPLINGS[1])
     assert trace.text_tokens == [step.token for step in alone[1].steps]
     np.testing.assert_array_equal(trace.agent_codes, [step.codes for step in alone[1].steps[1:]])
@@ -155,7 +154,7 @@ def test_offline_says_what_the_stages_say(chain: ModelStages, alone: list[Sessio
     assert " ".join(trace.text).split() == [str(token) for token in spoken]
 
 
-def test_a_configured_lane_draws_differently_and_forgets_nothing(
+def test_a_configured_lane_samples_differently_and_keeps_its_state(
     stages: Stages, alone: list[Session]
 ) -> None:
     session = Session(0, GREEDY)

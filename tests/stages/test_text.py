@@ -17,35 +17,35 @@ PAD = 3
 
 
 def feed(utterance: Utterance, tokens: list[int]) -> list[object]:
-    return [said for token in tokens for said in utterance.step(token)]
+    return [texts for token in tokens for texts in utterance.step(token)]
 
 
 def test_a_partial_is_the_whole_utterance_so_far() -> None:
-    said = feed(Utterance(RULES, TokenIds()), [PAD, 7, PAD, 8, 0, 9])
-    assert said == [TextPartial("7"), TextPartial("7 8"), TextPartial("7 8 9")]
+    texts = feed(Utterance(RULES, TokenIds()), [PAD, 7, PAD, 8, 0, 9])
+    assert texts == [TextPartial("7"), TextPartial("7 8"), TextPartial("7 8 9")]
 
 
 def test_a_run_of_padding_closes_the_utterance_once() -> None:
-    said = feed(Utterance(RULES, TokenIds()), [7, PAD, 0, PAD, PAD, PAD, PAD])
-    assert said == [TextPartial("7"), TextFinal("7")]
+    texts = feed(Utterance(RULES, TokenIds()), [7, PAD, 0, PAD, PAD, PAD, PAD])
+    assert texts == [TextPartial("7"), TextFinal("7")]
 
 
 def test_a_broken_run_of_padding_closes_nothing() -> None:
-    said = feed(Utterance(RULES, TokenIds()), [7, PAD, PAD, 8, PAD, PAD])
-    assert said == [TextPartial("7"), TextPartial("7 8")]
+    texts = feed(Utterance(RULES, TokenIds()), [7, PAD, PAD, 8, PAD, PAD])
+    assert texts == [TextPartial("7"), TextPartial("7 8")]
 
 
-def test_an_utterance_never_outlives_its_length() -> None:
-    said = feed(Utterance(RULES, TokenIds()), [5] * 25)
-    assert [s.text for s in said if isinstance(s, TextFinal)] == [" ".join(["5"] * 10)] * 2
+def test_an_utterance_ends_at_its_maximum_length() -> None:
+    texts = feed(Utterance(RULES, TokenIds()), [5] * 25)
+    assert [s.text for s in texts if isinstance(s, TextFinal)] == [" ".join(["5"] * 10)] * 2
 
 
 @given(st.lists(st.sampled_from([0, 3, 5, 6]), max_size=60))
 def test_finals_hold_every_spoken_token_once_in_order(tokens: list[int]) -> None:
     utterance = Utterance(RULES, TokenIds())
-    said = feed(utterance, tokens) + list(utterance.close())
+    texts = feed(utterance, tokens) + list(utterance.close())
     spoken = [str(t) for t in tokens if t not in RULES.padding]
-    assert " ".join(s.text for s in said if isinstance(s, TextFinal)).split() == spoken
+    assert " ".join(s.text for s in texts if isinstance(s, TextFinal)).split() == spoken
     assert utterance.close() == ()
 
 
@@ -66,12 +66,12 @@ def pieces(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_sentencepiece_spells_what_it_would_tokenize(pieces: Path) -> None:
+def test_sentencepiece_decodes_what_it_encodes(pieces: Path) -> None:
     processor = sentencepiece.SentencePieceProcessor(model_file=str(pieces))
     detokenizer = SentencePiece(pieces, processor.vocab_size())
     utterance = Utterance(UtteranceRules(frozenset({0}), padding_run=3, max_steps=50), detokenizer)
-    said = feed(utterance, processor.encode("how are you"))
-    assert said[-1] == TextPartial("how are you")
+    texts = feed(utterance, processor.encode("how are you"))
+    assert texts[-1] == TextPartial("how are you")
     assert utterance.step(processor.eos_id()) == (TextFinal("how are you"),)
 
 

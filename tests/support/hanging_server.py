@@ -5,7 +5,6 @@ import threading
 from pathlib import Path
 
 from pipeline import run
-from pipeline.cli.arguments import run_command
 from pipeline.stages.stepper import StepperStage
 
 sign, arguments = Path(sys.argv[1]), sys.argv[2:]
@@ -19,4 +18,4 @@ def hanging_step(self, lanes, codes):
 
 
 StepperStage.step = hanging_step
-run._leave(run_command(lambda: run.main(arguments)))  # ends as the command does
+run.run_and_exit(arguments)

@@ -52,7 +52,7 @@ Content = bytes | OnDisk
 
 
 @dataclass(frozen=True)
-class Asked:
+class LoggedRequest:
     """One request to the hub or (`cdn`) to the host of its large files."""
 
     method: str
@@ -96,7 +96,7 @@ class Hub:
     sizes: dict[str, int] = field(default_factory=dict)
     down: bool = False
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)  # method, path, Range
-    asked: list[Asked] = field(default_factory=list)
+    log: list[LoggedRequest] = field(default_factory=list)
     sent_bytes: dict[str, int] = field(default_factory=dict)
 
     def add(self, repo: str, files: Mapping[str, bytes | Path]) -> str:
@@ -120,7 +120,7 @@ class Hub:
 
     def received(self, method: str, part: str) -> list[str | None]:
         """The Range of every request of `method` for a path with `part` in it."""
-        return [asked for how, path, asked in self.requests if how == method and part in path]
+        return [range_ for how, path, range_ in self.requests if how == method and part in path]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -140,7 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
         self.hub.requests.append((self.command, path, self.headers.get("Range")))
-        self.hub.asked.append(Asked(self.command, path, dict(self.headers.items()), self.is_cdn))
+        self.hub.log.append(LoggedRequest(self.command, path, dict(self.headers.items()), self.is_cdn))
         name = path.rsplit("/", 1)[-1]
         if name in self.hub.silent:
             self.hub.silent[name].wait()
@@ -217,12 +217,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send(self, name: str, content: Content, commit: str) -> None:
         begin, end = 0, len(content)
-        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
-        if asked and int(asked[1]) >= end:
+        requested = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or "")
+        if requested and int(requested[1]) >= end:
             self._refuse(416, "", ("Content-Range", f"bytes */{end}"))
             return
-        if asked:
-            begin, end = int(asked[1]), min(int(asked[2] or end) + bool(asked[2]), len(content))
+        if requested:
+            begin, end = int(requested[1]), min(int(requested[2] or end) + bool(requested[2]), len(content))
             self.send_response(206)
             self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{len(content)}")
         else:
@@ -236,7 +236,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         base, middle = name.rsplit("/", 1)[-1], begin + (end - begin) // 2
-        if base in self.hub.broken or (base in self.hub.cut and not asked):
+        if base in self.hub.broken or (base in self.hub.cut and not requested):
             self.hub.cut.discard(base)
             self._write(name, content, begin, middle)
             self.close_connection = True

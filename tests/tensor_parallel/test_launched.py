@@ -1,4 +1,4 @@
-"""What `mlx.launch` leaves in the environment is read, and what contradicts itself is refused."""
+"""The environment of `mlx.launch` is parsed, and contradictions are refused."""
 
 import json
 from pathlib import Path
@@ -18,14 +18,14 @@ def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_without_a_launcher_there_is_one_process() -> None:
-    """Nothing is asked, and nothing waited for."""
+    """There is nothing to connect to."""
     assert launched_ranks() == SINGLE_RANK
 
 
 def test_a_ring_has_as_many_ranks_as_its_file_has_hosts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a single one the launcher's file is empty."""
+    """For a single one, the launcher's file is empty."""
     hosts = tmp_path / "hosts"
     monkeypatch.setenv("MLX_HOSTFILE", str(hosts))
     monkeypatch.setenv("MLX_RANK", "1")
@@ -36,26 +36,26 @@ def test_a_ring_has_as_many_ranks_as_its_file_has_hosts(
     assert launched_ranks() == SINGLE_RANK
 
 
-def test_nccl_says_how_many_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In a variable of its own."""
+def test_nccl_has_a_variable_for_the_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`MLX_WORLD_SIZE`."""
     monkeypatch.setenv("MLX_RANK", "3")
     monkeypatch.setenv("MLX_WORLD_SIZE", "4")
     assert launched_ranks() == Ranks(3, 4)
 
 
 @pytest.mark.parametrize(("rank", "size"), [("4", "4"), ("-1", "2"), ("one", "2"), ("0", "two")])
-def test_what_cannot_be_is_a_configuration_error(
+def test_a_contradiction_is_a_configuration_error(
     rank: str, size: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit code 2, before anything is looked for."""
+    """Exit code 2, before anything is connected."""
     monkeypatch.setenv("MLX_RANK", rank)
     monkeypatch.setenv("MLX_WORLD_SIZE", size)
     with pytest.raises(ConfigError):
         launched_ranks()
 
 
-def test_a_file_that_is_not_there_is_one_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sentence has its name."""
+def test_a_missing_file_is_a_configuration_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message names it."""
     monkeypatch.setenv("MLX_RANK", "0")
     monkeypatch.setenv("MLX_HOSTFILE", str(tmp_path / "absent"))
     with pytest.raises(ConfigError, match="absent"):

@@ -1,4 +1,4 @@
-"""The server over two ranks: it answers as one process does, and whichever rank ends or hangs, all end, told.
+"""A server over two ranks: it answers as one process does; if a rank ends or hangs, all end with a reason.
 
 Every limit on time is far above what is waited for; which of them holds is not asserted.
 """
@@ -27,7 +27,7 @@ from trio_websocket import ConnectionClosed, WebSocketConnection
 
 from pipeline.audio.wav import read_speech
 from pipeline.cli.bench_tensor_parallel import free_ports_from
-from pipeline.client.connect import connected
+from pipeline.client.connect import open_websocket
 from pipeline.client.report import Report
 from pipeline.client.session import converse
 from pipeline.loadtest.server_process import start_server
@@ -35,13 +35,13 @@ from pipeline.protocol.metadata import Configure
 from pipeline.protocol.packets import Packet, PacketType, Priority, decode, encode
 
 SILENCE = Packet(PacketType.AUDIO_CHUNK, Priority.CRITICAL, 0, 0.0, bytes(4 * 1920))
-# Ranks that share a core may be slow, and what is said late is said all the same.
+# Ranks that share a core may be slow, which must not fail the test.
 SETTINGS = ("lanes.max=1", "stall_s=4", "drain_s=1", "limits.max_lag_ms=60000", "limits.send_timeout_s=1")
 GREEDY = Configure(temperature=0.0, text_temperature=0.0)
 REASONS = (
     "another rank has ended",
     "the ranks did not finish a step together",
-    "another rank has not answered",
+    "another rank has not responded",
     "another rank has not finished a step",
 )
 
@@ -66,7 +66,7 @@ def wait_ready(port: int, alive: Callable[[], bool]) -> None:
         except urllib.error.HTTPError as error:
             error.close()  # not ready yet
         except OSError:
-            pass  # nobody listens yet
+            pass  # not listening yet
         time.sleep(0.05)
     raise AssertionError("not ready in a minute")
 
@@ -86,13 +86,13 @@ def talked(url: str) -> Report:
 
 
 def session_until_closed(url: str, meanwhile: Callable[[], None]) -> tuple[int | None, list[str]]:
-    """A session that goes on until the server ends it: the close code, and the metadata it was told.
+    """A session that runs until the server ends it: the close code, and the types of metadata it got.
 
     `meanwhile` is called when a first frame has been answered.
     """
-    told: list[str] = []
+    received: list[str] = []
 
-    async def say(socket: WebSocketConnection) -> None:
+    async def send(socket: WebSocketConnection) -> None:
         with suppress(ConnectionClosed):
             while True:
                 await socket.send_message(encode(SILENCE))
@@ -101,13 +101,13 @@ def session_until_closed(url: str, meanwhile: Callable[[], None]) -> tuple[int |
     async def main() -> int | None:
         answered = False
         with trio.fail_after(60):
-            async with connected(url) as socket, trio.open_nursery() as nursery:
-                nursery.start_soon(say, socket)
+            async with open_websocket(url) as socket, trio.open_nursery() as nursery:
+                nursery.start_soon(send, socket)
                 try:
                     while True:
                         packet = decode(await socket.get_message())
                         if packet.type == PacketType.METADATA:
-                            told.append(json.loads(packet.payload)["type"])
+                            received.append(json.loads(packet.payload)["type"])
                         elif packet.type == PacketType.TEXT_PARTIAL and not answered:
                             answered = True
                             meanwhile()
@@ -116,10 +116,10 @@ def session_until_closed(url: str, meanwhile: Callable[[], None]) -> tuple[int |
                 nursery.cancel_scope.cancel()
         return code
 
-    return trio.run(main), told
+    return trio.run(main), received
 
 
-def test_it_says_what_one_process_says(folder: Path) -> None:
+def test_two_ranks_answer_as_one_process(folder: Path) -> None:
     """Started by `mlx.launch`, as by a user; SIGTERM to rank 0 ends all of it with 0."""
     with start_server(folder, SETTINGS) as one:
         alone = talked(one.socket_url)
@@ -152,17 +152,17 @@ def test_it_says_what_one_process_says(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_rank_that_is_gone_or_hangs_ends_the_service_and_the_session_is_told(
+def test_a_rank_that_ends_or_hangs_ends_the_service_and_notifies_the_session(
     folder: Path, number: int
 ) -> None:
-    """Rank 0 ends with 70 and says why; the session is closed with 1011."""
+    """Rank 0 exits with 70 and logs the reason; the session is closed with 1011."""
     with serving(folder) as (url, (first, second)):
-        code, told = session_until_closed(url, lambda: second.process.send_signal(number))
+        code, received = session_until_closed(url, lambda: second.process.send_signal(number))
         assert first.ended() == 70
-        assert "invariant_broken" in first.said()
-        assert any(sentence in first.said() for sentence in REASONS)
+        assert "invariant_broken" in first.output()
+        assert any(sentence in first.output() for sentence in REASONS)
     assert code == 1011
-    assert told[-1] == "error"
+    assert received[-1] == "error"
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
@@ -171,24 +171,24 @@ def test_without_rank_0_the_others_end(folder: Path, number: int) -> None:
     with serving(folder) as (_, (first, second)):
         first.process.send_signal(number)
         assert second.ended() == 70
-        assert "rank 0 has not responded" in second.said() or "another rank has ended" in second.said()
+        assert "rank 0 has not responded" in second.output() or "another rank has ended" in second.output()
 
 
-def test_nobody_needs_to_talk_for_it_to_be_noticed(folder: Path) -> None:
-    """Without a session, too, rank 0 ends with 70 and the reason."""
+def test_a_lost_rank_is_detected_without_a_session(folder: Path) -> None:
+    """Rank 0 exits with 70 and the reason."""
     with serving(folder) as (_, (first, second)):
         second.process.send_signal(signal.SIGSTOP)
         assert first.ended() == 70
-        assert any(sentence in first.said() for sentence in REASONS)
+        assert any(sentence in first.output() for sentence in REASONS)
 
 
 def test_a_signal_to_any_rank_drains_all(folder: Path) -> None:
-    """The session is told `draining`, and every process ends with 0."""
+    """The session gets `draining`, and every process exits with 0."""
     with serving(folder) as (url, (first, second)):
-        code, told = session_until_closed(url, second.process.terminate)
+        code, received = session_until_closed(url, second.process.terminate)
         assert (first.ended(), second.ended()) == (0, 0)
     assert code == 1001
-    assert "draining" in told
+    assert "draining" in received
 
 
 def test_an_interrupt_ends_all_with_130(folder: Path) -> None:
@@ -199,16 +199,16 @@ def test_an_interrupt_ends_all_with_130(folder: Path) -> None:
         assert [rank.ended() for rank in both] == [130, 130]
 
 
-def test_ranks_that_were_started_for_different_things_do_not_serve(folder: Path) -> None:
-    """Each says so, and ends with 2."""
+def test_ranks_with_different_configurations_do_not_serve(folder: Path) -> None:
+    """Each reports it and exits with 2."""
     own = [["--set", "lanes.max=1"], ["--set", "lanes.max=2"]]
     with ranks(*arguments(folder, free_ports(1)[0]), each=own) as both:
         assert [rank.ended() for rank in both] == [2, 2]
-        assert all("was started with another configuration" in rank.said() for rank in both)
+        assert all("was started with another configuration" in rank.output() for rank in both)
 
 
-def test_a_share_that_cannot_be_loaded_ends_all(folder: Path, tmp_path: Path) -> None:
-    """With 3: the rank itself says what is wrong, and rank 0 which rank it is."""
+def test_a_shard_that_cannot_be_loaded_ends_all(folder: Path, tmp_path: Path) -> None:
+    """With 3: the rank itself reports the reason, and rank 0 which rank it is."""
     damaged = tmp_path / "damaged"
     shutil.copytree(folder, damaged)
     path = damaged / "model.safetensors"
@@ -216,15 +216,15 @@ def test_a_share_that_cannot_be_loaded_ends_all(folder: Path, tmp_path: Path) ->
     command = arguments(folder, free_ports(1)[0])
     with ranks(*command, each=[[], ["--config", str(damaged)]]) as (first, second):
         assert (first.ended(), second.ended()) == (3, 3)
-        assert "rank 1" in first.said().splitlines()[-1]
-        assert "NaN" in second.said().splitlines()[-1]
+        assert "rank 1" in first.output().splitlines()[-1]
+        assert "NaN" in second.output().splitlines()[-1]
 
 
-def test_a_rank_that_nobody_joins_does_not_wait_for_ever(folder: Path, tmp_path: Path) -> None:
-    """MLX would; the log says beforehand when it will be ended, and how."""
+def test_a_rank_without_others_does_not_wait_for_ever(folder: Path, tmp_path: Path) -> None:
+    """MLX would; the log has the time limit beforehand."""
     hostfile = tmp_path / "hosts.json"
     hostfile.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))
     command = [*arguments(folder, free_ports(1)[0]), "--set", "ranks.join_s=1"]
     with closing(Rank(0, command, hostfile, {})) as rank:
         assert rank.ended() == -signal.SIGALRM
-        assert json.loads(rank.said().splitlines()[-1])["or_killed_after_s"] == 1
+        assert json.loads(rank.output().splitlines()[-1])["or_killed_after_s"] == 1

@@ -1,4 +1,4 @@
-"""What each rank has: together all of it, each its even part, and nothing that cannot be dealt out."""
+"""The shards of all ranks make up the whole model, and a model that cannot be split evenly is refused."""
 
 import itertools
 import json
@@ -37,7 +37,7 @@ def published(name: str) -> LmConfig:
 
 
 def reassembled(parts: list[mx.array], cut: ShardSpec) -> mx.array:
-    """The whole, from all ranks' shares: block by block, rank by rank."""
+    """The whole, from the shards of all ranks: block by block, rank by rank."""
     size = len(parts)
     begins = np.cumsum([0, *(block // size for block in cut.blocks)])
     pieces = [
@@ -50,34 +50,34 @@ def reassembled(parts: list[mx.array], cut: ShardSpec) -> mx.array:
 
 @pytest.mark.parametrize("raw", [SHARED, PLAIN], ids=["gated", "plain"])
 @pytest.mark.parametrize("replicated_depformer", [False, True])
-def test_the_shares_of_every_parameter_are_the_whole(
+def test_the_shards_of_every_parameter_are_the_whole(
     raw: Mapping[str, Any], replicated_depformer: bool
 ) -> None:
-    """Nothing is lost and nothing is there twice, but what every rank has all of."""
+    """Nothing is lost, and nothing is there twice except replicated parameters."""
     config = parse_lm_config(raw)
-    shares = [Shard(rank, 2, replicated_depformer=replicated_depformer) for rank in range(2)]
-    dealt = set()
+    shards = [Shard(rank, 2, replicated_depformer=replicated_depformer) for rank in range(2)]
+    split = set()
     for name, shape in LmModel(config).parameter_shapes().items():
         whole = mx.arange(int(np.prod(shape)), dtype=mx.float32).reshape(shape)
-        parts = [share.take(config, name, whole) for share in shares]
+        parts = [shard.take(config, name, whole) for shard in shards]
         assert all(isinstance(part, mx.array) for part in parts)
-        assert {part.shape for part in parts} == {shares[0].shapes(config, {name: shape})[name]}
-        cut = shares[0].spec(config, name)
+        assert {part.shape for part in parts} == {shards[0].shapes(config, {name: shape})[name]}
+        cut = shards[0].spec(config, name)
         if cut is None:
             assert all(mx.array_equal(part, whole) for part in parts)
         else:
-            dealt.add(name)
+            split.add(name)
             assert sum(part.size for part in parts) == whole.size
             assert mx.array_equal(reassembled(parts, cut), whole)
-    assert any(name.startswith("transformer.") for name in dealt)
-    assert any(name.startswith("depformer.") for name in dealt) != replicated_depformer
+    assert any(name.startswith("transformer.") for name in split)
+    assert any(name.startswith("depformer.") for name in split) != replicated_depformer
 
 
 @given(st.sampled_from([(4, 32), (8, 32), (6, 64)]), st.sampled_from([0, 1]), st.integers(0, 2**16))
-def test_a_share_of_a_quantized_matrix_is_the_quantized_share(
+def test_the_shard_of_a_quantized_matrix_is_the_quantized_shard(
     how: tuple[int, int], axis: int, seed: int
 ) -> None:
-    """Words, scales and biases are cut alike, so that what they stand for is the share of the whole."""
+    """Words, scales and biases are split alike, so that they represent the shard of the dense matrix."""
     bits, group = how
     config = parse_lm_config(SHARED | {"dim": 256, "hidden_scale": 1.5})
     name = f"transformer.layers.0.gating.0.linear_{'in' if axis == 0 else 'out'}.weight"
@@ -85,11 +85,11 @@ def test_a_share_of_a_quantized_matrix_is_the_quantized_share(
     matrix = mx.random.normal(shape, key=mx.random.key(seed))
     packed = Quantized(*mx.quantize(matrix, group_size=group, bits=bits), Quantization(bits, group))
     for rank in range(2):
-        share = Shard(rank, 2)
-        part = share.take(config, name, packed)
+        shard = Shard(rank, 2)
+        part = shard.take(config, name, packed)
         assert isinstance(part, Quantized)
-        wanted = share.take(config, name, packed.dequantized(mx.float32))
-        assert mx.array_equal(part.dequantized(mx.float32), wanted)
+        expected = shard.take(config, name, packed.dequantized(mx.float32))
+        assert mx.array_equal(part.dequantized(mx.float32), expected)
 
 
 @pytest.mark.parametrize(
@@ -102,10 +102,10 @@ def test_a_share_of_a_quantized_matrix_is_the_quantized_share(
         ({"depformer_dim_feedforward": 64}, 2, None),
     ],
 )
-def test_what_does_not_divide_is_refused_before_anything_is_read(
+def test_a_model_that_does_not_divide_is_refused_before_anything_is_read(
     changes: Mapping[str, Any], size: int, what: str | None
 ) -> None:
-    """By name, with the numbers of ranks that it could be."""
+    """By name, with the numbers of ranks that are possible."""
     config = parse_lm_config(SHARED | changes)
     if what is None:
         Shard(0, size).check(config)
@@ -132,19 +132,19 @@ def test_groups_that_do_not_divide_are_refused(tmp_path: Path) -> None:
         Shard(0, 4).check_quantized(config, assignments, str(packed))
 
 
-def test_loading_keeps_the_share_and_lets_go_of_the_rest(tmp_path: Path) -> None:
-    """What is in memory afterwards is what was planned, and on the way there two tensors more at most."""
+def test_loading_keeps_the_shard_and_releases_the_rest(tmp_path: Path) -> None:
+    """Memory afterwards is as planned, and while loading at most two tensors more."""
     raw = SHARED | {"dim": 256, "num_layers": 4}
     bundle = open_bundle(read_config(write_folder(tmp_path, lm=raw)))
-    share = Shard(1, 2)
+    shard = Shard(1, 2)
     model = LmModel(bundle.lm)
     shapes = model.parameter_shapes()
     sizes = {name: 4 * int(np.prod(shape)) for name, shape in shapes.items()}
-    planned = sum(4 * int(np.prod(shape)) for shape in share.shapes(bundle.lm, shapes).values())
+    planned = sum(4 * int(np.prod(shape)) for shape in shard.shapes(bundle.lm, shapes).values())
     tables = sum(size for name, size in sizes.items() if "emb" in name)
     before_bytes = mx.get_active_memory()
     mx.reset_peak_memory()
-    model.load_weights(bundle.lm_path, shard_rank=ShardRank(share, mx.distributed.init()))
+    model.load_weights(bundle.lm_path, shard_rank=ShardRank(shard, mx.distributed.init()))
     kept_bytes = mx.get_active_memory() - before_bytes
     peak_bytes = mx.get_peak_memory() - before_bytes
     assert kept_bytes == pytest.approx(planned, rel=0.05)
@@ -156,7 +156,7 @@ def test_each_rank_needs_about_half(tmp_path: Path) -> None:
     """Of weights and rings; the codec is at rank 0 alone."""
     folder = write_folder(tmp_path, lm=SHARED | {"dim": 256, "num_layers": 4, "context": 300})
     bundle = open_bundle(read_config(folder))
-    whole, first, second = (memory_needs(bundle, 2, share) for share in (None, Shard(0, 2), Shard(1, 2)))
+    whole, first, second = (memory_needs(bundle, 2, shard) for shard in (None, Shard(0, 2), Shard(1, 2)))
     assert first.lm_bytes == second.lm_bytes < 0.56 * whole.lm_bytes
     assert second.mimi_bytes == 0 < first.mimi_bytes == whole.mimi_bytes
     assert 2 * second.rings_bytes < whole.rings_bytes
@@ -165,11 +165,11 @@ def test_each_rank_needs_about_half(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["moshi_7b_202409.json", "moshi_mlx_2b.json"])
 def test_of_published_models_each_of_two_ranks_has_little_more_than_half(name: str) -> None:
-    """Their tables of tokens are what is there twice."""
+    """Their embedding tables are replicated."""
     config = published(name)
-    share = Shard(0, 2)
-    share.check(config)
+    shard = Shard(0, 2)
+    shard.check(config)
     shapes = LmModel(config).parameter_shapes()
     whole = sum(int(np.prod(shape)) for shape in shapes.values())
-    mine = sum(int(np.prod(shape)) for shape in share.shapes(config, shapes).values())
+    mine = sum(int(np.prod(shape)) for shape in shard.shapes(config, shapes).values())
     assert 0.5 * whole < mine < 0.58 * whole

@@ -1,4 +1,4 @@
-"""Two processes that share a model are one model: the same logits, the same tokens, half of the memory."""
+"""Two ranks equal one process: the same logits and tokens, with half of the memory each."""
 
 import json
 import os
@@ -53,12 +53,12 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 def together(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     folder = write_folder(tmp_path_factory.mktemp("together"), lm=SHARED)
     with ranks(SCRIPT, str(folder), str(folder / "out.npz"), env=IMPORTS) as both:
-        assert [rank.ended() for rank in both] == [0, 0], [rank.said() for rank in both]
+        assert [rank.ended() for rank in both] == [0, 0], [rank.output() for rank in both]
         return Outcome(folder / "out.npz", [rank.printed() for rank in both])
 
 
 def test_the_logits_of_a_whole_sequence_are_those_of_one_process(alone: Outcome, together: Outcome) -> None:
-    """To the rounding of float32, whose sums are taken in two parts."""
+    """To the rounding of float32, because sums are computed in two parts."""
     for name in ("text", "audio"):
         np.testing.assert_allclose(together.found[name], alone.found[name], atol=1e-5)
         assert np.nanstd(alone.found[name]) > 0.1
@@ -71,7 +71,7 @@ def test_sessions_get_the_tokens_of_one_process(alone: Outcome, together: Outcom
     assert len(np.unique(alone.found[session])) > 3
 
 
-def test_each_rank_holds_its_share_and_nothing_else(alone: Outcome, together: Outcome) -> None:
+def test_each_rank_holds_its_shard_and_nothing_else(alone: Outcome, together: Outcome) -> None:
     """Weights as planned, half of the rings; while loading, one tensor more, and that in two forms."""
     shapes = {name: shape for name, shape in lm_tensors(CONFIG) if "norm" not in name}
     largest = 4 * max(int(np.prod(shape)) for shape in shapes.values())
@@ -84,22 +84,22 @@ def test_each_rank_holds_its_share_and_nothing_else(alone: Outcome, together: Ou
 
 
 def tables(rank: int) -> int:
-    """Bytes of the tables of tokens, which are laid behind each other and are there twice for a moment."""
-    share = Shard(rank, 2)
+    """Bytes of the embedding tables, which are concatenated and therefore held twice for a moment."""
+    shard = Shard(rank, 2)
     return 4 * sum(
         int(np.prod(shape))
         for name, shape in lm_tensors(CONFIG)
-        if "emb" in name and share.spec(CONFIG, name) is None
+        if "emb" in name and shard.spec(CONFIG, name) is None
     )
 
 
 def test_the_others_end_with_the_code_that_rank_0_gives(together: Outcome) -> None:
-    """It is part of the last round."""
+    """It is part of the last exchange."""
     assert together.printed[1]["ended"] == 7
 
 
 def test_traffic_is_what_a_step_exchanges(alone: Outcome, together: Outcome) -> None:
-    """As often and as much as was worked out from the sizes; one process exchanges nothing."""
+    """As often and as much as computed from the sizes; one process exchanges nothing."""
     planned = Shard(0, 2).traffic(CONFIG, width=1, number_bytes=4)
     assert alone.printed[0]["exchanges"] == 0
     for printed in together.printed:

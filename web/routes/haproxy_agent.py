@@ -8,7 +8,6 @@ Neighbours: `actors.sessions.admission` has the numbers, `configs/haproxy.cfg` q
 belong here: liveness, which is /health/live, over HTTP.
 """
 
-import errno
 from typing import Final
 
 import structlog
@@ -16,7 +15,7 @@ import trio
 
 from actors.engine import Engine
 from pipeline.config import Server
-from pipeline.errors import ConfigError, PortInUseError
+from web.server.serve import bind_errors
 
 QUERY_TIMEOUT_S: Final = 0.1  # a query arrives with the first segment
 REPLY_TIMEOUT_S: Final = 1.0
@@ -88,12 +87,6 @@ async def _reply(stream: trio.SocketStream, engine: Engine) -> None:
 async def _bind(server: Server) -> list[trio.SocketListener]:
     assert server.agent_port is not None, "no agent port is configured"
     host = server.agent_host.removeprefix("[").removesuffix("]")
-    try:
+    host_key, port_key = "pipeline.server.agent_host", "server.agent_port"
+    with bind_errors(server.agent_host, server.agent_port, host_key=host_key, port_key=port_key):
         return await trio.open_tcp_listeners(server.agent_port, host=host)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(server.agent_host, server.agent_port, "server.agent_port") from None
-        raise ConfigError(
-            "pipeline.server.agent_host",
-            f"cannot listen on {server.agent_host}:{server.agent_port} ({error.strerror})",
-        ) from None

@@ -9,7 +9,6 @@ Neighbours: `actors.proxy` provides the files; `web.routes.ranges` reads the req
 not belong here: talking to the hub.
 """
 
-import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import aclosing
 from pathlib import PurePosixPath
@@ -85,10 +84,7 @@ def hub_error_response(error: HubFileError) -> Response:
     """The error as JSON, with Retry-After where a retry makes sense."""
     wait_ms = error.retry_after_ms
     status = 503 if wait_ms is not None and error.code == "hub_error" else status_of(error)
-    response = error_response(status, error.code, str(error), retry_after_ms=wait_ms)
-    if wait_ms is not None:
-        response.headers["Retry-After"] = str(math.ceil(wait_ms / 1000))
-    return response
+    return error_response(status, error.code, str(error), retry_after_ms=wait_ms)
 
 
 def _raw_address(raw_path: bytes) -> str:

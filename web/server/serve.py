@@ -8,7 +8,8 @@ Neighbours: `pipeline.run` calls `serve`; `web.app` handles requests. What does 
 """
 
 import errno
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
@@ -117,17 +118,22 @@ async def bind(server: Server, listen: ListenConfig) -> trio.SocketListener:
         PortInUseError: another process listens there.
         ConfigError: the address is not one of this machine.
     """
-    try:
+    with bind_errors(server.host, server.port, host_key="pipeline.server"):
         listener, *others = await trio.open_tcp_listeners(server.port, host=listen.address)
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            raise PortInUseError(server.host, server.port) from None
-        raise ConfigError(
-            "pipeline.server", f"cannot listen on {server.host}:{server.port} ({error.strerror})"
-        ) from None
     for other in others:  # a name with several addresses: keep the first
         await other.aclose()
     return listener
+
+
+@contextmanager
+def bind_errors(host: str, port: int, *, host_key: str, port_key: str = "server.port") -> Iterator[None]:
+    """Turn a failure to bind into the start-up error that names the key to change."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise PortInUseError(host, port, port_key) from None
+        raise ConfigError(host_key, f"cannot listen on {host}:{port} ({error.strerror})") from None
 
 
 def peer_host(stream: trio.SocketStream) -> str | None:

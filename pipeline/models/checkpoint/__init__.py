@@ -1,1 +1,1 @@
-"""From published files to loaded weights: formats, key maps, configurations, validation, writing."""
+"""From published files to loaded weights: configurations, formats, key maps, loading, writing."""

@@ -7,24 +7,22 @@ which codebooks share are stored several times ("mlx").
 """
 
 import re
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from typing import Final, Literal
 
 from pipeline.models.checkpoint.lm_config import LmConfig
-from pipeline.models.checkpoint.loading import Rule
+from pipeline.models.checkpoint.loading import Rule, find_layout
 
 Layout = Literal["packed", "split", "mlx"]
+_LAYOUTS: Final[Mapping[Layout, str]] = {
+    "mlx": r"depformer\.slices\..+",
+    "packed": r".+\.self_attn\.in_proj_weight",
+}
 
 
 def detect_layout(names: Iterable[str]) -> Layout:
     """The layout, recognised by tensors that only it has."""
-    layout: Layout = "split"
-    for name in names:
-        if name.startswith("depformer.slices."):
-            return "mlx"
-        if name.endswith(".self_attn.in_proj_weight"):
-            layout = "packed"
-    return layout
+    return find_layout(names, _LAYOUTS, default="split")
 
 
 def lm_rules(config: LmConfig, layout: Layout) -> list[Rule]:

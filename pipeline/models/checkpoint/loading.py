@@ -11,10 +11,10 @@ Format: https://huggingface.co/docs/safetensors/index#format
 import functools
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import mlx.core as mx
 
@@ -89,6 +89,19 @@ class Assignment:
     targets: tuple[str, ...]
     copy: bool = False
     quantization: Quantization | None = None
+
+
+Layout = TypeVar("Layout", bound=str)
+
+
+def find_layout(names: Iterable[str], patterns: Mapping[Layout, str], default: Layout) -> Layout:
+    """The first layout in `patterns` whose pattern matches one of the tensors `names`, or `default`."""
+    known = list(names)
+    for layout, pattern in patterns.items():
+        compiled = _compiled(pattern)
+        if any(compiled.fullmatch(name) for name in known):
+            return layout
+    return default
 
 
 @functools.cache  # the cache inside `re` is too small for a layout with a rule per tensor

@@ -5,19 +5,23 @@ and values separately) is converted after all tensors have been matched.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Final, Literal
 
 import mlx.core as mx
 
 from pipeline.models.checkpoint.formats import read
-from pipeline.models.checkpoint.loading import Rule, load_parameters, match
+from pipeline.models.checkpoint.loading import Rule, find_layout, load_parameters, match
 from pipeline.models.checkpoint.mimi_config import MimiConfig
 from pipeline.models.checkpoint.safetensors_header import Shape
 from pipeline.models.quantizer import half_squares
 
 Layout = Literal["packed", "split", "transformers"]
+_LAYOUTS: Final[Mapping[Layout, str]] = {
+    "transformers": r"encoder\.layers\..+",
+    "packed": r".+\.in_proj_weight",
+}
 
 # PyTorch's kernels are [out, in, K], its transposed ones [in, out, K].
 _KERNEL: Final = (0, 2, 1)
@@ -108,13 +112,7 @@ def load_mimi(
 
 def detect_mimi_layout(names: Iterable[str]) -> Layout:
     """The layout, recognised by tensors that only it has."""
-    layout: Layout = "split"
-    for name in names:
-        if name.startswith("encoder.layers."):
-            return "transformers"
-        if name.endswith(".in_proj_weight"):
-            layout = "packed"
-    return layout
+    return find_layout(names, _LAYOUTS, default="split")
 
 
 def _rules(config: MimiConfig, layout: Layout) -> tuple[Rule, ...]:

@@ -1,1 +1,1 @@
-"""Whole-step graphs for `mx.compile`: the eager models' arithmetic with fixed shapes."""
+"""The models' steps and frames as functions for `mx.compile`: the same arithmetic with fixed shapes."""

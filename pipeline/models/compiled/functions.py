@@ -3,7 +3,7 @@
 A step of a language model is thousands of operations. Building its graph in Python takes longer
 than a GPU takes to compute it; a compiled function is replayed by MLX itself, with operations
 fused where possible. Weights are constants of the graph, and everything that changes is an
-array argument: a Python number would become a constant, and each value would be compiled anew.
+array argument: a Python number would become a constant, and each value would be compiled separately.
 
 What is compiled: `lm`, `mimi`. How arguments are packed: `inputs`. Which lane is computed in
 which slot of the batch: `slots`. Whether this machine compiles: `pipeline.backend`.

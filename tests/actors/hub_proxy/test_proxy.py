@@ -32,13 +32,13 @@ def hub():
 
 
 def gets(hub, name):
-    """Whole transfers or parts that the hub, or its CDN, was asked for; a redirect is none."""
-    return [asked for asked in hub.asked if asked.path.endswith(name) and (asked.cdn or name != "model.onnx")]
+    """Requests for the content of a file, to the hub or its CDN; those that were redirected do not count."""
+    return [r for r in hub.log if r.path.endswith(name) and (r.cdn or name != "model.onnx")]
 
 
-async def refusal(proxy, wanted):
+async def refusal(proxy, ref):
     with pytest.raises(HubFileError) as caught:
-        await proxy.resolve(wanted)
+        await proxy.resolve(ref)
     return caught.value
 
 
@@ -130,7 +130,7 @@ async def test_no_more_is_downloaded_than_readers_want(hub, tmp_path):
         fetched_bytes = proxy.statistics().fetched_bytes
         assert fetched_bytes <= 2 * CHUNK_BYTES
         assert await read(proxy, file("large.onnx")) == large
-    *_, whole = [asked for asked in hub.asked if asked.cdn]
+    *_, whole = [request for request in hub.log if request.cdn]
     assert whole.headers["Range"] == f"bytes={fetched_bytes}-"
 
 
@@ -169,7 +169,7 @@ async def test_a_file_that_fails_verification_is_never_complete(hub, tmp_path):
         await until(lambda: not proxy.statistics().fetching)
         hub.wrong.clear()
         assert await read(proxy, file("onnx/model.onnx")) == LARGE
-    assert ["Range" in asked.headers for asked in gets(hub, "model.onnx")] == [False, False]
+    assert ["Range" in request.headers for request in gets(hub, "model.onnx")] == [False, False]
 
 
 async def test_a_file_at_a_commit_is_never_revalidated(hub, tmp_path):
@@ -178,7 +178,7 @@ async def test_a_file_at_a_commit_is_never_revalidated(hub, tmp_path):
     async with running(hub, tmp_path, fresh_s=0.0) as proxy:
         for _ in range(3):
             assert await read(proxy, pinned) == FILES["config.json"]
-    assert len(hub.asked) == 1
+    assert len(hub.log) == 1
 
 
 async def test_a_file_of_a_branch_is_revalidated_by_its_etag(hub, tmp_path):
@@ -188,9 +188,9 @@ async def test_a_file_of_a_branch_is_revalidated_by_its_etag(hub, tmp_path):
             for _ in range(2):
                 assert await read(proxy, file(path)) == FILES[path]
                 await until(lambda: not proxy.statistics().fetching)
-    asked = [question for question in hub.asked if not question.cdn]
+    requests = [request for request in hub.log if not request.cdn]
     etags = [f'"{hashlib.sha256(FILES[path]).hexdigest()}"' for path in ("config.json", "onnx/model.onnx")]
-    assert [question.headers.get("If-None-Match") for question in asked] == [None, etags[0], None, etags[1]]
+    assert [request.headers.get("If-None-Match") for request in requests] == [None, etags[0], None, etags[1]]
     assert hub.sent_bytes["onnx/model.onnx"] == len(LARGE)
 
 
@@ -212,7 +212,7 @@ async def test_a_fresh_file_is_served_without_the_hub(hub, tmp_path):
     async with running(hub, tmp_path, fresh_s=1000.0) as proxy:
         for _ in range(2):
             assert await read(proxy, file("config.json")) == FILES["config.json"]
-    assert len(hub.asked) == 1
+    assert len(hub.log) == 1
 
 
 @pytest.mark.parametrize("how", ["down", "gone", "offline", "silent"])
@@ -250,7 +250,7 @@ async def test_a_hub_that_is_unreachable_is_not_asked_again_for_a_while(hub, tmp
         hub.silent["config.json"] = threading.Event()
         for _ in range(5):
             assert (await proxy.resolve(file("config.json"))).origin == "stale"
-    assert len(hub.asked) == 2
+    assert len(hub.log) == 2
 
 
 async def test_a_missing_file_is_requested_once_in_a_while(hub, tmp_path):
@@ -258,11 +258,11 @@ async def test_a_missing_file_is_requested_once_in_a_while(hub, tmp_path):
     async with running(hub, tmp_path) as proxy:
         for _ in range(3):
             assert (await refusal(proxy, file("nothing.json"))).code == "not_found"
-    assert len(hub.asked) == 1
+    assert len(hub.log) == 1
     async with running(hub, tmp_path, absent_s=0.0) as proxy:
         for _ in range(3):
             await refusal(proxy, file("nothing.json"))
-    assert len(hub.asked) == 4
+    assert len(hub.log) == 4
 
 
 async def test_waiting_for_a_slot_is_bounded(hub, tmp_path):
@@ -331,7 +331,7 @@ async def test_only_allowed_repositories_are_requested(hub, tmp_path):
     async with running(hub, tmp_path) as proxy:
         for repo in ("somebody/else", "onnx-community/other", "x-onnx-community/whisper-small"):
             assert (await refusal(proxy, file("config.json", repo=repo))).code == "repo_refused"
-    assert not hub.asked
+    assert not hub.log
 
 
 async def test_draining_is_bounded(hub, tmp_path):

@@ -15,8 +15,8 @@ def test_percentiles_are_durations_that_occurred(durations_s):
     for duration_s in durations_s:
         timing.add(duration_s)
     found = timing.statistics()
-    wanted = np.percentile(durations_s, [50, 95, 99], method="inverted_cdf") * 1000
-    assert [found.p50_ms, found.p95_ms, found.p99_ms] == pytest.approx(wanted)
+    expected = np.percentile(durations_s, [50, 95, 99], method="inverted_cdf") * 1000
+    assert [found.p50_ms, found.p95_ms, found.p99_ms] == pytest.approx(expected)
     assert found.count == len(durations_s)
     assert found.avg_ms == pytest.approx(1000 * np.mean(durations_s))
     assert (found.last_ms, found.max_ms) == (1000 * durations_s[-1], 1000 * max(durations_s))

@@ -111,6 +111,36 @@ async def test_the_queue_moves_up_in_order(autojump_clock):
     assert seen[1] == []
 
 
+def test_the_newest_session_is_put_back_with_its_lane():
+    """It waits ahead of those that have never run, and gets its own lane again."""
+    admission, _ = make(lanes=3, queue=2)
+    leases = [admission.request() for _ in range(4)]
+    assert [t.lane for t in leases] == [0, 1, 2, None]
+    admission.set_limit(1)
+    assert [t.running for t in leases] == [True, False, False, False]
+    assert [t.position for t in leases] == [0, 1, 2, 3]
+    assert [t.lane for t in leases] == [0, 1, 2, None]
+    statistics = admission.statistics()
+    assert (statistics.running, statistics.put_back, statistics.put_back_total) == (1, 2, 2)
+    assert statistics.room == 0
+    assert statistics.queue_room == 1
+    leases[0].close()
+    assert [t.running for t in leases[1:]] == [True, False, False]
+    admission.set_limit(3)
+    assert [t.running for t in leases[1:]] == [True, True, True]
+    assert leases[3].lane == 0
+
+
+def test_a_session_that_is_put_back_may_leave():
+    """Its lane is free for the next one."""
+    admission, _ = make(lanes=2, queue=2)
+    leases = [admission.request() for _ in range(2)]
+    admission.set_limit(1)
+    leases[1].close()
+    assert admission.statistics().lanes_open == 1
+    assert admission.request().position == 1
+
+
 class Arrivals(RuleBasedStateMachine):
     """Sessions come and go in every way; the lanes are conserved."""
 
@@ -128,7 +158,17 @@ class Arrivals(RuleBasedStateMachine):
         try:
             self.leases.append(self.admission.request())
         except SessionRefusedError:
-            assert len(self.leases) + len(self.in_engine) >= self.LANES + self.QUEUE or not self.free()
+            statistics = self.admission.statistics()
+            assert not statistics.room
+            assert sum(t.lane is None for t in self.leases) == self.QUEUE
+
+    @rule(limit=st.integers(1, LANES))
+    def limit(self, limit: int) -> None:
+        running = [t for t in self.leases if t.running]
+        self.admission.set_limit(limit)
+        put_back = [t for t in running if not t.running]
+        assert put_back == running[len(running) - len(put_back) :], "not the newest"
+        assert [t.position for t in put_back] == list(range(1, len(put_back) + 1))
 
     @precondition(lambda self: any(t.lane is not None and not t.is_open for t in self.leases))
     @rule(data=st.data())
@@ -164,9 +204,14 @@ class Arrivals(RuleBasedStateMachine):
 
     @invariant()
     def no_session_queues_beside_a_free_lane(self) -> None:
-        positions = sorted(t.position for t in self.leases if t.lane is None)
-        assert positions == list(range(1, len(positions) + 1))
-        assert not (positions and self.free())
+        waiting = [t for t in self.leases if not t.running]
+        assert sorted(t.position for t in waiting) == list(range(1, len(waiting) + 1))
+        statistics = self.admission.statistics()
+        assert sum(t.running for t in self.leases) <= statistics.limit
+        first = next((t for t in waiting if t.position == 1), None)
+        if first is not None and statistics.running < statistics.limit:
+            assert first.lane is None
+            assert not self.free()
 
 
 def test_lanes_are_conserved() -> None:

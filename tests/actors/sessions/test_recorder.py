@@ -12,11 +12,11 @@ import trio
 from support.actors.fakes import DELAY, Client, MemoryTransport, make_engine, serve_client, speech
 
 from actors.sessions.recorder import CLOSING_S, WAITING_ITEMS, Recorder
+from pipeline.audio.recordings import read_replay
 from pipeline.errors import ConfigError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.metadata import Configure
-from pipeline.recordings import read_replay
 
 (FRAME,) = speech(3, 1)
 

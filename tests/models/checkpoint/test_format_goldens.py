@@ -1,4 +1,4 @@
-"""Every published family says what the official implementation says, in every layout it is published in.
+"""Every published family gives the tokens of the official implementation, in every layout it is published in.
 
 The goldens are made by `tests/goldens/family_goldens.py`.
 """
@@ -82,32 +82,32 @@ def test_shapes_determine_the_config_of_quantized_weights(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("layout", ["packed", "split", "mlx", "sharded"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_family_says_what_the_official_model_says(family: str, layout: str, tmp_path: Path) -> None:
+def test_a_family_gives_the_official_tokens(family: str, layout: str, tmp_path: Path) -> None:
     """Greedy tokens are equal in every step, far past the wrap of the rings."""
     agree(FOLDER / family, in_layout(FOLDER / family, layout, tmp_path))
 
 
-def test_guided_it_says_what_the_official_model_says() -> None:
-    """With cfg_coef 3, text and every codebook are led away from the worst conditions."""
+def test_guidance_gives_the_official_tokens() -> None:
+    """With cfg_coef 3, text and every codebook are moved away from the null conditions."""
     agree(FOLDER / "hibiki_2b", FOLDER / "hibiki_2b/model.safetensors", "guided.npz", GUIDANCE)
 
 
 def changed(config: LmConfig, **changes: object) -> tuple[np.ndarray, ...]:
-    """What hibiki_2b's weights say when something of its config is another."""
+    """The tokens of hibiki_2b's weights with a change in the config."""
     model = LmModel(msgspec.structs.replace(config, **changes))
     model.load_weights(FOLDER / "hibiki_2b/model.safetensors")
     return speak(model, np.load(FOLDER / "hibiki_2b/trace.npz")["user"])
 
 
 @pytest.mark.parametrize("change", [{"summed": ()}, {"model_type": "moshi"}])
-def test_the_goldens_would_notice(change: dict[str, object]) -> None:
-    """Without its conditions, or hearing the end of its text as such, Hibiki says something else."""
+def test_the_goldens_detect_a_wrong_config(change: dict[str, object]) -> None:
+    """Without its conditions, or with the end of its text as input, Hibiki gives other tokens."""
     golden = np.load(FOLDER / "hibiki_2b/trace.npz")
     text, _, _ = changed(config_of(FOLDER / "hibiki_2b"), **change)
     assert (text != golden["text"]).any()
 
 
-def test_codebooks_nobody_needs_are_not_loaded_but_must_be_whole(tmp_path: Path) -> None:
+def test_unused_codebooks_are_not_loaded_but_must_be_complete(tmp_path: Path) -> None:
     """PersonaPlex's second half of the depformer is no parameter; a file without a part of it is damaged."""
     folder = FOLDER / "personaplex"
     config = config_of(folder)
@@ -131,29 +131,29 @@ def test_codebooks_nobody_needs_are_not_loaded_but_must_be_whole(tmp_path: Path)
 
 
 class Guided:
-    """Sessions of one guided model, each feeding back what it said."""
+    """Sessions of one model with guidance, each feeding back its own tokens."""
 
     def __init__(self, model: LmModel, rows: int) -> None:
         self.model = model
         self.state = model.state(rows)
-        self.said: dict[int, list[np.ndarray]] = {}
+        self.tokens: dict[int, list[np.ndarray]] = {}
 
     def step(self, lane_of: dict[int, int]) -> None:
         """One step of the sessions that are the keys, each beside a user of its own."""
         c = self.model.config
         tokens = np.zeros((len(lane_of), 1 + c.n_q), np.int32)
         for row, (session, lane) in enumerate(lane_of.items()):
-            if session not in self.said:
+            if session not in self.tokens:
                 self.state = self.model.reset(self.state, lane)
-            said = self.said.setdefault(session, [])
-            user = np.random.default_rng([session, len(said)]).integers(0, c.card, c.n_q - c.dep_q)
-            agent = said[-1] if said else np.array([c.text_card] + [c.card] * c.dep_q)
+            history = self.tokens.setdefault(session, [])
+            user = np.random.default_rng([session, len(history)]).integers(0, c.card, c.n_q - c.dep_q)
+            agent = history[-1] if history else np.array([c.text_card] + [c.card] * c.dep_q)
             tokens[row] = np.concatenate([agent, user])
         lanes = np.array(list(lane_of.values()), np.int32)
         text, audio, self.state = self.model.step(tokens[:, :1], tokens[:, 1:, None], self.state, lanes)
         drawn = np.concatenate([np.array(text)[:, None], np.array(audio)], axis=1)
         for row, session in enumerate(lane_of):
-            self.said[session].append(drawn[row])
+            self.tokens[session].append(drawn[row])
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +164,7 @@ def guided() -> LmModel:
 
 
 def test_a_guided_session_is_the_same_alone_and_beside_others(guided: LmModel) -> None:
-    """In any lane, fresh or reused, past the wrap: rows that guide are as apart as rows that speak."""
+    """In any lane, new or reused, past the wrap: rows with the null conditions are isolated, too."""
     together = Guided(guided, 4)
     for _ in range(13):
         together.step({8: 2, 9: 0})  # sessions that were there before
@@ -174,10 +174,10 @@ def test_a_guided_session_is_the_same_alone_and_beside_others(guided: LmModel) -
         alone = Guided(guided, 4)
         for _ in range(steps):
             alone.step({session: lane})
-        np.testing.assert_array_equal(alone.said[session], together.said[session])
+        np.testing.assert_array_equal(alone.tokens[session], together.tokens[session])
 
 
-def test_rows_not_named_keep_their_guiding_rows_bit_for_bit(guided: LmModel) -> None:
+def test_lanes_not_named_keep_both_rows_bit_for_bit(guided: LmModel) -> None:
     """A step or a reset of one lane changes that lane's two rows and no others."""
     sessions = Guided(guided, 3)
     for _ in range(4):
@@ -191,8 +191,8 @@ def test_rows_not_named_keep_their_guiding_rows_bit_for_bit(guided: LmModel) -> 
     np.testing.assert_array_equal(guided.reset(sessions.state, 2).offsets, [4, 5, 0, 4, 5, 0])
 
 
-def test_without_guidance_nothing_is_paid(guided: LmModel) -> None:
-    """A coefficient of 1 is no second row, no second product; another one needs conditions."""
+def test_without_guidance_there_is_one_row(guided: LmModel) -> None:
+    """A coefficient of 1 needs no second row; another one needs conditions."""
     plain = LmModel(guided.config)
     assert len(plain.state(3).offsets) == 3
     assert len(guided.state(3).offsets) == 6
@@ -219,12 +219,12 @@ def pairs() -> Weights:
     return weights
 
 
-def test_a_fused_adapter_says_what_the_official_fused_model_says() -> None:
+def test_a_fused_adapter_gives_the_official_tokens() -> None:
     agree(LORA, BASE, lora=adapter())
 
 
 def test_an_adapter_goes_with_weights_of_any_layout(tmp_path: Path) -> None:
-    """Its names are PyTorch's whatever the names beside it are."""
+    """Its names are PyTorch's, whatever the layout of the weights."""
     base = mx.load(str(BASE))
     assert isinstance(base, dict)
     mx.save_safetensors(str(tmp_path / "base.safetensors"), as_mlx(base, config_of(LORA)))
@@ -261,13 +261,13 @@ def test_a_wrong_adapter_is_refused_by_name_and_changes_nothing(tmp_path: Path) 
     before = np.array(model.linears[0].weight)
     lonely = {name: weight for name, weight in pairs().items() if name != "linears.0.lora_A.weight"}
     stray = pairs() | {"linears.9.lora_A.weight": mx.zeros((3, 24))}
-    for weights, said in (
+    for weights, message in (
         (lonely, r"missing linears\.0\.lora_A"),
         (stray, r"unexpected linears\.9\.lora_A"),
     ):
         path = saved(weights, tmp_path)
         for act in (model.check_weights, lambda base, lora: model.load_weights(base, lora=lora)):
-            with pytest.raises(TensorMismatchError, match=said):
+            with pytest.raises(TensorMismatchError, match=message):
                 act(BASE, adapter(path))
     with pytest.raises(
         TensorMismatchError, match=r"text_linear\.lora_A\.weight \(expected \[8, 48\], found \[3"

@@ -1,4 +1,4 @@
-"""A repository is recognised by what it says and by its shapes; what cannot run is refused in a sentence."""
+"""Models are recognised by config and shapes; those that cannot run are refused in a sentence."""
 
 import json
 import math
@@ -52,7 +52,7 @@ def test_the_built_in_architecture_is_the_published_config() -> None:
     assert 2 * sum(sizes) == 16_742_817_792  # the published file, its header apart
 
 
-def test_a_repository_that_says_nothing_is_known_by_its_shapes(tmp_path: Path) -> None:
+def test_a_repository_without_an_architecture_is_known_by_its_shapes(tmp_path: Path) -> None:
     """Moshi 7B without a config.json, PersonaPlex with or without its two words; headers are enough."""
     for raw, known, name in (
         ({}, formats.MOSHI_V0_1, "moshi"),
@@ -67,18 +67,18 @@ def test_a_repository_that_says_nothing_is_known_by_its_shapes(tmp_path: Path) -
         LmModel(config).check_weights(path)
 
 
-def test_a_repository_that_says_nothing_and_has_other_shapes_is_refused_by_key(tmp_path: Path) -> None:
+def test_a_repository_without_an_architecture_and_with_other_shapes_is_refused_by_key(tmp_path: Path) -> None:
     """Key, expected and found, of all keys that differ."""
     other = {**formats.MOSHI_V0_1, "dim": 2048, "num_layers": 16, "text_card": 48_000}
     path = stub(tmp_path / "model.safetensors", published(other))
     with pytest.raises(WeightsError, match=r"not Moshi 7B v0\.1") as caught:
         formats.built_in({}, path)
-    for said in (
+    for message in (
         "dim (expected 4096, found 2048)",
         "num_layers (expected 32, found 16)",
         "text_card (expected 32000, found 48000)",
     ):
-        assert said in caught.value.problem
+        assert message in caught.value.problem
     assert "n_q" not in caught.value.problem
     path = stub(tmp_path / "mimi.safetensors", [("encoder.model.0.weight", (3,))])
     with pytest.raises(WeightsError, match=r"dim \(expected 4096, found none\)"):
@@ -94,12 +94,12 @@ def test_a_repository_that_says_nothing_and_has_other_shapes_is_refused_by_key(t
         (DATA / "lm_golden_moshi", "moshi"),
     ],
 )
-def test_families_are_told_apart(file: Path, family: str) -> None:
+def test_families_are_recognised(file: Path, family: str) -> None:
     assert formats.family_of(config_of(file)) == family
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"model_type": "stt"}, "speech recognition"),
         ({"dep_q": 0}, "speech recognition"),
@@ -114,17 +114,17 @@ def test_families_are_told_apart(file: Path, family: str) -> None:
     ],
 )
 def test_a_config_of_another_kind_of_model_is_refused_with_a_hint(
-    change: dict, said: str, tmp_path: Path
+    change: dict, message: str, tmp_path: Path
 ) -> None:
-    """Before any other file is looked at; the exit code is that of weights."""
+    """Before any other file is read; the exit code is that of weights."""
     (tmp_path / "config.json").write_text(json.dumps({**LM, **change}))
-    with pytest.raises(UnsupportedModelError, match=said) as caught:
+    with pytest.raises(UnsupportedModelError, match=message) as caught:
         open_bundle(read_config(tmp_path))
     assert caught.value.exit_code == 3
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"GGUF\x03\x00\x00\x00" + bytes(90), "GGUF.* take a checkpoint for PyTorch or MLX"),
         (b"PK\x03\x04" + bytes(90), "PyTorch archive, which could run any code"),
@@ -132,14 +132,14 @@ def test_a_config_of_another_kind_of_model_is_refused_with_a_hint(
     ],
 )
 def test_files_of_other_programs_are_refused_by_their_first_bytes(
-    content: bytes, said: str, tmp_path: Path
+    content: bytes, message: str, tmp_path: Path
 ) -> None:
-    """As a language model and as a codec; what the file is called plays no part."""
+    """As a language model and as a codec, whatever the file's name."""
     write_folder(tmp_path)
     for name in ("model.safetensors", "mimi.safetensors"):
         original = (tmp_path / name).read_bytes()
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(UnsupportedModelError, match=said):
+        with pytest.raises(UnsupportedModelError, match=message):
             open_bundle(read_config(tmp_path)).check()
         (tmp_path / name).write_bytes(original)
 
@@ -152,7 +152,7 @@ def test_a_header_of_a_pickles_first_byte_in_length_is_still_a_header(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("depformer.0.transformer.layers.0.norm1.alpha", "layout of candle"),
         ("depth_decoder.layers.0.mlp.fc1.weight", "layout of transformers; .*moshiko"),
@@ -161,27 +161,29 @@ def test_a_header_of_a_pickles_first_byte_in_length_is_still_a_header(tmp_path: 
         ("transformer.layers.0.norm_cross.weight", "text-to-speech"),
     ],
 )
-def test_layouts_of_other_programs_are_refused_by_their_names(name: str, said: str, tmp_path: Path) -> None:
+def test_layouts_of_other_programs_are_refused_by_their_names(
+    name: str, message: str, tmp_path: Path
+) -> None:
     path = stub(tmp_path / "w.safetensors", [("transformer.layers.0.norm1.alpha", (4,)), (name, (4,))])
-    with pytest.raises(UnsupportedModelError, match=said):
+    with pytest.raises(UnsupportedModelError, match=message):
         LmModel(parse_lm_config(LM)).check_weights(path)
 
 
-def test_a_guided_conversation_needs_no_more_than_a_number(tmp_path: Path) -> None:
-    """From a folder to sound, with the checkpoint's own coefficient or the user's, which wins."""
+def test_a_session_with_guidance_needs_only_the_coefficient(tmp_path: Path) -> None:
+    """From a folder to sound, with the checkpoint's coefficient, or the user's, which takes precedence."""
     folder = write_folder(tmp_path, lm={**LM, **CONDITIONS, "lm_gen_config": {"cfg_coef": 3.0}})
     frames = 0.1 * mx.random.normal((9, 1920), key=mx.random.key(1)).__array__()
-    said = {}
+    tokens = {}
     for coefficient in (None, 1.0, 6.0):
         overrides = [] if coefficient is None else [f"sampling.cfg_coef={coefficient}"]
         chain = open_stages(read_config(folder, ["lanes.max=2", *overrides]))
         assert chain.bundle.cfg_coef == (coefficient or 3.0)
-        said[coefficient] = run_frames(chain, frames, GREEDY).text_tokens
-    assert said[None] != said[1.0] != said[6.0]
+        tokens[coefficient] = run_frames(chain, frames, GREEDY).text_tokens
+    assert tokens[None] != tokens[1.0] != tokens[6.0]
 
 
 def test_guidance_of_a_model_without_conditions_is_refused(tmp_path: Path) -> None:
-    """Wherever it was asked for; 1 asks for nothing."""
+    """Wherever it is set; 1 is no guidance."""
     folder = write_folder(tmp_path)
     with pytest.raises(ConfigError) as caught:
         open_bundle(read_config(folder, ["sampling.cfg_coef=2"]))
@@ -193,7 +195,7 @@ def test_guidance_of_a_model_without_conditions_is_refused(tmp_path: Path) -> No
     assert caught.value.key == "lm_gen_config.cfg_coef"
 
 
-def test_a_recommendation_to_be_greedy_is_followed(tmp_path: Path) -> None:
+def test_a_greedy_recommendation_applies(tmp_path: Path) -> None:
     """`use_sampling: false` is temperature 0; other recommendations are taken over; unknown keys are not."""
     folder = write_folder(tmp_path, lm={**LM, "lm_gen_config": {"temp_text": 0.4, "top_k": 7}})
     config = read_config(folder)

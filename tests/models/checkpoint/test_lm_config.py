@@ -1,4 +1,4 @@
-"""A config.json is honoured in every key, or refused by the name of the key."""
+"""Every key of a config.json is used, or refused by name."""
 
 import json
 import math
@@ -29,8 +29,8 @@ def test_sizes_are_derived_as_published() -> None:
     assert shapes["depformer.layers.5.gating.7.linear_out.weight"] == (1024, 2816)
 
 
-def test_keys_about_other_things_are_let_through() -> None:
-    """File names, sampling and switched-off extras are no business of the language model."""
+def test_keys_about_other_things_are_accepted() -> None:
+    """File names, sampling and features that are off do not concern the language model."""
     others = {
         "moshi_name": "model.safetensors",
         "mimi_name": "m.safetensors",
@@ -57,7 +57,7 @@ def test_keys_about_other_things_are_let_through() -> None:
 
 
 def test_only_half_of_what_personaplex_predicts_is_needed() -> None:
-    """The user's voice is heard, not predicted, so the depformer stops after the agent's."""
+    """The user's voice is input, not predicted, so the depformer stops after the agent's."""
     config = parse_lm_config(MOSHI | {"model_type": "personaplex", "dep_q": 16})
     assert (config.dep_q, config.unused_slices, config.mimi_codebooks) == (8, 8, 8)
     assert config.depformer.context == len(config.weight_sets) == 8
@@ -68,8 +68,8 @@ def test_only_half_of_what_personaplex_predicts_is_needed() -> None:
         )
 
 
-def test_hibiki_hears_the_end_of_its_text_as_padding() -> None:
-    """So that it goes on for as long as the user does; others hear what they said."""
+def test_hibiki_takes_the_end_of_its_text_as_padding() -> None:
+    """So that it continues as long as the user does; other models take their own token."""
     assert parse_lm_config(MOSHI | {"model_type": "hibiki"}).replaced_text_token == (2, 3)
     assert parse_lm_config(MOSHI).replaced_text_token is None
 
@@ -129,7 +129,7 @@ def test_null_is_a_keys_default() -> None:
         ("depformer_num_heads", 1024),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_its_key(key: str, value: object) -> None:
+def test_an_invalid_key_is_refused_by_name(key: str, value: object) -> None:
     """Unknown, mistyped, contradictory or unsupported: the key is in the error, and the exit code is 2."""
     raw = MOSHI | {key: value}
     if key == "depformer_num_heads":

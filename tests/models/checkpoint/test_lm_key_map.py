@@ -44,7 +44,7 @@ def parameters(model: LmModel) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("layout", ["packed", "split", "mlx"])
-def test_layouts_are_told_apart(layout: Layout, tmp_path: Path) -> None:
+def test_layouts_are_recognised(layout: Layout, tmp_path: Path) -> None:
     """By the names alone; then a header that fits is enough to know that the file will load."""
     assert detect_layout(weights(layout)) == layout
     mx.save_safetensors(str(tmp_path / "w.safetensors"), weights(layout))
@@ -112,7 +112,7 @@ def test_every_dropped_or_reshaped_tensor_is_named(layout: Layout, tmp_path: Pat
 @pytest.mark.parametrize("layout", ["packed", "split", "mlx"])
 @pytest.mark.parametrize("stray", ["emb.99.weight", "condition_provider.x", "linears.0.scales"])
 def test_every_added_tensor_is_named(layout: Layout, stray: str, tmp_path: Path) -> None:
-    """What the model has no place for is refused, not dropped."""
+    """A tensor without a parameter is refused, not dropped."""
     path = tmp_path / "w.safetensors"
     mx.save_safetensors(str(path), weights(layout) | {stray: mx.zeros((2, 2))})
     model = LmModel(config())
@@ -127,7 +127,7 @@ def test_every_added_tensor_is_named(layout: Layout, stray: str, tmp_path: Path)
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_another_size_than_the_config_says_is_shown_with_both_shapes() -> None:
+def test_a_size_that_differs_from_the_config_is_shown_with_both_shapes() -> None:
     """Expected from the config, found in the file."""
     with pytest.raises(
         TensorMismatchError, match=r"text_emb.weight \(expected \[52, 48\], found \[41, 48\]\)"

@@ -41,7 +41,7 @@ def save(path: Path, changes: dict[str, mx.array | None] | None = None) -> None:
 
 
 def test_rules_rename_split_squeeze_and_transpose(path: Path) -> None:
-    """Every parameter gets exactly its numbers, in the dtype that was asked for."""
+    """Every parameter gets exactly its numbers, in the requested dtype."""
     save(path)
     loaded = dict(load_parameters(path, PARAMETERS, RULES, mx.float32))
     kernel = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
@@ -59,8 +59,8 @@ def test_rules_rename_split_squeeze_and_transpose(path: Path) -> None:
         np.testing.assert_array_equal(np.array(loaded[name]), value)
 
 
-def test_the_header_says_what_is_there(path: Path) -> None:
-    """Names, dtypes and shapes come without a weight being read."""
+def test_the_header_has_names_dtypes_and_shapes(path: Path) -> None:
+    """It is read without reading a weight."""
     save(path)
     header = read_header(path)
     assert header["packed"] == TensorHeader("BF16", (6, 2))
@@ -79,7 +79,7 @@ def test_everything_wrong_is_named_at_once(path: Path) -> None:
 
 
 def test_two_tensors_for_one_parameter_are_one_too_many(path: Path) -> None:
-    """A second source is left over, unless the rule says that copies are expected."""
+    """A second source is left over, unless the rule expects copies."""
     save(path, {"same_too": TENSORS["same"]})
     rules = (*RULES, Rule("same_too", "same"))
     with pytest.raises(TensorMismatchError) as caught:
@@ -239,7 +239,7 @@ def test_an_index_that_is_wrong_is_named(path: Path) -> None:
 
 
 def test_a_tensor_in_two_shards_is_named(path: Path) -> None:
-    """Nobody can say which of them is meant."""
+    """It is ambiguous which of them is meant."""
     index = save_shards(path.parent, in_two())
     mx.save_safetensors(str(path.parent / "model-1.safetensors"), TENSORS)
     with pytest.raises(WeightsError, match="kernel"):

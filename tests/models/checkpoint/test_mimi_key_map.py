@@ -55,7 +55,7 @@ def test_every_dropped_tensor_is_named(load):
 
 
 def test_every_reshaped_tensor_is_named(load):
-    """With any one of its tensors in another shape a checkpoint is refused, and both shapes are said."""
+    """With any one of its tensors in another shape a checkpoint is refused, and both shapes are named."""
     for name, tensor in TENSORS.items():
         wrong = np.repeat(tensor, 2, axis=0)
         with pytest.raises(TensorMismatchError) as raised:
@@ -76,13 +76,13 @@ def test_every_reshaped_tensor_is_named(load):
     ],
 )
 def test_every_added_tensor_is_named(load, name):
-    """A tensor the codec has no place for is refused by name."""
+    """A tensor without a parameter is refused by name."""
     with pytest.raises(TensorMismatchError) as raised:
         load({**TENSORS, name: np.zeros(3, np.float16)})
     assert name in str(raised.value)
 
 
-def test_all_that_is_wrong_is_said_at_once(load):
+def test_all_mismatches_are_in_one_error(load):
     """One error names what is missing, what is left over and what is mis-shaped."""
     gone = ["downsample.conv.conv.conv.weight", "quantizer.rvq_first.input_proj.weight"]
     tensors = {k: v for k, v in TENSORS.items() if k not in gone}
@@ -118,7 +118,7 @@ def test_packed_projections_are_the_same_weights(load):
 
 
 def as_transformers(tensors, num_heads):
-    """The same codec as `kyutai/mimi` has it: other names, heads apart, and each head's pairs as halves."""
+    """The codec in the layout of `kyutai/mimi`: other names, heads separate, each head's pairs as halves."""
 
     def halves(weight):
         pairs = weight.reshape(num_heads, -1, 2, weight.shape[1])
@@ -173,7 +173,7 @@ def test_the_layout_of_transformers_is_the_same_weights(load):
 
 
 def test_heads_rotated_in_halves_are_heads_rotated_in_pairs():
-    """Why the rows of queries and keys change places: only then do both rotations agree."""
+    """Why the rows of queries and keys are reordered: only then do both rotations agree."""
     heads, width = 2, 8
     generator = np.random.default_rng(3)
     weights = {f"a.{part}_proj.weight": mx.array(generator.normal(size=(16, 5))) for part in "qkv"}
@@ -213,7 +213,7 @@ def test_stored_precision_does_not_matter(load):
     assert_same_parameters(load({k: v.astype(np.float32) for k, v in TENSORS.items()}), mimi())
 
 
-def test_checking_says_what_loading_would(tmp_path):
+def test_checking_raises_what_loading_would(tmp_path):
     """A check reads the header only, passes what can be loaded, and raises the same error otherwise."""
     model = Mimi(config(), CODEBOOKS)
     model.check_weights(CHECKPOINT)

@@ -1,4 +1,4 @@
-"""A compiled step of the language model is its step: the same tokens, the same state, few graphs."""
+"""A compiled step of the language model equals its step: the same tokens and state, few traces."""
 
 import json
 import shutil
@@ -38,13 +38,13 @@ SETTINGS = (
 
 @pytest.fixture(autouse=True)
 def few_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rings of a few slots are looked at in parts, too."""
+    """Let also rings of a few slots be read in parts."""
     monkeypatch.setattr(slots, "_FIRST_SLOTS", 4)
 
 
 @pytest.fixture
 def uncompiled() -> Iterator[None]:
-    """The graphs' own functions are called each time, as they are when they are traced."""
+    """Call the functions themselves, uncompiled, as when they are traced."""
     mx.disable_compile()
     yield
     mx.enable_compile()
@@ -67,7 +67,7 @@ def made(folder: Path, changes: dict[str, Any], dtype: mx.Dtype = mx.float32, cf
 
 
 class Both:
-    """The same sessions, stepped by the model and by its graphs, held against each other."""
+    """The same sessions, stepped by the model and by its compiled function, and compared."""
 
     def __init__(self, model: LmModel, lanes: int, atol: float = 1e-4) -> None:
         self.model, self.compiled, self.lanes, self.atol = model, CompiledLm(model, lanes), lanes, atol
@@ -81,7 +81,7 @@ class Both:
         self.state = self.model.reset(self.state, lane)
 
     def step(self, lanes: list[int], padding: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """What both say, of `lanes`, in a batch that is filled up with the scratch row."""
+        """The tokens of `lanes` in a batch that is padded with the scratch row, equal for both."""
         c = self.model.config
         rows = np.array([*lanes, *[self.lanes] * padding], np.int32)
         text = self.rng.integers(0, c.text_card + 1, (len(rows), 1)).astype(np.int32)
@@ -94,12 +94,12 @@ class Both:
             len(rows),
         )
         *due, self.eager_state = self.model.step(text, audio, self.eager_state, rows, batch)
-        *said, self.state = self.compiled.step(text, audio, self.state, rows, batch)
-        mx.eval(*due, *said, self.eager_state, self.state)
+        *results, self.state = self.compiled.step(text, audio, self.state, rows, batch)
+        mx.eval(*due, *results, self.eager_state, self.state)
         self.steps[lanes] += 1
-        for mine, theirs in zip(said, due, strict=True):
+        for mine, theirs in zip(results, due, strict=True):
             np.testing.assert_array_equal(np.array(mine)[: len(lanes)], np.array(theirs)[: len(lanes)])
-        return np.array(said[0])[: len(lanes)], np.array(said[1])[: len(lanes)]
+        return np.array(results[0])[: len(lanes)], np.array(results[1])[: len(lanes)]
 
     def agree(self) -> None:
         """Every lane's rings and every row's position."""
@@ -119,8 +119,8 @@ def arrays(state: RingKVCache) -> list[np.ndarray]:
 EVENTS = st.lists(
     st.tuples(
         st.lists(st.integers(0, LANES - 1), min_size=1, max_size=LANES, unique=True),
-        st.integers(0, 3),  # places of nobody
-        st.none() | st.integers(0, LANES - 1),  # who begins anew
+        st.integers(0, 3),  # padding
+        st.none() | st.integers(0, LANES - 1),  # the lane that is reset
     ),
     min_size=6,
     max_size=14,
@@ -130,14 +130,14 @@ EVENTS = st.lists(
 @settings(deadline=None, max_examples=8)
 @given(events=EVENTS)
 def test_a_compiled_step_is_a_step(model: LmModel, events: list[tuple[list[int], int, int | None]]) -> None:
-    """Token for token, and rings of values of about 5 to 1e-4, whoever joins, leaves and begins anew,
+    """Token for token, and rings of values of about 5 to 1e-4, whoever joins, leaves and is reset,
     across the wrap."""
     mx.disable_compile()
     try:
         both = Both(model, LANES)
-        for lanes, padding, anew in events * 3:
-            if anew is not None:
-                both.open(anew)
+        for lanes, padding, reset in events * 3:
+            if reset is not None:
+                both.open(reset)
             both.step(lanes, padding)
         both.agree()
     finally:
@@ -147,7 +147,7 @@ def test_a_compiled_step_is_a_step(model: LmModel, events: list[tuple[list[int],
 @pytest.mark.parametrize("lane", range(LANES))
 @pytest.mark.usefixtures("uncompiled")
 def test_lanes_that_are_not_named_keep_their_state_bit_for_bit(model: LmModel, lane: int) -> None:
-    """Whether the lane's ring is read in its place or gathered."""
+    """Whether the lane's ring is read in place or gathered."""
     both = Both(model, LANES)
     for _ in range(14):
         both.step(list(range(LANES)))
@@ -160,36 +160,36 @@ def test_lanes_that_are_not_named_keep_their_state_bit_for_bit(model: LmModel, l
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_session_is_the_same_in_any_lane_and_company(model: LmModel) -> None:
-    """Its tokens, alone in a graph of one place, or in any place beside others in one of more."""
-    due, told = [], []
+def test_a_session_is_the_same_in_any_lane_and_batch(model: LmModel) -> None:
+    """Its tokens, alone at width 1, or in any slot of a wider batch."""
+    due, found = [], []
     for lanes in ([0], [3], [3, 1], [2, 0, 4], [0, 1, 2, 3, 4]):
-        steps = CompiledLm(model, LANES)
+        compiled = CompiledLm(model, LANES)
         state = model.state(LANES + 1)
-        said = []
+        steps = []
         rng, noise = np.random.default_rng(1), np.random.default_rng(lanes)
         for step in range(30):
             tokens = noise.integers(0, 16, (len(lanes), 1 + model.config.n_q)).astype(np.int32)
             tokens[0] = rng.integers(0, 16, tokens.shape[1])
             batch = SamplingBatch.of(
-                [SamplingParams(seed=len(said)), *SETTINGS[: len(lanes) - 1]],
+                [SamplingParams(seed=len(steps)), *SETTINGS[: len(lanes) - 1]],
                 [step] * len(lanes),
                 [()] * len(lanes),
                 model.config.dep_q,
             )
-            text, audio, state = steps.step(
+            text, audio, state = compiled.step(
                 tokens[:, :1], tokens[:, 1:, None], state, np.array(lanes, np.int32), batch
             )
-            said.append([int(text[0]), *np.array(audio)[0].tolist()])
-        (told if due else due).append(said)
-    assert all(each == due[0] for each in told)
-    assert len({tuple(step) for step in due[0]}) > 20  # and it says something
+            steps.append([int(text[0]), *np.array(audio)[0].tolist()])
+        (found if due else due).append(steps)
+    assert all(each == due[0] for each in found)
+    assert len({tuple(step) for step in due[0]}) > 20  # and it varies
 
 
 @pytest.mark.parametrize("positions", ["rope_concat", "sin", "sin_rope", "none"])
 @pytest.mark.usefixtures("uncompiled")
-def test_every_way_of_telling_positions(tmp_path: Path, positions: str) -> None:
-    """Whatever the model learnt to know its place by, it is told the same."""
+def test_every_position_embedding(tmp_path: Path, positions: str) -> None:
+    """A compiled step equals the model's for each kind of position embedding."""
     both = Both(made(tmp_path, {"positional_embedding": positions, "kv_repeat": 2}), 2)
     for _ in range(16):
         both.step([1, 0])
@@ -198,7 +198,7 @@ def test_every_way_of_telling_positions(tmp_path: Path, positions: str) -> None:
 
 @pytest.mark.usefixtures("uncompiled")
 def test_guidance_keeps_both_halves(tmp_path: Path) -> None:
-    """Of a guided model, the rows that hear the unwanted conditions are read in their places, too."""
+    """With guidance, the rows with the null conditions are read in place, too."""
     lut = {"n_bins": 3, "dim": 8, "tokenizer": "noop", "possible_values": ["very_bad", "very_good"]}
     conditions = {
         "conditioners": {"description": {"type": "lut", "lut": lut}},
@@ -211,8 +211,8 @@ def test_guidance_keeps_both_halves(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("uncompiled")
-def test_a_session_of_a_day_turns_as_far_as_it_should(model: LmModel) -> None:
-    """A million steps in, where float32 has no angles left, positions still reach the graph exactly."""
+def test_rotary_angles_are_exact_after_a_day(model: LmModel) -> None:
+    """After a million steps, where float32 has no precision left, positions are still exact."""
     both = Both(model, 1)
     for _ in range(13):
         both.step([0])
@@ -267,7 +267,7 @@ def test_a_step_is_traced_once_and_writes_its_rings_in_place(tmp_path: Path) -> 
     text, audio = np.zeros((1, 1), np.int32), np.zeros((1, model.config.n_q, 1), np.int32)
     mx.reset_peak_memory()
     for _ in range(3):
-        said, codes, both.state = both.compiled.step(text, audio, both.state, np.zeros(1, np.int32))
-        mx.eval(said, codes, both.state)
+        token, codes, both.state = both.compiled.step(text, audio, both.state, np.zeros(1, np.int32))
+        mx.eval(token, codes, both.state)
     assert mx.get_peak_memory() - before < ring_bytes
     assert both.compiled.functions.traces == 1

@@ -1,4 +1,4 @@
-"""A compiled frame of the codec is its frame: the same codes, the same sound, the same state."""
+"""A compiled frame of the codec equals its frame: the same codes, sound and state."""
 
 import shutil
 from pathlib import Path
@@ -52,27 +52,30 @@ def agree(mine: MimiState, theirs: MimiState) -> None:
 @settings(deadline=None, max_examples=8)
 @given(events=EVENTS)
 def test_a_compiled_frame_is_a_frame(mimi: Mimi, events: list[tuple[list[int], int, int | None]]) -> None:
-    """Code for code and sample for sample, whoever joins, leaves and begins anew, across the wrap."""
+    """Code for code and sample for sample, whoever joins, leaves and is reset, across the wrap."""
     mx.disable_compile()
     try:
         compiled = CompiledMimi(mimi, LANES, 3)
-        heard, said = [mimi.encoder_state(LANES + 1)] * 2, [mimi.decoder_state(LANES + 1)] * 2
+        encoders, decoders = (
+            [mimi.encoder_state(LANES + 1)] * 2,
+            [mimi.decoder_state(LANES + 1)] * 2,
+        )
         rng = np.random.default_rng(2)
-        for lanes, padding, anew in events * 2:
-            if anew is not None:
-                heard = [mimi.reset(state, anew) for state in heard]
-                said = [mimi.reset(state, anew) for state in said]
+        for lanes, padding, reset in events * 2:
+            if reset is not None:
+                encoders = [mimi.reset(state, reset) for state in encoders]
+                decoders = [mimi.reset(state, reset) for state in decoders]
             rows = np.array([*lanes, *[LANES] * padding], np.int32)
             pcm = mx.array(rng.uniform(-0.5, 0.5, (len(rows), 1, 1920)).astype(np.float32))
             codes = mx.array(rng.integers(0, 32, (len(rows), 3, 1)).astype(np.int32))
-            (due, heard[0]), (got, heard[1]) = (codec.encode(pcm, state, rows) for codec, state in
-                                                zip((mimi, compiled), heard, strict=True))  # fmt: skip
+            (due, encoders[0]), (got, encoders[1]) = (codec.encode(pcm, state, rows) for codec, state in
+                                                zip((mimi, compiled), encoders, strict=True))  # fmt: skip
             np.testing.assert_array_equal(np.array(due)[: len(lanes)], np.array(got)[: len(lanes)])
-            (due, said[0]), (got, said[1]) = (codec.decode(codes, state, rows) for codec, state in
-                                              zip((mimi, compiled), said, strict=True))  # fmt: skip
+            (due, decoders[0]), (got, decoders[1]) = (codec.decode(codes, state, rows) for codec, state in
+                                              zip((mimi, compiled), decoders, strict=True))  # fmt: skip
             np.testing.assert_allclose(np.array(due)[: len(lanes)], np.array(got)[: len(lanes)], atol=1e-5)
-        agree(heard[1], heard[0])
-        agree(said[1], said[0])
+        agree(encoders[1], encoders[0])
+        agree(decoders[1], decoders[0])
     finally:
         mx.enable_compile()
 
@@ -80,45 +83,47 @@ def test_a_compiled_frame_is_a_frame(mimi: Mimi, events: list[tuple[list[int], i
 @pytest.mark.skipif(
     prepare().device == "cpu" and shutil.which("g++") is None, reason="MLX compiles for a CPU with g++"
 )
-def test_compiled_in_earnest_it_is_laid_out_once_and_for_all(mimi: Mimi) -> None:
-    """As many traces as forms, before the first frame, none after it; and what comes out is the codec's."""
+def test_each_direction_is_traced_once(mimi: Mimi) -> None:
+    """Really compiled: one trace for each shape, before the first frame, and the codec's results."""
     compiled, row = CompiledMimi(mimi, 1, 4), np.zeros(1, np.int32)
-    heard = [mimi.encoder_state(2), compiled.warmup_encoder(mimi.encoder_state(2))]
-    said = [mimi.decoder_state(2), compiled.warmup_decoder(mimi.decoder_state(2))]
+    encoders = [mimi.encoder_state(2), compiled.warmup_encoder(mimi.encoder_state(2))]
+    decoders = [mimi.decoder_state(2), compiled.warmup_decoder(mimi.decoder_state(2))]
     noise = np.random.default_rng(6)
     for _ in range(12):
         pcm = mx.array(noise.uniform(-0.5, 0.5, (1, 1, 1920)).astype(np.float32))
-        due, heard[0] = mimi.encode(pcm, heard[0], row)
-        codes, heard[1] = compiled.encode(pcm, heard[1], row)
+        due, encoders[0] = mimi.encode(pcm, encoders[0], row)
+        codes, encoders[1] = compiled.encode(pcm, encoders[1], row)
         np.testing.assert_array_equal(np.array(due), np.array(codes))
-        due, said[0] = mimi.decode(codes, said[0], row)
-        sound, said[1] = compiled.decode(codes, said[1], row)
+        due, decoders[0] = mimi.decode(codes, decoders[0], row)
+        sound, decoders[1] = compiled.decode(codes, decoders[1], row)
         np.testing.assert_allclose(np.array(due), np.array(sound), atol=1e-5)
     assert compiled.encoding.traces == compiled.decoding.traces == len(compiled.shape_keys()) == 1
 
 
 @pytest.mark.parametrize("lane", [0, 3])
 def test_lanes_that_are_not_named_keep_their_state_bit_for_bit(mimi: Mimi, lane: int) -> None:
-    """Whether the lane's row is read in its place or gathered, in both directions."""
+    """Whether the lane's row is read in place or gathered, in both directions."""
     mx.disable_compile()
     try:
         compiled = CompiledMimi(mimi, LANES, 4)
         everyone = np.arange(LANES, dtype=np.int32)
         rng = np.random.default_rng(3)
-        heard, said = mimi.encoder_state(LANES + 1), mimi.decoder_state(LANES + 1)
+        encoders, decoders = mimi.encoder_state(LANES + 1), mimi.decoder_state(LANES + 1)
 
         def frame(lanes: np.ndarray) -> None:
-            nonlocal heard, said
+            nonlocal encoders, decoders
             pcm = rng.uniform(-0.5, 0.5, (len(lanes), 1, 1920)).astype(np.float32)
-            _, heard = compiled.encode(pcm, heard, lanes)
-            _, said = compiled.decode(rng.integers(0, 32, (len(lanes), 4, 1)).astype(np.int32), said, lanes)
+            _, encoders = compiled.encode(pcm, encoders, lanes)
+            _, decoders = compiled.decode(
+                rng.integers(0, 32, (len(lanes), 4, 1)).astype(np.int32), decoders, lanes
+            )
 
         for _ in range(7):
             frame(everyone)
-        before = arrays(heard) + arrays(said)
+        before = arrays(encoders) + arrays(decoders)
         frame(everyone[lane : lane + 1])
         others = np.setdiff1d(everyone, [lane])
-        for old, new in zip(before, arrays(heard) + arrays(said), strict=True):
+        for old, new in zip(before, arrays(encoders) + arrays(decoders), strict=True):
             np.testing.assert_array_equal(old[others], new[others])
             assert (old[lane] != new[lane]).any()
     finally:

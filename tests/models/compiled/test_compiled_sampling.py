@@ -40,10 +40,10 @@ SETTINGS = st.builds(
     seed=st.integers(0, 999),
     tied=st.booleans(),
 )
-def test_arrays_draw_what_the_host_draws(
+def test_compiled_sampling_equals_sampling_on_the_host(
     lanes: list[tuple[SamplingParams, int, list[int]]], padding: int, seed: int, *, tied: bool
 ) -> None:
-    """Text and audio, whatever mix of settings: greedy or not, limited or not, penalised, biased, tied."""
+    """Text and audio, for any mix of parameters: greedy or not, limited or not, penalised, biased, tied."""
     rows = len(lanes) + padding
     batch = SamplingBatch.of(*map(list, zip(*lanes, strict=True)), dep_q=2, width=rows)
     logits = np.random.default_rng(seed).standard_normal((3, rows, VOCABULARY)).astype(np.float32) * 3
@@ -65,8 +65,8 @@ def test_arrays_draw_what_the_host_draws(
         )
 
 
-def test_of_a_long_past_the_newest_is_penalised() -> None:
-    """More recent tokens than there are columns for: the oldest are forgotten."""
+def test_the_newest_tokens_of_a_long_context_are_penalised() -> None:
+    """Of more tokens than there are columns, the oldest are dropped."""
     setting = SamplingParams(repetition_penalty=1e6, text_temperature=0.0, temperature=0.0)
     batch = SamplingBatch.of([setting], [0], [[7, *[2] * (REPETITION_CONTEXT - 1), 5]], 0)
     integers, floats = SamplingBatch.packed_columns(0)

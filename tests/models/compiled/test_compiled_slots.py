@@ -1,4 +1,4 @@
-"""Every lane has a place of its own in a compiled batch, and there are few kinds of batches."""
+"""Every lane has its own slot in a compiled batch, and there are few shapes of batches."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from pipeline.models.compiled.slots import BatchSlots, batch_shapes, slot_count,
 
 
 @given(st.data())
-def test_what_goes_to_the_slots_comes_back_in_order(data: st.DataObject) -> None:
-    """What the lanes have, spread and put in order again, is theirs; free slots write to the scratch row."""
+def test_values_scattered_to_slots_come_back_in_order(data: st.DataObject) -> None:
+    """Each lane gets its own value back; empty slots write to the scratch row."""
     lanes = data.draw(st.integers(1, 33))
     named = data.draw(st.lists(st.integers(0, lanes - 1), unique=True, max_size=lanes))
     padding = data.draw(st.integers(0 if named else 1, 5))
@@ -48,13 +48,13 @@ def test_what_goes_to_the_slots_comes_back_in_order(data: st.DataObject) -> None
 def test_rings_are_gathered_where_that_is_cheaper(
     lanes: list[int], count: int, width: int, *, in_place: bool
 ) -> None:
-    """A few lanes of high numbers are; many, or those of low numbers, are read in their slots."""
+    """A few lanes with high numbers are gathered; many, or those with low numbers, are read in place."""
     slots = BatchSlots.of(np.array(lanes, np.int32), count)
     assert (slots.width, slots.in_place) == (width, in_place)
 
 
 @given(lanes=st.integers(1, 64), context=st.integers(1, 4000))
-def test_there_are_few_forms(lanes: int, context: int) -> None:
+def test_there_are_few_shapes(lanes: int, context: int) -> None:
     """At most twice the doublings from 1 to the lanes, times those from 256 slots to the context."""
     widths = 2 * (lanes - 1).bit_length() + 1
     counts = slot_counts(context)
@@ -65,8 +65,8 @@ def test_there_are_few_forms(lanes: int, context: int) -> None:
         assert filled <= slot_count(filled, context) <= max(256, 2 * filled)
 
 
-def test_a_layout_gives_back_what_it_was_given() -> None:
-    """By name, whole numbers and fractions; a value of another width is refused."""
+def test_a_layout_unpacks_what_it_packed() -> None:
+    """By name, integers and floats; a value of another width is refused."""
     layout = Layout({"a": 1, "b": 3}, {"c": 2, "d": 1})
     values = {
         "a": np.array([1, -2]),

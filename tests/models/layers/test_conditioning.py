@@ -1,4 +1,4 @@
-"""What a session is told is one constant vector, worked out as the official package does."""
+"""The sum of a model's conditions is one constant vector, computed as in the official package."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def test_without_a_model_type_the_default_is_very_good() -> None:
 
 
 def test_a_value_is_a_projected_row_and_no_value_a_learnt_vector() -> None:
-    """Wanted is very_good; unwanted is very_bad where the table has it, else no value at all."""
+    """The default is very_good; the null condition is very_bad if the table has it, else no value."""
     conditions = ConditionProvider(parse_conditioners(GIVEN), ("description",), 24)
     lookup = conditions.conditioners["description"]
     lookup.learnt_padding = mx.random.normal((1, 1, 24))
@@ -95,7 +95,7 @@ def test_conditions_are_kept_as_the_constant_they_are() -> None:
         ({"fuser": {"product": []}}, "fuser.product"),
     ],
 )
-def test_what_cannot_be_honoured_is_refused_by_its_key(change: dict, key: str) -> None:
+def test_an_invalid_key_is_refused_by_name(change: dict, key: str) -> None:
     raw = {"conditioners": GIVEN, "fuser": {"sum": ["description"]}, **change}
     with pytest.raises(ConfigError) as caught:
         parse_fuser(raw["fuser"], parse_conditioners(raw["conditioners"]))

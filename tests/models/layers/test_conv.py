@@ -92,7 +92,7 @@ def test_a_kernel_smaller_than_its_input_is_computed_by_products(kernel, stride,
 @settings(max_examples=40, deadline=None)
 @given(stride=st.integers(1, 5), steps=st.integers(1, 7), data=st.data(), seed=seeds)
 def test_transposed_convolution_is_the_textbook_sum_in_any_grouping(stride, steps, data, seed):
-    """Each input adds the kernel from its own place on; every output has the bias once."""
+    """Each input adds the kernel from its own position on; every output has the bias once."""
     cuts = data.draw(st.sets(st.integers(1, steps), max_size=3)) - {steps}
     layer = ConvTranspose1d(3, 2, stride)
     weights = fill(layer, seed)
@@ -107,7 +107,7 @@ def test_transposed_convolution_is_the_textbook_sum_in_any_grouping(stride, step
 @settings(max_examples=25, deadline=None)
 @given(stride=st.integers(1, 4), steps=st.integers(1, 7), data=st.data(), seed=seeds)
 def test_upsampling_is_the_textbook_sum_channel_by_channel(stride, steps, data, seed):
-    """Each channel is spread by its own kernel, and hears no other."""
+    """Each channel is upsampled by its own kernel and does not depend on others."""
     cuts = data.draw(st.sets(st.integers(1, steps), max_size=3)) - {steps}
     layer = ConvTrUpsample1d(3, stride)
     weights = fill(layer, seed)

@@ -1,4 +1,4 @@
-"""Quantized checkpoints: told by their shapes, equal to what MLX makes of them, close to dense ones."""
+"""Quantized checkpoints: recognised by shapes, equal to MLX's quantization, close to dense ones."""
 
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ def published(request: pytest.FixtureRequest, dense: Path) -> tuple[Path, Quanti
 
 @pytest.fixture(scope="module")
 def mixed(dense: Path) -> Path:
-    """TransformerLayer 0 in 8 bits, the tables in 6, what the text is told by not at all, the rest in 4."""
+    """Layer 0 in 8 bits, the tables in 6, the text head not at all, the rest in 4."""
     parts = {bits: mx.load(str(_quantized(dense, bits))) for bits in (4, 6, 8)}
     plain = mx.load(str(dense))
     tensors = {}
@@ -93,7 +93,7 @@ def logits(model: LmModel) -> mx.array:
     c = model.config
     rng = np.random.default_rng(5)
     codes = rng.integers(0, c.card, (1, 1 + c.n_q, 9)).astype(np.int32)
-    codes[:, :, 4] = -1  # silence: nothing is heard
+    codes[:, :, 4] = -1  # no input
     found = model.logits(codes)
     return mx.concatenate([found.text.reshape(-1), found.audio.reshape(-1)])
 
@@ -111,8 +111,8 @@ def loaded(path: Path, *, keep: bool) -> LmModel:
     rows=st.integers(1, 99),
     groups=st.integers(1, 8),
 )
-def test_shapes_tell_bits_and_group(bits: int, group: int, rows: int, groups: int) -> None:
-    """Whatever the bits and the group, the shapes that MLX makes lead back to them."""
+def test_shapes_determine_bits_and_group(bits: int, group: int, rows: int, groups: int) -> None:
+    """Whatever the bits and the group, the shapes that MLX makes determine them."""
     how = Quantization(bits, group)
     shape = (rows, group * groups)
     assert quantization_of(shape, how.packed_shape(shape), how.scales_shape(shape)) == how
@@ -131,7 +131,7 @@ def test_shapes_and_sizes_are_those_of_mlx(bits: int, group: int) -> None:
 
 @pytest.mark.parametrize("how", PUBLISHED)
 def test_a_quantized_layer_is_its_dense_one(how: Quantization) -> None:
-    """A linear layer with packed words computes what one with the matrix they stand for does."""
+    """A linear layer with packed words computes what one with the dense matrix does."""
     x = mx.random.normal((3, 128), key=mx.random.key(1))
     weight = quantize(mx.random.normal((16, 128), key=mx.random.key(2)), how)
     bias = mx.arange(16).astype(mx.float32)
@@ -188,7 +188,7 @@ def test_kept_quantized_a_model_is_its_dense_one(published: tuple[Path, Quantiza
 
 
 def test_in_bfloat16_as_on_a_gpu(published: tuple[Path, Quantization]) -> None:
-    """Kept quantized in 16 bits, a whole model says what its dense float32 self does, within 5 %."""
+    """Kept quantized in 16 bits, a whole model's logits are those of the dense float32 one within 5 %."""
     model = LmModel(config())
     model.load_weights(published[0], mx.bfloat16, keep_quantized=True)
     assert model.dtype == mx.bfloat16
@@ -199,7 +199,7 @@ def test_in_bfloat16_as_on_a_gpu(published: tuple[Path, Quantization]) -> None:
 
 
 @pytest.mark.parametrize(("bits", "most"), [(8, 0.03), (6, 0.12), (4, 0.6)])
-def test_fewer_bits_say_nearly_the_same(dense: Path, bits: int, most: float) -> None:
+def test_fewer_bits_give_nearly_the_same_logits(dense: Path, bits: int, most: float) -> None:
     """Against the checkpoint it was made from, the error of all logits stays below a share of them."""
     path = dense.with_name("near.safetensors")
     quantize_checkpoint(dense, path, config(), bits)
@@ -214,15 +214,15 @@ def test_steps_of_a_quantized_model_are_its_whole(published: tuple[Path, Quantiz
     tokens = []
     for keep in (True, False):
         model = loaded(published[0], keep=keep)
-        state, said = model.state(2), []
+        state, step_tokens = model.state(2), []
         lanes = np.array([1], np.int32)
         text, audio = np.array([[40]], np.int32), np.full((1, 8, 1), 32, np.int32)
         for _ in range(10):
             token, codes, state = model.step(text, audio, state, lanes)
-            said.append([int(token.item()), *codes[0].tolist()])
+            step_tokens.append([int(token.item()), *codes[0].tolist()])
             text = np.array(token)[:, None]
             audio[:, :4] = np.array(codes)[:, :, None]
-        tokens.append(said)
+        tokens.append(step_tokens)
     assert tokens[0] == tokens[1]
 
 
@@ -284,8 +284,8 @@ def test_scales_of_another_shape_are_named(mixed: Path) -> None:
             match(mixed, header | {f"{stem}.{part}": wrong}, model.parameter_shapes(), rules)
 
 
-def test_stray_words_are_left_over_with_all_that_is_theirs(mixed: Path) -> None:
-    """A quantized tensor that the model has no place for is named three times."""
+def test_an_extra_quantized_tensor_is_named_with_its_scales(mixed: Path) -> None:
+    """A quantized tensor without a parameter is named three times."""
     header = read_header(mixed)
     model = LmModel(config())
     stray = {f"stray.{part}": header[f"text_emb.{part}"] for part in ("weight", "scales", "biases")}
@@ -311,7 +311,7 @@ def test_scales_of_another_file_are_named(tmp_path: Path, words: Quantization, s
 
 @pytest.mark.parametrize("part", ["scales", "biases"])
 @pytest.mark.parametrize("value", [mx.nan, mx.inf])
-def test_scales_that_are_no_numbers_are_named(tmp_path: Path, part: str, value: float) -> None:
+def test_scales_that_are_not_finite_are_named(tmp_path: Path, part: str, value: float) -> None:
     """One infinite scale spoils a whole group, so it is found while loading."""
     path = tmp_path / "w.safetensors"
     w = quantize(mx.random.normal((64, 128), key=mx.random.key(7)), PUBLISHED[0])

@@ -1,4 +1,4 @@
-"""Rings, windows and rows: a step is the next position of the whole, for each lane alone."""
+"""Rings, windows and rows: steps equal the whole sequence, for each lane by itself."""
 
 from dataclasses import replace
 
@@ -53,13 +53,13 @@ def test_what_comes_later_changes_nothing(config: TransformerConfig) -> None:
 
 
 def test_a_window_is_as_long_as_the_context() -> None:
-    """In one layer, position t hears t − 4 and does not hear t − 5."""
+    """In one layer, position t depends on t − 4 and not on t − 5."""
     model, x = model_and_input(replace(ROPE, num_layers=1), 12)
     whole = np.array(model.forward(x))
-    for back, heard in ((4, True), (5, False)):
+    for back, depends in ((4, True), (5, False)):
         changed = np.array(x)
         changed[0, 10 - back] += 1
-        assert (np.array(model.forward(mx.array(changed)))[0, 10] != whole[0, 10]).any() == heard
+        assert (np.array(model.forward(mx.array(changed)))[0, 10] != whole[0, 10]).any() == depends
 
 
 @settings(deadline=None, max_examples=40)
@@ -69,7 +69,7 @@ def test_a_window_is_as_long_as_the_context() -> None:
     data=st.data(),
 )
 def test_rings_hold_exactly_the_last_positions(context: int, calls: list, data: st.DataObject) -> None:
-    """A query sees the keys of its row at most `context − 1` back that no newer one has overwritten.
+    """A query attends to keys of its row at most `context − 1` back that no newer one has overwritten.
 
     Also where a call writes several positions before any of them attends.
     """
@@ -97,8 +97,8 @@ def test_rings_hold_exactly_the_last_positions(context: int, calls: list, data: 
 
 
 @pytest.mark.parametrize("steps", [1, 2])
-def test_who_attends_beside_whom_shows_in_no_bit(steps: int) -> None:
-    """Neighbours with as many slots filled attend in one operation, and find what each would alone."""
+def test_grouping_rows_in_one_attention_call_changes_no_bit(steps: int) -> None:
+    """Adjacent rows with equally many slots filled attend in one operation, with the result of each alone."""
     random = np.random.default_rng(2)
     rings = [mx.array(random.standard_normal((6, 2, 5, 4)).astype(np.float32)) for _ in range(2)]
     queries = random.standard_normal((5, 4, steps, 4)).astype(np.float32)
@@ -112,8 +112,8 @@ def test_who_attends_beside_whom_shows_in_no_bit(steps: int) -> None:
         np.testing.assert_array_equal(np.array(alone.attend(mx.array(queries[own]), *rings))[0], together[i])
 
 
-def test_the_order_of_a_batch_shows_in_no_bit() -> None:
-    """Rows named in another order find the same, each in its own place, and leave the same behind."""
+def test_the_order_of_a_batch_changes_no_bit() -> None:
+    """Rows named in another order have the same results, each at its position, and the same state."""
     model, _ = model_and_input(replace(ROPE, kv_repeat=2), 1)
     x = np.random.default_rng(4).standard_normal((9, 4, 1, 16)).astype(np.float32)
     orders = [[0, 1, 2, 3], [2, 0, 3, 1]]
@@ -130,7 +130,7 @@ def test_the_order_of_a_batch_shows_in_no_bit() -> None:
 
 
 def test_a_call_that_would_overwrite_itself_is_refused() -> None:
-    """More positions than slots is an error, not silently forgotten keys."""
+    """More positions than slots is an error instead of silently lost keys."""
     with pytest.raises(ValueError, match="do not fit"):
         AttentionMetadata.of(np.zeros(1, np.int64), np.zeros(1, np.int32), 6, 5, heads=1)
 
@@ -169,8 +169,8 @@ def test_rings_are_written_in_place_and_memory_is_constant(lanes: list[int]) -> 
     assert mx.get_active_memory() - held_bytes < ring_bytes / 100
 
 
-def test_the_old_state_still_holds_after_a_step() -> None:
-    """A state is a value: a step leaves the one it was given as it was."""
+def test_a_step_does_not_change_the_old_state() -> None:
+    """A state is a value: a step returns a new one."""
     model, x = model_and_input(ROPE, 8)
     state = model.state(2)
     lanes = np.ones(1, np.int32)

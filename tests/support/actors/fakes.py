@@ -161,6 +161,7 @@ LOADERS = Loaders(SumEncoder, SumStepper, SumDecoder)
 def make_engine(
     *,
     lanes: int = 4,
+    admit: int | str | None = None,
     queue: int = 2,
     idle_s: float = 600,
     loaders: Loaders = LOADERS,
@@ -174,7 +175,11 @@ def make_engine(
     """
     section["limits"] = {"resume_grace_ms": 0, **section.get("limits", {})}
     settings: Settings = parse_settings(
-        {"lanes": {"queue": queue, "idle_s": idle_s}, "sampling": {"seed": 0}, **section}
+        {
+            "lanes": {"queue": queue, "idle_s": idle_s, "admit": admit or lanes},
+            "sampling": {"seed": 0},
+            **section,
+        }
     )
     return Engine(settings, loaders, CARD, lanes=lanes, runner=runner, digest=digest)
 

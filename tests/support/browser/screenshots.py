@@ -53,6 +53,7 @@ def take_voice(playwright: Playwright) -> None:
                 answers = page.locator("#lines .agent p").get_by_text("three plus four is seven")
                 expect(answers.nth(1)).to_be_visible(timeout=ANSWER_MS)
                 until_played(page, 90)
+                expect(page.locator(".notice")).to_have_count(0, timeout=ANSWER_MS)
                 save(page, name, full_page=name != "live-phone")
                 stop(page)
 

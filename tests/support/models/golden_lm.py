@@ -1,4 +1,4 @@
-"""Steps a language model through what the official implementation heard, and compares every token."""
+"""Steps a language model through the official implementation's input, and compares every token."""
 
 import json
 from pathlib import Path
@@ -28,11 +28,11 @@ def agree(
     golden = np.load(folder / trace)
     steps = len(golden["user"])
     assert steps >= 5 * config.context
-    said = speak(model, golden["user"])
-    for name, ours in zip(("text", "audio"), said[:2], strict=True):
+    results = speak(model, golden["user"])
+    for name, ours in zip(("text", "audio"), results[:2], strict=True):
         differ = np.flatnonzero((ours != golden[name]).reshape(steps, -1).any(axis=1))
         assert not differ.size, f"{name} of step {differ[0]}"
-    np.testing.assert_array_equal(said[2], golden["out"][:, 1:])
+    np.testing.assert_array_equal(results[2], golden["out"][:, 1:])
 
 
 def speak(model: LmModel, user: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

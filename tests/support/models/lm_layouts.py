@@ -43,12 +43,12 @@ def as_mlx(packed: Weights, config: LmConfig) -> Weights:
 
 
 def _in_slice(name: str, codebook: int, which: int) -> str | None:
-    heard = "depformer_text_emb" if codebook == 0 else f"depformer_emb.{codebook - 1}"
+    embedding = "depformer_text_emb" if codebook == 0 else f"depformer_emb.{codebook - 1}"
     for theirs, ours in (
         (f"depformer_in.{which}", "linear_in"),
         (f"linears.{codebook}", "linear_out"),
         (f"depformer_norms.{codebook}", "norm"),
-        (heard, "emb"),
+        (embedding, "emb"),
     ):
         if name.startswith(theirs + "."):
             return ours + name.removeprefix(theirs)

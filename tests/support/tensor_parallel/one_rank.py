@@ -35,7 +35,7 @@ SHAPED = SamplingParams(
 def play(stepper: StepperStage, config: lm.LmConfig) -> dict[str, np.ndarray]:
     """Three lanes, opened, configured, closed and opened again, in batches of one to three."""
     generator = np.random.Generator(np.random.PCG64(3))
-    said: dict[str, list[list[int]]] = {}
+    tokens: dict[str, list[list[int]]] = {}
     names: dict[int, str] = {}
 
     def opened(lane: int, name: str, sampling: SamplingParams) -> None:
@@ -46,7 +46,7 @@ def play(stepper: StepperStage, config: lm.LmConfig) -> dict[str, np.ndarray]:
         codes = generator.integers(0, config.card, (len(lanes), config.n_q - config.dep_q), np.int32)
         for lane, done in zip(lanes, stepper.step(lanes, codes), strict=True):
             frame = [-1] * config.dep_q if done.codes is None else done.codes.tolist()
-            said.setdefault(names[lane], []).append([done.token, *frame])
+            tokens.setdefault(names[lane], []).append([done.token, *frame])
 
     opened(0, "greedy", GREEDY)
     opened(2, "drawn", DRAWN)
@@ -64,7 +64,7 @@ def play(stepper: StepperStage, config: lm.LmConfig) -> dict[str, np.ndarray]:
     stepper.configure(1, GREEDY)
     for _ in range(2):
         step(1, 2)
-    return {name: np.array(rows) for name, rows in said.items()}
+    return {name: np.array(rows) for name, rows in tokens.items()}
 
 
 def sequence(config: lm.LmConfig) -> np.ndarray:
@@ -102,23 +102,23 @@ def main(folder: str, out: str) -> None:
     ranks = backend.launched_ranks()
     config = read_config(Path(folder), [f"lanes.max={LANES}", "stall_s=20"])
     chain = open_stages(config, ranks)
-    rounds = join_ranks(chain, config.settings) if ranks.size > 1 else None
+    collective = join_ranks(chain, config.settings) if ranks.size > 1 else None
     before_bytes = mx.get_active_memory()
     mx.reset_peak_memory()
-    model = chain.bundle.load_lm(rounds and ShardRank(chain.shard, rounds.group))
+    model = chain.bundle.load_lm(collective and ShardRank(chain.shard, collective.group))
     print(json.dumps(held(model) | {"peak": mx.get_peak_memory() - before_bytes}), flush=True)
     print(json.dumps(exchanged(model)), flush=True)
     whole = model.logits(sequence(chain.bundle.lm))
     mx.eval(whole.text, whole.audio)
     if ranks.rank > 0:
-        code = chain.follower(rounds).run()
+        code = chain.follower(collective).run()
         print(json.dumps({"ended": code}), flush=True)
         return
-    lead = rounds and Coordinator(rounds)  # from here on it beats
-    said = play(chain.load_stepper(lead), chain.bundle.lm)
-    np.savez(out, text=np.array(whole.text), audio=np.array(whole.audio), **said)
-    if lead is not None:
-        lead.end(7)
+    coordinator = collective and Coordinator(collective)  # sends heartbeats from here on
+    tokens = play(chain.load_stepper(coordinator), chain.bundle.lm)
+    np.savez(out, text=np.array(whole.text), audio=np.array(whole.audio), **tokens)
+    if coordinator is not None:
+        coordinator.end(7)
 
 
 if __name__ == "__main__":

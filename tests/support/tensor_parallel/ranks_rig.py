@@ -39,7 +39,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class Rank:
-    """One process; what it wrote is read from files, so that nobody has to keep a pipe empty."""
+    """One process; its output goes to files, so that no pipe fills up."""
 
     def __init__(self, number: int, command: Sequence[str], hostfile: Path, env: Mapping[str, str]) -> None:
         self._out, self._err = (tempfile.TemporaryFile("w+") for _ in range(2))  # noqa: SIM115 - closed by `close`
@@ -54,7 +54,7 @@ class Rank:
     def ended(self, timeout_s: float = 60) -> int:
         return self.process.wait(timeout_s)
 
-    def said(self) -> str:
+    def output(self) -> str:
         return self._read(self._err)
 
     def printed(self) -> str:

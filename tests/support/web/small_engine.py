@@ -76,8 +76,8 @@ class DelayStepper:
         inputs = self.inputs.pop(lane)
         return (TextFinal(" ".join(map(str, inputs))),) if inputs else ()
 
-    def warmup(self, *, anew):
-        if anew:
+    def warmup(self, *, reset):
+        if reset:
             self.rehearsed = 0
         self.rehearsed += 1
 

@@ -169,7 +169,7 @@ async def test_an_unusual_path_is_refused(hub, tmp_path, address):
     async with small_server(proxy=proxy_of(hub, tmp_path)) as served:
         answer = await fetch(served, f"/api/hf/{address}")
     assert (answer.status, answer.error) == (400, "bad_path")
-    assert not hub.asked
+    assert not hub.log
 
 
 async def test_any_path_leads_to_plain_requests_of_the_hub(hub, tmp_path):
@@ -195,8 +195,8 @@ async def test_any_path_leads_to_plain_requests_of_the_hub(hub, tmp_path):
             assert answer.status in {200, 400, 403, 404}, target
             assert answer.headers.keys() <= OF_FILES, target
     plain = re.compile(rf"/{REPO}/resolve/[A-Za-z0-9._-]+/[A-Za-z0-9._+=@~/-]+")
-    for question in hub.asked:
-        assert question.cdn or plain.fullmatch(question.path)
+    for request in hub.log:
+        assert request.cdn or plain.fullmatch(request.path)
 
 
 async def test_a_query_is_not_forwarded(hub, tmp_path):
@@ -216,7 +216,7 @@ async def test_other_methods_are_not_allowed(hub, tmp_path, method):
         answer = await fetch(served, f"{PATH}/config.json", method=method)
     assert (answer.status, answer.error) == (405, "method_not_allowed")
     assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
-    assert not hub.asked
+    assert not hub.log
 
 
 async def refused(hub, folder, path=f"{PATH}/config.json", **how):
@@ -286,9 +286,9 @@ async def test_headers_are_not_forwarded(hub, tmp_path):
             assert (answer.status, answer.body) == (200, FILES[path])
             assert answer.headers.keys() == OF_FILES
             assert "*" not in answer.headers["content-security-policy"]
-    sent = {name.lower() for question in hub.asked for name in question.headers}
+    sent = {name.lower() for request in hub.log for name in request.headers}
     assert sent <= {"host", "accept", "accept-encoding", "connection", "user-agent", "if-none-match", "range"}
-    assert {question.headers["User-Agent"] for question in hub.asked} == {"packet-voice"}
+    assert {request.headers["User-Agent"] for request in hub.log} == {"packet-voice"}
 
 
 async def test_the_token_is_sent_to_the_hub_only(hub, tmp_path):
@@ -313,7 +313,7 @@ async def test_the_token_is_sent_to_the_hub_only(hub, tmp_path):
     assert LARGE in seen
     assert TOKEN.encode() not in seen
     assert b"signature" not in seen
-    shown = {question.cdn: question.headers.get("Authorization") for question in hub.asked}
+    shown = {request.cdn: request.headers.get("Authorization") for request in hub.log}
     assert shown == {False: f"Bearer {TOKEN}", True: None}
 
 
@@ -368,7 +368,7 @@ async def test_fifty_clients_are_one_download(hub, tmp_path):
         await until(lambda: proxy.statistics().active_readers == 50)
         held.set()
     assert got == [LARGE] * 50
-    assert [question.cdn for question in hub.asked] == [False, True]
+    assert [request.cdn for request in hub.log] == [False, True]
 
 
 HUGE_BYTES = 256 * 2**20

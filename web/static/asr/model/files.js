@@ -89,7 +89,7 @@ export class ModelRepository {
     try {
       return await fetch(this.urlOf(file), { cache: "no-store", credentials: "same-origin", ...options });
     } catch {
-      const message = `Cannot download ${file} from ${this.name}: no connection to the server.`;
+      const message = `${this.name}, ${file}: no connection to the server.`;
       throw new AsrError("unreachable", message, { file });
     }
   }
@@ -114,7 +114,7 @@ export class ModelRepository {
     if (response.status === 404) return new AsrError("gone", `${this.name} has no ${file}${detail}.`, facts);
     return new AsrError(
       "unreachable",
-      `Cannot download ${file} from ${this.name}: HTTP ${response.status}${detail}.`,
+      `${this.name}, ${file}: HTTP ${response.status}${detail}.`,
       facts,
     );
   }

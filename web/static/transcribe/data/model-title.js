@@ -4,5 +4,5 @@ const PARAMETERS = Object.freeze({ tiny: 39, base: 74, small: 244 }); // million
 
 export function modelTitle({ name, multilingual }) {
   const [size] = name.split(".");
-  return `${size}, ${multilingual ? "multilingual" : "English only"} (${PARAMETERS[size]}M parameters)`;
+  return `${size}, ${multilingual ? "multilingual" : "English only"} (${PARAMETERS[size]}M)`;
 }

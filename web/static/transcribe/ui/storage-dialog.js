@@ -32,8 +32,9 @@ export class StorageDialog {
     document.getElementById("storage-total").textContent =
       usage === null ? "" : `${formatBytes(usage)} used of ${formatBytes(quota)} available.`;
     this._persist.hidden = persisted !== false;
-    this._persisted.textContent =
-      persisted === true ? "Stored until you delete it." : "The browser may delete it when space runs low.";
+    this._persisted.textContent = persisted
+      ? "Models are kept until you delete them."
+      : "The browser may delete models when space runs low.";
   }
 
   _line(model) {

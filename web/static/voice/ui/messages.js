@@ -97,7 +97,7 @@ export function queuePosition(position) {
 export function droppedMessage({ what, count }) {
   const duration = `${((count * FRAME_MS) / 1000).toFixed(1)} s`;
   if (what === "audio") return `${duration} of your audio arrived too late.`;
-  return `${duration} of the agent's audio would have arrived too late.`;
+  return `${duration} of the agent's audio was too late to play.`;
 }
 
 /** The state of captions by Whisper; `message` is the engine's. */

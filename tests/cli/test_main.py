@@ -41,6 +41,14 @@ def test_usage_shows_the_command_as_it_was_typed(arguments: tuple[str, ...]) -> 
     assert run(*arguments).stdout.startswith(f"usage: python -m pipeline {arguments[0]}")
 
 
+def test_only_pipeline_run_requires_a_config() -> None:
+    """`python -m pipeline run` falls back to the default one."""
+    command = [sys.executable, "-m", "pipeline.run"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, "--config" in done.stderr) == (2, True)
+    assert "(default" in run("run", "--help").stdout
+
+
 @pytest.mark.parametrize(("old", "new"), [("soak", "loadtest"), ("configuration", "config-reference")])
 def test_a_renamed_command_reports_its_new_name(old: str, new: str) -> None:
     """The old name is a usage error that mentions the new one."""

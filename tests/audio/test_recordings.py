@@ -1,4 +1,4 @@
-"""A recorded session is answered again token by token, whatever became of its frames."""
+"""A replayed session gives the recorded session's tokens, also with dropped frames."""
 
 import time
 from pathlib import Path
@@ -11,6 +11,7 @@ from support.checkpoints import write_folder
 from actors.engine import Engine, Loaders
 from actors.sessions.transport import TransportClosedError
 from pipeline.audio.framing import payload_of
+from pipeline.audio.recordings import read_replay
 from pipeline.cli import offline
 from pipeline.config import read_config
 from pipeline.errors import ConfigError
@@ -18,7 +19,6 @@ from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Ready, RecordingNotice
-from pipeline.recordings import read_replay
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.stepper import StepperStage
 
@@ -26,14 +26,14 @@ SPEECH = np.random.default_rng(3).uniform(-0.3, 0.3, (60, 1920)).astype(np.float
 
 
 class Peer:
-    """A client on memory channels that keeps the metadata it hears."""
+    """A client on memory channels that keeps the metadata it receives."""
 
     peer = "memory"
 
     def __init__(self) -> None:
         self.to_server, self.at_server = trio.open_memory_channel[bytes](1000)
         self.to_client, self.at_client = trio.open_memory_channel[bytes](1000)
-        self.told: list[object] = []
+        self.metadata: list[object] = []
         self.conversation = Conversation(
             "client", heartbeat_every_s=5, heartbeat_timeout_s=1e9, now_s=trio.current_time()
         )
@@ -51,24 +51,24 @@ class Peer:
         self.to_client.close()
         await trio.lowlevel.checkpoint()
 
-    async def say(self, said: outgoing.OutgoingPacket) -> None:
-        await self.to_server.send(self.conversation.encode_next(said, timestamp_ms=0.0))
+    async def send_packet(self, packet: outgoing.OutgoingPacket) -> None:
+        await self.to_server.send(self.conversation.encode_next(packet, timestamp_ms=0.0))
 
     async def until_ready(self) -> None:
-        while not any(isinstance(value, Ready) for value in self.told):
-            await self.hear()
+        while not any(isinstance(value, Ready) for value in self.metadata):
+            await self.receive_packet()
 
-    async def hear(self) -> None:
+    async def receive_packet(self) -> None:
         message = await self.at_client.receive()
         event, replies = self.conversation.receive(message, now_s=trio.current_time())
-        self.told.append(getattr(event, "value", None))
+        self.metadata.append(getattr(event, "value", None))
         for reply in replies:
-            await self.say(reply)
+            await self.send_packet(reply)
 
-    async def embed_inputs(self) -> None:
+    async def receive_all(self) -> None:
         try:
             while True:
-                await self.hear()
+                await self.receive_packet()
         except trio.EndOfChannel:
             pass
 
@@ -84,9 +84,15 @@ def chain_of(folder: Path, bundles: Path | None) -> ModelStages:
 
 
 async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
-    """Bursts beyond the credit, a change of sampling between them; gives the tokens that were drawn."""
+    """Bursts beyond the credit, with a change of sampling between them; returns the sampled tokens."""
     config = read_config(
-        folder, ["lanes.max=2", *([f"replay.folder={bundles}"] if bundles else []), "limits.max_lag_ms=60000"]
+        folder,
+        [
+            "lanes.max=2",
+            "lanes.admit=2",
+            *([f"replay.folder={bundles}"] if bundles else []),
+            "limits.max_lag_ms=60000",
+        ],
     )
     chain = open_stages(config)
     drawn: list[int] = []
@@ -121,21 +127,23 @@ async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
 
         nursery.start_soon(serve)
         await client.until_ready()
-        await client.say(outgoing.metadata(Configure(seed=77, replay=True)))
+        await client.send_packet(outgoing.metadata(Configure(seed=77, replay=True)))
         for first in range(0, 60, 6):
             if first == 30:
-                await client.say(outgoing.metadata(Configure(temperature=2.0, repetition_penalty=1.5)))
-            await client.say(outgoing.audio(payload_of(SPEECH[first : first + 6].ravel()), 0.0))
+                await client.send_packet(
+                    outgoing.metadata(Configure(temperature=2.0, repetition_penalty=1.5))
+                )
+            await client.send_packet(outgoing.audio(payload_of(SPEECH[first : first + 6].ravel()), 0.0))
             if first % 12:
                 await trio.sleep(0.01)
-        await client.say(outgoing.metadata(Bye()))
-        await client.embed_inputs()
+        await client.send_packet(outgoing.metadata(Bye()))
+        await client.receive_all()
         await engine.drain()
     return drawn, client
 
 
-async def test_a_replay_draws_the_very_tokens_that_the_session_drew(folder, tmp_path):
-    """With frames left out on the way and the sampling changed in the middle."""
+async def test_a_replay_gives_the_tokens_of_the_session(folder, tmp_path):
+    """With dropped frames and a change of sampling."""
     drawn, client = await talk(folder, tmp_path / "bundles")
     (bundle,) = (tmp_path / "bundles").iterdir()
     recorded = read_replay(bundle)
@@ -145,18 +153,18 @@ async def test_a_replay_draws_the_very_tokens_that_the_session_drew(folder, tmp_
     assert set(recorded.stopped.values()) == {"encoder"}  # which waits for the stepper
     assert np.array_equal(recorded.frames, SPEECH)
     assert offline.run_recording(chain_of(folder, None), recorded).text_tokens == drawn
-    assert [value.on for value in client.told if isinstance(value, RecordingNotice)] == [True, False]
+    assert [value.on for value in client.metadata if isinstance(value, RecordingNotice)] == [True, False]
 
 
-async def test_nobody_is_recorded_where_there_is_no_folder_for_it(folder, tmp_path):
-    """The client is told so, and nothing is written."""
+async def test_nothing_is_recorded_without_a_folder(folder, tmp_path):
+    """The client gets an error, and nothing is written."""
     _, client = await talk(folder, None)
-    assert [value.code for value in client.told if isinstance(value, ErrorNotice)] == ["not_recorded"]
-    assert not any(isinstance(value, RecordingNotice) for value in client.told)
+    assert [value.code for value in client.metadata if isinstance(value, ErrorNotice)] == ["not_recorded"]
+    assert not any(isinstance(value, RecordingNotice) for value in client.metadata)
 
 
 async def test_the_command_replays_and_refuses_other_weights(folder, tmp_path, capsys):
-    """The trace has the session's tokens; with a checkpoint of another seed there is no such thing."""
+    """The trace has the session's tokens; a checkpoint of another seed is refused."""
     drawn, _ = await talk(folder, tmp_path / "bundles")
     (bundle,) = (tmp_path / "bundles").iterdir()
     out, trace = str(tmp_path / "out.wav"), tmp_path / "t.npz"

@@ -1,6 +1,7 @@
-"""A recorded session, read again: frame by frame what its models were given, and when its sampling changed.
+"""Reads a recorded session: the frames that its models got, and the changes of its sampling.
 
-Written by `actors.sessions.recorder`. What belongs here: reading, and saying what is wrong with a bundle.
+Written by `actors.sessions.recorder`. What belongs here: reading a recording and reporting what is
+wrong with it. Replaying it: `pipeline.cli.offline`.
 """
 
 import json
@@ -17,12 +18,12 @@ from pipeline.units import FRAME_SAMPLES
 from pipeline.values import Pcm, SamplingParams
 
 FORMAT = 1
-Stop = Literal["encoder", "stepper"]  # a frame that was left out before one of them
+Stop = Literal["encoder", "stepper"]  # the stage before which a frame was dropped
 
 
 @dataclass(frozen=True)
 class Replay:
-    """`frames [T, 1920]`; by frame number, the samplings that hold from there on, and who never got it."""
+    """A recording: `frames [T, 1920]` and, by frame, changes of sampling and the stage it never reached."""
 
     model: str
     digest: str
@@ -37,35 +38,35 @@ class Replay:
             yield self.changes.get(index, []), pcm, self.stopped.get(index)
 
     @cached_property
-    def left_out(self) -> int:
-        """Frames that never reached the language model."""
+    def dropped(self) -> int:
+        """Number of frames that never reached the language model."""
         return len(self.stopped)
 
 
 def read_replay(folder: Path) -> Replay:
-    """Read a bundle; of one that broke off, what there is.
+    """Read a recording; of an incomplete one, what there is.
 
     Raises:
-        ConfigError: there is none, or it is none of ours.
+        ConfigError: it cannot be read, or is not a recording of this program.
     """
     try:
         lines = (folder / "session.jsonl").read_text(encoding="utf-8").splitlines()
         audio = np.fromfile(folder / "audio.f32", "<f4")
-        notes: list[dict[str, Any]] = [json.loads(line) for line in lines]
-        first = {note["type"]: note for note in reversed(notes)}
+        records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        first = {record["type"]: record for record in reversed(records)}
         began, ended = first["began"], first.get("ended", {})
         if began["format"] != FORMAT:
             raise ConfigError("--replay", f"{folder} has format {began['format']}, this reads {FORMAT}")
         changes: dict[int, list[SamplingParams]] = {}
-        for note in notes:
-            if note["type"] == "configured":
-                changes.setdefault(note["frame"], []).append(SamplingParams(**note["sampling"]))
+        for record in records:
+            if record["type"] == "configured":
+                changes.setdefault(record["frame"], []).append(SamplingParams(**record["sampling"]))
         return Replay(
             model=began["model"],
             digest=first["weights"]["digest"],
             sampling=SamplingParams(**began["sampling"]),
             changes=changes,
-            stopped={note["frame"]: note["before"] for note in notes if note["type"] == "dropped"},
+            stopped={record["frame"]: record["before"] for record in records if record["type"] == "dropped"},
             frames=audio[: len(audio) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES),
             complete=ended.get("complete", False),
         )

@@ -1,0 +1,163 @@
+"""The capacity actor: how many sessions this machine holds, measured at the start and watched while it runs.
+
+At the start all three stages compute at once, on their own threads, as they do under load: a *tick* is the
+time that a batch of some width takes then. Sessions are admitted up to the widest tick that fits
+`HEADROOM` of a frame's duration; the rest is for ticks slower than the median, for the server's own work and
+for whatever else the machine does. From then on `ConcurrencyLimit` corrects the number by how punctual the
+answers are.
+
+Neighbours: `sessions.concurrency_limit` is the law, `sessions.admission` keeps to it, `sessions.dispatcher`
+counts late frames. What does not belong here: how a stage computes.
+"""
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import numpy as np
+import structlog
+import trio
+
+from actors.runtime.stage import Stage
+from actors.sessions.admission import Admission
+from actors.sessions.concurrency_limit import OBSERVE_EVERY_S, ConcurrencyLimit, Observation
+from actors.sessions.dispatcher import Dispatcher, Punctuality
+from pipeline.units import FRAME_MS, FRAME_SAMPLES
+from pipeline.values import FrameHeader, UserFrame
+
+HEADROOM: Final = 0.6
+ROUNDS: Final = 3
+NEARLY_SILENT: Final = 1e-3  # noise, so that no shortcut for zeros is measured
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What was measured: `ticks_ms` by width; empty where the number of sessions was set by hand.
+
+    `sessions` is what the machine holds by this measurement: 0 where not even one session is in time.
+    """
+
+    lanes: int
+    ticks_ms: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def sessions(self) -> int:
+        """Sessions in time: the widest tick within `HEADROOM` of a frame."""
+        if not self.ticks_ms:
+            return self.lanes
+        return max((width for width, ms in self.ticks_ms.items() if ms <= HEADROOM * FRAME_MS), default=0)
+
+    @property
+    def holds_one(self) -> bool:
+        """Whether one session is in time; without headroom, if it must be."""
+        return not self.ticks_ms or self.ticks_ms[min(self.ticks_ms)] <= FRAME_MS
+
+    @property
+    def advice(self) -> str | None:
+        """What helps a machine that does not hold one session; None where it does."""
+        if self.holds_one:
+            return None
+        return (
+            f"This machine is too slow for this model: 80 ms of audio take {self.ticks_ms[1]:.0f} ms. "
+            "Use a quantized checkpoint or a smaller model; `packet-voice doctor` lists what it can run."
+        )
+
+    def log(self) -> None:
+        """Log what was measured, and what helps where it is not enough."""
+        ticks_ms = {str(width): round(ms, 1) for width, ms in self.ticks_ms.items()}
+        log.info("capacity_measured", sessions=self.sessions, ticks_ms=ticks_ms)
+        if self.advice is not None:
+            log.warning("too_slow", problem=self.advice)
+
+
+async def measure_capacity(
+    encoder: Stage[Any, Any], stepper: Stage[Any, Any], decoder: Stage[Any, Any], *, lanes: int, delay: int
+) -> Capacity:
+    """Time all three stages at once at widths 1, 2, 4, … up to `lanes`; no session may be open.
+
+    `delay`: steps before the model's first complete frame. Widths beyond one whose tick takes longer than a
+    frame are not tried: they would take longer still.
+    """
+    ticks_ms: dict[int, float] = {}
+    for width in widths(lanes):
+        noise = np.random.default_rng(width).standard_normal((width, FRAME_SAMPLES)).astype(np.float32)
+        user_frames = [
+            UserFrame(FrameHeader(lane, 0, 0.0, 0.0), NEARLY_SILENT * pcm) for lane, pcm in enumerate(noise)
+        ]
+        encoded = await encoder.run_trial(user_frames, 1)
+        stepped = await stepper.run_trial(encoded.frames, delay + 1)
+        await decoder.run_trial(stepped.frames, 1)  # a width's first batch may compile something
+        rounds_s = []
+        for _ in range(ROUNDS):
+            began_s = trio.current_time()
+            async with trio.open_nursery() as nursery:
+                for stage, frames in (
+                    (encoder, user_frames),
+                    (stepper, encoded.frames),
+                    (decoder, stepped.frames),
+                ):
+                    nursery.start_soon(stage.run_trial, frames, 1)
+            rounds_s.append(trio.current_time() - began_s)
+        ticks_ms[width] = 1000 * statistics.median(rounds_s)
+        if ticks_ms[width] > FRAME_MS:
+            break
+    return Capacity(lanes, ticks_ms)
+
+
+def widths(lanes: int) -> Sequence[int]:
+    """1, 2, 4, … and `lanes`."""
+    powers = [1 << n for n in range(lanes.bit_length()) if 1 << n < lanes]
+    return [*powers, lanes]
+
+
+class CapacityControl:
+    """Keeps the number of running sessions to what the machine holds.
+
+    Args:
+        busy_s: total time that the models have computed.
+    """
+
+    def __init__(
+        self,
+        admission: Admission,
+        dispatcher: Dispatcher,
+        busy_s: Callable[[], float],
+        limit: ConcurrencyLimit,
+    ) -> None:
+        self._admission = admission
+        self._dispatcher = dispatcher
+        self._busy_s = busy_s
+        self._limit = limit
+
+    async def run(self) -> None:
+        """Observe and correct until cancelled."""
+        before, before_s = self._dispatcher.punctuality(), self._busy_s()
+        due_s = trio.current_time()
+        while True:
+            due_s = max(due_s + OBSERVE_EVERY_S, trio.current_time())
+            await trio.sleep_until(due_s)
+            now, now_s = self._dispatcher.punctuality(), self._busy_s()
+            self._observe(now.since(before), now_s - before_s)
+            before, before_s = now, now_s
+
+    def _observe(self, seen: Punctuality, busy_s: float) -> None:
+        sessions = self._admission.statistics()
+        before = self._limit.limit
+        limit = self._limit.observe(
+            Observation(
+                frames=seen.frames,
+                late=seen.late,
+                tight=seen.tight,
+                cost_s=busy_s / max(1, seen.frames),
+                running=sessions.running,
+                waiting=sessions.queued,
+            ),
+            trio.current_time(),
+        )
+        if limit == before:
+            return
+        log.info("session_limit_changed", limit=limit, before=before, running=sessions.running)
+        self._admission.set_limit(limit)

@@ -1,0 +1,127 @@
+"""How many sessions run at once: measured at the start, then corrected by how punctual the answers are.
+
+The law, for observations a fixed time apart. A frame is *late* if its answer came out of the models more than
+a frame's duration past its deadline, or if it was dropped or skipped on the way; a frame is *tight* if only
+half of that was left. An observation without frames changes nothing.
+
+| what happens | answer |
+|---|---|
+| a burst of openings, one stall of seconds | none: lateness ends before `HOLD_AFTER_S` |
+| late for `HOLD_AFTER_S` | no new session is admitted: the limit is what runs now |
+| still late for `REDUCE_AFTER_S` | the newest session is put back, one at a time, each given time to show |
+| on time for `GROW_AFTER_S`, and a session waits | the limit grows by one, unless many answers are tight |
+| late again soon after growing | the limit goes back, and the next attempt waits twice as long |
+| every frame costs clearly less than when growing failed | waiting that long is over: the load has gone |
+
+So a machine that is slower for a minute loses sessions and takes them back, and one that stays slower settles
+at what it holds: each failed attempt is twice as far from the last, up to `MAX_BACKOFF_S`.
+
+Source of the form: additive increase with a probe, as in adaptive concurrency limits (Netflix's
+concurrency-limits, Envoy's adaptive concurrency filter), with lateness in place of round-trip times.
+
+Neighbours: `admission` keeps to the limit; the engine makes the observations. What does not belong here:
+clocks, lanes, sessions.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Final
+
+OBSERVE_EVERY_S: Final = 0.5
+HOLD_AFTER_S: Final = 2.0
+REDUCE_AFTER_S: Final = 3.5
+SETTLE_S: Final = 3.0  # what a channel holds has passed, and the shorter queue shows
+SETTLE_OVERLOADED_S: Final = 1.0
+GROW_AFTER_S: Final = 3.0
+PROBE_S: Final = 10.0  # lateness this soon after growing is owed to it
+MIN_BACKOFF_S: Final = 5.0
+MAX_BACKOFF_S: Final = 60.0
+
+LATE_SHARE: Final = 0.02
+OVERLOADED_SHARE: Final = 0.2
+TIGHT_SHARE: Final = 0.1
+CHEAPER: Final = 0.8  # a cost this much lower is another machine, not noise
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """What happened since the last one, to sessions whose clients read what they are sent.
+
+    `frames` were due; of those `late` and `tight` as in this module's docstring. `cost_s` is the models' time
+    per frame, `running` and `waiting` are numbers of sessions now.
+    """
+
+    frames: int
+    late: int
+    tight: int
+    cost_s: float
+    running: int
+    waiting: int
+
+
+class ConcurrencyLimit:
+    """The number of sessions that may run. `limit` is at least 1 and at most `maximum`."""
+
+    def __init__(self, initial: int, maximum: int) -> None:
+        self.maximum = maximum
+        self.limit = max(1, min(initial, maximum))
+        self._late_since_s: float | None = None
+        self._on_time_since_s: float | None = None
+        self._changed_s = -math.inf
+        self._grown_s = -math.inf
+        self._backoff_s = 0.0
+        self._failed_cost_s = math.inf
+
+    @property
+    def is_late(self) -> bool:
+        """Whether answers are late at present."""
+        return self._late_since_s is not None
+
+    def observe(self, seen: Observation, now_s: float) -> int:
+        """Take one observation; return the limit. Below what runs, one session has to be put back."""
+        if seen.frames:
+            if seen.late > LATE_SHARE * seen.frames:
+                self._on_time_since_s = None
+                self._late_since_s = now_s if self._late_since_s is None else self._late_since_s
+                self._reduce(seen, now_s)
+            else:
+                self._late_since_s = None
+                self._on_time_since_s = now_s if self._on_time_since_s is None else self._on_time_since_s
+        if self._late_since_s is None:
+            self._grow(seen, now_s)
+        return self.limit
+
+    def _reduce(self, seen: Observation, now_s: float) -> None:
+        assert self._late_since_s is not None
+        late_s = now_s - self._late_since_s
+        if late_s < HOLD_AFTER_S:
+            return
+        if seen.running < self.limit:
+            self.limit = max(1, seen.running)
+        overloaded = seen.late > OVERLOADED_SHARE * seen.frames
+        settle_s = SETTLE_OVERLOADED_S if overloaded else SETTLE_S
+        if late_s < REDUCE_AFTER_S or now_s - self._changed_s < settle_s:
+            return
+        if now_s - self._grown_s <= PROBE_S:
+            self._backoff_s = min(MAX_BACKOFF_S, max(MIN_BACKOFF_S, 2 * self._backoff_s))
+            self._failed_cost_s = seen.cost_s
+            self._grown_s = -math.inf
+        if seen.running >= self.limit > 1:
+            self.limit -= 1
+            self._changed_s = now_s
+
+    def _grow(self, seen: Observation, now_s: float) -> None:
+        if not seen.waiting or self.limit >= self.maximum or seen.running < self.limit:
+            return
+        if not seen.running:  # nothing was observed
+            return
+        if self._on_time_since_s is None or now_s - self._on_time_since_s < GROW_AFTER_S:
+            return
+        if seen.cost_s < CHEAPER * self._failed_cost_s:
+            self._backoff_s, self._failed_cost_s = 0.0, math.inf
+        if now_s - self._changed_s < max(GROW_AFTER_S, self._backoff_s):
+            return
+        if seen.tight > TIGHT_SHARE * seen.frames:
+            return
+        self.limit += 1
+        self._changed_s = self._grown_s = now_s
