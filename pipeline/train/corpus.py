@@ -23,7 +23,7 @@ import numpy as np
 from pipeline.train.conversation.phrases import Exchange, answers, draw
 from pipeline.train.conversation.vocabulary import train_tokenizer
 from pipeline.train.conversation.wording import Split
-from pipeline.train.recordings.bank import write_shard
+from pipeline.train.recordings.bank import AGENT_SHARD, write_shard
 from pipeline.train.runs.command import run
 from pipeline.train.synthesizers.aligned import aligned
 from pipeline.train.synthesizers.espeak import Synthesizer
@@ -32,7 +32,6 @@ from pipeline.train.synthesizers.voices import AGENT, Voice, draw_user
 
 SHARD_UTTERANCES: Final = 2000
 HELD_OUT_UTTERANCES: Final = 400
-AGENT_SHARD: Final = "agent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,13 +26,12 @@ from pipeline.cli.arguments import run_command
 from pipeline.config import parse_source, read_config
 from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.stages.model_stages import open_stages
-from pipeline.train.corpus import AGENT_SHARD
 from pipeline.train.evaluation.conditions import CONDITIONS, Condition, is_answer, questions, voices
 from pipeline.train.evaluation.interference import music, noise, talk
 from pipeline.train.evaluation.judge import Judge, normalized, word_errors
 from pipeline.train.evaluation.measures import log_mel_distance_db, stoi
 from pipeline.train.evaluation.trial import Job, Outcome, ask_offline, listen, listen_offline, script, several
-from pipeline.train.recordings.bank import read_shard
+from pipeline.train.recordings.bank import AGENT_SHARD, read_shard
 from pipeline.train.synthesizers.packages import CACHE_VARIABLE, cache_folder
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import GREEDY, Pcm

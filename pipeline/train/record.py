@@ -20,14 +20,15 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.train.conversation.phrases import Exchange, Manner, draw
+from pipeline.train.conversation.phrases import Exchange, Manner, answers, draw
 from pipeline.train.conversation.wording import Kind, Split
-from pipeline.train.recordings.bank import NATURAL, write_shard
+from pipeline.train.recordings.bank import AGENT_SHARD, NATURAL, write_shard
 from pipeline.train.runs.command import run
 from pipeline.train.synthesizers.packages import CACHE_VARIABLE, cache_folder
 from pipeline.train.synthesizers.speaker import Speaker
 from pipeline.train.synthesizers.spoken import Sound, Spoken
 from pipeline.train.synthesizers.synthesis import Synthesizers, with_tract
+from pipeline.train.synthesizers.time_scale import on_frames
 from pipeline.train.synthesizers.voice_split import draw_speaker, evaluation_speakers
 
 SHARD_UTTERANCES: Final = 100
@@ -102,6 +103,14 @@ def evaluation_questions(
         yield exchange, speaker, synthesizers.say(exchange.prompt, speaker, "?")
 
 
+def agent_answers(synthesizers: Synthesizers, voice: str) -> Iterator[tuple[Exchange, Speaker, Spoken]]:
+    """Every sentence of the agent in a neural voice, its words on the grid of frames."""
+    speaker = Speaker("kokoro", ((voice, 1.0),))
+    for answer in answers("held_out"):
+        spoken = on_frames(synthesizers.say(answer, speaker))
+        yield Exchange("unknown", answer, ""), speaker, spoken
+
+
 def record(arguments: argparse.Namespace) -> None:
     """Write every shard that is not there."""
     cache = cache_folder(arguments.cache)
@@ -112,6 +121,9 @@ def record(arguments: argparse.Namespace) -> None:
     missing = [name for name in names if not (out / f"{name}.json").is_file()]
     synthesizers = Synthesizers(cache)
     began_s = time.monotonic()
+    if arguments.agent_voice and not (out / f"{AGENT_SHARD}.json").is_file():
+        write_shard(out, AGENT_SHARD, agent_answers(synthesizers, arguments.agent_voice))
+        print(f"{AGENT_SHARD}: after {time.monotonic() - began_s:.0f} s", flush=True)
     for done, name in enumerate(missing, start=1):
         if name in EVALUATION_SETS:
             seed = (arguments.seed, 6, list(EVALUATION_SETS).index(name))
@@ -139,6 +151,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--utterances", type=int, default=6000, help="training questions (default 6000)")
     parser.add_argument("--part", choices=("all", "training", "evaluation"), default="all")
+    parser.add_argument(
+        "--agent-voice",
+        metavar="VOICE",
+        help="let the agent speak with this voice of Kokoro, if its answers are not there yet (af_heart)",
+    )
     parser.add_argument("--minutes", type=float, default=0.0, help="stop, resumable, after so long")
     parser.add_argument("--seed", type=int, default=1)
     return run(partial(record, parser.parse_args(argv)))

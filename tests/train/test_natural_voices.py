@@ -13,7 +13,9 @@ from pipeline.train.synthesizers.espeak import Synthesizer, SynthesizerError
 from pipeline.train.synthesizers.packages import Package, PackageError, cache_folder, fetched, joined
 from pipeline.train.synthesizers.phonemes import clauses, kokoro_phonemes
 from pipeline.train.synthesizers.speaker import Speaker
+from pipeline.train.synthesizers.spoken import Sound, Spoken
 from pipeline.train.synthesizers.synthesis import with_tract
+from pipeline.train.synthesizers.time_scale import on_frames
 from pipeline.train.synthesizers.voice_split import KOKORO, draw_speaker, evaluation_speakers
 from pipeline.train.synthesizers.voices import Voice
 from pipeline.train.synthesizers.word_times import features, timed, trimmed, warping
@@ -67,6 +69,32 @@ def test_a_shorter_tract_is_higher_and_faster():
     assert len(short) == pytest.approx(0.8 * SAMPLE_RATE_HZ, abs=2)
     peak_hz = np.argmax(np.abs(np.fft.rfft(short))) * SAMPLE_RATE_HZ / len(short)
     assert peak_hz == pytest.approx(500, abs=2)
+
+
+@settings(max_examples=20)
+@given(st.lists(st.integers(1500, 12_000), min_size=1, max_size=6))
+def test_words_are_moved_to_frames(lengths):
+    """Each begins with a frame, none is lost, and the pitch stays what it was."""
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    tone = (0.3 * np.sin(2 * np.pi * 200 * np.arange(starts[-1]) / SAMPLE_RATE_HZ)).astype(np.float32)
+    sounds = tuple(Sound(f"p{index}", int(start)) for index, start in enumerate(starts[:-1]))
+    moved = on_frames(Spoken(tone, tuple(int(start) for start in starts[:-1]), sounds))
+    assert all(start % 1920 == 0 for start in moved.word_starts)
+    assert len(moved.word_starts) == len(set(moved.word_starts)) == len(lengths)
+    assert len(moved.pcm) % 1920 == 0
+    assert abs(len(moved.pcm) - len(tone)) <= 960 * len(lengths)
+    assert [sound.start for sound in moved.sounds] == list(moved.word_starts)
+    middle = moved.pcm[480:-480] if len(moved.pcm) > 4000 else moved.pcm
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle)), 1 << 16))
+    assert np.argmax(spectrum) * SAMPLE_RATE_HZ / (1 << 16) == pytest.approx(200, rel=0.06)
+
+
+def test_what_needs_no_change_is_not_changed():
+    """Speech that lies on the grid already comes out as it went in."""
+    rng = np.random.default_rng(1)
+    pcm = (0.1 * rng.standard_normal(6 * 1920)).astype(np.float32)
+    same = on_frames(Spoken(pcm, (0, 2 * 1920), (Sound("a", 0),)))
+    np.testing.assert_allclose(same.pcm, pcm, atol=1e-5)
 
 
 @given(st.integers(0, 2**32 - 1))

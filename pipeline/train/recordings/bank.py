@@ -20,6 +20,7 @@ from pipeline.train.synthesizers.spoken import SILENCE, Sound, Spoken
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 
+AGENT_SHARD: Final = "agent"
 NATURAL: Final = "natural-"  # shards of training questions in natural voices
 SOUND_SAMPLES: Final = SAMPLE_RATE_HZ // 50
 _FULL_SCALE: Final = 32767
