@@ -48,6 +48,8 @@ def trained(tmp_path_factory):
         patch.setattr(encode, "_VALIDATION_SESSIONS", 8)
         patch.setattr(encode, "SESSION_FRAMES", 100)
         assert codec.main([*common, "--steps", "6", "--batch", "6", "--frames", "4"]) == 0
+        few = ["--steps", "2", "--batch", "8", "--frames", "4", "--only", "encoder"]
+        assert codec.main([*common, *few]) == 0
         assert encode.main([*common, "--sessions", "8"]) == 0
         assert language.main([*common, "--steps", "3", "--batch", "2"]) == 0
         assert (
