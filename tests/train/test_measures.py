@@ -1,5 +1,7 @@
 """What an evaluation measures with."""
 
+import json
+
 import numpy as np
 import pytest
 import trio
@@ -8,6 +10,7 @@ from support.train.recipes import small_corpus, spoken
 from pipeline.config import read_config
 from pipeline.loadtest.server_process import start_server
 from pipeline.stages.model_stages import open_stages
+from pipeline.train import evaluate
 from pipeline.train.conversation.phrases import draw
 from pipeline.train.evaluate import Transcripts, by_family, row, stopped, table
 from pipeline.train.evaluation import trial
@@ -194,3 +197,26 @@ def test_a_model_answers_the_same_without_a_server(checkpoint, monkeypatch):
         np.testing.assert_array_equal(one.sound, other.sound)
         assert 8 * 1920 <= len(one.sound) <= 12 * 1920
         assert one.latency_ms is None or one.latency_ms >= 80
+
+
+def test_one_command_asks_counts_and_prints(checkpoint, tmp_path, monkeypatch, capsys):
+    """Through a server of its own: rows by condition and synthesizer, false starts, and all of it as JSON."""
+    monkeypatch.setattr(trial, "_ANSWER_S", 0.8)
+    corpus = small_corpus(tmp_path / "corpus")
+    joe = Speaker("piper", (("joe", 1.0),))
+    for name, kind in (("eval-sums", "sum"), ("eval-refusals", "unknown")):
+        asked = [draw(np.random.default_rng(i), kind=kind, manner="fluent") for i in range(3)]
+        write_shard(corpus, name, [(one, joe, spoken(one.question)) for one in asked])
+    few = ["--count", "2", "--only", "sums", "--interference-s", "1", "--no-judge"]
+    written = tmp_path / "figures.json"
+    where = ["--corpus", str(corpus), "--config", str(checkpoint), "--json", str(written)]
+    assert evaluate.main([*where, *few]) == 0
+    printed = capsys.readouterr().out
+    report = json.loads(written.read_text())
+    assert list(report["conditions"]) == ["sums"]
+    assert report["conditions"]["sums"]["asked"] == report["families"]["piper"]["asked"] == 2
+    assert set(report["false_starts"]) == {"silence", "noise", "music", "other people's talk"}
+    assert "| sums | 2 | - |" in printed
+    assert "| piper | 2 | - |" in printed
+    assert "music: " in printed
+    assert set(report["p99_ms"]) == {"encode", "step", "decode"}
