@@ -250,7 +250,9 @@ class Findings:
 def _through_server(
     corpus: Path, conditions: Sequence[Condition], sounds: dict[str, Pcm], arguments: argparse.Namespace
 ) -> Findings:
-    with start_server(parse_source(str(arguments.config)), ["sampling.seed=1"]) as server:
+    together = max(arguments.at_once, len(sounds))
+    settings = ["sampling.seed=1", f"lanes.admit={together}"]  # as many as asked, however late
+    with start_server(parse_source(str(arguments.config)), settings) as server:
         answers = trio.run(_ask_all, server.socket_url, corpus, conditions, arguments)
         false_starts = trio.run(_false_starts, server.socket_url, sounds)
         return Findings(answers, false_starts, _p99(server))
