@@ -6,6 +6,7 @@
 # make loadtest load-test a server: ARGS="--sessions 12 --minutes 30", "--ramp 40", … (make soak is an alias)
 # make bench    time per stage, memory and lanes with CONFIG
 # make bench-peers  benchmark against comparable projects, in separate environments (large download)
+# make evaluate  ask CONFIG what it was not trained on, in voices it never heard; Whisper judges the answers
 # make vendor   download the pages' third-party files with npm; part of make setup where npm is installed
 # make install  install the packet-voice command and a user service that need no checkout (docs/how-to/installation.md)
 # make image-steps  build and test the container image without a container engine
@@ -98,9 +99,13 @@ bench: dev
 bench-peers: dev
 	PYTHONPATH=tests $(BIN)/python -m benchmarks.peers $(ARGS)
 
+# Half a minute of the formant synthesizer, and once a quarter of an hour or more of the neural ones.
+evaluate: export PACKET_VOICE_TRAIN_CACHE ?= build/train
 evaluate: dev
-	$(BIN)/python -m pipeline.train.corpus --out build/train/corpus --utterances 0
-	$(BIN)/python -m pipeline.train.evaluate --corpus build/train/corpus --config $(CONFIG) $(ARGS)
+	$(INSTALL) --editable ".[train-voices,judge]"
+	$(BIN)/python -m pipeline.train.corpus --out $(PACKET_VOICE_TRAIN_CACHE)/corpus --utterances 0
+	$(BIN)/python -m pipeline.train.record --part evaluation
+	$(BIN)/python -m pipeline.train.evaluate --config $(CONFIG) $(ARGS)
 
 vendor: $(VENV)/.setup
 	$(BIN)/python -m web.vendor

@@ -16,7 +16,7 @@ from pipeline.cli.offline import Trace, run_frames
 from pipeline.config import read_config
 from pipeline.loadtest.server_process import start_server
 from pipeline.stages.model_stages import ModelStages, open_stages
-from pipeline.train.trial import Question, ask
+from pipeline.train.evaluation.trial import Question, ask
 from pipeline.values import GREEDY, Pcm, SamplingParams
 
 ROOT = Path(__file__).parent.parent

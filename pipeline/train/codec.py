@@ -6,7 +6,9 @@ Users are heard in rooms and noise, and told back without them; the agent is hea
 Only the agent is ever decoded when the model is used, through the first codebooks, so most
 windows are decoded through those alone. The first codebook has also to tell the phonemes.
 `--only decoder` goes on from a trained codec without changing what makes codes, beside or after
-the training of a language model.
+the training of a language model. `--only encoder` goes on without changing what codes sound like:
+nobody decodes the codes of users, so they are free to say what was said and nothing else. What is
+trained then reads voices that the codec never had, and the agent's codes stay what they were.
 """
 
 import argparse
@@ -20,23 +22,25 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from pipeline.train import device as machine
-from pipeline.train.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
-from pipeline.train.bank import read_shards
-from pipeline.train.checkpoints import CODEC, DECODER, take
-from pipeline.train.command import run
-from pipeline.train.journal import Journal, add_run_arguments
-from pipeline.train.losses import SpectralLoss
 from pipeline.train.networks.adversary import Judged
+from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
+from pipeline.train.networks.losses import SpectralLoss
 from pipeline.train.networks.mimi import Coded, MimiNetwork
-from pipeline.train.recordings import SOUNDS_PER_FRAME, Recordings, phoneme_table
-from pipeline.train.windows import DECODING, WHOLE, Batch, Windows
+from pipeline.train.recordings.bank import NATURAL, Shard, read_shard, read_shards
+from pipeline.train.recordings.gathered import SOUNDS_PER_FRAME, Recordings, phoneme_table
+from pipeline.train.recordings.windows import DECODING, ENCODING, WHOLE, Batch, Windows
+from pipeline.train.runs import device as machine
+from pipeline.train.runs.checkpoints import CODEC, DECODER, ENCODER, codec_of, take
+from pipeline.train.runs.command import run
+from pipeline.train.runs.journal import Journal, add_run_arguments
 
 _FREE_STEPS: Final = 300  # before anything is quantized: centroids are then put where features are
 _WEIGHTS: Final = {
     "spectral": 1.0,
     "wave": 4.0,
     "phonemes": 1.0,
+    "phonemes_all": 1.0,
+    "distillation": 1.0,
     "commitment": 0.25,
     "deceived": 0.3,
     "matching": 0.6,
@@ -57,24 +61,61 @@ class PhonemeHead(nn.Module):
 
 
 def losses(batch: Batch, coded: Coded, head: PhonemeHead, spectral: SpectralLoss) -> dict[str, Tensor]:
-    """Each part of the loss, unweighted, and the share of phonemes that was told right."""
+    """Each part of the loss, unweighted, and the share of phonemes that was predicted."""
     made = coded.sound[:, 0].float()
-    told = head(coded.first.float())
-    known = batch.phonemes >= 0
     apart = (made - batch.wanted).abs() * batch.agent
     return {
         "spectral": spectral(made, batch.wanted),
         "wave": apart.sum() / (batch.agent.sum() * made.shape[1]).clamp(min=1),
-        "phonemes": functional.cross_entropy(told[known], batch.phonemes[known]),
         "commitment": coded.commitment,
-        "told_right": (told[known].argmax(-1) == batch.phonemes[known]).float().mean(),
+        **phoneme_losses(batch, coded.first, head),
     }
 
 
+def phoneme_losses(batch: Batch, features: Tensor, head: PhonemeHead, of: str = "") -> dict[str, Tensor]:
+    """Phonemes predicted from `features [B, T, D]`: cross entropy, and the share that is right."""
+    logits = head(features.float())
+    known = batch.phonemes >= 0
+    sounding = batch.phonemes > 0
+    return {
+        f"phonemes{of}": functional.cross_entropy(logits[known], batch.phonemes[known]),
+        f"phonemes_right{of}": (logits[sounding].argmax(-1) == batch.phonemes[sounding]).float().mean(),
+    }
+
+
+def encoder_losses(
+    batch: Batch, model: MimiNetwork, kept: MimiNetwork, heads: Sequence[PhonemeHead]
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Each part of the loss of an encoder by itself, unweighted; and the codes `[B, K, T]`.
+
+    Phonemes are predicted from the first codebook and from all; of the agent, features stay what they
+    were in the codec that is `kept`.
+    """
+    coded = model.coded_features(batch.heard[:, None], learn=False)
+    agent = batch.heard[batch.agent[:, 0]]
+    parts = {"commitment": coded.commitment}
+    if len(agent):
+        with torch.no_grad():
+            before = kept.features(agent[:, None])
+        now = coded.features[batch.agent[:, 0]].float()
+        parts["distillation"] = functional.mse_loss(now, before) / before.var().clamp(min=1e-6)
+    parts |= phoneme_losses(batch, coded.first, heads[0]) | phoneme_losses(batch, coded.all, heads[1], "_all")
+    return parts, coded.codes
+
+
+_DECIDE_CODES: Final = ("encoder", "encoder_transformer", "downsample")
+
+
 def _trainable(model: MimiNetwork, only: str | None) -> list[nn.Parameter]:
-    if only == "decoder":
-        for part in (model.encoder, model.encoder_transformer, model.downsample, model.quantizer):
-            part.requires_grad_(requires_grad=False)
+    """Of a whole codec, of what makes sound of codes, or of what makes codes of sound."""
+    if only is not None:
+        encoding = {parameter for name in _DECIDE_CODES for parameter in getattr(model, name).parameters()}
+        encoding |= {part.input_proj.weight for part in model.quantizer.values()}
+        codebooks = set(model.quantizer.parameters()) - encoding
+        for parameter in model.parameters():
+            decides = parameter in encoding
+            wanted = decides if only == "encoder" else not decides and parameter not in codebooks
+            parameter.requires_grad_(requires_grad=wanted)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -85,7 +126,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_recipe_argument(parser)
     parser.add_argument("--frames", type=int, default=16, help="80 ms frames a window")
     parser.add_argument("--shards", type=int, default=0, help="training shards to keep in memory; 0: all")
-    parser.add_argument("--only", choices=("decoder",))
+    parser.add_argument("--only", choices=("decoder", "encoder"))
     parser.add_argument("--adversary", action="store_true", help="train against judges of the spectrum, too")
     parser.add_argument("--compile", action="store_true", help="compile the networks first (pays on a card)")
     return parser.parse_args(argv)
@@ -97,54 +138,75 @@ class Trainer:
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
         self.device = machine.choose()
-        shards = read_shards(arguments.corpus, "train-")
-        table = phoneme_table(shards)
-        sizes = mimi_sizes(arguments.recipe)
-        self.windows = Windows(
-            Recordings(shards[: arguments.shards or None], table, self.device),
-            Recordings(read_shards(arguments.corpus, "agent"), table, self.device),
-            arguments.frames,
-            arguments.batch,
-            (moshi_sizes(arguments.recipe).dep_q, sizes.codebooks),
-            shares=DECODING if arguments.only else WHOLE,
-        )
+        self.sizes = mimi_sizes(arguments.recipe)
+        self.table = phoneme_table(self._shards())
         torch.manual_seed(arguments.seed)
-        self.model = MimiNetwork(sizes).to(self.device)
-        self.head = PhonemeHead(sizes.dim, len(table)).to(self.device)
+        self.model = MimiNetwork(self.sizes).to(self.device)
+        self.head = PhonemeHead(self.sizes.dim, len(self.table)).to(self.device)
         self.spectral = SpectralLoss().to(self.device)
+        self.parts: dict[str, nn.Module | Optimizer] = {"model": self.model, "head": self.head}
         self.trained = [*_trainable(self.model, arguments.only), *self.head.parameters()]
+        if arguments.only == "encoder":
+            self.kept = codec_of(arguments.out, self.sizes, self.device, agent=True)
+            self.head_of_all = PhonemeHead(self.sizes.dim, len(self.table)).to(self.device)
+            self.parts["head_of_all"] = self.head_of_all
+            self.trained += self.head_of_all.parameters()
         self.optimizer = torch.optim.AdamW(self.trained, arguments.rate, betas=(0.8, 0.99), weight_decay=1e-3)
-        self.parts: dict[str, nn.Module | Optimizer] = {
-            "model": self.model,
-            "head": self.head,
-            "optimizer": self.optimizer,
-        }
+        self.parts["optimizer"] = self.optimizer
         self.judged = Judged(arguments.rate, self.device) if arguments.adversary else None
         if self.judged is not None:
             self.parts |= {"adversary": self.judged.adversary, "judging": self.judged.optimizer}
-        self.journal = Journal(
-            arguments.out, DECODER if arguments.only else CODEC, arguments.minutes, arguments.finish
-        )
+        names = {"decoder": DECODER, "encoder": ENCODER, None: CODEC}
+        self.journal = Journal(arguments.out, names[arguments.only], arguments.minutes, arguments.finish)
         if self.journal.resume(self.parts, self.device):
             torch.manual_seed(arguments.seed + self.journal.step)  # new data, not the first again
+        elif arguments.only == "encoder":
+            self.model.load_state_dict(self.kept.state_dict())
         elif arguments.only:
-            take(arguments.out / f"{CODEC}.pt", {"model": self.model, "head": self.head}, self.device)
+            take(arguments.out / f"{CODEC}.pt", {"model": self.model}, self.device)
         if arguments.compile:
             for part in (self.model.encoder, self.model.decoder):
                 part.compile()
+        self._natural = -1
+        self.refresh()
+
+    def _shards(self) -> list[Shard]:
+        shards = read_shards(self.arguments.corpus, "train-")[: self.arguments.shards or None]
+        natural = self.arguments.corpus.glob(f"{NATURAL}*.json")
+        return [*shards, *(read_shard(self.arguments.corpus, path.stem) for path in sorted(natural))]
+
+    def refresh(self) -> None:
+        """Take up natural voices that were recorded meanwhile."""
+        shards = self._shards()
+        natural = sum(shard.name.startswith(NATURAL) for shard in shards)
+        if natural == self._natural:
+            return
+        self._natural = natural
+        shares = {"encoder": ENCODING, "decoder": DECODING, None: WHOLE}
+        self.windows = Windows(
+            Recordings(shards, self.table, self.device),
+            Recordings(read_shards(self.arguments.corpus, "agent"), self.table, self.device),
+            self.arguments.frames,
+            self.arguments.batch,
+            (moshi_sizes(self.arguments.recipe).dep_q, self.sizes.codebooks),
+            shares=shares[self.arguments.only],
+        )
 
     def step(self) -> Tensor:
         """One step; gives the codes of its batch."""
         frozen = self.arguments.only is not None
         batch = self.windows.draw()
         with machine.half(self.device):
-            coded: Coded = self.model(
-                batch.heard[:, None],
-                batch.levels,
-                quantize=frozen or self.journal.step >= _FREE_STEPS,
-                learn=not frozen,
-            )
-        parts = losses(batch, coded, self.head, self.spectral)
+            if self.arguments.only == "encoder":
+                parts, codes = encoder_losses(batch, self.model, self.kept, (self.head, self.head_of_all))
+            else:
+                coded: Coded = self.model(
+                    batch.heard[:, None],
+                    batch.levels,
+                    quantize=frozen or self.journal.step >= _FREE_STEPS,
+                    learn=not frozen,
+                )
+                parts, codes = losses(batch, coded, self.head, self.spectral), coded.codes
         if self.judged is not None:
             made = coded.sound[:, 0].float()
             self.judged.learn(made, batch.wanted)
@@ -157,7 +219,7 @@ class Trainer:
         self.optimizer.step()
         self.journal.step += 1
         self.journal.add(parts)
-        return coded.codes
+        return codes
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -169,6 +231,7 @@ def train(arguments: argparse.Namespace) -> None:
         if journal.reports:
             used = [torch.unique(each).numel() for each in codes.unbind(1)]
             journal.log(**journal.means(), codes_used=used)
+            trainer.refresh()
         journal.save_in_time(trainer.parts)
     journal.save(trainer.parts)
 

@@ -20,18 +20,18 @@ from typing import Final
 import numpy as np
 
 from pipeline.system import resources
-from pipeline.train.aligned import aligned
-from pipeline.train.bank import write_shard
-from pipeline.train.command import run
-from pipeline.train.espeak import Synthesizer
-from pipeline.train.phrases import Exchange, Split, answers, draw
-from pipeline.train.spoken import Spoken
-from pipeline.train.vocabulary import train_tokenizer
-from pipeline.train.voices import AGENT, Voice, draw_user
+from pipeline.train.conversation.phrases import Exchange, answers, draw
+from pipeline.train.conversation.vocabulary import train_tokenizer
+from pipeline.train.conversation.wording import Split
+from pipeline.train.recordings.bank import AGENT_SHARD, write_shard
+from pipeline.train.runs.command import run
+from pipeline.train.synthesizers.aligned import aligned
+from pipeline.train.synthesizers.espeak import Synthesizer
+from pipeline.train.synthesizers.spoken import Spoken
+from pipeline.train.synthesizers.voices import AGENT, Voice, draw_user
 
 SHARD_UTTERANCES: Final = 2000
 HELD_OUT_UTTERANCES: Final = 400
-AGENT_SHARD: Final = "agent"
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,23 +19,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.train import device as machine
-from pipeline.train.acoustics import chance, from_db, in_a_room, noisy, uniform
-from pipeline.train.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
-from pipeline.train.bank import read_shards
-from pipeline.train.checkpoints import codec_of, fingerprint
-from pipeline.train.command import run
+from pipeline.train.acoustics.rooms import chance, from_db, in_a_room, noisy, uniform
+from pipeline.train.conversation.phrases import understood_words
+from pipeline.train.conversation.sessions import Questions, Session, by_frame, compose, results_by_frame
+from pipeline.train.conversation.speakers import Agent, Codes, Speech, agent_codes, agent_of, tracks
+from pipeline.train.conversation.vocabulary import PADDING, word_numbers
+from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.mimi import MimiNetwork
-from pipeline.train.phrases import understood_words
-from pipeline.train.sessions import Session, by_frame, compose, results_by_frame
-from pipeline.train.speakers import Agent, Codes, Speech, agent_codes, agent_of, tracks
-from pipeline.train.vocabulary import PADDING, word_numbers
+from pipeline.train.recordings.bank import NATURAL, Shard, read_shards
+from pipeline.train.runs import device as machine
+from pipeline.train.runs.checkpoints import codec_of, fingerprint
+from pipeline.train.runs.command import run
 
 SESSION_FRAMES: Final = 300
-FILE_SESSIONS: Final = 128
+FILE_SESSIONS: Final = 64
+_VALIDATION_SESSIONS: Final = 32
 _CPU_GROUP: Final = 8  # sessions encoded at once
 _CUDA_GROUP: Final = 64
 VALIDATION: Final = "validation"
+VALIDATED: Final = ("eval-sums", "eval-talk", "eval-pairs")
 _ECHO_SHARE: Final = 0.25
 
 
@@ -44,16 +46,17 @@ class Encoding:
 
     def __init__(self, corpus: Path, speech: Speech, agent: Agent, model: MimiNetwork) -> None:
         self.speech, self.agent, self.model = speech, agent, model
+        self.questions = Questions(speech.utterances)
         self.tokens = word_numbers(corpus)
         self.words = {word: number for number, word in enumerate(understood_words(), start=1)}
         self.device = next(model.parameters()).device
         self.group = _CUDA_GROUP if self.device.type == "cuda" else _CPU_GROUP
 
-    def write(self, path: Path, seed: tuple[int, ...]) -> None:
-        """One file of sessions, whole or not at all."""
+    def write(self, path: Path, seed: tuple[int, ...], sessions: int) -> None:
+        """One file of so many sessions, or of some more; whole or not at all."""
         rng = np.random.default_rng(seed)
         torch.manual_seed(int(rng.integers(2**31)))
-        groups = [self._group(rng) for _ in range(FILE_SESSIONS // self.group)]
+        groups = [self._group(rng) for _ in range(-(-sessions // self.group))]
         arrays: dict[str, Any] = {name: np.concatenate([each[name] for each in groups]) for name in groups[0]}
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(".partial")
@@ -63,8 +66,7 @@ class Encoding:
 
     def _group(self, rng: np.random.Generator) -> dict[str, Any]:
         sessions = [
-            compose(rng, self.speech.utterances, self.agent.utterances, SESSION_FRAMES)
-            for _ in range(self.group)
+            compose(rng, self.questions, self.agent.utterances, SESSION_FRAMES) for _ in range(self.group)
         ]
         users, played = tracks(sessions, self.speech, self.agent, rng)
         said = [agent_codes(session, self.agent) for session in sessions]
@@ -95,6 +97,20 @@ class Encoding:
         return by_frame(session.heard, self.words, session.frames, other=strange).astype(np.int16)
 
 
+def _training(corpus: Path) -> list[Shard]:
+    """All that users say: natural voices, if they are recorded, and the formant synthesizer's."""
+    formant = read_shards(corpus, "train-")
+    return [*read_shards(corpus, NATURAL), *formant] if any(corpus.glob(f"{NATURAL}*.json")) else formant
+
+
+def _held_out(corpus: Path) -> list[Shard]:
+    """Natural voices of which nothing is trained on, if they are recorded, else held-out variants."""
+    exams = any(corpus.glob(f"{VALIDATED[0]}.json"))
+    return [
+        shard for name in (VALIDATED if exams else ("held-out-all",)) for shard in read_shards(corpus, name)
+    ]
+
+
 def encode(arguments: argparse.Namespace) -> None:
     """Write every file that is not there."""
     began_s = time.monotonic()
@@ -102,21 +118,23 @@ def encode(arguments: argparse.Namespace) -> None:
     model = codec_of(arguments.out, mimi_sizes(arguments.recipe), device)
     folder = arguments.out / f"codes-{fingerprint(model)}"
     spoken = moshi_sizes(arguments.recipe).dep_q
-    agent = agent_of(read_shards(arguments.corpus, "agent")[0], model, spoken, device)
+    speaking = codec_of(arguments.out, mimi_sizes(arguments.recipe), device, agent=True)
+    kept = arguments.out / f"agent-{fingerprint(speaking)}.npz"
+    agent = agent_of(read_shards(arguments.corpus, "agent")[0], speaking, spoken, device, kept)
     elapsed_s = time.monotonic() - began_s
     print(f"{folder}: {len(agent.codes)} answers encoded after {elapsed_s:.0f} s", flush=True)
     if not (folder / f"{VALIDATION}.npz").is_file():
-        held_out = Speech.of(read_shards(arguments.corpus, "held-out-all"), device)
+        held_out = Speech.of(_held_out(arguments.corpus), device)
         encoding = Encoding(arguments.corpus, held_out, agent, model)
-        encoding.write(folder / f"{VALIDATION}.npz", (arguments.seed, 4))
-    speech = Speech.of(read_shards(arguments.corpus, "train-"), device)
-    encoding = Encoding(arguments.corpus, speech, agent, model)
+        encoding.write(folder / f"{VALIDATION}.npz", (arguments.seed, 4), _VALIDATION_SESSIONS)
     files = -(-arguments.sessions // FILE_SESSIONS)
     for index in range(files):
         path = folder / f"train-{index:04d}.npz"
         if path.is_file():
             continue
-        encoding.write(path, (arguments.seed, 3, index))
+        speech = Speech.of(_training(arguments.corpus), device)  # `record` may have added to it
+        encoding = Encoding(arguments.corpus, speech, agent, model)
+        encoding.write(path, (arguments.seed, 3, index), FILE_SESSIONS)
         elapsed_s = time.monotonic() - began_s
         print(f"{path.name}: {index + 1} of {files} after {elapsed_s:.0f} s", flush=True)
         if arguments.minutes and elapsed_s > 60 * arguments.minutes:

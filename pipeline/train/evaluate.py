@@ -1,18 +1,20 @@
 """`python -m pipeline.train.evaluate`: ask a server what was never asked in training, and count.
 
-    python -m pipeline.train.evaluate --corpus build/train/corpus --config configs/tiny
+    python -m pipeline.train.evaluate --config configs/tiny
 
-Starts a server on the checkpoint and speaks to it as any client does. A table of conditions:
-right by text, right by sound (the nearest of all answers' recordings is the right one),
-how soon; then what it says to silence and noise, and how well the codec keeps a voice.
+Starts a server on the checkpoint and speaks to it as any client does, with voices, phrasings and
+pairs of operands that are held out. A table of conditions: what an independent recognizer makes of
+the questions (the control), right by the agent's text, right by what the recognizer hears of the
+agent, its word error rate against that text, and how soon. Then the same by voice; what the agent
+says to noise, music and other people's talk; how well the codec keeps a voice.
 """
 
 import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,146 +25,210 @@ from pipeline.audio.framing import Framer
 from pipeline.config import parse_source, read_config
 from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.stages.model_stages import open_stages
-from pipeline.system.command import run_command
-from pipeline.train.bank import Shard, read_shard
-from pipeline.train.corpus import AGENT_SHARD
-from pipeline.train.measures import Sentences, log_mel_distance_db, stoi
-from pipeline.train.trial import Job, Outcome, Question, say_nothing, several
-from pipeline.values import GREEDY
+from pipeline.train.evaluation.conditions import CONDITIONS, Condition, is_answer, questions, voices
+from pipeline.train.evaluation.interference import music, noise, talk
+from pipeline.train.evaluation.judge import Judge, normalized, word_errors
+from pipeline.train.evaluation.measures import log_mel_distance_db, stoi
+from pipeline.train.evaluation.trial import Job, Outcome, ask_offline, listen, listen_offline, script, several
+from pipeline.train.recordings.bank import AGENT_SHARD, read_shard
+from pipeline.train.synthesizers.packages import CACHE_VARIABLE, cache_folder
+from pipeline.units import SAMPLE_RATE_HZ
+from pipeline.values import GREEDY, Pcm
 
 TURNS: Final = 4  # questions a session
-_QUIET_LEVELS_DB: Final = (None, -60.0, -40.0, -30.0)
+_INTERFERENCE_DB: Final = -24.0  # of full scale
+_STOPS_WITHIN_MS: Final = 1000
 _FAILURES_SHOWN: Final = 5
 _SAID_SHOWN: Final = 80  # letters
 _CODEC_RECORDINGS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One row of the table: a held-out shard, only sums and differences of it or all, and noise."""
+class Row:
+    """What the outcomes of one condition, or of one voice's family, came to.
 
-    name: str
-    shard: str
-    snr_db: float | None = None
-    sums_only: bool = False
+    Shares of all that was asked; `word_error_rate` of all words that the agent wrote; None where
+    nobody judged, or nothing was said.
+    """
 
-
-CONDITIONS: Final = (
-    Asked("nothing held out", "held-out-seen"),
-    Asked("voices", "held-out-voices"),
-    Asked("speeds", "held-out-speeds"),
-    Asked("phrasings", "held-out-phrasings"),
-    Asked("operand pairs", "held-out-pairs", sums_only=True),
-    Asked("all of these", "held-out-all"),
-    Asked("voices, noise 20 dB below", "held-out-voices", snr_db=20),
-    Asked("voices, noise 10 dB below", "held-out-voices", snr_db=10),
-)
+    asked: int
+    control: float | None
+    by_text: float
+    by_judge: float | None
+    word_error_rate: float | None
+    latency_ms: int | None
+    failures: list[str]
 
 
-def questions_of(shard: Shard, count: int, *, sums_only: bool) -> list[Question]:
-    """The first `count` questions of a shard that qualify."""
-    chosen = [
-        index for index, one in enumerate(shard.utterances) if one.operands is not None or not sums_only
-    ]
-    return [Question(shard.recording(index), shard.utterances[index].answer) for index in chosen[:count]]
+@dataclass(frozen=True, slots=True)
+class Transcripts:
+    """What the judge made of a question and of its answer."""
+
+    question: str
+    answer: str
 
 
-def row(outcomes: Sequence[Outcome], sentences: Sentences) -> dict[str, Any]:
-    """What one condition came to."""
-    by_text = [outcome.text == outcome.wanted for outcome in outcomes]
-    by_sound = [sentences.nearest(outcome.sound) == outcome.wanted for outcome in outcomes]
+def stopped(outcome: Outcome) -> bool:
+    """Whether the agent had begun, and was silent within a second of "stop"."""
+    began = outcome.latency_ms is not None
+    return began and outcome.silent_ms is not None and outcome.silent_ms <= _STOPS_WITHIN_MS
+
+
+def row(
+    outcomes: Sequence[Outcome],
+    heard: Sequence[Transcripts] | None,
+    right: Callable[[Outcome], bool] = lambda outcome: is_answer(outcome.text, outcome.question.answer),
+) -> Row:
+    """Count; `right` is whether an outcome is, as far as the agent's text tells."""
+    by_text = [right(outcome) for outcome in outcomes]
     latencies = [outcome.latency_ms for outcome in outcomes if outcome.latency_ms is not None]
     failures = Counter(
-        (outcome.wanted, outcome.text[:_SAID_SHOWN] or "(nothing)")
-        for outcome, right in zip(outcomes, by_text, strict=True)
-        if not right
+        (outcome.question.answer, outcome.text or "(nothing)")
+        for outcome, good in zip(outcomes, by_text, strict=True)
+        if not good
     )
-    return {
-        "asked": len(outcomes),
-        "by_text": round(float(np.mean(by_text)), 3),
-        "by_sound": round(float(np.mean(by_sound)), 3),
-        "latency_ms": round(float(np.median(latencies))) if latencies else None,
-        "failures": [
-            f"{wanted!r}: {said[:_SAID_SHOWN]!r}"
+    control = by_judge = rate = None
+    if heard is not None:
+        pairs = list(zip(outcomes, heard, strict=True))
+        control = float(np.mean([each.question == normalized(one.question.text) for one, each in pairs]))
+        by_judge = float(np.mean([each.answer == normalized(one.question.answer) for one, each in pairs]))
+        counted = [word_errors(normalized(one.text), each.answer) for one, each in pairs if one.text]
+        words = sum(said for _, said in counted)
+        rate = sum(wrong for wrong, _ in counted) / words if words else None
+    return Row(
+        asked=len(outcomes),
+        control=control,
+        by_text=float(np.mean(by_text)),
+        by_judge=by_judge,
+        word_error_rate=rate,
+        latency_ms=round(float(np.median(latencies))) if latencies else None,
+        failures=[
+            f"“{wanted}”: “{said[:_SAID_SHOWN]}”"
             for (wanted, said), _ in failures.most_common(_FAILURES_SHOWN)
         ],
-    }
+    )
 
 
-async def _ask_all(url: str, corpus: Path, count: int, at_once: int) -> dict[str, list[Outcome]]:
+async def _ask_all(
+    url: str, corpus: Path, conditions: Sequence[Condition], arguments: argparse.Namespace
+) -> dict[str, list[Outcome]]:
     answers: dict[str, list[Outcome]] = {}
-    for number, asked in enumerate(CONDITIONS):
-        questions = questions_of(read_shard(corpus, asked.shard), count, sums_only=asked.sums_only)
+    for number, condition in enumerate(conditions):
+        asked = questions(corpus, condition, arguments.count)
         jobs = [
-            Job(url, questions[start : start + TURNS], asked.snr_db, seed=1000 * number + start)
-            for start in range(0, len(questions), TURNS)
+            Job(url, asked[start : start + TURNS], condition.snr_db, seed=1000 * number + start)
+            for start in range(0, len(asked), TURNS)
         ]
-        await several(at_once, jobs)
-        answers[asked.name] = [outcome for job in jobs for outcome in job.outcomes]
-        print(f"{asked.name}: {len(answers[asked.name])} asked", file=sys.stderr, flush=True)
+        await several(arguments.at_once, jobs)
+        answers[condition.name] = [
+            outcome for job in jobs for outcome in job.outcomes if outcome.question.counted
+        ]
+        print(f"{condition.name}: {len(answers[condition.name])} asked", file=sys.stderr, flush=True)
     return answers
 
 
-def _level(level_db: float | None) -> str:
-    return "silence" if level_db is None else f"noise at {level_db:g} dB"
+def interferences(corpus: Path, seconds: float) -> dict[str, Pcm]:
+    """Sound in which nobody speaks to the agent, each so long."""
+    samples, loudness = round(seconds * SAMPLE_RATE_HZ), np.float32(10 ** (_INTERFERENCE_DB / 20))
+    rng = np.random.default_rng(7)
+    return {
+        "silence": np.zeros(samples, np.float32),
+        "noise": noise(rng, samples) * loudness,
+        "music": music(rng, samples) * loudness,
+        "other people's talk": talk(rng, samples, voices(corpus)) * loudness,
+    }
 
 
-async def _false_starts(url: str, seconds: float) -> dict[str, list[str]]:
-    said: dict[str, list[str]] = {_level(level_db): [] for level_db in _QUIET_LEVELS_DB}
+async def _false_starts(url: str, sounds: dict[str, Pcm]) -> dict[str, list[str]]:
+    said: dict[str, list[str]] = {}
 
-    async def listen(level_db: float | None) -> None:
-        said[_level(level_db)] = await say_nothing(url, seconds / len(_QUIET_LEVELS_DB), level_db, seed=7)
+    async def one(name: str, sound: Pcm) -> None:
+        said[name] = await listen(url, sound)
 
     async with trio.open_nursery() as nursery:
-        for level_db in _QUIET_LEVELS_DB:
-            nursery.start_soon(listen, level_db)
-    return said
+        for name, sound in sounds.items():
+            nursery.start_soon(one, name, sound)
+    return {name: said[name] for name in sounds}
 
 
-def codec_quality(config: Path, corpus: Path) -> dict[str, dict[str, float]]:
-    """Voices through the codec and back, by all codebooks that are heard, and by those that are spoken."""
+def codec_quality(config: Path, corpus: Path) -> dict[str, float]:
+    """The agent's voice through the codec and back, by the codebooks that are spoken."""
     chain = open_stages(read_config(config, ["lanes.max=1"]))
-    quality = {}
-    for name, shard in (("users", "held-out-voices"), ("agent", AGENT_SHARD)):
-        recordings = read_shard(corpus, shard)
-        step = max(1, len(recordings.utterances) // _CODEC_RECORDINGS)
-        distances, intelligible = [], []
-        encoder, decoder = chain.load_encoder(), chain.load_decoder()
-        for index in range(0, len(recordings.utterances), step):
-            pcm = recordings.recording(index)
-            for stage in (encoder, decoder):
-                stage.open(0, GREEDY)
-            framer = Framer()
-            frames = np.concatenate([framer.push(pcm), framer.flush()])
-            codes = [encoder.encode([0], frame[None]) for frame in frames]
-            spoken = [decoder.decode([0], each[:, : chain.bundle.lm.dep_q])[0] for each in codes]
-            made = np.concatenate(spoken)
-            distances.append(log_mel_distance_db(made, pcm))
-            intelligible.append(stoi(made, pcm))
-        quality[name] = {
-            "log_mel_distance_db": round(float(np.mean(distances)), 2),
-            "stoi": round(float(np.mean(intelligible)), 3),
-        }
-    return quality
+    recordings = read_shard(corpus, AGENT_SHARD)
+    step = max(1, len(recordings.utterances) // _CODEC_RECORDINGS)
+    distances, intelligible = [], []
+    encoder, decoder = chain.load_encoder(), chain.load_decoder()
+    for index in range(0, len(recordings.utterances), step):
+        pcm = recordings.recording(index)
+        for stage in (encoder, decoder):
+            stage.open(0, GREEDY)
+        framer = Framer()
+        frames = np.concatenate([framer.push(pcm), framer.flush()])
+        codes = [encoder.encode([0], frame[None]) for frame in frames]
+        spoken = [decoder.decode([0], each[:, : chain.bundle.lm.dep_q])[0] for each in codes]
+        made = np.concatenate(spoken)
+        distances.append(log_mel_distance_db(made, pcm))
+        intelligible.append(stoi(made, pcm))
+    return {
+        "log_mel_distance_db": round(float(np.mean(distances)), 2),
+        "stoi": round(float(np.mean(intelligible)), 3),
+    }
+
+
+def transcripts(judge: Judge | None, outcomes: Sequence[Outcome]) -> list[Transcripts] | None:
+    """What the judge makes of every question and answer."""
+    if judge is None:
+        return None
+    return [
+        Transcripts(judge.transcribe(outcome.asked), judge.transcribe(outcome.sound)) for outcome in outcomes
+    ]
+
+
+def by_family(
+    answers: dict[str, list[Outcome]], heard: dict[str, list[Transcripts] | None]
+) -> dict[str, Row]:
+    """The rows of each synthesizer, over all conditions in which a whole answer is wanted."""
+    gathered: dict[str, tuple[list[Outcome], list[Transcripts]]] = {}
+    for condition in CONDITIONS:
+        if condition.aside == "stop" or condition.name not in answers:
+            continue
+        judgements = heard[condition.name]
+        for index, outcome in enumerate(answers[condition.name]):
+            outcomes, each = gathered.setdefault(outcome.question.family, ([], []))
+            outcomes.append(outcome)
+            each += judgements[index : index + 1] if judgements else []
+    return {name: row(outcomes, each or None) for name, (outcomes, each) in gathered.items()}
+
+
+def _share(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1%}"
+
+
+def _lines(title: str, rows: dict[str, Row]) -> list[str]:
+    lines = [f"| {title} | asked | judge: question | right by text | by judge | word errors | first sound |"]
+    lines.append("|---" * 7 + "|")
+    for name, found in rows.items():
+        shares = (found.control, found.by_text, found.by_judge, found.word_error_rate)
+        latency = "-" if found.latency_ms is None else f"{found.latency_ms} ms"
+        lines.append(f"| {name} | {found.asked} | {' | '.join(map(_share, shares))} | {latency} |")
+    return lines
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report, for people."""
-    lines = [f"{'held out':28} {'asked':>5} {'text':>7} {'sound':>7} {'latency':>9}"]
-    for name, found in report["conditions"].items():
-        latency = "-" if found["latency_ms"] is None else f"{found['latency_ms']} ms"
-        lines.append(
-            f"{name:28} {found['asked']:5} {found['by_text']:7.1%} {found['by_sound']:7.1%} {latency:>9}"
-        )
+    """The report, for people and for Markdown."""
+    rows: dict[str, Row] = report["conditions"]
+    lines = [*_lines("condition", rows), "", *_lines("voices of", report["families"]), ""]
     for name, said in report["false_starts"].items():
-        lines.append(
-            f"{name}: {len(said)} false starts {[each[:_SAID_SHOWN] for each in said[:_FAILURES_SHOWN]]}"
-        )
-    for name, found in report["codec"].items():
-        lines.append(f"codec, {name}: {found['log_mel_distance_db']} dB log-mel, STOI {found['stoi']}")
-    lines.append(f"p99 of encode, step, decode: {report['p99_ms']} ms")
-    for name, found in report["conditions"].items():
-        lines += [f"  {name}, wrong: {failure}" for failure in found["failures"]]
+        shown = [each[:_SAID_SHOWN] for each in said[:_FAILURES_SHOWN]]
+        per_ten = len(said) * 600 / report["interference_s"]
+        lines.append(f"{name}: {len(said)} false starts, {per_ten:.1f} in 10 minutes {shown}")
+    codec = report["codec"]
+    lines.append(f"codec, agent: {codec['log_mel_distance_db']} dB log-mel, STOI {codec['stoi']}")
+    if report["p99_ms"] is None:
+        lines.append("without a server: the time of the first sound is that of the model's frames alone")
+    else:
+        lines.append(f"p99 of encode, step, decode: {report['p99_ms']} ms")
+    lines += [f"  {name}, wrong: {failure}" for name, found in rows.items() for failure in found.failures]
     return "\n".join(lines)
 
 
@@ -171,34 +237,99 @@ def _p99(server: ServerProcess) -> dict[str, float]:
     return {stage: health["metrics"][stage]["p99"] for stage in ("encode", "step", "decode")}
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; gives its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.train.evaluate", description="Ask, and count.")
-    parser.add_argument("--corpus", metavar="DIR", type=Path, required=True)
-    parser.add_argument("--config", metavar="DIR", type=Path, required=True, help="the checkpoint folder")
-    parser.add_argument("--count", type=int, default=60, help="questions a condition (default 60)")
-    parser.add_argument("--at-once", type=int, default=4, help="sessions at a time (default 4)")
-    parser.add_argument(
-        "--quiet-s", type=float, default=300.0, help="of silence and noise in all (default 300)"
-    )
-    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here as well")
-    arguments = parser.parse_args(argv)
-    agent = read_shard(arguments.corpus, AGENT_SHARD)
-    sentences = Sentences({one.text: agent.recording(index) for index, one in enumerate(agent.utterances)})
-    settings = ["sampling.seed=1", f"lanes.admit={arguments.at_once}"]  # as many as asked, however late
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What came of all conditions and of the sounds in which nobody asks; how long the stages took."""
+
+    answers: dict[str, list[Outcome]]
+    false_starts: dict[str, list[str]]
+    p99_ms: dict[str, float] | None
+
+
+def _through_server(
+    corpus: Path, conditions: Sequence[Condition], sounds: dict[str, Pcm], arguments: argparse.Namespace
+) -> Findings:
+    together = max(arguments.at_once, len(sounds))
+    settings = ["sampling.seed=1", f"lanes.admit={together}"]  # as many as asked, however late
     with start_server(parse_source(str(arguments.config)), settings) as server:
-        answers = trio.run(_ask_all, server.socket_url, arguments.corpus, arguments.count, arguments.at_once)
-        false_starts = trio.run(_false_starts, server.socket_url, arguments.quiet_s)
-        p99_ms = _p99(server)
+        answers = trio.run(_ask_all, server.socket_url, corpus, conditions, arguments)
+        false_starts = trio.run(_false_starts, server.socket_url, sounds)
+        return Findings(answers, false_starts, _p99(server))
+
+
+def _offline(
+    corpus: Path, conditions: Sequence[Condition], sounds: dict[str, Pcm], arguments: argparse.Namespace
+) -> Findings:
+    config = read_config(arguments.config, ["lanes.max=1"])
+    stages = open_stages(config)
+    sampling = config.settings.sampling_for(stages.bundle.recommended_sampling, 1)
+    answers: dict[str, list[Outcome]] = {}
+    for number, condition in enumerate(conditions):
+        asked = questions(corpus, condition, arguments.count)
+        found = answers[condition.name] = []
+        for start in range(0, len(asked), TURNS):
+            sent = script(asked[start : start + TURNS], condition.snr_db, 1000 * number + start)
+            found += [one for one in ask_offline(stages, sampling, sent) if one.question.counted]
+        print(f"{condition.name}: {len(found)} asked", file=sys.stderr, flush=True)
+    false_starts = {name: listen_offline(stages, sampling, sound) for name, sound in sounds.items()}
+    return Findings(answers, false_starts, None)
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Ask, let the judge listen, print."""
+    cache = cache_folder(arguments.cache)
+    corpus: Path = arguments.corpus or cache / "corpus"
+    conditions = [one for one in CONDITIONS if not arguments.only or one.name in arguments.only]
+    sounds = interferences(corpus, arguments.interference_s) if arguments.interference_s else {}
+    findings = (_offline if arguments.offline else _through_server)(corpus, conditions, sounds, arguments)
+    answers = findings.answers
+    judge = Judge(cache) if arguments.judge else None
+    heard = {name: transcripts(judge, outcomes) for name, outcomes in answers.items()}
     report = {
-        "conditions": {name: row(outcomes, sentences) for name, outcomes in answers.items()},
-        "false_starts": false_starts,
-        "codec": codec_quality(arguments.config, arguments.corpus),
-        "p99_ms": p99_ms,
+        "conditions": {
+            one.name: row(answers[one.name], heard[one.name], stopped)
+            if one.aside == "stop"
+            else row(answers[one.name], heard[one.name])
+            for one in conditions
+        },
+        "families": by_family(answers, heard),
+        "false_starts": findings.false_starts,
+        "interference_s": arguments.interference_s,
+        "codec": codec_quality(arguments.config, corpus),
+        "p99_ms": findings.p99_ms,
     }
     print(table(report))
     if arguments.json is not None:
-        arguments.json.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        text = json.dumps(report, indent=2, default=asdict)
+        arguments.json.write_text(text + "\n", encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; gives its exit code."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.train.evaluate", description="Ask, and count.")
+    parser.add_argument("--config", metavar="DIR", type=Path, required=True, help="the checkpoint folder")
+    parser.add_argument("--corpus", metavar="DIR", type=Path, help="recordings (default: CACHE/corpus)")
+    parser.add_argument(
+        "--cache",
+        metavar="DIR",
+        type=Path,
+        help=f"where models and recordings are kept (default: {CACHE_VARIABLE}, or the user's cache)",
+    )
+    parser.add_argument("--count", type=int, default=60, help="questions a condition (default 60)")
+    parser.add_argument("--only", metavar="CONDITION", nargs="*", help="these conditions alone")
+    parser.add_argument("--at-once", type=int, default=4, help="sessions at a time (default 4)")
+    parser.add_argument(
+        "--interference-s", type=float, default=600.0, help="of each kind of sound (default 600)"
+    )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="without a server, as fast as it goes: for a machine that is too busy to hold real time",
+    )
+    parser.add_argument("--no-judge", dest="judge", action="store_false", help="do without the recognizer")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here as well")
+    arguments = parser.parse_args(argv)
+    evaluate(arguments)
     return 0
 
 

@@ -20,13 +20,13 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from pipeline.train.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
-from pipeline.train.bank import read_shards
-from pipeline.train.checkpoints import codec_of, language_of
-from pipeline.train.command import run
+from pipeline.train.conversation.vocabulary import FILE, PADDING
+from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.mimi import MimiNetwork
 from pipeline.train.networks.moshi import MoshiNetwork, delayed
-from pipeline.train.vocabulary import FILE, PADDING
+from pipeline.train.recordings.bank import read_shards
+from pipeline.train.runs.checkpoints import codec_of, language_of
+from pipeline.train.runs.command import run
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import Pcm
 

@@ -19,19 +19,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from pipeline.train import device as machine
-from pipeline.train.architecture import MoshiSizes, add_recipe_argument, mimi_sizes, moshi_sizes
-from pipeline.train.checkpoints import LANGUAGE, codec_of, fingerprint
-from pipeline.train.command import run
-from pipeline.train.diction import Diction
-from pipeline.train.drills import Amount, Drills
+from pipeline.train.conversation.diction import Diction
+from pipeline.train.conversation.drills import Amount, Drills
+from pipeline.train.conversation.encoded import Sessions
+from pipeline.train.conversation.phrases import understood_words
+from pipeline.train.conversation.sessions import NO_RESULT
+from pipeline.train.conversation.vocabulary import word_numbers
 from pipeline.train.encode import VALIDATION
-from pipeline.train.encoded import Sessions
-from pipeline.train.journal import Journal, add_run_arguments
+from pipeline.train.networks.architecture import MoshiSizes, add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.moshi import Delayed, MoshiNetwork, delayed
-from pipeline.train.phrases import understood_words
-from pipeline.train.sessions import NO_RESULT
-from pipeline.train.vocabulary import word_numbers
+from pipeline.train.runs import device as machine
+from pipeline.train.runs.checkpoints import LANGUAGE, codec_of, fingerprint
+from pipeline.train.runs.command import run
+from pipeline.train.runs.journal import Journal, add_run_arguments
 
 _WEIGHTS: Final = {
     "words": 1.0,

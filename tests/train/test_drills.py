@@ -6,12 +6,12 @@ from support.train.recipes import small_recipe
 
 torch = pytest.importorskip("torch")
 
-from pipeline.train.architecture import moshi_sizes  # noqa: E402 - after the skip
-from pipeline.train.diction import Diction, words_in  # noqa: E402
-from pipeline.train.drills import Amount, Drills  # noqa: E402
+from pipeline.train.conversation.diction import Diction, words_in  # noqa: E402
+from pipeline.train.conversation.drills import Amount, Drills  # noqa: E402
+from pipeline.train.conversation.phrases import agent_words, answers, held_out_pairs, in_words, plain  # noqa: E402
+from pipeline.train.conversation.vocabulary import PADDING  # noqa: E402
 from pipeline.train.language import after, cross, respoken  # noqa: E402
-from pipeline.train.phrases import agent_words, answers, held_out_pairs, in_words  # noqa: E402
-from pipeline.train.vocabulary import PADDING  # noqa: E402
+from pipeline.train.networks.architecture import moshi_sizes  # noqa: E402 - after the skip
 
 NUMBERS = {word: PADDING + 1 + index for index, word in enumerate(agent_words())}
 WORDS = {number: word for word, number in NUMBERS.items()}
@@ -56,7 +56,7 @@ def test_some_sums_have_numbers_that_nobody_asks_about(drills):
         left, said = answer.split(" is ")
         sign = 1 if " plus " in left else -1
         a, b = left.split(" plus " if sign == 1 else " minus ", 1)
-        assert values[a] + sign * values[b] == values[said] == result
+        assert values[plain(a)] + sign * values[b] == values[plain(said)] == result
 
 
 def test_a_drill_is_answers_one_after_the_other(drills):

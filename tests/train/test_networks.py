@@ -13,17 +13,17 @@ from safetensors.torch import load_file, save_file  # noqa: E402 - after the ski
 from pipeline.errors import WeightsError  # noqa: E402
 from pipeline.models.lm import delayed as served_delayed  # noqa: E402
 from pipeline.train import codec, encode, export, language, verify  # noqa: E402
-from pipeline.train.architecture import RECIPE, mimi_sizes, moshi_sizes  # noqa: E402
-from pipeline.train.bank import read_shards  # noqa: E402
-from pipeline.train.checkpoints import codec_of, fingerprint  # noqa: E402
-from pipeline.train.journal import Journal, learning_rate  # noqa: E402
-from pipeline.train.losses import SpectralLoss  # noqa: E402
+from pipeline.train.networks.architecture import RECIPE, mimi_sizes, moshi_sizes  # noqa: E402
 from pipeline.train.networks.convolution import CausalConv, CausalTransposed, Doubling  # noqa: E402
+from pipeline.train.networks.losses import SpectralLoss  # noqa: E402
 from pipeline.train.networks.mimi import MimiNetwork  # noqa: E402
 from pipeline.train.networks.moshi import MoshiNetwork, delayed  # noqa: E402
 from pipeline.train.networks.quantizer import Codebook, ResidualQuantizer  # noqa: E402
-from pipeline.train.recordings import Recordings, phoneme_table  # noqa: E402
-from pipeline.train.windows import Windows  # noqa: E402
+from pipeline.train.recordings.bank import read_shards  # noqa: E402
+from pipeline.train.recordings.gathered import Recordings, phoneme_table  # noqa: E402
+from pipeline.train.recordings.windows import Windows  # noqa: E402
+from pipeline.train.runs.checkpoints import codec_of, fingerprint  # noqa: E402
+from pipeline.train.runs.journal import Journal, learning_rate  # noqa: E402
 from pipeline.units import FRAME_SAMPLES  # noqa: E402
 
 
@@ -45,8 +45,11 @@ def trained(tmp_path_factory):
         patch.setenv("PACKET_VOICE_DEVICE", "cpu")
         patch.setattr(codec, "_FREE_STEPS", 2)
         patch.setattr(encode, "FILE_SESSIONS", 8)
+        patch.setattr(encode, "_VALIDATION_SESSIONS", 8)
         patch.setattr(encode, "SESSION_FRAMES", 100)
         assert codec.main([*common, "--steps", "6", "--batch", "6", "--frames", "4"]) == 0
+        few = ["--steps", "2", "--batch", "8", "--frames", "4", "--only", "encoder"]
+        assert codec.main([*common, *few]) == 0
         assert encode.main([*common, "--sessions", "8"]) == 0
         assert language.main([*common, "--steps", "3", "--batch", "2"]) == 0
         assert (

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from support.train.recipes import small_corpus, spoken
 
 from pipeline.stages.text import SentencePiece
-from pipeline.train import voices
-from pipeline.train.aligned import aligned
-from pipeline.train.architecture import RECIPE
-from pipeline.train.bank import CorpusError, read_shard, read_shards, write_shard
-from pipeline.train.phrases import Exchange, answers
-from pipeline.train.vocabulary import FILE, PADDING, train_tokenizer, word_numbers
-from pipeline.train.voices import AGENT, Voice
+from pipeline.train.conversation.phrases import Exchange, answers
+from pipeline.train.conversation.vocabulary import FILE, PADDING, train_tokenizer, word_numbers
+from pipeline.train.networks.architecture import RECIPE
+from pipeline.train.recordings.bank import CorpusError, read_shard, read_shards, write_shard
+from pipeline.train.synthesizers import voices
+from pipeline.train.synthesizers.aligned import aligned
+from pipeline.train.synthesizers.voices import AGENT, Voice
 from pipeline.units import FRAME_SAMPLES
 
 WORDS = st.lists(st.sampled_from(["three", "plus", "seventeen", "i", "understand"]), min_size=1, max_size=6)
@@ -26,7 +26,7 @@ WORDS = st.lists(st.sampled_from(["three", "plus", "seventeen", "i", "understand
 @pytest.fixture(scope="module")
 def synthesizer():
     """The real one."""
-    espeak = pytest.importorskip("pipeline.train.espeak")
+    espeak = pytest.importorskip("pipeline.train.synthesizers.espeak")
     try:
         return espeak.Synthesizer()
     except espeak.SynthesizerError as missing:
@@ -37,8 +37,8 @@ def test_a_shard_can_be_made_again(synthesizer):
     """From a fresh start the same texts in the same order are the same samples."""
     program = """
 import hashlib
-from pipeline.train.espeak import Synthesizer
-from pipeline.train.voices import AGENT, Voice
+from pipeline.train.synthesizers.espeak import Synthesizer
+from pipeline.train.synthesizers.voices import AGENT, Voice
 synthesizer, digest = Synthesizer(), hashlib.sha256()
 for text, voice in (("hello", AGENT), ("three plus four", Voice("en+f3", 150, 60)), ("hello", AGENT)):
     digest.update(synthesizer.say(text, voice).pcm.tobytes())

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.train.architecture import TransformerSizes
+from pipeline.train.networks.architecture import TransformerSizes
 
 
 def rotation(steps: int, head_dim: int, max_period: float, device: torch.device) -> tuple[Tensor, Tensor]:

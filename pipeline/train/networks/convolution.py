@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.train.architecture import MimiSizes
+from pipeline.train.networks.architecture import MimiSizes
 from pipeline.train.networks.attention import fan_in_normal
 
 _BRANCH: Final = 0.3  # of what a residual block adds, at the start

@@ -1,11 +1,12 @@
 """Mimi to be trained: sound → features → codes → features → sound, whole recordings at a time."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.train.architecture import MimiSizes
+from pipeline.train.networks.architecture import MimiSizes
 from pipeline.train.networks.attention import CodecTransformer
 from pipeline.train.networks.convolution import Decoder, Doubling, Encoder, Halving, settle
 from pipeline.train.networks.quantizer import ResidualQuantizer
@@ -17,6 +18,16 @@ class Coded(NamedTuple):
     sound: Tensor
     codes: Tensor
     first: Tensor
+    commitment: Tensor
+
+
+class CodedFeatures(NamedTuple):
+    """`features [B, T, D]` before they are quantized; what the `first` codebook and `all` decode to."""
+
+    features: Tensor
+    codes: Tensor
+    first: Tensor
+    all: Tensor
     commitment: Tensor
 
 
@@ -75,16 +86,27 @@ class MimiNetwork(nn.Module):
             one.commitment + others.commitment,
         )
 
-    @torch.no_grad()
-    def encode(self, sound: Tensor) -> Tensor:
-        """`[B, 1, S]` → `[B, K, T]`."""
+    def coded_features(self, sound: Tensor, *, learn: bool) -> CodedFeatures:
+        """`sound [B, 1, S]` as far as its codes, with gradients to the encoder."""
         features = self.features(sound)
         batch, steps, dim = features.shape
         flat = features.reshape(-1, dim).float()
         every = torch.full((len(flat),), self.sizes.codebooks, device=flat.device)
         with torch.autocast(sound.device.type, enabled=False):
-            both = [self.quantizer[name](flat, every, learn=False) for name in ("rvq_first", "rvq_rest")]
-        return torch.cat([one.codes for one in both], 1).view(batch, steps, -1).transpose(1, 2)
+            one = self.quantizer["rvq_first"](flat, every, learn=learn)
+            others = self.quantizer["rvq_rest"](flat, every - 1, learn=learn)
+        return CodedFeatures(
+            features,
+            torch.cat([one.codes, others.codes], 1).view(batch, steps, -1).transpose(1, 2),
+            one.features.view(batch, steps, dim),
+            (one.features + others.features).view(batch, steps, dim),
+            one.commitment + others.commitment,
+        )
+
+    @torch.no_grad()
+    def encode(self, sound: Tensor) -> Tensor:
+        """`[B, 1, S]` → `[B, K, T]`."""
+        return self.coded_features(sound, learn=False).codes
 
     def decode(self, codes: Tensor) -> Tensor:
         """`[B, k ≤ K, T]` → `[B, 1, S]`."""
@@ -98,3 +120,14 @@ class MimiNetwork(nn.Module):
     def published(self) -> dict[str, Tensor]:
         """Every weight by the name and in the shape that Kyutai publishes."""
         return dict(self.state_dict())
+
+    @torch.no_grad()
+    def load_published(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over weights by their published names; all of them, in their shapes."""
+        own = self.published()
+        if own.keys() != tensors.keys():
+            raise KeyError(sorted(own.keys() ^ tensors.keys()))
+        for name, tensor in own.items():
+            if tensor.shape != tensors[name].shape:
+                raise ValueError(f"{name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}")
+            tensor.copy_(tensors[name])

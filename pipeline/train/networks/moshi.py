@@ -4,13 +4,14 @@ The depth transformer's weights of all steps stand in one tensor, so that a fram
 are one product; and it is run for the frames one asks for, because most are silence.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.train.architecture import MoshiSizes, TransformerSizes
+from pipeline.train.networks.architecture import MoshiSizes, TransformerSizes
 from pipeline.train.networks.attention import (
     RmsNorm,
     SelfAttention,
@@ -191,3 +192,14 @@ class MoshiNetwork(nn.Module):
         for index, layer in enumerate(self.depth_layers):
             tensors |= layer.published(f"depformer.layers.{index}")
         return tensors
+
+    @torch.no_grad()
+    def load_published(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over weights by their published names; all of them, in their shapes."""
+        own = self.published()
+        if own.keys() != tensors.keys():
+            raise KeyError(sorted(own.keys() ^ tensors.keys()))
+        for name, tensor in own.items():
+            if tensor.shape != tensors[name].shape:
+                raise ValueError(f"{name} is {tuple(tensors[name].shape)}, not {tuple(tensor.shape)}")
+            tensor.copy_(tensors[name])

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline.train.architecture import MimiSizes
+from pipeline.train.networks.architecture import MimiSizes
 
 DECAY: Final = 0.99
 _RARE: Final = 0.2  # of the usage each would have were all used alike

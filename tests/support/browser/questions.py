@@ -8,9 +8,9 @@ import json
 import wave
 
 import numpy as np
-
 from pipeline.train.espeak import Synthesizer
 from pipeline.train.voices import Voice
+
 from pipeline.units import SAMPLE_RATE_HZ
 from support.browser.servers import ROOT
 

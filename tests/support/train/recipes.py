@@ -4,13 +4,14 @@ import json
 
 import numpy as np
 
-from pipeline.train.aligned import aligned
-from pipeline.train.architecture import RECIPE
-from pipeline.train.bank import write_shard
-from pipeline.train.phrases import Exchange, draw
-from pipeline.train.spoken import Sound, Spoken
-from pipeline.train.vocabulary import train_tokenizer
-from pipeline.train.voices import Voice
+from pipeline.train.conversation.phrases import Exchange, draw
+from pipeline.train.conversation.vocabulary import train_tokenizer
+from pipeline.train.conversation.wording import ANSWERS
+from pipeline.train.networks.architecture import RECIPE
+from pipeline.train.recordings.bank import write_shard
+from pipeline.train.synthesizers.aligned import aligned
+from pipeline.train.synthesizers.spoken import Sound, Spoken
+from pipeline.train.synthesizers.voices import Voice
 
 WORD_SAMPLES = 4000
 
@@ -49,14 +50,15 @@ def spoken(text):
     return Spoken(np.concatenate(pieces)[:-700], tuple(starts), tuple(sounds))
 
 
-def small_corpus(folder, utterances=24):
+def small_corpus(folder, utterances=48):
     """Shards of each kind that training reads; gives its folder."""
     rng = np.random.default_rng(3)
     voice = Voice("a tone", 100, 50)
     questions = [draw(rng) for _ in range(utterances)]
+    questions += [draw(rng, kind=kind) for kind in ("stop", "backchannel", "repeat") for _ in range(3)]
     for name in ("train-0000", "held-out-all"):
         write_shard(folder, name, [(one, voice, spoken(one.question)) for one in questions])
-    answers = sorted({one.answer for one in questions})
+    answers = sorted({one.answer for one in questions if one.answer} | {ANSWERS["unknown"]})
     said = [(Exchange("unknown", text, ""), voice, aligned(spoken(text))) for text in answers]
     write_shard(folder, "agent", said)
     train_tokenizer(folder)

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.train.phrases import Split
+from pipeline.train.conversation.wording import Split
 
 
 @dataclass(frozen=True, slots=True)

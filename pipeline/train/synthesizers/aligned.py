@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.train.spoken import SILENCE, Sound, Spoken
+from pipeline.train.synthesizers.spoken import SILENCE, Sound, Spoken
 from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 

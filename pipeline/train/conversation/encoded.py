@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.train.checkpoints import RunError
+from pipeline.train.runs.checkpoints import RunError
 
 
 class Sessions:

@@ -3,11 +3,18 @@
 `evaluate` has noises of its own, so that nothing here is what a model is tested with.
 """
 
+import math
+from typing import Final
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+from pipeline.train.acoustics.music import music
 from pipeline.units import SAMPLE_RATE_HZ
+
+_LEVELS_DB: Final = (-42.0, -9.0)  # of full scale, root mean square of the voice
+_TELEPHONE: Final = 0.12
 
 
 def uniform(shape: tuple[int, ...], low: float, high: float, device: torch.device) -> Tensor:
@@ -64,6 +71,11 @@ def coloured(batch: int, samples: int, device: torch.device) -> Tensor:
     fall = torch.exp(-torch.arange(1200, device=device) / 200) * torch.randn(1200, device=device)
     knocking = _convolved(knocks, fall[None])
     x = torch.where(chance(batch, 0.2, device), x + uniform((batch, 1), 1, 8, device) * knocking, x)
+    return unit(x)
+
+
+def unit(x: Tensor) -> Tensor:
+    """`[B, S]` of a root mean square of 1."""
     return x / x.square().mean(1, keepdim=True).sqrt().clamp(min=1e-6)
 
 
@@ -80,17 +92,42 @@ def in_a_room(speech: Tensor) -> Tensor:
     tail = tail / tail.square().sum(1, keepdim=True).sqrt() * uniform((batch, 1), 0.05, 0.5, device)
     echo = _convolved(speech, tail)
     speech = torch.where(chance(batch, 0.4, device), speech + echo, speech)
-    level = from_db(uniform((batch, 1), -24, 2, device)) * 0.12
-    return speech * level / loudness(speech).clamp(min=1e-4)
+    speech = torch.where(chance(batch, _TELEPHONE, device), telephone(speech), speech)
+    level = from_db(uniform((batch, 1), *_LEVELS_DB, device))
+    return (speech * level / loudness(speech).clamp(min=1e-4)).clamp(-1, 1)
 
 
-def noisy(speech: Tensor, babble: Tensor) -> Tensor:
-    """`[B, S]` with noise, or the `babble [B, S]` of others, 3 to 35 dB below; a third stay clean."""
+def telephone(x: Tensor) -> Tensor:
+    """`[B, S]` within 300 to 3,400 Hz, its amplitudes in the 8-bit μ-law of a telephone (G.711)."""
+    spectrum = torch.fft.rfft(x)
+    frequency = torch.linspace(0, SAMPLE_RATE_HZ / 2, spectrum.shape[1], device=x.device)
+    # Half down at the edges, a slope of about 24 dB an octave.
+    passed = 1 / (1 + (300 / frequency.clamp(min=1)) ** 4) / (1 + (frequency / 3400) ** 4)
+    narrow = torch.fft.irfft(spectrum * passed, x.shape[1])
+    peak = narrow.abs().amax(1, keepdim=True).clamp(min=1e-6)
+    coded = torch.sign(narrow) * torch.log1p(255 * narrow.abs() / peak) / math.log(256)
+    coded = (coded * 127).round() / 127
+    return torch.sign(coded) * torch.expm1(coded.abs() * math.log(256)) / 255 * peak
+
+
+def noisy(speech: Tensor, babble: Tensor, *, least_db: float = 3) -> Tensor:
+    """`[B, S]` with noise, music, a television or the `babble [B, S]` of others behind it.
+
+    `least_db` to 35 dB below the voice; a quarter stays clean. Where nobody speaks, what is behind
+    is as loud as a room may be.
+    """
     batch, samples = speech.shape
     device = speech.device
     noise = coloured(batch, samples, device)
+    kind = torch.rand(batch, 1, device=device)
     others = babble / loudness(babble).clamp(min=1e-4)
-    noise = torch.where(chance(batch, 0.2, device), others, noise)
-    reference = torch.maximum(loudness(speech), from_db(uniform((batch, 1), -60, -30, device)))
-    noise = noise * reference * from_db(-uniform((batch, 1), 3, 35, device))
-    return torch.where(chance(batch, 0.33, device), speech, speech + noise).clamp(-1, 1)
+    noise = torch.where(kind < 0.45, others, noise)
+    some = (kind[:, 0] < 0.25).nonzero()[:, 0]  # music takes longest to make
+    if len(some):
+        played = music(len(some), samples, device)
+        telly = unit(played * 0.4 + others[some])
+        noise[some] = torch.where(kind[some] < 0.1, telly, played)
+    silent = loudness(speech) < 1e-4
+    reference = torch.where(silent, from_db(uniform((batch, 1), -45, -5, device)), loudness(speech))
+    noise = noise * reference * from_db(-uniform((batch, 1), least_db, 35, device))
+    return torch.where(chance(batch, 0.25, device), speech, speech + noise).clamp(-1, 1)

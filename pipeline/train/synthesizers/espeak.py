@@ -15,8 +15,8 @@ import numpy.typing as npt
 import soxr
 
 from pipeline.errors import StartupError
-from pipeline.train.spoken import Sound, Spoken
-from pipeline.train.voices import Voice
+from pipeline.train.synthesizers.spoken import Sound, Spoken
+from pipeline.train.synthesizers.voices import Voice
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 

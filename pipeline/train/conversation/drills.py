@@ -20,15 +20,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.train.architecture import MoshiSizes
-from pipeline.train.phrases import LARGEST_OPERAND, arithmetic_answer, held_out_pairs
+from pipeline.train.conversation.phrases import (
+    LARGEST_OPERAND,
+    LARGEST_WRITTEN,
+    arithmetic_answer,
+    held_out_pairs,
+)
+from pipeline.train.networks.architecture import MoshiSizes
 
 _STEPS: Final = 64
 _SUMS: Final = 2  # in a row
 _BEFORE: Final = (3, 10)  # steps before the first sum, and between two, at most
 _PACES: Final = (2, 7)  # steps from word to word at most, drawn for each row
 _PERIODS: Final = (2.0, 4.0, 5.0, 10.0, 20.0, 80.0)
-_LARGEST: Final = 49  # that the agent's words can name
 _LARGER_SHARE: Final = 0.375  # of sums, those with an operand that nobody asks about
 _CIRCLES_WEIGHT: Final = 2.0
 
@@ -56,8 +60,10 @@ class Amount(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.register_buffer("periods", torch.tensor(_PERIODS), persistent=False)
-        self.register_buffer("limits", torch.arange(-_LARGEST, _LARGEST) + 0.5, persistent=False)
-        self.linear = nn.Linear(dim, 2 * len(_PERIODS) + 2 * _LARGEST)
+        self.register_buffer(
+            "limits", torch.arange(-LARGEST_WRITTEN, LARGEST_WRITTEN) + 0.5, persistent=False
+        )
+        self.linear = nn.Linear(dim, 2 * len(_PERIODS) + 2 * LARGEST_WRITTEN)
 
     def loss(self, context: Tensor, results: Tensor) -> Tensor:
         """`context [N, D]` and `results [N]` → how wrong it is, 0 where there are none."""
@@ -80,9 +86,9 @@ class Drills:
         unseen = held_out_pairs()
         sums = [
             (arithmetic_answer(kind, a, b).split(), a + b if kind == "sum" else a - b)
-            for a, b in sorted(itertools.product(range(_LARGEST + 1), repeat=2), key=max)
+            for a, b in sorted(itertools.product(range(LARGEST_WRITTEN + 1), repeat=2), key=max)
             for kind in ("sum", "difference")
-            if (a, b) not in unseen and (kind == "difference" or a + b <= _LARGEST)
+            if (a, b) not in unseen and (kind == "difference" or a + b <= LARGEST_WRITTEN)
         ]
         longest = max(len(words) for words, _ in sums)
         rows = np.full((len(sums), longest), sizes.padding)

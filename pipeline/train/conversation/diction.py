@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.train.vocabulary import PADDING
+from pipeline.train.conversation.vocabulary import PADDING
 
 Ints = npt.NDArray[np.int64]
 

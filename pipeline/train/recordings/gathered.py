@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.train.bank import SOUND_SAMPLES, Shard
-from pipeline.train.spoken import SILENCE
+from pipeline.train.recordings.bank import NATURAL, SOUND_SAMPLES, Shard
+from pipeline.train.synthesizers.spoken import SILENCE
 from pipeline.units import FRAME_SAMPLES
 
 SOUNDS_PER_FRAME: Final = FRAME_SAMPLES // SOUND_SAMPLES
 _FULL_SCALE: Final = 32767
+_NATURAL_SHARE: Final = 0.8
 
 
 def phoneme_table(shards: Sequence[Shard]) -> list[str]:
@@ -43,9 +44,22 @@ class Recordings:
         self.sound_starts = torch.tensor(sound_starts, device=device)
         self.lengths = torch.tensor(lengths, device=device)
         self.device = device
+        natural = sum(len(shard.utterances) for shard in shards if shard.name.startswith(NATURAL))
+        is_natural = torch.tensor(
+            [shard.name.startswith(NATURAL) for shard in shards for _ in shard.utterances], device=device
+        )
+        both = 0 < natural < len(starts)
+        self._which = [is_natural.nonzero()[:, 0], (~is_natural).nonzero()[:, 0]] if both else []
 
     def __len__(self) -> int:
         return len(self.starts)
+
+    def draw(self, count: int) -> Tensor:
+        """`[count]` utterances at random; of natural voices most, if there are both kinds."""
+        if not self._which:
+            return torch.randint(len(self), (count,), device=self.device)
+        drawn = [one[torch.randint(len(one), (count,), device=self.device)] for one in self._which]
+        return torch.where(torch.rand(count, device=self.device) < _NATURAL_SHARE, *drawn)
 
     def stretch(self, which: int, begin: int, end: int) -> Tensor:
         """Samples `[begin, end)` of one utterance."""

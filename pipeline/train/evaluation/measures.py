@@ -1,10 +1,9 @@
-"""What a sound is worth, without an ear: how far from another, how intelligible, which sentence.
+"""What a sound is worth, without an ear: how far from another, how intelligible.
 
 STOI after Taal, Hendriks, Heusdens and Jensen 2011, "An algorithm for intelligibility
 prediction of time-frequency weighted noisy speech".
 """
 
-from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
@@ -18,7 +17,6 @@ _WINDOW: Final = 1024
 _HOP: Final = 480
 _BANDS: Final = 64
 _FLOOR: Final = 1e-3
-_SLACK_HOPS: Final = 6
 _QUIET: Final = 0.01  # root mean square of 20 ms: less is not speech
 
 _STOI_RATE_HZ: Final = 10_000
@@ -72,34 +70,6 @@ def spoken_from(pcm: Pcm) -> int | None:
     loudness = np.sqrt((pcm[: count * _HOP].reshape(-1, _HOP).astype(np.float64) ** 2).mean(1))
     loud = np.flatnonzero(loudness > _QUIET)
     return int(loud[0]) * _HOP if len(loud) else None
-
-
-class Sentences:
-    """Tells which of some sentences a sound is: that whose recording is nearest, however near it is."""
-
-    def __init__(self, recordings: Mapping[str, Pcm]) -> None:
-        self._texts = list(recordings)
-        spectra = [log_mel(pcm) for pcm in recordings.values()]
-        self._rows = max(map(len, spectra))
-        silence = np.log(_FLOOR)
-        self._spectra = np.full((len(spectra), self._rows, _BANDS), silence, np.float32)
-        for index, spectrum in enumerate(spectra):
-            self._spectra[index, : len(spectrum)] = spectrum
-
-    def nearest(self, pcm: Pcm) -> str | None:
-        """`pcm [S]`; None where nothing is said. Onsets may differ by a little over 100 ms."""
-        start = spoken_from(pcm)
-        if start is None:
-            return None
-        lead = _SLACK_HOPS * _HOP
-        heard = log_mel(np.pad(pcm, (lead, 0))[start : start + (self._rows + 2 * _SLACK_HOPS + 4) * _HOP])
-        rows = np.full((self._rows + 2 * _SLACK_HOPS, _BANDS), np.log(_FLOOR), np.float32)
-        rows[: min(len(rows), len(heard))] = heard[: len(rows)]
-        distances = [
-            np.abs(self._spectra - rows[shift : shift + self._rows]).mean((1, 2))
-            for shift in range(2 * _SLACK_HOPS + 1)
-        ]
-        return self._texts[int(np.min(distances, axis=0).argmin())]
 
 
 def _third_octaves() -> Floats:

@@ -6,20 +6,22 @@ came out of an encoder when the model is used, so they may begin wherever it ple
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from pipeline.train.bank import Shard, Utterance
+from pipeline.train.conversation.sessions import Session
 from pipeline.train.networks.mimi import MimiNetwork
-from pipeline.train.recordings import Recordings, phoneme_table
-from pipeline.train.sessions import Session
+from pipeline.train.recordings.bank import Shard, Utterance
+from pipeline.train.recordings.gathered import Recordings, phoneme_table
 from pipeline.units import FRAME_SAMPLES
 
 _LEAD_FRAMES: Final = 12  # of silence before an answer that is encoded
+_TOGETHER: Final = 32
 _SILENCE_FRAMES: Final = 64  # after which the codes of silence no longer change
 
 Codes = npt.NDArray[np.int16]
@@ -49,20 +51,45 @@ class Agent:
     silence: Codes
 
 
-def agent_of(shard: Shard, model: MimiNetwork, codebooks: int, device: torch.device) -> Agent:
-    """Encode every answer once, out of silence."""
-    lead = torch.zeros(_LEAD_FRAMES * FRAME_SAMPLES, device=device)
-
-    def encoded(sound: Tensor) -> Codes:
-        return model.encode(sound[None, None])[0, :codebooks].cpu().numpy().astype(np.int16)
-
+def agent_of(
+    shard: Shard, model: MimiNetwork, codebooks: int, device: torch.device, kept: Path | None = None
+) -> Agent:
+    """Encode every answer once, out of silence; the codes are `kept` in a file, and read from it again."""
     pcm = {
         one.text: torch.from_numpy(shard.recording(index)).to(device)
         for index, one in enumerate(shard.utterances)
     }
-    codes = {text: encoded(torch.cat([lead, sound]))[:, _LEAD_FRAMES:] for text, sound in pcm.items()}
-    silence = encoded(torch.zeros(_SILENCE_FRAMES * FRAME_SAMPLES, device=device))[:, -1]
-    return Agent({one.text: one for one in shard.utterances}, pcm, codes, silence)
+    if kept is not None and kept.is_file():
+        with np.load(kept) as file:
+            found = {name: file[name] for name in file.files}
+    else:
+        found = _encoded(list(pcm.values()), model, codebooks)
+        if kept is not None:
+            with kept.open("wb") as file:
+                np.savez(file, **found)
+    codes = {text: found[str(index)] for index, text in enumerate(pcm)}
+    return Agent({one.text: one for one in shard.utterances}, pcm, codes, found["silence"])
+
+
+def _encoded(sounds: Sequence[Tensor], model: MimiNetwork, codebooks: int) -> dict[str, Any]:
+    """Codes by the number of the sound, and those of "silence"; sounds of a length are encoded together."""
+    device = sounds[0].device
+    silence = torch.zeros(1, 1, _SILENCE_FRAMES * FRAME_SAMPLES, device=device)
+    codes: dict[str, Any] = {
+        "silence": model.encode(silence)[0, :codebooks, -1].cpu().numpy().astype(np.int16)
+    }
+    order = sorted(range(len(sounds)), key=lambda index: len(sounds[index]))
+    for start in range(0, len(order), _TOGETHER):
+        which = order[start : start + _TOGETHER]
+        longest = len(sounds[which[-1]])
+        batch = torch.zeros(len(which), 1, _LEAD_FRAMES * FRAME_SAMPLES + longest, device=device)
+        for row, index in zip(batch, which, strict=True):
+            lead = _LEAD_FRAMES * FRAME_SAMPLES
+            row[0, lead : lead + len(sounds[index])] = sounds[index]
+        encoded = model.encode(batch)[:, :codebooks, _LEAD_FRAMES:].cpu().numpy().astype(np.int16)
+        for row, index in zip(encoded, which, strict=True):
+            codes[str(index)] = row[:, : len(sounds[index]) // FRAME_SAMPLES]
+    return codes
 
 
 def tracks(

@@ -6,8 +6,8 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from pipeline.train.acoustics import in_a_room, noisy
-from pipeline.train.recordings import SOUNDS_PER_FRAME, Recordings
+from pipeline.train.acoustics.rooms import in_a_room, noisy
+from pipeline.train.recordings.gathered import SOUNDS_PER_FRAME, Recordings
 from pipeline.units import FRAME_SAMPLES
 
 _SILENT_SHARE: Final = 0.08
@@ -23,6 +23,7 @@ class Shares:
 
 
 WHOLE: Final = Shares(agent=0.4, few=0.6)
+ENCODING: Final = Shares(agent=0.125, few=0.0)  # the agent only so that its codes stay
 DECODING: Final = Shares(agent=0.8, few=1.0)  # as the decoder is used when the model is
 
 
@@ -60,7 +61,7 @@ class Windows:
         device, samples = self.users.device, self.frames * FRAME_SAMPLES
         agents = round(self.batch * self.shares.agent)
         users = self.batch - agents
-        which = torch.randint(len(self.users), (users,), device=device)
+        which = self.users.draw(users)
         offset = self._offsets(self.users.lengths[which], step=1)
         clean = self.users.window(which, offset, samples)
         phonemes = self.users.phonemes(which, offset, self.frames)
@@ -93,6 +94,6 @@ class Windows:
     def _babble(self, count: int, samples: int) -> Tensor:
         total = torch.zeros(count, samples, device=self.users.device)
         for _ in range(_BABBLERS):
-            which = torch.randint(len(self.users), (count,), device=self.users.device)
+            which = self.users.draw(count)
             total = total + self.users.window(which, self._offsets(self.users.lengths[which], 1), samples)
         return total

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pipeline.units import FRAME_SAMPLES
 
-RECIPE: Final = Path(__file__).parent / "recipe"
+RECIPE: Final = Path(__file__).parents[1] / "recipe"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,19 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.errors import StartupError
-from pipeline.train.phrases import Exchange
-from pipeline.train.spoken import SILENCE, Sound, Spoken
-from pipeline.train.voices import Voice
+from pipeline.train.conversation.phrases import Exchange
+from pipeline.train.synthesizers.spoken import SILENCE, Sound, Spoken
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 
+AGENT_SHARD: Final = "agent"
+NATURAL: Final = "natural-"  # shards of training questions in natural voices
 SOUND_SAMPLES: Final = SAMPLE_RATE_HZ // 50
 _FULL_SCALE: Final = 32767
 
@@ -29,6 +30,18 @@ class CorpusError(StartupError):
     """The corpus is missing or was never finished; the sentence says which command makes it."""
 
     exit_code = 2
+
+
+class Named(Protocol):
+    """Who speaks, as far as a bank remembers it."""
+
+    @property
+    def name(self) -> str:
+        """The synthesizer's voice."""
+
+    @property
+    def speed(self) -> int:
+        """In the synthesizer's own unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +91,7 @@ def _spread(sounds: Sequence[Sound], samples: int, numbers: dict[str, int]) -> n
     return np.array([numbers.setdefault(names[i], len(numbers)) for i in which], np.uint8)
 
 
-def write_shard(folder: Path, name: str, spoken: Iterable[tuple[Exchange, Voice, Spoken]]) -> None:
+def write_shard(folder: Path, name: str, spoken: Iterable[tuple[Exchange, Named, Spoken]]) -> None:
     """Write a shard, whole or not at all."""
     pieces: list[npt.NDArray[np.int16]] = []
     sounds: list[npt.NDArray[np.uint8]] = []

@@ -5,8 +5,8 @@ from typing import Final
 
 import sentencepiece
 
-from pipeline.train.bank import CorpusError
-from pipeline.train.phrases import agent_words, answers
+from pipeline.train.conversation.phrases import agent_words, writable
+from pipeline.train.recordings.bank import CorpusError
 
 FILE: Final = "tokenizer.model"
 PADDING: Final = 3
@@ -18,9 +18,10 @@ def train_tokenizer(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     special = 4  # unknown, begin, end, padding
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(answers("held_out")),
+        sentence_iterator=iter(writable()),
         model_prefix=str(folder / FILE.removesuffix(".model")),
         model_type="word",
+        normalization_rule_name="identity",
         character_coverage=1.0,
         vocab_size=special + len(agent_words()),
         unk_id=0,
@@ -40,8 +41,12 @@ def word_numbers(folder: Path) -> dict[str, int]:
     """
     if not (folder / FILE).is_file():
         raise CorpusError(f"{folder} has no {FILE}: python -m pipeline.train.corpus makes it")
-    pieces = sentencepiece.SentencePieceProcessor(model_file=str(folder / FILE))
+    return pieces(sentencepiece.SentencePieceProcessor(model_file=str(folder / FILE)))
+
+
+def pieces(tokenizer: sentencepiece.SentencePieceProcessor) -> dict[str, int]:
+    """Each word's token, of a tokenizer of whole words."""
     return {
-        pieces.id_to_piece(number).removeprefix(_MARK): number
-        for number in range(PADDING + 1, pieces.vocab_size())
+        tokenizer.id_to_piece(number).removeprefix(_MARK): number
+        for number in range(PADDING + 1, tokenizer.vocab_size())
     }

@@ -1,0 +1,257 @@
+"""Conversations laid out in time: who speaks when, and what the agent writes in which frame.
+
+Frames count as the server counts them: step k hears the user's frame k and says the agent's
+frame k. The agent waits a little, never always the same, or a model that missed its moment would
+have no other; within a question it waits as long as the user pauses, because what was said so far
+asks nothing. A question or "stop" interrupts it; "okay" and "mm hm" do not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.train.conversation.phrases import LARGEST_OPERAND, complete_phrases, in_words
+from pipeline.train.conversation.wording import ANSWERS
+from pipeline.train.recordings.bank import Utterance
+from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
+
+_WAITS: Final = (4, 5, 6, 7)  # frames after the one in which the user ended
+_WAIT_SHARES: Final = (0.6, 0.25, 0.1, 0.05)
+# Frames after the one in which the user began to interrupt: by then an "okay" would be over.
+_STOPS: Final = (8, 9, 10)
+_OBEYS: Final = (3, 4, 5)  # frames after the end of "stop"
+_INTERRUPTED: Final = 0.12
+_STOPPED: Final = 0.07
+_ENCOURAGED: Final = 0.15  # answers during which the user says "okay"
+_ALONE: Final = 0.25  # of what needs no answer: said into silence
+_PAUSES: Final = 0.3  # questions that have a pause inside
+_PAUSE_S: Final = (0.1, 1.5)
+_GIVEN_UP: Final = 0.04  # questions of which only the beginning is said
+_SILENT: Final = 0.1  # sessions in which nobody speaks
+_FORMANT: Final = "en"  # how the names of espeak-ng's voices begin
+_FORMANT_SHARE: Final = 0.2  # of questions, where there are natural voices as well
+_SHORT: Final = 12  # frames of an answer that nobody interrupts
+_UNANSWERED: Final = frozenset({"stop", "backchannel"})
+NO_RESULT: Final = -100
+_NUMBERS: Final = frozenset(in_words(number) for number in range(LARGEST_OPERAND + 1))
+
+Frames = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A stretch of a user's utterance `[begin, end)`, in samples, put `at` a sample of the session."""
+
+    utterance: int
+    begin: int
+    end: int
+    at: int
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """An answer from `frame` on, of which the first `frames` are said."""
+
+    answer: str
+    frame: int
+    frames: int
+
+
+@dataclass
+class Session:
+    """Who speaks when; by frame, the words the agent begins and those of the user that have ended.
+
+    `results`: frames `[first, last]` in which the result of a sum can be known and is not yet said.
+    """
+
+    frames: int
+    said: list[Said] = field(default_factory=list)
+    answered: list[Answered] = field(default_factory=list)
+    words: list[tuple[int, str]] = field(default_factory=list)
+    heard: list[tuple[int, str]] = field(default_factory=list)
+    results: list[tuple[int, int, int]] = field(default_factory=list)
+
+
+def pauses(utterance: Utterance) -> list[int]:
+    """Words of a sum before which one may pause, because what came before cannot be the whole question."""
+    words = utterance.text.split()
+    if utterance.operands is None or len(words) != len(utterance.word_starts):
+        return []
+    numbers = [index for index, word in enumerate(words) if word in _NUMBERS]
+    if len(numbers) < 2:
+        return []
+    whole = complete_phrases()
+    return [index for index in range(1, numbers[1] + 1) if " ".join(words[:index]) not in whole]
+
+
+def _speak(
+    rng: np.random.Generator, session: Session, users: Sequence[Utterance], which: int, at: int
+) -> tuple[int, bool]:
+    """Put an utterance at a sample, perhaps with a pause inside; gives its end, and whether it is whole."""
+    utterance = users[which]
+    places = pauses(utterance)
+    starts = [at + start for start in utterance.word_starts]
+    end, words, whole = at + utterance.samples, utterance.text.split(), True
+    if places and rng.random() < _GIVEN_UP:
+        before = int(rng.choice(places))
+        cut = utterance.word_starts[before]
+        session.said.append(Said(which, 0, cut, at))
+        starts, words, end, whole = starts[:before], words[:before], at + cut, False
+    elif places and rng.random() < _PAUSES:
+        before = int(rng.choice(places))
+        pause = int(rng.uniform(*_PAUSE_S) * SAMPLE_RATE_HZ)
+        cut = utterance.word_starts[before]
+        session.said.append(Said(which, 0, cut, at))
+        session.said.append(Said(which, cut, utterance.samples, at + cut + pause))
+        starts = [start + pause * (index >= before) for index, start in enumerate(starts)]
+        end += pause
+    else:
+        session.said.append(Said(which, 0, utterance.samples, at))
+    if len(words) == len(starts):
+        for word, ended in zip(words, (*starts[1:], end), strict=True):
+            session.heard.append((ended // FRAME_SAMPLES + 1, word))
+    return end, whole
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """A question that was asked, and its answer."""
+
+    asked: Utterance
+    answer: Utterance
+
+
+def _answer(session: Session, turn: Turn, frame: int, frames: int) -> None:
+    frames = min(frames, session.frames - frame)  # what is left of the session
+    if frames <= 0:
+        return
+    session.answered.append(Answered(turn.answer.text, frame, frames))
+    words = [
+        (frame + start // FRAME_SAMPLES, word)
+        for word, start in zip(turn.answer.text.split(), turn.answer.word_starts, strict=True)
+        if start // FRAME_SAMPLES < frames
+    ]
+    session.words += words
+    if turn.asked.operands is not None:
+        a, b = turn.asked.operands
+        known = next((at for (_, word), (at, _) in pairwise(words) if word == "is"), frame + frames - 1)
+        session.results.append((frame, known, a + b if turn.asked.kind == "sum" else a - b))
+
+
+class Questions:
+    """What users say in a session, sorted by what it asks of the agent and by who says it."""
+
+    def __init__(self, users: Sequence[Utterance]) -> None:
+        self.users = users
+        asked = [index for index, one in enumerate(users) if one.kind not in _UNANSWERED]
+        formant = [index for index in asked if users[index].voice.startswith(_FORMANT)]
+        natural = sorted(set(asked) - set(formant))
+        self._groups = [group for group in (natural, formant) if group]
+        self._shares = (1 - _FORMANT_SHARE, _FORMANT_SHARE) if len(self._groups) == 2 else (1.0,)
+        self._unanswered = {
+            kind: [index for index, one in enumerate(users) if one.kind == kind] for kind in _UNANSWERED
+        }
+
+    def question(self, rng: np.random.Generator) -> int:
+        """Something to be answered."""
+        group = self._groups[int(rng.choice(len(self._groups), p=self._shares))]
+        return group[int(rng.integers(len(group)))]
+
+    def other(self, rng: np.random.Generator, kind: str, share: float) -> int | None:
+        """By chance, an utterance of a kind that is not answered, if there is any."""
+        known = self._unanswered[kind]
+        return known[int(rng.integers(len(known)))] if known and rng.random() < share else None
+
+
+def compose(
+    rng: np.random.Generator, questions: Questions, answers: Mapping[str, Utterance], frames: int
+) -> Session:
+    """A session of so many frames in which users ask one thing after another."""
+    session = Session(frames)
+    if rng.random() < _SILENT:
+        return session
+    at = int(rng.uniform(0.2, 2.5) * SAMPLE_RATE_HZ)
+    before: Turn | None = None  # what is said again
+    interrupting = False
+    while at < (frames - 20) * FRAME_SAMPLES:
+        alone = None if interrupting else questions.other(rng, "backchannel", _ALONE * _ENCOURAGED)
+        which = questions.question(rng) if alone is None else alone
+        asked = questions.users[which]
+        end, whole = _speak(rng, session, questions.users, which, at)
+        if alone is not None or not whole:
+            at, interrupting = end + int(rng.uniform(1.7, 3.5) * SAMPLE_RATE_HZ), False
+            continue
+        if asked.kind == "repeat":
+            turn = before or Turn(asked, answers[ANSWERS["unknown"]])
+        else:
+            turn = Turn(asked, answers[asked.answer])
+        onset = (end - 1) // FRAME_SAMPLES + int(rng.choice(_WAITS, p=_WAIT_SHARES))
+        if session.answered:  # after a short interruption the agent may not have stopped yet
+            onset = max(onset, session.answered[-1].frame + session.answered[-1].frames + 1)
+        responded = _respond(rng, session, questions, turn, onset)
+        at, interrupting = responded.then, responded.interrupted
+        before = turn if responded.whole else before
+    return session
+
+
+class Responded(NamedTuple):
+    """When the user goes on; whether that interrupts the answer, and whether it was said to its end."""
+
+    then: int
+    interrupted: bool
+    whole: bool
+
+
+def _respond(
+    rng: np.random.Generator, session: Session, questions: Questions, turn: Turn, onset: int
+) -> Responded:
+    """Let the agent answer from the frame `onset` on, to its end or until it is interrupted."""
+    length = turn.answer.samples // FRAME_SAMPLES
+    after = int((onset + length) * FRAME_SAMPLES + rng.uniform(0.2, 2.5) * SAMPLE_RATE_HZ)
+    if length <= _SHORT:
+        _answer(session, turn, onset, length)
+        return Responded(after, interrupted=False, whole=True)
+    inside = int(rng.uniform(onset + 3, onset + length - 8) * FRAME_SAMPLES)
+    stop = questions.other(rng, "stop", _STOPPED)
+    if stop is not None:
+        end, _ = _speak(rng, session, questions.users, stop, inside)
+        frames = min(length, end // FRAME_SAMPLES + int(rng.choice(_OBEYS)) - onset)
+        _answer(session, turn, onset, frames)
+        silent = max(end, (onset + frames) * FRAME_SAMPLES)
+        then = silent + int(rng.uniform(0.8, 3) * SAMPLE_RATE_HZ)
+        return Responded(then, interrupted=False, whole=frames == length)
+    if rng.random() < _INTERRUPTED:
+        frames = min(length, inside // FRAME_SAMPLES + int(rng.choice(_STOPS)) - onset)
+        _answer(session, turn, onset, frames)
+        return Responded(inside, interrupted=True, whole=frames == length)
+    encouraging = questions.other(rng, "backchannel", _ENCOURAGED)
+    _answer(session, turn, onset, length)
+    if encouraging is not None:
+        end, _ = _speak(rng, session, questions.users, encouraging, inside)
+        after = max(after, end + SAMPLE_RATE_HZ // 2)
+    return Responded(after, interrupted=False, whole=True)
+
+
+def results_by_frame(session: Session) -> Frames:
+    """`[frames]`: the result that can be known in a frame, or `NO_RESULT`."""
+    row = np.full(session.frames, NO_RESULT, np.int64)
+    for first, last, result in session.results:
+        row[first : last + 1] = result
+    return row
+
+
+def by_frame(
+    events: Sequence[tuple[int, str]], numbers: Mapping[str, int], frames: int, other: int
+) -> Frames:
+    """`[frames]`: each event's number in its frame, or the next free one; `other` for the unlisted."""
+    row = np.zeros(frames, np.int64)
+    for frame, word in sorted(events):
+        while frame < frames and row[frame]:
+            frame += 1  # noqa: PLW2901 - the next free one
+        if frame < frames:
+            row[frame] = numbers.get(word, other)
+    return row

@@ -1,0 +1,1 @@
+"""Speech as files, and batches of it on the device that trains."""

