@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import trio
 
+from actors.runtime.awake_clock import awake_time
 from actors.sessions.send_queue import SendQueue
 from actors.sessions.session import Session
 from actors.sessions.transport import Transport
@@ -52,11 +53,11 @@ async def keep_alive(conversation: Conversation, queue: SendQueue) -> NoReturn:
         RemoteProtocolError: nothing came from the peer for too long.
     """
     while True:
-        now_s = trio.current_time()
+        now_s = awake_time()
         conversation.check_alive(now_s)
         if conversation.heartbeat_due(now_s):
             queue.put(conversation.heartbeat(now_s=now_s))
-        await trio.sleep_until(conversation.next_deadline_s())
+        await trio.sleep(max(0.0, conversation.next_deadline_s() - awake_time()))
 
 
 def wall_clock_ms() -> float:

@@ -16,7 +16,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from secrets import randbits
 from types import MappingProxyType
 from typing import Any, Final
@@ -30,6 +29,7 @@ from actors.decoder import Decoder, DecoderStage
 from actors.encoder import Encoder, EncoderStage
 from actors.health import EngineStatistics, Health
 from actors.registry import Reservation, SessionRegistry
+from actors.runtime import awake_clock
 from actors.runtime.channel import Channel, Leak
 from actors.runtime.pinned_thread import PinnedThread, Runner
 from actors.runtime.stage import Stage, Worker
@@ -59,6 +59,7 @@ from pipeline.values import AgentCodes, AgentFrame, ModelCard, Persona, UserCode
 
 # Of one lane: its credit of frames, changes of sampling and prompts, its opening and its closing.
 LANE_ITEMS: Final = BURST_FRAMES + CONFIGURES_WAITING + 4
+LOGGED_ABSENCE_S: Final = 5.0  # a machine that is merely overloaded has shorter ones
 # Behind the stepper: one frame being worked on, one waiting.
 ANSWERED_FRAMES: Final = 2
 WARMUP_LANE: Final = 0
@@ -147,8 +148,9 @@ class Engine:
         self._persona = Persona(settings.prompt.voice, settings.prompt.role)
         self._runner = runner
         self.admission = Admission(self._user_frames, lanes=lanes, queue=settings.lanes.queue)
-        folder = settings.replay.folder
-        self._recorder = None if folder is None else Recorder(Path(folder), card.name, digest)
+        self._recorder = (
+            None if settings.replay.folder is None else Recorder(settings.replay, card.name, digest)
+        )
         self._dispatcher = Dispatcher(agent_frames, self.admission)
         self._registry = SessionRegistry(
             self.admission,
@@ -178,6 +180,7 @@ class Engine:
             Exception: whatever a loader raises.
         """
         load, runner = self._loaders, self._runner
+        awake_clock.install().on_absence = _log_absence
         try:
             with runner("encoder") as encoder, runner("stepper") as stepper, runner("decoder") as decoder:
                 async with trio.open_nursery() as nursery:
@@ -260,7 +263,7 @@ class Engine:
         self._registry.end_waiting(CloseInfo(CloseReason.GOING_AWAY, "drained"))
         for connection in self._connections:
             connection.drain()
-        with trio.move_on_after(self._settings.drain_s):
+        with awake_clock.move_on_after(self._settings.drain_s):
             await self._wait_connections_ended()
         for connection in self._connections:
             connection.abort(CloseInfo(CloseReason.GOING_AWAY, "drained"))
@@ -402,6 +405,11 @@ class Engine:
     def _record_end(self, connection: Connection, info: CloseInfo) -> None:
         self._health.record_session(connection.session, info)
         _log_end(connection, info)
+
+
+def _log_absence(absent_s: float) -> None:
+    if absent_s >= LOGGED_ABSENCE_S:
+        log.warning("process_was_suspended", seconds=round(absent_s, 1))
 
 
 def _warmup(worker: Worker[UserCodes, AgentCodes], *, reset: bool) -> float:

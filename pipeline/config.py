@@ -11,20 +11,21 @@ The docstrings of the sections are the tables of docs/reference/configuration.md
 import json
 import re
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 from pipeline.values import SamplingParams
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Suggestion = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
 Description = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -57,9 +58,11 @@ class Server(Section, frozen=True):
         (`docs/how-to/phone.md`).
     tls_folder: folder for the created certificate and token; unset: `packet-voice/lan` in the user's data
         folder.
-    public_url: public address of the server behind a load balancer, for example
-        `https://voice.example.org`; its host and origin are accepted.
-    trusted_proxies: addresses or networks of load balancers whose X-Forwarded-For header is trusted.
+    public_url: public address of the server behind a reverse proxy, for example
+        `https://voice.example.org/voice`; its host and origin are accepted, its path is taken off
+        all paths.
+    trusted_proxies: addresses or networks of reverse proxies whose X-Forwarded-For or Forwarded header
+        is trusted.
     replica: name of this server at the load balancer, letters, digits and hyphens; resume tokens begin
         with it.
     agent_port: TCP port for HAProxy's agent check, which reports the free capacity; unset: none.
@@ -116,6 +119,11 @@ class Limits(Section, frozen=True):
     connections: concurrent TCP connections; further ones are rejected.
     connections_per_address: concurrent TCP connections from one address; an IPv6 /64 network counts as one.
     failures_per_minute: wrong tokens and failed TLS handshakes allowed per address.
+    events_per_second: WebSocket frames of one connection that are handled per second; a client that sends
+        more is read more slowly, and closed if it does not stop.
+    processor_share: share of one processor core that the server spends on one WebSocket, models excluded.
+    requests_processor_share: share of one processor core that the server spends on the HTTP requests and TLS
+        handshakes of one address.
     """
 
     message_bytes: Annotated[int, msgspec.Meta(ge=17, le=MESSAGE_BYTES)] = MESSAGE_BYTES
@@ -125,6 +133,9 @@ class Limits(Section, frozen=True):
     connections: Count = 512
     connections_per_address: Count = 64
     failures_per_minute: Count = 10
+    events_per_second: Count = 250
+    processor_share: Share = 0.2
+    requests_processor_share: Share = 0.4
 
 
 class Heartbeat(Section, frozen=True):
@@ -224,9 +235,13 @@ class Replay(Section, frozen=True):
     """Recordings of sessions, made at a client's request.
 
     folder: folder for recordings, each in its own subfolder; unset: no recordings.
+    recordings: most subfolders that the folder may have; further sessions are not recorded.
+    recording_bytes: most bytes of one recording; it ends there, and its session goes on. An hour is 346 MB.
     """
 
     folder: str | None = None
+    recordings: Count = 100
+    recording_bytes: Count = 2**30
 
 
 class Proxy(Section, frozen=True):
@@ -372,7 +387,34 @@ def parse_settings(section: object) -> Settings:
         return msgspec.convert(section, Settings)
     except msgspec.ValidationError as error:
         problem, _, at = str(error).partition(" - at `$")
-        raise ConfigError("pipeline" + at.rstrip("`"), problem) from None
+        raise ConfigError("pipeline" + at.rstrip("`"), problem + _key_meant(section)) from None
+
+
+def _keys(kind: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a section."""
+    for field in msgspec.structs.fields(kind):
+        is_section = isinstance(field.type, type) and issubclass(field.type, Section)
+        yield from _keys(field.type, f"{prefix}{field.name}.") if is_section else (f"{prefix}{field.name}",)
+
+
+def _key_meant(section: object) -> str:
+    """The end of a message: the key that an unknown one probably stands for, by its name or its last part."""
+    known = list(_keys(Settings))
+    given = _given_keys(section)
+    unknown = next(
+        (key for key in given if not any(f"{each}.".startswith(f"{key}.") for each in known)), None
+    )
+    if unknown is None:
+        return ""
+    same_name = [key for key in known if key.rpartition(".")[2] == unknown.rpartition(".")[2]]
+    return f"; did you mean {same_name[0]}?" if same_name else did_you_mean(unknown, known)
+
+
+def _given_keys(section: object, prefix: str = "") -> Iterator[str]:
+    if isinstance(section, dict):
+        for name, value in section.items():
+            yield f"{prefix}{name}"
+            yield from _given_keys(value, f"{prefix}{name}.")
 
 
 def _apply(section: dict[str, Any], override: str) -> None:
