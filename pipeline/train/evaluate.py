@@ -25,6 +25,7 @@ from pipeline.audio.framing import Framer
 from pipeline.config import parse_source, read_config
 from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.stages.model_stages import open_stages
+from pipeline.system.command import run_command
 from pipeline.train.evaluation.conditions import CONDITIONS, Condition, is_answer, questions, voices
 from pipeline.train.evaluation.interference import music, noise, talk
 from pipeline.train.evaluation.judge import Judge, normalized, word_errors
