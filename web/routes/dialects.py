@@ -1,0 +1,42 @@
+"""The routes of other clients' dialects: `/v1/live/sessions` (Live API) and `/api/chat` (Moshi).
+
+Access is checked as on `/ws`, before any of these is called. What is supported: docs/how-to/clients.md.
+
+Neighbours: `web.server.ws_handler` runs the sessions. What does not belong here: what messages mean
+(`pipeline.protocol`).
+"""
+
+from quart import Response, jsonify
+from quart.globals import websocket_ctx
+from quart_trio import QuartTrio
+
+from actors.engine import Engine
+from pipeline.protocol.live.dialect import LiveDialect
+from web.server.ws_handler import handle_websocket
+
+
+def add_dialects(app: QuartTrio, engine: Engine) -> None:
+    """Add the routes to the application."""
+
+    @app.websocket("/v1/live/sessions")
+    async def live_session() -> Response | None:
+        return await handle_websocket(engine, websocket_ctx.websocket, LiveDialect)
+
+    @app.post("/v1/live/sessions")
+    async def live_webrtc() -> Response:
+        message = "this server has no WebRTC; open a WebSocket at this path instead"
+        return _live_error(501, "unsupported_transport", message)
+
+    @app.post("/v1/live/sessions/<session_id>/hangup")
+    async def live_hangup(session_id: str) -> Response:
+        if not engine.hang_up(session_id, LiveDialect.name):
+            return _live_error(404, "session_not_found", "there is no Live session with this id")
+        return jsonify({})
+
+
+def _live_error(status: int, code: str, message: str) -> Response:
+    """An error in the form of the API."""
+    error = {"type": "invalid_request_error", "code": code, "message": message, "param": None}
+    response = jsonify(error=error)
+    response.status_code = status
+    return response
