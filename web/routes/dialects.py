@@ -6,12 +6,17 @@ Neighbours: `web.server.ws_handler` runs the sessions. What does not belong here
 (`pipeline.protocol`).
 """
 
+from functools import partial
+
 from quart import Response, jsonify
 from quart.globals import websocket_ctx
 from quart_trio import QuartTrio
 
 from actors.engine import Engine
 from pipeline.protocol.live.dialect import LiveDialect
+from pipeline.protocol.moshi.dialect import MoshiDialect
+from pipeline.protocol.moshi.query import QueryError, read_query
+from web.responses import error_response
 from web.server.ws_handler import handle_websocket
 
 
@@ -21,6 +26,15 @@ def add_dialects(app: QuartTrio, engine: Engine) -> None:
     @app.websocket("/v1/live/sessions")
     async def live_session() -> Response | None:
         return await handle_websocket(engine, websocket_ctx.websocket, LiveDialect)
+
+    @app.websocket("/api/chat")
+    async def moshi_chat() -> Response | None:
+        incoming = websocket_ctx.websocket
+        try:
+            query = read_query(incoming.args)
+        except QueryError as error:
+            return error_response(400, "bad_request", str(error))
+        return await handle_websocket(engine, incoming, partial(MoshiDialect, query=query))
 
     @app.post("/v1/live/sessions")
     async def live_webrtc() -> Response:
