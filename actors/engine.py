@@ -155,6 +155,7 @@ class Engine:
             connections=self._connections,
             registry=self._registry,
             latencies=self._latencies,
+            capacity=lambda: self.capacity,
         )
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
@@ -397,7 +398,7 @@ class Engine:
         unacked = session.attach(connection.queue)
         session.announce_recording()
         return opening_packets(
-            greeting(self._settings, self.card, session.id, token),
+            greeting(self._settings, self.card, session.id, token, self.capacity),
             unacked,
             next_id=session.unacked.next_id,
             resumed=reservation.resumed is not None,

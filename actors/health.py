@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import trio
 
+from actors.capacity import Capacity
 from actors.connection import NOT_READING, CloseInfo, Connection
 from actors.registry import SessionRegistry
 from actors.runtime.channel import QueueStatistics
@@ -52,6 +53,7 @@ class EngineStatistics:
     Attributes:
         waiting: sessions that lost their connection and may be resumed.
         resumed: sessions that were resumed.
+        capacity: what the machine was measured to hold; None while the models load.
         timings: of the stages, from a packet received to its answer sent (`latency`), and what of
             that the server adds to the models (`added`).
         steps: steps of the language model.
@@ -71,6 +73,7 @@ class EngineStatistics:
     waiting: int
     resumed: int
     lanes: AdmissionStatistics
+    capacity: Capacity | None
     timings: Mapping[str, HistogramStatistics]
     steps: int
     over_budget: int
@@ -98,6 +101,7 @@ class Health:
         connections: Collection[Connection],
         registry: SessionRegistry,
         latencies: Latencies,
+        capacity: Callable[[], Capacity | None],
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
@@ -106,6 +110,7 @@ class Health:
         self._connections = connections
         self._registry = registry
         self._latencies = latencies
+        self._capacity = capacity
         self._started_s = time.monotonic()
         self._ended = SessionCounters()
         self._ended_packets = Packets()
@@ -153,6 +158,7 @@ class Health:
             waiting=self._registry.waiting,
             resumed=self._registry.resumed,
             lanes=self._admission.statistics(),
+            capacity=self._capacity(),
             timings={
                 **{name: stage.timing.statistics() for name, stage in self._stages.items()},
                 "added": self._latencies.added.statistics(),
@@ -187,7 +193,8 @@ class Health:
             "clients": now.clients,
             "waiting": now.waiting,
             "resumed": now.resumed,
-            "lanes": {"max": now.lanes.lanes_max, "open": now.lanes.lanes_open, "queued": now.lanes.queued},
+            "lanes": _lanes(now.lanes),
+            "capacity": None if now.capacity is None else now.capacity.as_json,
             "metrics": {
                 **{name: _timing(timing) for name, timing in now.timings.items()},
                 "budgetMs": 1000 * BUDGET_S,
@@ -197,6 +204,7 @@ class Health:
                 "clientUnderruns": now.counters.client_underruns,
                 "framesIn": now.counters.frames_in,
                 "framesOut": now.counters.frames_out,
+                "framesPutBack": now.counters.frames_put_back,
                 "audioRefused": now.counters.audio_refused,
                 "dropped": {
                     "audio": now.counters.frames_dropped,
@@ -232,6 +240,20 @@ class Health:
         )
         for session in self._registry:
             session.report(stats)
+
+
+def _lanes(lanes: AdmissionStatistics) -> dict[str, int]:
+    return {
+        "max": lanes.lanes_max,
+        "open": lanes.lanes_open,
+        "queued": lanes.queued,
+        "limit": lanes.limit,
+        "running": lanes.running,
+        "putBack": lanes.put_back,
+        "putBackTotal": lanes.put_back_total,
+        "room": lanes.room,
+        "queueRoom": lanes.queue_room,
+    }
 
 
 def _timing(timing: HistogramStatistics) -> dict[str, float]:

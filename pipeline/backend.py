@@ -26,8 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import psutil
-
+from pipeline import resources
 from pipeline.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -163,7 +162,7 @@ def _stage_threads() -> int:
     A product that needs the cores of another waits for them, and a small one is slower on two
     cores than on one anyway.
     """
-    return max(1, (os.cpu_count() or 1) // STAGES)
+    return max(1, resources.usable_cores() // STAGES)
 
 
 def set_blas_threads(*, all_cores: bool) -> None:
@@ -175,7 +174,7 @@ def set_blas_threads(*, all_cores: bool) -> None:
     machine = prepare()
     if machine.threads_from_user or machine.blas.name not in _SET_THREADS:
         return
-    threads = (os.cpu_count() or 1) if all_cores else _stage_threads()
+    threads = resources.usable_cores() if all_cores else _stage_threads()
     ctypes.CDLL(machine.blas.path)[_SET_THREADS[machine.blas.name]](threads)
     os.environ[_THREADS] = str(threads)  # read by `core_affinity`
 
@@ -199,7 +198,8 @@ def core_affinity() -> tuple[frozenset[int] | None, ...]:
     pins = sys.platform == "linux" and prepare().on_cpu
     if not pins or os.environ[_THREADS] != "1" or launched_ranks().size > 1:
         return (None,) * STAGES
-    cores = sorted(os.sched_getaffinity(0))[:STAGES]
+    # Threads beyond a CPU quota would use it up sooner, and be suspended together until its next period.
+    cores = sorted(os.sched_getaffinity(0))[: min(STAGES, resources.usable_cores())]
     return tuple(frozenset({core}) for core in cores) if len(cores) > 1 else (None,)
 
 
@@ -223,7 +223,7 @@ def free_bytes() -> int:
     On Metal this is the machine's memory, of which the system grants a part.
     """
     device = prepare().device
-    available: int = psutil.virtual_memory().available
+    available = resources.available_bytes()
     if device == "cpu":
         return available
     import mlx.core as mx  # noqa: PLC0415 - after prepare()

@@ -25,13 +25,12 @@ from actors.engine import Engine, Loaders
 from actors.hub_proxy.client import HubClient
 from actors.hub_proxy.disk_store import DiskStore
 from actors.proxy import Proxy
-from actors.runtime.pinned_thread import PinnedThread
-from actors.runtime.thread_pool import ThreadPool
 from pipeline import backend, log
 from pipeline.cli.arguments import add_config_arguments, add_lan_argument, run_command
 from pipeline.cli.program_name import program
 from pipeline.cli.ranks import monitor_ranks, run_coordinator, run_follower
 from pipeline.config import Config, Settings
+from pipeline.diagnostics.machine_capacity import model_threads
 from pipeline.errors import EXIT_BROKEN_INVARIANT, EXIT_INTERRUPTED, BrokenInvariantError, StartupError
 from pipeline.hub import access
 from pipeline.lan.invitation import Invitation
@@ -69,12 +68,7 @@ async def _serve(
     coordinator: the coordinator of the other ranks, None if one process runs the whole model.
     """
     machine = backend.prepare()
-    threads = ThreadPool(
-        [
-            PinnedThread(f"models {n}", partial(backend.pinned_to, cores))
-            for n, cores in enumerate(backend.core_affinity())
-        ]
-    )
+    threads = model_threads()
     engine = Engine(
         config.settings,
         Loaders(stages.load_encoder, partial(stages.load_stepper, coordinator), stages.load_decoder),

@@ -23,6 +23,7 @@ ROOT = Path(__file__).parent.parent
 SPEECH = ROOT / "tests/data/speech.wav"
 QUICK = (
     "lanes.max=3",
+    "lanes.admit=3",
     "heartbeat.every_s=0.3",
     "heartbeat.timeout_s=1.5",
     "limits.resume_grace_ms=200",
@@ -214,7 +215,7 @@ async def test_sigterm_under_load_informs_every_client(checkpoint):
 async def test_a_model_thread_that_hangs_ends_the_process(checkpoint, tmp_path):
     """It cannot be interrupted: clients get an error and 1011, and the exit code is 70."""
     sign = tmp_path / "hang"
-    program = (str(ROOT / "tests/support/hanging_server.py"), str(sign))
+    program = ("-m", "tests.support.hanging_server", str(sign))
     with trio.fail_after(HANG_S), start_server(checkpoint, (*QUICK, "stall_s=1"), program=program) as server:
         async with connect_client(server.port) as client:
             await client.send_audio(5)

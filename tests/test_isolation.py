@@ -69,6 +69,9 @@ PLANS = st.builds(
     vanishes=st.booleans(),
 )
 
+LIMITED_S = 4.0  # from then on every lane may run
+LIMITS = st.lists(st.tuples(st.floats(0, LIMITED_S), st.integers(0, LANES)), max_size=6)
+
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> ModelStages:
@@ -219,6 +222,10 @@ async def live(engine: Engine, plan: Plan, stage: Fragile) -> Result:
                 stage.seen["changed"] += 1
                 change = Configure(seed=CHANGED.seed, temperature=CHANGED.temperature)
                 await client.send(outgoing.metadata(change))
+            while not session.lease.running and not client.over:  # it was put back: this has no effect
+                stage.seen["put back"] += 1
+                await client.send(outgoing.audio(payload_of(-frame), 0.0))
+                await trio.sleep(0.08)
             await client.send(outgoing.audio(payload_of(frame), 0.0))
             await trio.sleep(0.08)
         else:
@@ -237,8 +244,14 @@ async def live(engine: Engine, plan: Plan, stage: Fragile) -> Result:
     )
 
 
-async def run(chain: ModelStages, plans: list[Plan], runner: Runners, seen: Counter[str]) -> None:
-    """Run all plans at once; `seen` counts what happened."""
+async def run(
+    chain: ModelStages,
+    plans: list[Plan],
+    limits: list[tuple[float, int]],
+    runner: Runners,
+    seen: Counter[str],
+) -> None:
+    """Run all plans at once, with (time, number of sessions that may run); `seen` counts what happened."""
     stages: list[Fragile] = []
 
     def load_stepper() -> Fragile:
@@ -250,7 +263,13 @@ async def run(chain: ModelStages, plans: list[Plan], runner: Runners, seen: Coun
 
     config = read_config(
         chain.bundle.lm_path.parent,
-        [f"lanes.max={LANES}", "lanes.queue=8", "sampling.seed=0", "text.final_after_padding=2"],
+        [
+            f"lanes.max={LANES}",
+            f"lanes.admit={LANES}",
+            "lanes.queue=8",
+            "sampling.seed=0",
+            "text.final_after_padding=2",
+        ],
     )
     engine = Engine(
         config.settings,
@@ -267,7 +286,14 @@ async def run(chain: ModelStages, plans: list[Plan], runner: Runners, seen: Coun
         async def one(number: int) -> None:
             results[number] = await live(engine, plans[number], stages[0])
 
+        async def set_limits() -> None:
+            began_s = trio.current_time()
+            for at_s, limit in [*sorted(limits), (LIMITED_S, LANES)]:
+                await trio.sleep_until(began_s + at_s)
+                engine.admission.set_limit(limit)
+
         async with trio.open_nursery() as sessions:
+            sessions.start_soon(set_limits)
             for number in range(len(plans)):
                 sessions.start_soon(one, number)
         await trio.sleep(11)  # sessions that vanished wait for their clients
@@ -309,8 +335,8 @@ def test_a_session_is_as_if_alone_with_compiled_models(chain: ModelStages) -> No
 def test_a_session_is_as_if_alone(
     chain: ModelStages, runners: Callable[[], AbstractContextManager[Runners]]
 ) -> None:
-    """Interleaved at random with sessions that join, queue, leave, vanish, resume, change and fail.
-    Each of these happened."""
+    """Interleaved at random with sessions that join, queue, leave, vanish, resume, change, fail and are put
+    back. Each of these happened."""
     law_of_isolation(chain, runners, examples=12)
 
 
@@ -319,11 +345,12 @@ def law_of_isolation(
 ) -> None:
     seen: Counter[str] = Counter()
 
-    @given(st.lists(PLANS, min_size=2, max_size=6))
+    @given(st.lists(PLANS, min_size=2, max_size=6), LIMITS)
     @settings(max_examples=examples, deadline=None, derandomize=True)
-    def law(plans: list[Plan]) -> None:
+    def law(plans: list[Plan], limits: list[tuple[float, int]]) -> None:
         with runners() as runner:
-            trio.run(run, chain, plans, runner, seen, clock=trio.testing.MockClock(autojump_threshold=0))
+            clock = trio.testing.MockClock(autojump_threshold=0)
+            trio.run(run, chain, plans, limits, runner, seen, clock=clock)
 
     law()
-    assert set(+seen) == {"shared batch", "queued", "changed", "resumed", "fault"}, seen
+    assert set(+seen) == {"shared batch", "queued", "changed", "resumed", "fault", "put back"}, seen

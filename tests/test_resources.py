@@ -1,14 +1,15 @@
 """Cores and memory are counted as granted to this process, by either version of cgroups."""
 
+import json
 import os
 import subprocess
 import sys
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
-from pipeline import resources
+from pipeline import backend, resources
+from pipeline.loadtest.processor_share import processor_share
 
 V2 = "42 32 0:29 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n"
 V1 = (
@@ -108,24 +109,23 @@ def test_what_cannot_be_read_limits_nothing(tmp_path, text):
     assert resources.granted_cores(root) == MINE
 
 
-CPU_V1 = Path("/sys/fs/cgroup/cpu/cgroup.procs")
+def test_a_real_quota_is_seen_wherever_cores_are_counted():
+    """In a cgroup of half a core: one thread for each product, and one for all models, on any core."""
+    code = (
+        "import json; from pipeline import backend, resources; "
+        "from pipeline.diagnostics import microbenchmarks; backend.prepare(); "
+        "print(json.dumps([resources.granted_cores(), microbenchmarks.describe()['cores'], "
+        "backend._stage_threads(), len(backend.core_affinity())]))"
+    )
+    with processor_share(0.5 / resources.granted_cores()) as share:
+        if share.method != "cgroup":
+            pytest.skip("needs a cgroup that this user may make")
+        command = [*share.prefix, sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [0.5, 0.5, 1, 1]
 
 
-@pytest.mark.skipif(
-    not os.access(CPU_V1, os.W_OK), reason="needs a cgroup (version 1) that this user may make"
-)
-def test_a_real_quota_is_seen():
-    """In a cgroup of a third of a core, as the kernel made it."""
-    group = CPU_V1.parent / f"packet-voice-test-{os.getpid()}"
-    with ExitStack() as cleanup:
-        group.mkdir()
-        cleanup.callback(group.rmdir)
-        (group / "cpu.cfs_quota_us").write_text("33000")
-        code = f"open({str(group / 'cgroup.procs')!r}, 'w').write('0'); from pipeline import resources; "
-        done = subprocess.run(
-            [sys.executable, "-c", code + "print(resources.granted_cores())"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        assert float(done.stdout) == pytest.approx(0.33)
+def test_memory_of_a_cgroup_counts_for_models(monkeypatch):
+    """What is free for a model is what this process may still take."""
+    monkeypatch.setattr(resources, "available_bytes", lambda: GIB)
+    assert backend.prepare().device != "cpu" or backend.free_bytes() == GIB

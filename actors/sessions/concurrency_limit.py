@@ -1,17 +1,18 @@
 """How many sessions run at once: measured at the start, then corrected by how punctual the answers are.
 
 The law, for observations a fixed time apart. A frame is *late* if its answer came out of the models more than
-a frame's duration past its deadline, or if it was dropped or skipped on the way; a frame is *tight* if only
-half of that was left. An observation without frames changes nothing.
+half a frame's duration past its deadline, or if it was dropped or skipped on the way; a frame is *tight* if
+it came out past its deadline at all. An observation is late if a share of its frames is; one without frames
+changes nothing. Overload need not show in every observation, so that late ones are counted over a window.
 
 | what happens | answer |
 |---|---|
-| a burst of openings, one stall of seconds | none: lateness ends before `HOLD_AFTER_S` |
-| late for `HOLD_AFTER_S` | no new session is admitted: the limit is what runs now |
-| still late for `REDUCE_AFTER_S` | the newest session is put back, one at a time, each given time to show |
-| on time for `GROW_AFTER_S`, and a session waits | the limit grows by one, unless many answers are tight |
+| a burst of openings, one stall of seconds | none: too few late observations within `WINDOW_S` |
+| `HOLD_AFTER_S` of late observations in the window | nobody new is admitted: the limit is what runs now |
+| `REDUCE_AFTER_S` of them | the newest session is put back, one at a time, each given time to show |
+| on time for `GROW_AFTER_S`, and somebody waits | the limit grows by one, unless many answers are tight |
 | late again soon after growing | the limit goes back, and the next attempt waits twice as long |
-| every frame costs clearly less than when growing failed | waiting that long is over: the load has gone |
+| every frame costs clearly less than when a session was put back | it grows at once: the load has gone |
 
 So a machine that is slower for a minute loses sessions and takes them back, and one that stays slower settles
 at what it holds: each failed attempt is twice as far from the last, up to `MAX_BACKOFF_S`.
@@ -24,17 +25,19 @@ clocks, lanes, sessions.
 """
 
 import math
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
 OBSERVE_EVERY_S: Final = 0.5
+WINDOW_S: Final = 10.0
 HOLD_AFTER_S: Final = 2.0
 REDUCE_AFTER_S: Final = 3.5
 SETTLE_S: Final = 3.0  # what a channel holds has passed, and the shorter queue shows
 SETTLE_OVERLOADED_S: Final = 1.0
 GROW_AFTER_S: Final = 3.0
 PROBE_S: Final = 10.0  # lateness this soon after growing is owed to it
-MIN_BACKOFF_S: Final = 5.0
+MIN_BACKOFF_S: Final = 10.0  # from putting a session back to the first attempt to grow
 MAX_BACKOFF_S: Final = 60.0
 
 LATE_SHARE: Final = 0.02
@@ -58,6 +61,11 @@ class Observation:
     running: int
     waiting: int
 
+    @property
+    def is_late(self) -> bool:
+        """Whether more than odd frames were late."""
+        return self.late > LATE_SHARE * self.frames
+
 
 class ConcurrencyLimit:
     """The number of sessions that may run. `limit` is at least 1 and at most `maximum`."""
@@ -65,7 +73,7 @@ class ConcurrencyLimit:
     def __init__(self, initial: int, maximum: int) -> None:
         self.maximum = maximum
         self.limit = max(1, min(initial, maximum))
-        self._late_since_s: float | None = None
+        self._recent: deque[tuple[float, Observation]] = deque()  # since the last reduction, of `WINDOW_S`
         self._on_time_since_s: float | None = None
         self._changed_s = -math.inf
         self._grown_s = -math.inf
@@ -75,45 +83,50 @@ class ConcurrencyLimit:
     @property
     def is_late(self) -> bool:
         """Whether answers are late at present."""
-        return self._late_since_s is not None
+        return bool(self._recent) and self._on_time_since_s is None
 
     def observe(self, seen: Observation, now_s: float) -> int:
         """Take one observation; return the limit. Below what runs, one session has to be put back."""
         if seen.frames:
-            if seen.late > LATE_SHARE * seen.frames:
+            while self._recent and self._recent[0][0] <= now_s - WINDOW_S:
+                self._recent.popleft()
+            self._recent.append((now_s, seen))
+            if seen.is_late:
                 self._on_time_since_s = None
-                self._late_since_s = now_s if self._late_since_s is None else self._late_since_s
                 self._reduce(seen, now_s)
-            else:
-                self._late_since_s = None
-                self._on_time_since_s = now_s if self._on_time_since_s is None else self._on_time_since_s
-        if self._late_since_s is None:
+            elif self._on_time_since_s is None:
+                self._on_time_since_s = now_s
+        if not self.is_late:
             self._grow(seen, now_s)
         return self.limit
 
     def _reduce(self, seen: Observation, now_s: float) -> None:
-        assert self._late_since_s is not None
-        late_s = now_s - self._late_since_s
-        if late_s < HOLD_AFTER_S:
-            return
-        if seen.running < self.limit:
+        late_s = OBSERVE_EVERY_S * sum(each.is_late for _, each in self._recent)
+        if late_s >= HOLD_AFTER_S and seen.running < self.limit:
             self.limit = max(1, seen.running)
-        overloaded = seen.late > OVERLOADED_SHARE * seen.frames
-        settle_s = SETTLE_OVERLOADED_S if overloaded else SETTLE_S
-        if late_s < REDUCE_AFTER_S or now_s - self._changed_s < settle_s:
+        settled_s = now_s - self._changed_s
+        still_overloaded = (
+            seen.late > OVERLOADED_SHARE * seen.frames
+            and settled_s >= SETTLE_OVERLOADED_S
+            and self._changed_s > self._grown_s  # something was put back already
+            and late_s >= settled_s
+        )
+        if not still_overloaded and (late_s < REDUCE_AFTER_S or settled_s < SETTLE_S):
             return
         if now_s - self._grown_s <= PROBE_S:
-            self._backoff_s = min(MAX_BACKOFF_S, max(MIN_BACKOFF_S, 2 * self._backoff_s))
-            self._failed_cost_s = seen.cost_s
+            self._backoff_s = min(MAX_BACKOFF_S, 2 * self._backoff_s)
             self._grown_s = -math.inf
+        self._backoff_s = max(MIN_BACKOFF_S, self._backoff_s)
+        self._failed_cost_s = seen.cost_s
         if seen.running >= self.limit > 1:
             self.limit -= 1
             self._changed_s = now_s
+            self._recent.clear()
 
     def _grow(self, seen: Observation, now_s: float) -> None:
         if not seen.waiting or self.limit >= self.maximum or seen.running < self.limit:
             return
-        if not seen.running:  # nothing was observed
+        if not seen.running:  # nothing can be late, and somebody waits: the limit is too low to show anything
             return
         if self._on_time_since_s is None or now_s - self._on_time_since_s < GROW_AFTER_S:
             return
@@ -121,7 +134,8 @@ class ConcurrencyLimit:
             self._backoff_s, self._failed_cost_s = 0.0, math.inf
         if now_s - self._changed_s < max(GROW_AFTER_S, self._backoff_s):
             return
-        if seen.tight > TIGHT_SHARE * seen.frames:
+        lately = [each for when_s, each in self._recent if when_s > now_s - GROW_AFTER_S]
+        if sum(each.tight for each in lately) > TIGHT_SHARE * sum(each.frames for each in lately):
             return
         self.limit += 1
         self._changed_s = self._grown_s = now_s

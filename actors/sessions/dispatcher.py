@@ -18,7 +18,9 @@ from pipeline.units import FRAME_MS
 from pipeline.values import AgentFrame, Frame, LaneClosed, LaneFailed, Text
 
 BUDGET_S: Final = 0.030  # encode + step + decode of one frame
-TOLERANCE_S: Final = FRAME_MS / 1000  # past its deadline, that a frame may come out of the decoder
+# Past its deadline, which is a frame's duration after its arrival. A client with a buffer of one frame has a
+# gap where an answer comes a frame's duration later than usual.
+TOLERANCE_S: Final = FRAME_MS / 1000 / 2
 
 
 class FrameSink(Protocol):
@@ -48,7 +50,7 @@ class Punctuality:
     Attributes:
         frames: frames that came out of the decoder or were dropped before a model.
         late: of those, dropped, not decoded, or `TOLERANCE_S` past their deadline.
-        tight: of those, more than half of that past their deadline; late ones included.
+        tight: of those, past their deadline at all; late ones included.
     """
 
     frames: int = 0
@@ -94,7 +96,7 @@ class Dispatcher:
             return  # its client does not play what it has: not the models' lateness
         self._timely += 1
         self._late += late_s > TOLERANCE_S
-        self._tight += late_s > TOLERANCE_S / 2
+        self._tight += late_s > 0
 
     async def run(self) -> None:
         """Deliver until the decoder has ended."""

@@ -7,10 +7,12 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from actors.capacity import Capacity
 from pipeline.config import Settings
 from pipeline.protocol import outgoing
 from pipeline.protocol.metadata import (
     PROTOCOL,
+    CapacityInfo,
     ConnectionEstablished,
     ErrorNotice,
     LimitsInfo,
@@ -24,9 +26,9 @@ from pipeline.values import ModelCard
 
 
 def greeting(
-    settings: Settings, card: ModelCard, session_id: str, token: str | None
+    settings: Settings, card: ModelCard, session_id: str, token: str | None, capacity: Capacity | None
 ) -> ConnectionEstablished:
-    """What a client needs to know about the session, the model and the limits."""
+    """What a client needs to know about the session, the model, the limits and the machine."""
     limits, heartbeat = settings.limits, settings.heartbeat
     return ConnectionEstablished(
         protocol=PROTOCOL,
@@ -43,6 +45,7 @@ def greeting(
             heartbeat_every_ms=round(heartbeat.every_s * 1000),
             heartbeat_timeout_ms=round(heartbeat.timeout_s * 1000),
         ),
+        capacity=None if capacity is None else CapacityInfo(capacity.sessions, capacity.advice),
     )
 
 

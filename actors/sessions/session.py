@@ -146,9 +146,10 @@ class Session:
             await self.lease.wait_changed()
 
     def continue_after_wait(self) -> None:
-        """The session runs again, with its state as it was; what was sent meanwhile has no effect."""
+        """The session runs again, with its state as it was; what was sent meanwhile counts as dropped."""
         self._last_audio_s = trio.current_time()
-        self._deadlines, self._arrivals = DeadlineClock(), DeadlineClock()
+        self._arrivals = DeadlineClock()
+        self._report_dropped()
         self.send_metadata(Ready())
 
     def close_input(self) -> None:
@@ -321,7 +322,7 @@ class Session:
 
     def _report_dropped(self) -> None:
         """Send one notice for all that was dropped since the last one."""
-        frames = self._counters.frames_dropped
+        frames = self._counters.frames_dropped + self._counters.frames_put_back
         audio = self._output.dropped("audio") + self._counters.decodes_skipped
         if frames > self._reported_frames:
             self.send_metadata(Dropped("audio", frames - self._reported_frames))

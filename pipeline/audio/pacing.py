@@ -102,6 +102,10 @@ class Playout:
         self._next_index = 0
         self.underruns = 0
 
+    def pause(self) -> None:
+        """Nothing is expected until the next frame, which starts the loudspeaker again."""
+        self._start_ns = None
+
     def record_arrival(self, index: int, arrived_ns: int) -> None:
         """Frame `index` of the playout timeline has arrived; indices only increase."""
         if self._start_ns is None:

@@ -14,18 +14,22 @@ Exit codes: 0 no problem; 1 the model is too slow for real time; 2 configuration
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
+from msgspec.structs import replace
+
+from actors.capacity import Capacity
+from pipeline import log, resources
 from pipeline.cli.arguments import add_config_arguments
 from pipeline.cli.program_name import program
 from pipeline.config import Config
 from pipeline.diagnostics import microbenchmarks
 from pipeline.diagnostics import stage_timing as timing
 from pipeline.diagnostics.environment import Finding, check_browser, check_disk, check_port
-from pipeline.diagnostics.estimates import PUBLISHED, USABLE_MS, Estimate, Measurements, estimate, layer_s
+from pipeline.diagnostics.estimates import PUBLISHED, Estimate, Measurements, estimate, layer_s
+from pipeline.diagnostics.machine_capacity import measure_machine
 from pipeline.diagnostics.stage_timing import StageTimes, time_codec, time_stages
 from pipeline.install.paths import embedded
 from pipeline.models.checkpoint.resolve import open_config
@@ -42,11 +46,12 @@ _LABELS: Final = {"ok": "ok  ", "warning": "note", "problem": "FAIL"}
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    """The complete result. `model`: name of the model that was timed."""
+    """The complete result. `model`: name of the model that was timed; `capacity`: as a server measures it."""
 
     machine: Mapping[str, Any]
     rates: Mapping[str, float]
     model: str
+    capacity: Capacity | None
     chain: Mapping[int, StageTimes]
     codec: Mapping[int, StageTimes]
     estimates: Sequence[Estimate]
@@ -64,6 +69,7 @@ class Diagnosis:
             "machine": dict(self.machine),
             "measured": dict(self.rates),
             "model": self.model,
+            "capacity": None if self.capacity is None else self.capacity.as_json,
             "chain": timing.as_json(dict(self.chain)),
             "codec": timing.as_json(dict(self.codec)),
             "estimated": [asdict(each) for each in self.estimates],
@@ -85,11 +91,14 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
     findings = [check_port(server, listen)]
     stages = open_stages(config)
     times = time_stages(stages, seconds)
-    findings += [_check_load(about), _check_backend(about), _check_real_time(stages.card.name, times)]
+    log.configure(replace(config.settings.log, level="error"))
+    capacity = measure_machine(config.settings, stages)
+    findings += [_check_load(about), _check_backend(about)]
+    findings.append(check_real_time(stages.card.name, times, capacity))
     formats = microbenchmarks.formats()
     codec = _time_codec(CODEC_LANES[about["device"]], seconds, findings)
     products_s = {each: microbenchmarks.product_s_per_weight(list(codec) or [1], each) for each in formats}
-    read_bytes_per_s = microbenchmarks.read_bytes_per_s(os.cpu_count() or 1)
+    read_bytes_per_s = microbenchmarks.read_bytes_per_s(resources.usable_cores())
     measured = Measurements(
         read_bytes_per_s,
         products_s,
@@ -106,7 +115,7 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
         "gflop_per_s": round(microbenchmarks.flop_per_s() / 1e9, 1),
         "layer_ms": round(1000 * measured.layer_s, 3),
     }
-    return Diagnosis(about, rates, stages.card.name, times, codec, estimates, findings)
+    return Diagnosis(about, rates, stages.card.name, capacity, times, codec, estimates, findings)
 
 
 def _time_codec(lanes: int, seconds: float, findings: list[Finding]) -> dict[int, StageTimes]:
@@ -118,8 +127,8 @@ def _time_codec(lanes: int, seconds: float, findings: list[Finding]) -> dict[int
 
 
 def _check_load(about: Mapping[str, Any]) -> Finding:
-    load = f"average {about['load']} on {about['cores']} cores at the start"
-    if about["load"] > about["cores"] / 4:
+    load = f"average {about['load']} on {about['host_cores']} cores at the start"
+    if about["load"] > about["host_cores"] / 4:
         return Finding("load", "warning", f"{load}: the times are too high; run again on an idle machine")
     return Finding("load", "ok", load)
 
@@ -130,16 +139,17 @@ def _check_backend(about: Mapping[str, Any]) -> Finding:
     return Finding("backend", "ok", f"MLX {about['mlx']} on {about['device']}, {about['blas']} BLAS")
 
 
-def _check_real_time(name: str, times: Mapping[int, StageTimes]) -> Finding:
+def check_real_time(name: str, times: Mapping[int, StageTimes], capacity: Capacity) -> Finding:
+    """Whether a server would hold at least one session, and how many it would admit at first."""
     alone = times[1]
     took = f"{name} takes {alone.p50_ms:.1f} ms per frame of {FRAME_MS} ms"
-    if alone.p50_ms > FRAME_MS:
-        return Finding("real time", "problem", f"{took}: too slow for real time on this machine", TOO_SLOW)
-    lanes = max([width for width, each in times.items() if each.p50_ms <= USABLE_MS], default=0)
-    if lanes == 0:
-        return Finding("real time", "warning", f"{took}: real time, but without headroom")
-    within = f"{lanes} {'lane takes' if lanes == 1 else 'lanes take'} at most {USABLE_MS:g} ms"
-    return Finding("real time", "ok", f"{took} (p99 {alone.p99_ms:.1f}); {within}")
+    if capacity.advice is not None:
+        return Finding("real time", "problem", f"{took}. {capacity.advice}", TOO_SLOW)
+    if capacity.sessions == 0:
+        return Finding("real time", "warning", f"{took}: one session in real time, but without headroom")
+    held = "1 session" if capacity.sessions == 1 else f"{capacity.sessions} sessions"
+    at_most = f", of at most {capacity.lanes} (lanes.max)" if capacity.sessions == capacity.lanes else ""
+    return Finding("real time", "ok", f"{took} (p99 {alone.p99_ms:.1f}); this machine holds {held}{at_most}")
 
 
 def _summarize_model(model: str, estimates: Sequence[Estimate]) -> Finding:
@@ -176,6 +186,10 @@ def _lines(found: Diagnosis) -> Iterator[str]:
     )
     yield "measured: memory {read_gb_per_s} GB/s, matrix products {gflop_per_s} GFLOP/s".format(**found.rates)
     yield ""
+    if found.capacity is not None:
+        ticks = ", ".join(f"{width}: {ms:.1f}" for width, ms in found.capacity.ticks_ms.items())
+        yield f"all models at once, as a server measures it, ms per frame by number of sessions: {ticks}"
+        yield ""
     yield f"{'lanes':>6}" + "".join(
         f"{title:>14}" for title in ("encode", "step", "decode", "total p50", "p99")
     )

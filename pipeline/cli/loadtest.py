@@ -7,6 +7,7 @@
     loadtest --fuzz 1000000                                 random packets
     loadtest --ticks 400                                    a batch of 8 lanes, and of 1
     loadtest --steps 200000                                 one lane, as fast as possible
+    loadtest --slow 1,0.5,0.25                              a server with a share of the processor
     loadtest --replicas 3 --sessions 12                     behind HAProxy, with a rolling restart
 
 Options that name a scenario can be combined. Everything stays on this machine. Exit codes: 0; 1 a
@@ -35,6 +36,7 @@ from pipeline.loadtest.misbehaving import fuzz_socket
 from pipeline.loadtest.monitor import ServerMonitor
 from pipeline.loadtest.scenarios import Load, ramp, run_load, stall
 from pipeline.loadtest.server_process import ServerProcess, start_server
+from pipeline.loadtest.slow_machine import MOST, slow_machine
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import open_stages
 
@@ -64,6 +66,7 @@ def _server_settings(options: argparse.Namespace, lanes: int) -> list[str]:
     connections = 4 * lanes + 64
     return [
         f"lanes.max={lanes}",
+        f"lanes.admit={lanes}",
         f"limits.connections={connections}",
         f"limits.connections_per_address={connections}",
         *options.set,
@@ -134,12 +137,31 @@ def run_replicas(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         return trio.run(run_failover_load, cluster, options.sessions, seconds, options.seed)
 
 
+def run_slow(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
+    """A server that measures what it holds, with shares of the processor."""
+    settings = [s for s in _server_settings(options, MOST) if not s.startswith("lanes.")]
+    seconds = round(60 * options.minutes, 3)
+    shares = [slow_machine(options.config, settings, share, seconds, _progress) for share in options.slow]
+    return {
+        "shares": shares,
+        "violations": [violation for each in shares for violation in each.pop("violations")],
+    }
+
+
+def _shares(text: str) -> list[float]:
+    shares = [float(share) for share in text.split(",")]
+    if not all(0 < share <= 1 for share in shares):
+        raise ValueError(text)
+    return shares
+
+
 SCENARIOS: Final[dict[str, Callable[[argparse.Namespace, Config], dict[str, Any]]]] = {
     "ticks": run_ticks,
     "steps": run_steps,
     "fuzz": run_fuzz,
     "stall": run_stall,
     "ramp": run_ramp,
+    "slow": run_slow,
     "replicas": run_replicas,
 }
 
@@ -193,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_config_arguments(parser)
     parser.add_argument("--sessions", type=int, default=12, help="number of sessions (default 12)")
     parser.add_argument(
-        "--minutes", type=float, default=1.0, help="duration, of a ramp for each step (default 1)"
+        "--minutes", type=float, default=1.0, help="duration, of --ramp and --slow for each step (default 1)"
     )
     parser.add_argument(
         "--misbehaving", type=float, default=0.1, help="share of faulty sessions (default 0.1)"
@@ -206,6 +228,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--ticks", type=int, metavar="TICKS", help="time batches of 1 lane and of 8 lanes")
     parser.add_argument("--steps", type=int, metavar="STEPS", help="run one lane for STEPS frames")
+    parser.add_argument(
+        "--slow",
+        type=_shares,
+        metavar="SHARES",
+        help="run a server with each share of the processor, for example 1,0.5,0.25, and load it with ½ to 4 "
+        "times what it measured",
+    )
     parser.add_argument(
         "--replicas", type=int, metavar="REPLICAS", help="run replicas behind HAProxy, with a rolling restart"
     )

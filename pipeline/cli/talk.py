@@ -251,6 +251,8 @@ def summary(report: Report) -> str:
     ]
     if report.model is not None:
         lines.append(f"model      {report.model.name} (model delay {report.model.model_delay_ms} ms)")
+    if report.put_back:
+        lines.append(f"paused     {report.put_back} times by a busy server")
     lines += [f"dropped    {count} {what} by the server" for what, count in report.dropped.items()]
     lines += [f"errors     {count} {code}" for code, count in report.errors.items()]
     lines.append(f"closed     {report.close} {report.close_reason}".rstrip())

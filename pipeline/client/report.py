@@ -42,7 +42,8 @@ class Report:
     late for their playout time, and frames that never arrived. `in_order`: the frames received over
     a connection echo those sent one after the other, none twice and none skipped. `dropped` and
     `errors` count what the server reported, by name, `resumed` how often the session was resumed,
-    `renewed` how often a new session replaced one that could not be resumed. `close` is the
+    `renewed` how often a new session replaced one that could not be resumed, `put_back` how often the
+    server was busy and the session had to wait in the queue again. `close` is the
     WebSocket close code, None where there never was a connection.
     """
 
@@ -60,6 +61,7 @@ class Report:
     model: ModelInfo | None
     resumed: int = 0
     renewed: int = 0
+    put_back: int = 0
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -78,6 +80,7 @@ class Report:
             "errors": dict(self.errors),
             "resumed": self.resumed,
             "renewed": self.renewed,
+            "put_back": self.put_back,
             "model": model
             and {"name": model.name, "trained": model.trained, "modelDelayMs": model.model_delay_ms},
         }
@@ -92,6 +95,7 @@ class LatencyTracker:
         self.in_order = True
         self.resumed = 0
         self.renewed = 0
+        self.put_back = 0
         self._not_expected = 0
         self.dropped: Counter[str] = Counter()
         self.errors: Counter[str] = Counter()
@@ -117,7 +121,15 @@ class LatencyTracker:
     def record_disconnect(self) -> None:
         """The connection broke: frames in flight are lost, and the order starts anew."""
         self._not_expected += self.frames_expected
+        self._restart()
+
+    def record_continued(self) -> None:
+        """A session that was put back runs again: what was not sent meanwhile is no gap in playback."""
+        self._restart()
+
+    def _restart(self) -> None:
         self._last_index = None
+        self._playout.pause()
 
     def record_new_session(self) -> None:
         """A new session replaced one that was lost: its model, too, begins with its delay."""
@@ -171,4 +183,5 @@ class LatencyTracker:
             model=self.model,
             resumed=self.resumed,
             renewed=self.renewed,
+            put_back=self.put_back,
         )

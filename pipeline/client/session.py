@@ -1,14 +1,15 @@
 """Holds one conversation with a server, in real time, and always ends it with a `Report`.
 
     connect ─▶ connection_established ─▶ (queued …) ─▶ ready
-    ─▶ configure ─▶ a frame each 80 ms ─▶ the last answers arrive ─▶ bye ─▶ close
+    ─▶ configure ─▶ a frame each 80 ms (─▶ queued … ─▶ ready) ─▶ the last answers arrive ─▶ bye ─▶ close
                         ├─ lost ─▶ reconnect, with the token ─▶ resumed ─╯
                         ╰─ draining ─▶ reconnect, without ─▶ ready, in a new session
 
 One task sends audio as long as the conversation lasts; two more belong to each connection: one
-receives, one checks for silence. Audio captured while there is no connection is not sent, because
-it would arrive too late. Each write is shielded until it is complete or `SEND_S` is over, because
-after half a WebSocket frame nothing more can be sent, not even a close.
+receives, one checks for silence. Audio captured while there is no connection, or while the session
+was put back into the queue, is not sent, because it would arrive too late. Each write is shielded
+until it is complete or `SEND_S` is over, because after half a WebSocket frame nothing more can be
+sent, not even a close.
 """
 
 import time
@@ -176,6 +177,7 @@ class _Client:
         self._epoch_ns = time.time_ns() - now_ns()
         self._connection: _Connection | None = None
         self._may_send_audio = False
+        self._is_put_back = False  # the session ran before, and waits in the queue again
         self._session_id: str | None = None
         self._token: str | None = None
         self._is_draining = False  # the server is shutting down, and the session ends with it
@@ -284,7 +286,7 @@ class _Client:
                         await self._receive(connection)
                         nursery.cancel_scope.cancel()
             finally:
-                self._connection, self._may_send_audio = None, False
+                self._connection, self._may_send_audio, self._is_put_back = None, False, False
                 # Close the socket in any case, after the close handshake if the peer completes it in time.
                 with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
                     await ws.aclose(self._close[0] or CloseCode.NORMAL_CLOSURE)
@@ -368,9 +370,11 @@ class _Client:
 
     async def _start_audio(self, connection: _Connection, start: Ready | Resumed) -> None:
         """Allow audio to be sent; in a new session, send the sampling parameters before it."""
-        if isinstance(start, Ready) and self._configure is not None:
+        if self._is_put_back:
+            self._tracker.record_continued()
+        elif isinstance(start, Ready) and self._configure is not None:
             await self._send(connection, outgoing.metadata(self._configure))
-        self._may_send_audio = True
+        self._may_send_audio, self._is_put_back = True, False
         self._ready.set()
 
     def _handle(self, event: object) -> None:
@@ -394,22 +398,31 @@ class _Client:
         self._progress.set()
         self._progress = trio.Event()
 
+    def _handle_greeting(self, greeting: ConnectionEstablished) -> None:
+        self._token = greeting.resume_token
+        if self._session_id not in (None, greeting.session_id):
+            self._received_ids.reset()
+            self._tracker.record_new_session()
+            self._handler.on_notice("started a new session: the previous one has ended")
+        self._session_id, model = greeting.session_id, greeting.model
+        self._tracker.model = model
+        trained = "" if model.trained else ", random weights: expect noise"
+        self._handler.on_notice(f"connected to {model.name} ({model.shape}{trained})")
+        if greeting.capacity is not None and greeting.capacity.advice is not None:
+            self._handler.on_notice(greeting.capacity.advice)
+
     def _handle_metadata(self, value: Metadata) -> None:
         match value:
-            case ConnectionEstablished(model=model, session_id=session_id, resume_token=resume_token):
-                self._token = resume_token
-                if self._session_id not in (None, session_id):
-                    self._received_ids.reset()
-                    self._tracker.record_new_session()
-                    self._handler.on_notice("started a new session: the previous one has ended")
-                self._session_id = session_id
-                self._tracker.model = model
-                trained = "" if model.trained else ", random weights: expect noise"
-                self._handler.on_notice(f"connected to {model.name} ({model.shape}{trained})")
+            case ConnectionEstablished():
+                self._handle_greeting(value)
             case Queued(position):
-                self._handler.on_notice(f"queued, position {position}")
+                if self._may_send_audio:
+                    self._tracker.put_back += 1
+                    self._may_send_audio, self._is_put_back = False, True
+                paused = "the server is busy and the conversation is paused: " if self._is_put_back else ""
+                self._handler.on_notice(f"{paused}queued, position {position}")
             case Ready():
-                self._handler.on_notice("ready")
+                self._handler.on_notice("the conversation continues" if self._is_put_back else "ready")
             case Resumed(resume_token=resume_token):
                 self._token = resume_token
                 self._tracker.resumed += 1

@@ -14,7 +14,7 @@ import mlx.core as mx
 import numpy as np
 import psutil
 
-from pipeline import backend
+from pipeline import backend, resources
 
 Format = Literal["float32", "bfloat16", "8 bits", "4 bits"]
 # (bits, group size) of the published MLX repositories.
@@ -27,14 +27,15 @@ _SQUARE: Final = 2048
 
 
 def describe() -> dict[str, Any]:
-    """The machine and backend of this process."""
+    """The machine and backend of this process: `cores` and memory as granted to it, `load` of the host."""
     chosen = backend.prepare()
     return {
         "system": platform.system(),
         "architecture": platform.machine(),
         "python": platform.python_version(),
-        "cores": psutil.cpu_count(logical=True) or 1,
-        "memory_bytes": psutil.virtual_memory().total,
+        "cores": round(resources.granted_cores(), 2),
+        "host_cores": psutil.cpu_count(logical=True) or 1,
+        "memory_bytes": resources.total_bytes(),
         "free_bytes": backend.free_bytes(),
         "device": chosen.device,
         "blas": chosen.blas.name,

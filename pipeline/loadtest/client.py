@@ -32,6 +32,7 @@ from pipeline.protocol.metadata import (
     Draining,
     Dropped,
     ErrorNotice,
+    Queued,
     Ready,
     Resumed,
     Stats,
@@ -119,6 +120,9 @@ class LoadClient:
         self.unmatched_acks = 0  # of packets sent by `send_raw`
         self.is_muted = False  # sends no replies, neither ACKs nor heartbeats
         self.ready = trio.Event()
+        self.queued = trio.Event()  # it was told to wait
+        self.is_running = False  # audio is processed; False while waiting, or put back
+        self.put_back_total = 0
         self.closed = trio.Event()
         self.close_code: int | None = None
         self.established: ConnectionEstablished | None = None
@@ -208,12 +212,16 @@ class LoadClient:
         delay_s: Callable[[], float] = lambda: 0.0,
         stop: trio.Event | None = None,
     ) -> None:
-        """Send a frame each 80 ms, `delay_s()` after it is due; the order is kept."""
+        """Send a frame each 80 ms, `delay_s()` after it is due; the order is kept.
+
+        What is due while the session was put back is not sent.
+        """
         began_ns, index, stop = _now_ns(), 0, trio.Event() if stop is None else stop
         while index < frames and not self.closed.is_set() and not stop.is_set():
             due_ns = began_ns + FRAME_NS * (index + 1)
             await trio.sleep_until(due_ns / 1e9 + delay_s())
-            await self.send_frame(due_ns)
+            if self.is_running:
+                await self.send_frame(due_ns)
             index += 1
 
     async def send_frame(self, captured_ns: int | None = None) -> None:
@@ -301,15 +309,26 @@ class LoadClient:
         self._progress.set()
         self._progress = trio.Event()
 
+    def _start(self) -> None:
+        if self.ready.is_set() and not self.is_running:
+            self.state.playout.pause()
+        self.is_running = True
+        self.ready.set()
+        self._advance()
+
     def _handle_metadata(self, value: object) -> None:
         match value:
             case ConnectionEstablished():
                 self.established = value
             case Resumed():
                 self.resumed = value
-                self.ready.set()
+                self._start()
             case Ready():
-                self.ready.set()
+                self._start()
+            case Queued():
+                self.queued.set()
+                self.put_back_total += self.is_running
+                self.is_running = False
             case Stats(underruns=underruns):
                 self.counts.underruns = underruns
             case ErrorNotice(code):
@@ -357,12 +376,17 @@ async def connect_client(
     configure: Configure | None = None,
     check_answers: bool = True,
     state: SessionState | None = None,
+    until_told: bool = False,
 ) -> AsyncIterator[LoadClient]:
-    """A client that receives in the background; the block begins at `ready`, or when the server closed."""
+    """A client that receives in the background; the block begins at `ready`, or when the server closed.
+
+    `until_told`: or when it is told to wait.
+    """
     async with open_socket(port, path) as (ws, stream), trio.open_nursery() as nursery:
         client = LoadClient(ws, stream, check_answers=check_answers, state=state)
         nursery.start_soon(client.receive)
-        await wait_any(client.ready.wait, client.closed.wait)
+        told = (client.queued.wait,) if until_told else ()
+        await wait_any(client.ready.wait, client.closed.wait, *told)
         if configure is not None:
             await client.send(outgoing.metadata(configure))
         yield client

@@ -77,7 +77,7 @@ class Cluster:
             lanes = {name: r.get("/health")[1]["lanes"] for name, r in self.replicas.items()}
             states = self.balancer.server_states("lanes")
             return all(
-                not each["open"] and states[name].accepts_sessions and states[name].weight == each["max"]
+                not each["open"] and states[name].accepts_sessions and states[name].weight == each["room"]
                 for name, each in lanes.items()
             )
 

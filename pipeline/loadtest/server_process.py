@@ -101,15 +101,18 @@ def start_server(
     *,
     program: Sequence[str] = ("-m", "pipeline.run"),
     port: int | None = None,
+    prefix: Sequence[str] = (),
 ) -> Iterator[ServerProcess]:
     """Serve `config` for the length of the block, on `port` or a free one; `program` is what Python runs.
+
+    `prefix` is a command that runs the rest of its arguments in its own process.
 
     Raises:
         ServerStartError: the server exited, or was not ready in time; with its last log lines.
     """
     port = free_port() if port is None else port
     sets = [part for override in (*overrides, f"server.port={port}") for part in ("--set", override)]
-    command = [sys.executable, *program, "--config", str(config), *sets]
+    command = [*prefix, sys.executable, *program, "--config", str(config), *sets]
     with tempfile.TemporaryFile("w+") as log:
         began_s = time.monotonic()
         process = subprocess.Popen(  # noqa: S603 - our own command

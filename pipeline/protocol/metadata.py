@@ -45,6 +45,16 @@ class LimitsInfo(WireObject, frozen=True):
     heartbeat_timeout_ms: Natural
 
 
+class CapacityInfo(WireObject, frozen=True):
+    """What this machine holds: `sessions` in time, 0 where not even one has headroom.
+
+    `advice` is there where the machine is too slow for one session: a sentence on what would help.
+    """
+
+    sessions: Natural
+    advice: str | None = None
+
+
 class ConnectionEstablished(WireObject, frozen=True):
     """The server's first packet. `resume_token` is None where the server does not offer resume."""
 
@@ -58,6 +68,7 @@ class ConnectionEstablished(WireObject, frozen=True):
     frame_samples: Natural
     model: ModelInfo
     limits: LimitsInfo
+    capacity: CapacityInfo | None = None
 
 
 class Queued(WireObject, frozen=True):

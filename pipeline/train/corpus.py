@@ -9,7 +9,6 @@ a shard for each way of being held out, which only `evaluate` reads, and the age
 
 import argparse
 import multiprocessing
-import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -20,6 +19,7 @@ from typing import Final
 
 import numpy as np
 
+from pipeline import resources
 from pipeline.train.aligned import aligned
 from pipeline.train.bank import write_shard
 from pipeline.train.command import run
@@ -118,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", metavar="DIR", type=Path, required=True)
     parser.add_argument("--utterances", type=int, default=60_000, help="training questions (default 60000)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--workers", type=int, default=resources.usable_cores())
     parser.add_argument("--seed", type=int, default=1)
     return run(partial(synthesize, parser.parse_args(argv)))
 

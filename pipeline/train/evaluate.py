@@ -185,7 +185,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     agent = read_shard(arguments.corpus, AGENT_SHARD)
     sentences = Sentences({one.text: agent.recording(index) for index, one in enumerate(agent.utterances)})
-    with start_server(parse_source(str(arguments.config)), ["sampling.seed=1"]) as server:
+    settings = ["sampling.seed=1", f"lanes.admit={arguments.at_once}"]  # as many as asked, however late
+    with start_server(parse_source(str(arguments.config)), settings) as server:
         answers = trio.run(_ask_all, server.socket_url, arguments.corpus, arguments.count, arguments.at_once)
         false_starts = trio.run(_false_starts, server.socket_url, arguments.quiet_s)
         p99_ms = _p99(server)

@@ -22,7 +22,7 @@ from actors.capacity import HEADROOM, Capacity, widths
 from actors.engine import Engine
 from actors.sessions.concurrency_limit import OBSERVE_EVERY_S
 from pipeline.protocol import outgoing
-from pipeline.protocol.metadata import Configure, Queued, Ready
+from pipeline.protocol.metadata import Configure, Dropped, Queued, Ready
 from pipeline.units import FRAME_MS
 
 FRAME_S = FRAME_MS / 1000
@@ -47,15 +47,17 @@ def test_widths_double_up_to_the_lanes(lanes, due):
 @pytest.mark.parametrize(
     ("ticks", "sessions", "holds_one"),
     [
-        ({1: 10, 2: 20, 4: 40, 8: 60, 16: 90}, 4, True),
+        ({1: 10, 2: 20, 4: 40, 8: 60, 16: 90}, 5, True),
         ({1: 10, 2: 20}, 2, True),
+        ({1: 10, 2: 12, 4: 14, 8: 24, 16: 60}, 13, True),
+        ({1: 40, 2: 30, 4: 100}, 2, True),
         ({1: 60}, 0, True),
         ({1: 300}, 0, False),
         ({}, 16, True),
     ],
 )
 def test_what_is_held_is_the_widest_tick_with_headroom(ticks, sessions, holds_one):
-    """A machine that is in time only without headroom holds one session; one that is not says what helps."""
+    """Between two widths by a straight line; one that is not even in time without headroom says what helps."""
     capacity = Capacity(16, ticks)
     assert capacity.sessions == sessions
     assert capacity.holds_one is holds_one
@@ -121,6 +123,8 @@ async def test_a_session_that_is_put_back_goes_on_with_its_memory(autojump_clock
     assert all(map(np.array_equal, new.frames, expected([*before, *after], 0)))
     assert all(map(np.array_equal, old.frames, expected([*before, *meanwhile, *after], 0)))
     assert engine.statistics().counters.frames_put_back == len(meanwhile)
+    dropped = [m for m in new.metadata if isinstance(m, Dropped)]
+    assert sum(notice.count for notice in dropped if notice.what == "audio") == len(meanwhile)
     assert engine.statistics().counters.frames_dropped == 0
     assert engine.statistics().counters.underruns == 0
 

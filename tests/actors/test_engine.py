@@ -148,7 +148,7 @@ async def test_a_reused_lane_starts_anew(autojump_clock, nursery):
     for seed in (3, 1, 3):
         client = await talk(engine, speech(seed, 8), seed=seed)
         assert same(client.frames, expected(speech(seed, 8), seed))
-    assert engine.health()["lanes"] == {"max": 1, "open": 0, "queued": 0}
+    assert engine.health()["lanes"].items() >= {"max": 1, "open": 0, "queued": 0}.items()
 
 
 async def test_results_are_the_same_on_real_threads(nursery):
@@ -229,7 +229,7 @@ async def test_a_queued_client_gets_each_position_and_then_ready(autojump_clock,
             inner.start_soon(serve_client, engine, client)
             inner.start_soon(client.listen)
             await trio.testing.wait_all_tasks_blocked()
-        assert engine.health()["lanes"] == {"max": 1, "open": 1, "queued": 2}
+        assert engine.health()["lanes"].items() >= {"max": 1, "open": 1, "queued": 2}.items()
         with pytest.raises(SessionRefusedError) as caught:
             engine.admission.request()
         assert caught.value.code == "full"

@@ -618,7 +618,7 @@ async def test_no_lane_leaks_whenever_a_session_ends(autojump_clock, nursery, mo
             await trio.testing.wait_all_tasks_blocked()
             await holder.bye()
     await trio.sleep(1)
-    assert engine.health()["lanes"] == {"max": 1, "open": 0, "queued": 0}
+    assert engine.health()["lanes"].items() >= {"max": 1, "open": 0, "queued": 0}.items()
     frames = speech(9, 6)
     again = await talk(engine, frames, seed=9)
     assert len(again.frames) == len(expected(frames, 9))

@@ -131,3 +131,16 @@ def test_every_frame_that_is_not_there_in_time_is_an_underrun(first, steps):
         gaps += arrived_ns > due_ns
         playout.record_arrival(index, arrived_ns)
     assert playout.underruns == gaps
+
+
+def test_a_pause_of_the_loudspeaker_is_no_underrun():
+    """After it the first frame starts it again, however late and whatever its index."""
+    playout = Playout(80)
+    for index in range(3):
+        playout.record_arrival(index, index * FRAME_NS)
+    playout.pause()
+    for index in range(5, 8):
+        playout.record_arrival(index, (index + 100) * FRAME_NS)
+    assert playout.underruns == 0
+    playout.record_arrival(8, 200 * FRAME_NS)
+    assert playout.underruns == 1

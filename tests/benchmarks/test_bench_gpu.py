@@ -36,9 +36,7 @@ def test_a_dry_run_measures_everything_and_names_a_missing_contender(
     assert "PyTorch bf16: ended with 1: ModuleNotFoundError" in page
 
 
-def test_results_printed_before_a_timeout_count(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_printed_before_a_timeout_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Complete result lines are kept, half lines and other output are not, and the reason is reported."""
     script = tmp_path / "driver.py"
     output = '{"about": {"a": 1}}\nhello\n{"width": 1, "ms": {}}\n{"wid'

@@ -19,7 +19,7 @@ TOKEN = "correct-horse-battery-staple"
 def test_a_page_continues_on_another_replica(browser: Browser, checkpoint: Path) -> None:
     """The token is valid for every replica; the page reconnects and marks the new conversation."""
     with (
-        start_cluster(checkpoint, ("lanes.max=2", f"server.token={TOKEN}"), 2) as servers,
+        start_cluster(checkpoint, ("lanes.max=2", "lanes.admit=2", f"server.token={TOKEN}"), 2) as servers,
         visiting(browser, servers.balancer.url, forgiven=("401",)) as visit,
     ):
         page = visit(f"/packet-voice#token={TOKEN}")

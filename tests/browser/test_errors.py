@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Browser, Playwright, expect
-from support.browser.actions import expect_phase, open_panel, start, stop, until_played
+from support.browser.actions import expect_phase, numbers, open_panel, start, stop, until_played
 from support.browser.chromium import Visit, launch, visiting
 from support.browser.servers import Server, serving
 
@@ -76,6 +76,30 @@ def test_a_queued_and_a_rejected_page_are_both_served_in_the_end(
         stop(second)
 
 
+def test_a_page_that_is_put_back_says_so_and_goes_on(browser: Browser) -> None:
+    """In plain words, with its place in the queue; it is the same conversation afterwards."""
+    with (
+        serving("lanes.max=1", "lanes.admit=1", program=("-m", "tests.support.put_back_server")) as server,
+        visiting(browser, server.origin) as visit,
+    ):
+        page = visit()
+        open_panel(page, "stats")
+        start(page)
+        until_played(page, 10)
+        server.put_back()
+        expect_phase(page, "paused")
+        expect(page.locator("#call-status")).to_have_text(
+            "The server is busy. Your conversation is paused; position 1. What you say now is not heard."
+        )
+        expect(page.locator("#stat-in-flight")).to_have_text("0")
+        played = numbers(page, "underruns")[1]
+        server.let_run()
+        expect_phase(page, "live")
+        until_played(page, int(played) + 10)
+        expect(page.locator("#lines .divider")).to_have_count(0)
+        stop(page)
+
+
 def test_a_server_shutdown_is_shown(browser: Browser) -> None:
     with serving() as server, visiting(browser, server.origin) as visit:
         page = visit()
@@ -132,6 +156,21 @@ def test_a_browser_without_audio_worklets_is_reported(browser: Browser, server: 
         page.locator("#talk").click()
         expect(page.locator(".notice.bad")).to_contain_text("Browser not supported")
         expect_phase(page, "idle")
+
+
+def test_a_machine_that_is_too_slow_is_shown(server: Server, visit: Visit) -> None:
+    """With the server's own advice, as long as /health gives it."""
+    page = visit("/health/live")
+    slow = {
+        **server.health(),
+        "capacity": {"sessions": 0, "ticksMs": {"1": 300}, "advice": "Use a smaller one."},
+    }
+    page.route("**/health", lambda route: route.fulfill(json=slow))
+    page.goto(server.origin + "/packet-voice")
+    notice = page.locator(".notice[data-key=capacity]")
+    expect(notice).to_have_text("Too slow for a live conversation Use a smaller one.")
+    page.unroute("**/health")
+    expect(notice).to_have_count(0)
 
 
 def test_loading_models_are_shown(browser: Browser, server: Server, visit: Visit) -> None:

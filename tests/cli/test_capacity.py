@@ -1,14 +1,17 @@
 """The capacity plan follows from its assumptions, and the documentation shows its tables."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.cli.capacity import main, plan, table
+from pipeline.cli.capacity import main, measured_here, plan, table
 from pipeline.diagnostics.capacity_plan import SPARE_REPLICAS, link_bytes_per_s, replica_capacities
+from pipeline.errors import StartupError
 from pipeline.protocol import outgoing
 from pipeline.protocol.packets import Packet, encode
 from pipeline.units import FRAME_MS, FRAME_SAMPLES
@@ -51,6 +54,24 @@ def test_a_price_is_given_per_hour_and_per_session(capsys):
     assert main(["--sessions", "100", "--lanes", "20", "--price", "3", "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)["replicas"]
     assert (row["replicas"], row["per_hour"], row["per_session_hour"]) == (8, 24, 0.24)
+
+
+def test_this_machine_is_measured_with_the_given_model(checkpoint):
+    """In place of the machine of the documentation; lanes given by hand are not measured."""
+    command = [sys.executable, "-m", "pipeline", "capacity", "--config", str(checkpoint), "--json"]
+    done = subprocess.run([*command, "--set", "lanes.max=2"], capture_output=True, text=True, check=True)
+    first, *others = json.loads(done.stdout)["replicas"]
+    assert (first["machine"], first["measured"]) == ("this machine", True)
+    assert 0 <= first["lanes"] <= 2
+    assert not any(row["measured"] for row in others)
+
+
+def test_a_model_that_cannot_be_loaded_is_an_error_only_where_it_was_asked_for(tmp_path, monkeypatch):
+    """Without one, the documented machine takes the place of this one."""
+    with pytest.raises(StartupError):
+        measured_here(tmp_path / "missing", [])
+    monkeypatch.setattr("pipeline.cli.capacity.embedded", lambda: tmp_path / "missing")
+    assert measured_here(None, []) is None
 
 
 @pytest.mark.parametrize("arguments", [["--sessions", "0"], ["--lanes", "many"]])

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.doctor import TOO_SLOW, Diagnosis, _check_real_time, format_report
+from actors.capacity import Capacity
+from pipeline.cli.doctor import TOO_SLOW, Diagnosis, check_real_time, format_report
 from pipeline.diagnostics.environment import Finding
 from pipeline.diagnostics.estimates import PUBLISHED, Measurements, estimate
 from pipeline.diagnostics.stage_timing import StageTimes
@@ -87,20 +88,27 @@ def test_the_exit_code_is_that_of_the_first_problem() -> None:
         Finding("port", "problem", "in use", 4),
         Finding("real time", "problem", "too slow", TOO_SLOW),
     ]
-    diagnosis = Diagnosis({}, {}, "tiny", {}, {}, [], findings)
+    diagnosis = Diagnosis({}, {}, "tiny", None, {}, {}, [], findings)
     assert diagnosis.exit_code == 4
     assert replace(diagnosis, findings=findings[:1]).exit_code == 0
 
 
+def test_the_number_of_sessions_is_that_of_a_server(found: Mapping[str, Any]) -> None:
+    """The same calculation, on the threads of a server: ticks by width, and what follows from them."""
+    assert set(found["capacity"]["ticksMs"]) <= {"1", "2"}
+    ticks = {int(width): ms for width, ms in found["capacity"]["ticksMs"].items()}
+    assert found["capacity"]["sessions"] == Capacity(2, ticks).sessions
+
+
 def test_a_model_too_slow_for_real_time_is_a_problem_with_an_exit_code() -> None:
-    assert _check_real_time("m", {1: StageTimes(30, 40, 30, 100, 120)}).exit_code == TOO_SLOW
-    assert _check_real_time("m", {1: StageTimes(20, 30, 20, 70, 75)}).verdict == "warning"
-    fine = _check_real_time(
-        "m",
-        {1: StageTimes(5, 10, 5, 20, 25), 2: StageTimes(9, 15, 9, 33, 40), 4: StageTimes(0, 0, 0, 90, 99)},
-    )
+    times = {1: StageTimes(20, 30, 20, 70, 75)}
+    slow = check_real_time("m", times, Capacity(4, {1: 300}))
+    assert (slow.verdict, slow.exit_code) == ("problem", TOO_SLOW)
+    assert "quantized" in slow.sentence
+    assert check_real_time("m", times, Capacity(4, {1: 70})).verdict == "warning"
+    fine = check_real_time("m", times, Capacity(4, {1: 20, 2: 33, 4: 90}))
     assert (fine.verdict, fine.exit_code) == ("ok", 0)
-    assert "2 lanes" in fine.sentence
+    assert "holds 2 sessions" in fine.sentence
 
 
 def test_the_text_report_has_the_values_of_the_json() -> None:
@@ -112,8 +120,8 @@ def test_the_text_report_has_the_values_of_the_json() -> None:
     times = {1: StageTimes(5.4, 14.1, 5.2, 24.8, 27.3)}
     measured = Measurements(1e12, {"4 bits": {1: 1e-12}}, 1e-5, times)
     one = estimate("Moshi 7B", "4 bits", measured, 100 * GIB)
-    text = format_report(
-        Diagnosis(about, rates, "tiny", times, times, [one], [Finding("port", "ok", "it is free")])
-    )
-    for expected in ("2 cores", "28.0 GB/s", "24.8", "Moshi 7B in 4 bits", "ok    port: it is free"):
+    finding = Finding("port", "ok", "it is free")
+    held = Capacity(2, {1: 31.5})
+    text = format_report(Diagnosis(about, rates, "tiny", held, times, times, [one], [finding]))
+    for expected in ("2 cores", "28.0 GB/s", "24.8", "1: 31.5", "Moshi 7B in 4 bits", "port: it is free"):
         assert expected in text

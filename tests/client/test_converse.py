@@ -21,9 +21,10 @@ from trio_websocket import serve_websocket
 from pipeline.client.session import ConversationError, EventHandler, ServerUnavailableError, converse
 from pipeline.client.source import CapturedFrame, now_ns
 from pipeline.protocol import outgoing
-from pipeline.protocol.events import AudioReceived, HeartbeatReceived, MetadataReceived
+from pipeline.protocol.events import Acked, AudioReceived, HeartbeatReceived, MetadataReceived
 from pipeline.protocol.metadata import (
     Bye,
+    CapacityInfo,
     Configure,
     ConnectionEstablished,
     Draining,
@@ -143,6 +144,56 @@ async def test_no_audio_is_sent_while_queued(fast_clock):
     assert not served.agent.conversation.statistics().refused
     assert served.agent.first_ms - served.agent.ready_ms >= 80
     assert handler.notices[1:] == ["queued, position 2", "queued, position 1", "ready"]
+
+
+class Slow(Agent):
+    greeting = replace(GREETING, capacity=CapacityInfo(0, "Use a smaller model."))
+
+
+async def test_a_person_is_told_of_a_machine_that_is_too_slow(fast_clock):
+    """With the server's own advice, before the conversation begins."""
+    handler = Recorder()
+    async with serving(Slow) as served:
+        await converse(served.url, SPEECH, handler=handler)
+    assert handler.notices[1:] == ["Use a smaller model.", "ready"]
+
+
+class Busy(Agent):
+    """Puts its session back at frame 4, and lets it run again after half a second."""
+
+    async def answer(self, index, timestamp_ms):
+        await super().answer(index, timestamp_ms)
+        if index == 3:
+            for position in (2, 1):
+                await self.send(outgoing.metadata(Queued(position)))
+            await self.send(outgoing.text_final("a"))
+            event = None
+            while not isinstance(event, Acked):  # what was sent before the client knew is not processed
+                message = await self.ws.get_message()
+                event, _ = self.conversation.receive(message, now_s=trio.current_time())
+                if isinstance(event, AudioReceived):
+                    await self.send(outgoing.metadata(Dropped("audio", 1)))
+            await trio.sleep(0.5)
+            await self.send(outgoing.metadata(Ready()))
+
+
+async def test_a_conversation_that_is_put_back_pauses_and_goes_on(fast_clock):
+    """Nothing is sent meanwhile, the person is told, and every frame that was sent is accounted for."""
+    recorder = Recorder()
+    speech = np.tile(SPEECH, 4)
+    async with serving(Busy) as served:
+        report = await converse(served.url, speech, handler=recorder, configure=Configure(seed=1))
+    assert (report.put_back, report.close) == (1, 1000)
+    assert report.frames_out == report.frames_in - DELAY_FRAMES - report.dropped.get("audio", 0)
+    assert report.frames_in < len(speech) / 1920 - 3
+    assert recorder.notices[1:] == [
+        "ready",
+        "the server is busy and the conversation is paused: queued, position 2",
+        "the server is busy and the conversation is paused: queued, position 1",
+        "the conversation continues",
+    ]
+    configured = [e for e in served.agent.events if isinstance(e, MetadataReceived)]
+    assert sum(isinstance(event.value, Configure) for event in configured) == 1
 
 
 async def test_heartbeats_are_answered_and_sent(fast_clock):

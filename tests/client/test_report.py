@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.client.arithmetic_agent import GREETING
 
+from pipeline.audio.pacing import FRAME_NS
 from pipeline.client.report import LatencyMs, LatencyTracker
 
 MS_NS = 1_000_000
@@ -56,3 +57,18 @@ def test_an_unfinished_utterance_is_part_of_the_text():
     assert tracker.report(1006, "").text == "a b\nc d"
     tracker.record_text("c d e", final=True)
     assert tracker.report(1006, "").text == "a b\nc d e"
+
+
+def test_a_pause_is_no_gap():
+    """Neither of the connection nor of a session that was put back; the frames in between were not sent."""
+    for pause in (LatencyTracker.record_disconnect, LatencyTracker.record_continued):
+        tracker = LatencyTracker(80)
+        for index in range(4):
+            tracker.record_sent(index, index * FRAME_NS)
+            tracker.record_received(index, index * FRAME_NS + 1)
+        pause(tracker)
+        for index in range(4, 8):
+            at_ns = (index + 50) * FRAME_NS
+            tracker.record_sent(index, at_ns)
+            tracker.record_received(index, at_ns + 1)
+        assert tracker.report(1000, "").underruns == 0

@@ -71,6 +71,36 @@ test("audio is sent only after ready, with its exact capture time", () => {
   equal(audio.payload.length, 7680);
 });
 
+test("a session that is put back sends neither audio nor captions until it continues", () => {
+  const { conversation, receive, sent } = client();
+  const speak = () => {
+    conversation.sendAudio(new Float32Array(1920), 0);
+    conversation.sendText({ text: "hello", final: true });
+    return sent().map(({ type }) => type);
+  };
+  equal(receive(metadata({ type: "queued", position: 2 }))[0].kind, "queued");
+  equal(receive(metadata({ type: "ready" }))[0].kind, "ready");
+  equal(speak(), [Type.AUDIO_CHUNK, Type.TEXT_FINAL].sort());
+  equal(receive(metadata({ type: "queued", position: 2 })), [{ kind: "paused", position: 2 }]);
+  equal(receive(metadata({ type: "queued", position: 1 })), [{ kind: "paused", position: 1 }]);
+  equal(speak(), []);
+  equal(receive(metadata({ type: "ready" })), [{ kind: "continued" }]);
+  equal(speak(), [Type.AUDIO_CHUNK, Type.TEXT_FINAL].sort());
+});
+
+test("after a pause, a packet that is sent again on a later connection is still known", () => {
+  const receivedIds = new ReceivedIds();
+  const first = client({ receivedIds });
+  first.receive(metadata({ type: "ready" }));
+  first.receive(packet(Type.TEXT_FINAL, text("one"), { wantsAck: true }));
+  first.receive(metadata({ type: "queued", position: 1 }));
+  first.receive(metadata({ type: "ready" }));
+  first.receive(packet(Type.TEXT_FINAL, text("two"), { seq: 1, wantsAck: true }));
+  const second = client({ receivedIds });
+  second.receive(metadata({ type: "resumed", resumeToken: "t", unacked: [1], nextId: 2 }));
+  equal(second.receive(packet(Type.TEXT_FINAL, text("two"), { wantsAck: true })), []);
+});
+
 test("a burst is split into frames, each with its own echo time", () => {
   const { receive } = client();
   const samples = Float32Array.from({ length: 3 * 1920 }, (_, i) => i / 6000);

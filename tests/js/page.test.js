@@ -37,6 +37,7 @@ const CAUSES = [
   ["frames that do not leave", { upHz: 3 }, 1, "bad"],
   ["frames that do not come back", { downHz: 0 }, 1, "bad"],
   ["the queue", { phase: "queued" }, 1, "warn"],
+  ["a paused conversation", { phase: "paused" }, 1, "warn"],
   ["a lost connection", { phase: "lost" }, 1, "bad"],
   ["a server that cannot keep up", { modelMs: 95 }, 2, "bad"],
   ["a server that responds late", { modelMs: 45 }, 2, "warn"],
@@ -119,6 +120,10 @@ test("late events do not reopen a call that the user has ended", () => {
   const phases = (kinds) => kinds.reduce((phase, kind) => nextPhase(phase, { kind }), "idle");
   equal(phases(["opening", "connecting", "queued", "ready"]), "live");
   equal(phases(["opening", "connecting", "ready", "lost", "connecting", "resumed"]), "live");
+  equal(phases(["opening", "connecting", "queued", "ready", "paused"]), "paused");
+  equal(phases(["opening", "connecting", "ready", "paused", "continued"]), "live");
+  equal(phases(["opening", "connecting", "ready", "paused", "lost", "connecting", "resumed", "paused"]), "paused");
+  equal(phases(["opening", "ready", "closing", "paused", "continued"]), "closing");
   equal(phases(["opening", "closing", "connecting", "ready"]), "closing");
   equal(phases(["opening", "closing", "ready", "ended"]), "idle");
 });

@@ -16,7 +16,7 @@ from pipeline.loadtest.monitor import ServerMonitor
 from pipeline.loadtest.server_process import start_server
 
 ROOT = Path(__file__).parents[2]
-SETTINGS = ("limits.resume_grace_ms=100", "heartbeat.every_s=0.3")
+SETTINGS = ("lanes.admit=16", "limits.resume_grace_ms=100", "heartbeat.every_s=0.3")
 
 
 @pytest.fixture(scope="module")

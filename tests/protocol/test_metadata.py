@@ -12,6 +12,7 @@ from pipeline.protocol import metadata
 from pipeline.protocol.faults import Fault, LocalProtocolError, RefusedPacketError, RemoteProtocolError
 from pipeline.protocol.metadata import (
     Bye,
+    CapacityInfo,
     ClientStats,
     Configure,
     ConnectionEstablished,
@@ -75,6 +76,14 @@ ENCODED = [
                 "suggestions": ["what is <b>1</b> plus 2", "bye"],
             },
         },
+    ),
+    (
+        replace(ESTABLISHED, capacity=CapacityInfo(8)),
+        {**ENCODED_ESTABLISHED, "capacity": {"sessions": 8}},
+    ),
+    (
+        replace(ESTABLISHED, capacity=CapacityInfo(0, "Use a smaller model.")),
+        {**ENCODED_ESTABLISHED, "capacity": {"sessions": 0, "advice": "Use a smaller model."}},
     ),
     (Queued(3), {"type": "queued", "position": 3}),
     (Ready(), {"type": "ready"}),

@@ -11,6 +11,7 @@ from msgspec.structs import fields
 from pipeline.protocol import metadata
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.faults import Fault, RefusedCode
+from pipeline.protocol.objects import WireObject
 from pipeline.protocol.packets import MESSAGE_BYTES, PAYLOAD_BYTES, PacketType, decode
 from pipeline.protocol.phases import Phase
 from pipeline.protocol.unacked import UNACKED_PACKETS_MAX
@@ -46,8 +47,9 @@ def test_every_field_has_its_row():
     for types in metadata.VOCABULARY.values():
         for cls in types.values():
             for field in fields(cls):
-                nested = field.type in (metadata.ModelInfo, metadata.LimitsInfo)
-                inner = [f".{each.encode_name}" for each in fields(field.type)] if nested else [""]
+                arms = get_args(field.type) or (field.type,)
+                nested = [arm for arm in arms if isinstance(arm, type) and issubclass(arm, WireObject)]
+                inner = [f".{each.encode_name}" for arm in nested for each in fields(arm)] or [""]
                 assert {field.encode_name + tail for tail in inner} <= named
 
 

@@ -12,6 +12,7 @@ from pipeline.loadtest.haproxy import HAPROXY
 
 SETTINGS = (
     "lanes.max=2",
+    "lanes.admit=2",
     "lanes.queue=1",
     "limits.resume_grace_ms=3000",
     "sampling.temperature=0",

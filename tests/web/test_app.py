@@ -10,6 +10,7 @@ import trio
 from support.web.small_engine import CARD, SETTINGS, WEIGHTS, packet_client, small_server, speech
 from support.web.sockets import close_code, fetch, read_to_end, serving, websocket
 
+from actors.capacity import Capacity
 from pipeline.config import Lanes, Server, Settings
 from pipeline.errors import BrokenInvariantError, ConfigError, PortInUseError
 from web.app import create_app
@@ -40,6 +41,37 @@ async def test_health_shows_the_whole_server():
     for stage, count in (("encode", 5), ("step", 5), ("decode", 4)):
         assert health["metrics"][stage].keys() >= STAGE_KEYS
         assert health["metrics"][stage]["count"] == count
+
+
+async def test_health_shows_the_limit_and_what_was_measured():
+    """With the sessions that run, wait and were put back; a number set by hand was not measured."""
+    async with small_server(admit="auto") as served:
+        health = (await fetch(served, "/health")).json
+        assert health["capacity"].keys() == {"sessions", "ticksMs", "advice"}
+        assert set(health["capacity"]["ticksMs"]) <= {"1", "2", "4"}
+        assert health["lanes"]["limit"] == max(1, health["capacity"]["sessions"])
+    async with small_server(lanes=3, admit=2) as served:
+        with served.engine.admit(), served.engine.admit(), served.engine.admit():
+            served.engine.admission.set_limit(1)
+            health = (await fetch(served, "/health")).json
+    assert health["capacity"] == {"sessions": 2, "ticksMs": {}, "advice": None}
+    assert health["lanes"] == {
+        "max": 3, "open": 2, "queued": 2, "limit": 1, "running": 1, "putBack": 1, "putBackTotal": 1,
+        "room": 0, "queueRoom": 7,
+    }  # fmt: skip
+
+
+async def test_a_client_is_told_of_a_machine_that_is_too_slow():
+    """In its first packet, with what would help; the landing page says it too."""
+    async with small_server() as served:
+        served.engine.capacity = Capacity(4, {1: 300.0})
+        async with packet_client(served) as client:
+            (established,) = client.metadata["connection_established"]
+            page = (await fetch(served, "/")).body.decode()
+    assert established.capacity.sessions == 0
+    assert "80 ms of audio take 300 ms" in established.capacity.advice
+    assert "80 ms of audio take 300 ms" in page
+    assert "1 of 4, 0 queued" in page
 
 
 async def test_the_server_is_live_before_it_is_ready():

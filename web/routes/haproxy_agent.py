@@ -1,6 +1,7 @@
-"""HAProxy's agent check: one line per connection with the number of free lanes or queue places.
+"""HAProxy's agent check: one line per connection with the sessions that there is room for now.
 
-HAProxy may send a query, `lanes` or `queue`; without one, the reply is about lanes. It is a percentage
+HAProxy may send a query: `lanes`, sessions that would run at once, or `queue`, sessions that could wait;
+without one, the reply is about lanes. It is a percentage
 of the weight in the load balancer's configuration: with 1 there, `up ready 1200%` is twelve. Source:
 HAProxy 2.6, configuration manual, §5.2 "agent-check".
 
@@ -35,7 +36,7 @@ def agent_reply(engine: Engine, query: bytes) -> bytes:
     if admission.closed_for is not None:
         return b"down #not_ready\n"
     now = admission.statistics()
-    room = now.queue_max - now.queued if query.strip() == b"queue" else now.lanes_max - now.lanes_open
+    room = now.queue_room if query.strip() == b"queue" else now.room
     # `ready` cancels the `drain` of the previous process.
     return b"up ready %d%%\n" % (100 * room)
 

@@ -121,8 +121,10 @@ def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url:
     facts = [] if model is None else [("Model", model["name"])]
     if model is not None and not model["trained"]:
         facts.append(("Untrained", "The weights are random, so the output is noise."))
+    if (capacity := health["capacity"]) is not None and capacity["advice"] is not None:
+        facts.append(("Too slow", capacity["advice"]))
     facts += [
-        ("Sessions", f"{lanes['open']} of {lanes['max']}, {lanes['queued']} queued"),
+        ("Sessions", f"{lanes['running']} of {lanes['limit']}, {lanes['queued']} queued"),
         ("Uptime", _duration(health["uptimeS"])),
     ]
     return Landing(health["status"] == "ready", headline, sentence, facts, url)

@@ -62,6 +62,7 @@ class Metrics(Collector):
         now = self._engine.statistics()
         yield from _state(now, stalled=self._engine.stalled)
         yield from self._model_info()
+        yield from _capacity(now)
         yield from _times(now)
         yield from _frames(now)
         yield from _queues(now)
@@ -123,9 +124,13 @@ def _state(now: EngineStatistics, *, stalled: bool) -> Iterator[Metric]:
     yield _gauge("stalled", "1 once a model thread has missed its deadline.", stalled)
     yield _gauge("uptime_seconds", "Time since the engine was created.", now.uptime_s)
     yield _gauge("clients", "Connected sessions, queued ones included.", now.clients)
-    yield _gauge("lanes_max", "Sessions that can be served at once.", now.lanes.lanes_max)
+    yield _gauge("lanes_max", "Sessions that there is memory for.", now.lanes.lanes_max)
     yield _gauge("lanes_open", "Lanes in use or being freed.", now.lanes.lanes_open)
-    yield _gauge("sessions_queued", "Sessions waiting for a lane.", now.lanes.queued)
+    yield _gauge("session_limit", "Sessions that may run at once on this machine, now.", now.lanes.limit)
+    yield _gauge("sessions_running", "Sessions that run.", now.lanes.running)
+    yield _gauge("sessions_queued", "Sessions in the queue, those put back included.", now.lanes.queued)
+    yield _gauge("sessions_put_back", "Sessions that ran before and are in the queue.", now.lanes.put_back)
+    yield _counter("put_backs", "Times a session was put back into the queue.", now.lanes.put_back_total)
     yield _gauge("sessions_waiting", "Disconnected sessions that can still be resumed.", now.waiting)
     yield _counter("sessions_resumed", "Resumed sessions.", now.resumed)
     yield _counters("sessions_ended", "Ended sessions, by reason.", "reason", now.endings)
@@ -138,6 +143,21 @@ def _state(now: EngineStatistics, *, stalled: bool) -> Iterator[Metric]:
     yield _counters(
         "dialect_sessions_ended", "Ended sessions, by the client's dialect.", "dialect", now.dialect_endings
     )
+
+
+def _capacity(now: EngineStatistics) -> Iterator[Metric]:
+    ticks = GaugeMetricFamily(
+        "packet_voice_capacity_tick_seconds",
+        "Time of a batch of this width with all models at once, measured at the start.",
+        labels=["width"],
+    )
+    if now.capacity is not None:
+        for width, ms in now.capacity.ticks_ms.items():
+            ticks.add_metric([str(width)], ms / 1000)
+        yield _gauge(
+            "capacity_sessions", "Sessions held by the measurement at the start.", now.capacity.sessions
+        )
+    yield ticks
 
 
 def _times(now: EngineStatistics) -> Iterator[Metric]:
@@ -167,6 +187,9 @@ def _frames(now: EngineStatistics) -> Iterator[Metric]:
     counters = now.counters
     frames = {"in": counters.frames_in, "out": counters.frames_out}
     yield _counters("frames", "80 ms frames: accepted from users, sent to them.", "direction", frames)
+    yield _counter(
+        "frames_put_back", "Frames refused while their session was put back.", counters.frames_put_back
+    )
     yield _counter("audio_refused", "Audio packets refused.", counters.audio_refused)
     underruns = {"server": counters.underruns, "client": counters.client_underruns}
     yield _counters(

@@ -48,7 +48,7 @@ def add_selftest(app: QuartTrio, engine: Engine, proxy: Proxy | None) -> None:
             status=state["status"],
             readiness=state["readiness"],
             packets=round_tripped,
-            lanes={**lanes, "free": lanes["max"] - lanes["open"]},
+            lanes={**lanes, "free": lanes["room"]},
         )
         response.status_code = 200 if is_ok else 503
         return response

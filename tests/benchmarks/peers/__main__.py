@@ -11,7 +11,6 @@ or a machine on which MLX does not use the CPU; 130 interrupted.
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,6 +23,7 @@ from benchmarks.peers.material import make
 from benchmarks.peers.page import Outcome, as_json, page
 from benchmarks.peers.rounds import Plan, compete
 
+from pipeline import resources
 from pipeline.cli.arguments import run_command
 from pipeline.diagnostics import microbenchmarks
 from pipeline.diagnostics.cost_model import parameter_count
@@ -38,7 +38,7 @@ def _fits(case: Case) -> bool:
     """Whether the weights, and the caches of the widest batch and a padding row, fit into free memory."""
     lm = parse_lm_config(SIZES[case.size])
     rings = 2 * lm.num_layers * lm.context * lm.dim * (max(case.widths) + 1)
-    return MEMORY_FACTOR * 4 * (parameter_count(lm) + rings) < psutil.virtual_memory().available
+    return MEMORY_FACTOR * 4 * (parameter_count(lm) + rings) < resources.available_bytes()
 
 
 def _pythons(folder: Path) -> dict[str, Path | str]:
@@ -71,7 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--seconds", type=float, default=1.5, help="duration of each measurement (default 1.5)"
     )
     parser.add_argument("--warmup", type=int, default=5, help="warm-up frames (default 5)")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="default: as many as cores")
+    parser.add_argument(
+        "--threads", type=int, default=resources.usable_cores(), help="default: as many as cores"
+    )
     parser.add_argument("--folder", type=Path, default=ROOT / ".peers", help="default .peers")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a page")
     options = parser.parse_args(arguments)

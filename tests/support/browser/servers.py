@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -18,6 +18,9 @@ ROOT = Path(__file__).parents[3]
 UNTRAINED = ROOT / "tests/data/untrained"  # random weights: it always produces text
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.05
+RUN = ("-m", "pipeline.run")
+# A busy machine that runs the tests must not limit the number of pages.
+FIXED = "lanes.admit=16"
 
 
 def free_port() -> int:
@@ -27,14 +30,22 @@ def free_port() -> int:
 
 
 class Server:
-    """`python -m pipeline.run` on a fixed port; `environment` is added to the current one."""
+    """`python -m pipeline.run` on a fixed port; `environment` is added to the current one.
+
+    `program` is what Python runs instead.
+    """
 
     def __init__(
-        self, *overrides: str, config: Path = UNTRAINED, environment: Mapping[str, str] | None = None
+        self,
+        *overrides: str,
+        config: Path = UNTRAINED,
+        environment: Mapping[str, str] | None = None,
+        program: Sequence[str] = RUN,
     ) -> None:
         self.port = free_port()
         self._config = config
-        self._overrides = overrides
+        self._program = program
+        self._overrides = (FIXED, *overrides)
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -44,7 +55,7 @@ class Server:
 
     def start(self) -> None:
         sets = [part for o in (*self._overrides, f"server.port={self.port}") for part in ("--set", o)]
-        command = [sys.executable, "-m", "pipeline.run", "--config", str(self._config), *sets]
+        command = [sys.executable, *self._program, "--config", str(self._config), *sets]
         quiet = subprocess.DEVNULL
         self._process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=quiet, stderr=quiet)
         ends_s = time.monotonic() + READY_TIMEOUT_S
@@ -71,6 +82,14 @@ class Server:
     def thaw(self) -> None:
         self._signal(signal.SIGCONT)
 
+    def put_back(self) -> None:
+        """Of support/put_back_server.py: let no session run."""
+        self._signal(signal.SIGUSR1)
+
+    def let_run(self) -> None:
+        """Of support/put_back_server.py: let one session run again."""
+        self._signal(signal.SIGUSR2)
+
     def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
         os.kill(self._process.pid, number)
@@ -93,9 +112,12 @@ class Server:
 
 @contextmanager
 def serving(
-    *overrides: str, config: Path = UNTRAINED, environment: Mapping[str, str] | None = None
+    *overrides: str,
+    config: Path = UNTRAINED,
+    environment: Mapping[str, str] | None = None,
+    program: Sequence[str] = RUN,
 ) -> Iterator[Server]:
-    server = Server(*overrides, config=config, environment=environment)
+    server = Server(*overrides, config=config, environment=environment, program=program)
     try:
         server.start()
         yield server

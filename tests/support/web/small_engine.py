@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import trio
 import trio_websocket
+from msgspec.structs import replace
 
 from actors.engine import Engine, Loaders
 from pipeline.config import Limits, Server, Settings
@@ -123,9 +124,13 @@ def small_loaders(before=lambda: None):
 
 @asynccontextmanager
 async def small_server(
-    settings=SETTINGS, *, lanes=4, before=None, weights=lambda: WEIGHTS, tls=None, proxy=None
+    settings=SETTINGS, *, lanes=4, admit=None, before=None, weights=lambda: WEIGHTS, tls=None, proxy=None
 ):
-    """A served engine; without `before`, the block starts when it is ready."""
+    """A served engine; without `before`, the block starts when it is ready.
+
+    All lanes may run, however busy the machine that runs the test is, unless `admit` says otherwise.
+    """
+    settings = replace(settings, lanes=replace(settings.lanes, admit=admit or lanes))
     engine = Engine(settings, small_loaders(before) if before else small_loaders(), CARD, lanes=lanes)
     limiter = RateLimiter(settings.limits, ReverseProxy.from_settings(settings.server))
     app = create_app(

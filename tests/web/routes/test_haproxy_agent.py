@@ -50,6 +50,17 @@ async def test_the_weight_is_the_free_capacity():
     assert [queue for _, queue in seen] == [b"up ready %d%%\n" % p for p in (200, 200, 200, 200, 100, 0)]
 
 
+async def test_lanes_that_the_machine_is_too_slow_for_are_no_capacity():
+    """The weight follows the limit; a session that was put back takes no place of new ones in the queue."""
+    async with agent_server() as served:
+        with served.engine.admit(), served.engine.admit():
+            served.engine.admission.set_limit(1)
+            assert await replies(served.agent_port, b"lanes\n") == b"up ready 0%\n"
+            assert await replies(served.agent_port, b"queue\n") == b"up ready 200%\n"
+            served.engine.admission.set_limit(3)
+            assert await replies(served.agent_port, b"lanes\n") == b"up ready 100%\n"
+
+
 @pytest.mark.parametrize("query", [b"", b"\n", b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"lanes\r\n"])
 async def test_any_query_gets_a_reply(query):
     """Without a query, or with an unknown one, the reply is the number of lanes."""

@@ -522,6 +522,6 @@ async def test_the_selftest_of_packets():
             answer = await fetch(served, "/api/test/packet-health")
     body = answer.json
     assert (answer.status, body["ok"], body["status"], body["protocol"]) == (200, True, "ready", 1)
-    assert body["lanes"] == {"max": 4, "open": 1, "queued": 0, "free": 3}
+    assert body["lanes"].items() >= {"max": 4, "open": 1, "queued": 0, "free": 3}.items()
     assert body["packets"]["audio_chunk"] == SETTINGS.limits.message_bytes - 65535 + 4 * 1920
     assert len(body["packets"]) == 6

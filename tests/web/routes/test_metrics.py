@@ -51,7 +51,7 @@ async def scrape(served):
 async def scrape_all(tmp_path):
     """A scrape of a server with every kind of metric: a session, and the hub proxy."""
     proxy = proxy_of("http://127.0.0.1:9", tmp_path)
-    async with small_server(SETTINGS, proxy=proxy) as served, packet_client(served) as client:
+    async with small_server(SETTINGS, proxy=proxy, admit="auto") as served, packet_client(served) as client:
         await client.exchange(speech(3))
         return await scrape(served)
 
@@ -96,6 +96,12 @@ async def test_it_agrees_with_health():
     assert metrics.of("packet_voice_underruns_total", where="server") == shown["underruns"]
     assert metrics["packet_voice_lanes_open"] == health["lanes"]["open"] == 1
     assert metrics["packet_voice_lanes_max"] == health["lanes"]["max"] == 4
+    assert metrics["packet_voice_session_limit"] == health["lanes"]["limit"] == 4
+    assert metrics["packet_voice_sessions_running"] == health["lanes"]["running"] == 1
+    assert metrics["packet_voice_sessions_put_back"] == health["lanes"]["putBack"] == 0
+    assert metrics["packet_voice_put_backs_total"] == health["lanes"]["putBackTotal"] == 0
+    assert metrics["packet_voice_frames_put_back_total"] == shown["framesPutBack"] == 0
+    assert metrics["packet_voice_capacity_sessions"] == health["capacity"]["sessions"] == 4
     assert metrics["packet_voice_ready"] == 1
     assert metrics["packet_voice_stalled"] == 0
     assert metrics.of("packet_voice_model_info", name="small", trained="false") == 1

@@ -5,6 +5,8 @@ const PHASE_AFTER = Object.freeze({
   connecting: "connecting",
   queued: "queued",
   ready: "live",
+  paused: "paused",
+  continued: "live",
   resumed: "live",
   lost: "lost",
   closing: "closing",
@@ -12,7 +14,7 @@ const PHASE_AFTER = Object.freeze({
   ended: "idle",
 });
 
-/** idle, opening, connecting, queued, live, lost or closing. */
+/** idle, opening, connecting, queued, live, paused (put back into the queue), lost or closing. */
 export function nextPhase(phase, event) {
   // Once the user has ended the call, late events do not reopen it.
   if (phase === "closing" && event.kind !== "ended") return phase;

@@ -153,6 +153,7 @@ class Connection {
   _onProtocolEvent(event) {
     switch (event.kind) {
       case "audio":
+        if (this._conversation.isPaused) return; // playback has paused
         this._recordRoundTrip(event.echoMs);
         this._playback.postMessage(
           { kind: "frame", samples: event.samples, echoMs: event.echoMs, index: event.index },
@@ -171,6 +172,16 @@ class Connection {
         this._resend = [];
         this._conversation.sendMetadata({ type: "configure", ...this._settings });
         this._readyMs = performance.now();
+        break;
+      case "paused": // what is in flight will not be answered, and silence is intended
+        this._sentMs.clear();
+        this._playback.postMessage({ kind: "pause" });
+        break;
+      case "continued":
+        this._readyMs = performance.now();
+        break;
+      case "dropped":
+        if (this._conversation.isPaused) return; // sent before the page knew of the pause
         break;
       case "error":
         this._error = event;

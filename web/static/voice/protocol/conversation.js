@@ -30,7 +30,8 @@ export class Conversation {
     this._epochMs = epochMs;
     this._liveness = new Liveness({ ...DEFAULT_INTERVALS, nowMs });
     this._isClosing = false;
-    this.isReady = false;
+    this.isReady = false; // audio is accepted
+    this.isPaused = false; // the session was put back into the queue
     this.framesReceived = 0;
     this.ignored = 0;
   }
@@ -130,15 +131,23 @@ export class Conversation {
         });
         break;
       case "ready":
-        this._receivedIds.reset();
         this.isReady = true;
+        if (this.isPaused) {
+          this.isPaused = false;
+          return [{ kind: "continued" }];
+        }
+        this._receivedIds.reset();
         break;
       case "resumed":
         this._receivedIds.resume(metadata);
         this.isReady = true;
         break;
-      case "recording":
       case "queued":
+        if (!this.isReady && !this.isPaused) break;
+        this.isReady = false;
+        this.isPaused = true;
+        return [{ kind: "paused", position: metadata.position }];
+      case "recording":
       case "stats":
       case "error":
       case "draining":

@@ -1,7 +1,7 @@
 /** The call button, the mute button, the elapsed time, and one line of status. */
 
 import { formatDuration } from "../audio/recorder.js";
-import { closeMessage, formatRetryDelay, queuePosition } from "./messages.js";
+import { closeMessage, formatRetryDelay, pausedPosition, queuePosition } from "./messages.js";
 
 const LABELS = Object.freeze({
   idle: "Start talking",
@@ -9,6 +9,7 @@ const LABELS = Object.freeze({
   connecting: "Cancel",
   queued: "Leave queue",
   live: "Stop",
+  paused: "Stop",
   lost: "Stop",
   closing: "Stopping…",
 });
@@ -50,6 +51,10 @@ export class CallControl {
       case "queued":
         this._setStatus(phase, queuePosition(event.position));
         return;
+      case "paused":
+        this._setStatus(phase, pausedPosition(event.position));
+        return;
+      case "continued":
       case "ready":
       case "resumed":
         this._startedMs ??= performance.now();

@@ -42,6 +42,7 @@ function checkConnection({ phase, upHz, downHz }) {
   const name = "Connection";
   if (phase === "idle") return check(name, "idle", "Not connected.");
   if (phase === "queued") return check(name, "warn", "Waiting in the queue for a free session.");
+  if (phase === "paused") return check(name, "warn", "The server is busy, and your conversation is paused.");
   if (phase !== "live") return check(name, "bad", "Not connected to the server.");
   if (upHz < MIN_FRAME_SHARE * FRAME_RATE_HZ) {
     return check(name, "bad", `Sending only ${upHz.toFixed(1)} of ${FRAME_RATE_HZ} frames per second.`);

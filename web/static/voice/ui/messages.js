@@ -93,6 +93,10 @@ export function queuePosition(position) {
   return position === 1 ? "You are next in the queue." : `You are number ${position} in the queue.`;
 }
 
+export function pausedPosition(position) {
+  return `The server is busy. Your conversation is paused; position ${position}. What you say now is not heard.`;
+}
+
 /** For the `dropped` message of the server. */
 export function droppedMessage({ what, count }) {
   const duration = `${((count * FRAME_MS) / 1000).toFixed(1)} s`;

@@ -79,6 +79,7 @@ export class Metrics {
         break;
       case "ready":
       case "resumed":
+      case "continued":
         this._resetRecent();
         break;
       case "captured":

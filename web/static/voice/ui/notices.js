@@ -77,6 +77,9 @@ export class Notices {
       const text = "Its weights are random, so the output is noise.";
       this._show("untrained", "info", "Untrained model", text);
     } else if (health?.model) this._hide("untrained");
+    const advice = health?.capacity?.advice;
+    if (advice) this._show("capacity", "warn", "Too slow for a live conversation", advice);
+    else this._hide("capacity");
   }
 
   _onServerRecording({ on, name }) {

@@ -91,7 +91,7 @@ export class StatsPanel {
     const { micToSpeaker, connection, played, stats, stepHz, audio } = this._metrics;
     const latency = micToSpeaker.summary();
     this._headline.textContent =
-      phase === "live" && latency.p50 !== null ? `Mic to speaker ${ms(latency.p50)}` : "Not connected";
+      (phase === "live" || phase === "paused") && latency.p50 !== null ? `Mic to speaker ${ms(latency.p50)}` : "Not connected";
     if (!this._panel.open) return;
     const set = (id, text) => {
       document.getElementById(`stat-${id}`).textContent = text;
@@ -144,10 +144,8 @@ function formatProcessing({ echoCancellation, noiseSuppression, autoGainControl 
 }
 
 function formatSessions(stats, health) {
-  if (stats !== null) return `${stats.lanesOpen} of ${stats.lanesMax}, ${stats.queued} queued`;
-  if (health === null) return NONE;
-  const { open, max, queued } = health.lanes;
-  return `${open} of ${max}, ${queued} queued`;
+  if (health !== null) return `${health.lanes.running} of ${health.lanes.limit}, ${health.lanes.queued} queued`;
+  return stats === null ? NONE : `${stats.lanesOpen} of ${stats.lanesMax}, ${stats.queued} queued`;
 }
 
 function formatCaptions({ sent, dropped, acked, unacked }) {
