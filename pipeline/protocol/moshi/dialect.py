@@ -26,7 +26,6 @@ from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ, AudioFormat
 HANDSHAKE: Final = 0
 AUDIO: Final = 1
 TEXT: Final = 2
-CONTROL: Final = 3  # ignored by every server
 JSON: Final = 4
 ERROR: Final = 5
 PING: Final = 6
