@@ -1,4 +1,4 @@
-"""The capacity actor: how many sessions this machine holds, measured at the start and watched while it runs.
+"""The capacity actor: how many sessions this machine can serve in time, measured at the start, then watched.
 
 At the start all three stages compute at once, on their own threads, as they do under load: a *tick* is the
 time that a batch of some width takes then. Sessions are admitted up to the widest tick that fits
@@ -6,8 +6,8 @@ time that a batch of some width takes then. Sessions are admitted up to the wide
 for whatever else the machine does. From then on `ConcurrencyLimit` corrects the number by how punctual the
 answers are.
 
-Neighbours: `sessions.concurrency_limit` is the law, `sessions.admission` keeps to it, `sessions.dispatcher`
-counts late frames. What does not belong here: how a stage computes.
+Neighbours: `sessions.concurrency_limit` has the rules, `sessions.admission` keeps to the limit,
+`sessions.dispatcher` counts late frames. What does not belong here: how a stage computes.
 """
 
 import statistics
@@ -40,7 +40,7 @@ log = structlog.get_logger()
 class Capacity:
     """What was measured: `ticks_ms` by width; empty where the number of sessions was set by hand.
 
-    `sessions` is what the machine holds by this measurement: 0 where not even one session is in time.
+    `sessions`: so many can be served in time by this measurement; 0 where not even one can.
     """
 
     lanes: int
@@ -60,14 +60,14 @@ class Capacity:
         return held
 
     @property
-    def holds_one(self) -> bool:
+    def serves_one(self) -> bool:
         """Whether one session is in time; without headroom, if it must be."""
         return not self.ticks_ms or self.ticks_ms[min(self.ticks_ms)] <= FRAME_MS
 
     @property
     def advice(self) -> str | None:
-        """What helps a machine that does not hold one session; None where it does."""
-        if self.holds_one:
+        """What helps a machine that cannot serve one session in time; None where it can."""
+        if self.serves_one:
             return None
         return (
             f"This machine is too slow for this model: 80 ms of audio take {self.ticks_ms[1]:.0f} ms. "
@@ -135,7 +135,7 @@ def widths(lanes: int) -> Sequence[int]:
 
 
 class CapacityControl:
-    """Keeps the number of running sessions to what the machine holds.
+    """Keeps the number of running sessions to what the machine can serve in time.
 
     Args:
         busy_s: total time that the models have computed.

@@ -17,6 +17,7 @@ import trio
 
 from actors import egress, ingress
 from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.prompting import Prompter
 from actors.sessions.send_queue import SendQueue, SendQueueFullError
 from actors.sessions.session import Session
 from actors.sessions.transcoding import Transcoding
@@ -59,6 +60,7 @@ class Connection:
         queue: packets that wait to be written.
 
     Args:
+        prompter: computes the voice and the role that the session begins with.
         on_end: called once it has ended; decides what becomes of the session.
     """
 
@@ -71,6 +73,7 @@ class Connection:
         on_end: Callable[["Connection", CloseInfo], None],
         *,
         dialect: Dialect,
+        prompter: Prompter,
     ) -> None:
         self.session = session
         self.dialect = dialect
@@ -78,6 +81,7 @@ class Connection:
         self.close_info: CloseInfo | None = None
         self.queue = SendQueue(max_lag_s=settings.limits.max_lag_ms / 1000)
         self._on_end = on_end
+        self._prompter = prompter
         self._transport = transport
         self._dispatcher = dispatcher
         self._settings = settings
@@ -106,6 +110,7 @@ class Connection:
                         self._write,
                         self._keep_alive,
                         self._admit,
+                        self._begin_personas,
                         self._finish_session,
                         self._end_when_idle,
                         self._expire,
@@ -221,12 +226,15 @@ class Connection:
             try:
                 self.session.open(self._dispatcher)
             except trio.ClosedResourceError:
-                self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
+                self.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
                 return
         while True:
             await self.session.wait_put_back()
             await self.session.wait_admitted()
             self.session.continue_after_wait()
+
+    async def _begin_personas(self) -> None:
+        await self.session.begin_personas(self._prompter)
 
     async def _end_when_idle(self) -> None:
         """Close a session that sends no audio, to free its lane; a muted microphone sends zeros."""

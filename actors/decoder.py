@@ -4,14 +4,13 @@ A frame past its deadline is not decoded: the decoder's state does not advance, 
 the frame, and the next frame that is decoded fades in. The language model's state is complete.
 """
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from actors.runtime.late_frames import LatenessTracker
 from pipeline.audio.fade import fade_in
 from pipeline.values import (
     AgentCodes,
@@ -20,6 +19,7 @@ from pipeline.values import (
     LaneClosed,
     LaneEvent,
     LaneOpened,
+    LanePrompted,
     Pcm,
     SamplingParams,
 )
@@ -36,35 +36,13 @@ class DecoderStage(Protocol):
         """End the lane's session."""
         ...
 
+    def begin(self, lane: int, *, prompted: bool) -> None:
+        """Reset the lane's row; `prompted`: to behind the silence with which a prompt ends."""
+        ...
+
     def decode(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """`codes [w, dep_q]` → `pcm [w, 1920]`, row i for `lanes[i]`."""
         ...
-
-
-# Frames that are all late by the same amount leave no gap in playout. Only a frame that is later
-# than recent ones is too late; a new session allows for a server that is slow from the start.
-ALLOWED_LATENESS_S: Final = 0.160
-LATENESS_DECAY_S: Final = 0.001  # per frame: 80 ms decay in 6.4 s
-MAX_CONSECUTIVE_SKIPS: Final = 5  # after that, lateness is permanent, and skipping would not reduce it
-
-
-@dataclass(slots=True)
-class LatenessTracker:
-    """How late one lane's frames may be, and how many have been skipped in a row."""
-
-    allowed_s: float = ALLOWED_LATENESS_S
-    skipped: int = 0
-
-    def skips(self, late_s: float) -> bool:
-        """Whether to skip a frame that is late by `late_s` (negative if it is early)."""
-        if self.allowed_s < late_s and (self.skipped < MAX_CONSECUTIVE_SKIPS or late_s == math.inf):
-            self.skipped += 1
-            if late_s != math.inf:  # adapt to a server whose lateness varies
-                self.allowed_s += (late_s - self.allowed_s) / 4
-            return True
-        self.skipped = 0
-        self.allowed_s = max(0.0, late_s, self.allowed_s - LATENESS_DECAY_S)
-        return False
 
 
 class Decoder:
@@ -75,11 +53,13 @@ class Decoder:
         self._lateness: dict[int, LatenessTracker] = {}
 
     def apply(self, event: LaneEvent) -> LaneEvent:
-        """Open or close the lane; sampling does not affect a codec."""
+        """Open, begin or close the lane; sampling does not affect a codec."""
         match event:
             case LaneOpened(lane, sampling):
                 self._lateness[lane] = LatenessTracker()
                 self._stage.open(lane, sampling)
+            case LanePrompted(lane, prompt):
+                self._stage.begin(lane, prompted=prompt is not None)
             case LaneClosed(lane):
                 del self._lateness[lane]
                 self._stage.close(lane)

@@ -40,24 +40,33 @@ from actors.sessions.concurrency_limit import ConcurrencyLimit
 from actors.sessions.dispatcher import Dispatcher
 from actors.sessions.latency import Latencies
 from actors.sessions.opening import greeting, opening_packets
+from actors.sessions.prompting import NoPersonas, PersonaSource, Prompter
 from actors.sessions.recorder import Recorder
 from actors.sessions.session import CONFIGURES_WAITING, Session
 from actors.sessions.transport import Transport
 from actors.stepper import Stepper, StepperStage
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError, SessionsActiveError, ThreadStalledError
+from pipeline.errors import (
+    BrokenInvariantError,
+    ConfigError,
+    PromptError,
+    SessionsActiveError,
+    ThreadStalledError,
+)
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.dialect import ConnectionParameters, Dialect
 from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.protocol.packet_dialect import PacketDialect
 from pipeline.protocol.unacked import UnackedPackets
 from pipeline.units import BURST_FRAMES, FRAME_MS
-from pipeline.values import AgentCodes, AgentFrame, ModelCard, UserCodes, UserFrame
+from pipeline.values import AgentCodes, AgentFrame, ModelCard, Persona, UserCodes, UserFrame
 
-# Of one lane: its credit of frames, changes of sampling, its opening and its closing.
-LANE_ITEMS: Final = BURST_FRAMES + CONFIGURES_WAITING + 2
+# Of one lane: its credit of frames, changes of sampling and prompts, its opening and its closing.
+LANE_ITEMS: Final = BURST_FRAMES + CONFIGURES_WAITING + 4
 # Behind the stepper: one frame being worked on, one waiting.
 ANSWERED_FRAMES: Final = 2
+WARMUP_LANE: Final = 0
+NO_PERSONAS: Final = NoPersonas()
 
 log = structlog.get_logger()
 
@@ -82,10 +91,11 @@ class Engine:
         recommended: the checkpoint's own `lm_gen_config`.
         runner: makes what runs the calls of the stage with this name.
         digest: identifies the weights, for recordings; may block, on a thread.
+        personas: makes prompts of the voices and roles that sessions ask for.
 
     Attributes:
         ready: set once the models are loaded.
-        capacity: what the machine was measured to hold; None until then.
+        capacity: the sessions that the machine can serve in time, as measured; None until then.
         stalled: a model thread does not return from a call, and the process is about to end.
     """
 
@@ -99,6 +109,7 @@ class Engine:
         recommended: Mapping[str, Any] = MappingProxyType({}),
         runner: Callable[[str], AbstractContextManager[Runner]] = PinnedThread,
         digest: Callable[[], str] = str,
+        personas: PersonaSource = NO_PERSONAS,
     ) -> None:
         self.ready = trio.Event()
         self.card = card
@@ -136,6 +147,8 @@ class Engine:
         self._stepper = Stage("stepper", user_codes, agent_codes, stall_s=stall_s)
         self._decoder = Stage("decoder", agent_codes, agent_frames, stall_s=stall_s)
         self._loaders = loaders
+        self._prompter = Prompter(self._stepper, personas)
+        self._persona = Persona(settings.prompt.voice, settings.prompt.role)
         self._runner = runner
         self.admission = Admission(self._user_frames, lanes=lanes, queue=settings.lanes.queue)
         folder = settings.replay.folder
@@ -200,8 +213,8 @@ class Engine:
             self.admission.drain()
             self._user_frames.close()
             for connection in self._connections:
-                connection.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
-            self._registry.end_waiting(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
+                connection.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
+            self._registry.end_waiting(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
 
     def admit(self, resume: str | None = None, *, may_wait: bool = True) -> Reservation:
         """Reserve a session for one connection, at once: the one to resume with this token, or a new one.
@@ -237,6 +250,7 @@ class Engine:
             self._settings,
             self._registry.connection_closed,
             dialect=speak(self.connection_parameters(session.unacked)),
+            prompter=self._prompter,
         )
         opening = self._opening(reservation, session, connection)
         self._connections.add(connection)
@@ -323,7 +337,7 @@ class Engine:
             self._profiling = False
 
     async def _control_capacity(self) -> None:
-        """Once the models are loaded: measure what the machine holds, admit sessions, and keep to it."""
+        """Once the models are loaded: measure how many sessions can be served in time, and admit them."""
         stages = (self._encoder, self._stepper, self._decoder)
         for stage in stages:
             await stage.ready.wait()
@@ -336,12 +350,22 @@ class Engine:
         else:
             self.capacity = Capacity(min(admit, lanes))
             limit = ConcurrencyLimit(self.capacity.sessions, self.capacity.sessions)
+        await self._warm_up_prompt()
         self.admission.set_limit(limit.limit)
         self.admission.open()
         self.ready.set()
         if admit != "auto":
             await trio.sleep_forever()
         await CapacityControl(self.admission, self._dispatcher, self._busy_s, limit).run()
+
+    async def _warm_up_prompt(self) -> None:
+        """Compute the default prompt, so that no session waits for it; no lane is open yet."""
+        try:
+            prompt = await self._prompter.build(self._persona)
+            if prompt is not None:
+                await self._prompter.prepare(WARMUP_LANE, prompt, is_open=lambda: True)
+        except PromptError as error:
+            raise ConfigError("pipeline.prompt", str(error)) from None
 
     def _busy_s(self) -> float:
         return self._encoder.busy_s + self._stepper.busy_s + self._decoder.busy_s
@@ -370,7 +394,7 @@ class Engine:
         log.critical("engine_failed", problem=str(error))
         self._user_frames.close()  # what is put in now would not come out any more
         for connection in self._connections:
-            connection.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "line_ended"))
+            connection.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
         # Stages that did not fail end meanwhile, and that must not hide the error that is to be raised.
         with trio.move_on_after(self._settings.limits.send_timeout_s, shield=True):
             await self._wait_connections_ended()
@@ -388,6 +412,7 @@ class Engine:
             tracer=self._tracer,
             max_lag_s=self._max_lag_s,
             recorder=self._recorder,
+            persona=self._persona,
         )
 
     def _opening(
@@ -418,7 +443,7 @@ def _warmup(worker: Worker[UserCodes, AgentCodes], *, reset: bool) -> float:
 def _log_end(connection: Connection, info: CloseInfo) -> None:
     """Log the one event that a session leaves."""
     session = connection.session
-    added = session.latency.added.statistics()
+    overhead = session.latency.overhead.statistics()
     write = log.error if info.close_reason is CloseReason.INTERNAL_ERROR else log.info
     write(
         "session",
@@ -428,7 +453,7 @@ def _log_end(connection: Connection, info: CloseInfo) -> None:
         reason=info.cause,
         close_reason=info.close_reason.name.lower(),
         **asdict(session.counters()),
-        added_p50_ms=round(added.p50_ms, 3),
-        added_p99_ms=round(added.p99_ms, 3),
+        added_p50_ms=round(overhead.p50_ms, 3),
+        added_p99_ms=round(overhead.p99_ms, 3),
         duration_s=round(trio.current_time() - session.began_s, 3),
     )

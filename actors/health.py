@@ -161,7 +161,7 @@ class Health:
             capacity=self._capacity(),
             timings={
                 **{name: stage.timing.statistics() for name, stage in self._stages.items()},
-                "added": self._latencies.added.statistics(),
+                "added": self._latencies.overhead.statistics(),
                 "latency": self._latencies.total.statistics(),
             },
             steps=self._dispatcher.frames,

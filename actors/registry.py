@@ -6,6 +6,12 @@ lane, and the models' state of it, for the grace time; its lane receives no fram
 packets that want an ACK are kept. A connection that is closed deliberately, or for a fault, ends
 its session at once.
 
+| object | what it is | exists |
+|---|---|---|
+| `LaneLease` (`sessions.admission`) | the right to a lane, or a place in the queue | until closed |
+| `Reservation` | what one connection may begin with: a lease, or a session to resume | before its upgrade |
+| `SessionEntry` | a session and its connection, or the one it lost | until the session is over |
+
 Neighbours: `sessions.admission` has the lanes, `connection` carries a session, `engine` joins
 them. What does not belong here: the packets that are kept, which are the session's.
 """

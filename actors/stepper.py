@@ -13,6 +13,8 @@ from pipeline.values import (
     LaneConfigured,
     LaneEvent,
     LaneOpened,
+    LanePrompted,
+    Prompt,
     SamplingParams,
     StepResult,
     Text,
@@ -29,6 +31,14 @@ class StepperStage(Protocol):
 
     def configure(self, lane: int, sampling: SamplingParams) -> None:
         """Change the lane's sampling from its next step on."""
+        ...
+
+    def advance_prompt(self, lane: int, prompt: Prompt, positions: int) -> bool:
+        """Compute up to `positions` more of a prompt in a lane without steps; whether it is complete."""
+        ...
+
+    def begin(self, lane: int, prompt: Prompt | None) -> None:
+        """Let the lane's session begin with the prompt, before its first step; None: without one."""
         ...
 
     def close(self, lane: int) -> tuple[Text, ...]:
@@ -51,10 +61,12 @@ class Stepper:
         self._stage = stage
 
     def apply(self, event: LaneEvent) -> LaneEvent:
-        """Open, configure or close the lane; the event of a closing lane carries its last text."""
+        """Open, begin, configure or close the lane; the event of a closing lane carries its last text."""
         match event:
             case LaneOpened(lane, sampling):
                 self._stage.open(lane, sampling)
+            case LanePrompted(lane, prompt):
+                self._stage.begin(lane, prompt)
             case LaneConfigured(lane, sampling):
                 self._stage.configure(lane, sampling)
             case LaneClosed(lane):
@@ -66,6 +78,12 @@ class Stepper:
         began_s = time.perf_counter()
         self._stage.warmup(reset=reset)
         return time.perf_counter() - began_s
+
+    def advance_prompt(self, lane: int, prompt: Prompt, positions: int) -> tuple[bool, float]:
+        """Compute the next slice of a prompt; whether it is complete, and how long the slice took."""
+        began_s = time.perf_counter()
+        complete = self._stage.advance_prompt(lane, prompt, positions)
+        return complete, time.perf_counter() - began_s
 
     def computes(self, frame: UserCodes) -> bool:  # noqa: ARG002 - true for all frames
         """Every frame takes a step."""

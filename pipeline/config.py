@@ -94,8 +94,8 @@ class Lanes(Section, frozen=True):
     """Number of concurrent and waiting sessions.
 
     max: concurrent sessions, the rows of the batch; unset: 16, or 1 for models of 10⁹ parameters and more.
-    admit: sessions that may run at once; `auto`: as many as this machine holds, measured at the start and
-        corrected while it runs.
+    admit: sessions that may run at once; `auto`: as many as this machine can serve in time, measured at the
+        start and corrected while it runs.
     queue: sessions that can wait for a lane; further ones are refused.
     idle_s: time after which a session with a lane is ended if it sends no audio; silence counts as audio.
     """
@@ -186,6 +186,20 @@ class Greeting(Section, frozen=True):
     suggestions: Suggestions = ()
 
 
+class PromptDefaults(Section, frozen=True):
+    """What sessions begin with, for models that take a voice and a role (`docs/how-to/personas.md`).
+
+    voice: name of the default voice; unset: none.
+    role: default role; unset: none.
+    pin: keep the voice and the role in the model's memory for the whole session, instead of for its first
+        minutes.
+    """
+
+    voice: str | None = None
+    role: str | None = None
+    pin: bool = False
+
+
 class Untrained(Section, frozen=True):
     """Random weights for a configuration without a checkpoint.
 
@@ -268,6 +282,7 @@ class Settings(Section, frozen=True):
     text: Text = Text()
     sampling: SamplingDefaults = SamplingDefaults()
     greeting: Greeting = Greeting()
+    prompt: PromptDefaults = PromptDefaults()
     untrained: Untrained = Untrained()
     log: Log = Log()
     replay: Replay = Replay()

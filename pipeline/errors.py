@@ -107,6 +107,10 @@ class UnsupportedModelError(WeightsError):
     """The checkpoint is recognised, but this server cannot run it."""
 
 
+class VoiceError(WeightsError):
+    """A voice file or recording is damaged, or unsuitable. `path` is its name."""
+
+
 class HubError(WeightsError):
     """A repository cannot be fetched. The message includes what to do; `path` is its address."""
 
@@ -178,6 +182,10 @@ class HubFileError(Exception):
         self.code: HubFileErrorCode = code
         self.hub_status = hub_status
         self.retry_after_ms = retry_after_ms
+
+
+class PromptError(Exception):
+    """The voice or role that a client asks for is unknown, too long, or impossible with this model."""
 
 
 class SessionsActiveError(Exception):

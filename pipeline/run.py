@@ -25,6 +25,7 @@ from actors.engine import Engine, Loaders
 from actors.hub_proxy.client import HubClient
 from actors.hub_proxy.disk_store import DiskStore
 from actors.proxy import Proxy
+from actors.sessions.prompting import ThreadedPersonas
 from pipeline import backend, log
 from pipeline.cli.arguments import add_config_arguments, add_lan_argument, run_command
 from pipeline.cli.program_name import program
@@ -77,6 +78,7 @@ async def _serve(
         recommended=stages.bundle.recommended_sampling,
         digest=stages.digest,
         runner=threads.runner,
+        personas=ThreadedPersonas(stages.personas.build),
     )
     limiter = RateLimiter(config.settings.limits, ReverseProxy.from_settings(config.settings.server))
     proxy = _proxy(config.settings)

@@ -58,12 +58,61 @@ class TextFinal:
 Text = TextPartial | TextFinal
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Voice:
+    """A voice for a prompt: `codes [V, 8]` of a recording.
+
+    What the published voice files hold instead: `embeddings [V − 1, D]`, the summed input of positions 0 to
+    V − 2, and `tail [2, 1 + n_q]`, the tokens at positions V − 1 and V as far as the voice reaches.
+    """
+
+    codes: npt.NDArray[np.int32] | None = None
+    embeddings: npt.NDArray[np.float32] | None = None
+    tail: npt.NDArray[np.int32] | None = None
+
+    @property
+    def frames(self) -> int:
+        """V, the voice's length in frames."""
+        if self.codes is not None:
+            return len(self.codes)
+        assert self.embeddings is not None, "a voice has codes or embeddings"
+        return len(self.embeddings) + 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prompt:
+    """What a session begins with: a voice, a role as text tokens, or both. `key` names it for a cache."""
+
+    key: str
+    voice: Voice | None = None
+    role: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Persona:
+    """What a client asks for: a voice by its name, a role as text; None is neither."""
+
+    voice: str | None = None
+    role: str | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class LaneOpened:
     """The lane belongs to a new session; each stage resets its row."""
 
     lane: int
     sampling: SamplingParams
+
+
+@dataclass(frozen=True, slots=True)
+class LanePrompted:
+    """The lane's session, which has no frame yet, begins with `prompt` instead of what it had.
+
+    None: without one.
+    """
+
+    lane: int
+    prompt: Prompt | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +142,7 @@ class LaneFailed:
     stage: str
 
 
-LaneEvent = LaneOpened | LaneConfigured | LaneClosed | LaneFailed
+LaneEvent = LaneOpened | LanePrompted | LaneConfigured | LaneClosed | LaneFailed
 
 
 class Span(NamedTuple):
@@ -116,7 +165,7 @@ class FrameHeader:
             `now - received_s - model_s` is the latency that the server adds.
         batch_s: the batches alone.
         due_s: the monotonic time after which its sound is not worth computing any more.
-        spans: one for each stage behind it; None where the frame is not traced.
+        spans: one for each stage it has passed; None where the frame is not traced.
     """
 
     lane: int
@@ -205,7 +254,8 @@ class ModelCard:
     `trained` is False for seeded random weights. `model_delay_ms` is the model's own acoustic
     delay, 80 ms times its largest codebook delay. `text`: whether text is words or, without a
     tokenizer, token ids. `about` is one sentence on what the model can do, `suggestions` are
-    things to ask it; both come from the configuration.
+    things to ask it; both come from the configuration. `voices`: the names of the voices that a
+    session may have, None where the model takes neither a voice nor a role.
     """
 
     name: str
@@ -215,3 +265,4 @@ class ModelCard:
     text: Literal["ids", "text"]
     about: str | None = None
     suggestions: tuple[str, ...] = ()
+    voices: tuple[str, ...] | None = None

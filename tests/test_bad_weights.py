@@ -75,10 +75,10 @@ def sentence(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
         return 0
 
     assert run_command(load) == 3
-    said = capsys.readouterr().err.strip()
-    assert "\n" not in said
-    assert said.startswith(f"{folder / 'model.safetensors'}: ")
-    return said
+    stderr = capsys.readouterr().err.strip()
+    assert "\n" not in stderr
+    assert stderr.startswith(f"{folder / 'model.safetensors'}: ")
+    return stderr
 
 
 @pytest.mark.parametrize(("change", "culprit"), BAD.values(), ids=BAD.keys())
@@ -132,7 +132,7 @@ def test_scales_of_another_quantization_are_named(
 
 
 def test_a_server_with_half_a_model_is_never_ready(folder: Path) -> None:
-    """Found only while loading, behind an open socket: nobody is served, and the process ends with 3."""
+    """Found only while loading, behind an open socket: no session is served, and the process ends with 3."""
     path = folder / "model.safetensors"
     tensors = mx.load(str(path))
     tensors["linears.3.weight"][0, 0] = mx.nan  # the last that is read
@@ -153,10 +153,10 @@ def test_a_server_with_half_a_model_is_never_ready(folder: Path) -> None:
             time.sleep(0.02)
     assert process.returncode == 3
     assert statuses <= {503}
-    said = process.stderr.read().strip().splitlines()
+    stderr = process.stderr.read().strip().splitlines()
     process.stderr.close()
-    assert said[-1] == f"{path}: linears.3.weight holds infinite numbers, or NaN"
-    assert not any("Traceback" in line or '"ready"' in line for line in said)
+    assert stderr[-1] == f"{path}: linears.3.weight holds infinite numbers, or NaN"
+    assert not any("Traceback" in line or '"ready"' in line for line in stderr)
 
 
 def test_a_file_is_what_its_tensors_are(folder: Path) -> None:

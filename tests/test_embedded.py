@@ -26,7 +26,7 @@ LANES = 3
 
 
 @pytest.fixture(scope="module")
-def chain() -> ModelStages:
+def stages() -> ModelStages:
     return open_stages(read_config(TINY, [f"lanes.max={LANES}"]))
 
 
@@ -37,8 +37,8 @@ def question() -> Pcm:
 
 
 @pytest.fixture(scope="module")
-def alone(chain: ModelStages, question: Pcm) -> Trace:
-    return run_frames(chain, question, GREEDY)
+def alone(stages: ModelStages, question: Pcm) -> Trace:
+    return run_frames(stages, question, GREEDY)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,9 @@ def test_it_adds(alone: Trace) -> None:
     assert " ".join("".join(alone.text).split()) == "three plus four is seven"
 
 
-def test_sessions_do_not_touch_each_other(chain: ModelStages, question: Pcm, alone: Trace) -> None:
+def test_sessions_do_not_touch_each_other(stages: ModelStages, question: Pcm, alone: Trace) -> None:
     """The same tokens beside sessions that talk at the same time, join late and leave early."""
-    encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
+    encoder, stepper, decoder = stages.load_encoder(), stages.load_stepper(), stages.load_decoder()
     rng = np.random.default_rng(3)
     joins = {0: (0, len(question)), 1: (5, 40), 2: (20, 60)}  # lane: the frames in which it is there
     tokens: list[int] = []
@@ -95,9 +95,9 @@ def test_sessions_do_not_touch_each_other(chain: ModelStages, question: Pcm, alo
     np.testing.assert_array_equal(np.array(codes), np.array(alone.agent_codes))
 
 
-def test_silence_gets_no_answer(chain: ModelStages) -> None:
+def test_silence_gets_no_answer(stages: ModelStages) -> None:
     """There is no text in half a minute of silence."""
-    trace = run_frames(chain, np.zeros((375, 1920), np.float32), GREEDY)
+    trace = run_frames(stages, np.zeros((375, 1920), np.float32), GREEDY)
     assert "".join(trace.text) == ""
     assert np.abs(np.concatenate(trace.agent_pcm)).max() < 0.01
 

@@ -74,7 +74,7 @@ LIMITS = st.lists(st.tuples(st.floats(0, LIMITED_S), st.integers(0, LANES)), max
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory: pytest.TempPathFactory) -> ModelStages:
+def stages(tmp_path_factory: pytest.TempPathFactory) -> ModelStages:
     folder = write_folder(tmp_path_factory.mktemp("small"))
     return open_stages(read_config(folder, [f"lanes.max={LANES}", "text.final_after_padding=2"]))
 
@@ -141,11 +141,11 @@ def pool() -> Iterator[Runners]:
 
 
 @lru_cache(maxsize=64)
-def alone(chain: ModelStages, seed: int, frames: int, changes_after: int | None) -> Trace:
+def alone(stages: ModelStages, seed: int, frames: int, changes_after: int | None) -> Trace:
     changes = {} if changes_after is None else {changes_after: [CHANGED]}
     audio = speech(seed, frames)
     return run_recording(
-        chain, Replay("small", "", SamplingParams(seed=seed), changes, {}, audio, complete=True)
+        stages, Replay("small", "", SamplingParams(seed=seed), changes, {}, audio, complete=True)
     )
 
 
@@ -245,24 +245,24 @@ async def live(engine: Engine, plan: Plan, stage: Fragile) -> Result:
 
 
 async def run(
-    chain: ModelStages,
+    stages: ModelStages,
     plans: list[Plan],
     limits: list[tuple[float, int]],
     runner: Runners,
     seen: Counter[str],
 ) -> None:
     """Run all plans at once, with (time, number of sessions that may run); `seen` counts what happened."""
-    stages: list[Fragile] = []
+    steppers: list[Fragile] = []
 
     def load_stepper() -> Fragile:
-        stage = chain.load_stepper()
+        stage = stages.load_stepper()
         stage.__class__ = Fragile
         stage.doomed, stage.hurt, stage.seen = set(), 0, seen
-        stages.append(stage)
+        steppers.append(stage)
         return stage
 
     config = read_config(
-        chain.bundle.lm_path.parent,
+        stages.bundle.lm_path.parent,
         [
             f"lanes.max={LANES}",
             f"lanes.admit={LANES}",
@@ -273,8 +273,8 @@ async def run(
     )
     engine = Engine(
         config.settings,
-        Loaders(chain.load_encoder, load_stepper, chain.load_decoder),
-        chain.card,
+        Loaders(stages.load_encoder, load_stepper, stages.load_decoder),
+        stages.card,
         lanes=LANES,
         runner=runner,
     )
@@ -284,7 +284,7 @@ async def run(
         await engine.ready.wait()
 
         async def one(number: int) -> None:
-            results[number] = await live(engine, plans[number], stages[0])
+            results[number] = await live(engine, plans[number], steppers[0])
 
         async def set_limits() -> None:
             began_s = trio.current_time()
@@ -302,11 +302,11 @@ async def run(
         assert sum(health["endings"].values()) == len(plans)
         assert health["metrics"]["dropped"]["audio"] == health["metrics"]["ladder"]["decodeSkipped"] == 0
         await engine.drain()
-    assert sum(each.failed for each in results.values()) == stages[0].hurt
+    assert sum(each.failed for each in results.values()) == steppers[0].hurt
     seen["resumed"] += health["resumed"] > 0
-    seen["fault"] += stages[0].hurt > 0
+    seen["fault"] += steppers[0].hurt > 0
     for number, plan in enumerate(plans):
-        each, due = results[number], alone(chain, plan.seed, plan.frames, plan.changes_after)
+        each, due = results[number], alone(stages, plan.seed, plan.frames, plan.changes_after)
         count = len(each.text) if each.failed or plan.vanishes else len(due.text)
         assert each.text == due.text[:count]
         assert each.failed or len(each.pcm) == len(due.agent_pcm)
@@ -326,31 +326,31 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("graphs")
-def test_a_session_is_as_if_alone_with_compiled_models(chain: ModelStages) -> None:
+def test_a_session_is_as_if_alone_with_compiled_models(stages: ModelStages) -> None:
     """With every lane in a slot of a compiled function of fixed width."""
-    law_of_isolation(copy.copy(chain), pool, examples=12)
+    check_isolation(copy.copy(stages), pool, examples=12)
 
 
 @pytest.mark.parametrize("runners", [separate_runners, pool])
 def test_a_session_is_as_if_alone(
-    chain: ModelStages, runners: Callable[[], AbstractContextManager[Runners]]
+    stages: ModelStages, runners: Callable[[], AbstractContextManager[Runners]]
 ) -> None:
     """Interleaved at random with sessions that join, queue, leave, vanish, resume, change, fail and are put
     back. Each of these happened."""
-    law_of_isolation(chain, runners, examples=12)
+    check_isolation(stages, runners, examples=12)
 
 
-def law_of_isolation(
-    chain: ModelStages, runners: Callable[[], AbstractContextManager[Runners]], examples: int
+def check_isolation(
+    stages: ModelStages, runners: Callable[[], AbstractContextManager[Runners]], examples: int
 ) -> None:
     seen: Counter[str] = Counter()
 
     @given(st.lists(PLANS, min_size=2, max_size=6), LIMITS)
     @settings(max_examples=examples, deadline=None, derandomize=True)
-    def law(plans: list[Plan], limits: list[tuple[float, int]]) -> None:
+    def check(plans: list[Plan], limits: list[tuple[float, int]]) -> None:
         with runners() as runner:
             clock = trio.testing.MockClock(autojump_threshold=0)
-            trio.run(run, chain, plans, limits, runner, seen, clock=clock)
+            trio.run(run, stages, plans, limits, runner, seen, clock=clock)
 
-    law()
+    check()
     assert set(+seen) == {"shared batch", "queued", "changed", "resumed", "fault", "put back"}, seen

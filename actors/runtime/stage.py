@@ -110,18 +110,21 @@ class Stage(Generic[In, Out]):
         timing: durations of batches, measured on the thread.
     """
 
-    def __init__(self, name: str, inbox: Channel[In], outbox: Channel[Out], *, stall_s: float) -> None:
+    def __init__(self, name: str, inputs: Channel[In], outputs: Channel[Out], *, stall_s: float) -> None:
         self.name = name
         self.timing = Histogram()
         self.ready = trio.Event()
-        self._inbox = inbox
-        self._outbox = outbox
+        self._inputs = inputs
+        self._outputs = outputs
         self._stall_s = stall_s
+        self._turn = trio.Lock()  # of a batch or a call: a pool would run them on two threads at once
         self._failed_lanes: set[int] = set()  # on which the worker failed, until they are closed
         self._serving: tuple[Runner, Worker[In, Out]] | None = None
 
     async def call_between_batches(self, call: Callable[[Worker[In, Out]], T]) -> T:
         """Run `call` with the worker on its thread, between two batches; only once `ready`.
+
+        Of calls and batches that wait, the one that has waited longest is next.
 
         Raises:
             ThreadStalledError: it did not return within `stall_s`.
@@ -129,7 +132,8 @@ class Stage(Generic[In, Out]):
         """
         assert self._serving is not None, "there is no worker yet"
         runner, worker = self._serving
-        return await runner.run(call, worker, stall_s=self._stall_s)
+        async with self._turn:
+            return await runner.run(call, worker, stall_s=self._stall_s)
 
     async def run_trial(self, frames: Sequence[In], steps: int) -> "Trial[Out]":
         """Run `frames` as one batch on freshly opened lanes, `steps` times; no session may have these lanes.
@@ -144,9 +148,9 @@ class Stage(Generic[In, Out]):
         return self.timing.total_s
 
     async def run(self, runner: Runner, load: Callable[[], Worker[In, Out]]) -> None:
-        """Load the worker on `runner`, serve until the inbox is closed and empty, then close the outbox.
+        """Load the worker on `runner`, serve until its input is closed and empty, then close its output.
 
-        If the next stage has ended, this one ends too, and closes its inbox. Loading may take any
+        If the next stage has ended, this one ends too, and closes its input. Loading may take any
         time; a batch that takes `stall_s` is given up, and the process ends. A batch that fails
         ends its lanes, unless the worker reports (`StateLostError`) that no lane's state is valid.
 
@@ -164,22 +168,22 @@ class Stage(Generic[In, Out]):
         finally:
             runner.expect(lambda: False)
         # Not where it raised: its neighbours are cancelled then, and must not seem to end by themselves.
-        self._inbox.close()
-        self._outbox.close()
+        self._inputs.close()
+        self._outputs.close()
 
     def _has_work(self) -> bool:
-        return not self._inbox.is_empty and self._outbox.is_empty
+        return not self._inputs.is_empty and self._outputs.is_empty
 
     async def _serve(self, runner: Runner, worker: Worker[In, Out]) -> None:
         waits = WaitClock()
         while True:
-            await self._inbox.wait_waiting()
+            await self._inputs.wait_waiting()
             waits.request()
             # A third batch under way would only keep the first two from their threads. What waits
             # here makes the next batch wider.
-            await self._outbox.wait_empty()
-            async with runner.acquire() as thread:
-                batch = self._drop_failed(self._inbox.take_batch_nowait())
+            await self._outputs.wait_empty()
+            async with self._turn, runner.acquire() as thread:
+                batch = self._drop_failed(self._inputs.take_batch_nowait())
                 started_s = waits.start()
                 try:
                     done = await thread.run(self._work, worker, batch, started_s, stall_s=self._stall_s)
@@ -189,10 +193,10 @@ class Stage(Generic[In, Out]):
                     raise BrokenInvariantError(f"the {self.name} failed: {error}") from error
                 # With the thread still held, so that the next stage can ask for it before those upstream.
                 if done.failure is None:
-                    await self._outbox.put_all([*done.events, *self._results(batch, done, waits)])
+                    await self._outputs.put_all([*done.events, *self._results(batch, done, waits)])
                     waits.finish()
                 else:
-                    await self._outbox.put_all([*done.events, *self._failures(batch, done.failure)])
+                    await self._outputs.put_all([*done.events, *self._failures(batch, done.failure)])
 
     def _work(self, worker: Worker[In, Out], batch: Batch[In], now_s: float) -> _Done[Out]:
         """On the thread: first what happens to the lanes, then the frames."""

@@ -58,7 +58,7 @@ class ThreadPool:
             while runner.waiting and len(self._idle) > expected:
                 thread = runner.preferred if runner.preferred in self._idle else self._idle[0]
                 self._idle.remove(thread)
-                runner.give(thread)
+                runner.grant(thread)
             expected += runner.is_expected
 
     def release(self, thread: PinnedThread) -> None:
@@ -95,7 +95,7 @@ class PooledRunner:
         """Whether the actor has neither a thread nor asked for one, and is about to ask."""
         return not self._held and not self.waiting and self._is_ready()
 
-    def give(self, thread: PinnedThread) -> None:
+    def grant(self, thread: PinnedThread) -> None:
         """Grant the oldest request."""
         request = self.waiting.pop(0)
         request.thread = self.preferred = thread

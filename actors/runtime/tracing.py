@@ -1,6 +1,6 @@
 """Traces: one frame in N leaves a log event with what it waited for and what each model took.
 
-A traced frame carries a span for each model behind it. What it waited for a model is all of the
+A traced frame carries a span for each model it has passed. What it waited for a model is all of the
 time since the model before was done with it that was not computing: in a channel, for the
 thread, and for the hand-over. Waits and batches therefore always add up to the whole.
 

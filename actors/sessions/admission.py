@@ -1,13 +1,14 @@
 """Admission: who runs, who waits, and who is refused.
 
-At most `limit` sessions run at once, however many lanes there are; the limit follows what the machine holds
-(`concurrency_limit`). A session that has to make room keeps its lane, with all that the models remember of
-it, and waits at the head of the queue; none of its audio is processed meanwhile.
+At most `limit` sessions run at once, however many lanes there are; the limit follows how many the
+machine can serve in time (`concurrency_limit`). A session that has to make room keeps its lane, with
+all that the models remember of it, and waits at the head of the queue; none of its audio is processed
+meanwhile.
 
 It is decided at once, before a connection is upgraded: a free lane, a place in the queue, or a
 refusal. The lease is a context manager, and its holder only has to leave it: then a place in the
 queue is given up, a lane that was never opened is free, and one that was opened is closed by an
-event behind its last frame. That lane is free again when the event has come out of the last
+event after its last frame. That lane is free again when the event has come out of the last
 stage, because until then its rows are in use.
 
 Neighbours: `dispatcher` reports which lanes came out; `session` holds the lease.
@@ -137,8 +138,8 @@ class Admission:
     The limit is at first the number of lanes.
     """
 
-    def __init__(self, inbox: Channel[UserFrame], *, lanes: int, queue: int) -> None:
-        self._inbox = inbox
+    def __init__(self, user_frames: Channel[UserFrame], *, lanes: int, queue: int) -> None:
+        self._user_frames = user_frames
         self._lanes_max = lanes
         self._queue_max = queue
         self._limit = lanes
@@ -217,16 +218,16 @@ class Admission:
         return self._waiting.index(lease) + 1 if lease in self._waiting else 0
 
     def send(self, event: LaneEvent) -> None:
-        """Put a lane event behind what the lane already has in the channels."""
+        """Put a lane event after what the lane already has in the channels."""
         try:
-            self._inbox.put_nowait(event)
+            self._user_frames.put_nowait(event)
         except trio.WouldBlock:
             raise BrokenInvariantError(
                 "the first channel has no room left for the events of its own lanes"
             ) from None
 
     def end_lease(self, lease: LaneLease, *, opened: bool) -> None:
-        """Take back what a lease held; a lane that was opened is closed behind its last frame."""
+        """Take back what a lease held; a lane that was opened is closed after its last frame."""
         if lease in self._waiting:
             self._waiting.remove(lease)
             self._move_up()

@@ -6,7 +6,7 @@ Neighbours: `send_queue` belongs to one connection and is replaced with it; `ses
 from collections import Counter
 from collections.abc import Callable
 
-from actors.sessions.backlog import Backlog
+from actors.sessions.playout_lag import PlayoutLag
 from actors.sessions.send_queue import DroppedKind, SendQueue
 from pipeline.errors import SessionError
 from pipeline.protocol.metadata import Stats
@@ -19,17 +19,17 @@ from pipeline.values import AgentFrame
 class ClientOutput:
     """Puts packets into the present connection's send queue; without one it keeps those that want an ACK.
 
-    While the client has a backlog, partial texts and statistics are dropped here.
+    While the client lags, partial texts and statistics are dropped here.
 
     Args:
-        backlog: what the client has and will play too late.
-        on_failure: called once, with the error after which the session cannot go on.
+        playout_lag: what the client has and will play too late.
+        on_failure: called once, with the error after which the session cannot continue.
     """
 
-    def __init__(self, backlog: Backlog, on_failure: Callable[[], None]) -> None:
+    def __init__(self, playout_lag: PlayoutLag, on_failure: Callable[[], None]) -> None:
         self.unacked = UnackedPackets()
         self.failure: SessionError | None = None
-        self._backlog = backlog
+        self._playout_lag = playout_lag
         self._on_failure = on_failure
         self._queue: SendQueue | None = None  # None while no connection carries the session
         self._dropped: Counter[DroppedKind] = Counter()  # on earlier connections, and between them
@@ -42,7 +42,7 @@ class ClientOutput:
     def attach(self, queue: SendQueue) -> tuple[OutgoingPacket, ...]:
         """Put packets into this queue from now on; return those to send again ahead of it."""
         self.detach()
-        self._backlog.reset()
+        self._playout_lag.reset()
         self._queue = queue
         return self.unacked.packets
 
@@ -57,9 +57,9 @@ class ClientOutput:
 
     def put(self, packet: OutgoingPacket, frame: AgentFrame | None = None) -> None:
         """Send a packet, `frame` being the audio in it; or keep it for the next connection, or drop it."""
-        if self._backlog.frames and packet.type == PacketType.TEXT_PARTIAL:
+        if self._playout_lag.frames and packet.type == PacketType.TEXT_PARTIAL:
             self._dropped["partial"] += 1
-        elif self._backlog.frames and packet.kind == Stats.TYPE:
+        elif self._playout_lag.frames and packet.kind == Stats.TYPE:
             self._dropped["low"] += 1
         elif self._queue is not None:
             self._queue.put(packet, frame)
@@ -69,7 +69,7 @@ class ClientOutput:
             self._dropped["audio"] += 1
 
     def fail(self, error: SessionError) -> None:
-        """The session cannot go on; the connection that carries it raises the first such error."""
+        """The session cannot continue; the connection that carries it raises the first such error."""
         self.failure = self.failure or error
         if self._queue is not None:
             self._queue.fail(error)

@@ -1,9 +1,10 @@
 """How many sessions run at once: measured at the start, then corrected by how punctual the answers are.
 
-The law, for observations a fixed time apart. A frame is *late* if its answer came out of the models more than
-half a frame's duration past its deadline, or if it was dropped or skipped on the way; a frame is *tight* if
-it came out past its deadline at all. An observation is late if a share of its frames is; one without frames
-changes nothing. Overload need not show in every observation, so that late ones are counted over a window.
+The control rules, for observations a fixed time apart. A frame is *late* if its answer came out of the
+models more than half a frame's duration past its deadline, or if it was dropped or skipped on the way; a
+frame is *tight* if it came out past its deadline at all. An observation is late if a share of its frames is;
+one without frames changes nothing. Overload need not show in every observation, so that late ones are
+counted over a window.
 
 | what happens | answer |
 |---|---|

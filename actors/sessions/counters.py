@@ -19,6 +19,7 @@ class SessionCounters:
         low_dropped: LOW packets dropped under pressure.
         decodes_skipped: frames that were too late to be decoded.
         frames_put_back: frames not accepted while the session was put back into the queue.
+        frames_early: frames not accepted because the session had not begun with its voice and role yet.
         client_underruns: gaps in the playback, as reported by the client.
     """
 
@@ -33,6 +34,7 @@ class SessionCounters:
     decodes_skipped: int = 0
     client_underruns: int = 0
     frames_put_back: int = 0
+    frames_early: int = 0
 
     def add(self, other: "SessionCounters") -> None:
         """Add the other's counters to these."""

@@ -85,13 +85,13 @@ class Dispatcher:
     def report_leak(self, before: str, frame: Frame) -> None:
         """A channel dropped a frame: inform the holder of its lane at once."""
         self._sinks[frame.lane].frame_dropped(frame.index, before)
-        self._judge(frame, math.inf)
+        self._count_lateness(frame, math.inf)
 
     def punctuality(self) -> Punctuality:
         """The counters now."""
         return Punctuality(self._timely, self._late, self._tight)
 
-    def _judge(self, frame: Frame, late_s: float) -> None:
+    def _count_lateness(self, frame: Frame, late_s: float) -> None:
         if frame.header.due_s == -math.inf:
             return  # its client does not play what it has: not the models' lateness
         self._timely += 1
@@ -115,6 +115,6 @@ class Dispatcher:
         now_s = trio.current_time()
         for frame in batch.frames:
             self.frames += 1
-            self._judge(frame, math.inf if frame.skipped else now_s - frame.header.due_s)
+            self._count_lateness(frame, math.inf if frame.skipped else now_s - frame.header.due_s)
             self.over_budget += frame.header.batch_s > BUDGET_S
             self._sinks[frame.lane].deliver(frame)

@@ -18,7 +18,7 @@ class Latencies:
     """Of all sessions: from a packet received to its answer sent, and what the server adds to the models."""
 
     total: Histogram = field(default_factory=Histogram)
-    added: Histogram = field(default_factory=Histogram)
+    overhead: Histogram = field(default_factory=Histogram)
 
 
 class LatencyRecorder:
@@ -30,23 +30,27 @@ class LatencyRecorder:
         tracer: logs the frames that are traced.
 
     Attributes:
-        added: what the server added to the models, of this session.
+        overhead: what the server added to the models, of this session.
     """
 
     def __init__(self, session_id: str, latencies: Latencies, tracer: Tracer) -> None:
-        self.added = Histogram()
+        self.overhead = Histogram()
         self._session_id = session_id
         self._latencies = latencies
         self._tracer = tracer
+        self._deadlines = DeadlineClock()
+
+    def reset_deadlines(self) -> None:
+        """The session continues after it was away: its deadlines follow from the next frame."""
         self._deadlines = DeadlineClock()
 
     def record_sent(self, frame: AgentFrame) -> bool:
         """A frame has been written just now; True if it is an underrun: received in time, sent late."""
         now_s, header = trio.current_time(), frame.header
         total_s = now_s - header.received_s
-        added_s = max(0.0, total_s - header.model_s)  # two clocks, read one after the other
-        for histogram in (self.added, self._latencies.added):
-            histogram.add(added_s)
+        overhead_s = max(0.0, total_s - header.model_s)  # two clocks, read one after the other
+        for histogram in (self.overhead, self._latencies.overhead):
+            histogram.add(overhead_s)
         self._latencies.total.add(total_s)
         self._tracer.end(frame, self._session_id, now_s)
         return self._deadlines.is_underrun(frame.index, nanoseconds(header.received_s), nanoseconds(now_s))

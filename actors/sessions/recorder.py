@@ -7,7 +7,7 @@ nothing else: `packet-voice offline --replay` computes them again. A recording w
 line, or whose last line reports it, is incomplete.
 
 Sessions post items; one task writes them, on a thread. If the disk cannot keep up, the recording
-is aborted, and the session goes on.
+is aborted, and the session continues.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ import trio
 
 from pipeline.values import Pcm
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # `pipeline.audio.recordings` reads it
 WAITING_ITEMS: Final = 512  # of all sessions: 4 MB, or 40 s of one session's audio
 CLOSING_S: Final = 2.0
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from actors.sessions.recorder import Recorder, Recording
 from pipeline.protocol.metadata import ErrorNotice, RecordingNotice, ServerMetadata
-from pipeline.values import Pcm, SamplingParams
+from pipeline.values import Pcm, Persona, Prompt, SamplingParams
 
 
 class RecordingSwitch:
@@ -28,8 +28,13 @@ class RecordingSwitch:
         self._send_metadata = send_metadata
         self._recording: Recording | None = None
 
-    def turn_on(self, sampling: SamplingParams, frames_in: int) -> None:
-        """Begin a recording; refused once the session has `frames_in`, because it could not be replayed."""
+    def turn_on(
+        self, sampling: SamplingParams, frames_in: int, persona: Persona, prompt: Prompt | None
+    ) -> None:
+        """Begin a recording; refused once the session has `frames_in`, because it could not be replayed.
+
+        `persona` and `prompt`: what the session begins with.
+        """
         if self._recorder is None:
             self._send_metadata(ErrorNotice("not_recorded", "this server does not record"))
         elif frames_in:
@@ -38,6 +43,7 @@ class RecordingSwitch:
             )
         elif self._recording is None:
             self._recording = self._recorder.begin(self._session_id, sampling=dataclasses.asdict(sampling))
+            self.record_prompted(persona, prompt)
             self.announce()
 
     def turn_off(self, reason: str, frames_in: int) -> None:
@@ -56,6 +62,12 @@ class RecordingSwitch:
         """The next frame, `pcm [1920]`."""
         if self._recording is not None:
             self._recording.add_audio(pcm)
+
+    def record_prompted(self, persona: Persona, prompt: Prompt | None) -> None:
+        """The session begins with this; `key` is None for nothing."""
+        if self._recording is not None:
+            key = None if prompt is None else prompt.key
+            self._recording.add_event("prompted", key=key, **dataclasses.asdict(persona))
 
     def record_configured(self, frame: int, sampling: SamplingParams) -> None:
         """The sampling changed before this frame."""

@@ -4,7 +4,7 @@ A session has a lane, numbers the frames that go in, sends what comes out, knows
 are sampled and counts all of it. It never waits (except for its lane): every other method is a
 plain function, called by ingress, the dispatcher, egress and health, each from its own task.
 
-Neighbours: `connection` carries its packets; `client_output`, `backlog`, `counters`,
+Neighbours: `connection` carries its packets; `client_output`, `playout_lag`, `counters`,
 `latency` and `recording_switch` are its parts. What does not belong here: packet numbers, heartbeats
 and the transport, which end with a connection.
 """
@@ -22,17 +22,19 @@ from msgspec import structs
 from actors.runtime.channel import Channel
 from actors.runtime.tracing import Tracer
 from actors.sessions.admission import LaneLease
-from actors.sessions.backlog import Backlog
 from actors.sessions.client_output import ClientOutput
 from actors.sessions.counters import SessionCounters
 from actors.sessions.dispatcher import Dispatcher
 from actors.sessions.latency import Latencies, LatencyRecorder, nanoseconds
+from actors.sessions.persona_choice import PersonaChoice
+from actors.sessions.playout_lag import PlayoutLag
+from actors.sessions.prompting import Prompter
 from actors.sessions.recorder import Recorder
 from actors.sessions.recording_switch import RecordingSwitch
 from actors.sessions.send_queue import SendQueue
 from pipeline.audio.framing import AudioRefusedError, frames_of, payload_of
 from pipeline.audio.pacing import DeadlineClock
-from pipeline.errors import LaneFailedError, SessionError
+from pipeline.errors import LaneFailedError, PromptError, SessionError
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import capture_ms
 from pipeline.protocol.events import AudioReceived
@@ -52,12 +54,15 @@ from pipeline.values import (
     AgentFrame,
     FrameHeader,
     LaneConfigured,
+    LanePrompted,
+    Persona,
     SamplingParams,
     Text,
     TextPartial,
     UserFrame,
 )
 
+NO_PERSONA: Final = Persona()
 CONFIGURES_WAITING: Final = 8  # changes of sampling that one lane may have in the first channel
 
 
@@ -75,28 +80,31 @@ class Session:
     def __init__(
         self,
         lease: LaneLease,
-        inbox: Channel[UserFrame],
+        user_frames: Channel[UserFrame],
         sampling: SamplingParams,
         latencies: Latencies,
         *,
         tracer: Tracer,
         max_lag_s: float,
         recorder: Recorder | None,
+        persona: Persona = NO_PERSONA,
     ) -> None:
         self.id = secrets.token_hex(8)
         self.began_s = trio.current_time()
         self.lease = lease
         self.finished = trio.Event()
         self.wakeup = trio.Event()
+        self._opened = trio.Event()
         self.latency = LatencyRecorder(self.id, latencies, tracer)
-        self._inbox = inbox
+        self._user_frames = user_frames
         self._sampling = sampling
+        self._choice = PersonaChoice(persona)
         self._tracer = tracer
-        self._backlog = Backlog(max_lag_s)
-        self._output = ClientOutput(self._backlog, on_failure=self._wake)
+        self._playout_lag = PlayoutLag(max_lag_s)
+        self._output = ClientOutput(self._playout_lag, on_failure=self._wake)
         self._recording = RecordingSwitch(recorder, self.id, self.send_metadata)
         self._counters = SessionCounters()
-        self._arrivals = DeadlineClock()
+        self._deadline_clock = DeadlineClock()
         self._last_audio_s = self.began_s
         self._next_index = 0  # of the frame that the dispatcher delivers next
         self._reported_frames = self._reported_audio = 0  # dropped, as far as the client knows
@@ -131,14 +139,48 @@ class Session:
             await self.lease.wait_changed()
 
     def open(self, dispatcher: Dispatcher) -> None:
-        """Open the lane: from now on audio is accepted and answers are delivered.
+        """Open the lane: from now on answers are delivered, and audio is accepted.
+
+        With a voice or a role, audio is accepted once `begin_personas` has let the lane begin with it.
 
         Raises:
             trio.ClosedResourceError: the engine has ended.
         """
         self._last_audio_s = trio.current_time()
         dispatcher.attach(self.lease.open_lane(self._sampling), self)
-        self.send_metadata(Ready())
+        self._opened.set()
+        if not self._choice.pending:
+            self._send_ready()
+
+    async def begin_personas(self, prompter: Prompter) -> None:
+        """Let the lane begin with each voice and role that is asked for, until cancelled.
+
+        Raises:
+            Exception: the model failed on the prompt; this session cannot go on.
+        """
+        await self._opened.wait()
+        while True:
+            persona = await self._choice.wait_asked()
+            lane = self.lease.lane
+            assert lane is not None
+            try:
+                prompt = await prompter.build(persona)
+                if prompt is not None:
+                    await prompter.prepare(lane, prompt, is_open=lambda: self.lease.is_open)
+            except PromptError as error:
+                self._choice.refuse(persona)
+                self.send_metadata(ErrorNotice("prompt_refused", str(error)))
+                if not self._choice.pending and self.lease.running:
+                    self._send_ready()
+                continue
+            if not self.lease.is_open:
+                return
+            if self._choice.accept(persona, prompt):
+                with contextlib.suppress(trio.ClosedResourceError):  # the engine has ended
+                    self._user_frames.put_nowait(LanePrompted(lane, prompt))
+                self._recording.record_prompted(persona, prompt)
+                if self.lease.running:  # put back meanwhile, it is told when it runs again
+                    self._send_ready()
 
     async def wait_put_back(self) -> None:
         """Wait until the session has to make room; its audio is not processed from then on."""
@@ -148,9 +190,11 @@ class Session:
     def continue_after_wait(self) -> None:
         """The session runs again, with its state as it was; what was sent meanwhile counts as dropped."""
         self._last_audio_s = trio.current_time()
-        self._arrivals = DeadlineClock()
+        self._deadline_clock = DeadlineClock()
+        self.latency.reset_deadlines()
         self._report_dropped()
-        self.send_metadata(Ready())
+        if not self._choice.pending:
+            self._send_ready()
 
     def close_input(self) -> None:
         """Accept no more audio; `finished` follows once all that was accepted is answered."""
@@ -178,6 +222,9 @@ class Session:
         if not self.lease.running:
             self._counters.frames_put_back += len(frames)
             return
+        if self._choice.pending:
+            self._counters.frames_early += len(frames)
+            return
         self._last_audio_s = received_s
         lane = self.lease.lane
         assert lane is not None
@@ -194,7 +241,7 @@ class Session:
             with contextlib.suppress(trio.ClosedResourceError):  # the engine has ended; so will this session
                 self._counters.frames_in += 1
                 self._recording.record_audio(pcm)
-                self._inbox.put_nowait(UserFrame(header, pcm))
+                self._user_frames.put_nowait(UserFrame(header, pcm))
 
     def refuse_audio(self, why: str) -> None:
         """Audio of the client is unusable; the session goes on."""
@@ -205,28 +252,52 @@ class Session:
         """The client reports how its playback is doing."""
         self._counters.client_underruns = stats.underruns or 0
         if stats.last_played_frame is not None:
-            self._backlog.update(stats.last_played_frame)
+            self._playout_lag.update(stats.last_played_frame)
 
     def configure(self, change: Configure) -> None:
         """Change how tokens are sampled from the next frame on; what the client omits stays as it is."""
         named = {k: v for k, v in structs.asdict(change).items() if v is not None}
+        if {"voice", "role"} & named.keys():
+            self._ask_persona(change)
+            named = {k: v for k, v in named.items() if k not in ("voice", "role")}
+            if not named:
+                return
         if named.pop("replay", None) is not None:
             if change.replay:
-                self._recording.turn_on(self._sampling, self._counters.frames_in)
+                choice = self._choice
+                self._recording.turn_on(
+                    self._sampling, self._counters.frames_in, choice.persona, choice.prompt
+                )
             else:
                 self._recording.turn_off("asked", self._counters.frames_in)
         sampling = dataclasses.replace(self._sampling, **named)
         lane = self.lease.lane
         if self.lease.is_open and lane is not None:
-            if self._inbox.waiting_events(lane) > CONFIGURES_WAITING:
+            if self._user_frames.waiting_events(lane) > CONFIGURES_WAITING:
                 notice = ErrorNotice("busy", "too many changes of configuration are waiting for the model")
                 self.send_metadata(notice)
                 return
             with contextlib.suppress(trio.ClosedResourceError):
-                self._inbox.put_nowait(LaneConfigured(lane, sampling))
+                self._user_frames.put_nowait(LaneConfigured(lane, sampling))
         self._sampling = sampling
         if named:
             self._recording.record_configured(self._counters.frames_in, sampling)
+
+    def _ask_persona(self, change: Configure) -> None:
+        if self._counters.frames_in:
+            notice = "a voice and a role can be chosen until the first audio only"
+        elif (lane := self.lease.lane) is not None and self._user_frames.waiting_events(
+            lane
+        ) > CONFIGURES_WAITING:
+            notice = "too many changes of configuration are waiting for the model"
+        else:
+            self._choice.ask(change)
+            return
+        self.send_metadata(ErrorNotice("prompt_refused", notice))
+
+    def _send_ready(self) -> None:
+        self._last_audio_s = trio.current_time()
+        self.send_metadata(Ready(self._choice.persona.voice, self._choice.persona.role))
 
     def announce_recording(self) -> None:
         """Remind a client that has resumed the session that it is being recorded, if it is."""
@@ -274,7 +345,7 @@ class Session:
     def record_sent(self, frame: AgentFrame) -> None:
         """Egress has written this frame just now."""
         self._counters.frames_out += 1
-        self._backlog.record_sent()
+        self._playout_lag.record_sent()
         self._counters.underruns += self.latency.record_sent(frame)
 
     def report(self, stats: Stats) -> None:
@@ -290,7 +361,7 @@ class Session:
                 frames_out=counters.frames_out,
                 frames_dropped=counters.frames_dropped,
                 underruns=counters.underruns,
-                added_ms=round(self.latency.added.statistics().p50_ms, 3),
+                added_ms=round(self.latency.overhead.statistics().p50_ms, 3),
                 low_left_out=counters.low_dropped,
                 partials_left_out=counters.partials_dropped,
                 decodes_skipped=counters.decodes_skipped,
@@ -311,9 +382,9 @@ class Session:
         self.wakeup.set()  # the registry replaces the event
 
     def _due_s(self, index: int, received_s: float) -> float:
-        """Until when the answer to this frame is worth decoding; never, if the client has a backlog."""
-        due_ns = self._arrivals.due_ns(index, nanoseconds(received_s))
-        return -math.inf if self._backlog.skip_frame() else due_ns / 1e9
+        """Until when the answer to this frame is worth decoding; never, if the client lags."""
+        due_ns = self._deadline_clock.due_ns(index, nanoseconds(received_s))
+        return -math.inf if self._playout_lag.take_skip() else due_ns / 1e9
 
     def _send_text(self, texts: Iterable[Text]) -> None:
         for text in texts:

@@ -18,7 +18,7 @@ _SAMPLE: Final = np.dtype("<f4")
 
 
 class AudioRefusedError(Exception):
-    """One packet of audio is unusable; its session goes on.
+    """One packet of audio is unusable; its session continues.
 
     `reason` is `empty`, `ragged` (not whole frames), `too_long` (more frames than a burst
     may hold) or `not_finite` (a sample is NaN or infinite).

@@ -15,15 +15,18 @@ import numpy as np
 
 from pipeline.errors import ConfigError
 from pipeline.units import FRAME_SAMPLES
-from pipeline.values import Pcm, SamplingParams
+from pipeline.values import Pcm, Persona, SamplingParams
 
-FORMAT = 1
+FORMATS = (1, 2)  # 2: with the voice and the role that the session began with
 Stop = Literal["encoder", "stepper"]  # the stage before which a frame was dropped
 
 
 @dataclass(frozen=True)
 class Replay:
-    """A recording: `frames [T, 1920]` and, by frame, changes of sampling and the stage it never reached."""
+    """A recording: `frames [T, 1920]` and, by frame, changes of sampling and the stage it never reached.
+
+    `prompt_key`: of the prompt that `persona` was, None for none.
+    """
 
     model: str
     digest: str
@@ -32,6 +35,8 @@ class Replay:
     stopped: dict[int, Stop]
     frames: Pcm
     complete: bool
+    persona: Persona
+    prompt_key: str | None
 
     def __iter__(self) -> Iterator[tuple[list[SamplingParams], Pcm, Stop | None]]:
         for index, pcm in enumerate(self.frames):
@@ -55,8 +60,9 @@ def read_replay(folder: Path) -> Replay:
         records: list[dict[str, Any]] = [json.loads(line) for line in lines]
         first = {record["type"]: record for record in reversed(records)}
         began, ended = first["began"], first.get("ended", {})
-        if began["format"] != FORMAT:
-            raise ConfigError("--replay", f"{folder} has format {began['format']}, this reads {FORMAT}")
+        if began["format"] not in FORMATS:
+            raise ConfigError("--replay", f"{folder} has format {began['format']}, this reads {FORMATS[-1]}")
+        prompted = ([record for record in records if record["type"] == "prompted"] or [{}])[-1]
         changes: dict[int, list[SamplingParams]] = {}
         for record in records:
             if record["type"] == "configured":
@@ -69,6 +75,8 @@ def read_replay(folder: Path) -> Replay:
             stopped={record["frame"]: record["before"] for record in records if record["type"] == "dropped"},
             frames=audio[: len(audio) // FRAME_SAMPLES * FRAME_SAMPLES].reshape(-1, FRAME_SAMPLES),
             complete=ended.get("complete", False),
+            persona=Persona(prompted.get("voice"), prompted.get("role")),
+            prompt_key=prompted.get("key"),
         )
     except OSError as error:
         raise ConfigError("--replay", f"{folder} cannot be read ({error.strerror})") from None

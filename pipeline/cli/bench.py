@@ -1,12 +1,13 @@
-"""`python -m pipeline bench`: stage times, memory use, and the latency of a server.
+"""Measure stage times, memory use and server latency.
 
-Five measurements, the last two only with `--only`:
+Measurements:
+  stages   encode, step and decode at every batch width, one after the other
+  memory   resident memory over many steps of one lane, which must not grow
+  server   a server started as a user would, with audio sent in real time
 
-* **stages** — encode, step and decode at every batch width, one after the other;
-* **memory** — resident memory over many steps of one lane, which must not grow;
-* **server** — a server started as a user would, with audio sent in real time;
-* **profile** — where the time of each stage goes, for `--lanes` lanes: Python, products, convolutions, …;
-* **load** — a random checkpoint of 2 GB, or of the architecture of `--config`: written, loaded, removed.
+Only with --only:
+  profile  where the time of each stage goes, for --lanes lanes: Python, products, convolutions, …
+  load     a random checkpoint of 2 GB, or of the architecture of --config: written, loaded, removed
 """
 
 import argparse
@@ -143,9 +144,16 @@ def _table(result: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     usual = ("stages", "memory", "server")
-    parser = argparse.ArgumentParser(prog=program("bench"), description=__doc__)
-    add_config_arguments(parser, required=False)
-    parser.add_argument("--only", choices=(*usual, "profile", "load"), action="append")
+    parser = argparse.ArgumentParser(
+        prog=program("bench"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_config_arguments(parser)
+    parser.add_argument(
+        "--only",
+        choices=(*usual, "profile", "load"),
+        action="append",
+        help="run this measurement only; repeatable (default stages, memory and server)",
+    )
     parser.add_argument("--frames", type=int, default=200, help="frames per batch width (default 200)")
     parser.add_argument("--steps", type=int, default=20_000, help="steps of the memory run (default 20000)")
     parser.add_argument("--seconds", type=float, default=30.0, help="speech for the server (default 30)")
@@ -153,15 +161,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args(arguments)
     wanted = set(options.only or usual)
-    if options.config is None and wanted != {"load"}:
-        parser.error("--config is needed for everything but --only load")
     if options.lanes < 1:
         parser.error("--lanes must be positive")
 
     machine = backend.prepare()
     result: dict[str, Any] = {"device": machine.device, "blas": machine.blas.name}
     if "load" in wanted:
-        result |= {"name": str(options.config or "random"), "load": _load(options.config, options.set)}
+        config = None if options.config is parser.get_default("config") else options.config
+        result |= {"name": str(config or "random"), "load": _load(config, options.set)}
     if wanted & {*usual, "profile"}:
         result |= _measure(options, wanted)
     print(json.dumps(result) if options.json else _table(result))
@@ -179,8 +186,8 @@ def _load(config: Source | None, overrides: Sequence[str]) -> dict[str, Any]:
 def _measure(options: argparse.Namespace, wanted: Collection[str]) -> dict[str, Any]:
     """The measurements in `wanted` of the model that the command line names."""
     config = open_config(options.config, options.set, check=open_stages)
-    chain = open_stages(config)
-    result: dict[str, Any] = {"name": chain.card.name}
+    stages = open_stages(config)
+    result: dict[str, Any] = {"name": stages.card.name}
     if "server" in wanted:  # first, while this process has nothing else in memory
         result["server"] = measure_server(options.config, options.set, options.seconds)
     measures: dict[str, Callable[[StageRunner], Any]] = {
@@ -189,9 +196,9 @@ def _measure(options: argparse.Namespace, wanted: Collection[str]) -> dict[str, 
     }
     if "profile" in wanted:
         with backend.pinned_to(backend.core_affinity()[-1]):
-            result["profile"] = measure_profile(chain, options.frames, options.lanes)
+            result["profile"] = measure_profile(stages, options.frames, options.lanes)
     chosen = [name for name in measures if name in wanted]
     if chosen:
-        with StageRunner.of(chain) as runner:
+        with StageRunner.of(stages) as runner:
             result |= {name: measures[name](runner) for name in chosen}
     return result

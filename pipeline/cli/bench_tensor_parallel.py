@@ -1,9 +1,9 @@
-"""`python -m pipeline bench-tensor-parallel`: a step of a model that several processes share.
+"""Measure one step of a model split across several processes, and estimate it for several machines.
 
-It measures the steps of one lane in one process, and in several on this machine, which `mlx.launch`
+The steps of one lane are measured in one process, and in several on this machine, which mlx.launch
 starts on loopback. These share the machine's memory and cores, so they show the cost of the exchanges
-and not the gain. From sizes alone it estimates several machines: the memory each reads in a step, and
-the time they wait for their link.
+and not the gain. The estimate for several machines comes from sizes alone: the memory each reads in a
+step, and the time they wait for their link.
 """
 
 import argparse
@@ -77,14 +77,14 @@ def estimate(config: LmConfig, memory_gb_per_s: float, size: int = 2) -> dict[st
         return bytes_of(each, read=True) / memory_gb_per_s / 1e6
 
     message_bytes = 4 * MessageLayout(2, 1, config.n_q, config.dep_q).numbers
-    ways = {}
-    for way in ("cut", "whole"):
-        shard = Shard(0, size, replicated_depformer=way == "whole")
+    by_depformer = {}
+    for depformer in ("cut", "whole"):
+        shard = Shard(0, size, replicated_depformer=depformer == "whole")
         shard.check(config)
         mine, traffic = shard.shapes(config, shapes), shard.traffic(config, 1, _NUMBER_BYTES)
         sent_bytes = traffic.sent_bytes + (size - 1) * message_bytes
         exchanges = traffic.exchanges + 1  # one round before the step
-        ways[way] = {
+        by_depformer[depformer] = {
             "rank_gb": round(bytes_of(mine, read=False) / 1e9, 2),
             "exchanges": exchanges,
             "sent_kb": round(sent_bytes / 1e3, 1),
@@ -101,7 +101,7 @@ def estimate(config: LmConfig, memory_gb_per_s: float, size: int = 2) -> dict[st
         "whole_gb": round(bytes_of(shapes, read=False) / 1e9, 2),
         "alone_ms": round(read_ms(shapes), 1),
         "ranks": size,
-        "depformer": ways,
+        "depformer": by_depformer,
     }
 
 
@@ -153,9 +153,9 @@ def free_ports_from(count: int) -> int:
             return first
 
 
-def _report(chain: ModelStages, steps: int, leading: Coordinator | None = None) -> int:
+def _report(stages: ModelStages, steps: int, coordinator: Coordinator | None = None) -> int:
     """Take steps with empty inputs, and print their times."""
-    stage = chain.load_stepper(leading)
+    stage = stages.load_stepper(coordinator)
     stage.warmup(reset=True)
     for _ in range(_WARM_STEPS):
         stage.warmup(reset=False)
@@ -164,28 +164,28 @@ def _report(chain: ModelStages, steps: int, leading: Coordinator | None = None) 
         began_s = time.perf_counter()
         stage.warmup(reset=False)
         taken_ms.append(1000 * (time.perf_counter() - began_s))
-    shard = chain.shard or Shard(0, 1)
+    shard = stages.shard or Shard(0, 1)
     number_bytes = 2 if backend.prepare().compute_dtype == "bfloat16" else 4
-    traffic = shard.traffic(chain.bundle.lm, 1, number_bytes)
-    message_bytes = 0 if leading is None else 4 * leading.collective.layout.numbers
+    traffic = shard.traffic(stages.bundle.lm, 1, number_bytes)
+    message_bytes = 0 if coordinator is None else 4 * coordinator.collective.layout.numbers
     p50, p95 = (round(ms, 2) for ms in percentiles(taken_ms, 50, 95))
     found = {
         "step_ms": {"p50": p50, "p95": p95},
-        "exchanges": traffic.exchanges + 1 if leading is not None else 0,
+        "exchanges": traffic.exchanges + 1 if coordinator is not None else 0,
         "sent_bytes": traffic.sent_bytes + (shard.size - 1) * message_bytes,
-        "lm_mib": round(chain.memory.lm_bytes / 2**20, 1),
+        "lm_mib": round(stages.memory.lm_bytes / 2**20, 1),
     }
     print(json.dumps(found), flush=True)
     return 0
 
 
-def _part(chain: ModelStages, settings: Settings, ranks: backend.Ranks, steps: int) -> int:
+def _part(stages: ModelStages, settings: Settings, ranks: backend.Ranks, steps: int) -> int:
     """Run as one of the measured processes."""
     if ranks.rank > 0:
-        return run_follower(chain, settings)
+        return run_follower(stages, settings)
     if ranks.size == 1:
-        return _report(chain, steps)
-    return run_coordinator(chain, settings, partial(_report, chain, steps))
+        return _report(stages, steps)
+    return run_coordinator(stages, settings, partial(_report, stages, steps))
 
 
 def _table(result: dict[str, Any]) -> str:
@@ -197,15 +197,15 @@ def _table(result: dict[str, Any]) -> str:
                 ranks=ranks, **row, **row["step_ms"]
             )
         )
-    reckoned = result["reckoned"]
+    estimated = result["reckoned"]
     lines.append(
         "estimated, bfloat16, {memory_gb_per_s:g} GB/s of memory: "
-        "one machine {whole_gb} GB, {alone_ms} ms a step".format(**reckoned)
+        "one machine {whole_gb} GB, {alone_ms} ms a step".format(**estimated)
     )
-    for way, row in reckoned["depformer"].items():
+    for depformer, row in estimated["depformer"].items():
         links = ", ".join(f"{name} {ms}" for name, ms in row["step_ms"].items())
         lines.append(
-            f"{reckoned['ranks']} machines, depformer {way}: {row['rank_gb']} GB each, "
+            f"{estimated['ranks']} machines, depformer {depformer}: {row['rank_gb']} GB each, "
             f"{row['exchanges']} exchanges, {row['sent_kb']} kB; read in {row['read_ms']} ms; "
             f"a step, ms: {links}"
         )
@@ -217,13 +217,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog=program("bench-tensor-parallel"), description=__doc__)
     add_config_arguments(parser)
     parser.add_argument(
-        "--ranks", type=int, default=2, help="number of processes and of machines (default 2)"
+        "--ranks", type=int, default=2, help="number of ranks to measure and to estimate (default 2)"
     )
     parser.add_argument(
         "--steps", type=int, default=100, help="steps to measure; 0: estimate only (default 100)"
     )
     parser.add_argument(
-        "--memory", type=float, default=400.0, help="memory bandwidth of a machine in GB/s (default 400)"
+        "--memory",
+        type=float,
+        default=400.0,
+        metavar="GB/S",
+        help="memory bandwidth of a machine (default 400)",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)

@@ -89,7 +89,7 @@ def table(planned: dict[str, Any]) -> str:
             row["model"],
             f"{row['lanes']}" if row["measured"] else f"≤ {row['lanes']}",
             row["ends_with"] if row["lanes"] else f"{row['ends_with']}: does not fit",
-            "–" if row["replicas"] is None else f"{'' if row['measured'] else '≥ '}{row['replicas']}",
+            "–" if row["replicas"] is None else f"{'' if row['measured'] else '≥ '}{row['replicas']:,}",
             *([f"{row.get('per_hour', '–')}", f"{row.get('per_session_hour', '–')}"] if with_price else []),
         ]
         for row in planned["replicas"]
@@ -120,7 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--sessions", type=_count, default=1000, help="concurrent sessions (default 1000)")
-    parser.add_argument("--lanes", type=_count, help="sessions per replica (default: the known machines)")
+    parser.add_argument(
+        "--lanes", type=_count, help="sessions per replica (default: a table of known machines)"
+    )
     add_config_arguments(parser, required=False)
     parser.add_argument("--price", type=float, help="cost of one replica per hour, in any currency")
     parser.add_argument("--json", action="store_true", help="print one JSON object")

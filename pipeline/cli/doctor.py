@@ -52,7 +52,7 @@ class Diagnosis:
     rates: Mapping[str, float]
     model: str
     capacity: Capacity | None
-    chain: Mapping[int, StageTimes]
+    stages: Mapping[int, StageTimes]
     codec: Mapping[int, StageTimes]
     estimates: Sequence[Estimate]
     findings: Sequence[Finding]
@@ -70,7 +70,7 @@ class Diagnosis:
             "measured": dict(self.rates),
             "model": self.model,
             "capacity": None if self.capacity is None else self.capacity.as_json,
-            "chain": timing.as_json(dict(self.chain)),
+            "chain": timing.as_json(dict(self.stages)),
             "codec": timing.as_json(dict(self.codec)),
             "estimated": [asdict(each) for each in self.estimates],
             "findings": [asdict(finding) for finding in self.findings],
@@ -193,7 +193,7 @@ def _lines(found: Diagnosis) -> Iterator[str]:
     yield f"{'lanes':>6}" + "".join(
         f"{title:>14}" for title in ("encode", "step", "decode", "total p50", "p99")
     )
-    for title, times in ((found.model, found.chain), ("full-size codec", found.codec)):
+    for title, times in ((found.model, found.stages), ("full-size codec", found.codec)):
         yield f"{title}, measured, ms per frame"
         for width, taken in times.items():
             yield f"{width:>6}" + "".join(f"{getattr(taken, name):>14.1f}" for name in StageTimes.__slots__)

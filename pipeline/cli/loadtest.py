@@ -1,6 +1,6 @@
 """`python -m pipeline loadtest`: load-test a server of its own and report what failed.
 
-    loadtest                                                12 sessions for a minute, a tenth faulty
+    loadtest                                                12 sessions for a minute, a tenth misbehaving
     loadtest --sessions 12 --minutes 30 --misbehaving 0.1   the same for half an hour
     loadtest --ramp 40 --minutes 0.5                        how many sessions the server can hold
     loadtest --stall 3                                      the server's process is suspended for 3 s
@@ -215,13 +215,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_config_arguments(parser)
     parser.add_argument("--sessions", type=int, default=12, help="number of sessions (default 12)")
     parser.add_argument(
-        "--minutes", type=float, default=1.0, help="duration, of --ramp and --slow for each step (default 1)"
+        "--minutes",
+        type=float,
+        default=1.0,
+        help="duration in minutes; with --ramp and --slow, of each step (default 1)",
     )
     parser.add_argument(
-        "--misbehaving", type=float, default=0.1, help="share of faulty sessions (default 0.1)"
+        "--misbehaving", type=float, default=0.1, help="share of misbehaving sessions (default 0.1)"
     )
     parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
-    parser.add_argument("--ramp", type=int, metavar="MOST", help="run 1, 2, 4, 8, 12, … up to MOST sessions")
+    parser.add_argument("--ramp", type=int, metavar="MAX", help="run 1, 2, 4, 8, 12, … up to MAX sessions")
     parser.add_argument("--stall", type=float, metavar="SECONDS", help="suspend the server's process")
     parser.add_argument(
         "--fuzz", type=int, metavar="PACKETS", help="random packets, 1 %% of them over sockets"

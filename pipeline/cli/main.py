@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from pipeline.cli.arguments import run_command
+from pipeline.cli.program_name import program
 
 GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     "Serve": {
@@ -25,6 +26,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "Models": {
         "weights": "inspect, fetch, verify or quantize a checkpoint",
+        "voices": "list, add or remove voices for PersonaPlex",
         "config-reference": "print every configuration key",
     },
     "Measure": {
@@ -34,7 +36,7 @@ GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
         "capacity": "estimate the hardware for a number of sessions",
         "loadtest": "load-test a server",
         "smoke": "start a server, check its endpoints and stream speech to it",
-        "trace": "break down frame latency, from a server's log",
+        "trace": "show the latency breakdown of traced frames, from a server's log",
     },
     "Install": {
         "service": "install and control the background service",
@@ -51,11 +53,11 @@ USAGE_ERROR: Final = 2
 
 def usage() -> str:
     """The help text: every command with one line about it, in groups."""
-    lines = ["usage: packet-voice [--version] COMMAND [ARGUMENTS]"]
+    lines = [f"usage: {program('[--version] COMMAND [ARGUMENTS]')}"]
     for group, commands in GROUPS.items():
         lines += ["", group]
         lines += [f"  {name:<22} {summary}" for name, summary in commands.items()]
-    return "\n".join([*lines, "", "Run packet-voice COMMAND --help for the arguments of a command."])
+    return "\n".join([*lines, "", f"Run {program('COMMAND --help')} for the arguments of a command."])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

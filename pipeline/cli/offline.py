@@ -1,6 +1,7 @@
 """Process an audio file with the model, without a server, as fast as possible.
 
     packet-voice offline question.wav answer.wav
+    packet-voice offline --voice NATF2 --role "You are a wise teacher." question.wav answer.wav
     packet-voice offline --replay RECORDING answer.wav
 
 Runs the same stages as the server, frame by frame on one thread. With the same weights, input and seed it
@@ -23,10 +24,12 @@ from pipeline.audio.recordings import Replay, Stop, read_replay
 from pipeline.audio.wav import WavWriter, read_speech
 from pipeline.cli.arguments import add_config_arguments
 from pipeline.cli.program_name import program
-from pipeline.errors import ConfigError
+from pipeline.cli.voices import VOICE_FILES, voice_of_file
+from pipeline.config import PromptDefaults
+from pipeline.errors import ConfigError, PromptError
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import ModelStages, open_stages
-from pipeline.values import GREEDY, Codes, Pcm, SamplingParams, TextFinal
+from pipeline.values import GREEDY, Codes, Pcm, Persona, Prompt, SamplingParams, TextFinal
 
 LANE = 0
 
@@ -63,24 +66,30 @@ class Trace:
             raise ConfigError("--trace", f"{path} cannot be written ({error.strerror})") from None
 
 
-def run_frames(stages: ModelStages, frames: Pcm, sampling: SamplingParams) -> Trace:
-    """Process `frames [T, 1920]` on one lane and return the output of every stage."""
-    return _run(stages, (((), frame, None) for frame in frames), sampling)
+def run_frames(
+    stages: ModelStages, frames: Pcm, sampling: SamplingParams, prompt: Prompt | None = None
+) -> Trace:
+    """Process `frames [T, 1920]` on one lane, which begins with `prompt`; the output of every stage."""
+    return _run(stages, (((), frame, None) for frame in frames), sampling, prompt)
 
 
-def run_recording(stages: ModelStages, recorded: Replay) -> Trace:
+def run_recording(stages: ModelStages, recorded: Replay, prompt: Prompt | None = None) -> Trace:
     """Process a recorded session with its sampling changes and dropped frames; yields the same tokens."""
-    return _run(stages, recorded, recorded.sampling)
+    return _run(stages, recorded, recorded.sampling, prompt)
 
 
 def _run(
     stages: ModelStages,
     steps: Iterable[tuple[Sequence[SamplingParams], Pcm, Stop | None]],
     sampling: SamplingParams,
+    prompt: Prompt | None,
 ) -> Trace:
     encoder, stepper, decoder = stages.load_encoder(), stages.load_stepper(), stages.load_decoder()
     for stage in (encoder, stepper, decoder):
         stage.open(LANE, sampling)
+    if prompt is not None:
+        stepper.begin(LANE, prompt)
+        decoder.begin(LANE, prompted=True)
     trace = Trace()
     for changes, frame, stop in steps:
         for change in changes:
@@ -114,8 +123,34 @@ def _check(recorded: Replay, stages: ModelStages) -> None:
     """
     if recorded.digest != stages.digest():
         raise ConfigError("--replay", f"the recording was made with other weights, of {recorded.model}")
+    if recorded.prompt_key is not None:
+        prompt = _build(stages, recorded.persona)
+        if prompt is None or prompt.key != recorded.prompt_key:
+            raise ConfigError(
+                "--replay", f"the voice {recorded.persona.voice} is not the recorded one any more"
+            )
     if not recorded.complete:
         print("the recording is incomplete; processing what it contains", file=sys.stderr)
+
+
+def _build(stages: ModelStages, persona: Persona) -> Prompt | None:
+    try:
+        return stages.personas.build(persona)
+    except PromptError as error:
+        raise ConfigError("", str(error)) from None
+
+
+def _prompt(
+    stages: ModelStages, voice: str | None, role: str | None, default: PromptDefaults
+) -> Prompt | None:
+    """The prompt for `--voice` and `--role`, or else that of the configuration."""
+    persona = Persona(default.voice if voice is None else voice, default.role if role is None else role)
+    if voice is not None and Path(voice).suffix in VOICE_FILES:
+        try:
+            return stages.personas.build_from(voice_of_file(stages, Path(voice)), persona.role)
+        except PromptError as error:
+            raise ConfigError("--voice", str(error)) from None
+    return _build(stages, Persona(persona.voice or None, persona.role or None))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -124,8 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=program("offline"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
-    parser.add_argument("--greedy", action="store_true", help="always choose the most likely token")
+    parser.add_argument("--greedy", action="store_true", help="always take the most likely token")
     parser.add_argument("--seed", type=int, default=0, help="random seed for sampling (default 0)")
+    parser.add_argument(
+        "--voice", metavar="NAME|FILE", help="the agent's voice: one of `packet-voice voices list`, or a file"
+    )
+    parser.add_argument("--role", metavar="TEXT", help="who the agent is, for PersonaPlex")
     parser.add_argument(
         "--trace", type=Path, metavar="T.npz", help="write the output of every stage to an npz file"
     )
@@ -138,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if (options.input is None) == (options.replay is None):
         raise ConfigError("", "give either IN.wav or --replay RECORDING")
+    if options.replay is not None and (options.voice is not None or options.role is not None):
+        raise ConfigError("--replay", "a recording has the voice and the role that it was made with")
     recorded = None if options.replay is None else read_replay(options.replay)
     frames = _frames(options.input) if recorded is None else recorded.frames
     config = open_config(options.config, [*options.set, "lanes.max=1"], check=open_stages)
@@ -146,8 +187,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check(recorded, stages)
     recommended = stages.bundle.recommended_sampling
     sampling = GREEDY if options.greedy else config.settings.sampling_for(recommended, options.seed)
+    if recorded is None:
+        prompt = _prompt(stages, options.voice, options.role, config.settings.prompt)
+    else:
+        prompt = _build(stages, recorded.persona)
     with WavWriter(options.output) as wav:
-        trace = run_frames(stages, frames, sampling) if recorded is None else run_recording(stages, recorded)
+        if recorded is None:
+            trace = run_frames(stages, frames, sampling, prompt)
+        else:
+            trace = run_recording(stages, recorded, prompt)
         for pcm in trace.agent_pcm:
             wav.write(pcm)
     if options.trace is not None:

@@ -1,4 +1,4 @@
-"""`python -m pipeline smoke`: start a server and check its endpoints and a conversation; one line per check.
+"""Start a server, check its endpoints and stream speech to it; one line per check.
 
 Fails unless the models took steps, the decoder took time, and audio was received.
 """
@@ -114,7 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(prog=program("smoke"), description=__doc__)
     add_config_arguments(parser)
-    parser.add_argument("--in", dest="speech", type=Path, required=True, metavar="IN.wav")
+    parser.add_argument(
+        "--in", dest="speech", type=Path, required=True, metavar="IN.wav", help="the speech to stream"
+    )
     options = parser.parse_args(arguments)
     speech = read_speech(options.speech)
     failed = 0

@@ -1,11 +1,12 @@
-"""`python -m pipeline talk`: talk to a running server, with a sound file or a microphone, in real time.
+"""Talk to a running server in real time, with a sound file or a microphone.
 
-    python -m pipeline talk --in question.wav --out answer.wav
-    python -m pipeline talk --mic
+    packet-voice talk --in question.wav --out answer.wav
+    packet-voice talk --mic
 
-The agent's text is printed on stderr as it arrives, the summary on stdout; with `--json` the last
-line of stdout is one object. Exit codes: 0; 1 the conversation failed; 2 usage or sound files;
-130 interrupted.
+The agent's text is printed on stderr as it arrives, the summary on stdout; with --json the last line of
+stdout is one object.
+
+Exit codes: 0; 1 the conversation failed; 2 usage or sound file error; 130 interrupted.
 """
 
 import argparse
@@ -42,7 +43,7 @@ FAILED: Final = 1
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; a mistake in them is one sentence and exit code 2."""
     parser = argparse.ArgumentParser(
-        prog=program("talk"), description="Talk to a running server in real time."
+        prog=program("talk"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--url", default=URL, type=_url, help=f"the server's WebSocket (default {URL})")
     speech = parser.add_mutually_exclusive_group(required=True)
@@ -61,15 +62,22 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     security.add_argument(
         "--ca", metavar="PEM", type=Path, help="certificate authorities to trust, besides those of the system"
     )
+    persona = parser.add_argument_group(
+        "persona", "for PersonaPlex; what is left out is the server's default"
+    )
+    persona.add_argument("--voice", metavar="NAME", help="the agent's voice, by its name on the server")
+    persona.add_argument("--role", metavar="TEXT", help="who the agent is")
     sampling = parser.add_argument_group("sampling", "options left out use the server's defaults")
     sampling.add_argument("--greedy", action="store_true", help="always take the most likely token")
-    sampling.add_argument("--seed", type=int)
+    sampling.add_argument("--seed", type=int, help="random seed")
     sampling.add_argument("--temperature", type=_finite, help="for audio; 0 is greedy")
     sampling.add_argument("--top-k", type=int, help="for audio; 0 is no limit")
-    sampling.add_argument("--text-temperature", type=_finite)
-    sampling.add_argument("--text-top-k", type=int)
+    sampling.add_argument("--text-temperature", type=_finite, help="for text; 0 is greedy")
+    sampling.add_argument("--text-top-k", type=int, help="for text; 0 is no limit")
     sampling.add_argument("--padding-bias", type=_finite, help="above 0 the agent talks less, below 0 more")
-    sampling.add_argument("--repetition-penalty", type=_finite)
+    sampling.add_argument(
+        "--repetition-penalty", type=_finite, help="for text; above 1 recent tokens are less likely"
+    )
     arguments = parser.parse_args(argv)
     if arguments.greedy and (arguments.temperature or arguments.text_temperature):
         parser.error("--greedy sets temperatures to 0 and cannot be combined with other temperatures")
@@ -134,6 +142,8 @@ def _configure(arguments: argparse.Namespace) -> Configure | None:
         padding_bias=arguments.padding_bias,
         repetition_penalty=arguments.repetition_penalty,
         seed=arguments.seed,
+        voice=arguments.voice,
+        role=arguments.role,
     )
     metadata.decode(metadata.encode(configure), "client")
     return None if configure == Configure() else configure

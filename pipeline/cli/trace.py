@@ -110,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     parser = argparse.ArgumentParser(
         prog=program("trace"),
-        description="Print the latency of frames by part, from a server's JSON log on stdin.",
+        description="Show the latency breakdown of traced frames, from a server's JSON log on stdin.",
         epilog="The server writes such lines with --set log.trace_every=N --set log.format=json.",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")

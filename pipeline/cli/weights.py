@@ -37,7 +37,7 @@ from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import GREEDY
 
-FILE_KEYS = ("moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name")
+FILE_KEYS = ("moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "voices_name")
 GB = 1e9
 LANE = 0
 Report = dict[str, Any]
@@ -52,6 +52,7 @@ def inspect(options: argparse.Namespace) -> Report:
             bundle = open_bundle(config)
             report |= describe_checkpoint(bundle)
             report["lm"] |= describe_tensors(bundle)
+            report["voices"] = _voices(ModelStages(bundle, config.settings))
             bundle.check()
             needs = memory_needs(bundle, options.lanes or ModelStages(bundle, config.settings).lanes)
             report["memory"] = {**asdict(needs), "total_bytes": needs.total_bytes, "figures": str(needs)}
@@ -60,6 +61,11 @@ def inspect(options: argparse.Namespace) -> Report:
         report["problems"].append(str(error))
         report["exit_code"] = error.exit_code
     return report
+
+
+def _voices(stages: ModelStages) -> list[dict[str, str]] | None:
+    voices = stages.personas.voices()
+    return None if voices is None else [{"name": each.name, "origin": each.origin} for each in voices]
 
 
 def fetch(options: argparse.Namespace) -> Report:
@@ -125,9 +131,20 @@ def quantize(options: argparse.Namespace) -> Report:
     weights = f"model.q{options.bits}.safetensors"
     try:
         target.mkdir(parents=True, exist_ok=True)
-        done = quantize_checkpoint(bundle.lm_path, target / weights, bundle.lm, options.bits, options.group)
+        done = quantize_checkpoint(
+            bundle.lm_path,
+            target / weights,
+            bundle.lm,
+            options.bits,
+            options.group,
+            uniform=options.uniform,
+        )
         model = {**config.model, "moshi_name": weights}
-        for key, path in (("mimi_name", bundle.mimi_path), ("tokenizer_name", bundle.tokenizer)):
+        for key, path in (
+            ("mimi_name", bundle.mimi_path),
+            ("tokenizer_name", bundle.tokenizer),
+            ("voices_name", bundle.voices),
+        ):
             if path is not None:
                 model[key] = path.name
                 shutil.copyfile(path, target / path.name)
@@ -168,6 +185,8 @@ def _format_inspection(report: Mapping[str, Any]) -> str:
             f"{mimi['codebooks']} of {mimi['codebooks_in_file']} codebooks in use"
         )
         lines.append(f"tokenizer: {report['tokenizer'] or 'none; text is shown as token ids'}")
+    if report.get("voices") is not None:
+        lines.append(f"voices: {', '.join(each['name'] for each in report['voices']) or 'none'}")
     if "memory" in report:
         free = report["memory"]["free_bytes"] / 2**30
         lines.append(f"memory: {report['memory']['figures']}; {free:.2f} GiB free")
@@ -226,6 +245,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "quantize":
             subparser.add_argument(
                 "--bits", type=int, choices=(4, 6, 8), default=4, help="bits per weight (default 4)"
+            )
+            subparser.add_argument(
+                "--uniform",
+                action="store_true",
+                help="use --bits throughout, also for a model that gets 8 in the parts that need them",
             )
             subparser.add_argument("--group", type=int, metavar="N", help="weights per quantization group")
             subparser.add_argument("output", type=Path, metavar="OUT", help="folder to create")

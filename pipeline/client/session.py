@@ -21,6 +21,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 import trio
+from msgspec import structs
 from trio_websocket import ConnectionClosed, WebSocketConnection
 from wsproto.frame_protocol import CloseReason as CloseCode
 
@@ -60,6 +61,7 @@ from pipeline.values import Pcm
 PREBUFFER_MS: Final = FRAME_MS
 SEND_S: Final = 5.0  # for one write
 ANSWER_S: Final = 5.0  # for the next expected frame, once all were sent
+PROMPT_REFUSED: Final = "prompt_refused"
 CLOSE_S: Final = 2.0  # for the last packets after bye, and for the close handshake
 HEARTBEAT_EVERY_S: Final = 5.0
 HEARTBEAT_TIMEOUT_S: Final = 15.0
@@ -183,6 +185,7 @@ class _Client:
         self._is_draining = False  # the server is shutting down, and the session ends with it
         self._received_ids = ReceivedIds()
         self._ready = trio.Event()
+        self._configured = False  # in this session
         self._progress = trio.Event()  # replaced at each frame received
         self._sending = trio.CancelScope()
         self._stopped = False
@@ -369,13 +372,35 @@ class _Client:
             self._fail(f"the server broke the protocol: {fault}")
 
     async def _start_audio(self, connection: _Connection, start: Ready | Resumed) -> None:
-        """Allow audio to be sent; in a new session, send the sampling parameters before it."""
+        """Allow audio to be sent; in a new session, send the sampling parameters before it.
+
+        With a voice or a role, audio waits for the `ready` that has them.
+        """
         if self._is_put_back:
             self._tracker.record_continued()
         elif isinstance(start, Ready) and self._configure is not None:
-            await self._send(connection, outgoing.metadata(self._configure))
+            has_persona = self._has_persona(start)
+            if not self._configured:
+                # What the session has already is not asked for: it would be computed anew.
+                omitted = {"voice": None, "role": None} if has_persona else {}
+                change = structs.replace(self._configure, **omitted)
+                self._configured = await self._send(connection, outgoing.metadata(change))
+            if not has_persona:
+                return
         self._may_send_audio, self._is_put_back = True, False
         self._ready.set()
+
+    def _asks_persona(self) -> bool:
+        asked = self._configure
+        return asked is not None and bool(asked.voice or asked.role)
+
+    def _has_persona(self, ready: Ready) -> bool:
+        """Whether the session begins with the voice and the role that were asked for, if any were."""
+        asked = self._configure
+        if asked is None:
+            return True
+        pairs = ((asked.voice, ready.voice), (asked.role, ready.role))
+        return all(wanted is None or (wanted or None) == found for wanted, found in pairs)
 
     def _handle(self, event: object) -> None:
         match event:
@@ -404,8 +429,12 @@ class _Client:
             self._received_ids.reset()
             self._tracker.record_new_session()
             self._handler.on_notice("started a new session: the previous one has ended")
+        if greeting.session_id != self._session_id:
+            self._configured = False
         self._session_id, model = greeting.session_id, greeting.model
         self._tracker.model = model
+        if model.voices is None and self._asks_persona():
+            self._fail(f"{model.name} takes neither a voice nor a role")
         trained = "" if model.trained else ", random weights: expect noise"
         self._handler.on_notice(f"connected to {model.name} ({model.shape}{trained})")
         if greeting.capacity is not None and greeting.capacity.advice is not None:
@@ -421,22 +450,33 @@ class _Client:
                     self._may_send_audio, self._is_put_back = False, True
                 paused = "the server is busy and the conversation is paused: " if self._is_put_back else ""
                 self._handler.on_notice(f"{paused}queued, position {position}")
-            case Ready():
-                self._handler.on_notice("the conversation continues" if self._is_put_back else "ready")
+            case Ready(voice, role):
+                continued = "the conversation continues"
+                self._handler.on_notice(continued if self._is_put_back else _ready_notice(voice, role))
             case Resumed(resume_token=resume_token):
                 self._token = resume_token
                 self._tracker.resumed += 1
                 self._handler.on_notice("session resumed")
-            case ErrorNotice(code, message):
-                self._tracker.errors[code] += 1
-                self._last_error = value
-                self._handler.on_notice(f"{code}: {message}")
+            case ErrorNotice():
+                self._handle_error(value)
             case Dropped(what, count):
                 self._tracker.dropped[what] += count
             case Draining():
                 self._token, self._is_draining = None, True  # no other server knows the session
                 self._handler.on_notice("the server is shutting down")
 
+    def _handle_error(self, error: ErrorNotice) -> None:
+        self._tracker.errors[error.code] += 1
+        self._last_error = error
+        if error.code == PROMPT_REFUSED and not self._may_send_audio:
+            self._fail(f"the server refused the voice or the role: {error.message}")
+        self._handler.on_notice(f"{error.code}: {error.message}")
+
     def _fail(self, message: str) -> None:
         self._failure = message
         self._nursery.cancel_scope.cancel()
+
+
+def _ready_notice(voice: str | None, role: str | None) -> str:
+    voiced = "" if voice is None else f", voice {voice}"
+    return f"ready{voiced}" + ("" if role is None else f", role: {role}")

@@ -1,4 +1,4 @@
-"""Measures how many sessions of a model this machine holds, by the engine of a server that is not served.
+"""Measures how many sessions of a model this machine can serve in time, by an engine without a server.
 
 Neighbours: `actors.capacity` is the calculation, `stage_timing` times the stages one after the other. What
 does not belong here: estimates for models that are not there.

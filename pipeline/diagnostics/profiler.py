@@ -109,9 +109,9 @@ def _arrays(values: object) -> list[mx.array]:
     return [leaf for _, leaf in leaves if isinstance(leaf, mx.array)]
 
 
-def calls(chain: ModelStages, width: int) -> dict[str, Call]:
+def calls(stages: ModelStages, width: int) -> dict[str, Call]:
     """Encode, step and decode of `width` lanes, each with its own state; nothing is evaluated."""
-    mimi, lm = chain.bundle.load_mimi(), chain.bundle.load_lm()
+    mimi, lm = stages.bundle.load_mimi(), stages.bundle.load_lm()
     rows = np.arange(width, dtype=np.int32)
     generator = np.random.Generator(np.random.PCG64(3))
     pcm = (0.1 * generator.standard_normal((width, 1, FRAME_SAMPLES))).astype(np.float32)
@@ -178,6 +178,6 @@ def profile(call: Call, frames: int) -> dict[str, Any]:
     }
 
 
-def measure_profile(chain: ModelStages, frames: int, width: int) -> dict[str, Any]:
+def measure_profile(stages: ModelStages, frames: int, width: int) -> dict[str, Any]:
     """The profile of each stage with `width` lanes."""
-    return {name: profile(call, frames) for name, call in calls(chain, width).items()}
+    return {name: profile(call, frames) for name, call in calls(stages, width).items()}

@@ -19,22 +19,22 @@ BLOCKS: Final = 20  # variants alternate, so that a busy moment affects all of t
 DIFFERENT_FRAMES: Final = 64
 
 
-def measure_ticks(chain: ModelStages, ticks: int, width: int = 8) -> dict[str, Any]:
+def measure_ticks(stages: ModelStages, ticks: int, width: int = 8) -> dict[str, Any]:
     """Milliseconds of a batch of one lane, a batch of `width`, and `width` batches of one."""
-    with StageRunner.of(chain) as stages:
-        return _ticks(stages, ticks, width)
+    with StageRunner.of(stages) as runner:
+        return _ticks(runner, ticks, width)
 
 
-def _ticks(stages: StageRunner, ticks: int, width: int) -> dict[str, Any]:
+def _ticks(runner: StageRunner, ticks: int, width: int) -> dict[str, Any]:
     noise = noise_frames(width)
 
     def calls() -> None:
         for lane in range(width):
-            stages.time_frame([lane], noise[lane : lane + 1])
+            runner.time_frame([lane], noise[lane : lane + 1])
 
     variants: dict[str, Callable[[], object]] = {
-        "one_lane": lambda: stages.time_frame([0], noise[:1]),
-        f"{width}_lanes": lambda: stages.time_frame(range(width), noise),
+        "one_lane": lambda: runner.time_frame([0], noise[:1]),
+        f"{width}_lanes": lambda: runner.time_frame(range(width), noise),
         f"{width}_calls": calls,
     }
     times_s: dict[str, list[float]] = {name: [] for name in variants}
@@ -55,23 +55,23 @@ def _ticks(stages: StageRunner, ticks: int, width: int) -> dict[str, Any]:
     }
 
 
-def measure_steps(chain: ModelStages, steps: int, report: Callable[[str], None]) -> dict[str, Any]:
+def measure_steps(stages: ModelStages, steps: int, report: Callable[[str], None]) -> dict[str, Any]:
     """One lane for `steps` frames: resident memory and step times of each tenth of the run."""
-    with StageRunner.of(chain) as stages:
-        return _steps(stages, steps, report)
+    with StageRunner.of(stages) as runner:
+        return _steps(runner, steps, report)
 
 
-def _steps(stages: StageRunner, steps: int, report: Callable[[str], None]) -> dict[str, Any]:
+def _steps(runner: StageRunner, steps: int, report: Callable[[str], None]) -> dict[str, Any]:
     noise, process = noise_frames(DIFFERENT_FRAMES), psutil.Process()
     for step in range(min(WARM_STEPS, steps)):
-        stages.time_frame([0], noise[step % DIFFERENT_FRAMES][np.newaxis])
+        runner.time_frame([0], noise[step % DIFFERENT_FRAMES][np.newaxis])
     rows = []
     warm_mib = process.memory_info().rss / 2**20
     for tenth in range(TENTHS):
         times_s: npt.NDArray[np.float64] = np.empty(max(1, steps // TENTHS))
         for step in range(len(times_s)):
             began_s = time.perf_counter()
-            stages.time_frame([0], noise[step % DIFFERENT_FRAMES][np.newaxis])
+            runner.time_frame([0], noise[step % DIFFERENT_FRAMES][np.newaxis])
             times_s[step] = time.perf_counter() - began_s
         p50_ms, p99_ms = (round(1000 * s, 2) for s in percentiles(times_s.tolist(), 50, 99))
         row = {"p50_ms": p50_ms, "p99_ms": p99_ms, "rss_mib": round(process.memory_info().rss / 2**20, 1)}

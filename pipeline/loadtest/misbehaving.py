@@ -45,7 +45,7 @@ async def jitter(port: int, rng: random.Random) -> None:
 
 
 async def pause(port: int, rng: random.Random) -> None:
-    """Pause for seconds, then send frames all at once. The session goes on."""
+    """Pause for seconds, then send frames all at once. The session continues."""
     async with connect_client(port) as client:
         if client.ready.is_set():
             for _ in range(3):

@@ -22,7 +22,7 @@ IDLE_SOCKETS: Final = 1  # the one that listens
 _POLL_S: Final = 0.25
 _TASKS: Final = re.compile(r"^packet_voice_tasks (\S+)$", re.MULTILINE)
 # Endings that are the server's fault.
-_OWN_FAULTS: Final = ("crashed", "broken_invariant", "local_protocol", "line_ended", "cancelled")
+_OWN_FAULTS: Final = ("crashed", "broken_invariant", "local_protocol", "engine_ended", "cancelled")
 
 
 @dataclass(frozen=True, slots=True)

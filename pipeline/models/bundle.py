@@ -41,7 +41,7 @@ from pipeline.models.sharding import Shard, ShardRank
 class Bundle:
     """A checkpoint: what it is and where its files are. `tokenizer` is None if it has none.
 
-    `cfg_coef`: the coefficient of classifier-free guidance; 1 is none.
+    `cfg_coef`: the coefficient of classifier-free guidance; 1 is none. `voices`: the archive of its voices.
     """
 
     name: str
@@ -54,6 +54,7 @@ class Bundle:
     recommended_sampling: Mapping[str, Any]
     lora: Lora | None = None
     cfg_coef: float = 1.0
+    voices: Path | None = None
 
     @property
     def family(self) -> str:
@@ -249,7 +250,16 @@ def open_bundle(config: Config) -> Bundle:
         recommended_sampling=generation.recommended(),
         lora=parse_lora(raw, config.folder),
         cfg_coef=_cfg_coef(lm, generation, config.settings.sampling.cfg_coef),
+        voices=_voices(config.folder, raw.get("voices_name")),
     )
+
+
+def _voices(folder: Path, named: object) -> Path | None:
+    if named is None:
+        return None
+    if not (folder / str(named)).is_file():
+        raise WeightsError(str(folder / str(named)), "no such file (voices_name)")
+    return folder / str(named)
 
 
 def _cfg_coef(lm: LmConfig, generation: Generation, override: float | None) -> float:

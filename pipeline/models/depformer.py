@@ -1,10 +1,12 @@
 """The depth transformer: within one step, one codebook after another, each with weights of its own.
 
 It attends to the earlier codebooks of the same step and nothing else, so its KV cache lasts for
-one step. Where its input comes from and how its output becomes tokens: `lm`.
+one step. `sample_codes` samples an agent frame with it; the weights around it (input projections,
+embeddings of the previous code, output layers) belong to `lm`, how one code is drawn to `sampling`.
 Source: Défossez et al. 2024, "Moshi", section 3.4.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -14,6 +16,7 @@ from mlx import nn
 from pipeline.models.checkpoint.lm_config import LmConfig
 from pipeline.models.evaluation import EvalSchedule
 from pipeline.models.layers.transformer import TransformerLayer, apply_position_embedding
+from pipeline.models.sampling import Sampler
 
 
 class KVCache(NamedTuple):
@@ -21,6 +24,24 @@ class KVCache(NamedTuple):
 
     keys: mx.array
     values: mx.array
+
+
+Predict = Callable[[int, mx.array, list[KVCache]], tuple[mx.array, list[KVCache]]]
+
+
+def sample_codes(text: mx.array, predict: Predict, sampler: Sampler, codebooks: int) -> mx.array:
+    """Sample the first `codebooks` codes of a step, each given the one before it → `[w, codebooks]`.
+
+    `text [w]` is the step's text token, which the first code is given. `predict(codebook, previous, cache)`
+    returns the logits `[w, card]` of one codebook, and the cache for the next.
+    """
+    token, cache = text, list[KVCache]()
+    codes = []
+    for codebook in range(codebooks):
+        logits, cache = predict(codebook, token, cache)
+        token = sampler.audio(logits, codebook)
+        codes.append(token)
+    return mx.stack(codes, axis=1)
 
 
 class Depformer(nn.Module):

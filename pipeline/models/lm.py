@@ -32,7 +32,7 @@ from pipeline.models.checkpoint.loading import (
 )
 from pipeline.models.checkpoint.lora import Lora
 from pipeline.models.checkpoint.safetensors_header import Shape
-from pipeline.models.depformer import Depformer, KVCache
+from pipeline.models.depformer import Depformer, KVCache, sample_codes
 from pipeline.models.evaluation import EvalSchedule
 from pipeline.models.layers.attention import Lanes
 from pipeline.models.layers.conditioning import ConditionProvider
@@ -232,7 +232,7 @@ class LmModel(nn.Module):
 
     @property
     def rows_per_session(self) -> int:
-        """1, or 2 with guidance: the rows with the null conditions come behind the rows of all sessions."""
+        """1, or 2 with guidance: the rows with the null conditions come after the rows of all sessions."""
         return 1 if self.cfg_coef == 1 else 2
 
     def state(self, rows: int) -> RingKVCache:
@@ -273,27 +273,42 @@ class LmModel(nn.Module):
         )
         return *self.sample(context[:, 0], sampler, schedule), state
 
+    def prefill(
+        self, x: mx.array, state: RingKVCache, lane: int, schedule: EvalSchedule | None = None
+    ) -> tuple[mx.array, RingKVCache]:
+        """Advance row `lane` by the positions of `x [1, T, D]` in one pass, and sample nothing.
+
+        `x` comes from `embed_inputs`, or is given. Returns the last position's context `[1, D]`, from which
+        `sample` samples, and the new state. T steps one by one give the same.
+        """
+        context, state = self.transformer(x.astype(self.dtype), state, np.array([lane], np.int32), schedule)
+        return context[:, -1], state
+
     def sample(
-        self, context: mx.array, sampler: Sampler, schedule: EvalSchedule | None = None
+        self,
+        context: mx.array,
+        sampler: Sampler,
+        schedule: EvalSchedule | None = None,
+        *,
+        codebooks: int | None = None,
     ) -> tuple[mx.array, mx.array]:
         """Sample text `[w]` and audio `[w, dep_q]` from `context [w, D]` (`[2w, D]` with guidance).
 
-        `context` is the temporal transformer's output in this step.
+        `context` is the temporal transformer's output in this step. `codebooks`: how many, from the first.
         """
         context = self.out_norm(context)
-        token = text = sampler.text(self._apply_cfg(self.text_linear(context).astype(mx.float32)))
-        codes: list[mx.array] = []
-        cache: list[KVCache] = []
+        text = sampler.text(self._apply_cfg(self.text_linear(context).astype(mx.float32)))
         inputs = self._depformer_inputs(context)
-        for codebook in range(self.config.dep_q):
+
+        def predict(codebook: int, token: mx.array, cache: list[KVCache]) -> tuple[mx.array, list[KVCache]]:
             previous = token if self.cfg_coef == 1 else mx.concatenate([token, token])
-            x = inputs[self._weight_set(codebook)] + self._depformer_embedding(codebook).embed_sampled(
-                previous
-            )
+            embedded = self._depformer_embedding(codebook).embed_sampled(previous)
+            x = inputs[self._weight_set(codebook)] + embedded
             logits, cache = self._depformer_step(codebook, x, cache, schedule)
-            token = sampler.audio(self._apply_cfg(logits), codebook)
-            codes.append(token)
-        return text.astype(mx.int32), mx.stack(codes, axis=1).astype(mx.int32)
+            return self._apply_cfg(logits), cache
+
+        codes = sample_codes(text, predict, sampler, self.config.dep_q if codebooks is None else codebooks)
+        return text.astype(mx.int32), codes.astype(mx.int32)
 
     def logits(self, codes: Tokens) -> Logits:
         """Teacher-forced logits of each token of `codes [B, 1 + n_q, T]`, given all before it.

@@ -80,7 +80,7 @@ class Ignored:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The packet cannot be honoured: the peer has to be sent an `error`; the session goes on."""
+    """The packet cannot be honoured: the peer has to be sent an `error`; the session continues."""
 
     code: RefusedCode
     message: str

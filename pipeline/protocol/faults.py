@@ -2,7 +2,7 @@
 
 * `RemoteProtocolError` — the peer broke the protocol: the connection ends.
 * `RefusedPacketError` — the peer sent a well-formed packet that cannot be honoured: that
-  packet is refused with an `error`, and the session goes on.
+  packet is refused with an `error`, and the session continues.
 * `LocalProtocolError` — we tried to send what must not be sent: the connection ends.
 
 Messages never quote the peer: what it sent may not even be encodable text.
@@ -56,7 +56,7 @@ class RemoteProtocolError(PeerError):
 
 
 class RefusedPacketError(PeerError):
-    """One packet is refused, and the session goes on; `code` and the message are for the `error` metadata."""
+    """One packet is refused, and the session continues; `code` and message are for the `error` metadata."""
 
     def __init__(self, code: RefusedCode, message: str) -> None:
         super().__init__(message)

@@ -14,6 +14,8 @@ from pipeline.protocol.objects import FieldError, Natural, WireObject
 
 PROTOCOL = 1  # grows when a client written for the former number would misunderstand
 SEED_MAX = objects.SAFE_INTEGER
+VOICE_MAX = 64  # characters of a voice's name
+ROLE_MAX = 4000  # characters; a model takes fewer, and says so
 
 Temperature = Annotated[float, Meta(ge=0, le=10)]
 TopK = Annotated[int, Meta(ge=0, le=65_536)]
@@ -24,6 +26,7 @@ class ModelInfo(WireObject, frozen=True):
     """The model of the server. `text`: TEXT packets hold words, or token ids where there is no tokenizer.
 
     `about` is a sentence on what it can do, `suggestions` are things to ask it; both are optional.
+    `voices`: the names that `configure` may give; absent where the model takes neither a voice nor a role.
     """
 
     name: str
@@ -33,6 +36,7 @@ class ModelInfo(WireObject, frozen=True):
     text: Literal["text", "ids"]
     about: str | None = None
     suggestions: tuple[str, ...] | None = None
+    voices: tuple[str, ...] | None = None
 
 
 class LimitsInfo(WireObject, frozen=True):
@@ -80,9 +84,16 @@ class Queued(WireObject, frozen=True):
 
 
 class Ready(WireObject, frozen=True):
-    """The session has a lane: audio may be sent from now on."""
+    """The session has a lane: audio may be sent from now on.
+
+    `voice` and `role` are those that it begins with. Sent again once it has those that `configure` asked
+    for; audio before that is not processed.
+    """
 
     TYPE: ClassVar = "ready"
+
+    voice: str | None = None
+    role: str | None = None
 
 
 class Resumed(WireObject, frozen=True):
@@ -163,7 +174,8 @@ class RecordingNotice(WireObject, frozen=True):
 class Configure(WireObject, frozen=True):
     """How the session's tokens are sampled from its next frame on; what is None stays as it is.
 
-    Temperature 0 is greedy, top-k 0 no limit. `replay` starts or stops recording the session.
+    Temperature 0 is greedy, top-k 0 no limit. `replay` starts or stops recording the session. `voice` and
+    `role` can be chosen until the first audio; an empty string is none.
     """
 
     TYPE: ClassVar = "configure"
@@ -176,6 +188,8 @@ class Configure(WireObject, frozen=True):
     repetition_penalty: Annotated[float, Meta(ge=0.1, le=10)] | None = None
     seed: Annotated[int, Meta(ge=0, le=SEED_MAX)] | None = None
     replay: bool | None = None
+    voice: Annotated[str, Meta(max_length=VOICE_MAX)] | None = None
+    role: Annotated[str, Meta(max_length=ROLE_MAX)] | None = None
 
 
 class Vad(WireObject, frozen=True):

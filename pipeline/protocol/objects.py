@@ -88,6 +88,8 @@ def _description(hint: Any) -> str:  # noqa: ANN401 - any type
             expected = f"a whole number from {low} to {high}"
         case inspect.FloatType(ge=low, le=high):
             expected = f"a number from {low:.16g} to {high:.16g}"
+        case inspect.StrType(max_length=int(longest)):
+            expected = f"a string of at most {longest} characters"
         case _:
             expected = "a string"
     return expected

@@ -41,7 +41,8 @@ SENDABLE: dict[Phase, dict[Role, frozenset[str]]] = {
         "client": _CLIENT_KINDS,
     },
     Phase.READY: {
-        "server": _SERVER_NOTICES | {"audio", "text", "queued"},
+        # Ready again: the session has the voice and the role that were asked for.
+        "server": _SERVER_NOTICES | {"audio", "text", "queued", "ready"},
         "client": _CLIENT_KINDS | {"audio"},
     },
     Phase.PUT_BACK: {

@@ -1,6 +1,6 @@
 """Batches: which rows of the state a call works on, and padding to bucket widths.
 
-Every streaming state has one row per lane and one *scratch* row behind them. On a GPU a call for
+Every streaming state has one row per lane and one *scratch* row after them. On a GPU a call for
 `n` lanes runs at the next bucket width (1, 2, 4, 8, …), padded with the scratch row, so that
 few shapes exist and one session does not pay for eight. The scratch row is never read. On a
 CPU every row has its price: a call is as wide as its lanes (`Backend.pads_batches`).

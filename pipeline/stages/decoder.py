@@ -8,7 +8,9 @@ import numpy.typing as npt
 
 from pipeline import backend
 from pipeline.models.compiled.mimi import CompiledMimi
+from pipeline.models.evaluation import evaluate
 from pipeline.models.mimi import Mimi
+from pipeline.models.prompt import SILENCE
 from pipeline.stages.batch import bucket_widths
 from pipeline.stages.codec import CodecStage, Direction
 
@@ -33,6 +35,17 @@ class DecoderStage(CodecStage):
             for width in bucket_widths(lanes):
                 rows = np.full(width, self._scratch, np.int32)
                 self._run(self._decode, rows, np.zeros((width, codebooks, 1), np.int32))
+
+    def begin(self, lane: int, *, prompted: bool) -> None:
+        """Reset the lane's row; `prompted`: behind the silent frame with which a prompt ends.
+
+        The official code decodes and sends that frame; here it is not heard, and the frames that follow are
+        the same sample for sample.
+        """
+        self._state = self._mimi.reset(self._state, lane)
+        evaluate(self._name, self._state.conv_state)
+        if prompted:
+            self.decode([lane], np.array([SILENCE], np.int32))
 
     def decode(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
         """One frame per lane: `codes [n, dep_q]` → `pcm [n, 1920]`."""

@@ -1,6 +1,6 @@
 """Delays: which codebook of which frame the language model sees in which step.
 
-The official `LMGen` (package `moshi`) is the reference, and nothing else: codebook *q*
+The only reference is the official `LMGen` (package `moshi`): codebook *q*
 of the user's frame *k* is consumed in step *k* + `delay_q`, except that every codebook
 is given its initial token up to and including the step `delay_q`, so that the very first
 frame only primes. A step's own tokens stand one position later, and a whole agent frame
@@ -67,6 +67,16 @@ class DelayedTokenCache:
     def reset(self, row: int) -> None:
         """Set `row` to step 0. Its tokens are not cleared: none is read before it is written."""
         self.steps[row] = 0
+
+    def begin_at(self, row: int, step: int, ahead: Ints) -> None:
+        """Set `row` to `step`, with `ahead [max_delay, 1 + n_q]` at this position and those that follow."""
+        self.steps[row] = step
+        for offset, tokens in enumerate(ahead):
+            self._tokens[row, :, (step + offset) % self._span] = tokens
+
+    def put(self, row: int, codebook: int, token: int) -> None:
+        """Set one token of the present position."""
+        self._tokens[row, codebook, self.steps[row] % self._span] = token
 
     def read(self, rows: Sequence[int] | Ints, user: Ints) -> Ints:
         """Write the users' frames `[w, n_user]` and read the step's input `[w, 1 + n_q]`."""

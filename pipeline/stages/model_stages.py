@@ -14,9 +14,11 @@ import msgspec
 from pipeline import backend
 from pipeline.backend import SINGLE_RANK, Ranks
 from pipeline.config import Config, Settings
+from pipeline.errors import ConfigError, PromptError
 from pipeline.models.bundle import Bundle, open_bundle
 from pipeline.models.checkpoint.files import shard_paths
 from pipeline.models.checkpoint.safetensors_header import read_header
+from pipeline.models.checkpoint.voice_store import VoiceStore
 from pipeline.models.lm import LmModel
 from pipeline.models.memory import MemoryNeeds, memory_needs, require_memory
 from pipeline.models.mimi import Mimi
@@ -24,6 +26,7 @@ from pipeline.models.sharding import Shard, ShardRank
 from pipeline.stages.batch import bucket_widths
 from pipeline.stages.decoder import DecoderStage
 from pipeline.stages.encoder import EncoderStage
+from pipeline.stages.personas import Personas
 from pipeline.stages.stepper import StepperStage
 from pipeline.stages.tensor_parallel.collective import Collective, Coordinator
 from pipeline.stages.tensor_parallel.follower import Follower
@@ -31,7 +34,7 @@ from pipeline.stages.tensor_parallel.leader import Leader
 from pipeline.stages.tensor_parallel.messages import MessageLayout
 from pipeline.stages.text import Detokenizer, SentencePiece, TokenIds, UtteranceRules
 from pipeline.units import FRAME_MS
-from pipeline.values import ModelCard
+from pipeline.values import ModelCard, Persona
 
 if TYPE_CHECKING:  # `pipeline.models` has to come first
     import mlx.core as mx
@@ -65,22 +68,55 @@ class ModelStages:
             max_steps=round(settings.text.final_after_s * 1000 / FRAME_MS),
         )
         self._greeting = settings.greeting
+        self._prompt = settings.prompt
         self._loading_mimi = threading.Lock()
         self._mimi: Mimi | None = None
 
     @cached_property
     def card(self) -> ModelCard:
         """The description of the model that clients get."""
-        lm = self.bundle.lm
+        lm, voices = self.bundle.lm, self.personas.voices()
         return ModelCard(
             name=self.bundle.name,
-            shape=f"{lm.num_layers} layers of {lm.dim}, {lm.n_q} codebooks heard, {lm.dep_q} spoken",
+            shape=f"{lm.num_layers} layers of {lm.dim}, {lm.n_q} input and {lm.dep_q} output codebooks",
             trained=self.bundle.trained,
             model_delay_ms=FRAME_MS * lm.max_delay,
             text=self.detokenizer.kind,
             about=self._greeting.about,
             suggestions=self._greeting.suggestions,
+            voices=None if voices is None else tuple(voice.name for voice in voices),
         )
+
+    @cached_property
+    def voices(self) -> VoiceStore:
+        """The voices that there are for this checkpoint."""
+        return VoiceStore(self.bundle.voices)
+
+    @cached_property
+    def personas(self) -> Personas:
+        """Makes prompts of the voices and roles that sessions ask for."""
+        problem = None
+        if self.shard is not None or self.bundle.cfg_coef != 1:
+            problem = "a model that is guided, or split over several processes, takes no prompts"
+        return Personas(
+            self.bundle.lm,
+            self.bundle.family,
+            self.detokenizer,
+            self.voices,
+            pin=self._prompt.pin,
+            problem=problem,
+        )
+
+    def check_default_prompt(self) -> None:
+        """Check that sessions can begin as the configuration says.
+
+        Raises:
+            ConfigError: they cannot.
+        """
+        try:
+            self.personas.build(Persona(self._prompt.voice, self._prompt.role))
+        except PromptError as error:
+            raise ConfigError("pipeline.prompt", str(error)) from None
 
     @cached_property
     def memory(self) -> MemoryNeeds:
@@ -103,7 +139,13 @@ class ModelStages:
     def load_stepper(self, coordinator: Coordinator | None = None) -> StepperStage:
         """Load the stepper stage; with a `coordinator`, rank 0's shard, and wait for the other ranks."""
         if coordinator is None:
-            return StepperStage(self.bundle.load_lm(), self.lanes, self.detokenizer, self._rules)
+            return StepperStage(
+                self.bundle.load_lm(),
+                self.lanes,
+                self.detokenizer,
+                self._rules,
+                pins_prompts=self._prompt.pin,
+            )
         model = self._load_shard(coordinator.collective)
         coordinator.wait_loaded()
         return StepperStage(Leader(model, coordinator), self.lanes, self.detokenizer, self._rules)
@@ -160,6 +202,7 @@ def open_stages(config: Config, ranks: Ranks = SINGLE_RANK) -> ModelStages:
         shard = Shard(ranks.rank, ranks.size, replicated_depformer=config.settings.ranks.depformer == "whole")
     bundle.check(shard)
     stages = ModelStages(bundle, config.settings, shard)
+    stages.check_default_prompt()
     require_memory(stages.memory, str(bundle.lm_path))
     backend.set_blas_threads(all_cores=stages.lanes == 1 and bundle.lm_parameters >= STREAMED_PARAMETERS)
     return stages

@@ -2,21 +2,29 @@
 
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 
+import mlx.core as mx
 import numpy as np
 import numpy.typing as npt
 
 from pipeline import backend
+from pipeline.errors import PromptError
 from pipeline.models.compiled.lm import CompiledLm
 from pipeline.models.evaluation import EvalSchedule, evaluate
 from pipeline.models.lm import LmModel, LmStep
-from pipeline.models.sampling import SamplingBatch
+from pipeline.models.prompt import PromptInputs, check_prompt, prompt_inputs
+from pipeline.models.sampling import BatchSampler, SamplingBatch
 from pipeline.stages.batch import bucket_widths, padded, padded_rows
 from pipeline.stages.delays import DelayedTokenCache, DelayPattern
+from pipeline.stages.prompts import PromptCache, PromptSnapshot
 from pipeline.stages.tensor_parallel.leader import Leader
 from pipeline.stages.text import Detokenizer, Utterance, UtteranceRules
-from pipeline.values import Codes, SamplingParams, StepResult, Text
+from pipeline.values import Codes, Prompt, SamplingParams, StepResult, Text
+
+PROMPT_CACHE_BYTES = 2**30
+PREFILL_POSITIONS = 32  # of a prompt that nobody prepared
 
 
 class _Session:
@@ -24,6 +32,7 @@ class _Session:
 
     def __init__(self, sampling: SamplingParams, utterance: Utterance) -> None:
         self.utterance = utterance
+        self.prompt: PromptSnapshot | None = None  # until the first step
         self.configure(sampling)
 
     def configure(self, sampling: SamplingParams) -> None:
@@ -31,6 +40,15 @@ class _Session:
         # Only a repetition penalty needs the tokens.
         window = sampling.repetition_window if sampling.repetition_penalty != 1 else 0
         self.repetition_context: deque[int] = deque(maxlen=window)
+
+
+@dataclass(slots=True)
+class _Prefill:
+    """A prompt on its way through the model: how many of its positions are done."""
+
+    key: str
+    inputs: PromptInputs
+    done: int = 0
 
 
 class StepperStage:
@@ -44,10 +62,14 @@ class StepperStage:
         rules: UtteranceRules,
         *,
         compiles: bool | None = None,
+        prompt_cache_bytes: int = PROMPT_CACHE_BYTES,
+        pins_prompts: bool = False,
     ) -> None:
         """State for `lanes` lanes and the scratch row; every width of a batch is computed once to warm up.
 
         `compiles`: whether to use compiled functions; by default, as the backend decides.
+        `prompt_cache_bytes`: memory for prompts that were computed before.
+        `pins_prompts`: whether a prompt stays in its lane's ring for as long as the session lasts.
         """
         config = model.config
         self._model = model
@@ -63,6 +85,10 @@ class StepperStage:
         self._detokenizer = detokenizer
         self._rules = rules
         self._sessions: dict[int, _Session] = {}
+        self._prompts = PromptCache(prompt_cache_bytes)
+        self._pins = pins_prompts
+        self._prefills: dict[int, _Prefill] = {}
+        self._prepared: dict[int, PromptSnapshot] = {}  # complete, until the lane begins with it
         machine = backend.prepare()
         self._in_buckets = machine.pads_batches
         self._schedule = EvalSchedule()
@@ -82,16 +108,98 @@ class StepperStage:
 
     def open(self, lane: int, sampling: SamplingParams) -> None:
         """Reset the lane's row for a new session."""
+        self._forget_prompt(lane)
         self._state = self._model.reset(self._state, lane)
         self._tokens.reset(lane)
         self._sessions[lane] = _Session(sampling, Utterance(self._rules, self._detokenizer))
 
+    def advance_prompt(self, lane: int, prompt: Prompt, positions: int) -> bool:
+        """Compute up to `positions` more of a prompt, in a lane that has taken no step.
+
+        Returns whether the prompt is complete; then `begin` with it takes no time.
+
+        Raises:
+            PromptError: it is too long for this model, or this model takes no prompts.
+        """
+        if prompt.key in self._prompts:
+            self._prefills.pop(lane, None)
+            self._prepared[lane] = self._prompts[prompt.key]
+            return True
+        model = self._model
+        if isinstance(model, Leader) or model.rows_per_session != 1:
+            raise PromptError("a model that is guided, or split over several processes, takes no prompts")
+        if lane not in self._prefills or self._prefills[lane].key != prompt.key:
+            pattern = self._tokens.pattern
+            inputs = prompt_inputs(prompt, pattern.delays, pattern.initial)
+            check_prompt(inputs, model.config, pin=self._pins)
+            self._state = model.reset(self._state, lane)
+            self._prefills[lane] = _Prefill(prompt.key, inputs)
+        prefill = self._prefills[lane]
+        end = min(prefill.done + positions, prefill.inputs.positions)
+        self._schedule.clear()
+        x = _embed(model, prefill.inputs, prefill.done, end)
+        context, self._state = model.prefill(x, self._state, lane, self._schedule)
+        evaluate("stepper", context, state=self._state, schedule=self._schedule)
+        prefill.done = end
+        if end < prefill.inputs.positions:
+            return False
+        del self._prefills[lane]
+        snapshot = PromptSnapshot.take(self._state, lane, end, context, prefill.inputs.ahead)
+        self._prompts.add(prompt.key, snapshot)
+        self._prepared[lane] = snapshot
+        return True
+
+    def begin(self, lane: int, prompt: Prompt | None) -> None:
+        """Let the lane's session, which has taken no step, begin with `prompt`; with None, without.
+
+        What `advance_prompt` has not computed is computed now.
+        """
+        session = self._sessions[lane]
+        if prompt is None:
+            self._forget_prompt(lane)
+            self._state = self._model.reset(self._state, lane)
+            self._tokens.reset(lane)
+            session.prompt = None
+            return
+        while not self.advance_prompt(lane, prompt, PREFILL_POSITIONS):
+            pass
+        session.prompt = self._prepared.pop(lane)
+        pinned = session.prompt.positions if self._pins else 0
+        self._state = session.prompt.restore(self._state, lane, pinned=pinned)
+        evaluate("stepper", state=self._state)
+        self._tokens.begin_at(lane, session.prompt.positions, session.prompt.ahead)
+        self._sample_first(lane, session.prompt, session.sampling)
+
+    def _sample_first(self, lane: int, prompt: PromptSnapshot, sampling: SamplingParams) -> None:
+        """Sample what the model says first in the conversation.
+
+        At its first position only the text and the first codebook are sampled; the others still belong to
+        the prompt's last frame.
+        """
+        assert not isinstance(self._model, Leader), "prompts are not split over ranks"
+        batch = SamplingBatch.of([sampling], [prompt.positions - 1], [()], self._model.config.dep_q, 1)
+        sampler = BatchSampler(batch, self._model.config.existing_text_padding_id)
+        text, audio = self._model.sample(prompt.context, sampler, codebooks=1)
+        self._tokens.put(lane, 0, int(np.array(text)[0]))
+        self._tokens.put(lane, 1, int(np.array(audio)[0, 0]))
+
+    def _forget_prompt(self, lane: int) -> None:
+        self._prefills.pop(lane, None)
+        self._prepared.pop(lane, None)
+
     def configure(self, lane: int, sampling: SamplingParams) -> None:
-        """Change the lane's sampling from its next step on; its state stays."""
-        self._sessions[lane].configure(sampling)
+        """Change the lane's sampling from its next step on; its state stays.
+
+        Before the first step of a session with a prompt that includes what was sampled behind the prompt.
+        """
+        session = self._sessions[lane]
+        session.configure(sampling)
+        if session.prompt is not None and self._tokens.steps[lane] == session.prompt.positions:
+            self._sample_first(lane, session.prompt, sampling)
 
     def close(self, lane: int) -> tuple[Text, ...]:
         """End the lane's session; returns the text of the utterance that this ends."""
+        self._forget_prompt(lane)
         return self._sessions.pop(lane).utterance.close()
 
     def step(self, lanes: Sequence[int], codes: npt.NDArray[np.int32]) -> list[StepResult]:
@@ -111,6 +219,8 @@ class StepperStage:
         text, audio = self._run(rows, padded(inputs, len(rows)), batch)
         text, audio = text[: len(lanes)], audio[: len(lanes)]
         frames = self._tokens.push(lanes, text, audio)
+        for session in sessions:
+            session.prompt = None
         return [
             self._finish(session, int(token), frame)
             for session, token, frame in zip(sessions, text, frames, strict=True)
@@ -142,3 +252,16 @@ class StepperStage:
         text, audio, self._state = self._lm_step(inputs[:, :1], inputs[:, 1:, None], self._state, rows, batch)
         evaluate("stepper", text, audio, state=self._state, schedule=self._schedule)
         return np.array(text), np.array(audio)
+
+
+def _embed(model: LmModel, inputs: PromptInputs, begin: int, end: int) -> mx.array:
+    """The model's input at positions `begin` to `end`: `[1, T, D]`."""
+    given = 0 if inputs.embeddings is None else len(inputs.embeddings)
+    parts = []
+    if begin < given:
+        assert inputs.embeddings is not None
+        parts.append(mx.array(inputs.embeddings[begin : min(end, given)])[None])
+    if end > given:
+        tokens = inputs.tokens[max(begin - given, 0) : end - given].T[None]  # [1, 1 + n_q, T]
+        parts.append(model.embed_inputs(mx.array(tokens)))
+    return mx.concatenate([part.astype(model.dtype) for part in parts], axis=1)

@@ -25,6 +25,10 @@ class Detokenizer(Protocol):
         """The text of a whole utterance."""
         ...
 
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, without any that mark its beginning or end."""
+        ...
+
 
 class TokenIds:
     """Token ids separated by spaces, for models without a tokenizer."""
@@ -35,6 +39,10 @@ class TokenIds:
     def decode(self, tokens: list[int]) -> str:
         """`[7, 42]` → `"7 42"`."""
         return " ".join(map(str, tokens))
+
+    def encode(self, text: str) -> list[int]:
+        """`"7 42"` → `[7, 42]`."""
+        return [int(token) for token in text.split()]
 
 
 class SentencePiece:
@@ -63,6 +71,10 @@ class SentencePiece:
     def decode(self, tokens: list[int]) -> str:
         """The pieces joined; an incomplete byte sequence shows as U+FFFD."""
         return str(self._pieces.decode(tokens))
+
+    def encode(self, text: str) -> list[int]:
+        """The pieces of a text, without any that mark its beginning or end."""
+        return list(self._pieces.encode(text, add_bos=False, add_eos=False))
 
 
 @dataclass(frozen=True, slots=True)

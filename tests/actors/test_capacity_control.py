@@ -45,7 +45,7 @@ def test_widths_double_up_to_the_lanes(lanes, due):
 
 
 @pytest.mark.parametrize(
-    ("ticks", "sessions", "holds_one"),
+    ("ticks", "sessions", "serves_one"),
     [
         ({1: 10, 2: 20, 4: 40, 8: 60, 16: 90}, 5, True),
         ({1: 10, 2: 20}, 2, True),
@@ -56,12 +56,12 @@ def test_widths_double_up_to_the_lanes(lanes, due):
         ({}, 16, True),
     ],
 )
-def test_what_is_held_is_the_widest_tick_with_headroom(ticks, sessions, holds_one):
-    """Between two widths by a straight line; one that is not even in time without headroom says what helps."""
+def test_what_is_held_is_the_widest_tick_with_headroom(ticks, sessions, serves_one):
+    """By a straight line between two; a machine that is late even without headroom says what helps."""
     capacity = Capacity(16, ticks)
     assert capacity.sessions == sessions
-    assert capacity.holds_one is holds_one
-    assert (capacity.advice is None) is holds_one
+    assert capacity.serves_one is serves_one
+    assert (capacity.advice is None) is serves_one
 
 
 @pytest.mark.parametrize(("batch_ms", "limit"), [(1, 4), (HEADROOM * FRAME_MS - 1, 4), (70, 1), (200, 1)])
@@ -72,9 +72,9 @@ async def test_the_limit_is_measured_at_the_start(autojump_clock, nursery, batch
         engine = await serving(make_engine(admit="auto", runner=runner), nursery)
     assert engine.admission.statistics().limit == limit
     assert engine.capacity is not None
-    assert engine.capacity.holds_one is (batch_ms < FRAME_MS)
+    assert engine.capacity.serves_one is (batch_ms < FRAME_MS)
     assert [e["event"] for e in logs if e["event"] == "capacity_measured"]
-    assert bool([e for e in logs if e["event"] == "too_slow"]) is not engine.capacity.holds_one
+    assert bool([e for e in logs if e["event"] == "too_slow"]) is not engine.capacity.serves_one
 
 
 async def test_a_number_set_by_hand_is_not_measured(autojump_clock, nursery):
@@ -98,7 +98,7 @@ async def test_measuring_leaves_no_trace(autojump_clock, nursery):
     assert all(map(np.array_equal, client.frames, expected(frames, 4)))
 
 
-async def test_a_session_that_is_put_back_goes_on_with_its_memory(autojump_clock, nursery):
+async def test_a_session_that_is_put_back_continues_with_its_memory(autojump_clock, nursery):
     """What it sends meanwhile has no effect: the answers are those to all its other frames."""
     engine = await serving(make_engine(), nursery)
     clients = [Client(), Client()]

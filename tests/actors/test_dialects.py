@@ -157,8 +157,8 @@ async def test_a_session_that_is_put_back_is_told(autojump_clock):
         await engine.ready.wait()
         running.start_soon(serve, engine, transport, LiveDialect)
         await transport.client_send('{"type": "session.start", "session": {"model": "any"}}')
-        async for message in messages_of(transport):
-            event = json.loads(message)
+        while codes[-1:] != ["ready"]:
+            event = json.loads(await transport.client_receive())
             codes.append(event.get("code", event["type"]))
             if codes[-1] == "session.started":
                 engine.admission.set_limit(0)
@@ -166,8 +166,6 @@ async def test_a_session_that_is_put_back_is_told(autojump_clock):
                 await transport.client_send(append)
                 await trio.sleep(0.5)
                 engine.admission.set_limit(2)
-            elif codes[-1] == "ready":
-                break
         counters = engine.statistics().counters
         running.cancel_scope.cancel()
     assert codes == ["session.started", "queued", "dropped", "ready"]

@@ -201,7 +201,7 @@ async def test_configure_takes_effect_with_the_next_frame(autojump_clock, engine
 
 
 async def test_changes_of_configuration_cannot_flood_the_first_channel(autojump_clock, nursery):
-    """Beyond eight that wait, a change is refused and the session goes on; its lane still closes."""
+    """Beyond eight that wait, a change is refused and the session continues; its lane still closes."""
     runner = functools.partial(slow_inline, batch_s=0.05)
     engine = await serving(make_engine(lanes=1, runner=runner), nursery)
     client = Client()
@@ -369,7 +369,7 @@ async def test_a_lane_that_falls_behind_skips_and_keeps_up(autojump_clock, nurse
     assert reported["agent_audio"] < 20  # a client gets used to it, and gets the rest
 
 
-async def test_malformed_audio_is_refused_and_the_session_goes_on(autojump_clock, engine):
+async def test_malformed_audio_is_refused_and_the_session_continues(autojump_clock, engine):
     """Wrong length, empty, NaN: that packet is refused; the frames around it are answered as usual."""
     frames = speech(5, 6)
     nan = frames[0].copy()

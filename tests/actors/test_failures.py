@@ -305,7 +305,7 @@ async def test_an_actor_whose_input_ends_ends_the_engine(autojump_clock, nursery
     async def end_its_input() -> None:
         await trio.sleep(1)
         part = getattr(engine, actor)
-        (part._channel if actor == "_dispatcher" else part._inbox).close()
+        (part._channel if actor == "_dispatcher" else part._inputs).close()
 
     nursery.start_soon(end_its_input)
     with trio.fail_after(30):
@@ -524,7 +524,7 @@ def hub():
 
 
 async def test_a_bug_in_the_proxy_affects_one_file(hub, tmp_path):
-    """Its request is refused; a download under way goes on, and the next request is served."""
+    """Its request is refused; a download under way continues, and the next request is served."""
     store = FragileStore(tmp_path)
     async with running(hub, tmp_path) as proxy:
         proxy._cache._store = store

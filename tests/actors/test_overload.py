@@ -19,7 +19,8 @@ from support.actors.fakes import (
     speech,
 )
 
-from actors.decoder import MAX_CONSECUTIVE_SKIPS, Decoder
+from actors.decoder import Decoder
+from actors.runtime.late_frames import MAX_CONSECUTIVE_SKIPS
 from pipeline.audio.fade import fade_in
 from pipeline.protocol import outgoing
 from pipeline.protocol.metadata import ClientStats, Dropped, Stats
@@ -44,7 +45,7 @@ def test_a_frame_past_its_deadline_is_not_decoded_and_the_next_fades_in():
     assert all(map(np.array_equal, [f.pcm for f in received if f.pcm is not None], due))
 
 
-def test_a_constant_delay_does_not_silence_a_session_for_ever():
+def test_a_constant_delay_does_not_silence_a_session_forever():
     """Always late by as much: a few frames are skipped, then all are decoded again; neighbours throughout."""
     decoder = Decoder(SumDecoder())
     for lane in (0, 1):
@@ -125,7 +126,7 @@ async def test_a_stall_of_three_seconds_is_over_within_two(autojump_clock, nurse
     assert engine.health()["endings"] == {"bye": 1}
 
 
-async def test_no_more_audio_is_made_for_a_client_with_a_backlog(autojump_clock, nursery):
+async def test_no_more_audio_is_made_for_a_client_that_lags(autojump_clock, nursery):
     """Beyond `max_lag_ms` of audio that it has and has not played, until it plays."""
     engine = make_engine(limits={"max_lag_ms": 400})
     await nursery.start(engine.run)

@@ -78,7 +78,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("small"))
 
 
-def chain_of(folder: Path, bundles: Path | None) -> ModelStages:
+def stages_of(folder: Path, bundles: Path | None) -> ModelStages:
     sets = ["lanes.max=2", "limits.resume_grace_ms=0"]
     return open_stages(read_config(folder, sets + ([f"replay.folder={bundles}"] if bundles else [])))
 
@@ -94,7 +94,7 @@ async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
             "limits.max_lag_ms=60000",
         ],
     )
-    chain = open_stages(config)
+    stages = open_stages(config)
     drawn: list[int] = []
 
     class Watched(StepperStage):
@@ -105,16 +105,16 @@ async def talk(folder: Path, bundles: Path | None) -> tuple[list[int], Peer]:
             return steps
 
     def load_stepper() -> StepperStage:
-        stage = chain.load_stepper()
+        stage = stages.load_stepper()
         stage.__class__ = Watched
         return stage
 
     engine = Engine(
         config.settings,
-        Loaders(chain.load_encoder, load_stepper, chain.load_decoder),
-        chain.card,
+        Loaders(stages.load_encoder, load_stepper, stages.load_decoder),
+        stages.card,
         lanes=2,
-        digest=chain.digest,
+        digest=stages.digest,
     )
     client = Peer()
     async with trio.open_nursery() as nursery:
@@ -152,7 +152,7 @@ async def test_a_replay_gives_the_tokens_of_the_session(folder, tmp_path):
     assert 0 < len(recorded.stopped) == 60 - len(drawn)
     assert set(recorded.stopped.values()) == {"encoder"}  # which waits for the stepper
     assert np.array_equal(recorded.frames, SPEECH)
-    assert offline.run_recording(chain_of(folder, None), recorded).text_tokens == drawn
+    assert offline.run_recording(stages_of(folder, None), recorded).text_tokens == drawn
     assert [value.on for value in client.metadata if isinstance(value, RecordingNotice)] == [True, False]
 
 

@@ -222,16 +222,16 @@ def test_our_driver_computes_what_the_stages_do_and_times_every_width(
     assert result["cannot"] == {}
     assert set(result["ms"]) == {"1", "2"}
     assert all(len(times) >= 3 for width in result["ms"].values() for times in width.values())
-    chain = open_stages(read_config(checkpoint))
+    stages = open_stages(read_config(checkpoint))
     with np.load(tmp_path / "answers.npz") as answers:
         if kind == "mimi":
-            encoder = chain.load_encoder()
+            encoder = stages.load_encoder()
             encoder.open(0, GREEDY)
             pcm = np.load(tmp_path / "pcm.npy")
             mine = [encoder.encode([0], pcm[[frame]])[0] for frame in range(PLAN.compared_frames)]
             assert np.array_equal(answers["codes"], mine)
         elif kind == "lm":
-            stepper = chain.load_stepper()
+            stepper = stages.load_stepper()
             stepper.open(0, GREEDY)
             codes = np.load(tmp_path / "codes.npy")
             tokens = [stepper.step([0], codes[[frame]])[0].token for frame in range(PLAN.compared_frames)]

@@ -206,7 +206,7 @@ def read_all(descriptor: int) -> bytes:
 
 
 COMMANDS = re.findall(
-    r"^python -m pipeline weights (.*configs/tiny.*)$",
+    r"^packet-voice weights (.*configs/tiny.*)$",
     (ROOT / "docs/reference/weights.md").read_text(),
     re.MULTILINE,
 )

@@ -561,3 +561,72 @@ async def test_an_unexpected_close_ends_the_conversation(fast_clock):
 
     error, _ = await failing(Leaving)
     assert "1001" in str(error)
+
+
+class Persona(Agent):
+    """A server with voices that begins anew with what `configure` asks for, and drops audio until then."""
+
+    greeting = replace(GREETING, model=replace(GREETING.model, voices=("NATF0",)))
+
+    def __init__(self, ws):
+        super().__init__(ws)
+        self.asked = []
+
+    async def run(self):
+        await self.greet()
+        configured = False
+        while not configured:
+            event, _ = self.conversation.receive(await self.ws.get_message(), now_s=trio.current_time())
+            match event:
+                case AudioReceived():
+                    raise AssertionError("audio before the session has its voice")
+                case MetadataReceived(Configure() as change):
+                    self.asked.append((change.voice, change.role))
+                    configured = True
+        await trio.sleep(1)
+        await self.begin(change)
+        self.greet = trio.lowlevel.checkpoint
+        await super().run()
+
+    async def begin(self, change):
+        await self.send(outgoing.metadata(Ready(change.voice, change.role)))
+
+
+async def test_audio_waits_until_the_session_has_its_voice(fast_clock):
+    """No frame is lost that the server would have dropped."""
+    async with serving(Persona) as served:
+        report = await converse(served.url, SPEECH, configure=Configure(voice="NATF0", role="a teacher"))
+    assert served.agent.asked == [("NATF0", "a teacher")]
+    assert report.frames_in == report.frames_out + DELAY_FRAMES == FRAMES
+
+
+async def test_what_the_session_has_already_is_not_asked_for(fast_clock):
+    """Or it would be computed anew while audio is sent."""
+
+    class Default(Agent):
+        greeting = Persona.greeting
+
+        async def greet(self):
+            await self.send(outgoing.metadata(self.greeting))
+            await self.send(outgoing.metadata(Ready("NATF0", None)))
+
+    async with serving(Default) as served:
+        await converse(served.url, SPEECH, configure=Configure(voice="NATF0", seed=3))
+    changes = [event.value for event in served.agent.events if isinstance(event, MetadataReceived)]
+    assert changes[0] == Configure(seed=3)
+
+
+async def test_a_refused_voice_ends_the_conversation(fast_clock):
+    """With the server's sentence; and so does a model that takes none."""
+
+    class Refuses(Persona):
+        async def begin(self, change):
+            await self.send(outgoing.metadata(ErrorNotice("prompt_refused", "there is no voice X")))
+            await self.send(outgoing.metadata(Ready()))
+
+    async with serving(Refuses) as served:
+        with pytest.raises(ConversationError, match="there is no voice X"):
+            await converse(served.url, SPEECH, configure=Configure(voice="X"))
+    async with serving() as served:
+        with pytest.raises(ConversationError, match="arithmetic takes neither a voice nor a role"):
+            await converse(served.url, SPEECH, configure=Configure(role="a teacher"))

@@ -160,8 +160,8 @@ def trace(model: LMModel, steps: int, seed: int, cfg_coef: float = 1.0) -> dict[
     official.sample_token = draw
     # A tie could fall either way and would make a golden of rounding.
     assert min(margins) > 1e-4, min(margins)
-    said = {int(t) for t in text}
-    print("  smallest margin", min(margins), "text tokens seen", len(said), "end of text", 2 in said)
+    text_ids = {int(t) for t in text}
+    print("  smallest margin", min(margins), "text tokens seen", len(text_ids), "end of text", 2 in text_ids)
     return {
         "user": user.astype(np.int16),
         "text": torch.cat(text).numpy().astype(np.int16),

@@ -1,5 +1,6 @@
 import { Backoff } from "voice/protocol/backoff.js";
 import { Conversation } from "voice/protocol/conversation.js";
+import { configureFields, hasPersona } from "voice/protocol/persona.js";
 import { afterClose } from "voice/protocol/close-codes.js";
 import { ReceivedIds } from "voice/protocol/received-ids.js";
 import { Liveness } from "voice/protocol/liveness.js";
@@ -149,7 +150,7 @@ test("a heartbeat is an answer if one of ours is unanswered, else it is answered
   equal([5100, 5200, 5300, 6300].map((nowMs) => liveness.shouldAnswer(nowMs)), [false, true, false, true]);
 });
 
-test("two ends that follow the rule never echo heartbeats for ever", () => {
+test("two ends that follow the rule never echo heartbeats forever", () => {
   const random = seeded(7);
   for (let run = 0; run < 200; run += 1) {
     const ends = [0, 1].map(() => new Liveness({ everyMs: 5000, timeoutMs: 15_000, nowMs: 0 }));
@@ -280,4 +281,29 @@ test("after a lost connection, unacknowledged packets are returned once, in orde
   equal(second.sent().map(({ seq }) => seq), [0, 1]);
   second.receive(ackOf(1));
   equal([unackedPackets.count, unackedPackets.acked], [1, 2]);
+});
+
+test("a session that is held sends no audio until the next ready, and ids go on", () => {
+  const { conversation, receive, sent } = client();
+  const frame = new Float32Array(1920);
+  receive(metadata({ type: "ready" }));
+  const final = packet(Type.TEXT_FINAL, text("one"), { seq: 1, wantsAck: true });
+  equal(receive(final).length, 1);
+  conversation.hold();
+  conversation.sendAudio(frame, 1);
+  receive(metadata({ type: "ready", voice: "NATF0" }));
+  conversation.sendAudio(frame, 2);
+  equal(
+    sent().filter(({ type }) => type === Type.AUDIO_CHUNK).map(({ timestampMs }) => timestampMs),
+    [2],
+  );
+});
+
+test("a persona is asked for and recognized by what is not empty", () => {
+  equal(configureFields({ voice: "", role: "" }), {});
+  equal(configureFields({ voice: "NATF0", role: "be kind" }), { voice: "NATF0", role: "be kind" });
+  equal(hasPersona({}, { voice: "", role: "" }), true);
+  equal(hasPersona({ voice: "NATF0", role: "default" }, { voice: "NATF0", role: "" }), true);
+  equal(hasPersona({ voice: "NATF0" }, { voice: "NATF0", role: "be kind" }), false);
+  equal(hasPersona({}, { voice: "NATF0", role: "" }), false);
 });

@@ -16,14 +16,14 @@ from pipeline.values import SamplingParams
 
 
 @pytest.fixture(scope="module")
-def chain(tmp_path_factory):
+def stages(tmp_path_factory):
     folder: Path = write_folder(tmp_path_factory.mktemp("small"), settings={"lanes": {"max": 3}})
     return open_stages(read_config(folder))
 
 
-def tokens(chain, *, fails_at: int | None) -> list[int]:
+def tokens(stages, *, fails_at: int | None) -> list[int]:
     """The tokens of lane 1 in twelve steps, beside lane 0, whose call raises in one of them."""
-    stepper = chain.load_stepper()
+    stepper = stages.load_stepper()
     rng = np.random.default_rng(1)
     inputs = rng.integers(0, 32, (12, 1, 4)).astype(np.int32)
     for lane in (0, 1):
@@ -48,9 +48,9 @@ def tokens(chain, *, fails_at: int | None) -> list[int]:
     return tokens
 
 
-def test_a_failure_before_the_evaluation_leaves_other_lanes_unchanged(chain):
+def test_a_failure_before_the_evaluation_leaves_other_lanes_unchanged(stages):
     """A call that fails in the middle of a model, on another lane, changes no token of this one."""
-    assert tokens(chain, fails_at=8) == tokens(chain, fails_at=None)
+    assert tokens(stages, fails_at=8) == tokens(stages, fails_at=None)
 
 
 def test_a_failed_evaluation_loses_the_state():

@@ -25,13 +25,13 @@ def bundle_of(folder: Path) -> Bundle:
 
 def test_the_needs_are_what_loading_takes(tmp_path: Path) -> None:
     """Weights and the state of every lane, measured after loading, are within 15 % of the computed needs."""
-    chain = open_stages(read_config(write_folder(tmp_path, lm=LARGER, settings={"lanes": {"max": 4}})))
-    needs = chain.memory
+    stages = open_stages(read_config(write_folder(tmp_path, lm=LARGER, settings={"lanes": {"max": 4}})))
+    needs = stages.memory
     assert needs.lanes == 4
     before_bytes = mx.get_active_memory()
-    stages = [chain.load_encoder(), chain.load_stepper(), chain.load_decoder()]
+    loaded = [stages.load_encoder(), stages.load_stepper(), stages.load_decoder()]
     taken_bytes = mx.get_active_memory() - before_bytes
-    assert len(stages) == 3
+    assert len(loaded) == 3
     assert taken_bytes == pytest.approx(needs.lm_bytes + needs.mimi_bytes + needs.rings_bytes, rel=0.15)
 
 

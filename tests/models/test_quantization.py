@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
+import msgspec
 import numpy as np
 import pytest
 from support.checkpoints import LM
@@ -52,6 +53,15 @@ def make(
     return path, config
 
 
+def make_personaplex(folder: Path, changes: dict[str, Any]) -> tuple[Path, LmConfig]:
+    """With the slices of the depth transformer that predict the user, and that nothing uses."""
+    config = parse_lm_config({**WIDE, **changes})
+    whole = msgspec.structs.replace(config, dep_q=config.n_q, unused_slices=0)
+    path = folder / "model.safetensors"
+    random_init.write_checkpoint(path, random_init.lm_tensors(whole), 1, "BF16")
+    return path, config
+
+
 @pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES.keys())
 def test_every_family_loads_when_quantized(tmp_path: Path, changes: dict[str, Any]) -> None:
     """Strictly: no tensor is missing, left over or mis-shaped, and most are quantized."""
@@ -83,6 +93,33 @@ def test_every_quantized_family_equals_its_dense_reference(
         flat_logits.append(np.concatenate([np.array(logits.text).ravel(), np.array(logits.audio).ravel()]))
     dense, packed = (values[~np.isnan(flat_logits[0])] for values in flat_logits)
     assert len(dense) > 100
+    np.testing.assert_allclose(packed, dense, atol=1e-3 * np.abs(dense).max())
+
+
+@pytest.mark.parametrize(
+    ("bits", "uniform", "others"),
+    [(4, False, (8, 64)), (4, True, (4, 32)), (6, False, (8, 64)), (8, False, (8, 64))],
+)
+def test_personaplex_keeps_eight_bits_where_it_needs_them(
+    tmp_path: Path, bits: int, uniform: bool, others: tuple[int, int]
+) -> None:
+    """Depth transformer, heads and embeddings, unless asked otherwise; it computes as its dense reference."""
+    halves = [0, 1, 1, 1, 1]
+    changes = {"model_type": "personaplex", "n_q": 8, "dep_q": 8, "delays": [0, *halves[1:], *halves[1:]]}
+    source, config = make_personaplex(tmp_path, changes)
+    made = quantize_checkpoint(source, tmp_path / "q.safetensors", config, bits, uniform=uniform)
+    found: dict[bool, set[object]] = {True: set(), False: set()}
+    for assignment in LmModel(config).check_weights(made.path):
+        if assignment.quantization is not None:
+            found[assignment.targets[0].startswith("transformer.")].add(tuple(assignment.quantization))
+    assert found == {True: {(bits, {4: 32, 6: 64, 8: 64}[bits])}, False: {others}}
+    codes = np.random.default_rng(3).integers(0, config.card, (1, 1 + config.n_q, 12), dtype=np.int32)
+    flat = []
+    for keep_quantized in (False, True):
+        model = LmModel(config)
+        model.load_weights(made.path, keep_quantized=keep_quantized)
+        flat.append(np.array(model.logits(codes).audio).ravel())
+    dense, packed = (values[~np.isnan(flat[0])] for values in flat)
     np.testing.assert_allclose(packed, dense, atol=1e-3 * np.abs(dense).max())
 
 

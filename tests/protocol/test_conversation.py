@@ -294,7 +294,7 @@ def test_a_message_that_is_no_packet_ends_the_connection(message, fault, close_r
     ],
     ids=str,
 )
-def test_ignored_and_refused_packets_are_counted_and_the_session_goes_on(message, event):
+def test_ignored_and_refused_packets_are_counted_and_the_session_continues(message, event):
     """The packet after it is handled as if nothing had happened."""
     server, client = pair()
     assert server.receive(message, now_s=0.0)[0] == event

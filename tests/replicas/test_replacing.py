@@ -13,7 +13,7 @@ from pipeline.loadtest.failover import rolling_restart
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_a_replica_that_ends_affects_only_its_own_sessions(servers, number):
-    """Its clients are disconnected at once and get a new session on another replica; the others go on."""
+    """Its clients are disconnected at once and get a new session on another replica; the others continue."""
     with trio.fail_after(HANG_S):
         async with AsyncExitStack() as stack:
             clients = [await stack.enter_async_context(visiting(servers.balancer.port)) for _ in range(3)]

@@ -23,9 +23,9 @@ def uncompiled() -> Iterator[None]:
     mx.enable_compile()
 
 
-def results(chain: ModelStages) -> list[tuple[int, int, list[str], bytes | None]]:
+def results(stages: ModelStages) -> list[tuple[int, int, list[str], bytes | None]]:
     """Three lanes that open and close, with warm-up steps between: tokens, text, and sound to five digits."""
-    encoder, stepper, decoder = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
+    encoder, stepper, decoder = stages.load_encoder(), stages.load_stepper(), stages.load_decoder()
     out = []
     rng = np.random.default_rng(4)
     for lane in range(3):
@@ -54,12 +54,12 @@ def results(chain: ModelStages) -> list[tuple[int, int, list[str], bytes | None]
 @pytest.mark.usefixtures("uncompiled")
 def test_compiled_stages_equal_eager_stages(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens and text are equal, sound to 2e-5, for lanes that open, close and wait."""
-    chain = open_stages(read_config(checkpoint, ["lanes.max=3"]))
-    due = results(chain)
+    stages = open_stages(read_config(checkpoint, ["lanes.max=3"]))
+    due = results(stages)
     for name in ("EncoderStage", "StepperStage", "DecoderStage"):
         stage = getattr(module, name)
         monkeypatch.setattr(module, name, functools.partial(stage, compiles=True))
-    found = results(chain)
+    found = results(stages)
     assert len(due) == len(found) > 2 * FRAMES
     for one, other in zip(due, found, strict=True):
         if isinstance(one[-1], np.ndarray):

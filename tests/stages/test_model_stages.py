@@ -19,7 +19,7 @@ SAMPLINGS = [GREEDY, SamplingParams(seed=5), SamplingParams(seed=6, top_k=3, tex
 
 
 @pytest.fixture(scope="module")
-def chain(checkpoint: Path) -> ModelStages:
+def model_stages(checkpoint: Path) -> ModelStages:
     return open_stages(read_config(checkpoint, [f"lanes.max={LANES}"]))
 
 
@@ -56,8 +56,8 @@ class Session:
 class Stages:
     """The stages, driven as the actors do."""
 
-    def __init__(self, chain: ModelStages) -> None:
-        self.stages = chain.load_encoder(), chain.load_stepper(), chain.load_decoder()
+    def __init__(self, model_stages: ModelStages) -> None:
+        self.stages = model_stages.load_encoder(), model_stages.load_stepper(), model_stages.load_decoder()
 
     def open(self, lane: int, sampling: SamplingParams) -> None:
         for stage in self.stages:
@@ -86,8 +86,8 @@ class Stages:
 
 
 @pytest.fixture(scope="module")
-def stages(chain: ModelStages) -> Stages:
-    return Stages(chain)
+def stages(model_stages: ModelStages) -> Stages:
+    return Stages(model_stages)
 
 
 @pytest.fixture(scope="module")
@@ -145,8 +145,8 @@ def test_the_first_delay_steps_complete_no_frame_and_each_later_one_does(alone: 
         assert [step.codes is None for step in session.steps] == [True] + [False] * (FRAMES - 1)
 
 
-def test_offline_gives_the_results_of_the_stages(chain: ModelStages, alone: list[Session]) -> None:
-    trace = run_frames(chain, alone[1].frames, SAMPLINGS[1])
+def test_offline_gives_the_results_of_the_stages(model_stages: ModelStages, alone: list[Session]) -> None:
+    trace = run_frames(model_stages, alone[1].frames, SAMPLINGS[1])
     assert trace.text_tokens == [step.token for step in alone[1].steps]
     np.testing.assert_array_equal(trace.agent_codes, [step.codes for step in alone[1].steps[1:]])
     np.testing.assert_allclose(trace.agent_pcm, alone[1].pcm, atol=1e-6)

@@ -220,7 +220,7 @@ def test_a_shard_that_cannot_be_loaded_ends_all(folder: Path, tmp_path: Path) ->
         assert "NaN" in second.output().splitlines()[-1]
 
 
-def test_a_rank_without_others_does_not_wait_for_ever(folder: Path, tmp_path: Path) -> None:
+def test_a_rank_without_others_does_not_wait_forever(folder: Path, tmp_path: Path) -> None:
     """MLX would; the log has the time limit beforehand."""
     hostfile = tmp_path / "hosts.json"
     hostfile.write_text(json.dumps([[f"127.0.0.1:{port}"] for port in free_ports(2)]))

@@ -34,7 +34,7 @@ RENAMED: Final[Mapping[str, FormerName]] = {
 
 
 def with_former_names(metrics: Iterable[Metric]) -> Iterator[Metric]:
-    """Every metric, and a copy under its former name behind each that was renamed."""
+    """Every metric, and a copy under its former name after each that was renamed."""
     for metric in metrics:
         yield metric
         former = RENAMED.get(metric.name)
@@ -43,7 +43,7 @@ def with_former_names(metrics: Iterable[Metric]) -> Iterator[Metric]:
 
 
 def _copy(metric: Metric, former: FormerName) -> Metric:
-    """The same samples, with `_total`, `_bucket`, `_count` and `_sum` behind the former name."""
+    """The same samples, with `_total`, `_bucket`, `_count` and `_sum` after the former name."""
     successor = f"{metric.name}{'_total' if metric.type == 'counter' else ''}"
     copy = Metric(former.name, f"Deprecated, use {successor}.", metric.type)
     for sample in metric.samples:

@@ -1,7 +1,7 @@
 """The pages and their files, all from this server; a file under a version never changes.
 
 `/static/<version>/…` is read once at start-up; the version is a digest of all files, so a browser may
-cache each one for ever. `/vendor/<name-version>/…` are third-party files named by a lock file
+cache each one forever. `/vendor/<name-version>/…` are third-party files named by a lock file
 (`web.vendor`); where they are missing, the page shows that.
 
 Neighbours: `web.app` registers this, `web.routes.landing` is the start page. What does not belong here:

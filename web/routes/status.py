@@ -69,7 +69,12 @@ def _add_health(
         hub = None if proxy is None else _hub_state(proxy.statistics())
         model = model_of(weights)
         if model is not None:
-            model = {**model, "about": engine.card.about, "suggestions": engine.card.suggestions}
+            model = {
+                **model,
+                "about": engine.card.about,
+                "suggestions": engine.card.suggestions,
+                "voices": engine.card.voices,
+            }
         return jsonify({**engine.health(), "backend": backend, "model": model, "hub": hub})
 
     @app.get("/health/live")

@@ -9,7 +9,7 @@
 * A refused handshake ends its connection; HTTP/2 is not supported.
 
 They override private methods because Hypercorn has no setting for any of this: after a message that
-is too big it goes on reading, a malformed frame is not answered, and the application receives 1006
+is too big it continues to read, a malformed frame is not answered, and the application receives 1006
 whatever the reason. Its version is pinned to a minor release in pyproject.toml for this reason.
 
 Neighbours: `web.server.connection` moves the bytes, `web.server.ws_handler` reads the messages. What does

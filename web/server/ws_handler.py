@@ -2,7 +2,7 @@
 
 A session receives every message of its connection in order, and the disconnect last. Quart-Trio
 itself delivers an empty binary message as None, and cancels the handler when the peer disconnects,
-with messages still unread; here an empty message stays one, and the disconnect is queued behind the
+with messages still unread; here an empty message stays one, and the disconnect is queued after the
 messages before it.
 
 Neighbours: `web.app` checks access; `web.server.websocket` enforces the rules of frames. What does not
@@ -52,7 +52,7 @@ _FAULTS: Mapping[Fault, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Disconnected:
-    """The end of a connection, queued behind its last message; `error` is what the session gets."""
+    """The end of a connection, queued after its last message; `error` is what the session gets."""
 
     error: TransportClosedError | RemoteProtocolError
 

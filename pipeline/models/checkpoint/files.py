@@ -27,6 +27,7 @@ INDEX_SUFFIX: Final = ".index.json"
 _MOSHI_NAMES: Final = ("model.safetensors", "model.safetensors.index.json")
 _MIMI_NAMES: Final = ("tokenizer-e351c8d8-checkpoint125.safetensors",)
 _TOKENIZER_NAMES: Final = ("tokenizer_spm_32k_3.model",)
+_VOICES_NAMES: Final = ("voices.tgz",)  # in the repository of PersonaPlex
 DEFAULT_NAMES: Final = {
     "moshi_name": _MOSHI_NAMES[0],
     "mimi_name": _MIMI_NAMES[0],
@@ -118,7 +119,7 @@ def locate(
     environment: Mapping[str, str],
     open_repository: Callable[[HubAddress], FileSource],
 ) -> Config:
-    """`config` with the absolute path of every file it needs; only a tokenizer without a name may be missing.
+    """`config` with the absolute path of every file it needs; an unnamed tokenizer or archive may be missing.
 
     own: where the config is. If weights are to be made from a seed, names of missing files stay.
 
@@ -129,7 +130,11 @@ def locate(
     search = _Search(config, own, environment, open_repository)
     lm_source = search.find("moshi_name", _lm_name, search.repositories("LM_REPO"), hint="LM_REPO")
     with_lm = [lm_source] if lm_source is not None else []
-    for key, default in (("tokenizer_name", _one_of(_TOKENIZER_NAMES)), ("lora_name", _one_of(()))):
+    for key, default in (
+        ("tokenizer_name", _one_of(_TOKENIZER_NAMES)),
+        ("lora_name", _one_of(())),
+        ("voices_name", _one_of(_VOICES_NAMES)),
+    ):
         search.find(key, default, with_lm)
     search.find_mimi(with_lm)
     return replace(config, model=search.model)

@@ -25,7 +25,7 @@ Positive = Annotated[float, msgspec.Meta(gt=0)]
 # off; and keys without effect (the depformer's context is always its dep_q steps).
 NOT_LM: Final = frozenset(
     {
-        "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "model_id", "version",
+        "moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "voices_name", "model_id", "version",
         "lm_gen_config", "tts_config", "stt_config", "lora", "lora_name", "lora_rank", "lora_scaling",
         "extra_heads_dim", "depformer_context", "pipeline",
     }

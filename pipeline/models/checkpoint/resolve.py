@@ -23,7 +23,7 @@ from pipeline.models.checkpoint.lm_config import parse_lm_config
 
 _CONFIG_NAME = "config.json"
 _NO_CONFIG = Path(_CONFIG_NAME)  # for a repository without one
-_SMALL = (".json", ".model")  # configs, indices and tokenizers are fetched whole
+_SMALL = (".json", ".model", ".tgz")  # configs, indices, tokenizers and voices are fetched whole
 
 
 @dataclass(frozen=True, slots=True)

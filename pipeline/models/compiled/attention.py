@@ -11,13 +11,21 @@ import mlx.core as mx
 
 from pipeline.models.compiled.inputs import Numbers
 from pipeline.models.compiled.slots import ShapeKey
-from pipeline.models.layers.attention import MultiheadAttention, Positions
+from pipeline.models.layers.attention import MultiheadAttention, Positions, ring_slots
 
 
-def cache_inputs(starts: Positions, steps: int, context: int) -> dict[str, Numbers]:
-    """`slot_mapping [w, T]` and `seq_lens [w, 1]` of rows whose next positions begin at `starts [w]`."""
+def cache_inputs(
+    starts: Positions, steps: int, context: int, pinned: Positions | None = None
+) -> dict[str, Numbers]:
+    """`slot_mapping [w, T]` and `seq_lens [w, 1]` of rows whose next positions begin at `starts [w]`.
+
+    `pinned [w]`: see `ring_slots`; only for `steps` of 1, whose query may read every filled slot.
+    """
     queries = starts[:, None] + range(steps)  # [w, T]
-    return {"slot_mapping": queries % context, "seq_lens": (queries[:, -1:] + 1).clip(max=context)}
+    return {
+        "slot_mapping": ring_slots(queries, context, pinned),
+        "seq_lens": (queries[:, -1:] + 1).clip(max=context),
+    }
 
 
 @dataclass(frozen=True, slots=True)

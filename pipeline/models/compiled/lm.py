@@ -77,18 +77,23 @@ class CompiledLm:
     ) -> tuple[mx.array, mx.array, RingKVCache]:
         c = self._model.config
         starts = slots.starts(state.offsets, self._scratch)
+        pinned = slots.starts(state.pinned, self._scratch)
         inputs: dict[str, Numbers] = {
             "row": slots.rows(self._scratch),
             "order": slots.order,
             "tokens": slots.scatter(tokens),
-            **cache_inputs(starts, 1, c.transformer.context),
+            **cache_inputs(starts, 1, c.transformer.context, pinned),
             **self._positions.values(starts[:, None]),
             **{name: slots.scatter(values) for name, values in batch.pack(c.dep_q).items()},
         }
         rings = [*state.keys, *state.values]
         (text, audio), rings = self.functions(key, *self._layout.pack(inputs), rings)
         layers = len(state.keys)
-        return text, audio, RingKVCache(tuple(rings[:layers]), tuple(rings[layers:]), state.offsets)
+        return (
+            text,
+            audio,
+            RingKVCache(tuple(rings[:layers]), tuple(rings[layers:]), state.offsets, state.pinned),
+        )
 
     def _compute(
         self, key: ShapeKey, integers: mx.array, floats: mx.array, rings: list[mx.array]

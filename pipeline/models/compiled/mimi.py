@@ -113,7 +113,7 @@ class CompiledMimi:
         arrays = [state.conv_state, *rings.keys, *rings.values]
         (result,), (conv_state, *arrays) = functions(key, *layout.pack(inputs), arrays)
         layers = len(rings.keys)
-        after = RingKVCache(tuple(arrays[:layers]), tuple(arrays[layers:]), rings.offsets)
+        after = RingKVCache(tuple(arrays[:layers]), tuple(arrays[layers:]), rings.offsets, rings.pinned)
         return result, MimiState(conv_state, after)
 
     def _encode(

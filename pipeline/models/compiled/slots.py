@@ -47,8 +47,8 @@ class BatchSlots:
     def of(cls, lanes: Sequence[int] | Lanes, scratch: int) -> "BatchSlots":
         """Slots for `lanes`; those equal to `scratch`, which come last and are above all others, get none.
 
-        Each lane gets the slot of its own number if the width that this takes is affordable, and
-        its rings are then read in place. A few lanes with high numbers are gathered instead.
+        Each lane gets the slot of its own number if that fits a width cheaper than a gather, and its
+        rings are then read in place. A few lanes with high numbers are gathered instead.
         """
         named = np.array([lane for lane in lanes if lane != scratch], np.int32)
         assert np.array_equal(named, lanes[: len(named)])

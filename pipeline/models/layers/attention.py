@@ -104,10 +104,20 @@ class AttentionMetadata:
     spans: tuple[AttentionSpan, ...]
 
     @classmethod
-    def of(cls, starts: Positions, lanes: Lanes, steps: int, context: int, heads: int) -> "AttentionMetadata":
+    def of(
+        cls,
+        starts: Positions,
+        lanes: Lanes,
+        steps: int,
+        context: int,
+        heads: int,
+        *,
+        pinned: Positions | None = None,
+    ) -> "AttentionMetadata":
         """Write `steps` positions from `starts [w]` on, then let each attend to its causal window.
 
-        `heads`: the number of key and value heads. All positions of a call are written before any
+        `heads`: the number of key and value heads. `pinned [w]`: see `ring_slots`; where a row has pinned
+        positions, `steps` is 1. All positions of a call are written before any
         of them attends. With a ring of exactly `context` slots, the first of two queries has
         therefore lost the oldest key of its window, overwritten by the second; the official
         implementation does the same, and models were trained and published with it.
@@ -125,7 +135,7 @@ class AttentionMetadata:
             row, seq_len = int(lanes[begin]), int(seq_lens[begin])
             mask = None if steps == 1 else mx.array(_visible(queries[begin:end], seq_len, context))
             spans.append(AttentionSpan(slice(begin, end), slice(row, row + end - begin), seq_len, mask))
-        slots = (queries % context).astype(np.int32)
+        slots = ring_slots(queries, context, pinned)
         return cls(len(lanes), _slot_mapping(lanes, slots, heads), tuple(spans))
 
     def write(self, ring: mx.array, fresh: mx.array) -> mx.array:
@@ -159,6 +169,19 @@ class AttentionMetadata:
             for span in self.spans
         ]
         return outputs[0] if len(outputs) == 1 else mx.concatenate(outputs, axis=0)
+
+
+def ring_slots(positions: Positions, context: int, pinned: Positions | None = None) -> npt.NDArray[np.int32]:
+    """The slots of `positions [w, T]` in a ring of `context`, of which row i keeps its first `pinned[i]`.
+
+    Without pinned ones a position's slot is its remainder. Until the ring is full that is the position itself
+    in both cases; afterwards a query attends to the pinned positions and to the last `context - pinned`.
+    """
+    if pinned is None or not pinned.any():
+        return (positions % context).astype(np.int32)
+    kept = pinned[:, None]
+    slots = np.where(positions < kept, positions, kept + (positions - kept) % (context - kept))
+    return slots.astype(np.int32)
 
 
 def _visible(queries: Positions, seq_len: int, context: int) -> npt.NDArray[np.bool_]:

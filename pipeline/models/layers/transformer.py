@@ -70,11 +70,14 @@ class RingKVCache(NamedTuple):
 
     `offsets [rows]` int64, on the host: how many positions each row has taken, without limit. A
     row is reset by setting its offset to 0; slots that have not been filled are never read.
+    `pinned [rows]`: how many of a row's first positions are never overwritten (attention sink); its later
+    ones use the other slots.
     """
 
     keys: tuple[mx.array, ...]
     values: tuple[mx.array, ...]
     offsets: Positions
+    pinned: Positions
 
 
 def gating_width(dim: int, dim_feedforward: int) -> int:
@@ -203,13 +206,13 @@ class Transformer(nn.Module):
         def rings() -> tuple[mx.array, ...]:
             return tuple(mx.zeros(shape, dtype) for _ in range(c.num_layers))
 
-        return RingKVCache(rings(), rings(), np.zeros(rows, np.int64))
+        return RingKVCache(rings(), rings(), np.zeros(rows, np.int64), np.zeros(rows, np.int64))
 
     def reset(self, state: RingKVCache, row: int) -> RingKVCache:
         """The cache with `row` emptied; the other rows are unchanged."""
-        offsets = state.offsets.copy()
-        offsets[row] = 0
-        return state._replace(offsets=offsets)
+        offsets, pinned = state.offsets.copy(), state.pinned.copy()
+        offsets[row] = pinned[row] = 0
+        return state._replace(offsets=offsets, pinned=pinned)
 
     def __call__(
         self, x: mx.array, state: RingKVCache, lanes: Lanes, schedule: EvalSchedule | None = None
@@ -230,7 +233,9 @@ class Transformer(nn.Module):
         shape, steps = x.shape, x.shape[1]
         starts = state.offsets[lanes]
         heads = self.layers[0].self_attn.num_kv_heads
-        metadata = AttentionMetadata.of(starts, lanes, steps, self.config.context, heads)
+        metadata = AttentionMetadata.of(
+            starts, lanes, steps, self.config.context, heads, pinned=state.pinned[lanes]
+        )
         rows, rope = apply_position_embedding(
             x.reshape(-1, self.config.d_model), starts[:, None] + np.arange(steps), self.config
         )
@@ -239,7 +244,7 @@ class Transformer(nn.Module):
         )
         offsets = state.offsets.copy()
         offsets[lanes] = starts + steps
-        return rows.reshape(shape), RingKVCache(keys, values, offsets)
+        return rows.reshape(shape), RingKVCache(keys, values, offsets, state.pinned)
 
     def run_layers(
         self,

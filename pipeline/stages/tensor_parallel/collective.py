@@ -69,7 +69,7 @@ class Collective:
 class Coordinator:
     """Rank 0's side: takes turns between steps and heartbeats, and knows the status of the other ranks.
 
-    After a failure there is no further exchange: MLX would wait for ever.
+    After a failure there is no further exchange: MLX would wait forever.
     """
 
     def __init__(self, collective: Collective) -> None:

@@ -319,7 +319,7 @@ async def test_a_file_without_room_is_refused_before_it_is_downloaded(hub, tmp_p
 
 
 async def test_a_cache_that_cannot_be_written_is_reported(hub, tmp_path):
-    """The server goes on, and the file is refused with the reason."""
+    """The server continues, and the file is refused with the reason."""
     (tmp_path / "taken").write_bytes(b"no folder")
     async with running(hub, tmp_path / "taken") as proxy:
         assert (await refusal(proxy, file("config.json"))).code == "cache_full"

@@ -273,7 +273,7 @@ async def test_items_put_together_are_taken_together(nursery):
 
 
 async def test_put_all_waits_for_room_in_order(nursery):
-    """`put_all` beyond the capacity goes on as room is made, in order."""
+    """`put_all` beyond the capacity continues as room is made, in order."""
     channel: Channel[Frame] = Channel("c", 2, lane_frames=4)
     items = [frame(lane, 0) for lane in range(5)]
     nursery.start_soon(channel.put_all, items)

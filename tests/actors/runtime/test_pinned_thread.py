@@ -29,7 +29,7 @@ async def test_every_call_runs_on_the_same_thread_in_order():
     assert seen[0][1] != threading.get_ident()
 
 
-async def test_an_exception_is_raised_in_the_caller_and_the_thread_goes_on():
+async def test_an_exception_is_raised_in_the_caller_and_the_thread_continues():
     """What a call raises is raised where the call was made."""
 
     def fail() -> None:

@@ -37,6 +37,39 @@ def encoder_stage(*, room: int = 8):
     return inbox, outbox, Stage("encoder", inbox, outbox, stall_s=1)
 
 
+async def test_a_call_never_overlaps_a_batch(autojump_clock):
+    """Although the runner has threads for both: they would use the worker's state at once."""
+    inbox, outbox, stage = encoder_stage(room=100)
+    busy = 0
+
+    class Slow(Inline):
+        async def run(self, call, *args, **options):
+            nonlocal busy
+            assert not busy, "two at once"
+            busy += 1
+            await trio.sleep(0.03)
+            busy -= 1
+            return call(*args)
+
+    async def call_often() -> None:
+        await stage.ready.wait()
+        for _ in range(20):
+            await stage.call_between_batches(lambda worker: order.append("call"))
+
+    order: list[str] = []
+    inbox.put_nowait(LaneOpened(0, SamplingParams()))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(stage.run, Slow(), lambda: Encoder(SumEncoder()))
+        nursery.start_soon(call_often)
+        for index, pcm in enumerate(speech(1, 8)):
+            inbox.put_nowait(user_frame(0, index, pcm))
+            await trio.sleep(0.08)
+            order.append("frame")
+            assert len((await outbox.take_batch()).frames) == 1, "the batch that waited was next"
+        inbox.close()
+    assert order.count("call") == 20
+
+
 async def drain(channel) -> list:
     """All that comes out until the channel ends."""
     out: list = []

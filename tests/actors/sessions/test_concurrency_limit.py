@@ -20,9 +20,9 @@ FRAMES = round(12.5 * OBSERVE_EVERY_S)
 
 @dataclass
 class Machine:
-    """Holds `holds(t)` sessions; each one beyond makes a share of all frames late, and one short of it tight. Overload shows in
-    one of `shows_each` observations only.
+    """Serves `holds(t)` sessions in time; each one beyond makes a share of all frames late, one less tight.
 
+    Overload shows in one of `shows_each` observations only.
     `demand(t)` sessions want to run. `history` has (time, running, share of frames that were late).
     """
 
@@ -148,7 +148,7 @@ def test_a_place_is_given_at_once():
 
 
 def test_growth_waits_for_demand():
-    """A limit that nobody presses against stays where it is."""
+    """A limit that is not reached does not change."""
     machine = Machine(ConcurrencyLimit(2, 16), always(16), always(2)).run(120)
     assert machine.law.limit == 2
 

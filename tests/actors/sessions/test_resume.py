@@ -174,7 +174,7 @@ async def test_packets_that_waited_for_a_blocked_write_are_kept(autojump_clock, 
 
 
 async def test_a_token_is_valid_once(autojump_clock, nursery):
-    """A second connection with it gets a new session and `not_resumed`; the first goes on."""
+    """A second connection with it gets a new session and `not_resumed`; the first continues."""
     engine = await resumable(nursery)
     async with trio.open_nursery() as inner:
         first = await begin(engine, inner)
@@ -192,7 +192,7 @@ async def test_a_token_is_valid_once(autojump_clock, nursery):
 
 
 async def test_a_valid_token_supersedes_a_live_connection(autojump_clock, nursery):
-    """The old connection is closed with REPLACED, and the session goes on over the new one."""
+    """The old connection is closed with REPLACED, and the session continues over the new one."""
     engine = await resumable(nursery)
     frames = speech(6, 10)
     async with trio.open_nursery() as inner:

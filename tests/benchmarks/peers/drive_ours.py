@@ -57,17 +57,17 @@ class Driver:
         self._job = job
 
     @cached_property
-    def _chain(self) -> ModelStages:
+    def _stages(self) -> ModelStages:
         lanes = max(self._job["widths"])
         return open_stages(read_config(Path(self._job["config"]), [f"lanes.max={lanes}"]))
 
     @cached_property
     def _codec_stages(self) -> tuple[EncoderStage, DecoderStage]:
-        return self._chain.load_encoder(), self._chain.load_decoder()
+        return self._stages.load_encoder(), self._stages.load_decoder()
 
     @cached_property
     def _stepper(self) -> StepperStage:
-        return self._chain.load_stepper()
+        return self._stages.load_stepper()
 
     def codec(self, width: int) -> Codec:
         return Codec(*self._codec_stages, range(width))

@@ -66,7 +66,7 @@ class Driver:
         return get_moshi_lm(self._job["lm"], self._job["lm_config"], dtype=dtype)
 
     def codec(self, width: int) -> Codec:
-        self._codec.close()  # forget, or the model goes on where it was
+        self._codec.close()  # forget, or the model continues where it was
         self._codec.enter_context(self._mimi.streaming(width))
         return Codec(self._mimi)
 

@@ -17,7 +17,7 @@ import numpy as np
 FRAME_SAMPLES = 1920
 
 
-class ModelStages(Protocol):
+class StagesUnderTest(Protocol):
     """The three stages for some sessions; codes between them have the contender's own type."""
 
     def encode(self, pcm: np.ndarray) -> Any: ...
@@ -36,26 +36,26 @@ class Contender(Protocol):
 
     about: dict[str, Any]
 
-    def open(self, width: int) -> ModelStages:
+    def open(self, width: int) -> StagesUnderTest:
         """The stages for a width, ready to run; those of the previous width are released."""
 
     def memory_bytes(self) -> int:
         """The peak memory use of the device."""
 
 
-def measure(chain: ModelStages, width: int, frames: int, warmup: int) -> dict[str, list[float]]:
+def measure(stages: StagesUnderTest, width: int, frames: int, warmup: int) -> dict[str, list[float]]:
     """Milliseconds of every frame in every stage."""
     times: dict[str, list[float]] = {"encode": [], "step": [], "decode": []}
     noise = np.random.default_rng(width)
     for frame in range(-warmup, frames):
         pcm = noise.uniform(-0.3, 0.3, (width, FRAME_SAMPLES)).astype(np.float32)
         began = time.perf_counter()
-        codes = chain.encode(pcm)
+        codes = stages.encode(pcm)
         encoded = time.perf_counter()
-        agent = chain.step(codes)
+        agent = stages.step(codes)
         stepped = time.perf_counter()
         if agent is not None:
-            chain.decode(agent)
+            stages.decode(agent)
         decoded = time.perf_counter()
         if frame >= 0 and agent is not None:
             times["encode"].append(1000 * (encoded - began))
@@ -67,10 +67,12 @@ def measure(chain: ModelStages, width: int, frames: int, warmup: int) -> dict[st
 def one_width(contender: Contender, width: int, job: dict[str, Any]) -> dict[str, Any]:
     """The result of a width: with empty caches, and with full ones where that makes a difference."""
     began = time.perf_counter()
-    chain = contender.open(width)
+    stages = contender.open(width)
     ready_s = time.perf_counter() - began
-    result = {"width": width, "ready_s": ready_s, "ms": measure(chain, width, job["frames"], job["warmup"])}
-    result["full_ms"] = measure(chain, width, job["frames"], job["warmup"]) if chain.fill() else result["ms"]
+    result = {"width": width, "ready_s": ready_s, "ms": measure(stages, width, job["frames"], job["warmup"])}
+    result["full_ms"] = (
+        measure(stages, width, job["frames"], job["warmup"]) if stages.fill() else result["ms"]
+    )
     result["memory_bytes"] = contender.memory_bytes()
     return result
 

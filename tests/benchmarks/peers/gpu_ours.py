@@ -62,7 +62,7 @@ def random_mimi(raw: dict[str, Any], codebooks: int) -> Mimi:
     return mimi
 
 
-class OurChain:
+class OurStages:
     def __init__(self, mimi: Mimi, lm: LmModel, width: int) -> None:
         self._lanes = range(width)
         self._context = lm.config.context
@@ -101,14 +101,14 @@ class Ours:
         }
         self._lm = random_lm(job["lm_config"], job["weights"])
         self._mimi = random_mimi(job["mimi_config"], self._lm.config.mimi_codebooks)
-        self._chain: OurChain | None = None
+        self._stages: OurStages | None = None
 
-    def open(self, width: int) -> OurChain:
-        self._chain = None
+    def open(self, width: int) -> OurStages:
+        self._stages = None
         mx.clear_cache()
         mx.reset_peak_memory()
-        self._chain = OurChain(self._mimi, self._lm, width)
-        return self._chain
+        self._stages = OurStages(self._mimi, self._lm, width)
+        return self._stages
 
     def memory_bytes(self) -> int:
         return mx.get_peak_memory()

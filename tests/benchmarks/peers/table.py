@@ -113,7 +113,9 @@ def times_table(rows: Sequence[Row]) -> list[str]:
         ratio = "—" if row.ratio is None else f"{row.ratio:.2f}"
         above = "—" if ours is None else f"{ours.ms / row.floor_ms:.1f}"
         title = row.stage if row.case in {"mimi", "chain"} else f"{row.stage} `{row.case}`"
-        title = "whole chain" if title == "all" else "whole chain, `mid`" if row.stage == "all" else title
+        title = (
+            "whole pipeline" if title == "all" else "whole pipeline, `mid`" if row.stage == "all" else title
+        )
         times = [_cell(row.cells.get(name)) for name in names]
         lines.append(_cells([title, str(row.width), *times, ratio, _number(row.floor_ms), above]))
     return lines

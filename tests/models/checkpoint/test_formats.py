@@ -176,9 +176,9 @@ def test_a_session_with_guidance_needs_only_the_coefficient(tmp_path: Path) -> N
     tokens = {}
     for coefficient in (None, 1.0, 6.0):
         overrides = [] if coefficient is None else [f"sampling.cfg_coef={coefficient}"]
-        chain = open_stages(read_config(folder, ["lanes.max=2", *overrides]))
-        assert chain.bundle.cfg_coef == (coefficient or 3.0)
-        tokens[coefficient] = run_frames(chain, frames, GREEDY).text_tokens
+        stages = open_stages(read_config(folder, ["lanes.max=2", *overrides]))
+        assert stages.bundle.cfg_coef == (coefficient or 3.0)
+        tokens[coefficient] = run_frames(stages, frames, GREEDY).text_tokens
     assert tokens[None] != tokens[1.0] != tokens[6.0]
 
 

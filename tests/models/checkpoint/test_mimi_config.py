@@ -11,7 +11,7 @@ from pipeline.models.checkpoint.mimi_config import MimiConfig, SeanetConfig, par
 FULL = json.loads((FOLDER / "mimi_config.json").read_text())
 
 
-def test_nothing_said_is_the_published_mimi():
+def test_the_default_config_is_the_published_mimi():
     """The defaults are the architecture that Kyutai publishes."""
     config = parse_mimi_config({})
     assert config == MimiConfig()

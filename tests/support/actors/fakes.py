@@ -13,16 +13,18 @@ import numpy as np
 import trio
 
 from actors.engine import Engine, Loaders
+from actors.sessions.prompting import PersonaSource
 from actors.sessions.transport import SlowPeerError, TransportClosedError
 from pipeline.audio.framing import frames_of, payload_of
 from pipeline.config import Settings, parse_settings
+from pipeline.errors import PromptError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.events import AudioReceived, Event, MetadataReceived, TextReceived
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Metadata, Ready
 from pipeline.protocol.outgoing import OutgoingPacket
-from pipeline.values import ModelCard, SamplingParams, Text, TextFinal, TextPartial
+from pipeline.values import ModelCard, Persona, Prompt, SamplingParams, Text, TextFinal, TextPartial
 
 CARD = ModelCard(name="sums", shape="sums", trained=False, model_delay_ms=160, text="ids")
 DELAY = 2
@@ -70,15 +72,30 @@ class SumStepper(Memory):
         super().__init__()
         self.steps: dict[int, int] = {}
         self.words: dict[int, list[str]] = {}
+        self.prompted: dict[int, int] = {}
+        self.slices: list[tuple[int, str, int]] = []
+        self.advanced: dict[str, int] = {}
 
     def open(self, lane: int, sampling: SamplingParams) -> None:
         super().open(lane, sampling)
+        self.prompted[lane] = 0
         self.configure(lane, sampling)
         self.steps[lane] = 0
         self.words[lane] = []
 
     def configure(self, lane: int, sampling: SamplingParams) -> None:
         self.sums[lane] = sampling.seed
+
+    def advance_prompt(self, lane: int, prompt: Prompt, positions: int) -> bool:
+        self.slices.append((lane, prompt.key, positions))
+        self.advanced[prompt.key] = self.advanced.get(prompt.key, 0) + positions
+        return self.advanced[prompt.key] >= len(prompt.role)
+
+    def begin(self, lane: int, prompt: Prompt | None) -> None:
+        assert not self.steps[lane], "begun late"
+        prompted = 0 if prompt is None else sum(prompt.role)
+        self.sums[lane] += prompted - self.prompted[lane]
+        self.prompted[lane] = prompted
 
     def close(self, lane: int) -> tuple[Text, ...]:
         super().close(lane)
@@ -103,6 +120,9 @@ class SumStepper(Memory):
 
 
 class SumDecoder(Memory):
+    def begin(self, lane: int, *, prompted: bool) -> None:
+        self.sums[lane] = 0
+
     def decode(self, lanes: Sequence[int], codes: np.ndarray) -> np.ndarray:
         self.widths.append(len(lanes))
         sums = [self.add(lane, int(row.sum())) for lane, row in zip(lanes, codes, strict=True)]
@@ -158,6 +178,17 @@ def slow_inline(_name: str, batch_s: float) -> Iterator[Inline]:
 LOADERS = Loaders(SumEncoder, SumStepper, SumDecoder)
 
 
+class SumPersonas:
+    """The role "5 6 7" is a prompt of three positions; the voice "none" is the only one there is not."""
+
+    async def build(self, persona: Persona) -> Prompt | None:
+        if persona.voice == "none":
+            raise PromptError("there is no voice none")
+        if persona == Persona():
+            return None
+        return Prompt(f"{persona}", None, tuple(map(int, (persona.role or "").split())))
+
+
 def make_engine(
     *,
     lanes: int = 4,
@@ -167,6 +198,7 @@ def make_engine(
     loaders: Loaders = LOADERS,
     runner=inline,
     digest: Callable[[], str] = str,
+    personas: PersonaSource | None = None,
     **section,
 ) -> Engine:
     """An engine of sums. The seed, 0 unless configured, is where the stepper's running sum begins.
@@ -181,7 +213,9 @@ def make_engine(
             **section,
         }
     )
-    return Engine(settings, loaders, CARD, lanes=lanes, runner=runner, digest=digest)
+    return Engine(
+        settings, loaders, CARD, lanes=lanes, runner=runner, digest=digest, personas=personas or SumPersonas()
+    )
 
 
 @dataclass

@@ -101,21 +101,21 @@ def exchanged(model: lm.LmModel) -> dict[str, int]:
 def main(folder: str, out: str) -> None:
     ranks = backend.launched_ranks()
     config = read_config(Path(folder), [f"lanes.max={LANES}", "stall_s=20"])
-    chain = open_stages(config, ranks)
-    collective = join_ranks(chain, config.settings) if ranks.size > 1 else None
+    stages = open_stages(config, ranks)
+    collective = join_ranks(stages, config.settings) if ranks.size > 1 else None
     before_bytes = mx.get_active_memory()
     mx.reset_peak_memory()
-    model = chain.bundle.load_lm(collective and ShardRank(chain.shard, collective.group))
+    model = stages.bundle.load_lm(collective and ShardRank(stages.shard, collective.group))
     print(json.dumps(held(model) | {"peak": mx.get_peak_memory() - before_bytes}), flush=True)
     print(json.dumps(exchanged(model)), flush=True)
-    whole = model.logits(sequence(chain.bundle.lm))
+    whole = model.logits(sequence(stages.bundle.lm))
     mx.eval(whole.text, whole.audio)
     if ranks.rank > 0:
-        code = chain.follower(collective).run()
+        code = stages.follower(collective).run()
         print(json.dumps({"ended": code}), flush=True)
         return
     coordinator = collective and Coordinator(collective)  # sends heartbeats from here on
-    tokens = play(chain.load_stepper(coordinator), chain.bundle.lm)
+    tokens = play(stages.load_stepper(coordinator), stages.bundle.lm)
     np.savez(out, text=np.array(whole.text), audio=np.array(whole.audio), **tokens)
     if coordinator is not None:
         coordinator.end(7)

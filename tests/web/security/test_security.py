@@ -162,7 +162,7 @@ async def test_guessing_is_rate_limited():
 
 
 async def test_guessing_does_not_lock_out_cookies():
-    """A logged-in page goes on while another client at its address is rate limited."""
+    """A logged-in page continues while another client at its address is rate limited."""
     settings = limited(Server(port=0, token=TOKEN), failures_per_minute=1)
     async with small_server(settings) as served:
         jar = ("Cookie", (await log_in(served)).headers["set-cookie"].split("; ")[0])

@@ -142,7 +142,7 @@ LOUD = np.full(FRAME_SAMPLES, 0.5, np.float32)
         pytest.param(np.where(np.arange(FRAME_SAMPLES) == 7, -math.inf, LOUD), id="minus infinity"),
     ],
 )
-async def test_bad_audio_is_refused_and_the_session_goes_on(samples):
+async def test_bad_audio_is_refused_and_the_session_continues(samples):
     """The packet is refused with an error and counted; later answers are as if it had not been sent."""
     mine = speech(6, seed=4)
     async with beside_a_healthy_session() as served:
@@ -178,7 +178,7 @@ async def test_loud_samples_are_clipped():
 
 @pytest.mark.parametrize("timestamp_ms", [math.nan, math.inf])
 async def test_audio_without_a_finite_timestamp_is_refused(timestamp_ms):
-    """Such a timestamp cannot be echoed: the packet is refused, the session goes on."""
+    """Such a timestamp cannot be echoed: the packet is refused, the session continues."""
     async with beside_a_healthy_session() as served, packet_client(served) as timeless:
         message = packet(PacketType.AUDIO_CHUNK, speech(1)[0].tobytes(), timestamp_ms=timestamp_ms)
         await timeless.connection.send_message(message)

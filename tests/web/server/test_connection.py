@@ -140,7 +140,7 @@ async def test_bad_frames_end_one_connection_and_say_why(frames, code):
 
 @pytest.mark.parametrize("upgraded", [True, False])
 async def test_any_bytes_end_one_connection_at_most(upgraded):
-    """Whatever a client sends, before or after the upgrade: nothing is logged, the server goes on."""
+    """Whatever a client sends, before or after the upgrade: nothing is logged, the server continues."""
     rng = random.Random(7)
     app = CommandedApp()
     async with serving(app, SETTINGS) as served:
@@ -252,7 +252,7 @@ async def test_a_bad_handshake_is_refused_and_closed():
     ],
 )
 async def test_what_is_not_http_is_refused_and_closed(noise):
-    """Bytes that are not a request get 400 or a close; the server goes on."""
+    """Bytes that are not a request get 400 or a close; the server continues."""
     async with serving(CommandedApp(), SETTINGS) as served:
         async with await connect(served) as stream:
             await stream.send_all(noise)

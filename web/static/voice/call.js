@@ -39,6 +39,7 @@ export class Call {
         url,
         echo,
         settings: preferences.sampling,
+        persona: { voice: preferences.voice, role: preferences.role },
         capture: up.port2,
         playback: down.port2,
         ports: { vad: vadPort.port1, captions: captionPort.port1 },

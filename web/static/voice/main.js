@@ -16,6 +16,7 @@ import { CallControl } from "./ui/call-control.js";
 import { DiagnosticsPanel } from "./ui/diagnostics-panel.js";
 import { Metrics } from "./ui/metrics.js";
 import { Notices } from "./ui/notices.js";
+import { PersonaPanel } from "./ui/persona.js";
 import { Recording } from "./ui/recording.js";
 import { SettingsDialog } from "./ui/settings-dialog.js";
 import { addShortcuts } from "./ui/shortcuts.js";
@@ -39,6 +40,7 @@ class Page {
         toggle: () => this.toggle(),
         mute: () => this.mute(),
       }),
+      new PersonaPanel(this._preferences, { onChange: (name) => this._onPreferenceChange(name) }),
       new Suggestions(),
       new Waveforms(),
       new Transcript(),

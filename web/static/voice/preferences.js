@@ -13,6 +13,8 @@ export const DEFAULTS = Object.freeze({
   captions: "off", // off, whisper or browser
   captionsModel: "", // empty: the first model of the list
   shortcuts: true,
+  voice: "", // empty: the server's default
+  role: "",
   sampling: Object.freeze({}), // only the values that were set; the server has defaults for the others
 });
 

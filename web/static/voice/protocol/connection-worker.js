@@ -11,11 +11,13 @@
 import { Backoff } from "./backoff.js";
 import { Conversation, ServerProtocolError } from "./conversation.js";
 import { CLOSE_PROTOCOL_ERROR, afterClose } from "./close-codes.js";
+import { configureFields, hasPersona } from "./persona.js";
 import { ReceivedIds } from "./received-ids.js";
 import { SendQueue } from "./send-queue.js";
 import { RollingPercentiles } from "../percentiles.js";
 import { UnackedPackets } from "./unacked-packets.js";
 
+const NO_PERSONA = Object.freeze({ voice: "", role: "" });
 const TICK_MS = 250;
 const REPORT_EVERY_TICKS = 4;
 const MAX_QUEUED_FRAMES = 8; // the server's burst limit; it would drop older audio anyway
@@ -26,16 +28,18 @@ const STABLE_AFTER_MS = 5000;
 const CLOSE_HEARTBEAT_TIMEOUT = 4013; // a page may only close with 1000 or 3000 to 4999
 
 class Connection {
-  constructor({ url, capture, playback, ports, settings }) {
+  constructor({ url, capture, playback, ports, settings, persona }) {
     this._url = url;
     this._playback = playback;
     this._ports = ports; // by name
     this._enabledPorts = new Set();
     this._settings = settings;
+    this._persona = persona;
+    this._isConfigured = false; // this session
     this._backoff = new Backoff();
     this._receivedIds = new ReceivedIds();
     this._unackedPackets = new UnackedPackets();
-    this._resend = []; // not acknowledged when the connection was lost
+    this._toResend = []; // not acknowledged when the connection was lost
     this._resumeToken = null;
     this._isClosing = false;
     this._why = "unreachable"; // why there is no connection; null while there is one
@@ -87,6 +91,7 @@ class Connection {
 
   _connect(resuming) {
     const query = resuming ? `?resume=${encodeURIComponent(this._resumeToken)}` : "";
+    if (!resuming) this._isConfigured = false;
     this._sendQueue = new SendQueue({ maxAudioFrames: MAX_QUEUED_FRAMES, unackedPackets: this._unackedPackets });
     this._conversation = new Conversation({
       sendQueue: this._sendQueue,
@@ -162,15 +167,21 @@ class Connection {
         return;
       case "connection_established":
         this._resumeToken = event.resumeToken ?? this._resumeToken;
+        if (!event.model.voices) this._persona = NO_PERSONA; // this model takes none
         break;
       case "resumed":
         this._resumeToken = event.resumeToken;
-        for (const packet of this._resend.splice(0)) this._sendQueue.push(packet);
+        for (const packet of this._toResend.splice(0)) this._sendQueue.push(packet);
         this._readyMs = performance.now();
         break;
       case "ready": // a new session: `configure` before the first frame applies from the first frame
-        this._resend = [];
-        this._conversation.sendMetadata({ type: "configure", ...this._settings });
+        this._toResend = [];
+        if (!this._isConfigured) this._configureSession(event);
+        if (!hasPersona(event, this._persona)) {
+          this._conversation.hold(); // until the session begins as it was asked to
+          postMessage({ kind: "preparing" });
+          return;
+        }
         this._readyMs = performance.now();
         break;
       case "paused": // what is in flight will not be answered, and silence is intended
@@ -184,12 +195,19 @@ class Connection {
         if (this._conversation.isPaused) return; // sent before the page knew of the pause
         break;
       case "error":
-        this._error = event;
+        if (event.code === "prompt_refused") this._persona = NO_PERSONA; // the session begins without
+        else this._error = event;
         break;
       default:
     }
     const { resumeToken: _token, ...publicEvent } = event;
     postMessage(publicEvent);
+  }
+
+  _configureSession(ready) {
+    const persona = hasPersona(ready, this._persona) ? NO_PERSONA : this._persona;
+    this._conversation.sendMetadata({ type: "configure", ...this._settings, ...configureFields(persona) });
+    this._isConfigured = true;
   }
 
   _flush() {
@@ -228,7 +246,7 @@ class Connection {
         sent: this._captions.sent,
         dropped: this._captions.dropped + this._sendQueue.droppedPartials,
         acked: this._unackedPackets.acked,
-        unacked: this._unackedPackets.count + this._resend.length,
+        unacked: this._unackedPackets.count + this._toResend.length,
       },
       ignored: this._conversation.ignored,
     });
@@ -247,7 +265,7 @@ class Connection {
     socket.onmessage = null;
     this._droppedFrames += this._sendQueue.droppedFrames;
     this._captions.dropped += this._sendQueue.droppedPartials;
-    this._resend.push(...this._unackedPackets.takeAll(), ...this._sendQueue.unsentReliable);
+    this._toResend.push(...this._unackedPackets.takeAll(), ...this._sendQueue.unsentWantingAck);
     this._playback.postMessage({ kind: "pause" });
     const next = afterClose({ code, error: this._error, closing: this._isClosing });
     if (!next.reconnect) {

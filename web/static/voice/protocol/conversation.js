@@ -30,6 +30,7 @@ export class Conversation {
     this._epochMs = epochMs;
     this._liveness = new Liveness({ ...DEFAULT_INTERVALS, nowMs });
     this._isClosing = false;
+    this._hasSession = false;
     this.isReady = false; // audio is accepted
     this.isPaused = false; // the session was put back into the queue
     this.framesReceived = 0;
@@ -63,6 +64,11 @@ export class Conversation {
         this.ignored += 1;
         return [];
     }
+  }
+
+  /** Send no audio until the next `ready`. */
+  hold() {
+    this.isReady = false;
   }
 
   /** Queue a heartbeat if one is due. → whether the server has timed out. */
@@ -136,10 +142,12 @@ export class Conversation {
           this.isPaused = false;
           return [{ kind: "continued" }];
         }
-        this._receivedIds.reset();
+        if (!this._hasSession) this._receivedIds.reset(); // `ready` may come again in the same session
+        this._hasSession = true;
         break;
       case "resumed":
         this._receivedIds.resume(metadata);
+        this._hasSession = true;
         this.isReady = true;
         break;
       case "queued":

@@ -3,7 +3,7 @@
  *
  * A heartbeat packet does not say whether it is a request or an answer, so each end counts its unanswered ones:
  * a heartbeat that arrives while any is unanswered is an answer; any other is a request, and is answered unless
- * the last answer was sent less than a second ago. So two ends never echo heartbeats for ever. Times are in ms and
+ * the last answer was sent less than a second ago. So two ends never echo heartbeats forever. Times are in ms and
  * passed in; they never decrease.
  */
 

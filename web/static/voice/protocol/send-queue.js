@@ -56,7 +56,7 @@ export class SendQueue {
   }
 
   /** The packets that request an ACK and were not sent yet. */
-  get unsentReliable() {
+  get unsentWantingAck() {
     return this._levels.flat().filter((packet) => packet.wantsAck);
   }
 }

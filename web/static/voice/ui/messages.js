@@ -100,7 +100,7 @@ export function pausedPosition(position) {
 /** For the `dropped` message of the server. */
 export function droppedMessage({ what, count }) {
   const duration = `${((count * FRAME_MS) / 1000).toFixed(1)} s`;
-  if (what === "audio") return `${duration} of your audio arrived too late.`;
+  if (what === "audio") return `${duration} of your audio was dropped because the server could not keep up.`;
   return `${duration} of the agent's audio was too late to play.`;
 }
 

@@ -39,6 +39,7 @@ export class Notices {
         return;
       case "error":
         if (event.code === "not_resumed") return; // the transcript shows that a new conversation started
+        if (event.code === "prompt_refused") return; // shown with the voice and the role
         this._show("server", "warn", "Server error", `${event.message}.`);
         return;
       case "recording":

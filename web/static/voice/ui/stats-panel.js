@@ -90,8 +90,8 @@ export class StatsPanel {
   _render(phase) {
     const { micToSpeaker, connection, played, stats, stepHz, audio } = this._metrics;
     const latency = micToSpeaker.summary();
-    this._headline.textContent =
-      (phase === "live" || phase === "paused") && latency.p50 !== null ? `Mic to speaker ${ms(latency.p50)}` : "Not connected";
+    const measured = latency.p50 === null ? "Measuring…" : `Mic to speaker ${ms(latency.p50)}`;
+    this._headline.textContent = phase === "live" || phase === "paused" ? measured : "Not connected";
     if (!this._panel.open) return;
     const set = (id, text) => {
       document.getElementById(`stat-${id}`).textContent = text;

@@ -1,11 +1,11 @@
-"""How much audio a client has received and not played, beyond what it may lag behind."""
+"""How much audio a client has received and not played, beyond what it may lag."""
 
 import math
 
 from pipeline.units import FRAME_MS
 
 
-class Backlog:
+class PlayoutLag:
     """Frames that one client will play too late, by its own reports.
 
     A slow reader hides about 2 s in the buffers of its socket before a write blocks; its reports of
@@ -33,8 +33,8 @@ class Backlog:
         unplayed = self._sent_frames - (last_played_frame + 1)
         self.frames = max(0, math.ceil(unplayed - self._max_lag_frames))
 
-    def skip_frame(self) -> bool:
-        """Whether the next frame is one too many; the backlog is one shorter then."""
+    def take_skip(self) -> bool:
+        """Whether to skip the next frame; the lag is one frame shorter then."""
         if not self.frames:
             return False
         self.frames -= 1

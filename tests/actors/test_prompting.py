@@ -1,0 +1,311 @@
+"""Sessions that begin with a voice and a role: when they may talk, and what others notice of it."""
+
+import functools
+import json
+
+import numpy as np
+import pytest
+import trio
+from structlog.testing import capture_logs
+from support.actors.fakes import (
+    LOADERS,
+    Client,
+    Loaders,
+    MemoryTransport,
+    SumPersonas,
+    SumStepper,
+    expected,
+    make_engine,
+    serve_client,
+    slow_inline,
+    speech,
+)
+
+from actors.engine import Engine
+from actors.sessions.prompting import MAX_POSITIONS, SLICE_S, SliceSize
+from pipeline.errors import ConfigError
+from pipeline.protocol import outgoing
+from pipeline.protocol.close_reason import CloseReason
+from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Ready
+from pipeline.values import Persona, Prompt, SamplingParams
+
+ROLE = " ".join(str(n % 7) for n in range(300))
+SHIFT = sum(n % 7 for n in range(300))
+
+
+class Watched(SumStepper):
+    """Remembers the order of slices and steps."""
+
+    made: "Watched"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.order: list[str] = []
+        Watched.made = self
+
+    def advance_prompt(self, lane: int, prompt: Prompt, positions: int) -> bool:
+        self.order.append("slice")
+        return super().advance_prompt(lane, prompt, 4)
+
+    def step(self, lanes, codes):
+        self.order.append("step")
+        return super().step(lanes, codes)
+
+
+WATCHED = Loaders(LOADERS.encoder, Watched, LOADERS.decoder)
+
+
+async def serving(engine: Engine, nursery: trio.Nursery) -> Engine:
+    await nursery.start(engine.run)
+    await engine.ready.wait()
+    return engine
+
+
+def readies(client: Client) -> list[Ready]:
+    return [notice for notice in client.metadata if isinstance(notice, Ready)]
+
+
+async def join(engine: Engine, nursery: trio.Nursery, *configures: Configure, buffer: int = 64) -> Client:
+    client = Client(MemoryTransport(buffer=buffer))
+    nursery.start_soon(serve_client, engine, client)
+    nursery.start_soon(client.listen)
+    await client.ready()
+    await client.send(*map(outgoing.metadata, configures))
+    return client
+
+
+async def has_role(client: Client, role: str | None) -> None:
+    await client.until(lambda c: readies(c)[-1].role == role)
+
+
+def same(received: list[np.ndarray], due: list[np.ndarray]) -> bool:
+    return len(received) == len(due) and all(map(np.array_equal, received, due))
+
+
+async def test_a_session_begins_with_the_role_that_it_asks_for(autojump_clock, nursery):
+    """It is told when it may talk; what it sends before that is not answered."""
+    engine = await serving(make_engine(runner=functools.partial(slow_inline, batch_s=0.02)), nursery)
+    client = await join(engine, nursery, Configure(seed=3, role=ROLE))
+    early, frames = speech(1, 2), speech(2, 6)
+    await client.stream(early, every_s=0)
+    await has_role(client, ROLE)
+    await client.stream(frames)
+    await client.until(lambda c: len(c.audio) == 4)
+    assert same(client.frames, expected(frames, 3 + SHIFT))
+    await client.bye()
+
+
+async def test_other_sessions_wait_for_one_slice_at_most(autojump_clock, nursery):
+    """While a prompt is computed, a batch that waits runs before the next slice."""
+    slow = functools.partial(slow_inline, batch_s=0.015)
+    engine = await serving(make_engine(runner=slow, loaders=WATCHED), nursery)
+    client = await join(engine, nursery, Configure(seed=3))
+    frames = speech(1, 30)
+    async with trio.open_nursery() as talking:
+        talking.start_soon(client.stream, frames)
+        await trio.sleep(0.1)
+        other = await join(engine, nursery, Configure(role=ROLE))
+        await has_role(other, ROLE)
+    await client.until(lambda c: len(c.audio) == 28)
+    assert same(client.frames, expected(frames, 3))
+    order = Watched.made.order
+    first, last = order.index("slice"), len(order) - order[::-1].index("slice")
+    assert order.count("slice") == 75
+    # The slices alone take as long as 14 frames: their steps are among them, and none was late.
+    assert order[first:last].count("step") >= 14
+    assert engine._dispatcher.punctuality().late == 0
+    await client.bye()
+    await other.bye()
+
+
+async def test_two_sessions_with_the_same_persona_wait_for_one_computation(autojump_clock, nursery):
+    """Whoever asks second gets the first one's result."""
+    engine = await serving(
+        make_engine(runner=functools.partial(slow_inline, batch_s=0.02), loaders=WATCHED), nursery
+    )
+    first = await join(engine, nursery, Configure(role=ROLE))
+    second = await join(engine, nursery, Configure(role=ROLE))
+    await has_role(first, ROLE)
+    await has_role(second, ROLE)
+    assert len(Watched.made.slices) == 75 + 1  # the second asks once, and it is there
+    await first.bye()
+    await second.bye()
+
+
+async def test_a_persona_that_there_is_not_is_one_sentence(autojump_clock, nursery):
+    """The session keeps what it had, and continues."""
+    engine = await serving(make_engine(), nursery)
+    client = await join(engine, nursery, Configure(role="5 6"))
+    await has_role(client, "5 6")
+    await client.send(outgoing.metadata(Configure(voice="none")))
+    await client.until(lambda c: "prompt_refused" in c.errors and len(readies(c)) == 3)
+    assert "there is no voice none" in [n.message for n in client.metadata if isinstance(n, ErrorNotice)]
+    await has_role(client, "5 6")
+    assert readies(client)[-1].voice is None
+    frames = speech(2, 5)
+    await client.stream(frames)
+    await client.until(lambda c: len(c.audio) == 3)
+    assert same(client.frames, expected(frames, 11))
+    await client.send(outgoing.metadata(Configure(role="7")))
+    await client.until(lambda c: c.errors.count("prompt_refused") == 2)
+    await client.stream(speech(3, 1))
+    await client.until(lambda c: len(c.audio) == 4)
+    await client.bye()
+
+
+async def test_an_empty_role_is_none(autojump_clock, nursery):
+    """A session may take its choice back before it talks."""
+    engine = await serving(make_engine(prompt={"role": "5 6"}), nursery)
+    client = await join(engine, nursery)
+    assert readies(client)[-1] == Ready(None, "5 6")
+    await client.send(outgoing.metadata(Configure(role="")))
+    await has_role(client, None)
+    frames = speech(2, 5)
+    await client.stream(frames)
+    await client.until(lambda c: len(c.audio) == 3)
+    assert same(client.frames, expected(frames, 0))
+    await client.bye()
+
+
+async def test_the_default_persona_is_computed_before_anybody_is_admitted(autojump_clock, nursery):
+    """Then every session begins with it at once."""
+    engine = await serving(make_engine(prompt={"role": ROLE}, loaders=WATCHED), nursery)
+    assert len(Watched.made.slices) == 75
+    client = await join(engine, nursery)
+    assert readies(client) == [Ready(None, ROLE)]
+    assert len(Watched.made.slices) == 76
+    await client.bye()
+
+
+async def test_an_impossible_default_is_an_error_of_the_configuration(autojump_clock):
+    """It ends the start, in one sentence."""
+    with pytest.raises(BaseExceptionGroup) as raised:
+        await make_engine(prompt={"voice": "none"}).run()
+    assert raised.group_contains(ConfigError, match="pipeline.prompt: there is no voice none")
+
+
+async def test_who_is_put_back_meanwhile_is_ready_when_it_runs_again(autojump_clock, nursery):
+    """Not before: its audio would not be processed."""
+    slow = functools.partial(slow_inline, batch_s=0.02)
+    engine = await serving(make_engine(lanes=2, runner=slow, loaders=WATCHED), nursery)
+    client = await join(engine, nursery, Configure(role=ROLE, seed=3))
+    await trio.sleep(0.2)
+    engine.admission.set_limit(0)
+    await trio.sleep(5)
+    assert readies(client) == [Ready(None, None)]
+    engine.admission.set_limit(1)
+    await has_role(client, ROLE)
+    frames = speech(2, 5)
+    await client.stream(frames)
+    await client.until(lambda c: len(c.audio) == 3)
+    assert same(client.frames, expected(frames, 3 + SHIFT))
+    await client.bye()
+
+
+class Fails(Watched):
+    def advance_prompt(self, lane: int, prompt: Prompt, positions: int) -> bool:
+        if lane == 1:
+            raise RuntimeError("out of something")
+        return super().advance_prompt(lane, prompt, positions)
+
+
+async def test_a_model_that_fails_on_a_prompt_ends_that_session_alone(autojump_clock, nursery):
+    """It is told so; the other continues, and the lane can be used again."""
+    engine = await serving(make_engine(loaders=Loaders(LOADERS.encoder, Fails, LOADERS.decoder)), nursery)
+    client = await join(engine, nursery, Configure(seed=3))
+    with capture_logs():
+        other = await join(engine, nursery, Configure(role=ROLE))
+        await other.until(lambda c: "internal_error" in c.errors)
+    assert other.transport.close_reason is CloseReason.INTERNAL_ERROR
+    frames = speech(2, 5)
+    await client.stream(frames)
+    await client.until(lambda c: len(c.audio) == 3)
+    assert same(client.frames, expected(frames, 3))
+    third = await join(engine, nursery, Configure(seed=4))
+    await third.stream(frames)
+    await third.until(lambda c: len(c.audio) == 3)
+    assert same(third.frames, expected(frames, 4))
+    await third.bye()
+    await client.bye()
+
+
+async def test_who_leaves_before_the_prompt_is_ready_frees_the_lane(autojump_clock, nursery):
+    """And whoever waited for the same computation continues with it."""
+    engine = await serving(
+        make_engine(runner=functools.partial(slow_inline, batch_s=0.02), loaders=WATCHED), nursery
+    )
+    first = await join(engine, nursery, Configure(role=ROLE))
+    second = await join(engine, nursery, Configure(role=ROLE, seed=3))
+    await trio.sleep(0.2)
+    first.transport.vanish()
+    await has_role(second, ROLE)
+    frames = speech(2, 5)
+    await second.stream(frames)
+    await second.until(lambda c: len(c.audio) == 3)
+    assert same(second.frames, expected(frames, 3 + SHIFT))
+    await second.bye()
+    assert engine.admission.statistics().lanes_open == 0
+
+
+async def test_who_says_bye_before_the_prompt_is_ready_leaves_the_lane_to_others(autojump_clock, nursery):
+    """No slice follows the session's end: the lane may be another session's by then."""
+    engine = await serving(
+        make_engine(lanes=1, runner=functools.partial(slow_inline, batch_s=0.1), loaders=WATCHED), nursery
+    )
+    first = await join(engine, nursery, Configure(role=ROLE), buffer=0)
+    first.pause_s = 30.0  # what waits to be written to it holds up the end of its connection, not of its lane
+    await trio.sleep(2.5)
+    opened: list[int] = []
+
+    def note(lane: int, sampling: SamplingParams) -> None:
+        opened.append(len(Watched.made.slices))
+        Watched.open(Watched.made, lane, sampling)
+
+    Watched.made.open = note
+    await first.send(outgoing.metadata(Bye()))
+    second = await join(engine, nursery, Configure(seed=3))
+    frames = speech(2, 5)
+    await second.stream(frames, every_s=0.5)
+    await second.until(lambda c: len(c.audio) == 3)
+    assert same(second.frames, expected(frames, 3))
+    await second.bye()
+    assert opened == [len(Watched.made.slices)]
+    assert 5 < opened[0] < 75
+
+
+async def test_a_recording_has_what_the_session_began_with(autojump_clock, nursery, tmp_path):
+    """Chosen before the recording was turned on, and after."""
+    engine = await serving(make_engine(replay={"folder": str(tmp_path)}), nursery)
+    client = await join(engine, nursery, Configure(role="5 6"))
+    await has_role(client, "5 6")
+    await client.send(outgoing.metadata(Configure(replay=True)), outgoing.metadata(Configure(role="7")))
+    await has_role(client, "7")
+    await client.stream(speech(2, 3))
+    await client.bye()
+    await trio.testing.wait_all_tasks_blocked(0.1)
+    (file,) = tmp_path.rglob("session.jsonl")
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    keys = [(await SumPersonas().build(Persona(None, role))).key for role in ("5 6", "7")]
+    assert [(line["role"], line["key"]) for line in lines if line["type"] == "prompted"] == [
+        ("5 6", keys[0]),
+        ("7", keys[1]),
+    ]
+
+
+def test_slices_grow_to_half_a_frame_and_no_further():
+    """With a cost per position; and shrink where they took longer."""
+    size = SliceSize()
+    for _ in range(20):
+        size.record(0.001 * size.positions)
+    assert SLICE_S / 2 <= 0.001 * size.positions <= SLICE_S
+    size.record(1.0)
+    assert size.positions < 0.02 / 0.001 + 1
+
+
+def test_where_weights_cost_the_most_slices_grow_although_one_step_is_slow():
+    """A position more costs next to nothing there; only what it does cost is bounded."""
+    size = SliceSize()
+    for _ in range(20):
+        size.record(0.06 + 0.0001 * size.positions)
+    assert size.positions == MAX_POSITIONS
+    assert 0.06 + 0.0001 * size.positions <= 1.5 * 0.0601

@@ -1,0 +1,86 @@
+"""The page's voice and role: chosen before a call, had by the session, remembered; absent without voices."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+from support.browser.actions import open_panel, start, stop, until_played
+from support.browser.chromium import visiting
+from support.browser.servers import Server, serving
+from support.personas import write_persona_folder
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    homes = {name: str(tmp_path_factory.mktemp("home")) for name in ("XDG_DATA_HOME", "XDG_CACHE_HOME")}
+    folder = write_persona_folder(tmp_path_factory.mktemp("persona"))
+    with serving("lanes.max=2", config=folder, environment=homes) as server:
+        yield server
+
+
+def choose(page: Page, voice: str, role: str) -> None:
+    expect(page.locator("#persona")).to_be_visible()
+    page.get_by_label("Voice", exact=True).select_option(voice)
+    page.get_by_label("Role", exact=True).fill(role)
+    page.get_by_label("Role", exact=True).blur()
+
+
+def test_a_call_has_the_chosen_voice_and_role(browser: Browser, server: Server) -> None:
+    """Shown during the call; remembered for the next visit."""
+    with visiting(browser, server.origin) as visit:
+        page = visit()
+        choose(page, "NATF0", "be kind")
+        open_panel(page, "stats")
+        start(page)
+        expect(page.locator("#persona-current")).to_have_text(
+            "Voice: Natural, female 1 (NATF0) · Role: be kind"
+        )
+        expect(page.locator("#persona-form")).to_be_hidden()
+        until_played(page, 5)
+        stop(page)
+        page.reload()
+        expect(page.get_by_label("Voice", exact=True)).to_have_value("NATF0")
+        expect(page.get_by_label("Role", exact=True)).to_have_value("be kind")
+
+
+def test_an_impossible_role_is_told_and_the_call_goes_on(browser: Browser, server: Server) -> None:
+    """Without it."""
+    with visiting(browser, server.origin) as visit:
+        page = visit()
+        choose(page, "", "be kind " * 60)
+        open_panel(page, "stats")
+        start(page)
+        expect(page.locator("#persona-current")).to_contain_text("shorten the role")
+        until_played(page, 5)
+        stop(page)
+
+
+def test_an_example_fills_the_role(browser: Browser, server: Server) -> None:
+    """And nothing of the panel is inaccessible or too wide for a phone."""
+    with visiting(browser, server.origin, bypass_csp=True, viewport={"width": 320, "height": 844}) as visit:
+        page = visit()
+        page.get_by_role("button", name="Teacher").click()
+        expect(page.get_by_label("Role", exact=True)).to_have_value(
+            re.compile("^You are a wise and friendly teacher")
+        )
+        assert not Axe().run(page, "#persona").response["violations"]
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+
+
+def test_a_model_without_voices_shows_no_chooser(browser: Browser, checkpoint: Path) -> None:
+    """Nor does a choice made for another server matter."""
+    with serving(config=checkpoint) as server, visiting(browser, server.origin) as visit:
+        page = visit()
+        page.evaluate(
+            "localStorage.setItem('packet-voice', JSON.stringify({voice: 'NATF0', role: 'be kind'}))"
+        )
+        page.reload()
+        expect(page.locator("#model")).to_be_visible()
+        expect(page.locator("#persona")).to_be_hidden()
+        open_panel(page, "stats")
+        start(page)
+        until_played(page, 5)
+        stop(page)

@@ -1,0 +1,102 @@
+/**
+ * The voice and the role of the agent: chosen before a call, shown during one, remembered in this browser.
+ *
+ * Shown only if the server's model takes them. An empty choice is the server's default.
+ */
+
+const MAX_ROLE = 4000; // characters, as in the protocol
+const ROLES = Object.freeze([
+  ["Teacher", "You are a wise and friendly teacher. Answer questions or provide advice in a clear and engaging way."],
+  ["Companion", "You enjoy having a good conversation. Have a casual discussion about what makes a good weekend."],
+  ["Restaurant", "You work for a small Italian restaurant and your name is Sara. Take a reservation: ask for the date, the time and the number of guests."],
+]);
+
+export class PersonaPanel {
+  constructor(preferences, { onChange }) {
+    this._preferences = preferences;
+    this._onChange = onChange;
+    this._section = document.getElementById("persona");
+    this._form = document.getElementById("persona-form");
+    this._voice = document.getElementById("persona-voice");
+    this._role = document.getElementById("persona-role");
+    this._current = document.getElementById("persona-current");
+    this._key = "";
+    this._refusal = "";
+    this._role.maxLength = MAX_ROLE;
+    this._role.value = preferences.role;
+    this._voice.addEventListener("change", () => this._save());
+    this._role.addEventListener("change", () => this._save());
+    document.getElementById("persona-roles").append(...ROLES.map(([name, role]) => this._example(name, role)));
+  }
+
+  onEvent(event, phase) {
+    switch (event.kind) {
+      case "health":
+        if (event.health?.model) this._show(event.health.model);
+        break;
+      case "connection_established":
+        this._show(event.model);
+        break;
+      case "opening":
+        this._refusal = "";
+        break;
+      case "error":
+        if (event.code === "prompt_refused") this._refusal = `Continuing with the default: ${event.message}.`;
+        break;
+      case "preparing":
+        this._current.textContent = "Preparing the voice and the role…";
+        break;
+      case "ready":
+        this._current.textContent = this._refusal || summary(event);
+        break;
+      case "ended":
+      case "failed":
+        this._current.textContent = "";
+        break;
+      default:
+    }
+    this._form.hidden = phase !== "idle";
+  }
+
+  _show({ voices }) {
+    const key = JSON.stringify(voices ?? null);
+    if (key === this._key) return; // /health is polled
+    this._key = key;
+    this._section.hidden = !Array.isArray(voices);
+    if (this._section.hidden) return;
+    const chosen = this._preferences.voice;
+    this._voice.replaceChildren(new Option("Default", ""), ...voices.map((voice) => new Option(voiceTitle(voice), voice)));
+    this._voice.value = voices.includes(chosen) ? chosen : "";
+    if (this._voice.value !== chosen) this._save(); // the server has no such voice any more
+  }
+
+  _example(name, role) {
+    const button = document.createElement("button");
+    button.type = "button";
+    button.className = "pill";
+    button.textContent = name;
+    button.addEventListener("click", () => {
+      this._role.value = role;
+      this._save();
+    });
+    return button;
+  }
+
+  _save() {
+    this._preferences.voice = this._voice.value;
+    this._preferences.role = this._role.value.trim();
+    this._onChange("persona");
+  }
+}
+
+/** The published voices have short names: natural or varied, female or male, and a number. */
+function voiceTitle(name) {
+  const parts = /^(NAT|VAR)([FM])(\d)$/.exec(name);
+  if (parts === null) return name;
+  const [, kind, sex, number] = parts;
+  return `${kind === "NAT" ? "Natural" : "Varied"}, ${sex === "F" ? "female" : "male"} ${Number(number) + 1} (${name})`;
+}
+
+function summary({ voice, role }) {
+  return [voice ? `Voice: ${voiceTitle(voice)}` : "", role ? `Role: ${role}` : ""].filter(Boolean).join(" · ");
+}
