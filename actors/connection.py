@@ -252,8 +252,8 @@ class Connection:
 
     def _apply_request(self) -> None:
         """What the client asked for when it connected."""
-        if self.dialect.sampling is not None:
-            self.session.configure(self.dialect.sampling)
+        if self.dialect.request is not None:
+            self.session.configure(self.dialect.request)
         if self.dialect.unsupported:
             log.info(
                 "request_not_supported",

@@ -272,6 +272,7 @@ class Engine:
             now_s=trio.current_time(),
             wall_clock_s=time.time(),
             unacked=unacked or UnackedPackets(),
+            voices=self.card.voices,
         )
 
     def hang_up(self, session_id: str, dialect: str) -> bool:

@@ -33,6 +33,7 @@ class ConnectionParameters:
         now_s: the monotonic time.
         wall_clock_s: seconds since the Unix epoch.
         unacked: the session's packets that want an ACK and have none.
+        voices: the voices of the model; None where it takes neither a voice nor a role.
     """
 
     heartbeat_every_s: float
@@ -41,6 +42,7 @@ class ConnectionParameters:
     now_s: float
     wall_clock_s: float
     unacked: UnackedPackets
+    voices: tuple[str, ...] | None = None
 
 
 class Dialect(Protocol):
@@ -67,8 +69,8 @@ class Dialect(Protocol):
         ...
 
     @property
-    def sampling(self) -> Configure | None:
-        """How the client asked for its tokens to be sampled when it connected."""
+    def request(self) -> Configure | None:
+        """What the client asked for when it connected: how to sample, a voice, a role."""
         ...
 
     @property

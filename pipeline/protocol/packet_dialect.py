@@ -17,7 +17,7 @@ class PacketDialect(Conversation):
     resumable: ClassVar = True
     lifetime_s: ClassVar = math.inf
     audio_format: ClassVar = AudioFormat("float32", SAMPLE_RATE_HZ)
-    sampling: ClassVar[Configure | None] = None
+    request: ClassVar[Configure | None] = None
     unsupported: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: ConnectionParameters) -> None:

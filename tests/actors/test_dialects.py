@@ -1,6 +1,7 @@
 """Every dialect on one engine with the embedded model, on a virtual clock: the same tokens and rules."""
 
 import base64
+import dataclasses
 import json
 from functools import partial
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+from support.actors import fakes
 from support.actors.fakes import Client, MemoryTransport, make_engine, serve_client
 
 from actors.engine import Loaders
@@ -107,7 +109,7 @@ async def talk_moshi(engine, question):
         transport.vanish()
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve, engine, transport, partial(MoshiDialect, query=Query(None, ())))
+        nursery.start_soon(serve, engine, transport, partial(MoshiDialect, query=Query()))
         async for message in messages_of(transport):
             if message[0] == 0:
                 nursery.start_soon(speak)
@@ -170,3 +172,25 @@ async def test_a_session_that_is_put_back_is_told(autojump_clock):
         running.cancel_scope.cancel()
     assert codes == ["session.started", "queued", "dropped", "ready"]
     assert (counters.frames_in, counters.frames_put_back) == (0, 1)
+
+
+async def test_a_model_with_voices_begins_with_what_was_asked_for(autojump_clock, monkeypatch):
+    """`session.started` follows once the lane has both; a refusal is an error, and no start."""
+    monkeypatch.setattr(fakes, "CARD", dataclasses.replace(fakes.CARD, voices=("deep",)))
+    engine = make_engine()
+    transport, events = MemoryTransport(buffer=1000), []
+    async with trio.open_nursery() as running:
+        await running.start(engine.run)
+        await engine.ready.wait()
+        running.start_soon(serve, engine, transport, LiveDialect)
+        for voice in ("none", "deep"):
+            session = {"model": "m", "instructions": "1 2", "audio": {"output": {"voice": voice}}}
+            start = {"type": "session.start", "event_id": voice, "session": session}
+            await transport.client_send(json.dumps(start))
+            events.append(json.loads(await transport.client_receive()))
+        running.cancel_scope.cancel()
+    error, started = events
+    assert (error["type"], error["error"]["client_event_id"]) == ("error", "none")
+    assert (started["type"], started["client_event_id"]) == ("session.started", "deep")
+    assert started["session"]["instructions"] == "1 2"
+    assert started["session"]["audio"]["output"] == {"voice": "deep"}

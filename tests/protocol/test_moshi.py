@@ -18,12 +18,13 @@ from pipeline.protocol.moshi.ogg import OggReader, OggWriter, checksum
 from pipeline.protocol.moshi.query import Query, QueryError, read_query
 from pipeline.protocol.unacked import UnackedPackets
 
+PROMPTS = {"text_prompt": "Be kind.", "voice_prompt": "NATF0.pt"}
 READY = outgoing.metadata(Ready())
 
 
 def open_dialect(query=None):
     parameters = ConnectionParameters(5, 15, 3600, 100.0, 0.0, UnackedPackets())
-    return MoshiDialect(parameters, query or Query(None, ()))
+    return MoshiDialect(parameters, query or Query())
 
 
 def write(dialect, packet):
@@ -128,11 +129,18 @@ def test_another_codec_is_refused(running):
 
 def test_a_prompt_is_named_once_where_no_model_takes_it():
     """In a message that clients ignore, with the handshake."""
-    dialect = open_dialect(read_query({"text_prompt": "Be kind.", "voice_prompt": "NATF0.pt"}))
+    dialect = open_dialect(read_query(PROMPTS, takes_prompts=False))
     assert dialect.unsupported == ("voice_prompt", "text_prompt")
     handshake, notice = write(dialect, READY)
     assert (handshake, notice[0]) == (b"\x00", 4)
     assert json.loads(notice[1:])["parameters"] == ["voice_prompt", "text_prompt"]
+
+
+def test_a_model_that_takes_prompts_begins_with_them():
+    """The voice by the name of its file; nothing is left to say."""
+    query = read_query(PROMPTS, takes_prompts=True)
+    assert query == Query(Configure(voice="NATF0", role="Be kind."))
+    assert write(open_dialect(query), outgoing.metadata(Ready("NATF0", "Be kind."))) == [b"\x00"]
 
 
 def test_the_query_chooses_the_sampling():
@@ -148,10 +156,11 @@ def test_the_query_chooses_the_sampling():
             "repetition_penalty_context": "64",
             "email": "",
             "text_prompt": "",
-        }
+        },
+        takes_prompts=False,
     )
-    assert query.unsupported == ()
-    assert query.sampling == Configure(
+    assert query.prompts == ()
+    assert query.request == Configure(
         temperature=0.8,
         top_k=250,
         text_temperature=0.7,
@@ -159,16 +168,16 @@ def test_the_query_chooses_the_sampling():
         padding_bias=0,
         repetition_penalty=1.1,
     )
-    assert read_query({}).sampling is None
+    assert read_query({}, takes_prompts=False).request is None
 
 
 def test_seeds_are_one_seed():
     """The same two seeds give the same one, others another; a negative one is random."""
-    both = read_query({"text_seed": "3", "audio_seed": "4"}).sampling
-    assert both == read_query({"audio_seed": "4", "text_seed": "3"}).sampling
-    assert both != read_query({"text_seed": "4", "audio_seed": "3"}).sampling
-    assert read_query({"seed": "42"}).sampling == Configure(seed=42)
-    assert read_query({"seed": "-1"}).sampling is None
+    both = read_query({"text_seed": "3", "audio_seed": "4"}, takes_prompts=False).request
+    assert both == read_query({"audio_seed": "4", "text_seed": "3"}, takes_prompts=False).request
+    assert both != read_query({"text_seed": "4", "audio_seed": "3"}, takes_prompts=False).request
+    assert read_query({"seed": "42"}, takes_prompts=False).request == Configure(seed=42)
+    assert read_query({"seed": "-1"}, takes_prompts=False).request is None
 
 
 @pytest.mark.parametrize(
@@ -185,7 +194,7 @@ def test_seeds_are_one_seed():
 def test_a_bad_parameter_is_named(name, text):
     """Not a number, or out of range."""
     with pytest.raises(QueryError, match=name):
-        read_query({name: text})
+        read_query({name: text}, takes_prompts=False)
 
 
 @given(st.lists(st.binary(max_size=80), max_size=8))

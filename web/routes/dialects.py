@@ -31,7 +31,7 @@ def add_dialects(app: QuartTrio, engine: Engine) -> None:
     async def moshi_chat() -> Response | None:
         incoming = websocket_ctx.websocket
         try:
-            query = read_query(incoming.args)
+            query = read_query(incoming.args, takes_prompts=engine.card.voices is not None)
         except QueryError as error:
             return error_response(400, "bad_request", str(error))
         return await handle_websocket(engine, incoming, partial(MoshiDialect, query=query))

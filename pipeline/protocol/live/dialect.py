@@ -82,7 +82,7 @@ class LiveDialect:
 
     name: ClassVar = "live"
     resumable: ClassVar = False
-    sampling: ClassVar[Configure | None] = None
+    request: ClassVar[Configure | None] = None
     unsupported: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: ConnectionParameters) -> None:
@@ -94,6 +94,8 @@ class LiveDialect:
         self._phase = Phase.STARTING
         self._established: ConnectionEstablished | None = None
         self._start: Start | None = None
+        self._voices = parameters.voices
+        self._persona = Configure()  # what the session is to begin with
         self._has_lane = False
         self._announced = False  # session.started was sent
         self._muted = False
@@ -142,7 +144,7 @@ class LiveDialect:
     def _handle(self, event: ClientEvent) -> tuple[Event, tuple[OutgoingPacket, ...]]:
         match event:
             case Start():
-                return Answered(), self._begin(event)
+                return self._begin(event)
             case Close():
                 self._phase = Phase.CLOSING
                 self._close_event_id = event.event_id
@@ -170,20 +172,23 @@ class LiveDialect:
                     event_id=event.event_id,
                 )
 
-    def _begin(self, start: Start) -> tuple[OutgoingPacket, ...]:
+    def _begin(self, start: Start) -> tuple[Event, tuple[OutgoingPacket, ...]]:
         if self._start is not None:
             raise InvalidEventError(
                 "session_already_started", "the session has been started", event_id=start.event_id
             )
         audio_format = _audio_format(start.session, start.event_id)
-        _refuse_what_no_model_has(start.session, start.event_id)
+        _refuse_what_no_model_has(start.session, start.event_id, takes_persona=self._voices is not None)
+        self._persona = _persona(start.session)
         self.audio_format = audio_format
         self._start = start
         self._phase = Phase.STARTED
+        if self._persona != Configure():
+            return MetadataReceived(self._persona), ()  # the session says when it has them
         if not self._has_lane:
-            return ()
+            return Answered(), ()
         self._announced = True
-        return (_reply("session.started", start.event_id),)
+        return Answered(), (_reply("session.started", start.event_id),)
 
     def _heard(self, audio: bytes) -> bytes:
         return _SILENCE[self.audio_format.encoding] * len(audio) if self._muted else audio
@@ -230,8 +235,8 @@ class LiveDialect:
         match value:
             case ConnectionEstablished():
                 self._established = value
-            case Ready():
-                events = self._ready()
+            case Ready(voice, role):
+                events = self._ready(voice, role)
             case Stats():
                 events = self._usage()
             case Queued(position):
@@ -242,19 +247,29 @@ class LiveDialect:
                 events = (self._info("dropped", f"{count} frames of audio {side} were dropped under load"),)
             case Draining():
                 events = (self._info("draining", "the server is shutting down"),)
+            case ErrorNotice("prompt_refused", message):
+                events = self._persona_refused(message)
             case ErrorNotice(code, message):
                 kind = "invalid_request_error" if code in _CLIENT_ERRORS else "server_error"
                 events = (self._encode("error", {"error": {"type": kind, "code": code, "message": message}}),)
         return events
 
-    def _ready(self) -> tuple[str, ...]:
-        if self._has_lane:
+    def _ready(self, voice: str | None, role: str | None) -> tuple[str, ...]:
+        if self._announced:
             return (self._info("ready", "the session has a lane again; audio is processed"),)
         self._has_lane = True
-        if self._start is None:
+        if self._start is None or (voice, role) != (self._persona.voice, self._persona.role):
             return ()
         self._announced = True
         return (self._answer("session.started", _client_event_id(self._start.event_id)),)
+
+    def _persona_refused(self, message: str) -> tuple[str, ...]:
+        """The session did not start; the client may start it again with something else."""
+        event_id = None if self._start is None else self._start.event_id
+        self._start, self._persona = None, Configure()
+        param = "session.instructions or session.audio.output.voice"
+        error = InvalidEventError("invalid_value", message, param=param, event_id=event_id)
+        return (self._answer("error", json.loads(bytes(_error(error).payload))),)
 
     def _usage(self) -> tuple[str, ...]:
         if self._seconds() < self._usage_s + USAGE_EVERY_S:
@@ -295,7 +310,11 @@ class LiveDialect:
             "model": established.model.name,
             "status": "active",
             "expires_at": self._expires_at,
-            "audio": {"format": _format_field(self.audio_format)},
+            "audio": {
+                "format": _format_field(self.audio_format),
+                **({} if self._persona.voice is None else {"output": {"voice": self._persona.voice}}),
+            },
+            **({} if self._persona.role is None else {"instructions": self._persona.role}),
             "delegation": {"type": "client"},
             "input": [],
             "triggers": [],
@@ -355,13 +374,25 @@ def _audio_format(session: SessionField, event_id: str | None) -> AudioFormat:
     )
 
 
-def _refuse_what_no_model_has(session: SessionField, event_id: str | None) -> None:
+def _voice(session: SessionField) -> str | None:
+    """The voice by its name, or the id in an object."""
+    voice = session.audio and session.audio.output and session.audio.output.get("voice")
+    name = voice.get("id") if isinstance(voice, dict) else voice
+    return None if not name else str(name)
+
+
+def _persona(session: SessionField) -> Configure:
+    """The voice and the role; blank is none."""
+    return Configure(voice=_voice(session), role=(session.instructions or "").strip() or None)
+
+
+def _refuse_what_no_model_has(session: SessionField, event_id: str | None, *, takes_persona: bool) -> None:
     """Name the first thing that the session would have to ignore."""
     _refuse_delegation(session.delegation, session.triggers, event_id)
-    voice = session.audio and session.audio.output and session.audio.output.get("voice")
+    persona = _persona(session)
     refused = {
-        "session.instructions": bool((session.instructions or "").strip()),
-        "session.audio.output.voice": bool(voice),
+        "session.instructions": persona.role is not None and not takes_persona,
+        "session.audio.output.voice": persona.voice is not None and not takes_persona,
         "session.input": bool(session.input),
         "session.store": bool(session.store),
         "session.client": bool(session.client),

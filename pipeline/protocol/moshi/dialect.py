@@ -42,8 +42,8 @@ class MoshiDialect:
     audio_format: ClassVar = AudioFormat("opus", SAMPLE_RATE_HZ)
 
     def __init__(self, parameters: ConnectionParameters, query: Query) -> None:
-        self.sampling = query.sampling
-        self.unsupported = query.unsupported
+        self.request = query.request
+        self.unsupported = query.prompts
         self._every_s = parameters.heartbeat_every_s
         self._ping_s = parameters.now_s
         self._reader = OggReader()

@@ -1,4 +1,4 @@
-"""What a Moshi or PersonaPlex client asks for in its URL: how to sample, and a prompt."""
+"""What a Moshi or PersonaPlex client asks for in its URL: how to sample, a voice and a role."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from pipeline.protocol.metadata import SEED_MAX, Configure
 from pipeline.protocol.objects import FieldError, from_fields
 
 # Names in the URL, and of `Configure` on the wire; `pad_mult` is added to the logit of padding.
-_SAMPLING: Final[Mapping[str, str]] = {
+_SAMPLING: Final[dict[str, str]] = {
     "text_temperature": "textTemperature",
     "text_topk": "textTopK",
     "audio_temperature": "temperature",
@@ -17,7 +17,9 @@ _SAMPLING: Final[Mapping[str, str]] = {
     "pad_mult": "paddingBias",
     "repetition_penalty": "repetitionPenalty",
 }
-_PROMPTS: Final = ("voice_prompt", "text_prompt")
+# Also names of `Configure`. A voice is named after its file.
+_PROMPTS: Final[dict[str, str]] = {"voice_prompt": "voice", "text_prompt": "role"}
+_VOICE_SUFFIX: Final = ".pt"
 _SEED_FACTOR: Final = 1_000_003
 
 
@@ -27,14 +29,16 @@ class QueryError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """What was asked for. `unsupported`: the names of prompts, which no model here takes."""
+    """What was asked for. `prompts` has the names of a voice and a role that `request` leaves out."""
 
-    sampling: Configure | None
-    unsupported: tuple[str, ...]
+    request: Configure | None = None
+    prompts: tuple[str, ...] = ()
 
 
-def read_query(query: Mapping[str, str]) -> Query:
+def read_query(query: Mapping[str, str], *, takes_prompts: bool) -> Query:
     """Read the parameters; those that are unknown or empty are ignored.
+
+    `takes_prompts`: the model takes a voice and a role.
 
     Raises:
         QueryError: one is not a number, or out of range.
@@ -45,13 +49,16 @@ def read_query(query: Mapping[str, str]) -> Query:
     seed = _seed(query)
     if seed is not None:
         fields["seed"] = seed
+    prompts = {name: query[name].strip() for name in _PROMPTS if query.get(name, "").strip()}
+    if takes_prompts:
+        fields |= {_PROMPTS[name]: text.removesuffix(_VOICE_SUFFIX) for name, text in prompts.items()}
     try:
-        sampling = from_fields(Configure, fields, "") if fields else None
+        request = from_fields(Configure, fields, "") if fields else None
     except FieldError as error:
-        wire = {wire: name for name, wire in _SAMPLING.items()}
+        wire = {wire: name for name, wire in (_SAMPLING | _PROMPTS).items()}
         name = wire.get(error.path.removeprefix("."), "seed")
         raise QueryError(f"{name} {error.problem}") from None
-    return Query(sampling, tuple(name for name in _PROMPTS if query.get(name, "").strip()))
+    return Query(request, () if takes_prompts else tuple(prompts))
 
 
 def _seed(query: Mapping[str, str]) -> int | None:
