@@ -128,6 +128,12 @@ def test_what_no_model_has_is_refused_by_name(session, param):
     assert peer.send(START)[0]["type"] == "session.started"
 
 
+def test_instructions_are_bounded():
+    """Before a model is asked."""
+    error = Peer().error({**START, "session": {"model": "m", "instructions": "a" * 4001}})
+    assert (error["code"], error["param"]) == ("invalid_value", "session.instructions")
+
+
 def test_empty_fields_ask_for_nothing():
     """Blank instructions, no voice, an empty history and the client's own delegation are the defaults."""
     session = {"model": "m", "instructions": " ", "input": [], "audio": {"output": {"voice": None}}}

@@ -33,6 +33,8 @@ from pipeline.protocol.live.client_events import (
     Update,
 )
 from pipeline.protocol.metadata import (
+    ROLE_MAX,
+    VOICE_MAX,
     Bye,
     Configure,
     ConnectionEstablished,
@@ -179,7 +181,7 @@ class LiveDialect:
             )
         audio_format = _audio_format(start.session, start.event_id)
         _refuse_what_no_model_has(start.session, start.event_id, takes_persona=self._voices is not None)
-        self._persona = _persona(start.session)
+        self._persona = _persona(start.session, start.event_id)
         self.audio_format = audio_format
         self._start = start
         self._phase = Phase.STARTED
@@ -381,15 +383,23 @@ def _voice(session: SessionField) -> str | None:
     return None if not name else str(name)
 
 
-def _persona(session: SessionField) -> Configure:
+def _persona(session: SessionField, event_id: str | None) -> Configure:
     """The voice and the role; blank is none."""
-    return Configure(voice=_voice(session), role=(session.instructions or "").strip() or None)
+    persona = Configure(voice=_voice(session), role=(session.instructions or "").strip() or None)
+    for param, text, characters in (
+        ("session.audio.output.voice", persona.voice, VOICE_MAX),
+        ("session.instructions", persona.role, ROLE_MAX),
+    ):
+        if text is not None and len(text) > characters:
+            why = f"{param} may have {characters} characters"
+            raise InvalidEventError("invalid_value", why, param=param, event_id=event_id)
+    return persona
 
 
 def _refuse_what_no_model_has(session: SessionField, event_id: str | None, *, takes_persona: bool) -> None:
     """Name the first thing that the session would have to ignore."""
     _refuse_delegation(session.delegation, session.triggers, event_id)
-    persona = _persona(session)
+    persona = _persona(session, event_id)
     refused = {
         "session.instructions": persona.role is not None and not takes_persona,
         "session.audio.output.voice": persona.voice is not None and not takes_persona,
