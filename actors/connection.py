@@ -16,6 +16,8 @@ import structlog
 import trio
 
 from actors import egress, ingress
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import awake_time
 from actors.sessions.dispatcher import Dispatcher
 from actors.sessions.prompting import Prompter
 from actors.sessions.send_queue import SendQueue, SendQueueFullError
@@ -239,8 +241,8 @@ class Connection:
     async def _end_when_idle(self) -> None:
         """Close a session that sends no audio, to free its lane; a muted microphone sends zeros."""
         idle_s = self._settings.lanes.idle_s
-        while (due_s := self.session.last_audio_s + idle_s) > trio.current_time():  # noqa: ASYNC110 - frames are many
-            await trio.sleep_until(due_s)
+        while (left_s := self.session.last_audio_s + idle_s - awake_time()) > 0:  # noqa: ASYNC110 - frames are many
+            await trio.sleep(left_s)
         notice = ErrorNotice("idle", f"Session ended: no audio for {idle_s:g} s.")
         self.queue.put(outgoing.metadata(notice))
         self.close_gracefully(CloseInfo(CloseReason.NORMAL, "idle"))
@@ -266,6 +268,6 @@ class Connection:
         await self._closing.wait()
         assert self.close_info is not None
         self.session.close_input()
-        with trio.move_on_after(self._settings.drain_s):
+        with awake_clock.move_on_after(self._settings.drain_s):
             await self.session.finished.wait()
         self._end_after_writing(self.close_info)

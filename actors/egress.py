@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import trio
 
+from actors.runtime.awake_clock import awake_time
 from actors.sessions.send_queue import SendQueue
 from actors.sessions.session import Session
 from actors.sessions.transcoding import Transcoding
@@ -64,11 +65,11 @@ async def keep_alive(dialect: Dialect, queue: SendQueue) -> NoReturn:
         RemoteProtocolError: nothing came from the peer for too long.
     """
     while True:
-        now_s = trio.current_time()
+        now_s = awake_time()
         dialect.check_alive(now_s)
         if dialect.heartbeat_due(now_s):
             queue.put(dialect.heartbeat(now_s=now_s))
-        await trio.sleep_until(dialect.next_deadline_s())
+        await trio.sleep(max(0.0, dialect.next_deadline_s() - awake_time()))
 
 
 def wall_clock_ms() -> float:

@@ -31,6 +31,8 @@ from actors.decoder import Decoder, DecoderStage
 from actors.encoder import Encoder, EncoderStage
 from actors.health import EngineStatistics, Health
 from actors.registry import Reservation, SessionRegistry
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import awake_time
 from actors.runtime.channel import Channel, Leak
 from actors.runtime.pinned_thread import PinnedThread, Runner
 from actors.runtime.stage import Stage, Worker
@@ -63,6 +65,7 @@ from pipeline.values import AgentCodes, AgentFrame, ModelCard, Persona, UserCode
 
 # Of one lane: its credit of frames, changes of sampling and prompts, its opening and its closing.
 LANE_ITEMS: Final = BURST_FRAMES + CONFIGURES_WAITING + 4
+LOGGED_ABSENCE_S: Final = 5.0  # a machine that is merely overloaded has shorter ones
 # Behind the stepper: one frame being worked on, one waiting.
 ANSWERED_FRAMES: Final = 2
 WARMUP_LANE: Final = 0
@@ -182,6 +185,7 @@ class Engine:
             Exception: whatever a loader raises.
         """
         load, runner = self._loaders, self._runner
+        awake_clock.install().on_absence = _log_absence
         try:
             with runner("encoder") as encoder, runner("stepper") as stepper, runner("decoder") as decoder:
                 async with trio.open_nursery() as nursery:
@@ -269,7 +273,7 @@ class Engine:
             heartbeat_every_s=self._settings.heartbeat.every_s,
             heartbeat_timeout_s=self._settings.heartbeat.timeout_s,
             lifetime_s=self._settings.limits.live_session_s,
-            now_s=trio.current_time(),
+            now_s=awake_time(),
             wall_clock_s=time.time(),
             unacked=unacked or UnackedPackets(),
             voices=self.card.voices,
@@ -292,7 +296,7 @@ class Engine:
         self._registry.end_waiting(CloseInfo(CloseReason.GOING_AWAY, "drained"))
         for connection in self._connections:
             connection.drain()
-        with trio.move_on_after(self._settings.drain_s):
+        with awake_clock.move_on_after(self._settings.drain_s):
             await self._wait_connections_ended()
         for connection in self._connections:
             connection.abort(CloseInfo(CloseReason.GOING_AWAY, "drained"))
@@ -434,6 +438,11 @@ class Engine:
     def _record_end(self, connection: Connection, info: CloseInfo) -> None:
         self._health.record_session(connection, info)
         _log_end(connection, info)
+
+
+def _log_absence(absent_s: float) -> None:
+    if absent_s >= LOGGED_ABSENCE_S:
+        log.warning("process_was_suspended", seconds=round(absent_s, 1))
 
 
 def _warmup(worker: Worker[UserCodes, AgentCodes], *, reset: bool) -> float:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import trio
 
+from actors.runtime.awake_clock import awake_time
 from actors.sessions.send_queue import SendQueue
 from actors.sessions.session import Session
 from actors.sessions.transcoding import Transcoding
@@ -34,7 +35,7 @@ async def read(
     while True:
         message = await transport.receive()
         received_s = trio.current_time()
-        event, replies = transcoding.dialect.receive(message, now_s=received_s)
+        event, replies = transcoding.dialect.receive(message, now_s=awake_time())
         for reply in replies:
             queue.put(reply)
         match event:

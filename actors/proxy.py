@@ -30,6 +30,7 @@ from actors.hub_proxy.disk_store import HEAD_BYTES, DiskStore, Usage
 from actors.hub_proxy.download import CHUNK_BYTES, Download, ResolvedFile, TruncatedError
 from actors.hub_proxy.fetcher import BUSY_RETRY_MS, UNREACHED, Fetcher
 from actors.hub_proxy.request import Allowed, FileRef
+from actors.runtime import awake_clock
 from pipeline import config
 from pipeline.errors import HubFileError
 
@@ -106,7 +107,7 @@ class Proxy:
     async def drain(self) -> None:
         """Refuse new requests, let readers finish within `drain_s`, then let `run` end."""
         self._closed = True
-        with trio.move_on_after(self._drain_s):
+        with awake_clock.move_on_after(self._drain_s):
             await self._cache.wait_idle()
         if self._nursery is not None:
             self._nursery.cancel_scope.cancel()

@@ -25,6 +25,7 @@ from typing import Self
 import trio
 
 from actors.connection import CloseInfo, Connection
+from actors.runtime import awake_clock
 from actors.sessions.admission import Admission, LaneLease
 from actors.sessions.session import Session
 
@@ -199,7 +200,7 @@ class SessionRegistry:
 
     async def _expire(self, entry: SessionEntry, wakeup: trio.Event) -> None:
         """End the session after the grace time, unless it is resumed before."""
-        with trio.move_on_after(self._grace_s):
+        with awake_clock.move_on_after(self._grace_s):
             await wakeup.wait()
         if entry.lost is None or entry.session.wakeup is not wakeup:
             return  # it was resumed, or is over

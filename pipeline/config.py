@@ -25,6 +25,7 @@ Count = Annotated[int, msgspec.Meta(ge=1)]
 Natural = Annotated[int, msgspec.Meta(ge=0)]
 Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Milliseconds = Annotated[int, msgspec.Meta(ge=1)]
+Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Suggestion = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
 Description = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
@@ -57,9 +58,11 @@ class Server(Section, frozen=True):
         (`docs/how-to/phone.md`).
     tls_folder: folder for the created certificate and token; unset: `packet-voice/lan` in the user's data
         folder.
-    public_url: public address of the server behind a load balancer, for example
-        `https://voice.example.org`; its host and origin are accepted.
-    trusted_proxies: addresses or networks of load balancers whose X-Forwarded-For header is trusted.
+    public_url: public address of the server behind a reverse proxy, for example
+        `https://voice.example.org/voice`; its host and origin are accepted, its path is taken off
+        all paths.
+    trusted_proxies: addresses or networks of reverse proxies whose X-Forwarded-For or Forwarded header
+        is trusted.
     replica: name of this server at the load balancer, letters, digits and hyphens; resume tokens begin
         with it.
     agent_port: TCP port for HAProxy's agent check, which reports the free capacity; unset: none.
@@ -117,6 +120,11 @@ class Limits(Section, frozen=True):
     connections: concurrent TCP connections; further ones are rejected.
     connections_per_address: concurrent TCP connections from one address; an IPv6 /64 network counts as one.
     failures_per_minute: wrong tokens and failed TLS handshakes allowed per address.
+    events_per_second: WebSocket frames of one connection that are handled per second; a client that sends
+        more is read more slowly, and closed if it does not stop.
+    processor_share: share of one processor core that the server spends on one WebSocket, models excluded.
+    requests_processor_share: share of one processor core that the server spends on the HTTP requests and TLS
+        handshakes of one address.
     """
 
     message_bytes: Annotated[int, msgspec.Meta(ge=17, le=MESSAGE_BYTES)] = MESSAGE_BYTES
@@ -127,6 +135,9 @@ class Limits(Section, frozen=True):
     connections: Count = 512
     connections_per_address: Count = 64
     failures_per_minute: Count = 10
+    events_per_second: Count = 250
+    processor_share: Share = 0.2
+    requests_processor_share: Share = 0.4
 
 
 class Heartbeat(Section, frozen=True):

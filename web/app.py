@@ -13,10 +13,9 @@ import dataclasses
 from collections.abc import Mapping
 
 import structlog
-from quart import Request, Response, request, websocket
+from quart import Response, request, websocket
 from quart.globals import request_ctx, websocket_ctx
 from quart.typing import ResponseTypes
-from quart.wrappers.base import BaseRequestWebsocket
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -25,19 +24,20 @@ from actors.proxy import Proxy
 from actors.sessions.transport import TransportClosedError
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError
-from web.responses import add_security_headers, error_response, too_many_attempts, unauthorized
+from web.responses import add_security_headers, denied, error_response
 from web.routes.dialects import add_dialects
 from web.routes.hub import add_hub
 from web.routes.landing import STYLE_HASH, describe, render
 from web.routes.pages import add_pages
 from web.routes.selftest import add_selftest
 from web.routes.status import Weights, add_status, model_of
-from web.security.auth import AuthResult, TokenAuth
+from web.security.access import AccessControl
+from web.security.auth import TokenAuth
 from web.security.forwarded import ForwardedMiddleware, ReverseProxy
 from web.security.listen import ListenConfig
 from web.security.origin import OriginPolicy, content_security_policy
 from web.security.rate_limit import RateLimiter
-from web.security.request_info import auth_result, is_public, peer_and_port
+from web.security.request_info import peer_and_port
 from web.server.ws_handler import OrderedWebsocketConnection, handle_websocket
 
 REQUEST_BODY_BYTES = 4 * 1024  # the longest body is a token
@@ -92,15 +92,17 @@ def create_app(
     app.asgi_app = ForwardedMiddleware(app.asgi_app, reverse_proxy)  # type: ignore[method-assign]  # as Quart documents it
     app.config["MAX_CONTENT_LENGTH"] = REQUEST_BODY_BYTES
     app.config["BODY_TIMEOUT"] = REQUEST_BODY_S
-    _add_access_checks(app, _origin_policy(listen, reverse_proxy), auth, limiter)
-    _add_landing(app, engine, weights, auth, scheme="wss" if is_secure else "ws")
+    access = AccessControl(_origin_policy(listen, reverse_proxy), auth, limiter)
+    _add_access_checks(app, access)
+    prefix = "" if reverse_proxy.public is None else reverse_proxy.public.prefix
+    _add_landing(app, engine, weights, access, scheme="wss" if is_secure else "ws", prefix=prefix)
     add_pages(app)
-    _add_token_exchange(app, auth, limiter)
+    _add_token_exchange(app, auth, access)
     if listen.credentials is not None:
         _add_authority(app, listen.credentials.authority_file.read_bytes())
     add_status(app, engine, backend, weights, limiter, proxy=proxy)
     add_selftest(app, engine, proxy)
-    add_dialects(app, engine)
+    add_dialects(app, engine, limiter)
     if proxy is not None:
         add_hub(app, proxy)
 
@@ -108,7 +110,7 @@ def create_app(
     @app.websocket("/ws")
     async def packets() -> Response | None:
         incoming = websocket_ctx.websocket
-        return await handle_websocket(engine, incoming, resume=incoming.args.get("resume"))
+        return await handle_websocket(engine, incoming, limiter.log, resume=incoming.args.get("resume"))
 
     return app
 
@@ -121,18 +123,18 @@ def _origin_policy(listen: ListenConfig, reverse_proxy: ReverseProxy) -> OriginP
     return OriginPolicy(hosts, scheme=listen.scheme, public_origin=reverse_proxy.public.origin)
 
 
-def _add_access_checks(
-    app: QuartTrio, origin_policy: OriginPolicy, auth: TokenAuth, limiter: RateLimiter
-) -> None:
+def _add_access_checks(app: QuartTrio, access: AccessControl) -> None:
     """Check every request before it is handled; add security headers to every response."""
 
     @app.before_request
     async def check_request() -> Response | None:
-        return _refusal(origin_policy, auth, limiter, request_ctx.request)
+        denial = access.check(request_ctx.request)
+        return None if denial is None else denied(denial)
 
     @app.before_websocket
     async def check_websocket() -> Response | None:
-        return _refusal(origin_policy, auth, limiter, websocket_ctx.websocket)
+        denial = access.check(websocket_ctx.websocket)
+        return None if denial is None else denied(denial)
 
     @app.after_request
     async def harden_response(response: ResponseTypes) -> ResponseTypes:
@@ -151,30 +153,33 @@ def _add_access_checks(
         return response
 
 
-def _add_landing(app: QuartTrio, engine: Engine, weights: Weights, auth: TokenAuth, *, scheme: str) -> None:
-    """The landing page; without a valid token it shows no facts about the server."""
+def _add_landing(
+    app: QuartTrio, engine: Engine, weights: Weights, access: AccessControl, *, scheme: str, prefix: str
+) -> None:
+    """The landing page; without a valid cookie it shows no facts about the server.
+
+    A token in its request is judged like everywhere else, and does not change the page.
+    """
 
     @app.get("/")
     async def landing() -> Response:
-        shown = describe(engine.health(), model_of(weights), url=f"{scheme}://{request.host}/ws")
-        if auth_result(auth, request_ctx.request) is not AuthResult.VALID:
+        shown = describe(engine.health(), model_of(weights), url=f"{scheme}://{request.host}{prefix}/ws")
+        if not access.has_cookie(request_ctx.request):
             shown = dataclasses.replace(shown, facts=())
         page = Response(await render(shown), mimetype="text/html")
         page.headers["Content-Security-Policy"] = content_security_policy(style_hashes=[STYLE_HASH])
         return page
 
 
-def _add_token_exchange(app: QuartTrio, auth: TokenAuth, limiter: RateLimiter) -> None:
+def _add_token_exchange(app: QuartTrio, auth: TokenAuth, access: AccessControl) -> None:
     """A page sends the token once and gets a cookie for it."""
 
     @app.post("/api/session")
     async def session() -> Response:
         if not auth.required:
             return _no_content()
-        host, port = peer_and_port(request_ctx.request)
-        if wait_s := limiter.wait_s("token", host):
-            limiter.reject(host, "token")
-            return too_many_attempts(wait_s)
+        if (denial := access.check_attempts(request_ctx.request)) is not None:
+            return denied(denial)
         try:
             body = await request.get_json(force=True)
         except RecursionError:
@@ -182,11 +187,10 @@ def _add_token_exchange(app: QuartTrio, auth: TokenAuth, limiter: RateLimiter) -
         token = body.get("token") if isinstance(body, dict) else None
         if not isinstance(token, str):
             return error_response(400, "bad_request", 'the body must be {"token": "…"}')
-        if not auth.matches(token):
-            limiter.record_failure("token", host)
-            return unauthorized()
+        if (denial := access.check_token(request_ctx.request, token)) is not None:
+            return denied(denial)
         response = _no_content()
-        response.headers["Set-Cookie"] = auth.cookie(port)
+        response.headers["Set-Cookie"] = auth.cookie(peer_and_port(request_ctx.request)[1])
         return response
 
 
@@ -203,28 +207,3 @@ def _no_content() -> Response:
     response = Response("", status=204)
     del response.headers["Content-Length"]
     return response
-
-
-def _refusal(
-    origin_policy: OriginPolicy, auth: TokenAuth, limiter: RateLimiter, incoming: BaseRequestWebsocket
-) -> Response | None:
-    """The response to a request that is not allowed, or None."""
-    host, port = peer_and_port(incoming)
-    denial = origin_policy.denial(
-        hosts=incoming.headers.getlist("Host"),
-        origins=incoming.headers.getlist("Origin"),
-        fetch_sites=incoming.headers.getlist("Sec-Fetch-Site"),
-        port=port,
-    )
-    if denial is not None:
-        return error_response(denial.status, denial.code, denial.message)
-    if not auth.required or (isinstance(incoming, Request) and is_public(incoming.path)):
-        return None
-    guesses = "Authorization" in incoming.headers  # a cookie cannot be guessed
-    if guesses and (wait_s := limiter.wait_s("token", host)):
-        limiter.reject(host, "token")
-        return too_many_attempts(wait_s)
-    result = auth_result(auth, incoming)
-    if result is AuthResult.INVALID:
-        limiter.record_failure("token", host)
-    return None if result is AuthResult.VALID else unauthorized()

@@ -6,8 +6,9 @@ from quart import Response, jsonify
 from quart.typing import ResponseTypes
 
 from pipeline.errors import SessionRefusedError
-from web.security.origin import HEADERS, content_security_policy
+from web.security.origin import HEADERS, Denial, content_security_policy
 
+UNAUTHORIZED = 401
 DENY_ALL = content_security_policy()
 
 
@@ -31,17 +32,14 @@ def session_refused(refusal: SessionRefusedError) -> Response:
     return error_response(503, refusal.code, str(refusal), retry_after_ms=refusal.retry_after_ms)
 
 
-def unauthorized() -> Response:
-    """401: how to send the token, and nothing about the one that was sent."""
-    response = error_response(401, "unauthorized", "this server requires a token: Authorization: Bearer …")
-    response.headers["WWW-Authenticate"] = "Bearer"
+def denied(denial: Denial) -> Response:
+    """The response to a request that is not allowed; 401 says how to send a token."""
+    response = error_response(
+        denial.status, denial.code, denial.message, retry_after_ms=denial.retry_after_ms
+    )
+    if denial.status == UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
     return response
-
-
-def too_many_attempts(wait_s: float) -> Response:
-    """429 with Retry-After: this address has failed too often."""
-    message = "too many wrong tokens from this address"
-    return error_response(429, "too_many_attempts", message, retry_after_ms=math.ceil(1000 * wait_s))
 
 
 def add_security_headers(response: ResponseTypes) -> ResponseTypes:

@@ -3,8 +3,10 @@
 Each cached file is one file on disk: a block of `HEAD_BYTES` with its metadata, then its content. It
 is downloaded under another name and renamed once it is complete and verified, so there is no index
 that could disagree with it. A download that was interrupted keeps its other name, and is resumed if
-the hub still has the same file. The access time is when a file was last used, and the modification
-time when the hub was last known to have it; both are set here, not by the file system.
+the hub still has the same file. Each process compares the content of a file with its SHA-256 before it
+uses the file for the first time; what is damaged is removed. The access time is when a file was last
+used, and the modification time when the hub was last known to have it; both are set here, not by the
+file system.
 
 Several servers may share a folder: a partial file is locked by its writer, and a file that is being
 read stays readable after it was evicted.
@@ -22,7 +24,7 @@ import time
 from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import uuid4
 
 from actors.hub_proxy.request import FileRef
@@ -33,6 +35,8 @@ _FORMAT: Final = 1
 _PARTIAL: Final = ".part"
 # Nothing else in the folder is ever touched, in case it also holds other files.
 _OURS: Final = re.compile(r"(?P<name>[0-9a-f]{64})(?:\.[0-9a-f]{32})?(?:\.part)?")
+_ETAG: Final = re.compile(r"[\x21\x23-\x7e]{1,200}")  # RFC 9110 §8.8.3, ASCII only
+_COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
 
 
@@ -113,10 +117,10 @@ class PartialFile:
     def append(self, data: bytes) -> None:
         """Write the next bytes of the content."""
         _write(self.descriptor, data, HEAD_BYTES + self.present_bytes)
-        self.present_bytes += len(data)
-        if self._is_hashed:
+        if self._digested_bytes == self.present_bytes:
             self._digest.update(data)
             self._digested_bytes += len(data)
+        self.present_bytes += len(data)
 
     def is_valid(self) -> bool:
         """Whether its length is the one that the hub described and, where the ETag is one, its SHA-256."""
@@ -126,7 +130,10 @@ class PartialFile:
         return not self._is_hashed or self._digest.hexdigest() == self.metadata.etag
 
     def commit(self) -> None:
-        """Move it into the store, safely against loss of power."""
+        """Move it into the store, safely against loss of power, with the SHA-256 of its content."""
+        if self._digested_bytes == self.present_bytes:
+            head = json.loads(os.pread(self.descriptor, HEAD_BYTES, 0)) | {"sha256": self._digest.hexdigest()}
+            _write(self.descriptor, json.dumps(head).encode().ljust(HEAD_BYTES - 1) + b"\n", 0)
         os.fsync(self.descriptor)
         self._path.rename(self._target)
 
@@ -152,6 +159,7 @@ class DiskStore:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._verified: dict[str, int] = {}  # inode of each file whose content this process has checked
 
     def find(self, name: str) -> CachedFile | None:
         """The file, recorded as used now; None if it is not there, or is damaged and therefore removed."""
@@ -161,11 +169,18 @@ class DiskStore:
             return None
         try:
             metadata, stat = _read_head(descriptor), os.fstat(descriptor)
+            whole = metadata is not None and stat.st_size == HEAD_BYTES + metadata.size_bytes
+            if whole and self._verified.get(name) != stat.st_ino:
+                whole = _has_its_content(descriptor)
+        except OSError:
+            whole = False
         finally:
             os.close(descriptor)
-        if metadata is None or stat.st_size != HEAD_BYTES + metadata.size_bytes:
+        if metadata is None or not whole:
+            self._verified.pop(name, None)
             self._remove(name)
             return None
+        self._verified[name] = stat.st_ino
         self._mark(name, validated_ns=stat.st_mtime_ns)
         return CachedFile(metadata, stat.st_mtime_ns / 1e9)
 
@@ -253,14 +268,41 @@ def _write(descriptor: int, data: bytes, offset: int) -> None:
 
 
 def _read_head(descriptor: int) -> FileMetadata | None:
-    """The metadata in the file; None where it was not written by this format."""
+    """The metadata in the file; None where it was not written by this format, or is damaged."""
+    head = _parse_head(descriptor)
+    size_bytes, etag, commit = head.get("size_bytes"), head.get("etag"), head.get("commit")
+    is_ours = head.get("format") == _FORMAT and isinstance(head.get("file"), str)
+    if not is_ours or type(size_bytes) is not int or size_bytes < 0:
+        return None
+    if not (_is_none_or(etag, _ETAG) and _is_none_or(commit, _COMMIT)):
+        return None
+    return FileMetadata(size_bytes, etag, commit)
+
+
+def _parse_head(descriptor: int) -> dict[str, Any]:
+    """The fields of a head; empty where it is none."""
     try:
         head = json.loads(os.pread(descriptor, HEAD_BYTES, 0))
-        if head.pop("format") != _FORMAT or not head.pop("file"):
-            return None
-        return FileMetadata(**head)
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None
+    except (ValueError, RecursionError):
+        return {}
+    return head if isinstance(head, dict) else {}
+
+
+def _is_none_or(value: object, pattern: re.Pattern[str]) -> bool:
+    return value is None or (isinstance(value, str) and pattern.fullmatch(value) is not None)
+
+
+def _has_its_content(descriptor: int) -> bool:
+    """Whether the content has the SHA-256 that was written when it was complete, or that is its ETag."""
+    head = _parse_head(descriptor)
+    expected = head.get("sha256") or head.get("etag")
+    if not (isinstance(expected, str) and _SHA256.fullmatch(expected)):
+        return True
+    digest, offset = hashlib.sha256(), HEAD_BYTES
+    while piece := os.pread(descriptor, HASHED_BYTES, offset):
+        digest.update(piece)
+        offset += len(piece)
+    return digest.hexdigest() == expected
 
 
 def _is_unlocked(path: Path) -> bool:

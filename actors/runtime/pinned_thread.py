@@ -3,7 +3,8 @@
 MLX arrays and streams belong to the thread that made them, so a model is loaded, evaluated and
 stepped on one thread. `trio.to_thread` does not promise that: it uses whichever thread is idle. A
 call cannot be interrupted. A cancelled caller therefore waits for it, so that no result is half
-used, and a call that does not return in time ends the process.
+used, and a call that does not return in time ends the process; time in which the process was
+suspended does not count.
 
 Neighbours: `thread_pool` shares a few of these threads among the model actors.
 """
@@ -19,6 +20,7 @@ from typing import Protocol, Self, TypeVar, TypeVarTuple
 import outcome
 import trio
 
+from actors.runtime import awake_clock
 from pipeline.errors import ThreadStalledError
 
 T = TypeVar("T")
@@ -106,7 +108,7 @@ class PinnedThread:
 
         self._calls.put(work)
         try:
-            with trio.CancelScope(shield=not abandon_on_cancel, deadline=trio.current_time() + stall_s):
+            with awake_clock.move_on_after(stall_s, shield=not abandon_on_cancel):
                 await returned.wait()
         finally:
             self._given_up |= not returned.is_set()

@@ -19,6 +19,7 @@ from typing import Final
 import trio
 from msgspec import structs
 
+from actors.runtime.awake_clock import awake_time
 from actors.runtime.channel import Channel
 from actors.runtime.tracing import Tracer
 from actors.sessions.admission import LaneLease
@@ -105,8 +106,9 @@ class Session:
         self._recording = RecordingSwitch(recorder, self.id, self.send_metadata)
         self._counters = SessionCounters()
         self._deadline_clock = DeadlineClock()
-        self._last_audio_s = self.began_s
+        self._last_audio_s = awake_time()
         self._next_index = 0  # of the frame that the dispatcher delivers next
+        self._reported_underruns = 0  # by the client
         self._reported_frames = self._reported_audio = 0  # dropped, as far as the client knows
 
     # Connections
@@ -123,7 +125,7 @@ class Session:
 
     def attach(self, queue: SendQueue) -> tuple[OutgoingPacket, ...]:
         """Send through this queue from now on; return the packets to send again ahead of it."""
-        self._last_audio_s = trio.current_time()
+        self._last_audio_s = awake_time()
         return self._output.attach(queue)
 
     def detach(self) -> None:
@@ -146,7 +148,7 @@ class Session:
         Raises:
             trio.ClosedResourceError: the engine has ended.
         """
-        self._last_audio_s = trio.current_time()
+        self._last_audio_s = awake_time()
         dispatcher.attach(self.lease.open_lane(self._sampling), self)
         self._opened.set()
         if not self._choice.pending:
@@ -189,7 +191,7 @@ class Session:
 
     def continue_after_wait(self) -> None:
         """The session runs again, with its state as it was; what was sent meanwhile counts as dropped."""
-        self._last_audio_s = trio.current_time()
+        self._last_audio_s = awake_time()
         self._deadline_clock = DeadlineClock()
         self.latency.reset_deadlines()
         self._report_dropped()
@@ -204,9 +206,9 @@ class Session:
 
     @property
     def last_audio_s(self) -> float:
-        """When audio came last, or could have come first; while the session does not run, now."""
+        """When audio came last or could have come first (`awake_time`); while it does not run, now."""
         runs = self.lease.is_open and self.lease.running
-        return self._last_audio_s if runs else trio.current_time()
+        return self._last_audio_s if runs else awake_time()
 
     # From the client
 
@@ -225,7 +227,7 @@ class Session:
         if self._choice.pending:
             self._counters.frames_early += len(frames)
             return
-        self._last_audio_s = received_s
+        self._last_audio_s = awake_time()
         lane = self.lease.lane
         assert lane is not None
         for place, pcm in enumerate(frames):
@@ -250,7 +252,12 @@ class Session:
 
     def update_client_stats(self, stats: ClientStats) -> None:
         """The client reports how its playback is doing."""
-        self._counters.client_underruns = stats.underruns or 0
+        if stats.underruns is not None:
+            grown = stats.underruns - self._reported_underruns
+            self._counters.client_underruns += (
+                stats.underruns if grown < 0 else grown
+            )  # a new page starts at 0
+            self._reported_underruns = stats.underruns
         if stats.last_played_frame is not None:
             self._playout_lag.update(stats.last_played_frame)
 
@@ -373,6 +380,8 @@ class Session:
         """The counters now."""
         return dataclasses.replace(
             self._counters,
+            # After each gap something that was sent is played: more cannot be, whatever a client reports.
+            client_underruns=min(self._counters.client_underruns, self._counters.frames_out),
             audio_dropped=self._output.dropped("audio"),
             partials_dropped=self._output.dropped("partial"),
             low_dropped=self._output.dropped("low"),

@@ -5,6 +5,7 @@
     loadtest --ramp 40 --minutes 0.5                        how many sessions the server can hold
     loadtest --stall 3                                      the server's process is suspended for 3 s
     loadtest --fuzz 1000000                                 random packets
+    loadtest --flood all                                    legal input as fast as possible, beside a client
     loadtest --ticks 400                                    a batch of 8 lanes, and of 1
     loadtest --steps 200000                                 one lane, as fast as possible
     loadtest --slow 1,0.5,0.25                              a server with a share of the processor
@@ -30,6 +31,7 @@ from pipeline.config import Config
 from pipeline.loadtest.client import ViolationError
 from pipeline.loadtest.cluster import start_cluster
 from pipeline.loadtest.failover import run_failover_load
+from pipeline.loadtest.flooding import FLOODS, measure_floods
 from pipeline.loadtest.fuzzing import Fuzzer, fuzz_protocol
 from pipeline.loadtest.in_process import measure_steps, measure_ticks
 from pipeline.loadtest.misbehaving import fuzz_socket
@@ -96,6 +98,13 @@ def run_stall(options: argparse.Namespace, config: Config) -> dict[str, Any]:  #
         return _stopped(trio.run(stall, server, STALLED_SESSIONS, options.stall), server)
 
 
+def run_flood(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
+    """One client that sends as fast as it can, beside a normal one."""
+    names = list(FLOODS) if options.flood == "all" else [options.flood]
+    with start_server(options.config, _server_settings(options, STALLED_SESSIONS)) as server:
+        return _stopped(trio.run(measure_floods, server, names), server)
+
+
 def run_fuzz(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     """Random packets to the protocol, and a share of them to a server."""
     result: dict[str, Any] = {"packets": options.fuzz, "violations": []}
@@ -158,6 +167,7 @@ def _shares(text: str) -> list[float]:
 SCENARIOS: Final[dict[str, Callable[[argparse.Namespace, Config], dict[str, Any]]]] = {
     "ticks": run_ticks,
     "steps": run_steps,
+    "flood": run_flood,
     "fuzz": run_fuzz,
     "stall": run_stall,
     "ramp": run_ramp,
@@ -228,6 +238,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--stall", type=float, metavar="SECONDS", help="suspend the server's process")
     parser.add_argument(
         "--fuzz", type=int, metavar="PACKETS", help="random packets, 1 %% of them over sockets"
+    )
+    parser.add_argument(
+        "--flood", choices=["all", *FLOODS], help="flood the server, and measure what a neighbour notices"
     )
     parser.add_argument("--ticks", type=int, metavar="TICKS", help="time batches of 1 lane and of 8 lanes")
     parser.add_argument("--steps", type=int, metavar="STEPS", help="run one lane for STEPS frames")

@@ -9,6 +9,7 @@ anything about a single step.
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -16,6 +17,7 @@ import structlog
 import trio
 
 from actors.engine import Engine
+from actors.runtime.awake_clock import ABSENT_S
 from pipeline import backend
 from pipeline.config import Settings
 from pipeline.errors import (
@@ -68,6 +70,27 @@ def run_coordinator(stages: ModelStages, settings: Settings, serve: Callable[[Co
     return code
 
 
+class AwakeSilence:
+    """How long another rank has been silent, without the time in which this process was suspended.
+
+    Asked every `_POLL_S`; a much longer pause is an absence of this process.
+    """
+
+    def __init__(self, now_s: Callable[[], float] = time.monotonic) -> None:
+        self._now_s = now_s
+        self._asked_s = now_s()
+        self._absences: list[tuple[float, float]] = []  # (ended at, seconds)
+
+    def without_absences(self, silent_s: float) -> float:
+        """The part of a silence that lasts for `silent_s` by now in which this process was awake."""
+        now_s = self._now_s()
+        absent_s, self._asked_s = now_s - self._asked_s - _POLL_S, now_s
+        if absent_s > ABSENT_S:
+            self._absences.append((now_s, absent_s))
+        self._absences = [each for each in self._absences if each[0] >= now_s - silent_s]
+        return silent_s - sum(seconds for _, seconds in self._absences)
+
+
 async def monitor_ranks(
     coordinator: Coordinator, engine: Engine, shutdown: trio.Event, stall_s: float
 ) -> None:
@@ -79,6 +102,7 @@ async def monitor_ranks(
     Raises:
         RanksLostError: a rank was lost; the sessions have been notified.
     """
+    silence = AwakeSilence()
     while True:
         await trio.sleep(_POLL_S)
         if coordinator.leaving and not shutdown.is_set():
@@ -88,7 +112,7 @@ async def monitor_ranks(
             coordinator.silent_s(stepping=False), coordinator.silent_s(stepping=True) / _STEP_TIMEOUT_FACTOR
         )
         lost = coordinator.lost
-        if lost is None and silent_s > stall_s:
+        if lost is None and silence.without_absences(silent_s) > stall_s:
             lost = RanksLostError(f"another rank has not responded for {stall_s:g} s")
         if lost is not None:
             await engine.fail(lost)
@@ -117,10 +141,12 @@ def run_follower(stages: ModelStages, settings: Settings) -> int:
     worker.start()
     warmup_steps = len(bucket_widths(stages.lanes))
     try:
+        silence = AwakeSilence()
         while not outcome:
             worker.join(_POLL_S)
             warming_up = follower.stepping and follower.steps < warmup_steps
-            if follower.silent_s > settings.stall_s * (_STEP_TIMEOUT_FACTOR if warming_up else 1):
+            silent_s = silence.without_absences(follower.silent_s)
+            if silent_s > settings.stall_s * (_STEP_TIMEOUT_FACTOR if warming_up else 1):
                 raise RanksLostError(f"rank 0 has not responded for {settings.stall_s:g} s")
         if isinstance(outcome[0], BaseException):
             raise outcome[0]

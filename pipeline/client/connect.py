@@ -23,6 +23,7 @@ from pipeline.protocol.packets import MESSAGE_BYTES
 
 _PORTS: Final = {"ws": 80, "wss": 443}
 CONNECT_S: Final = 10.0  # for the WebSocket handshake
+RETRY_AFTER_MAX_S: Final = 60.0  # whatever a server says
 _RETRY_AFTER_S: Final = 0.5  # where no server is there to send a Retry-After
 _QUEUED_MESSAGES: Final = 64  # between the library's reader, which then also stops answering pings, and ours
 
@@ -166,4 +167,7 @@ def _rejected(url: str, rejection: ConnectionRejected) -> UnreachableError:
         retry_after_s = float({name.lower(): value for name, value in rejection.headers}[b"retry-after"])
     except (KeyError, ValueError):
         return UnreachableError(problem, None)
+    if math.isnan(retry_after_s):
+        return UnreachableError(problem, None)
+    retry_after_s = min(max(retry_after_s, 0.0), RETRY_AFTER_MAX_S)
     return UnreachableError(f"{problem}; try again in {retry_after_s:g} s", retry_after_s)

@@ -10,10 +10,13 @@ receives, one checks for silence. Audio captured while there is no connection, o
 was put back into the queue, is not sent, because it would arrive too late. Each write is shielded
 until it is complete or `SEND_S` is over, because after half a WebSocket frame nothing more can be
 sent, not even a close.
+
+A connection is lost however that is noticed: it was reset, nothing comes from the server any more, or a
+write does not finish. Each time the client comes back with its token.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
 from functools import partial
 from itertools import chain, repeat
@@ -25,10 +28,13 @@ from msgspec import structs
 from trio_websocket import ConnectionClosed, WebSocketConnection
 from wsproto.frame_protocol import CloseReason as CloseCode
 
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import awake_time
 from pipeline.audio.framing import AudioRefusedError, frames_of, payload_of
 from pipeline.audio.pacing import MS_NS
 from pipeline.client.connect import (
     NO_TOKEN,
+    RETRY_AFTER_MAX_S,
     ClientCredentials,
     UnreachableError,
     open_websocket,
@@ -148,10 +154,11 @@ async def converse(
 
 
 class _Connection(NamedTuple):
-    """One WebSocket, and our end of its protocol."""
+    """One WebSocket, and our end of its protocol; `life` is cancelled when it is lost."""
 
     ws: WebSocketConnection
     conversation: Conversation
+    life: trio.CancelScope
 
 
 class _Client:
@@ -185,6 +192,9 @@ class _Client:
         self._is_draining = False  # the server is shutting down, and the session ends with it
         self._received_ids = ReceivedIds()
         self._ready = trio.Event()
+        self._lost_s = 0.0
+        self._delays_s: Iterator[float] = iter(())
+        self._restored = trio.Event()  # set while the session has a connection; replaced when it is lost
         self._configured = False  # in this session
         self._progress = trio.Event()  # replaced at each frame received
         self._sending = trio.CancelScope()
@@ -207,12 +217,16 @@ class _Client:
         code, reason = self._close
         detail = self._last_error.message if self._last_error else reason
         closed = f"the server closed the conversation ({code}{': ' + detail if detail else ''})"
+        if code is None and reason:
+            closed = f"the connection was lost ({reason})"
         if self._failure is not None:
             raise ConversationError(self._failure, self.report())
         if not self._bye_sent and not self._ready.is_set():
             if code == CloseCode.TRY_AGAIN_LATER:
                 retry_ms = self._last_error.retry_after_ms if self._last_error else None
-                raise ServerUnavailableError(closed, self.report(), (retry_ms or 1000) / 1000)
+                raise ServerUnavailableError(
+                    closed, self.report(), min((retry_ms or 1000) / 1000, RETRY_AFTER_MAX_S)
+                )
             raise ConversationError(f"{closed} before it began", self.report())
         if not self._bye_sent:
             raise ConversationError(f"{closed} after {self._tracker.frames_in} frames", self.report())
@@ -253,13 +267,16 @@ class _Client:
 
     async def _reconnect(self) -> bool:
         """Open a new connection and run it to its end; whether one could be opened."""
+        if self._restored.is_set():
+            self._restored = trio.Event()
+            self._lost_s = trio.current_time()
+            self._delays_s = chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))
         self._tracker.record_disconnect()
         resume = "" if self._token is None else f"{'&' if '?' in self._url else '?'}resume={self._token}"
-        delays_s = chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))
-        end_s = trio.current_time() + RECONNECT_S
+        end_s = self._lost_s + RECONNECT_S
         problem = ""
         while trio.current_time() < end_s:
-            await trio.sleep(next(delays_s))
+            await trio.sleep(next(self._delays_s))
             try:
                 await self._run_connection(self._url + resume)
             except UnreachableError as error:
@@ -278,23 +295,28 @@ class _Client:
                 "client",
                 heartbeat_every_s=HEARTBEAT_EVERY_S,
                 heartbeat_timeout_s=HEARTBEAT_TIMEOUT_S,
-                now_s=trio.current_time(),
+                now_s=awake_time(),
                 received_ids=self._received_ids,
             )
-            connection = self._connection = _Connection(ws, conversation)
+            connection = self._connection = _Connection(ws, conversation, trio.CancelScope())
             try:
-                with single_errors():
+                with single_errors(), connection.life:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(self._monitor_liveness, connection)
                         await self._receive(connection)
                         nursery.cancel_scope.cancel()
             finally:
                 self._connection, self._may_send_audio, self._is_put_back = None, False, False
-                # Close the socket in any case, after the close handshake if the peer completes it in time.
-                with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
-                    await ws.aclose(self._close[0] or CloseCode.NORMAL_CLOSURE)
-                if self._close[0] is None and ws.closed is not None:
-                    self._close = (ws.closed.code, ws.closed.reason or "")
+                # A close on a connection that is lost, if it did arrive, would end the session.
+                if not connection.life.cancel_called:
+                    await self._close_websocket(ws)
+
+    async def _close_websocket(self, ws: WebSocketConnection) -> None:
+        """Close the socket in any case, after the close handshake if the peer completes it in time."""
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_S):
+            await ws.aclose(self._close[0] or CloseCode.NORMAL_CLOSURE)
+        if self._close[0] is None and ws.closed is not None:
+            self._close = (ws.closed.code, ws.closed.reason or "")
 
     # Sending
 
@@ -309,6 +331,7 @@ class _Client:
                 self._tracker.record_sent(timestamp_ms, captured.at_ns)
                 await self._send(self._connection, outgoing.audio(payload_of(captured.pcm), timestamp_ms))
             await self._wait_for_answers()
+            await self._restored.wait()  # a bye is said to the session, not to the connection
         if self._connection is not None and await self._send(self._connection, outgoing.metadata(Bye())):
             self._bye_sent = True
             await trio.sleep(CLOSE_S)  # the server closes once it has sent its last packets
@@ -317,9 +340,12 @@ class _Client:
     async def _wait_for_answers(self) -> None:
         timed_out = False
         while self._tracker.frames_expected and not timed_out:
-            with trio.move_on_after(ANSWER_S) as wait:
+            with awake_clock.move_on_after(ANSWER_S) as wait:
                 await self._progress.wait()
             timed_out = wait.cancelled_caught
+            connection = self._connection
+            if timed_out and (connection is None or self._lose_if_silent(connection)):
+                timed_out = False  # what was on its way is lost, but the session goes on
 
     async def _wait_for_stop(self) -> None:
         await self._stop.wait()
@@ -332,24 +358,24 @@ class _Client:
         # No checkpoint from here until it is in the connection's queue, so that seqs stay in order.
         timestamp_ms = (now_ns() + self._epoch_ns) / MS_NS
         message = connection.conversation.encode_next(packet, timestamp_ms=timestamp_ms)
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + SEND_S) as write:
+        with awake_clock.move_on_after(SEND_S, shield=True) as write:
             try:
                 await connection.ws.send_message(message)
             except ConnectionClosed:
                 return False
         if write.cancelled_caught:
-            self._fail(f"the server did not read for {SEND_S:.0f} s")
+            self._lose(connection, f"the server did not read for {SEND_S:.0f} s")
         return not write.cancelled_caught
 
     async def _monitor_liveness(self, connection: _Connection) -> None:
         try:
             while True:
-                await trio.sleep_until(connection.conversation.next_deadline_s())
-                connection.conversation.check_alive(trio.current_time())
-                if connection.conversation.heartbeat_due(trio.current_time()):
-                    await self._send(connection, connection.conversation.heartbeat(now_s=trio.current_time()))
+                await trio.sleep(max(0.0, connection.conversation.next_deadline_s() - awake_time()))
+                connection.conversation.check_alive(awake_time())
+                if connection.conversation.heartbeat_due(awake_time()):
+                    await self._send(connection, connection.conversation.heartbeat(now_s=awake_time()))
         except RemoteProtocolError as fault:
-            self._fail(f"the server stopped responding: {fault}")
+            self._lose(connection, f"the server stopped responding: {fault}")
 
     # Receiving
 
@@ -358,7 +384,7 @@ class _Client:
         try:
             while True:
                 message = await connection.ws.get_message()
-                event, replies = connection.conversation.receive(message, now_s=trio.current_time())
+                event, replies = connection.conversation.receive(message, now_s=awake_time())
                 self._handle(event)
                 for reply in replies:
                     await self._send(connection, reply)
@@ -389,6 +415,7 @@ class _Client:
                 return
         self._may_send_audio, self._is_put_back = True, False
         self._ready.set()
+        self._restored.set()
 
     def _asks_persona(self) -> bool:
         asked = self._configure
@@ -464,6 +491,20 @@ class _Client:
             case Draining():
                 self._token, self._is_draining = None, True  # no other server knows the session
                 self._handler.on_notice("the server is shutting down")
+
+    def _lose(self, connection: _Connection, why: str) -> None:
+        """The connection is lost, although it was neither closed nor reset."""
+        if not connection.life.cancel_called:
+            self._handler.on_notice(why)
+            self._close = (None, why)
+            connection.life.cancel()
+
+    def _lose_if_silent(self, connection: _Connection) -> bool:
+        """Whether nothing at all has come from the server for `ANSWER_S`: then the connection is lost."""
+        silence_s = connection.conversation.silence_s(awake_time())
+        if silence_s >= ANSWER_S:
+            self._lose(connection, f"the server stopped responding: nothing received for {silence_s:.1f} s")
+        return silence_s >= ANSWER_S
 
     def _handle_error(self, error: ErrorNotice) -> None:
         self._tracker.errors[error.code] += 1

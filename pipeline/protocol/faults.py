@@ -29,6 +29,7 @@ class Fault(StrEnum):
     INVALID_METADATA = "invalid_metadata"
     OUT_OF_TURN = "out_of_turn"
     SILENT = "silent"
+    FLOOD = "too_many_frames"
 
     @property
     def close_reason(self) -> CloseReason:
@@ -39,6 +40,7 @@ class Fault(StrEnum):
 _CLOSE_REASONS = {
     Fault.TEXT_FRAME: CloseReason.UNSUPPORTED_DATA,
     Fault.TOO_BIG: CloseReason.TOO_BIG,
+    Fault.FLOOD: CloseReason.POLICY_VIOLATION,
     # A laptop that slept did nothing wrong and should come back.
     Fault.SILENT: CloseReason.TRY_AGAIN_LATER,
 }

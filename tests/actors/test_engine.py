@@ -418,6 +418,23 @@ async def test_health_shows_the_engine(autojump_clock, engine):
     assert metrics["tokenRate"] == pytest.approx(12.5, abs=1.1)
 
 
+async def test_no_client_can_spoil_the_metrics_of_all(autojump_clock, engine):
+    """It cannot have had more gaps than frames; a page that was loaded again starts at 0 and loses none."""
+    client = Client()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_client, engine, client)
+        nursery.start_soon(client.listen)
+        await client.ready()
+        for reported in (2, 1):
+            await client.send(outgoing.metadata(ClientStats(underruns=reported)))
+        await client.stream(speech(1, 8))
+        assert engine.health()["metrics"]["clientUnderruns"] == 3
+        await client.send(outgoing.metadata(ClientStats(underruns=2**53 - 1, last_played_frame=2**53 - 1)))
+        await client.bye()
+    metrics = engine.health()["metrics"]
+    assert metrics["clientUnderruns"] == metrics["framesOut"] == 6
+
+
 async def test_each_session_leaves_one_log_event(autojump_clock, engine):
     """Peer, reason, counters and duration; no audio and no text."""
     with capture_logs() as logs:

@@ -324,18 +324,18 @@ async def test_a_server_that_breaks_the_protocol_is_closed_with_1002(fast_clock,
 
 
 async def test_a_silent_server_is_a_failure(fast_clock):
-    """Nothing for 15 s, not even heartbeats, is a failure."""
+    """Nothing for 15 s, not even heartbeats, is a loss, and without a session nothing can be resumed."""
 
     class Silent(Agent):
         async def run(self):
             await trio.sleep_forever()
 
     error, _ = await failing(Silent)
-    assert str(error).startswith("the server stopped responding")
+    assert str(error).startswith("the connection was lost (the server stopped responding")
 
 
 async def test_a_server_that_does_not_read_is_a_failure(fast_clock):
-    """A write that is not complete in 5 s is a failure, and the client does not hang."""
+    """A write that is not complete in 5 s is a loss; without a token it ends the conversation."""
 
     class NotReading(Agent):
         async def run(self):
@@ -348,7 +348,7 @@ async def test_a_server_that_does_not_read_is_a_failure(fast_clock):
             yield CapturedFrame(np.zeros(1920, np.float32), now_ns() + k * 80_000_000)
 
     error, _ = await failing(NotReading, torrent())
-    assert str(error) == "the server did not read for 5 s"
+    assert str(error).startswith("the connection was lost (the server did not read for 5 s)")
 
 
 async def test_a_refused_upgrade_has_a_reason_and_a_retry_time(fast_clock):
@@ -501,6 +501,65 @@ async def test_a_broken_connection_is_resumed_and_no_text_is_shown_twice(fast_cl
     assert "two" not in finals[2:]
     assert (report.resumed, report.close) == (1, 1000)
     assert "session resumed" in handler.notices
+
+
+class HalfOpen(Breaking):
+    """Its first connection dies after three frames without being closed: nothing comes any more."""
+
+    reads_on = True
+
+    async def answer(self, index, timestamp_ms):
+        if self.resumes:
+            await super().answer(index, timestamp_ms)
+        elif index == 2:
+            self.ws._reader_running = self.reads_on
+            await trio.sleep_forever()
+
+
+class NothingMoves(HalfOpen):
+    """The same, and what is written is not taken either."""
+
+    reads_on = False
+
+
+async def endless():
+    for k in itertools.count():
+        yield CapturedFrame(np.zeros(1920, np.float32), now_ns() + k)
+        await trio.sleep(0.5)  # so slowly that no buffer fills up before the silence is noticed
+
+
+async def torrent():
+    for k in range(3000):
+        yield CapturedFrame(np.zeros(1920, np.float32), now_ns() + k * 80_000_000)
+    async for frame in endless():
+        yield frame
+
+
+@pytest.mark.parametrize(
+    ("kind", "speech", "notice"),
+    [
+        pytest.param(HalfOpen, np.tile(SPEECH, 4), "stopped responding", id="no answers at the end"),
+        pytest.param(HalfOpen, endless, "nothing received for", id="silence"),
+        pytest.param(NothingMoves, torrent, "did not read", id="a write that does not finish"),
+    ],
+)
+async def test_a_connection_that_dies_without_closing_is_resumed(fast_clock, kind, speech, notice):
+    """However the loss is noticed, the client comes back with its token, and the conversation goes on."""
+    stop = trio.Event()
+
+    class Resumed(kind):
+        async def answer(self, index, timestamp_ms):
+            await super().answer(index, timestamp_ms)
+            if index > 10 and callable(speech):
+                stop.set()
+
+    handler = Recorder()
+    async with serving(Resumed) as served:
+        source = speech() if callable(speech) else speech
+        report = await converse(served.url, source, handler=handler, stop=stop)
+    assert [agent.ws.path for agent in served.agents] == ["/ws", "/ws?resume=t1"]
+    assert any(notice in each for each in handler.notices), handler.notices
+    assert (report.resumed, report.close) == (1, 1000)
 
 
 class Gone(Breaking):

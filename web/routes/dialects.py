@@ -17,15 +17,16 @@ from pipeline.protocol.live.dialect import LiveDialect
 from pipeline.protocol.moshi.dialect import MoshiDialect
 from pipeline.protocol.moshi.query import QueryError, read_query
 from web.responses import error_response
+from web.security.rate_limit import RateLimiter
 from web.server.ws_handler import handle_websocket
 
 
-def add_dialects(app: QuartTrio, engine: Engine) -> None:
+def add_dialects(app: QuartTrio, engine: Engine, limiter: RateLimiter) -> None:
     """Add the routes to the application."""
 
     @app.websocket("/v1/live/sessions")
     async def live_session() -> Response | None:
-        return await handle_websocket(engine, websocket_ctx.websocket, LiveDialect)
+        return await handle_websocket(engine, websocket_ctx.websocket, limiter.log, LiveDialect)
 
     @app.websocket("/api/chat")
     async def moshi_chat() -> Response | None:
@@ -34,7 +35,7 @@ def add_dialects(app: QuartTrio, engine: Engine) -> None:
             query = read_query(incoming.args, takes_prompts=engine.card.voices is not None)
         except QueryError as error:
             return error_response(400, "bad_request", str(error))
-        return await handle_websocket(engine, incoming, partial(MoshiDialect, query=query))
+        return await handle_websocket(engine, incoming, limiter.log, partial(MoshiDialect, query=query))
 
     @app.post("/v1/live/sessions")
     async def live_webrtc() -> Response:

@@ -66,16 +66,16 @@ _PAGE = """<!doctype html>
 <h1>Talk to a local speech model</h1>
 <p class="lead">Full-duplex voice in real time: the model listens while it talks. Audio and transcripts
 are processed on this machine and are sent nowhere else.</p>
-<div class="start"><a class="talk" href="/packet-voice">Start talking</a>
+<div class="start"><a class="talk" href="./packet-voice">Start talking</a>
 <p class="state {{ 'ready' if ready else 'waiting' }}" role="status"><strong>{{ headline }}.</strong>
 <span>{{ sentence }}</span></p></div>
 <dl>{% for term, value in facts %}<dt>{{ term }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
 <h2>Transcription</h2>
-<p><a href="/whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
+<p><a href="./whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
 <h2>Command line</h2>
 <pre><code>python -m pipeline talk --url {{ url }} --in question.wav --out answer.wav</code></pre>
-<footer>API: <a href="/health">health</a> and <a href="/weights">weights</a> as JSON; the packet WebSocket at
-<code>/ws</code> is described in <code>docs/reference/protocol.md</code>.</footer>
+<footer>API: <a href="./health">health</a> and <a href="./weights">weights</a> as JSON; the packet
+WebSocket at <code>/ws</code> is described in <code>docs/reference/protocol.md</code>.</footer>
 </main>
 </html>
 """

@@ -103,15 +103,16 @@ def _fill_template(assets: Assets, folder: str) -> str:
     All its modules are preloaded, so that a browser fetches them in parallel. Links also name the
     installed third-party packages.
     """
+    base = f".{assets.base}"  # relative to the page, which may be under a path prefix
     modules = _transitive_imports(assets.files, f"{folder}/main.js")
-    links = [f'<link rel="modulepreload" href="{assets.base}/{name}">' for name in modules]
+    links = [f'<link rel="modulepreload" href="{base}/{name}">' for name in modules]
     links += [
-        f'<link rel="vendored" title="{package.name}" href="/vendor/{package.slug}/">'
+        f'<link rel="vendored" title="{package.name}" href="./vendor/{package.slug}/">'
         for package in read_lock()
         if package.is_installed
     ]
     page = assets.files[f"{folder}/index.html"].decode()
-    return page.replace("{{static}}", assets.base).replace("{{preload}}", "\n".join(links))
+    return page.replace("{{static}}", base).replace("{{preload}}", "\n".join(links))
 
 
 def _transitive_imports(files: Mapping[str, bytes], start: str) -> list[str]:

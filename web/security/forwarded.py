@@ -1,56 +1,79 @@
 """Reverse proxies in front of the server: the public origin, and the real address of a client.
 
 Behind a load balancer every connection comes from the balancer, to a port that no browser knows. The
-client's address is then the last entry of X-Forwarded-For, read only from the proxies named in
-`server.trusted_proxies`, and the origin of the server's own pages is `server.public_url`.
-X-Forwarded-Host and -Proto are never read: a page could send them.
+client's address is then the last entry of X-Forwarded-For, or of Forwarded (RFC 7239), read only from
+the proxies named in `server.trusted_proxies`, and the origin of the server's own pages is
+`server.public_url`. X-Forwarded-Host and -Proto are never read: a page could send them. A path in
+`server.public_url` is taken off each request's path, if the proxy has not done so.
+
+An entry that is not an address is never a client's name: what every client shared, one could use up
+for all the others.
 
 Neighbours: `web.security.origin` refuses other origins, `web.security.rate_limit` counts addresses. What
 does not belong here: the address to listen on (`web.security.listen`).
 """
 
 import ipaddress
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Self
 from urllib.parse import urlsplit
 
-from hypercorn.typing import ASGIFramework, ASGIReceiveCallable, ASGISendCallable, Scope
+from hypercorn.typing import (
+    ASGIFramework,
+    ASGIReceiveCallable,
+    ASGISendCallable,
+    HTTPScope,
+    Scope,
+    WebsocketScope,
+)
 
 from pipeline.config import Server
 from pipeline.errors import ConfigError
 
 _PORTS: Final = {"http": 80, "https": 443}
-_FORWARDED: Final = b"x-forwarded-for"
+_FORWARDED_FOR: Final = b"x-forwarded-for"
+_FORWARDED: Final = b"forwarded"
+UNREADABLE: Final = ""  # the client's address, where a trusted proxy names it so that it cannot be read
+# An IPv4 address or a bracketed IPv6 address, each perhaps with a port (or an obfuscated one).
+_NODE: Final = re.compile(r"(?:(?P<v4>[0-9.]+)|\[(?P<v6>[0-9A-Fa-f:.%\w]+)\])(?::[\w.-]+)?")
+_FOR: Final = re.compile(r"(?:^|;)\s*for\s*=\s*(\"(?:[^\"\\]|\\.)*\"|[^;]*)", re.IGNORECASE)
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True)
 class PublicOrigin:
-    """The server's address in a browser: `scheme`, `host` (an IPv6 address in brackets) and `port`."""
+    """The server's address in a browser: `scheme`, `host` (an IPv6 address in brackets) and `port`.
+
+    prefix: the path under which the server is, without a slash at its end; empty: at the root.
+    """
 
     scheme: str
     host: str
     port: int
+    prefix: str = ""
 
     @classmethod
     def parse(cls, url: str) -> Self:
-        """Parse `https://voice.example.org[:port]`.
+        """Parse `https://voice.example.org[:port][/path]`.
 
         Raises:
-            ConfigError: the URL has other parts than an origin, or not all of them.
+            ConfigError: the URL has other parts than these, or no scheme or host.
         """
         try:
             parts = urlsplit(url)
             scheme, host, port = parts.scheme, parts.hostname, parts.port
         except ValueError:
             scheme, host, port = "", None, None
-        if scheme not in _PORTS or not host or parts.path not in ("", "/") or parts.query or parts.fragment:
+        if scheme not in _PORTS or not host or parts.query or parts.fragment:
             raise ConfigError(
-                "pipeline.server.public_url", f"{url} is not an origin, such as https://voice.example.org"
+                "pipeline.server.public_url",
+                f"{url} is not the address of a server, such as https://voice.example.org",
             )
-        return cls(scheme, f"[{host}]" if ":" in host else host, port or _PORTS[scheme])
+        name = f"[{host}]" if ":" in host else host
+        return cls(scheme, name, port or _PORTS[scheme], parts.path.rstrip("/"))
 
     @property
     def origin(self) -> str:
@@ -91,22 +114,43 @@ class ReverseProxy:
         return any((mapped or address) in network for network in self.trusted)
 
     def client_address(self, host: str, forwarded: Iterable[bytes]) -> str:
-        """The client behind a connection from `host`, given the values of its X-Forwarded-For headers.
+        """The client behind a connection from `host`, given what it forwards.
 
         That is the last entry that is not a trusted proxy: anyone could have written those before it.
-        Where an entry is not an address, it is `host` itself.
+        `UNREADABLE` where it is not an address; `host` itself where there is none.
         """
         if not self.trusts(host):
             return host
-        for entry in reversed(b",".join(forwarded).decode("latin-1").split(",")):
-            address = entry.strip()
-            try:
-                ipaddress.ip_address(address)
-            except ValueError:
-                return host
+        entries = [entry.strip() for entry in b",".join(forwarded).decode("latin-1").split(",")]
+        for entry in reversed([entry for entry in entries if entry]):
+            address = parse_node(entry)
+            if address is None:
+                return UNREADABLE
             if not self.trusts(address):
                 return address
         return host
+
+    def without_prefix(self, path: str) -> str:
+        """The path as the server knows it; the proxy may have taken the prefix off itself."""
+        prefix = "" if self.public is None else self.public.prefix
+        return path.removeprefix(prefix) if path == prefix or path.startswith(f"{prefix}/") else path
+
+
+def parse_node(entry: str) -> str | None:
+    """The address in an entry: bare, with a port, in brackets or quotes, or as `for=` of Forwarded.
+
+    None where there is none, such as `unknown` or a pseudonym (RFC 7239 §6).
+    """
+    named = _FOR.search(entry)
+    text = (entry if named is None else named[1]).strip().strip('"').strip()
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        node = _NODE.fullmatch(text)
+    try:
+        return None if node is None else str(ipaddress.ip_address(node["v4"] or node["v6"]))
+    except ValueError:
+        return None
 
 
 class ForwardedMiddleware:
@@ -121,11 +165,23 @@ class ForwardedMiddleware:
         if scope["type"] != "lifespan" and scope["client"] is not None:
             host, port = scope["client"]
             if self._reverse_proxy.trusts(host):
-                forwarded = [value for name, value in scope["headers"] if name.lower() == _FORWARDED]
+                # Some proxies send both headers; the older one is the one that all of them know.
+                forwarded = _values(scope, _FORWARDED_FOR) or _values(scope, _FORWARDED)
                 scope["client"] = self._reverse_proxy.client_address(host, forwarded), port
                 if (public := self._reverse_proxy.public) is not None:
                     scope["server"] = public.host, public.port
+        if scope["type"] != "lifespan":
+            self._take_prefix_off(scope)
         await self._app(scope, receive, send)
+
+    def _take_prefix_off(self, scope: HTTPScope | WebsocketScope) -> None:
+        scope["path"] = self._reverse_proxy.without_prefix(scope["path"]) or "/"
+        raw = self._reverse_proxy.without_prefix(scope["raw_path"].decode("latin-1")) or "/"
+        scope["raw_path"] = raw.encode("latin-1")
+
+
+def _values(scope: HTTPScope | WebsocketScope, header: bytes) -> list[bytes]:
+    return [value for name, value in scope["headers"] if name.lower() == header]
 
 
 def _network(text: str) -> Network:

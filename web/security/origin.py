@@ -39,6 +39,7 @@ class Denial:
     status: int
     code: str
     message: str
+    retry_after_ms: int | None = None
 
 
 class OriginPolicy:
@@ -53,19 +54,42 @@ class OriginPolicy:
         self._hosts = frozenset(_bracketed(host) for host in allowed_hosts)
 
     def denial(
-        self, *, hosts: Sequence[str], origins: Sequence[str], fetch_sites: Sequence[str], port: int
+        self,
+        *,
+        hosts: Sequence[str],
+        origins: Sequence[str],
+        fetch_sites: Sequence[str],
+        port: int,
+        opens_page: bool = False,
     ) -> Denial | None:
-        """None where the request is allowed; each argument holds all values of its header.
+        """None where the request is allowed; each argument but the last two holds all values of its header.
 
         `port` is the one the client connected to: an origin on another port of this machine belongs
-        to another program and is refused.
+        to another program and is refused, unless the browser itself connected to that port, as through
+        a tunnel or a forwarded port: then Host names it too. `opens_page`: a browser follows a link.
         """
         if len(hosts) != 1 or not self._is_own_host(hosts[0]):
-            return Denial(421, "host_refused", "the Host header is not in server.allowed_hosts")
-        if any(site.strip().lower() == "cross-site" for site in fetch_sites):
-            return Denial(403, "cross_site_refused", "cross-site requests are refused")
-        if origins and (len(origins) != 1 or origins[0] not in self._own_origins(port)):
-            return Denial(403, "origin_refused", "requests from pages of other origins are refused")
+            return Denial(
+                421,
+                "host_refused",
+                "this server does not know itself under the name in the Host header: add the name to "
+                "server.allowed_hosts, or set server.public_url to the address in the browser",
+            )
+        sites = {site.strip().lower() for site in fetch_sites}
+        if not opens_page and sites & {"cross-site", "same-site"}:
+            return Denial(
+                403,
+                "cross_site_refused",
+                "requests from pages of other sites or ports are refused: open this address itself",
+            )
+        own = self._own_origins(port) | {f"{self._scheme}://{hosts[0].lower()}"}
+        if origins and (len(origins) != 1 or origins[0] not in own):
+            return Denial(
+                403,
+                "origin_refused",
+                "requests from pages of other origins are refused: open the page at this server's own "
+                "address, or set server.public_url to the address in the browser",
+            )
         return None
 
     def _is_own_host(self, header: str) -> bool:

@@ -16,20 +16,17 @@ from collections import Counter, OrderedDict
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import structlog
 import trio
 
 from pipeline.config import Limits
 from web.security.forwarded import ReverseProxy
+from web.security.throttled_log import ThrottledLog
 
 MAX_ADDRESSES: Final = 4096  # with failures; the one whose last failure is oldest is forgotten first
-LOG_EVERY_S: Final = 10.0
 _NO_PROXY: Final = ReverseProxy()
 
 Attempt = Literal["handshake", "token", "distrust"]
-RejectReason = Literal["connections", "address", "handshake", "token"]
-
-log = structlog.get_logger()
+RejectReason = Literal["connections", "address", "handshake", "token", "work"]
 
 
 @dataclass(slots=True)
@@ -48,7 +45,7 @@ class RateLimiter:
         self._reverse_proxy = reverse_proxy
         self._open: Counter[str] = Counter()
         self._buckets: OrderedDict[tuple[Attempt, str], TokenBucket] = OrderedDict()
-        self._logged_s = -LOG_EVERY_S
+        self.log = ThrottledLog()
         self.failures: Counter[Attempt] = Counter()
         self.rejected: Counter[RejectReason] = Counter()
 
@@ -56,6 +53,10 @@ class RateLimiter:
     def connections(self) -> int:
         """How many are open."""
         return self._open.total()
+
+    def is_proxy(self, host: str) -> bool:
+        """Whether connections from `host` are those of a trusted proxy's clients."""
+        return self._reverse_proxy.trusts(host)
 
     def connect(self, host: str) -> bool:
         """Count a new connection from `host`; False, and counted as rejected, where a limit is reached."""
@@ -81,12 +82,9 @@ class RateLimiter:
             del self._open[address]
 
     def reject(self, host: str, reason: RejectReason) -> None:
-        """Count a rejected connection or attempt; log one every `LOG_EVERY_S` at most."""
+        """Count a rejected connection or attempt; log one of a reason every ten seconds at most."""
         self.rejected[reason] += 1
-        now_s = trio.current_time()
-        if now_s - self._logged_s >= LOG_EVERY_S:
-            self._logged_s = now_s
-            log.warning("connection_rejected", peer=host, reason=reason, so_far=self.rejected.total())
+        self.log.warning("connection_rejected", reason=reason, peer=host)
 
     def record_failure(self, attempt: Attempt, host: str) -> None:
         """Count a wrong token or a failed TLS handshake against `host`."""

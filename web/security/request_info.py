@@ -1,13 +1,13 @@
 """The facts of a request that access decisions use, read the same way for HTTP and for WebSockets.
 
-Neighbours: `web.app` decides by them. What does not belong here: the decisions.
+Neighbours: `web.security.access` decides by them. What does not belong here: the decisions.
 """
 
 from typing import cast
 
 from quart.wrappers.base import BaseRequestWebsocket
 
-from web.security.auth import PUBLIC_FOLDERS, PUBLIC_PATHS, AuthResult, TokenAuth
+from web.security.auth import PUBLIC_FOLDERS, PUBLIC_PATHS
 
 
 def peer_and_port(incoming: BaseRequestWebsocket) -> tuple[str, int]:
@@ -15,15 +15,6 @@ def peer_and_port(incoming: BaseRequestWebsocket) -> tuple[str, int]:
     client = cast("tuple[str, int]", incoming.scope["client"])
     server = cast("tuple[str, int]", incoming.scope["server"])
     return client[0], server[1]
-
-
-def auth_result(auth: TokenAuth, incoming: BaseRequestWebsocket) -> AuthResult:
-    """Check the credentials of a request: its Authorization header, or else its cookie."""
-    _, port = peer_and_port(incoming)
-    return auth.check(
-        authorizations=incoming.headers.getlist("Authorization"),
-        cookie=incoming.cookies.get(auth.cookie_name(port)),
-    )
 
 
 def is_public(path: str) -> bool:

@@ -35,10 +35,12 @@ from hypercorn.typing import (
 )
 from hypercorn.utils import parse_socket_addr
 
+from actors.runtime import awake_clock
 from actors.sessions.transport import SlowPeerError, TransportClosedError
 from pipeline.errors import BrokenInvariantError
-from web.server.socket_stream import SocketStream
+from web.server.socket_stream import READ_BYTES, SocketStream
 from web.server.websocket import Http11Protocol
+from web.server.work_budget import ConnectionWork
 
 EXTEND_SEND_TIMEOUT = "extend_send_timeout"  # key in the `state` of an ASGI scope
 APP_END_S = 5.0  # an application still running this long after its client has gone is cancelled
@@ -61,6 +63,7 @@ class Connection:
         config: Config,
         context: WorkerContext,
         stream: SocketStream,
+        work: ConnectionWork,
         *,
         send_timeout_s: float,
     ) -> None:
@@ -68,6 +71,7 @@ class Connection:
         self._config = config
         self._context = context
         self._stream = stream
+        self._work = work
         self._send_timeout_s = send_timeout_s
         self._write_lock = trio.Lock()
         self._reading = trio.CancelScope()
@@ -135,6 +139,7 @@ class Connection:
             parse_socket_addr(sock.family, sock.getpeername()),
             parse_socket_addr(sock.family, sock.getsockname()),
             self._handle,
+            work=self._work,
         )
 
     async def _run_app(
@@ -147,12 +152,16 @@ class Connection:
             await send(None)
 
     async def _read_loop(self) -> None:
-        self._set_idle(idle=True)
-        with self._reading:
+        with awake_clock.tracked(self._reading):
+            if self._stream.is_tls and not await self._work.wait_for_request_turn():
+                return
+            self._set_idle(idle=True)
             if not await self._stream.do_handshake():
                 return
             while not self._ended and (data := await self._stream.receive_some()):
                 await self._protocol.handle(RawData(data))
+                if len(data) < READ_BYTES:
+                    self._work.caught_up()
 
     def _set_idle(self, *, idle: bool) -> None:
         self._idle = idle
@@ -172,7 +181,7 @@ class Connection:
 
     async def _write(self, data: bytes) -> None:
         wait_s, shield = self._extended_timeout_s or self._send_timeout_s, self._extended_timeout_s is None
-        with trio.move_on_after(wait_s, shield=shield):
+        with awake_clock.move_on_after(wait_s, shield=shield):
             async with self._write_lock:
                 if self._ended:
                     raise TransportClosedError
@@ -190,7 +199,7 @@ class Connection:
         if self._ended:
             return
         self._ended = True
-        with trio.move_on_after(self._send_timeout_s, shield=True):
+        with awake_clock.move_on_after(self._send_timeout_s, shield=True):
             async with self._write_lock:
                 self._reading.cancel()
 

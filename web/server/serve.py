@@ -18,12 +18,14 @@ from hypercorn.config import Config
 from hypercorn.trio.worker_context import WorkerContext
 from quart_trio import QuartTrio
 
+from actors.runtime import awake_clock
 from pipeline.config import Server, Settings
 from pipeline.errors import ConfigError, PortInUseError
 from web.security.listen import ListenConfig
-from web.security.rate_limit import RateLimiter
+from web.security.rate_limit import RateLimiter, address_of
 from web.server.connection import Connection
 from web.server.socket_stream import LINGER_S, SocketStream
+from web.server.work_budget import Reports, WorkBudgets
 
 REQUEST_HEAD_BYTES = 16 * 1024
 KEEP_ALIVE_S = 5.0
@@ -74,6 +76,13 @@ async def serve(
         send_timeout_s=settings.limits.send_timeout_s,
     )
     open_connections: set[Connection] = set()
+    budgets = WorkBudgets(settings.limits)
+
+    def reports(host: str) -> Reports:
+        def bad_input(protocol: str, kind: str, detail: str) -> None:
+            limiter.log.warning("bad_input", reason=f"{protocol}_{kind}", peer=host, detail=detail)
+
+        return Reports(partial(limiter.reject, host, "work"), bad_input)
 
     async def handle(accepted: trio.SocketStream) -> None:
         stream = SocketStream(accepted, listen.tls)
@@ -81,7 +90,9 @@ async def serve(
         if host is None or not limiter.connect(host):
             stream.abort()
             return
-        connection = connect(stream)
+        # Behind a proxy the clients of one address are many.
+        shared = None if limiter.is_proxy(host) else address_of(host)
+        connection = connect(stream, budgets.connection(shared, reports(host)))
         open_connections.add(connection)
         try:
             await connection.run()
@@ -90,25 +101,30 @@ async def serve(
             limiter.disconnect(host)
             if stream.certificate_rejected:
                 limiter.record_distrust()
-            elif listen.tls is not None and not stream.handshake_done:
+                limiter.log.warning("handshake_failed", reason="certificate_rejected", peer=host)
+            elif listen.tls is not None and not stream.handshake_done and not stream.left_silently:
                 limiter.record_failure("handshake", host)
+                limiter.log.warning("handshake_failed", reason="no_tls", peer=host)
 
-    async with listener, trio.open_nursery() as connections:
-        async with trio.open_nursery() as accepting:
-            accepting.start_soon(
-                partial(trio.serve_listeners, handle, [listener], handler_nursery=connections)
-            )
-            task_status.started(Address(listen.scheme, name[0], name[1]))
-            await shutdown.wait()
-            accepting.cancel_scope.cancel()
-        await listener.aclose()
-        # `drain` bounds itself by the first two; the last is for connections to close.
-        end_s = settings.drain_s + settings.limits.send_timeout_s + LINGER_S
-        connections.cancel_scope.deadline = trio.current_time() + end_s
-        await context.terminated.set()
-        for connection in tuple(open_connections):
-            connection.close_if_idle()
-        await drain()
+    with budgets.meter.running():
+        async with listener, trio.open_nursery() as connections:
+            async with trio.open_nursery() as accepting:
+                accepting.start_soon(
+                    partial(trio.serve_listeners, handle, [listener], handler_nursery=connections)
+                )
+                task_status.started(Address(listen.scheme, name[0], name[1]))
+                await shutdown.wait()
+                accepting.cancel_scope.cancel()
+            await listener.aclose()
+            # `drain` bounds itself by the first two; the last is for connections to close.
+            end_s = settings.drain_s + settings.limits.send_timeout_s + LINGER_S
+            clock = awake_clock.install()
+            clock.track(connections.cancel_scope)  # for as long as the process lives
+            connections.cancel_scope.deadline = trio.current_time() + end_s
+            await context.terminated.set()
+            for connection in tuple(open_connections):
+                connection.close_if_idle()
+            await drain()
 
 
 async def bind(server: Server, listen: ListenConfig) -> trio.SocketListener:

@@ -30,6 +30,7 @@ class SocketStream:
     def __init__(self, stream: trio.SocketStream, tls: ssl.SSLContext | None) -> None:
         self.socket = stream.socket
         self.handshake_done = False
+        self.left_silently = False
         self.certificate_rejected = False
         self._stream = stream
         # `https_compatible`: end of file without a TLS close is an end of file.
@@ -45,9 +46,17 @@ class SocketStream:
     async def do_handshake(self) -> bool:
         """Complete the TLS handshake, if there is TLS; whether it succeeded.
 
-        Sets `handshake_done`, or `certificate_rejected` where the peer rejected our certificate.
+        Sets `handshake_done`, `certificate_rejected` where the peer rejected our certificate, or
+        `left_silently` where it only connected, as health probes do.
         """
         if self._tls is not None:
+            try:
+                if not await self.socket.recv(1, socket.MSG_PEEK):
+                    self.left_silently = True
+                    return False
+            except OSError:
+                self.left_silently = True
+                return False
             try:
                 await self._tls.do_handshake()
             except _GONE as gone:

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import trio
 from hypercorn.typing import ASGIReceiveCallable
@@ -30,7 +30,8 @@ from pipeline.protocol.faults import Fault, RemoteProtocolError
 from pipeline.protocol.metadata import ErrorNotice
 from pipeline.protocol.packet_dialect import PacketDialect
 from web.responses import session_refused
-from web.server.websocket import closed_by
+from web.security.throttled_log import ThrottledLog
+from web.server.websocket import closed_by, fault_error
 
 # RFC 6455 §7.4.1; 1012 to 1014 are in IANA's registry; 4000 and above are private.
 CLOSE_CODES: Mapping[CloseReason, int] = {
@@ -38,16 +39,13 @@ CLOSE_CODES: Mapping[CloseReason, int] = {
     CloseReason.GOING_AWAY: 1001,
     CloseReason.PROTOCOL_ERROR: 1002,
     CloseReason.UNSUPPORTED_DATA: 1003,
+    CloseReason.POLICY_VIOLATION: 1008,
     CloseReason.TOO_BIG: 1009,
     CloseReason.INTERNAL_ERROR: 1011,
     CloseReason.TRY_AGAIN_LATER: 1013,
     CloseReason.REPLACED: 4001,
 }
 _NO_WAIT = re.compile(r"(^|[,;\s])wait=0($|[,;\s])", re.IGNORECASE)
-_FAULTS: Mapping[Fault, str] = {
-    Fault.TOO_BIG: "a message was over the size limit",
-    Fault.BAD_FRAME: "a malformed WebSocket frame",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +72,24 @@ class OrderedWebsocketConnection(TrioASGIWebsocketConnection):
         async with self.send_channel:
             while (event := await receive())["type"] != "websocket.disconnect":
                 if event["type"] == "websocket.receive":
-                    data = event["bytes"]
-                    await self.send_channel.send(event["text"] or "" if data is None else data)
+                    await self.send_channel.send(_incoming(cast("Mapping[str, Any]", event)))
             fault = cast("Mapping[str, Fault | None]", event)["reason"]
-            error = closed_by(event["code"]) if fault is None else RemoteProtocolError(fault, _FAULTS[fault])
+            error = closed_by(event["code"]) if fault is None else fault_error(fault)
             await self.send_channel.send(Disconnected(error))
+
+
+def _incoming(event: Mapping[str, Any]) -> Incoming:
+    """A message, or the fault for which the session has to close the connection itself."""
+    if (fault := event.get("fault")) is not None:
+        return Disconnected(fault_error(fault))
+    data: bytes | None = event["bytes"]
+    return event["text"] or "" if data is None else data
 
 
 async def handle_websocket(
     engine: Engine,
     websocket: Websocket,
+    refusals: ThrottledLog,
     speak: Callable[[ConnectionParameters], Dialect] = PacketDialect,
     *,
     resume: str | None = None,
@@ -101,6 +107,7 @@ async def handle_websocket(
     try:
         reservation = engine.admit(resume, may_wait=not no_wait)
     except SessionRefusedError as refusal:
+        refusals.warning("session_refused", reason=refusal.code, peer=transport.peer)
         if no_wait or "Origin" not in websocket.headers:
             return session_refused(refusal)
         await websocket.accept()

@@ -84,6 +84,13 @@ def test_an_incomplete_head_is_ignored(store, tmp_path):
         lambda raw: bytes(len(raw)),
         lambda raw: b"[]".ljust(HEAD_BYTES) + raw[HEAD_BYTES:],
         lambda raw: raw.replace(b'"format": 1', b'"format": 2'),
+        lambda raw: raw.replace(b'"size_bytes": 100000', b'"size_bytes": "10000"'),
+        lambda raw: raw.replace(b'"size_bytes": 100000', b'"size_bytes": -4096 '),
+        lambda raw: raw.replace(b'"etag": "', b'"etag": "\\n'),
+        lambda raw: raw.replace(b'"commit": "', b'"commit": {"'),
+        lambda raw: (b"[" * 4000).ljust(HEAD_BYTES) + raw[HEAD_BYTES:],
+        lambda raw: raw[:HEAD_BYTES] + bytes([raw[HEAD_BYTES] ^ 1]) + raw[HEAD_BYTES + 1 :],
+        lambda raw: raw[:-1] + bytes([raw[-1] ^ 128]),
     ],
 )
 def test_a_damaged_file_is_removed(store, tmp_path, damage):
@@ -92,6 +99,20 @@ def test_a_damaged_file_is_removed(store, tmp_path, damage):
     path = tmp_path / NAMES[0]
     path.write_bytes(damage(path.read_bytes()))
     assert store.find(NAMES[0]) is None
+    assert not path.exists()
+
+
+def test_a_damaged_file_without_a_sha256_in_its_etag_is_removed(store, tmp_path):
+    """Small files of a hub have other ETags: the digest of what was downloaded is kept with them."""
+    partial = store.open_partial(NAMES[0])
+    partial.start(FILE, FileMetadata(len(CONTENT), "a-small-file", None))
+    partial.append(CONTENT)
+    partial.commit()
+    partial.close()
+    assert store.find(NAMES[0]).metadata.etag == "a-small-file"
+    path = tmp_path / NAMES[0]
+    path.write_bytes(path.read_bytes()[:-1] + bytes([CONTENT[-1] ^ 1]))
+    assert DiskStore(tmp_path).find(NAMES[0]) is None
     assert not path.exists()
 
 

@@ -1,6 +1,11 @@
 """Behind a trusted proxy the client is the one it names, and the public origin is the server's own."""
 
+import re
+from ipaddress import ip_address
+from urllib.parse import urljoin
+
 import pytest
+import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 from support.web.small_engine import SETTINGS, small_server
@@ -8,7 +13,7 @@ from support.web.sockets import fetch
 
 from pipeline.config import Limits, Server, Settings
 from pipeline.errors import ConfigError
-from web.security.forwarded import PublicOrigin, ReverseProxy
+from web.security.forwarded import UNREADABLE, PublicOrigin, ReverseProxy
 from web.security.rate_limit import RateLimiter
 
 BALANCER = "10.1.2.3"
@@ -28,6 +33,7 @@ def client(*forwarded, host=BALANCER):
         ("https://voice.example.org:443", "https://voice.example.org", 443),
         ("HTTPS://Voice.Example.org:8443", "https://voice.example.org:8443", 8443),
         ("http://[::1]:8787", "http://[::1]:8787", 8787),
+        ("https://a.example/voice/", "https://a.example", 443),
     ],
 )
 def test_a_public_url_is_an_origin(url, origin, port):
@@ -38,7 +44,7 @@ def test_a_public_url_is_an_origin(url, origin, port):
 
 @pytest.mark.parametrize(
     "url",
-    ["voice.example.org", "ftp://a", "https://", "https://a/b", "https://a?b", "https://a:99999", "x://["],
+    ["voice.example.org", "ftp://a", "https://", "https://a?b", "https://a:99999", "x://["],
 )
 def test_a_url_that_is_not_an_origin_is_refused(url):
     """The error names the key."""
@@ -71,21 +77,34 @@ def test_other_clients_cannot_forward():
         (["1.1.1.1, 203.0.113.9"], "203.0.113.9"),
         (["1.1.1.1", "203.0.113.9"], "203.0.113.9"),
         (["203.0.113.9, 10.9.9.9"], "203.0.113.9"),
-        (["203.0.113.9", "unknown"], BALANCER),
-        (["203.0.113.9, "], BALANCER),
+        (["203.0.113.9", "unknown"], UNREADABLE),
+        (["203.0.113.9, _hidden"], UNREADABLE),
+        (["203.0.113.9, 1.2.3"], UNREADABLE),
+        (["203.0.113.9, "], "203.0.113.9"),
+        (["203.0.113.9:4711"], "203.0.113.9"),
+        (["[2001:db8::7]"], "2001:db8::7"),
+        (["[2001:db8::7]:4711"], "2001:db8::7"),
+        (['"[2001:db8::7]:4711"'], "2001:db8::7"),
+        (["for=203.0.113.9"], "203.0.113.9"),
+        (['for="203.0.113.9:4711";proto=https;by=10.1.2.3'], "203.0.113.9"),
+        (['proto=https; For="[2001:DB8::7]:_obf"'], "2001:db8::7"),
+        (['for=1.1.1.1, for="[2001:db8::7]"'], "2001:db8::7"),
+        (["for=unknown"], UNREADABLE),
+        (["203.0.113.9, [fd00::1]:80"], "203.0.113.9"),
         (["2001:db8::7"], "2001:db8::7"),
         (["10.9.9.9"], BALANCER),
     ],
 )
 def test_the_last_entry_that_is_not_a_proxy_is_the_client(forwarded, who):
-    """Earlier entries could be forged; an entry that is not an address is ignored."""
+    """Earlier entries could be forged; in every common spelling, and nothing else is a name."""
     assert client(*forwarded) == who
 
 
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_any_header_gives_an_address(values):
     """No header raises."""
-    assert PROXY.client_address(BALANCER, values)
+    address = PROXY.client_address(BALANCER, values)
+    assert address == UNREADABLE or ip_address(address)
 
 
 def fronted(**server):
@@ -125,6 +144,42 @@ async def test_wrong_tokens_are_counted_by_client():
         guesses = [await guess("203.0.113.9") for _ in range(served.limiter._limits.failures_per_minute + 1)]
         assert guesses[-1] == 429
         assert await guess("203.0.113.10") == 401
+
+
+async def test_a_client_that_cannot_be_told_apart_is_refused():
+    """It must not share one name with all the others; the log says once what to set."""
+    async with small_server(fronted()) as served:
+        with structlog.testing.capture_logs() as logs:
+            for _ in range(3):
+                answer = await fetch(served, "/health", headers=[("X-Forwarded-For", "unknown")])
+                assert (answer.status, answer.error) == (400, "client_address_unreadable")
+        assert (await fetch(served, "/health", headers=[("Forwarded", "for=203.0.113.9:1")])).status == 200
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [
+        ("request_refused", "client_address_unreadable")
+    ]
+
+
+@pytest.mark.parametrize("path", ["/voice/health/live", "/health/live"])
+async def test_a_path_prefix_is_taken_off(path):
+    """Whether or not the reverse proxy has taken it off itself."""
+    async with small_server(fronted(public_url=f"{PUBLIC}/voice/")) as served:
+        assert (await fetch(served, path, host="voice.example.org")).json == {"status": "live"}
+
+
+async def test_a_page_under_a_path_prefix_is_complete():
+    """All links of a page are relative to it, and its WebSocket is there too."""
+    async with small_server(fronted(public_url=f"{PUBLIC}/voice")) as served:
+        for path in ("/voice/", "/voice/packet-voice", "/voice/whisperx"):
+            page = (await fetch(served, path, host="voice.example.org")).body.decode()
+            links = re.findall(r'(?:href|src)="([^"#]+)"', page)
+            assert links
+            for link in links:
+                target = urljoin(f"{PUBLIC}{path}", link).removeprefix(PUBLIC)
+                assert target.startswith("/voice/")
+                answer = await fetch(served, target, host="voice.example.org")
+                assert answer.status == 200 or target.startswith("/voice/vendor/")
+        landing = (await fetch(served, "/voice/", host="voice.example.org")).body.decode()
+        assert "wss://voice.example.org/voice/ws" in landing
 
 
 async def test_a_trusted_proxy_has_no_share_of_one_address(autojump_clock):

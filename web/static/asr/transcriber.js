@@ -18,7 +18,7 @@ import { AsrError } from "./errors.js";
 import { requireVendored, vendored } from "./model/vendored.js";
 import { SpeechWindow, windowsOf } from "./engine/windows.js";
 
-const HUB = "/api/hf/";
+const HUB = "api/hf/"; // relative to the page, which may be under a path prefix
 
 export class Transcriber {
   /** `base`: URL of the hub proxy; `vendorUrls`: see `vendored()`; `limits`: see asr-client.js. */

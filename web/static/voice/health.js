@@ -15,7 +15,7 @@ export async function watchHealth(onHealth) {
 
 async function fetchHealth() {
   try {
-    const response = await fetch("/health", { cache: "no-store" });
+    const response = await fetch("health", { cache: "no-store" });
     if (response.status === 401) return { status: "unauthorized" };
     return response.ok ? await response.json() : null;
   } catch (error) {

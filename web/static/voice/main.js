@@ -77,8 +77,7 @@ class Page {
   async _start({ echo }) {
     this.onEvent({ kind: "opening", echo });
     this._muted = false;
-    const scheme = location.protocol === "https:" ? "wss:" : "ws:";
-    const url = `${scheme}//${location.host}/ws`;
+    const url = new URL("ws", location.href.replace(/^http/, "ws")).href; // also under a path prefix
     try {
       this._call = await Call.open({
         url,

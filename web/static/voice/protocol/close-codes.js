@@ -21,6 +21,7 @@ export function afterClose({ code, error, closing }) {
     case 1002:
     case 1003:
     case 1007:
+    case 1008:
     case 1009:
     case CLOSE_PROTOCOL_ERROR:
       return { reconnect: false, why: error?.code ?? "protocol" };

@@ -1,0 +1,112 @@
+"""A watchdog does not count the absence of its own process."""
+
+import threading
+
+import pytest
+import trio
+import trio.testing
+
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import ABSENT_S, AwakeClock, awake_time
+from actors.runtime.pinned_thread import PinnedThread
+from pipeline.errors import ThreadStalledError
+
+
+class FrozenProcess:
+    """Trio's clock and real time together, which a suspended process finds far ahead when it goes on."""
+
+    def __init__(self):
+        self.real_s = 1000.0
+        self.trio = trio.testing.MockClock()
+
+    def suspend(self, seconds):
+        self.real_s += seconds
+        self.trio.jump(seconds)
+
+    def run(self, call):
+        async def main():
+            awake_clock.install(AwakeClock(lambda: self.real_s))
+            await call()
+
+        trio.run(main, clock=self.trio)
+
+
+def test_an_absence_does_not_count():
+    """`awake_time` stands still while the process is suspended, and goes on otherwise."""
+    process = FrozenProcess()
+
+    async def main():
+        began_s = awake_time()
+        process.suspend(12)
+        await trio.lowlevel.checkpoint()
+        assert awake_time() - began_s == pytest.approx(0)
+        process.trio.jump(0.5)
+        assert awake_time() - began_s == pytest.approx(0.5)
+
+    process.run(main)
+
+
+def test_a_tracked_deadline_moves_by_the_absence():
+    """Before Trio finds it expired."""
+    process = FrozenProcess()
+
+    async def main():
+        with awake_clock.move_on_after(10) as scope:
+            process.suspend(11.5)
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
+        assert not scope.cancelled_caught
+        assert scope.deadline == pytest.approx(21.5)
+
+    process.run(main)
+
+
+def test_a_tracked_deadline_still_expires():
+    """What the process was awake for counts: a call that hangs is found out."""
+    process = FrozenProcess()
+
+    async def main():
+        with awake_clock.move_on_after(10) as scope:
+            process.trio.jump(10 + ABSENT_S)
+            await trio.sleep_forever()
+        assert scope.cancelled_caught
+
+    process.run(main)
+
+
+def test_a_thread_is_not_given_up_for_an_absence():
+    """Frozen for longer than `stall_s` in the middle of a call, the thread still finishes it."""
+    process, may_return = FrozenProcess(), threading.Event()
+
+    async def main():
+        async def suspend():
+            await trio.testing.wait_all_tasks_blocked()
+            process.suspend(11.5)
+            await trio.lowlevel.checkpoint()
+            may_return.set()
+
+        with PinnedThread("model") as thread:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(suspend)
+                assert await thread.run(may_return.wait, stall_s=10)
+
+    process.run(main)
+
+
+def test_a_thread_that_hangs_is_given_up():
+    """The watchdog still does its work."""
+    process, may_return = FrozenProcess(), threading.Event()
+
+    async def main():
+        async def wait():
+            await trio.testing.wait_all_tasks_blocked()
+            process.trio.jump(11)
+
+        with PinnedThread("model") as thread:
+            with pytest.RaisesGroup(ThreadStalledError):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(wait)
+                    await thread.run(may_return.wait, stall_s=10)
+            may_return.set()
+
+    process.run(main)

@@ -1,0 +1,206 @@
+"""How much work one client may cause: events and processor time per second, in fair turns.
+
+Limits on bytes and connections do not limit work: 64 KiB hold ten thousand empty frames. So events
+(frames, chunks, requests) are counted, and the processor time of all tasks of a connection is
+measured. Who is over budget is not read until the budget is refilled. A WebSocket has a budget of its
+own; handshakes and HTTP requests share one per address, because a new connection costs nothing.
+
+The processor time is that of the thread, so a busy machine is not held against a client. It is taken
+from the budget of the connection in whose context a task was started.
+
+Neighbours: `web.server.connection` and `web.server.websocket` take the turns; `web.security.rate_limit`
+counts connections and failures. What does not belong here: what a session does with a message.
+"""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Final
+
+import trio
+
+from pipeline.config import Limits
+
+BURST_S: Final = 2.0  # of an unused budget that can be used at once
+TURN_EVENTS: Final = 16  # between two checkpoints
+TURN_S: Final = 0.001  # of processor time, charged ahead for a turn whose cost is not known yet
+PATIENCE_S: Final = 2.0  # over budget for this long without a pause: the client does not stop
+REQUEST_PATIENCE_S: Final = 5.0  # a request that has waited this long for its turn is refused
+RESOLUTION_S: Final = 1e-6  # no wait is shorter
+MAX_ADDRESSES: Final = 4096
+_UNLIMITED: Final = 1e12
+
+
+class Allowance:
+    """A quantity per second, refilled with time up to `BURST_S` of it; it may be overdrawn."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._level = per_s * BURST_S
+        self._at_s = trio.current_time()
+
+    def spend(self, amount: float) -> None:
+        """Take an amount, whether it is there or not."""
+        self._refill()
+        self._level -= amount
+
+    def wait_s(self) -> float:
+        """How long until nothing is overdrawn any more; 0 now."""
+        self._refill()
+        return -self._level / self._per_s if self._level < -self._per_s * RESOLUTION_S else 0.0
+
+    def _refill(self) -> None:
+        now_s = trio.current_time()
+        self._level = min(self._per_s * BURST_S, self._level + (now_s - self._at_s) * self._per_s)
+        self._at_s = now_s
+
+
+class WorkBudget:
+    """The events and the processor time of one WebSocket, or of the requests of one address."""
+
+    def __init__(self, *, events_per_s: float, processor_share: float) -> None:
+        self._events = Allowance(events_per_s)
+        self._processor = Allowance(processor_share)
+        self._turns = trio.Lock()  # first come, first served
+
+    def add_event(self) -> None:
+        """One frame, chunk or request."""
+        self._events.spend(1)
+
+    def add_processor_s(self, processor_s: float) -> None:
+        """Time that the processor has spent."""
+        self._processor.spend(processor_s)
+
+    def wait_s(self) -> float:
+        """How long until the next turn, if nobody else waits."""
+        return max(self._events.wait_s(), self._processor.wait_s())
+
+    async def take_turn(self) -> None:
+        """Wait for a turn; always a checkpoint."""
+        async with self._turns:
+            while (wait_s := self.wait_s()) > 0:  # noqa: ASYNC110 - time refills it, and nothing else
+                await trio.sleep(wait_s)
+            self._processor.spend(TURN_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Reports:
+    """Called when a client does not stop; with (protocol, kind, detail) of what cannot be parsed."""
+
+    flood: Callable[[], None]
+    bad_input: Callable[[str, str, str], None]
+
+
+class ConnectionWork:
+    """The work of one connection: charged to its address until it is a WebSocket, then to its own budget."""
+
+    def __init__(self, requests: WorkBudget, websocket: WorkBudget, reports: Reports) -> None:
+        self.budget = requests
+        self._websocket = websocket
+        self._reports = reports
+        self._events = 0
+        self._behind_since_s = math.inf
+
+    def upgrade(self) -> None:
+        """The connection is a WebSocket from now on."""
+        self.budget = self._websocket
+
+    def caught_up(self) -> None:
+        """Everything that had arrived has been handled."""
+        self._behind_since_s = math.inf
+
+    def report_bad_input(self, protocol: str, kind: str, detail: str) -> None:
+        """The peer sent what a library could not parse."""
+        self._reports.bad_input(protocol, kind, detail)
+
+    async def after_event(self) -> bool:
+        """Count one event, and wait while over budget; False where the client does not stop."""
+        self.budget.add_event()
+        self._events += 1
+        if self._events < TURN_EVENTS and not self.budget.wait_s():
+            return True
+        self._events = 0
+        began_s = trio.current_time()
+        if self.budget.wait_s():
+            self._behind_since_s = min(self._behind_since_s, began_s)
+        with trio.move_on_at(self._behind_since_s + PATIENCE_S):
+            await self.budget.take_turn()
+            return True
+        self._reports.flood()
+        return False
+
+    async def wait_for_request_turn(self) -> bool:
+        """Wait for the turn of a request or handshake; False where it has waited too long."""
+        self.budget.add_event()
+        with trio.move_on_after(REQUEST_PATIENCE_S):
+            await self.budget.take_turn()
+            return True
+        self._reports.flood()
+        return False
+
+
+class WorkBudgets:
+    """The budgets of all clients, and the instrument that measures their processor time."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._requests: OrderedDict[str, WorkBudget] = OrderedDict()
+        self.meter = ProcessorMeter()
+
+    def connection(self, address: str | None, reports: Reports) -> ConnectionWork:
+        """The work of a new connection from this address; None: it shares with nobody.
+
+        Tasks started from now on by the calling task are measured.
+        """
+        work = ConnectionWork(
+            self._of_requests() if address is None else self._of_address(address),
+            WorkBudget(
+                events_per_s=self._limits.events_per_second, processor_share=self._limits.processor_share
+            ),
+            reports,
+        )
+        _work.set(work)
+        return work
+
+    def _of_address(self, address: str) -> WorkBudget:
+        budget = self._requests.get(address)
+        if budget is None:
+            budget = self._requests[address] = self._of_requests()
+        self._requests.move_to_end(address)
+        if len(self._requests) > MAX_ADDRESSES:
+            self._requests.popitem(last=False)
+        return budget
+
+    def _of_requests(self) -> WorkBudget:
+        return WorkBudget(events_per_s=_UNLIMITED, processor_share=self._limits.requests_processor_share)
+
+
+class ProcessorMeter(trio.abc.Instrument):
+    """Charges each step of a task to the connection that it belongs to, and the loop's own work before it."""
+
+    def __init__(self) -> None:
+        self._last_s = time.thread_time()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Measure while the block runs."""
+        trio.lowlevel.add_instrument(self)
+        try:
+            yield
+        finally:
+            trio.lowlevel.remove_instrument(self)
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Charge the time since the step before: reading the clock once a step is half the cost."""
+        now_s = time.thread_time()
+        work = task.context.get(_work)
+        if work is not None:
+            work.budget.add_processor_s(now_s - self._last_s)
+        self._last_s = now_s
+
+
+_work: ContextVar[ConnectionWork | None] = ContextVar("_work", default=None)
