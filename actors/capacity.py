@@ -25,11 +25,12 @@ from actors.runtime.stage import Stage
 from actors.sessions.admission import Admission
 from actors.sessions.concurrency_limit import OBSERVE_EVERY_S, ConcurrencyLimit, Observation
 from actors.sessions.dispatcher import Dispatcher, Punctuality
-from pipeline import resources
+from pipeline.system import resources
 from pipeline.units import FRAME_MS, FRAME_SAMPLES
 from pipeline.values import FrameHeader, UserFrame
 
-HEADROOM: Final = 0.6
+# Checked with `loadtest --slow`: on one core, three sessions at 0.48 were in time and four at 0.54 were not.
+HEADROOM: Final = 0.5
 ROUNDS: Final = 3
 NEARLY_SILENT: Final = 1e-3  # noise, so that no shortcut for zeros is measured
 

@@ -17,7 +17,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from secrets import randbits
 from types import MappingProxyType
 from typing import Any, Final
@@ -154,8 +153,9 @@ class Engine:
         self._persona = Persona(settings.prompt.voice, settings.prompt.role)
         self._runner = runner
         self.admission = Admission(self._user_frames, lanes=lanes, queue=settings.lanes.queue)
-        folder = settings.replay.folder
-        self._recorder = None if folder is None else Recorder(Path(folder), card.name, digest)
+        self._recorder = (
+            None if settings.replay.folder is None else Recorder(settings.replay, card.name, digest)
+        )
         self._dispatcher = Dispatcher(agent_frames, self.admission)
         self._registry = SessionRegistry(
             self.admission,

@@ -26,8 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from pipeline import resources
 from pipeline.errors import ConfigError
+from pipeline.system import resources
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -100,7 +100,7 @@ class Backend:
         if self.on_cpu and self.blas.name == "reference":
             return (
                 "no fast BLAS found: matrix products run about 9 times slower than they could; "
-                "install the 'cpu' extra (pip install 'packet-voice[cpu]') or a system OpenBLAS "
+                f"install MKL ({sys.executable} -m pip install mkl; x86 only) or a system OpenBLAS "
                 "(apt-get install libopenblas0)"
             )
         return None

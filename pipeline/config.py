@@ -11,14 +11,14 @@ The docstrings of the sections are the tables of docs/reference/configuration.md
 import json
 import re
 import urllib.parse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 from pipeline.values import SamplingParams
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -237,9 +237,13 @@ class Replay(Section, frozen=True):
     """Recordings of sessions, made at a client's request.
 
     folder: folder for recordings, each in its own subfolder; unset: no recordings.
+    recordings: most subfolders that the folder may have; further sessions are not recorded.
+    recording_bytes: most bytes of one recording; it ends there, and its session goes on. An hour is 346 MB.
     """
 
     folder: str | None = None
+    recordings: Count = 100
+    recording_bytes: Count = 2**30
 
 
 class Proxy(Section, frozen=True):
@@ -385,7 +389,34 @@ def parse_settings(section: object) -> Settings:
         return msgspec.convert(section, Settings)
     except msgspec.ValidationError as error:
         problem, _, at = str(error).partition(" - at `$")
-        raise ConfigError("pipeline" + at.rstrip("`"), problem) from None
+        raise ConfigError("pipeline" + at.rstrip("`"), problem + _key_meant(section)) from None
+
+
+def _keys(kind: type[Section], prefix: str = "") -> Iterator[str]:
+    """Every dotted key of a section."""
+    for field in msgspec.structs.fields(kind):
+        is_section = isinstance(field.type, type) and issubclass(field.type, Section)
+        yield from _keys(field.type, f"{prefix}{field.name}.") if is_section else (f"{prefix}{field.name}",)
+
+
+def _key_meant(section: object) -> str:
+    """The end of a message: the key that an unknown one probably stands for, by its name or its last part."""
+    known = list(_keys(Settings))
+    given = _given_keys(section)
+    unknown = next(
+        (key for key in given if not any(f"{each}.".startswith(f"{key}.") for each in known)), None
+    )
+    if unknown is None:
+        return ""
+    same_name = [key for key in known if key.rpartition(".")[2] == unknown.rpartition(".")[2]]
+    return f"; did you mean {same_name[0]}?" if same_name else did_you_mean(unknown, known)
+
+
+def _given_keys(section: object, prefix: str = "") -> Iterator[str]:
+    if isinstance(section, dict):
+        for name, value in section.items():
+            yield f"{prefix}{name}"
+            yield from _given_keys(value, f"{prefix}{name}.")
 
 
 def _apply(section: dict[str, Any], override: str) -> None:

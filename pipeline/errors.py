@@ -7,8 +7,10 @@
         * `UnsupportedModelError` — the model is recognised but cannot be served.
         * `HubError` — a repository cannot be reached, may not be read or lacks a file.
     * `AudioFileError` (2) — an audio file cannot be read or written.
+    * `OutputError` (2) — another output file cannot be written.
     * `PortInUseError` (4) — another process listens on the address.
-    * `ServiceError` (1) — the system's service manager is unavailable or refused a command.
+    * `ServiceError` (1) — the system's service manager refused a command.
+        * `NoServiceManagerError` — there is none here, or this session cannot reach it.
 * `PeerError` — the other side of one connection. Ends that session; logged as info.
     * `RemoteProtocolError`, `RefusedPacketError` — packet protocol violations (`pipeline.protocol.faults`).
 * `SessionRefusedError` — no fault: the server is full, draining or not ready yet.
@@ -26,12 +28,19 @@ Classes carry fields; no code matches on message text. The two exit codes that b
 are constants: `EXIT_BROKEN_INVARIANT` and `EXIT_INTERRUPTED`.
 """
 
+import difflib
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Final, Literal
 
 EXIT_BROKEN_INVARIANT: Final = 70
 EXIT_INTERRUPTED: Final = 128 + signal.SIGINT
+
+
+def did_you_mean(given: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` for a message about an unknown name, or nothing where no known one is close."""
+    close = difflib.get_close_matches(given, list(known), n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 class StartupError(Exception):
@@ -48,6 +57,17 @@ class ConfigError(StartupError):
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{key}: {problem}" if key else problem)
         self.key = key
+        self.problem = problem
+
+
+class OutputError(StartupError):
+    """An output file cannot be written; what was there before still is."""
+
+    exit_code = 2
+
+    def __init__(self, path: str, problem: str) -> None:
+        super().__init__(f"{path}: {problem}")
+        self.path = path
         self.problem = problem
 
 
@@ -116,20 +136,32 @@ class HubError(WeightsError):
 
 
 class PortInUseError(StartupError):
-    """Another process listens on the address. `key` is the setting that chooses the port."""
+    """Another process listens on the address.
+
+    key: the setting that chooses the port. user: who has the port, where that is known. advice: how to choose
+    another.
+    """
 
     exit_code = 4
 
-    def __init__(self, host: str, port: int, key: str = "server.port") -> None:
-        super().__init__(f"{host}:{port} is in use; choose another with --set {key}=N")
+    def __init__(
+        self, host: str, port: int, key: str = "server.port", *, user: str = "", advice: str = ""
+    ) -> None:
+        advice = advice or f"choose another with --set {key}=N"
+        super().__init__(f"{host}:{port} is in use{f' by {user}' if user else ''}; {advice}")
         self.host = host
         self.port = port
+        self.key = key
 
 
 class ServiceError(StartupError):
     """The user's service manager is unavailable or refused a command; the message quotes its output."""
 
     exit_code = 1
+
+
+class NoServiceManagerError(ServiceError):
+    """There is no service manager here, or this session cannot reach it."""
 
 
 class PeerError(Exception):

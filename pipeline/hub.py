@@ -47,6 +47,7 @@ _TIMEOUT_S: Final = 10.0
 _HEAD_BYTES: Final = 1 << 20  # holds the header of every published checkpoint in one request
 _LENGTH_BYTES: Final = 8  # the first bytes of a safetensors file: the length of its header
 _ELSEWHERE: Final = "set HF_HOME to a folder on another disk"
+_ENVIRONMENT: Final = "check HF_ENDPOINT, HF_HOME, SSL_CERT_FILE and the proxy variables of the environment"
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -229,13 +230,19 @@ class Repository:
             raise self._error(self._refusal(error, name)) from None
         except httpx2.HTTPError as error:
             raise _UnreachableError(_first_line(error)) from error
-        except OSError as error:
-            if error.errno is None:  # the client's own: the length is not the expected one
+        except (ImportError, httpx2.InvalidURL, ValueError, OSError) as error:
+            if isinstance(error, OSError) and error.errno is None:  # the client's own: an unexpected length
                 raise _UnreachableError(_first_line(error)) from error
-            room = f"; make room, or {_ELSEWHERE}" if error.errno in _NO_SPACE else ""
-            raise self._error(
-                f"{name} cannot be written ({error.strerror}: {error.filename}){room}"
-            ) from None
+            raise self._error(self._own_fault(error, name)) from None
+
+    def _own_fault(self, error: Exception, name: str) -> str:
+        """What to do where this machine is at fault: its disk, or the settings that the client reads."""
+        if not isinstance(error, OSError):  # a SOCKS proxy, a proxy of an unknown scheme, an endpoint
+            return f"the hub client cannot be used ({_first_line(error)}); {_ENVIRONMENT}"
+        if isinstance(error, FileNotFoundError) or not name:  # certificates, or a cache that cannot be made
+            return f"the hub client lacks a file ({_first_line(error)}); {_ENVIRONMENT}"
+        room = f"; make room, or {_ELSEWHERE}" if error.errno in _NO_SPACE else ""
+        return f"{name} cannot be written ({error.strerror}: {error.filename}){room}"
 
     def _refusal(self, error: HfHubHTTPError, name: str) -> str:
         """What to do about a response that refuses access."""

@@ -8,7 +8,8 @@ import threading
 
 import pytest
 
-from pipeline import backend, resources
+from pipeline import backend
+from pipeline.system import resources
 
 on_linux = pytest.mark.skipif(sys.platform != "linux", reason="cores are chosen on Linux alone")
 

@@ -13,11 +13,11 @@ import mlx.core as mx
 import pytest
 from support.checkpoints import LM, write_folder
 
-from pipeline.cli.arguments import run_command
 from pipeline.config import read_config
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.quantization import quantize_checkpoint
 from pipeline.stages.model_stages import open_stages
+from pipeline.system.command import run_command
 
 WIDE = {**LM, "dim": 64, "depformer_dim": 64, "depformer_dim_feedforward": 192}
 Tensors = dict[str, mx.array]

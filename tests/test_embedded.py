@@ -11,7 +11,7 @@ import pytest
 import trio
 
 from pipeline.audio.framing import Framer
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.cli.offline import Trace, run_frames
 from pipeline.config import read_config
 from pipeline.loadtest.server_process import start_server

@@ -16,7 +16,7 @@ import pytest
 import soundfile
 import trio
 
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.client.report import Report
 from pipeline.client.session import converse
 from pipeline.loadtest.server_process import ServerProcess, start_server
@@ -141,6 +141,18 @@ def test_a_port_in_use_is_exit_code_4(checkpoint: Path) -> None:
         taken.listen()
         port = str(taken.getsockname()[1])
         failed(run("--config", str(checkpoint), "--set", f"server.port={port}"), 4, port, "in use")
+
+
+def test_a_port_in_use_by_a_server_of_this_project_is_told(
+    server: ServerProcess, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the command to choose another, for the way this one was started."""
+    port = f"server.port={server.port}"
+    done = run("--config", str(checkpoint), "--set", port)
+    failed(done, 4, "by another server of this project", f"the option --set server.port={server.port + 1}")
+    monkeypatch.setenv("PACKET_VOICE_STARTED_BY", "make")
+    done = run("--config", str(checkpoint), "--set", port)
+    failed(done, 4, f'make run ARGS="--set server.port={server.port + 1}"')
 
 
 def test_a_configuration_error_is_exit_code_2(checkpoint: Path, tmp_path: Path) -> None:

@@ -20,12 +20,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from pipeline.errors import StartupError
+from pipeline.system.command import run_command
+
 LOCK = Path(__file__).with_name("vendor.lock.json")
 FOLDER = Path(__file__).with_name("vendored")
 
 
-class VendorError(Exception):
+class VendorError(StartupError):
     """A package could not be fetched, or differs from the lock file."""
+
+    exit_code = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,16 +136,12 @@ def _matches(archive: Path, integrity: str) -> bool:
 
 def main() -> int:
     """Install missing packages; returns the exit code."""
-    try:
-        for package in read_lock():
-            if not package.is_installed:
-                install(package)
-            print(f"{package.name} {package.version} ({package.license})")
-    except VendorError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    for package in read_lock():
+        if not package.is_installed:
+            install(package)
+        print(f"{package.name} {package.version} ({package.license})")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_command(main))

@@ -10,10 +10,12 @@ HTTP of our own clients (`web.routes.hub`).
 """
 
 import ipaddress
+import os
 import re
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import cached_property
 from http import HTTPStatus
 from http.cookiejar import CookieJar, DefaultCookiePolicy
 from types import TracebackType
@@ -30,6 +32,7 @@ from pipeline.errors import HubFileError
 HOPS: Final = 5
 RETRY_AFTER_MS: Final = 30_000  # where a hub that is busy does not send its own
 _HUB_HEADERS: Final = ("x-linked-etag", "x-linked-size", "x-repo-commit")
+_PROXIES: Final = ("all_proxy", "http_proxy", "https_proxy")
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _ETAG: Final = re.compile(r'(?:W/)?"?([!#-~]{1,128}?)"?')
 _COMMIT: Final = re.compile(r"[0-9a-f]{40,64}")
@@ -123,11 +126,22 @@ class HubClient:
         self._token = token
         self._offline = offline
         self._timeout_s = timeout_s
-        self._url = httpx2.URL(self.endpoint)
-        self._is_local = self._url.scheme == "http" and _is_loopback(self._url.host)
-        self._client = httpx2.AsyncClient(
-            timeout=timeout_s,
-            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=connections),
+        self._connections = connections
+
+    @cached_property
+    def _url(self) -> httpx2.URL:
+        return httpx2.URL(self.endpoint)
+
+    @cached_property
+    def _is_local(self) -> bool:
+        return self._url.scheme == "http" and _is_loopback(self._url.host)
+
+    @cached_property
+    def _client(self) -> httpx2.AsyncClient:
+        """Created for the first request, because it reads the proxies and certificates of the environment."""
+        return httpx2.AsyncClient(
+            timeout=self._timeout_s,
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=self._connections),
             cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             headers={"User-Agent": "packet-voice", "Accept": "*/*", "Accept-Encoding": "identity"},
         )
@@ -138,8 +152,7 @@ class HubClient:
         """See `Upstream`."""
         if self._offline:
             raise HubFileError("hub_unreachable", "HF_HUB_OFFLINE is set, and the file is not in the cache")
-        if not self._may_ask(self._url):
-            raise HubFileError("hub_error", "HF_ENDPOINT is neither https nor on this machine")
+        self._check_environment()
         try:
             with trio.fail_after(self._timeout_s):
                 return await self._follow(ref, etag, resume)
@@ -153,7 +166,31 @@ class HubClient:
 
     async def aclose(self) -> None:
         """See `Upstream`."""
-        await self._client.aclose()
+        if "_client" in self.__dict__:
+            await self._client.aclose()
+
+    def _check_environment(self) -> None:
+        """Create the client.
+
+        Raises:
+            HubFileError: the environment's endpoint, proxies or certificates cannot be used.
+        """
+        try:
+            if not self._may_ask(self._url):
+                raise HubFileError("hub_error", "HF_ENDPOINT is neither https nor on this machine")
+        except httpx2.InvalidURL:
+            raise HubFileError("hub_error", "HF_ENDPOINT is not an address") from None
+        try:
+            _ = self._client
+        except ImportError:
+            problem = f"{_proxy_names()} names a SOCKS proxy, which needs the package socksio"
+        except (ValueError, httpx2.InvalidURL):
+            problem = f"{_proxy_names()} does not name a proxy that the hub client can use"
+        except OSError as error:  # ssl.SSLError is one
+            problem = f"the certificates in SSL_CERT_FILE or SSL_CERT_DIR cannot be read ({error.strerror})"
+        else:
+            return
+        raise HubFileError("hub_unreachable", problem)
 
     async def _follow(
         self, ref: FileRef, etag: str | None, resume: ResumePoint | None
@@ -268,6 +305,31 @@ class HubClient:
     def _shown(self) -> str:
         """The hub's address without credentials, path or query."""
         return f"{self._url.scheme}://{self._url.netloc.decode()}"
+
+
+class UnavailableHub:
+    """An `Upstream` that cannot be asked: every file that is not in the cache fails with `problem`."""
+
+    endpoint = "https://huggingface.co"
+
+    def __init__(self, problem: str) -> None:
+        self.problem = problem
+
+    async def fetch(
+        self, _ref: FileRef, *, etag: str | None = None, resume: ResumePoint | None = None
+    ) -> UpstreamResponse | None:
+        """See `Upstream`."""
+        del etag, resume
+        raise HubFileError("hub_unreachable", self.problem)
+
+    async def aclose(self) -> None:
+        """See `Upstream`."""
+
+
+def _proxy_names() -> str:
+    """The variables of the environment that name a proxy."""
+    names = [name for name in os.environ if name.lower() in _PROXIES and os.environ[name]]
+    return " or ".join(sorted(names)) or "the system's proxy setting"
 
 
 def _origin(url: httpx2.URL) -> tuple[str, str, int | None]:

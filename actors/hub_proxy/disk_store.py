@@ -15,6 +15,7 @@ Everything here blocks; `cache` runs it on threads.
 """
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -218,7 +219,7 @@ class DiskStore:
         are counted and stay.
         """
         held: list[tuple[int, int, Path, str]] = []
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             for path in self._folder.iterdir():
                 match = _OURS.fullmatch(path.name)
                 if match is None or (path.suffix == _PARTIAL and match["name"] in downloading):
@@ -243,6 +244,18 @@ class DiskStore:
     def _remove(self, name: str) -> None:
         with contextlib.suppress(OSError):
             (self._folder / name).unlink()
+
+
+class NoStore(DiskStore):
+    """Where there is no place for a store, because of `problem`: nothing can be read or written."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(Path(os.devnull) / "hub")
+        self._problem = problem
+
+    def open_partial(self, _name: str) -> PartialFile:
+        """See `DiskStore.open_partial`."""
+        raise OSError(errno.ENOTDIR, self._problem)
 
 
 def _lock(path: Path) -> int | None:

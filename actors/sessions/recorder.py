@@ -6,36 +6,44 @@ with the index of the frame at which it happened, and how the session ended. Its
 nothing else: `packet-voice offline --replay` computes them again. A recording without a last
 line, or whose last line reports it, is incomplete.
 
-Sessions post items; one task writes them, on a thread. If the disk cannot keep up, the recording
-is aborted, and the session continues.
+Sessions post items; one task writes them, on a thread, and flushes them at once. If the disk cannot
+keep up or refuses, or a bound is reached, the recording is aborted: its session is told at once, and
+continues.
 """
 
 import contextlib
 import json
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import BinaryIO, Final, NamedTuple
 
 import structlog
 import trio
 
+from pipeline.config import Replay
 from pipeline.values import Pcm
 
 FORMAT: Final = 2  # `pipeline.audio.recordings` reads it
 WAITING_ITEMS: Final = 512  # of all sessions: 4 MB, or 40 s of one session's audio
+_SLOW: Final = "the disk cannot keep up"
 CLOSING_S: Final = 2.0
 
 log = structlog.get_logger()
 
 
 class Recording:
-    """A recording that is being made. `is_whole` until an item of it was lost."""
+    """A recording that is being made. `is_whole` until an item of it was lost.
 
-    def __init__(self, recorder: "Recorder", folder: Path) -> None:
+    on_abort: called once, with the reason, if the rest of it is not recorded.
+    """
+
+    def __init__(self, recorder: "Recorder", folder: Path, on_abort: Callable[[str], None]) -> None:
         self.folder = folder
         self.is_whole = True
+        self.size_bytes = 0
         self._recorder = recorder
+        self._on_abort = on_abort
 
     @property
     def name(self) -> str:
@@ -50,15 +58,21 @@ class Recording:
         """Write one line."""
         self._post(_line(kind, facts))
 
-    def end(self, reason: str, frames: int) -> None:
-        """Write the last line, and close the files."""
+    def end(self, reason: str, frames: int | None = None) -> None:
+        """Write the last line, and close the files; `frames` is None where only the audio tells."""
         facts = {"reason": reason, "frames": frames, "complete": self.is_whole}
         self._recorder.post(_Item(self, _line("ended", facts), last=True))
 
+    def abort(self, problem: str) -> None:
+        """Record nothing more; only the first call has an effect."""
+        if self.is_whole:
+            self.is_whole = False
+            log.warning("recording_aborted", recording=self.name, problem=problem)
+            self._on_abort(problem)
+
     def _post(self, content: "bytes | str") -> None:
         if self.is_whole and not self._recorder.post(_Item(self, content)):
-            self.is_whole = False
-            log.warning("recording_aborted", recording=self.name, problem="the disk cannot keep up")
+            self.abort(_SLOW)
 
 
 class _Item(NamedTuple):
@@ -67,11 +81,21 @@ class _Item(NamedTuple):
     last: bool = False
 
 
-class Recorder:
-    """Writes recordings of `model` under `folder`. `digest` identifies its weights; it may block."""
+class _BoundError(Exception):
+    """A recording would exceed a bound; the message is what to tell its user."""
 
-    def __init__(self, folder: Path, model: str, digest: Callable[[], str]) -> None:
-        self._folder = folder
+
+class Recorder:
+    """Writes recordings of `model` under a folder, within the bounds of `settings`.
+
+    digest: identifies the model's weights; it may block.
+    """
+
+    def __init__(self, settings: Replay, model: str, digest: Callable[[], str]) -> None:
+        assert settings.folder is not None, "no folder for recordings is configured"
+        self._folder = Path(settings.folder)
+        self._recordings_max = settings.recordings
+        self._recording_bytes_max = settings.recording_bytes
         self._model = model
         self._digest = digest
         self._waiting: deque[_Item] = deque()
@@ -80,10 +104,13 @@ class Recorder:
         self._closing = self._abandoned = False
         self._open: dict[Recording, tuple[BinaryIO, BinaryIO]] = {}
         self._failed: set[Recording] = set()
+        self._problems: dict[Recording, str] = {}  # of those that failed since sessions were last told
 
-    def begin(self, session: str, **facts: object) -> Recording:
-        """Begin a recording; `facts` go into its first line."""
-        recording = Recording(self, self._folder / session)
+    def begin(
+        self, session: str, on_abort: Callable[[str], None] = lambda _: None, **facts: object
+    ) -> Recording:
+        """Begin a recording; `facts` go into its first line, `on_abort` see `Recording`."""
+        recording = Recording(self, self._folder / session, on_abort)
         recording.add_event("began", format=FORMAT, session=session, model=self._model, **facts)
         return recording
 
@@ -118,11 +145,19 @@ class Recorder:
                         continue
                     items = [self._waiting.popleft() for _ in range(len(self._waiting))]
                     await trio.to_thread.run_sync(self._write, items, abandon_on_cancel=True)
+                    self._tell()
             finally:
                 await trio.to_thread.run_sync(self._close_all, abandon_on_cancel=True)
+                self._tell()
         if self._writing.cancelled_caught:
             self._abandoned = True
             log.warning("recordings_truncated", problem="the disk did not keep up until the end")
+
+    def _tell(self) -> None:
+        """Abort what failed; on Trio's thread, because sessions are told."""
+        while self._problems:
+            recording, problem = self._problems.popitem()
+            recording.abort(problem)
 
     def _write(self, items: list[_Item]) -> None:
         """On a thread."""
@@ -132,15 +167,17 @@ class Recorder:
                 continue
             try:
                 self._write_one(item)
-            except OSError as error:
-                self._abort(item.recording, error)
+            except (OSError, _BoundError) as error:
+                self._fail(item.recording, error)
                 self._failed |= set() if item.last else {item.recording}
+        self._flush({item.recording for item in items})
         if self._abandoned:
             self._close_all()  # the task that would have closed them is gone
 
     def _write_one(self, item: _Item) -> None:
         recording = item.recording
         if recording not in self._open:
+            self._check_room()
             recording.folder.mkdir(parents=True, mode=0o700)
             files = (
                 (recording.folder / "audio.f32").open("xb"),
@@ -149,16 +186,49 @@ class Recorder:
             self._open[recording] = files
             files[1].write(_line("weights", {"digest": self._digest()}).encode())
         audio, lines = self._open[recording]
-        if isinstance(item.content, bytes):
-            audio.write(item.content)
-        else:
-            lines.write(item.content.encode())
+        file, content = (
+            (audio, item.content) if isinstance(item.content, bytes) else (lines, item.content.encode())
+        )
+        recording.size_bytes += len(content)
+        if recording.size_bytes > self._recording_bytes_max and not item.last:
+            size_mb = self._recording_bytes_max / 1e6
+            raise _BoundError(f"it has reached the size that replay.recording_bytes allows, {size_mb:.0f} MB")
+        file.write(content)
         if item.last:
             self._close(recording)
 
-    def _abort(self, recording: Recording, error: OSError) -> None:
-        log.warning("recording_aborted", recording=recording.name, problem=str(error))
-        recording.is_whole = False
+    def _check_room(self) -> None:
+        """Whether there may be one more recording.
+
+        Raises:
+            _BoundError: there are as many as there may be.
+        """
+        with contextlib.suppress(FileNotFoundError):
+            present = sum(1 for _ in self._folder.iterdir())
+            if present >= self._recordings_max:
+                raise _BoundError(
+                    f"there are {present} recordings, and replay.recordings allows no more; remove some"
+                )
+
+    def _flush(self, recordings: Collection[Recording]) -> None:
+        for recording in recordings:
+            try:
+                for file in self._open.get(recording, ()):
+                    file.flush()
+            except OSError as error:
+                self._fail(recording, error)
+                self._failed.add(recording)
+
+    def _fail(self, recording: Recording, error: OSError | _BoundError) -> None:
+        """End a recording that cannot be continued; on a thread."""
+        if isinstance(error, OSError):
+            self._problems[recording] = error.strerror or str(error)
+        else:
+            self._problems[recording] = str(error)
+            if recording in self._open:
+                facts = {"reason": "too_large", "complete": False}
+                with contextlib.suppress(OSError):
+                    self._open[recording][1].write(_line("ended", facts).encode())
         with contextlib.suppress(OSError):  # what could not be written cannot be flushed either
             self._close(recording)
 
@@ -173,7 +243,7 @@ class Recorder:
             try:
                 self._close(recording)
             except OSError as error:
-                self._abort(recording, error)
+                self._fail(recording, error)
 
 
 def _line(kind: str, facts: Mapping[str, object]) -> str:

@@ -42,9 +42,15 @@ class RecordingSwitch:
                 ErrorNotice("not_recorded", "a recording has to begin before the first frame")
             )
         elif self._recording is None:
-            self._recording = self._recorder.begin(self._session_id, sampling=dataclasses.asdict(sampling))
+            recording = self._recorder.begin(
+                self._session_id, self._report_abort, sampling=dataclasses.asdict(sampling)
+            )
+            self._recording = recording
             self.record_prompted(persona, prompt)
-            self.announce()
+            if recording.is_whole:
+                self.announce()
+            else:
+                self._report_abort("the disk cannot keep up")
 
     def turn_off(self, reason: str, frames_in: int) -> None:
         """End the recording, which has `frames_in` frames."""
@@ -52,6 +58,14 @@ class RecordingSwitch:
             self._recording.end(reason, frames_in)
             self._recording = None
             self._send_metadata(RecordingNotice(on=False))
+
+    def _report_abort(self, problem: str) -> None:
+        if self._recording is None:
+            return  # the session has ended, or the recording has not quite begun
+        self._recording.end("aborted")
+        self._recording = None
+        self._send_metadata(ErrorNotice("not_recorded", f"the recording has ended early: {problem}"))
+        self._send_metadata(RecordingNotice(on=False))
 
     def announce(self) -> None:
         """Remind the client that the recording is on, if it is."""

@@ -1,18 +1,38 @@
-"""Arguments that several commands share, and the conversion of errors into exit codes.
+"""Arguments that several commands share, and messages about arguments that name the one probably meant.
 
-An error that the user can fix ends as one sentence on stderr and an exit code, never as a traceback.
+Neighbours: `pipeline.system.command` turns errors into sentences and exit codes.
 """
 
 import argparse
-import sys
-from collections.abc import Callable
+import re
+from typing import NoReturn
 
-from pipeline.cli.program_name import called_as_pipeline_run
 from pipeline.config import parse_source
-from pipeline.errors import EXIT_INTERRUPTED, StartupError
+from pipeline.errors import ConfigError, did_you_mean
 from pipeline.install.paths import default_config
+from pipeline.install.program_name import called_as_pipeline_run
 
+_UNKNOWN = re.compile(r"unrecognized arguments: (\S+)|invalid choice: '([^']*)'")
 LAN_OVERRIDES = ("server.host=0.0.0.0", "server.tls=auto")
+
+
+class CommandParser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence: which argument is wrong or missing, and what was meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the sentence and where to read more; exit code 2."""
+        if unknown := _UNKNOWN.search(message):
+            option, choice = unknown.groups()
+            message += did_you_mean((option or choice).partition("=")[0], self._names())
+        self.exit(ConfigError.exit_code, f"{self.prog}: {message}\nsee {self.prog} --help\n")
+
+    def _names(self) -> list[str]:
+        names = [name for action in self._actions for name in action.option_strings]
+        for action in self._actions:
+            if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - has no public name
+                names += [name for parser in action.choices.values() for name in parser._names()]  # noqa: SLF001
+            names += [str(choice) for choice in action.choices or ()]
+        return names
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:
@@ -50,14 +70,3 @@ def add_lan_argument(parser: argparse.ArgumentParser) -> None:
         help="accept connections from other devices on the network; short for --set "
         + " --set ".join(LAN_OVERRIDES),
     )
-
-
-def run_command(main: Callable[[], int]) -> int:
-    """Run `main`; print a `StartupError` as one sentence and return its exit code."""
-    try:
-        return main()
-    except StartupError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED

@@ -23,14 +23,14 @@ import trio
 
 from pipeline import backend
 from pipeline.audio.noise import noise_frames
-from pipeline.cli.arguments import add_config_arguments
-from pipeline.cli.program_name import program
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.client.session import ConversationError, converse
 from pipeline.config import Source, read_config
 from pipeline.diagnostics.checkpoint_load import ARCHITECTURE, measure_load
 from pipeline.diagnostics.profiler import measure_profile
 from pipeline.diagnostics.stage_runner import StageRunner
 from pipeline.errors import ConfigError
+from pipeline.install.program_name import program
 from pipeline.loadtest.server_process import start_server
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.checkpoint.resolve import open_config
@@ -144,7 +144,7 @@ def _table(result: dict[str, Any]) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
     usual = ("stages", "memory", "server")
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("bench"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)

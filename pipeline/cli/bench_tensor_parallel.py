@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline import backend
-from pipeline.cli.arguments import add_config_arguments
-from pipeline.cli.program_name import program
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.cli.ranks import run_coordinator, run_follower
 from pipeline.config import Settings, Source, read_config
 from pipeline.errors import ConfigError
+from pipeline.install.program_name import program
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.models.lm import LmModel
@@ -214,7 +214,7 @@ def _table(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog=program("bench-tensor-parallel"), description=__doc__)
+    parser = CommandParser(prog=program("bench-tensor-parallel"), description=__doc__)
     add_config_arguments(parser)
     parser.add_argument(
         "--ranks", type=int, default=2, help="number of ranks to measure and to estimate (default 2)"

@@ -20,12 +20,12 @@ from typing import Any
 from msgspec.structs import replace
 
 from pipeline import log
-from pipeline.cli.arguments import add_config_arguments
-from pipeline.cli.program_name import program
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.config import Source
 from pipeline.diagnostics.capacity_plan import ReplicaCapacity, replica_capacities, shared_resources
 from pipeline.errors import StartupError
 from pipeline.install.paths import embedded
+from pipeline.install.program_name import program
 
 
 def plan(
@@ -114,7 +114,7 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("capacity"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

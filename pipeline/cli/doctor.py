@@ -21,9 +21,8 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from actors.capacity import Capacity
-from pipeline import log, resources
-from pipeline.cli.arguments import add_config_arguments
-from pipeline.cli.program_name import program
+from pipeline import log
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.config import Config
 from pipeline.diagnostics import microbenchmarks
 from pipeline.diagnostics import stage_timing as timing
@@ -32,8 +31,10 @@ from pipeline.diagnostics.estimates import PUBLISHED, Estimate, Measurements, es
 from pipeline.diagnostics.machine_capacity import measure_machine
 from pipeline.diagnostics.stage_timing import StageTimes, time_codec, time_stages
 from pipeline.install.paths import embedded
+from pipeline.install.program_name import program
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import open_stages
+from pipeline.system import resources
 from pipeline.units import FRAME_MS
 from web.security.listen import ListenConfig
 
@@ -210,7 +211,7 @@ def _lines(found: Diagnosis) -> Iterator[str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("doctor"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -8,19 +8,22 @@ Exit codes: 0 ready; 1 not ready or not reachable; 2 usage error.
 
 import argparse
 import ipaddress
+import json
 import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Sequence
-from http.client import HTTPException
+from http.client import HTTPException, HTTPResponse
 from typing import Final
 
-from pipeline.cli.program_name import program
+from pipeline.cli.arguments import CommandParser
+from pipeline.install.program_name import program
 
 URL: Final = "http://127.0.0.1:8788"
 NOT_READY: Final = 1
 _TIMEOUT_S: Final = 4.0
+_LIVE_BYTES: Final = 4096
 
 
 def _url(text: str) -> str:
@@ -44,12 +47,32 @@ def _ssl_context(url: str) -> ssl.SSLContext:
     return context
 
 
-def check_ready(url: str) -> tuple[bool, str]:
-    """Whether the server at `url` is ready, and a sentence to print."""
+def _get(url: str) -> HTTPResponse:
     no_proxy = urllib.request.ProxyHandler({})  # the environment's HTTP proxy does not lead to this server
     opener = urllib.request.build_opener(no_proxy, urllib.request.HTTPSHandler(context=_ssl_context(url)))
+    response: HTTPResponse = opener.open(url, timeout=_TIMEOUT_S)
+    return response
+
+
+def is_server(host: str, port: int) -> bool:
+    """Whether the program that listens there is a server of this project, with or without TLS."""
+    host = f"[{host}]" if ":" in host else host
+    for scheme in ("http", "https"):
+        try:
+            with _get(f"{scheme}://{host}:{port}/health/live") as response:
+                if json.loads(response.read(_LIVE_BYTES)).get("status") in ("live", "stalled"):
+                    return True
+        except urllib.error.HTTPError as response:
+            response.close()
+        except (OSError, HTTPException, ValueError, AttributeError):
+            continue
+    return False
+
+
+def check_ready(url: str) -> tuple[bool, str]:
+    """Whether the server at `url` is ready, and a sentence to print."""
     try:
-        with opener.open(f"{url}/health/ready", timeout=_TIMEOUT_S):
+        with _get(f"{url}/health/ready"):
             return True, f"{url} is ready"
     except urllib.error.HTTPError as response:
         return False, f"{url} is not ready (status {response.code})"
@@ -59,7 +82,7 @@ def check_ready(url: str) -> tuple[bool, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("health"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--url", type=_url, default=URL, help=f"address of the server (default {URL})")

@@ -12,17 +12,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.cli.arguments import add_config_arguments, add_lan_argument
-from pipeline.cli.program_name import program
+from pipeline.cli.arguments import CommandParser, add_config_arguments, add_lan_argument
 from pipeline.config import make_config, read_config
 from pipeline.errors import ConfigError
+from pipeline.install.program_name import program
 from pipeline.lan.invitation import Invitation
 from web.security.listen import ListenConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("invite"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)

@@ -25,9 +25,9 @@ from typing import Any, Final
 
 import trio
 
-from pipeline.cli.arguments import add_config_arguments
-from pipeline.cli.program_name import program
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.config import Config
+from pipeline.install.program_name import program
 from pipeline.loadtest.client import ViolationError
 from pipeline.loadtest.cluster import start_cluster
 from pipeline.loadtest.failover import run_failover_load
@@ -219,7 +219,7 @@ def _with_former_keys(value: Any) -> Any:  # noqa: ANN401 - any JSON
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("loadtest"), description="Load-test a server that is started for the test."
     )
     add_config_arguments(parser)

@@ -11,8 +11,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from pipeline.cli.arguments import run_command
-from pipeline.cli.program_name import program
+from pipeline.errors import did_you_mean
+from pipeline.install.program_name import program
+from pipeline.system.command import exits_on_signals, run_command
 
 GROUPS: Final[Mapping[str, Mapping[str, str]]] = {
     "Serve": {
@@ -65,19 +66,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     name, *rest = [*(sys.argv[1:] if arguments is None else arguments), ""]
     if name == "run":
         importlib.import_module("pipeline.run").run_and_exit(rest[:-1])
+    sys.exit(run_command(lambda: _run(name, rest[:-1])))
+
+
+def _run(name: str, arguments: Sequence[str]) -> int:
     if any(name in commands for commands in GROUPS.values()):
-        module = importlib.import_module(f"pipeline.cli.{name.replace('-', '_')}")
-        sys.exit(run_command(lambda: module.main(rest[:-1])))
+        with exits_on_signals():
+            module = importlib.import_module(f"pipeline.cli.{name.replace('-', '_')}")
+        exit_code: int = module.main(arguments)
+        return exit_code
     if name == "--version":
         sys.stdout.write(f"{importlib.metadata.version('packet-voice')}\n")
     elif name in ("-h", "--help"):
         sys.stdout.write(f"{usage()}\n")
     else:
         sys.stderr.write(f"{_unknown(name) if name else usage()}\n")
-        sys.exit(USAGE_ERROR)
+        return USAGE_ERROR
+    return 0
 
 
 def _unknown(name: str) -> str:
     if name in RENAMED:
         return f"packet-voice: the command {name!r} is now called {RENAMED[name]!r}"
-    return f"packet-voice: unknown command {name!r}; see packet-voice --help"
+    known = [command for commands in GROUPS.values() for command in commands]
+    return f"packet-voice: unknown command {name!r}{did_you_mean(name, known)}; see packet-voice --help"

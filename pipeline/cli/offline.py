@@ -21,14 +21,15 @@ import numpy as np
 
 from pipeline.audio.framing import Framer
 from pipeline.audio.recordings import Replay, Stop, read_replay
-from pipeline.audio.wav import WavWriter, read_speech
-from pipeline.cli.arguments import add_config_arguments
-from pipeline.cli.program_name import program
+from pipeline.audio.sound_file import FORMATS, SoundWriter, read_sound
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.cli.voices import VOICE_FILES, voice_of_file
 from pipeline.config import PromptDefaults
-from pipeline.errors import ConfigError, PromptError
+from pipeline.errors import ConfigError, OutputError, PromptError
+from pipeline.install.program_name import program
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import ModelStages, open_stages
+from pipeline.system.outputs import STDOUT, OutputFile
 from pipeline.values import GREEDY, Codes, Pcm, Persona, Prompt, SamplingParams, TextFinal
 
 LANE = 0
@@ -44,14 +45,14 @@ class Trace:
     agent_pcm: list[Pcm] = field(default_factory=list)
     text: list[str] = field(default_factory=list)
 
-    def save(self, path: Path) -> None:
+    def save(self, path: Path, inputs: Iterable[Path | None] = ()) -> None:
         """Write an npz file with the arrays of the trace.
 
         `user_codes [T, K]`, `text_tokens [T]`, `agent_codes [T-d, dep_q]` and `agent_pcm [(T-d)·1920]`, where
         `d` is the model's largest delay in steps.
 
         Raises:
-            ConfigError: the file cannot be written.
+            OutputError: the file cannot be written, or is one of `inputs`.
         """
         arrays: dict[str, Any] = {
             "user_codes": np.array(self.user_codes, np.int32),
@@ -59,11 +60,13 @@ class Trace:
             "agent_codes": np.array(self.agent_codes, np.int32),
             "agent_pcm": np.concatenate([np.empty(0, np.float32), *self.agent_pcm]),
         }
-        try:
-            with path.open("wb") as file:
-                np.savez(file, **arrays)
-        except OSError as error:
-            raise ConfigError("--trace", f"{path} cannot be written ({error.strerror})") from None
+        with OutputFile(path, inputs=inputs) as output:
+            try:
+                with output.path.open("wb") as file:
+                    np.savez(file, **arrays)
+            except OSError as error:
+                raise OutputError(str(path), f"cannot be written ({error.strerror})") from None
+            output.commit()
 
 
 def run_frames(
@@ -111,8 +114,10 @@ def _run(
 
 
 def _frames(path: Path) -> Pcm:
-    framer = Framer()
-    return np.concatenate([framer.push(read_speech(path)), framer.flush()])
+    framer, speech = Framer(), read_sound(path)
+    for notice in speech.notices:
+        print(notice, file=sys.stderr)
+    return np.concatenate([framer.push(speech.pcm), framer.flush()])
 
 
 def _check(recorded: Replay, stages: ModelStages) -> None:
@@ -131,6 +136,21 @@ def _check(recorded: Replay, stages: ModelStages) -> None:
             )
     if not recorded.complete:
         print("the recording is incomplete; processing what it contains", file=sys.stderr)
+
+
+def _require_files(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Check that there is one source of audio, and a place for the answer."""
+    if options.replay is not None:
+        if options.input is not None:
+            parser.error("--replay takes the place of IN.wav: give only OUT.wav")
+        if options.output is None:
+            parser.error("OUT.wav is missing")
+    elif options.input is None:
+        parser.error("IN.wav and OUT.wav are missing (or --replay RECORDING and OUT.wav)")
+    elif options.output is None:
+        parser.error("OUT.wav is missing: name the file for the answer after IN.wav")
+    if options.trace is not None and options.trace.suffix not in ("", ".npz"):
+        parser.error(f"--trace writes .npz, not {options.trace.suffix}")
 
 
 def _build(stages: ModelStages, persona: Persona) -> Prompt | None:
@@ -155,7 +175,7 @@ def _prompt(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("offline"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_config_arguments(parser)
@@ -171,12 +191,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--replay", type=Path, metavar="RECORDING", help="process a recorded session instead of a file"
     )
-    parser.add_argument("input", type=Path, nargs="?", metavar="IN.wav", help="audio file to process")
-    parser.add_argument("output", type=Path, metavar="OUT.wav", help="audio file to write the answer to")
+    parser.add_argument(
+        "input", type=Path, nargs="?", metavar="IN.wav", help="audio file to process; - is stdin"
+    )
+    parser.add_argument(
+        "output",
+        type=Path,
+        nargs="?",
+        metavar="OUT.wav",
+        help=f"audio file to write the answer to ({', '.join(FORMATS)}); - is stdout, as WAV",
+    )
     options = parser.parse_args(arguments)
-
-    if (options.input is None) == (options.replay is None):
-        raise ConfigError("", "give either IN.wav or --replay RECORDING")
+    if options.replay is not None and options.output is None:  # the only file is the output
+        options.input, options.output = None, options.input
+    _require_files(parser, options)
     if options.replay is not None and (options.voice is not None or options.role is not None):
         raise ConfigError("--replay", "a recording has the voice and the role that it was made with")
     recorded = None if options.replay is None else read_replay(options.replay)
@@ -191,16 +219,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prompt = _prompt(stages, options.voice, options.role, config.settings.prompt)
     else:
         prompt = _build(stages, recorded.persona)
-    with WavWriter(options.output) as wav:
+    inputs = (options.input, options.trace)
+    with SoundWriter(options.output, inputs=inputs) as sound:
         if recorded is None:
             trace = run_frames(stages, frames, sampling, prompt)
         else:
             trace = run_recording(stages, recorded, prompt)
         for pcm in trace.agent_pcm:
-            wav.write(pcm)
+            sound.write(pcm)
+        sound.commit()
     if options.trace is not None:
-        trace.save(options.trace)
+        trace.save(options.trace, (options.input, options.output))
     for text in trace.text:
-        print(text)
+        print(text, file=sys.stderr if str(options.output) == STDOUT else sys.stdout)
     print(f"{len(frames)} frames in, {len(trace.agent_pcm)} out", file=sys.stderr)
     return 0

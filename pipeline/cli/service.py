@@ -14,18 +14,21 @@ Exit codes: 0; 1 the service manager is unavailable or refused, or the service i
 
 import argparse
 import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from pipeline.cli.arguments import add_config_arguments, add_lan_argument
-from pipeline.cli.program_name import program
+import psutil
+
+from pipeline.cli.arguments import CommandParser, add_config_arguments, add_lan_argument
 from pipeline.config import Server, make_config, parse_source, read_config
-from pipeline.errors import ConfigError, ServiceError
+from pipeline.errors import ConfigError, NoServiceManagerError, ServiceError
 from pipeline.install import paths
 from pipeline.install.launchd import Launchd
+from pipeline.install.program_name import program
 from pipeline.install.service_file import Service, ServiceOptions, parse_variables
 from pipeline.install.systemd import Systemd
 from web.security.listen import ListenConfig
@@ -82,6 +85,9 @@ def remove_service() -> int:
     problem = None
     try:
         services.disable()
+    except NoServiceManagerError as error:
+        if pid := _running_server():  # started in a session that this one cannot reach
+            problem = ServiceError(f"{error}; the server still runs: end process {pid}")
     except ServiceError as error:
         problem = error
     with contextlib.suppress(ServiceError):
@@ -91,6 +97,21 @@ def remove_service() -> int:
         return 0
     print(f"could not stop the service: {problem}", file=sys.stderr)
     return problem.exit_code
+
+
+def _running_server() -> int | None:
+    """The process of a server that runs from the installed environment."""
+    installed = str(paths.environment())
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        command = process.info["cmdline"] or ()
+        if (
+            command
+            and command[0].startswith(f"{installed}/")
+            and "run" in command
+            and process.pid != os.getpid()
+        ):
+            return int(process.pid)
+    return None
 
 
 def start(_: argparse.Namespace) -> int:
@@ -179,7 +200,7 @@ SUBCOMMANDS: Final[Mapping[str, tuple[Callable[[argparse.Namespace], int], str]]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("service"),
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -3,7 +3,6 @@
 Fails unless the models took steps, the decoder took time, and audio was received.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,10 +10,10 @@ from typing import Any
 
 import trio
 
-from pipeline.audio.wav import read_speech
-from pipeline.cli.arguments import add_config_arguments
-from pipeline.cli.program_name import program
+from pipeline.audio.sound_file import read_speech
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.client.session import ConversationError, converse
+from pipeline.install.program_name import program
 from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.values import Pcm
 
@@ -112,7 +111,7 @@ def probe_hub(server: ServerProcess) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(prog=program("smoke"), description=__doc__)
+    parser = CommandParser(prog=program("smoke"), description=__doc__)
     add_config_arguments(parser)
     parser.add_argument(
         "--in", dest="speech", type=Path, required=True, metavar="IN.wav", help="the speech to stream"

@@ -16,23 +16,25 @@ import signal
 import ssl
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
 
 import trio
 
-from pipeline.audio.wav import WavWriter, read_speech
-from pipeline.cli.program_name import program
+from pipeline.audio.sound_file import FORMATS, SoundWriter, read_sound
+from pipeline.cli.arguments import CommandParser
 from pipeline.client.audio_device import AudioDevice, open_audio_device
 from pipeline.client.connect import Address, ClientCredentials
 from pipeline.client.report import Report
 from pipeline.client.session import ConversationError, EventHandler, ServerUnavailableError, converse
-from pipeline.errors import EXIT_INTERRUPTED, StartupError
+from pipeline.errors import EXIT_INTERRUPTED
+from pipeline.install.program_name import program
 from pipeline.protocol import metadata
 from pipeline.protocol.faults import RefusedPacketError
 from pipeline.protocol.metadata import Configure
+from pipeline.system.outputs import STDOUT
 from pipeline.values import Pcm
 
 URL: Final = "ws://127.0.0.1:8788/ws"
@@ -42,14 +44,21 @@ FAILED: Final = 1
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """Parse the arguments; a mistake in them is one sentence and exit code 2."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("talk"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--url", default=URL, type=_url, help=f"the server's WebSocket (default {URL})")
+    parser.add_argument("--url", default=URL, type=_url, help=f"the server's address (default {URL})")
     speech = parser.add_mutually_exclusive_group(required=True)
-    speech.add_argument("--in", dest="source", metavar="WAV", type=Path, help="the sound file to send")
+    speech.add_argument(
+        "--in", dest="source", metavar="FILE", type=Path, help="the sound file to send; - is stdin"
+    )
     speech.add_argument("--mic", action="store_true", help="talk live, until Ctrl-C (wear headphones)")
-    parser.add_argument("--out", metavar="WAV", type=Path, help="write the agent's audio to this file")
+    parser.add_argument(
+        "--out",
+        metavar="FILE",
+        type=Path,
+        help=f"write the agent's audio to this file ({', '.join(FORMATS)}), or as WAV to stdout (-)",
+    )
     parser.add_argument("--json", action="store_true", help="make the last line of stdout one JSON object")
     parser.add_argument(
         "--wait", action="store_true", help="keep trying while the server is down, not ready or full"
@@ -79,6 +88,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--repetition-penalty", type=_finite, help="for text; above 1 recent tokens are less likely"
     )
     arguments = parser.parse_args(argv)
+    if arguments.json and str(arguments.out) == STDOUT:
+        parser.error("--json and --out - would both write to stdout")
     if arguments.greedy and (arguments.temperature or arguments.text_temperature):
         parser.error("--greedy sets temperatures to 0 and cannot be combined with other temperatures")
     try:
@@ -160,7 +171,7 @@ class Terminal(EventHandler):
     An unfinished utterance is printed only on a terminal, where it can be overwritten.
     """
 
-    def __init__(self, out: WavWriter | None, device: AudioDevice | None) -> None:
+    def __init__(self, out: SoundWriter | None, device: AudioDevice | None) -> None:
         self._out = out
         self._device = device
         self._rewrites = sys.stderr.isatty()
@@ -208,7 +219,7 @@ def _stopped_by_signals(stop: trio.Event) -> Iterator[None]:
 
 
 async def talk(
-    arguments: argparse.Namespace, speech: Pcm | None, out: WavWriter | None
+    arguments: argparse.Namespace, speech: Pcm | None, out: SoundWriter | None
 ) -> tuple[Report, bool]:
     """Hold the conversation, live where `speech` is None; the flag is whether Ctrl-C ended it.
 
@@ -221,7 +232,11 @@ async def talk(
     with _stopped_by_signals(stop):
         while True:
             try:
-                with open_audio_device() if speech is None else nullcontext() as device:
+                with (
+                    open_audio_device(Terminal(None, None).on_notice)
+                    if speech is None
+                    else nullcontext() as device
+                ):
                     source = speech if device is None else device.microphone.frames()
                     assert source is not None
                     terminal = Terminal(out, device)
@@ -270,27 +285,51 @@ def summary(report: Report) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _print_report(report: Report, *, as_json: bool) -> None:
-    text = json.dumps(report.as_json()) if as_json else summary(report)
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
+def _print_report(report: Report, arguments: argparse.Namespace) -> None:
+    """On stdout, unless the audio is written there."""
+    text = json.dumps(report.as_json()) if arguments.json else summary(report)
+    out = sys.stderr if str(arguments.out) == STDOUT else sys.stdout
+    out.write(f"{text}\n")
+    out.flush()
+
+
+def _open_output(arguments: argparse.Namespace) -> AbstractContextManager[SoundWriter | None]:
+    if arguments.out is None:
+        return nullcontext()
+    return SoundWriter(arguments.out, inputs=(arguments.source, arguments.token_file, arguments.ca))
+
+
+def _keep(out: SoundWriter | None) -> None:
+    """Put the answer in place of an earlier file, if there is one."""
+    if out is None:
+        return
+    if out.samples:
+        out.commit()
+    else:
+        sys.stderr.write(f"no audio was received: {out.path} was not written\n")
+
+
+def _read(source: Path | None) -> Pcm | None:
+    if source is None:
+        return None
+    speech = read_sound(source)
+    for notice in speech.notices:
+        sys.stderr.write(f"[{printable(notice)}]\n")
+    return speech.pcm
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = parse(argv)
-    try:
-        speech = read_speech(arguments.source) if arguments.source else None
-        with WavWriter(arguments.out) if arguments.out else nullcontext() as out:
+    with _open_output(arguments) as out:
+        speech = _read(arguments.source)
+        try:
             report, interrupted = trio.run(talk, arguments, speech, out)
-    except StartupError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    except ConversationError as error:
-        _print_report(error.report, as_json=arguments.json)
-        sys.stderr.write(f"{printable(str(error))}\n")
-        return FAILED
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
-    _print_report(report, as_json=arguments.json)
+        except ConversationError as error:
+            _keep(out)
+            _print_report(error.report, arguments)
+            sys.stderr.write(f"{printable(str(error))}\n")
+            return FAILED
+        _keep(out)
+    _print_report(report, arguments)
     return EXIT_INTERRUPTED if interrupted else 0

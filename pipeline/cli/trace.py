@@ -7,17 +7,20 @@ Reads the events that `actors.runtime.tracing` writes and ignores every other li
 log can be piped in. Exit codes: 0; 1 no frame was traced; 130 interrupted.
 """
 
-import argparse
 import json
 import math
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Final
 
-from pipeline.cli.program_name import program
+from pipeline.cli.arguments import CommandParser
+from pipeline.errors import ConfigError
+from pipeline.install.program_name import program
 from pipeline.percentiles import percentiles
 
+STDIN: Final = "-"
 EVENT: Final = "frame"
 NOTHING_TRACED: Final = 1
 # The parts of a frame's latency, in order; they add up to `total_ms`.
@@ -106,17 +109,36 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
+def _read(path: Path) -> Traces:
+    """The frames in the file, or in stdin; a log may contain any bytes."""
+    if str(path) == STDIN:
+        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # it is a text file
+        return read_log(sys.stdin)
+    try:
+        with path.open(encoding="utf-8", errors="replace") as log:
+            return read_log(log)
+    except OSError as error:
+        raise ConfigError(str(path), f"cannot be read ({error.strerror})") from None
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("trace"),
         description="Show the latency breakdown of traced frames, from a server's JSON log on stdin.",
         epilog="The server writes such lines with --set log.trace_every=N --set log.format=json.",
     )
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
+    parser.add_argument(
+        "log",
+        type=Path,
+        nargs="?",
+        default=Path(STDIN),
+        metavar="LOG",
+        help="the log to read (default -, stdin)",
+    )
     options = parser.parse_args(arguments)
-    sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # a log may contain any bytes
-    traces = read_log(sys.stdin)
+    traces = _read(options.log)
     if not traces.frames:
         print(
             f"no frame was traced in {traces.skipped} lines; start the server with --set log.trace_every=1",

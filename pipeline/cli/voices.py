@@ -21,10 +21,10 @@ import numpy as np
 
 from pipeline.audio.framing import Framer
 from pipeline.audio.loudness import normalized
-from pipeline.audio.wav import read_speech
-from pipeline.cli.arguments import add_config_arguments
-from pipeline.cli.program_name import program
+from pipeline.audio.sound_file import read_speech
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.errors import AudioFileError, ConfigError
+from pipeline.install.program_name import program
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.models.checkpoint.voice_store import VoiceInfo, VoiceStore
 from pipeline.models.checkpoint.voices import read_published_voice, read_voice
@@ -82,7 +82,7 @@ def _stages(options: argparse.Namespace) -> ModelStages:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("voices"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = parser.add_subparsers(dest="command", required=True)

@@ -23,17 +23,18 @@ from typing import Any
 import numpy as np
 
 from pipeline import backend
-from pipeline.cli.arguments import add_config_arguments
-from pipeline.cli.program_name import program
+from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.config import Config
-from pipeline.errors import ConfigError, StartupError, WeightsError
-from pipeline.models.bundle import open_bundle
+from pipeline.errors import ConfigError, OutputError, StartupError, WeightsError
+from pipeline.install.program_name import program
+from pipeline.models.bundle import Bundle, open_bundle
 from pipeline.models.checkpoint.files import shard_paths
 from pipeline.models.checkpoint.resolve import open_config, open_headers
 from pipeline.models.inspection import describe_checkpoint, describe_tensors
 from pipeline.models.memory import memory_needs
-from pipeline.models.quantization import quantize_checkpoint
+from pipeline.models.quantization import QuantizedCheckpoint, quantize_checkpoint
 from pipeline.stages.model_stages import ModelStages, open_stages
+from pipeline.system.outputs import OutputFolder
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import GREEDY
 
@@ -126,41 +127,51 @@ def quantize(options: argparse.Namespace) -> Report:
             "lora_name",
             "a checkpoint with a LoRA adapter cannot be quantized; the adapter is fused only while loading",
         )
-    if (target / "config.json").exists():
-        raise ConfigError("OUT", f"{target} already holds a config.json")
-    weights = f"model.q{options.bits}.safetensors"
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        done = quantize_checkpoint(
-            bundle.lm_path,
-            target / weights,
-            bundle.lm,
-            options.bits,
-            options.group,
-            uniform=options.uniform,
-        )
-        model = {**config.model, "moshi_name": weights}
-        for key, path in (
-            ("mimi_name", bundle.mimi_path),
-            ("tokenizer_name", bundle.tokenizer),
-            ("voices_name", bundle.voices),
-        ):
-            if path is not None:
-                model[key] = path.name
-                shutil.copyfile(path, target / path.name)
-        if model.get("mimi_config_name"):
-            path = config.folder / model["mimi_config_name"]
-            model["mimi_config_name"] = path.name
-            shutil.copyfile(path, target / path.name)
-        (target / "config.json").write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise WeightsError(str(target), f"cannot be written ({error.strerror})") from None
+    with OutputFolder(target) as folder:
+        try:
+            done = _write_quantized(config, bundle, folder.path, options)
+        except OSError as error:
+            raise OutputError(str(target), f"cannot be written ({error.strerror})") from None
+        except WeightsError as error:
+            if not Path(error.path).is_relative_to(folder.path):
+                raise
+            raise OutputError(str(target), error.problem) from None
+        folder.commit()
     return {
         "folder": str(target),
         "quantized": done.quantized,
         "kept": list(done.kept),
         "bytes": done.size_bytes,
     }
+
+
+def _write_quantized(
+    config: Config, bundle: Bundle, folder: Path, options: argparse.Namespace
+) -> QuantizedCheckpoint:
+    """Write all files of the checkpoint into `folder`."""
+    weights = f"model.q{options.bits}.safetensors"
+    done = quantize_checkpoint(
+        bundle.lm_path,
+        folder / weights,
+        bundle.lm,
+        options.bits,
+        options.group,
+        uniform=options.uniform,
+    )
+    model = {**config.model, "moshi_name": weights}
+    copied = {
+        "mimi_name": bundle.mimi_path,
+        "tokenizer_name": bundle.tokenizer,
+        "voices_name": bundle.voices,
+    }
+    if model.get("mimi_config_name"):
+        copied["mimi_config_name"] = config.folder / model["mimi_config_name"]
+    for key, path in copied.items():
+        if path is not None:
+            model[key] = path.name
+            shutil.copyfile(path, folder / path.name)
+    (folder / "config.json").write_text(json.dumps(model, indent=2) + "\n", encoding="utf-8")
+    return done
 
 
 def _format_inspection(report: Mapping[str, Any]) -> str:
@@ -230,7 +241,7 @@ SUBCOMMANDS: Mapping[str, Subcommand] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
+    parser = CommandParser(
         prog=program("weights"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     subparsers = parser.add_subparsers(dest="subcommand", required=True)

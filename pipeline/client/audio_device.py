@@ -5,10 +5,12 @@ bounded: what is not consumed in time is dropped, oldest first, and counted.
 """
 
 import contextlib
+import shlex
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -25,6 +27,9 @@ from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 
 PIECES_MAX: Final = 100  # captured and not yet sent: about 2 s, devices deliver some 20 ms at once
+# There is no package index with this project, so that extras of it cannot be named.
+INSTALL_SOUNDDEVICE: Final = shlex.join((sys.executable, "-m", "pip", "install", "sounddevice"))
+SILENT_FRAMES: Final = 25  # 2 s
 BUFFER_MS: Final = 2000  # received and not yet played
 
 
@@ -37,8 +42,10 @@ class AudioDeviceError(StartupError):
 class Microphone:
     """Makes frames of what the device captures; a frame's capture time is that of its last sample."""
 
-    def __init__(self, rate_hz: int) -> None:
+    def __init__(self, rate_hz: int, on_notice: Callable[[str], None] | None = None) -> None:
         self.dropped_pieces = 0
+        self._on_notice = on_notice
+        self._zero_frames = 0
         self._resampler = StreamResampler(rate_hz, SAMPLE_RATE_HZ)
         self._framer = Framer()
         self._pieces: deque[tuple[Pcm, int]] = deque(maxlen=PIECES_MAX)
@@ -72,7 +79,16 @@ class Microphone:
             at_ns = last_ns - FRAME_NS * (len(frames) - 1 - index)
             # A device may deliver late and then twice at once: time must not go back.
             self._last_ns = max(at_ns, self._last_ns + MS_NS)
+            self._watch_silence(pcm)
             yield CapturedFrame(pcm, self._last_ns)
+
+    def _watch_silence(self, pcm: Pcm) -> None:
+        """Notice once when there is no sound at all, which no microphone delivers on its own."""
+        self._zero_frames = 0 if pcm.any() else self._zero_frames + 1
+        if self._zero_frames == SILENT_FRAMES and self._on_notice is not None:
+            self._on_notice(
+                "the microphone delivers only silence: it is muted, or this program may not use it"
+            )
 
 
 class Loudspeaker:
@@ -136,8 +152,10 @@ class AudioDevice:
 
 
 @contextmanager
-def open_audio_device() -> Iterator[AudioDevice]:
+def open_audio_device(on_notice: Callable[[str], None] | None = None) -> Iterator[AudioDevice]:
     """Start the default microphone and loudspeaker; they stop at the end of the block.
+
+    on_notice: gets a sentence for the user when the microphone is silent.
 
     Raises:
         AudioDeviceError: `sounddevice` is not installed, or there is no device.
@@ -145,14 +163,16 @@ def open_audio_device() -> Iterator[AudioDevice]:
     try:
         import sounddevice  # noqa: PLC0415 - optional, and importing it opens PortAudio
     except ImportError:
-        raise AudioDeviceError("--mic needs sounddevice: pip install 'packet-voice[mic]'") from None
+        raise AudioDeviceError(f"--mic needs sounddevice: run {INSTALL_SOUNDDEVICE}") from None
     except OSError as error:  # the package is installed, the system library is not
-        raise AudioDeviceError(f"--mic needs PortAudio ({error})") from None
+        raise AudioDeviceError(
+            f"--mic needs PortAudio ({error}); Debian: apt-get install libportaudio2"
+        ) from None
     try:
         in_hz, out_hz = (
             round(sounddevice.query_devices(kind=kind)["default_samplerate"]) for kind in ("input", "output")
         )
-        microphone, loudspeaker = Microphone(in_hz), Loudspeaker(out_hz)
+        microphone, loudspeaker = Microphone(in_hz, on_notice), Loudspeaker(out_hz)
         to_trio_ns = now_ns() - time.perf_counter_ns()  # Trio's clock cannot be read in another thread
 
         def capture(samples: Pcm, *_: object) -> None:

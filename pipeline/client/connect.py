@@ -21,6 +21,9 @@ from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_
 from pipeline.errors import PeerError
 from pipeline.protocol.packets import MESSAGE_BYTES
 
+PAGE: Final = "/packet-voice"  # the paths of a server's page and of its WebSocket
+SOCKET: Final = "/ws"
+_WEBSOCKET: Final = {"http": "ws", "https": "wss"}
 _PORTS: Final = {"ws": 80, "wss": 443}
 CONNECT_S: Final = 10.0  # for the WebSocket handshake
 RETRY_AFTER_MAX_S: Final = 60.0  # whatever a server says
@@ -40,15 +43,29 @@ class Address:
 
     @classmethod
     def of(cls, url: str) -> Self:
-        """Parse a URL; a `ValueError` where it is not the address of a WebSocket."""
-        parts = urlsplit(url)
-        if parts.scheme not in _PORTS or not parts.hostname:
+        """Parse a URL; a `ValueError` where it is not the address of a WebSocket.
+
+        The address that a server prints, of itself or of its page, is that of its WebSocket: with `http`
+        for `ws`, or without a scheme, and without a path or with the page's.
+        """
+        parts = urlsplit(url if "//" in url else f"ws://{url}")
+        scheme = _WEBSOCKET.get(parts.scheme, parts.scheme)
+        if scheme not in _PORTS or not parts.hostname:
             raise ValueError(f"{url!r} is not the address of a WebSocket")
         host = parts.hostname
-        port = _PORTS[parts.scheme] if parts.port is None else parts.port
+        port = _PORTS[scheme] if parts.port is None else parts.port
         authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        resource = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        return cls(host, port, authority, resource, parts.scheme == "wss")
+        path = parts.path.rstrip("/")
+        if path.endswith(PAGE):
+            path = path.removesuffix(PAGE)
+            resource = f"{path}{SOCKET}"
+        elif parts.scheme != scheme or "//" not in url:
+            resource = path if path.endswith(SOCKET) else f"{path}{SOCKET}"
+        else:
+            resource = parts.path or "/"
+        return cls(
+            host, port, authority, resource + (f"?{parts.query}" if parts.query else ""), scheme == "wss"
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
-import platformdirs
 import psutil
 import trio
-from huggingface_hub import constants
 
 from pipeline.config import Server
-from pipeline.errors import StartupError
+from pipeline.errors import ConfigError, StartupError
+from pipeline.install import paths
 from web.security.listen import ListenConfig
 from web.server.serve import bind
 
@@ -51,11 +50,13 @@ def check_port(server: Server, listen: ListenConfig) -> Finding:
 
 def check_disk() -> list[Finding]:
     """Check the free space for downloaded checkpoints and for generated weights."""
-    folders = {
-        "downloads": Path(constants.HF_HUB_CACHE),
-        "generated weights": platformdirs.user_cache_path("packet-voice"),
-    }
     findings = []
+    folders = {}
+    for about, find in (("downloads", _downloads_folder), ("generated weights", paths.cache_folder)):
+        try:
+            folders[about] = find()
+        except (ConfigError, ImportError, ValueError, OSError) as error:  # of the environment's settings
+            findings.append(Finding(about, "warning", f"there is no folder for them ({error})"))
     for about, folder in folders.items():
         existing = next(path for path in (folder, *folder.absolute().parents) if path.exists())
         free_gb = psutil.disk_usage(str(existing)).free / GB
@@ -75,6 +76,12 @@ def check_disk() -> list[Finding]:
         else:
             findings.append(Finding(about, "ok", sentence))
     return findings
+
+
+def _downloads_folder() -> Path:
+    from huggingface_hub import constants  # noqa: PLC0415 - importing it reads the environment
+
+    return Path(constants.HF_HUB_CACHE)
 
 
 def check_browser(server: Server, listen: ListenConfig) -> Finding:

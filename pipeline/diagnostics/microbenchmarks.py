@@ -14,7 +14,8 @@ import mlx.core as mx
 import numpy as np
 import psutil
 
-from pipeline import backend, resources
+from pipeline import backend
+from pipeline.system import resources
 
 Format = Literal["float32", "bfloat16", "8 bits", "4 bits"]
 # (bits, group size) of the published MLX repositories.

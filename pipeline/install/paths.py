@@ -7,10 +7,13 @@ caches and data are in the native folders. `make install` computes `environment`
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import platformdirs
+
+from pipeline.errors import ConfigError
 
 NAME: Final = "packet-voice"
 CONFIG_NAME: Final = "config.json"
@@ -20,11 +23,30 @@ _PACKAGE: Final = Path(__file__).parents[1]
 def _folder(variable: str, usual: str) -> Path:
     """Our folder in an XDG folder; a relative path counts as unset. Source: XDG Base Directory, §3."""
     configured = Path(os.environ.get(variable, ""))
-    return (configured if configured.is_absolute() else Path.home() / usual) / NAME
+    return (configured if configured.is_absolute() else home() / usual) / NAME
+
+
+def home() -> Path:
+    """The user's home folder.
+
+    Raises:
+        ConfigError: HOME is not set, and the user has no entry in the system's list of users.
+    """
+    return _absolute(Path.home)
+
+
+def _absolute(find: Callable[[], Path]) -> Path:
+    try:
+        folder = find()
+    except RuntimeError:
+        folder = Path()
+    if not folder.is_absolute():  # `~/…` would be created right here
+        raise ConfigError("", "this user has no home folder: set HOME")
+    return folder
 
 
 def config_folder() -> Path:
-    """The user's configuration; never removed."""
+    """The user's configuration; a `config.json` in it is never removed."""
     return _folder("XDG_CONFIG_HOME", ".config")
 
 
@@ -35,7 +57,7 @@ def environment() -> Path:
 
 def link() -> Path:
     """The `packet-voice` command on the user's PATH."""
-    return Path.home() / ".local" / "bin" / NAME
+    return home() / ".local" / "bin" / NAME
 
 
 def systemd_unit() -> Path:
@@ -45,22 +67,22 @@ def systemd_unit() -> Path:
 
 def launchd_agent() -> Path:
     """The property list of the user agent on macOS. Source: launchd.plist(5)."""
-    return Path.home() / "Library" / "LaunchAgents" / f"local.{NAME}.plist"
+    return home() / "Library" / "LaunchAgents" / f"local.{NAME}.plist"
 
 
 def log_file() -> Path:
     """The log of the service on macOS; on Linux it is in the journal."""
-    return platformdirs.user_log_path(NAME) / f"{NAME}.log"
+    return _absolute(lambda: platformdirs.user_log_path(NAME)) / f"{NAME}.log"
 
 
 def cache_folder() -> Path:
     """Randomly initialized weights and the hub proxy's cache."""
-    return platformdirs.user_cache_path(NAME)
+    return _absolute(lambda: platformdirs.user_cache_path(NAME))
 
 
 def data_folder() -> Path:
     """Certificates and tokens created on this machine."""
-    return platformdirs.user_data_path(NAME)
+    return _absolute(lambda: platformdirs.user_data_path(NAME))
 
 
 def is_installed() -> bool:
@@ -76,5 +98,8 @@ def embedded() -> Path:
 
 def default_config() -> Path:
     """The configuration a command uses without `--config`: the user's, or else the embedded model's."""
-    user_config = config_folder() / CONFIG_NAME
-    return user_config if user_config.is_file() else embedded()
+    try:
+        user_config = config_folder() / CONFIG_NAME
+        return user_config if user_config.is_file() else embedded()
+    except (ConfigError, OSError):  # no home folder, or one that this user may not read
+        return embedded()

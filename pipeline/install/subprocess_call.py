@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.errors import ServiceError
+from pipeline.errors import NoServiceManagerError, ServiceError
 
 _TIMEOUT_S: Final = 120.0  # longer than any service may take to stop
 
@@ -72,9 +72,11 @@ def find_executable(program: str) -> str:
     """The path of a program.
 
     Raises:
-        ServiceError: it is not installed.
+        NoServiceManagerError: it is not installed.
     """
     found = shutil.which(program)
     if found is None:
-        raise ServiceError(f"{program} was not found; user services are not supported on this system")
+        raise NoServiceManagerError(
+            f"{program} was not found; user services are not supported on this system"
+        )
     return found

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Final
 
-from pipeline.errors import ServiceError
+from pipeline.errors import NoServiceManagerError
 from pipeline.install import paths
 from pipeline.install.service_file import Service, write_private
 from pipeline.install.subprocess_call import run, run_checked, run_in_foreground
@@ -147,7 +147,7 @@ class Systemd:
         """Fail unless the user's systemd runs; it needs a login session or lingering."""
         result = run(*_SYSTEMCTL, "show", "--property=Version")
         if result.exit_code:
-            raise ServiceError(
+            raise NoServiceManagerError(
                 f"cannot reach this user's systemd ({result.last_line}); "
                 "it does not run in containers or under su"
             )

@@ -10,10 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-import platformdirs
-
 from pipeline.config import Server
 from pipeline.errors import ConfigError
+from pipeline.install import paths
 from pipeline.lan import private_files
 from pipeline.lan.addresses import Hosts
 from pipeline.lan.authority import Identity, can_sign, covers, issue, make_authority
@@ -54,9 +53,7 @@ def prepare(server: Server, address: str, now: datetime, *, token: bool) -> Cred
     Raises:
         ConfigError: the folder cannot be used.
     """
-    folder = (
-        Path(server.tls_folder) if server.tls_folder else platformdirs.user_data_path("packet-voice") / "lan"
-    )
+    folder = Path(server.tls_folder) if server.tls_folder else paths.data_folder() / "lan"
     try:
         with private_files.locked_folder(folder):
             return _prepare(folder, Hosts.of(address), now, token=token)

@@ -130,7 +130,7 @@ class Crowd:
         after = {client: counts_of(client) for client in self.running if client in before}
         seen = [now.since(before[client]) for client, now in after.items()]
         return {
-            "clients": len(self._clients),
+            "offered": len(self._clients),
             "running": len(self.running),
             "waiting": max(waiting, self.waiting),
             **quality(seen),
@@ -197,7 +197,7 @@ async def load_steps(
         for load in (*LOADS, *reversed(LOADS[:-1])):
             before = crowd.put_back_total
             await crowd.resize(max(1, math.ceil(load * max(1, capacity))))
-            step = {"load": load, **await crowd.measure(seconds)}
+            step = {"times_capacity": load, **await crowd.measure(seconds)}
             _, health = await trio.to_thread.run_sync(server.get, "/health")
             put_back = crowd.put_back_total - before
             steps.append({**step, "put_back": put_back, "limit": health["lanes"]["limit"]})
@@ -232,7 +232,7 @@ def slow_machine(
         with start_server(config, by_hand, prefix=granted.prefix) as server:
             held, tried = trio.run(partial(held_by_hand, server, seconds, max(1, capacity["sessions"])))
             log += server.logged()
-        report(f"by hand: {held}, of {[(each['clients'], each['holds']) for each in tried]}")
+        report(f"by hand: {held}, of {[(each['offered'], each['holds']) for each in tried]}")
     full = [step["running"] for step in result["steps"] if step["waiting"]]
     return {
         "share": share,

@@ -17,11 +17,11 @@ from typing import Any
 
 import mlx.core as mx
 import msgspec
-import platformdirs
 
 from pipeline import backend
 from pipeline.config import Config
 from pipeline.errors import ConfigError, UnsupportedModelError, WeightsError
+from pipeline.install import paths
 from pipeline.models import random_init
 from pipeline.models.checkpoint import formats
 from pipeline.models.checkpoint.files import DEFAULT_NAMES, shard_paths
@@ -183,7 +183,7 @@ def _weights(
     path = folder / name
     if path.is_file() or seed is None:
         return path, True
-    made = platformdirs.user_cache_path("packet-voice") / "untrained" / key / name
+    made = paths.cache_folder() / "untrained" / key / name
     if not made.is_file():
         try:
             made.parent.mkdir(parents=True, exist_ok=True)

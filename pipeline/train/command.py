@@ -1,20 +1,15 @@
-"""How a training command ends: a user's mistake is one sentence and an exit code.
+"""How a training command ends: as every command of this project does (`pipeline.system.command`)."""
 
-`pipeline.cli.arguments` does the same for a server's; it needs what only a server does, and a
-machine that trains may have no more than PyTorch.
-"""
-
-import sys
 from collections.abc import Callable
 
-from pipeline.errors import StartupError
+from pipeline.system.command import run_command
 
 
 def run(act: Callable[[], None]) -> int:
     """Run `act`; gives the command's exit code."""
-    try:
+
+    def main() -> int:
         act()
-    except StartupError as error:
-        sys.stderr.write(f"{error}\n")
-        return error.exit_code
-    return 0
+        return 0
+
+    return run_command(main)

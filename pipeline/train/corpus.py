@@ -19,7 +19,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline import resources
+from pipeline.system import resources
 from pipeline.train.aligned import aligned
 from pipeline.train.bank import write_shard
 from pipeline.train.command import run

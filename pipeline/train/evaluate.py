@@ -20,10 +20,10 @@ import numpy as np
 import trio
 
 from pipeline.audio.framing import Framer
-from pipeline.cli.arguments import run_command
 from pipeline.config import parse_source, read_config
 from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.stages.model_stages import open_stages
+from pipeline.system.command import run_command
 from pipeline.train.bank import Shard, read_shard
 from pipeline.train.corpus import AGENT_SHARD
 from pipeline.train.measures import Sentences, log_mel_distance_db, stoi

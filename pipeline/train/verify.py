@@ -14,12 +14,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.cli.arguments import run_command
 from pipeline.config import read_config
 from pipeline.errors import WeightsError
 from pipeline.models.bundle import Bundle
 from pipeline.models.lm import LmModel
 from pipeline.stages.model_stages import ModelStages, open_stages
+from pipeline.system.command import run_command
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import GREEDY
 

@@ -47,9 +47,9 @@ def test_widths_double_up_to_the_lanes(lanes, due):
 @pytest.mark.parametrize(
     ("ticks", "sessions", "serves_one"),
     [
-        ({1: 10, 2: 20, 4: 40, 8: 60, 16: 90}, 5, True),
+        ({1: 10, 2: 20, 4: 40, 8: 60, 16: 90}, 4, True),
         ({1: 10, 2: 20}, 2, True),
-        ({1: 10, 2: 12, 4: 14, 8: 24, 16: 60}, 13, True),
+        ({1: 10, 2: 12, 4: 14, 8: 24, 16: 60}, 11, True),
         ({1: 40, 2: 30, 4: 100}, 2, True),
         ({1: 60}, 0, True),
         ({1: 300}, 0, False),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from pipeline.audio.loudness import normalized
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.errors import AudioFileError
 
 QUESTION = Path(__file__).parents[1] / "data" / "question.wav"

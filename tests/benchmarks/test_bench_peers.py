@@ -21,7 +21,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.checkpoints import LM, MIMI
 
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.config import read_config
 from pipeline.models import random_init
 from pipeline.models.checkpoint.lm_config import parse_lm_config

@@ -48,7 +48,7 @@ def test_a_page_without_markers_is_refused(text: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError):
         main(["--write", str(page)])
     assert page.read_text() == text
-    with pytest.raises(ConfigError, match="cannot be written"):
+    with pytest.raises(ConfigError, match="cannot be read"):
         main(["--write", str(tmp_path / "absent" / "page.md")])
 
 

@@ -64,6 +64,26 @@ def test_an_unknown_command_is_a_usage_error() -> None:
     assert len(run("nonsense").stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (("heath",), "did you mean health?"),
+        (("weights", "inspct"), "did you mean inspect?"),
+        (("loadtest", "--sesions", "3"), "did you mean --sessions?"),
+        (("run", "--config", "configs/tiny", "--set", "port=9000"), "did you mean server.port?"),
+        (("run", "--config", "configs/tiny", "--set", "server.hots=x"), "did you mean server.host?"),
+        (("run", "--config", "configs/tiny", "--set", "lane.max=2"), "did you mean lanes.max?"),
+        (("offline", "in.wav"), "OUT.wav is missing"),
+        (("offline",), "IN.wav and OUT.wav are missing"),
+    ],
+)
+def test_what_was_probably_meant_is_named(arguments: tuple[str, ...], meant: str) -> None:
+    """Commands, options, keys, and arguments that are missing."""
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert meant in done.stderr
+
+
 class _ReadyEndpoint(http.server.BaseHTTPRequestHandler):
     status = 200
 

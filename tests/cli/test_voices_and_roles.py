@@ -6,7 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.personas import GOLDENS, write_persona_folder
+from support.recordings import write_speech
 
+from pipeline.audio.sound_file import read_speech
 from pipeline.cli import offline, voices, weights
 from pipeline.errors import AudioFileError, ConfigError, VoiceError
 from pipeline.models.checkpoint.resolve import open_config
@@ -130,16 +132,15 @@ def test_an_own_voice_is_added_used_and_removed(folder, tmp_path, own, capsys):
 
 
 def write_wav(path: Path, length_s: float) -> None:
-    with offline.WavWriter(path) as wav:
-        wav.write(offline.read_speech(QUESTION)[: int(length_s * 24_000)])
+    write_speech(path, read_speech(QUESTION)[: int(length_s * 24_000)])
 
 
 @pytest.mark.parametrize("length_s", [0.5, 21])
 def test_a_recording_of_another_length_is_refused(folder, tmp_path, length_s):
     """A voice takes 1 to 20 seconds."""
     path = tmp_path / "voice.wav"
-    with offline.WavWriter(path) as wav:
-        wav.write(np.random.default_rng(0).uniform(-0.1, 0.1, int(length_s * 24_000)).astype(np.float32))
+    noise = np.random.default_rng(0).uniform(-0.1, 0.1, int(length_s * 24_000))
+    write_speech(path, noise.astype(np.float32))
     with pytest.raises(AudioFileError, match="a voice takes 1 to 20 s"):
         voices.main(["add", "anna", str(path), "--consent", "--config", str(folder)])
 

@@ -22,9 +22,8 @@ from safetensors.numpy import load_file, save_file
 from support.local_hub import Hub, pointed_at, serve
 
 from pipeline import backend
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.cli import offline, weights
-from pipeline.cli.arguments import run_command
 from pipeline.client.session import converse
 from pipeline.config import HubAddress, parse_source
 from pipeline.loadtest.server_process import start_server
@@ -32,6 +31,7 @@ from pipeline.models import random_init
 from pipeline.models.checkpoint.formats import MOSHI_V0_1
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.checkpoint.mimi_config import parse_mimi_config
+from pipeline.system.command import run_command
 
 ROOT = Path(__file__).parents[2]
 SPEECH = ROOT / "tests/data/speech.wav"
@@ -264,7 +264,7 @@ def test_a_quantized_folder_is_a_valid_checkpoint(
     assert code == 0
     code, again = command("quantize", "--config", checkpoint, "--bits", bits, tmp_path / "out")
     assert code == 2
-    assert "already holds a config.json" in again["stderr"]
+    assert "already exists and is not empty" in again["stderr"]
 
 
 def test_random_weights_cannot_be_quantized(command: Command, tmp_path: Path) -> None:

@@ -131,5 +131,5 @@ def test_a_loudspeaker_buffers_two_seconds():
 async def test_without_sounddevice_the_error_says_what_to_install(monkeypatch):
     """A missing optional package is one sentence with the remedy."""
     monkeypatch.setitem(sys.modules, "sounddevice", None)
-    with pytest.raises(AudioDeviceError, match=r"pip install 'packet-voice\[mic\]'"), open_audio_device():
+    with pytest.raises(AudioDeviceError, match="-m pip install sounddevice"), open_audio_device():
         pass

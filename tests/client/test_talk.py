@@ -1,5 +1,6 @@
 """The talk command, as a process, against a small real server."""
 
+import io
 import json
 import signal
 import subprocess
@@ -8,15 +9,18 @@ from functools import partial
 
 import numpy as np
 import pytest
+import soundfile
 import trio
 from support.client.arithmetic_agent import Agent, answers_to, serving
 from support.recordings import write_speech
 
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.cli.talk import main, printable
+from pipeline.client.connect import Address
 from pipeline.protocol import outgoing
 from pipeline.protocol.events import MetadataReceived
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice
+from pipeline.system.command import run_command
 
 SPEECH = np.random.default_rng(2).uniform(-0.5, 0.5, 9600).astype(np.float32)  # 5 frames
 KEYS = ["frames_in", "frames_out", "latency_ms", "underruns", "text", "close"]
@@ -164,7 +168,7 @@ async def test_an_interruption_sends_bye(tmp_path, number):
     [
         ([], "one of the arguments --in --mic is required"),
         (["--in", "a.wav", "--mic"], "not allowed with"),
-        (["--in", "a.wav", "--url", "http://127.0.0.1"], "is not the address of a WebSocket"),
+        (["--in", "a.wav", "--url", "ftp://127.0.0.1"], "is not the address of a WebSocket"),
         (["--in", "a.wav", "--url", "ws://127.0.0.1:99999"], "out of range"),
         (["--in", "a.wav", "--temperature", "-1"], "configure.temperature must be a number from 0"),
         (["--in", "a.wav", "--temperature", "nan"], "'nan' is not a finite number"),
@@ -176,17 +180,14 @@ async def test_an_interruption_sends_bye(tmp_path, number):
 )
 def test_a_mistake_in_the_arguments_is_exit_code_2(capsys, arguments, sentence):
     """An invalid option or unreadable file is reported before a connection is opened."""
-    try:
-        code = main(arguments)
-    except SystemExit as exit_:
-        code = exit_.code
-    assert code == 2
+    assert run_command(lambda: main(arguments)) == 2
     assert sentence in capsys.readouterr().err
 
 
 def test_a_path_that_cannot_be_written_is_exit_code_2(capsys, tmp_path, speech):
     """The output is opened before the conversation, so that no answer is lost."""
-    assert main(["--in", str(speech), "--out", str(tmp_path / "none" / "out.wav")]) == 2
+    out = tmp_path / "none" / "out.wav"
+    assert run_command(lambda: main(["--in", str(speech), "--out", str(out)])) == 2
     assert "does not exist" in capsys.readouterr().err
 
 
@@ -201,3 +202,64 @@ async def test_a_disk_that_fills_up_is_exit_code_2(speech):
 def test_a_server_cannot_control_the_terminal():
     """Control characters are replaced, other characters stay."""
     assert printable("a\x1b[2J\r\nb é") == "a\ufffd[2J\ufffd\ufffdb é"
+
+
+@pytest.mark.parametrize(
+    ("given", "resource", "tls"),
+    [
+        ("ws://127.0.0.1:8788/ws", "/ws", False),
+        ("ws://127.0.0.1:8788", "/", False),
+        ("http://127.0.0.1:8788", "/ws", False),
+        ("http://127.0.0.1:8788/", "/ws", False),
+        ("http://127.0.0.1:8788/packet-voice", "/ws", False),
+        ("https://voice.example.org/packet-voice#token=abc", "/ws", True),
+        ("https://voice.example.org/prefix/packet-voice", "/prefix/ws", True),
+        ("https://voice.example.org/prefix/ws", "/prefix/ws", True),
+        ("127.0.0.1:8788", "/ws", False),
+        ("[::1]:8788", "/ws", False),
+    ],
+)
+def test_the_address_that_a_server_prints_is_accepted(given, resource, tls):
+    """Its own, and that of its page."""
+    address = Address.of(given)
+    assert (address.resource, address.tls) == (resource, tls)
+
+
+async def test_an_earlier_answer_stays_where_nobody_answers(tmp_path, speech):
+    """Neither it nor the question is touched by a conversation without audio."""
+    out = tmp_path / "answer.flac"
+    out.write_bytes(b"earlier")
+    async with serving() as served:
+        url = served.url
+    code, _, stderr = await talk("--url", url, "--in", speech, "--out", out)
+    assert (code, out.read_bytes()) == (1, b"earlier")
+    assert "was not written" in stderr
+    before = speech.read_bytes()
+    code, _, stderr = await talk("--url", url, "--in", speech, "--out", speech)
+    assert (code, speech.read_bytes()) == (2, before)
+    assert "is also the input" in stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["answer.flac", "in.wav"]
+
+
+async def test_pipes_in_and_out(speech):
+    """A question from stdin, the answer to stdout, and the summary to stderr."""
+    async with serving() as served:
+        done = await trio.run_process(
+            [sys.executable, "-m", "pipeline", "talk", "--url", served.url, "--in", "-", "--out", "-"],
+            stdin=speech.read_bytes(),
+            capture_stdout=True,
+            capture_stderr=True,
+        )
+    pcm, rate_hz = soundfile.read(io.BytesIO(done.stdout), dtype="float32")
+    assert rate_hz == 24_000
+    assert np.abs(pcm - answers_to(read_speech(speech))).max() <= 1 / 32768
+    assert b"closed     1000" in done.stderr
+
+
+async def test_what_is_lost_of_a_recording_is_told(tmp_path):
+    """Before the conversation, on stderr."""
+    write_speech(tmp_path / "silent.wav", SPEECH * 0)
+    async with serving() as served:
+        code, _, stderr = await talk("--url", served.url, "--in", tmp_path / "silent.wav")
+    assert code == 0
+    assert "holds only zeros" in stderr

@@ -35,6 +35,10 @@ def port() -> int:
 @pytest.fixture(scope="module")
 def make_install(home: Home, port: int) -> subprocess.CompletedProcess[str]:
     """The result of `make install`."""
+    return installed(home, port)
+
+
+def installed(home: Home, port: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         ["make", "install", f"PYTHON={sys.executable}", "BACKEND=", f"ARGS=--set server.port={port}"],
         cwd=ROOT,
@@ -164,12 +168,25 @@ def test_the_service_survives_a_crash_stops_on_command_and_uninstalls_completely
         until(lambda: run(home, *ready).returncode == 0)
         removed = user.run(str(home.command), "uninstall")
         assert removed.returncode == 0, removed.stderr
-        assert str(home.config) in removed.stdout
         assert user.property("LoadState") == "not-found"
     with pytest.raises(OSError, match="refused"):
         socket.create_connection(("127.0.0.1", port)).close()
     home.undo_preparation()
-    assert home.files() == {".config/packet-voice/service.json"}
+    assert home.files() == set()
+    assert not home.config.exists()
+    assert not home.venv.parent.exists()
+
+
+def test_without_a_service_manager_uninstall_leaves_nothing(tmp_path: Path, port: int) -> None:
+    """No service can be running, so there is nothing to fail: the exit code is 0."""
+    home = Home(tmp_path)
+    home.prepare()
+    installed(home, port)
+    removed = run(home, "uninstall")
+    assert removed.returncode == 0, removed.stderr
+    home.undo_preparation()
+    assert home.files() == set()
+    assert not home.config.exists()
     assert not home.venv.parent.exists()
 
 

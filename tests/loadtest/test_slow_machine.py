@@ -14,7 +14,7 @@ async def test_clients_beyond_the_limit_wait_and_are_admitted_when_others_leave(
     with start_server(checkpoint, settings) as server:
         result = await load_steps(server, 2, 0.2, settle_s=0.3)
     assert result["violations"] == []
-    assert [(s["clients"], s["running"], s["waiting"]) for s in result["steps"]] == [
+    assert [(s["offered"], s["running"], s["waiting"]) for s in result["steps"]] == [
         (1, 1, 0), (2, 2, 0), (4, 2, 2), (8, 2, 6), (4, 2, 2), (2, 2, 0), (1, 1, 0),
     ]  # fmt: skip
     assert {step["limit"] for step in result["steps"]} == {2}

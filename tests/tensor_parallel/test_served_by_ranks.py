@@ -25,7 +25,7 @@ from support.checkpoints import write_folder
 from support.tensor_parallel.ranks_rig import ROOT, SHARED, Rank, free_ports, ranks
 from trio_websocket import ConnectionClosed, WebSocketConnection
 
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.cli.bench_tensor_parallel import free_ports_from
 from pipeline.client.connect import open_websocket
 from pipeline.client.report import Report

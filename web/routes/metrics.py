@@ -23,6 +23,7 @@ from actors.engine import Engine
 from actors.health import EngineStatistics
 from actors.proxy import Proxy, ProxyStatistics
 from actors.runtime.histogram import BOUNDS_MS, HistogramStatistics
+from pipeline import log
 from web.routes.metric_aliases import with_former_names
 from web.security.rate_limit import Attempt, RateLimiter, RejectReason
 
@@ -117,6 +118,7 @@ class Metrics(Collector):
         )
         tasks = trio.lowlevel.current_statistics().tasks_living
         yield _gauge("tasks", "Trio tasks.", tasks)
+        yield _counter("log_lines_lost", "Lines of the log that could not be written.", log.lost_lines())
 
 
 def _state(now: EngineStatistics, *, stalled: bool) -> Iterator[Metric]:

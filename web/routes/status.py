@@ -14,6 +14,7 @@ from quart_trio import QuartTrio
 
 from actors.engine import Engine
 from actors.proxy import Proxy, ProxyStatistics
+from pipeline import log
 from pipeline.errors import SessionRefusedError, SessionsActiveError
 from pipeline.percentiles import percentiles
 from web.responses import error_response, session_refused
@@ -75,7 +76,8 @@ def _add_health(
                 "suggestions": engine.card.suggestions,
                 "voices": engine.card.voices,
             }
-        return jsonify({**engine.health(), "backend": backend, "model": model, "hub": hub})
+        logged = {"lostLines": log.lost_lines()}
+        return jsonify({**engine.health(), "backend": backend, "model": model, "hub": hub, "log": logged})
 
     @app.get("/health/live")
     async def live() -> Response:

@@ -236,7 +236,10 @@ class _Search:
 
     def _elsewhere(self, key: str, named: str) -> Path:
         if named.startswith(FILE_SCHEME):
-            path = Path(named.removeprefix(FILE_SCHEME)).expanduser().absolute()
+            try:
+                path = Path(named.removeprefix(FILE_SCHEME)).expanduser().absolute()
+            except RuntimeError:
+                raise ConfigError(key, f"{named}: there is no such home folder") from None
             return _fetched(Folder(path.parent), path.name)
         address = HubAddress.parse(named)
         if not address.file:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 from pipeline.models.layers.conditioning import LutConfig, parse_conditioners, parse_fuser
 from pipeline.models.layers.norms import Norm
 from pipeline.models.layers.transformer import Gating, PositionalEmbedding, TransformerConfig
@@ -192,7 +192,8 @@ def parse_lm_config(raw: Mapping[str, Any]) -> LmConfig:
         if key in _OFF:
             _refuse_unless_off(key, value)
         elif key not in known and key not in NOT_LM and key not in _CONDITIONS:
-            raise ConfigError(key, "not a key that this implementation knows")
+            meant = did_you_mean(key, known | NOT_LM | _CONDITIONS)
+            raise ConfigError(key, f"not a key that this implementation knows{meant}")
         elif key in known and (value is not None or key == "depformer_layer_scale"):
             given[key] = value
     if given.get("dep_q") == 0:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Final, get_type_hints
 
 import msgspec
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, did_you_mean
 from pipeline.models.layers.transformer import TransformerConfig
 from pipeline.units import FRAME_SAMPLES, FRAMES_PER_MINUTE, SAMPLE_RATE_HZ
 
@@ -121,9 +121,11 @@ def parse_mimi_config(raw: Mapping[str, Any]) -> MimiConfig:
     Raises:
         ConfigError: a key is unknown, mistyped, or has a value that this codec does not support.
     """
-    unknown = set(raw) - {*_ARCHITECTURE[""], "seanet", "quantizer", "transformer"}
+    known = {*_ARCHITECTURE[""], "seanet", "quantizer", "transformer"}
+    unknown = set(raw) - known
     if unknown:
-        raise ConfigError(min(unknown), "not a key of Mimi's configuration")
+        key = min(unknown)
+        raise ConfigError(key, f"not a key of Mimi's configuration{did_you_mean(key, known)}")
     _check_constants("", raw)
     seanet = SeanetConfig(**_sizes(raw, "seanet", SeanetConfig))
     hop_samples = math.prod(seanet.ratios)

@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.config import HUB_SCHEME, Config, HubAddress, Source, make_config, read_config, read_object
-from pipeline.errors import WeightsError
-from pipeline.hub import Repository
+from pipeline.errors import HubError, WeightsError
 from pipeline.models.checkpoint.files import FileSource, Folder, locate
 from pipeline.models.checkpoint.formats import lacks_architecture, refuse
 from pipeline.models.checkpoint.lm_config import parse_lm_config
+
+if TYPE_CHECKING:  # imported by `_open_repository` only when there is a repository
+    from pipeline.hub import Repository
 
 _CONFIG_NAME = "config.json"
 _NO_CONFIG = Path(_CONFIG_NAME)  # for a repository without one
@@ -30,7 +33,7 @@ _SMALL = (".json", ".model", ".tgz")  # configs, indices, tokenizers and voices 
 class _Headers:
     """A repository whose weight files are present in `folder` by their headers only."""
 
-    repository: Repository
+    repository: "Repository"
     folder: Path
 
     def __contains__(self, name: str) -> bool:
@@ -67,7 +70,7 @@ def _check_config(config: Config, name: str) -> None:
 class _Opening:
     """One config while it is opened, and the repositories it needs, each queried once."""
 
-    def __init__(self, source: Source, overrides: Sequence[str], stubs: Path) -> None:
+    def __init__(self, source: Source, overrides: Sequence[str], stubs: "_Stubs") -> None:
         self.repositories: dict[HubAddress, Repository] = {}
         self._source = source
         self._stubs = stubs
@@ -99,10 +102,10 @@ class _Opening:
             located = replace(located, path=Path(located.model["moshi_name"]).with_name(_CONFIG_NAME))
         return located
 
-    def _whole(self, address: HubAddress) -> Repository:
+    def _whole(self, address: HubAddress) -> "Repository":
         key = HubAddress(address.repo, address.revision)
         if key not in self.repositories:
-            repository = Repository(key)
+            repository = _open_repository(key)
             if not repository.online:
                 print(f"{key}: cannot reach the hub; using the cached copy", file=sys.stderr)
             self.repositories[key] = repository
@@ -110,20 +113,54 @@ class _Opening:
 
     def _headers(self, address: HubAddress) -> FileSource:
         repository = self._whole(address)
-        return _Headers(repository, self._stubs / urllib.parse.quote(str(repository), safe=""))
+        return _Headers(repository, self._stubs.folder / urllib.parse.quote(str(repository), safe=""))
+
+
+def _open_repository(address: HubAddress) -> "Repository":
+    """The repository; the hub's client, which reads the environment when it is imported, only for this.
+
+    Raises:
+        HubError: the client cannot be used, or the repository cannot be opened.
+    """
+    try:
+        from pipeline.hub import Repository  # noqa: PLC0415 - see above
+    except (ImportError, ValueError, OSError) as error:
+        problem = f"the hub client does not start ({error}); check the variables HF_* of the environment"
+        raise HubError(str(address), problem) from None
+    return Repository(address)
+
+
+class _Stubs:
+    """A temporary folder for headers, made when the first repository needs it."""
+
+    def __init__(self) -> None:
+        self.made: tempfile.TemporaryDirectory[str] | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The folder."""
+        if self.made is None:
+            try:
+                self.made = tempfile.TemporaryDirectory(prefix="packet-voice-")
+            except OSError as error:
+                raise WeightsError("TMPDIR", f"no temporary folder can be made ({error.strerror})") from None
+        return Path(self.made.name)
 
 
 @contextmanager
-def _stubs() -> Iterator[Path]:
+def _stubs() -> Iterator[_Stubs]:
     """A temporary folder for headers; errors about files in it name the repository instead."""
-    with tempfile.TemporaryDirectory(prefix="packet-voice-") as folder:
-        try:
-            yield Path(folder)
-        except WeightsError as error:
-            if not Path(error.path).is_relative_to(folder):
-                raise
-            stub = str(Path(error.path).relative_to(folder))
-            raise WeightsError(urllib.parse.unquote(stub), error.problem) from error
+    stubs = _Stubs()
+    try:
+        yield stubs
+    except WeightsError as error:
+        if stubs.made is None or not Path(error.path).is_relative_to(stubs.folder):
+            raise
+        stub = str(Path(error.path).relative_to(stubs.folder))
+        raise WeightsError(urllib.parse.unquote(stub), error.problem) from error
+    finally:
+        if stubs.made is not None:
+            stubs.made.cleanup()
 
 
 @contextmanager

@@ -21,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final, Literal
 
-import platformdirs
-
-from pipeline.errors import VoiceError
+from pipeline.errors import ConfigError, VoiceError
+from pipeline.install import paths
 from pipeline.models.checkpoint.voices import MAX_FILE_BYTES, read_published_voice, read_voice, write_voice
 from pipeline.values import Voice
 
@@ -45,7 +44,7 @@ class VoiceInfo:
 
 def own_folder() -> Path:
     """Where the user's own voices are."""
-    return platformdirs.user_data_path("packet-voice") / "voices"
+    return paths.data_folder() / "voices"
 
 
 class VoiceStore:
@@ -58,8 +57,16 @@ class VoiceStore:
         """
         self._archive = archive
         self._folder: Path | None = None  # of the archive's voices, once it is known
-        self._own = own_folder() if own is None else own
-        self._cache = platformdirs.user_cache_path("packet-voice") / "voices" if cache is None else cache
+        self._given_own = own
+        self._given_cache = cache
+
+    @property
+    def _own(self) -> Path:
+        return own_folder() if self._given_own is None else self._given_own
+
+    @property
+    def _cache(self) -> Path:
+        return paths.cache_folder() / "voices" if self._given_cache is None else self._given_cache
 
     def list(self) -> list[VoiceInfo]:
         """All voices, sorted by name, the user's own first.
@@ -67,7 +74,10 @@ class VoiceStore:
         Raises:
             VoiceError: the archive is damaged, or holds something else than voices.
         """
-        own = [VoiceInfo(path.stem, "own", path) for path in _files(self._own)]
+        try:
+            own = [VoiceInfo(path.stem, "own", path) for path in _files(self._own)]
+        except ConfigError:  # a user without a home folder has no voices of their own
+            own = []
         names = {voice.name for voice in own}
         if self._archive is not None and (self._folder is None or not self._folder.is_dir()):
             self._folder = self._converted(self._archive)

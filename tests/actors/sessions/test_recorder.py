@@ -13,10 +13,11 @@ from support.actors.fakes import DELAY, Client, MemoryTransport, make_engine, se
 
 from actors.sessions.recorder import CLOSING_S, WAITING_ITEMS, Recorder
 from pipeline.audio.recordings import read_replay
+from pipeline.config import Replay
 from pipeline.errors import ConfigError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
-from pipeline.protocol.metadata import Configure
+from pipeline.protocol.metadata import Configure, ErrorNotice, RecordingNotice
 
 (FRAME,) = speech(3, 1)
 
@@ -34,7 +35,7 @@ def last_line(folder: Path) -> dict[str, object]:
 
 async def test_a_disk_that_cannot_keep_up_costs_only_the_recording(tmp_path):
     """The session posts without waiting; the recording is marked incomplete."""
-    recorder = Recorder(tmp_path, "small", str)
+    recorder = Recorder(Replay(folder=str(tmp_path)), "small", str)
     recording = recorder.begin("s", sampling={})
     for _ in range(WAITING_ITEMS + 10):
         recording.add_audio(FRAME)
@@ -46,7 +47,7 @@ async def test_a_disk_that_cannot_keep_up_costs_only_the_recording(tmp_path):
 
 async def test_a_recorder_that_is_cancelled_writes_what_it_has(tmp_path):
     """The process ends: all audio so far is written, and the recording is marked incomplete."""
-    recorder = Recorder(tmp_path, "small", lambda: "d1")
+    recorder = Recorder(Replay(folder=str(tmp_path)), "small", lambda: "d1")
     recording = recorder.begin("s", sampling={"seed": 4})
     recording.add_audio(FRAME)
     await write_all(recorder)
@@ -58,7 +59,7 @@ async def test_a_recorder_that_is_cancelled_writes_what_it_has(tmp_path):
 async def test_a_folder_that_cannot_be_written_costs_only_the_recording(tmp_path):
     """Items after the failure are dropped; another session's recording is complete."""
     (tmp_path / "taken").write_text("")
-    recorder = Recorder(tmp_path, "small", str)
+    recorder = Recorder(Replay(folder=str(tmp_path)), "small", str)
     bad, good = recorder.begin("taken", sampling={}), recorder.begin("free", sampling={})
     for recording in (bad, good):
         recording.add_audio(FRAME)
@@ -79,7 +80,7 @@ async def test_a_disk_that_is_full_when_a_recording_is_closed_costs_only_the_rec
         return "d1"
 
     full = os.open("/dev/full", os.O_WRONLY)
-    recorder = Recorder(tmp_path, "small", fill)
+    recorder = Recorder(Replay(folder=str(tmp_path)), "small", fill)
     recorder.begin("s", sampling={})
     try:
         with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
@@ -93,7 +94,7 @@ async def test_a_disk_that_is_full_when_a_recording_is_closed_costs_only_the_rec
 async def test_a_disk_that_does_not_answer_is_waited_for_until_a_deadline(tmp_path, autojump_clock):
     """Cancelled, the recorder waits `CLOSING_S` for it and no longer, even with items left."""
     gate, began_s = threading.Event(), trio.current_time()
-    recorder = Recorder(tmp_path, "small", lambda: str(gate.wait()))
+    recorder = Recorder(Replay(folder=str(tmp_path)), "small", lambda: str(gate.wait()))
     recording = recorder.begin("s", sampling={})
     try:
         with trio.move_on_after(5):
@@ -139,7 +140,71 @@ async def test_a_bug_in_the_recorder_is_raised(tmp_path):
     def digest() -> str:
         raise LookupError("no such tensor")
 
-    recorder = Recorder(tmp_path, "small", digest)
+    recorder = Recorder(Replay(folder=str(tmp_path)), "small", digest)
     recorder.begin("s", sampling={})
     with pytest.RaisesGroup(LookupError, flatten_subgroups=True):
         await write_all(recorder)
+
+
+async def test_what_was_recorded_is_on_disk_at_once(tmp_path):
+    """A process that is killed leaves everything but the last moment."""
+    recorder = Recorder(Replay(folder=str(tmp_path)), "small", str)
+    with trio.fail_after(30):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(recorder.run)
+            recording = recorder.begin("s", sampling={})
+            recording.add_audio(FRAME)
+            audio = tmp_path / "s/audio.f32"
+            while not (audio.exists() and audio.stat().st_size == FRAME.nbytes):
+                await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+
+
+async def test_a_recording_ends_at_its_largest_size(tmp_path):
+    """Its beginning can be replayed, and the session learns why."""
+    settings = Replay(folder=str(tmp_path), recording_bytes=4 * FRAME.nbytes)
+    recorder, problems = Recorder(settings, "small", str), []
+    recording = recorder.begin("s", problems.append, sampling={})
+    for _ in range(10):
+        recording.add_audio(FRAME)
+    recording.end("closed", 10)
+    await write_all(recorder)
+    assert len(problems) == 1
+    assert "replay.recording_bytes" in problems[0]
+    recorded = read_replay(tmp_path / "s")
+    assert (len(recorded.frames), recorded.complete) == (3, False)
+
+
+async def test_there_are_no_more_recordings_than_allowed(tmp_path):
+    """A further one is refused with the key to change; those that exist stay."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    recorder, problems = Recorder(Replay(folder=str(tmp_path), recordings=2), "small", str), []
+    recorder.begin("s", problems.append, sampling={}).end("closed", 0)
+    await write_all(recorder)
+    assert [("replay.recordings" in problem) for problem in problems] == [True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
+async def test_a_session_learns_at_once_that_the_disk_refuses(tmp_path):
+    """It gets the reason while it goes on, and the page no longer shows a recording."""
+    (tmp_path / "file").write_text("")
+    engine = make_engine(replay={"folder": str(tmp_path / "file")})
+    client = Client(MemoryTransport(buffer=1000))
+    with trio.fail_after(60):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(engine.run)
+            await engine.ready.wait()
+            nursery.start_soon(serve_client, engine, client)
+            nursery.start_soon(client.listen)
+            await client.send(outgoing.metadata(Configure(replay=True)))
+            await client.ready()
+            while RecordingNotice(on=False) not in client.metadata:
+                await trio.lowlevel.checkpoint()
+            await client.stream(speech(1, 10))
+            await client.bye()
+            await engine.drain()
+    (notice,) = [value for value in client.metadata if isinstance(value, ErrorNotice)]
+    assert notice.code == "not_recorded"
+    assert os.strerror(errno.ENOTDIR) in notice.message or os.strerror(errno.EEXIST) in notice.message
+    assert len(client.audio) == 10 - DELAY

@@ -23,12 +23,12 @@ from benchmarks.peers.material import make
 from benchmarks.peers.page import Outcome, as_json, page
 from benchmarks.peers.rounds import Plan, compete
 
-from pipeline import resources
-from pipeline.cli.arguments import run_command
 from pipeline.diagnostics import microbenchmarks
 from pipeline.diagnostics.cost_model import parameter_count
 from pipeline.errors import ConfigError
 from pipeline.models.checkpoint.lm_config import parse_lm_config
+from pipeline.system import resources
+from pipeline.system.command import run_command
 
 ROOT: Final = Path(__file__).parents[3]
 MEMORY_FACTOR: Final = 1.2  # a margin for activations and other processes

@@ -27,8 +27,8 @@ from benchmarks.peers.environments import BuildError, interpreter
 from benchmarks.peers.gpu_page import gpu_page
 from support.checkpoints import LM, MIMI
 
-from pipeline.cli.arguments import run_command
 from pipeline.errors import ConfigError
+from pipeline.system.command import run_command
 
 HERE: Final = Path(__file__).parent
 ROOT: Final = HERE.parents[2]

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from benchmarks.peers.cases import SIZES
 
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.models import random_init
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.checkpoint.mimi_config import MimiConfig, parse_mimi_config

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import backend, resources
+from pipeline import backend
 from pipeline.loadtest.processor_share import processor_share
+from pipeline.system import resources
 
 V2 = "42 32 0:29 / /sys/fs/cgroup rw,nosuid shared:9 - cgroup2 cgroup2 rw\n"
 V1 = (

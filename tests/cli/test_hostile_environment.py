@@ -1,0 +1,249 @@
+"""Whatever the environment, the names of files and their contents are, a command ends with a sentence.
+
+A server whose model is on this machine starts whatever the settings of its optional parts are.
+"""
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from actors.hub_proxy.client import HubClient
+from actors.hub_proxy.request import FileRef
+from pipeline.cli import offline, talk, trace, weights
+from pipeline.errors import HubFileError
+from pipeline.system.command import run_command
+
+ROOT = Path(__file__).parents[2]
+REF = FileRef("Xenova/whisper-tiny", "main", "config.json")
+BAD = {
+    "ALL_PROXY": "socks5://127.0.0.1:1",
+    "HTTPS_PROXY": "no-scheme",
+    "HTTP_PROXY": "http://[::1",
+    "NO_PROXY": "[",
+    "SSL_CERT_FILE": "/nonexistent",
+    "SSL_CERT_DIR": "/dev/null",
+    "HF_HOME": "/dev/null/x",
+    "HF_TOKEN_PATH": "/proc/self/mem",
+    "TMPDIR": "/nonexistent",
+    "XDG_CACHE_HOME": "relative",
+    "LANG": "xx",
+    "TERM": "\x1b",
+    "COLUMNS": "x",
+}
+
+
+def clean_environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if "proxy" not in name.lower()}
+
+
+@contextlib.contextmanager
+def server(
+    environment: dict[str, str], checkpoint: Path, program: tuple[str, ...] = ("-m", "pipeline.run")
+) -> Iterator[str]:
+    """The address of a server that became ready."""
+    with subprocess.Popen(
+        [sys.executable, *program, "--config", str(checkpoint), "--set", "server.port=0"],
+        cwd=ROOT,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        try:
+            lines = []
+            for line in process.stderr:
+                lines.append(line)
+                if '"ready"' in line:
+                    break
+            assert lines, "the server has ended"
+            ready = json.loads(lines[-1])
+            assert ready["event"] == "ready", lines
+            yield ready["open"].removesuffix("/packet-voice")
+            process.terminate()
+            assert process.wait(timeout=30) == 0
+        finally:
+            process.kill()
+
+
+def hub_answer(url: str) -> str:
+    """What the hub proxy says to a request for a file that is not in its cache."""
+    with pytest.raises(urllib.error.HTTPError) as failed, no_proxy_opener() as opener:
+        opener.open(f"{url}/api/hf/{REF.repo}/resolve/main/absent.json", timeout=20)
+    with failed.value as response:
+        message: str = json.load(response)["error"]["message"]
+        return message
+
+
+@contextlib.contextmanager
+def no_proxy_opener() -> Iterator[urllib.request.OpenerDirector]:
+    yield urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
+@pytest.mark.parametrize("proxy", ["socks5://127.0.0.1:1080", "socks://127.0.0.1:1080"])
+def test_a_proxy_that_the_hub_client_cannot_use_concerns_only_the_hub(
+    checkpoint: Path, proxy: str, tmp_path: Path
+) -> None:
+    """The server starts; a request for a file of the hub is answered with what is lacking."""
+    environment = {**clean_environment(), "ALL_PROXY": proxy, "XDG_CACHE_HOME": str(tmp_path)}
+    with server(environment, checkpoint) as url:
+        message = hub_answer(url)
+    assert "ALL_PROXY" in message
+    assert "Traceback" not in message
+
+
+def test_settings_of_optional_parts_do_not_keep_a_server_from_starting(checkpoint: Path) -> None:
+    """All at once, wrong as they can be."""
+    with server({**clean_environment(), **BAD}, checkpoint) as url:
+        assert hub_answer(url)
+
+
+def test_a_hub_client_that_cannot_be_imported_concerns_only_the_hub(checkpoint: Path) -> None:
+    """It reads some variables when it is imported."""
+    with server({**clean_environment(), "HF_HUB_DOWNLOAD_TIMEOUT": "soon"}, checkpoint) as url:
+        assert "soon" in hub_answer(url)
+
+
+HOMELESS = """
+import pwd
+
+def absent(uid):
+    raise KeyError(uid)
+
+pwd.getpwuid = absent
+from pipeline.run import run_and_exit
+
+run_and_exit()
+"""
+
+
+def test_a_user_without_a_home_folder_can_serve(checkpoint: Path) -> None:
+    """As in a container started with --user: the hub proxy has no place for its cache, and says so."""
+    environment = {
+        name: value for name, value in clean_environment().items() if not name.startswith(("HOME", "XDG_"))
+    }
+    with server(environment, checkpoint, ("-c", HOMELESS)) as url:
+        assert "HOME" in hub_answer(url)
+
+
+def names_of_proxies() -> st.SearchStrategy[str]:
+    text = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=20)
+    scheme = st.sampled_from(
+        ["", "http://", "https://", "socks5://", "socks5h://", "socks4://", "//", "ftp://"]
+    )
+    return st.builds("{}{}".format, scheme, text)
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(proxy=names_of_proxies(), endpoint=names_of_proxies())
+def test_any_proxy_and_endpoint_is_an_error_of_the_request(
+    monkeypatch: pytest.MonkeyPatch, proxy: str, endpoint: str
+) -> None:
+    """`HubClient` raises nothing else, and nothing before."""
+    for name in ("ALL_PROXY", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "http_proxy", "https_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ALL_PROXY", proxy)
+
+    async def ask() -> None:
+        client = HubClient(endpoint, None, offline=False, timeout_s=0.001, connections=1)
+        try:
+            with contextlib.suppress(HubFileError):
+                client._check_environment()
+        finally:
+            await client.aclose()
+
+    trio.run(ask)
+
+
+NAMES = st.binary(min_size=1, max_size=60).map(
+    lambda raw: os.fsdecode(raw.replace(b"\0", b"").replace(b"/", b"") or b"x")
+)
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=NAMES, content=st.binary(max_size=200))
+def test_files_of_any_name_and_content_are_a_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], name: str, content: bytes
+) -> None:
+    """For every command that reads one."""
+    folder = tmp_path / "any"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"f{name}"
+    path.write_bytes(content)
+    try:
+        for command in (
+            lambda: talk.main(["--url", "ws://127.0.0.1:9/ws", "--in", str(path)]),
+            lambda: offline.main([str(path), str(folder / "out.wav")]),
+            lambda: trace.main([str(path)]),
+            lambda: weights.main(["inspect", "--config", str(path)]),
+        ):
+            assert run_command(command) in (1, 2, 3)
+            printed = capfd.readouterr().err
+            assert "Traceback" not in printed
+            assert "internal error" not in printed, printed
+    finally:
+        path.unlink()
+
+
+KINDS = ["folder", "fifo", "socket", "null", "zero", "full", "loop", "nothing", "unreadable"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_files_of_any_kind_are_a_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that was closed, a socket and an endless device included."""
+    monkeypatch.setattr("pipeline.audio.sound_file.PIPED_BYTES_MAX", 1 << 16)
+    path = tmp_path / "file"
+    with contextlib.ExitStack() as stack:
+        match kind:
+            case "folder":
+                path.mkdir()
+            case "fifo":
+                os.mkfifo(path)
+                writer = subprocess.Popen([sys.executable, "-c", f"open({str(path)!r}, 'wb').close()"])
+                stack.callback(writer.wait)
+            case "socket":
+                listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+                listener.bind(str(path))
+            case "loop":
+                path.symlink_to(path)
+            case "unreadable":
+                path.write_bytes(b"")
+                path.chmod(0)
+            case "nothing":
+                pass
+            case device:
+                path = Path("/dev") / device
+        assert run_command(lambda: talk.main(["--url", "ws://127.0.0.1:9/ws", "--in", str(path)])) == 2
+    printed = capfd.readouterr().err
+    assert len(printed.splitlines()) == 1, printed
+    assert "internal error" not in printed
+
+
+@pytest.mark.parametrize("limit", ["-n 8", "-v 200000", "-v 400000"])
+def test_too_little_of_the_machine_is_a_sentence(checkpoint: Path, limit: str) -> None:
+    """Too few open files, and too little memory for a library or for a thread."""
+    command = f"{sys.executable} -m pipeline.run --config {checkpoint} --set server.port=0"
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"ulimit {limit}; exec {command}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr

@@ -1,0 +1,173 @@
+"""Whatever reaches a command line is one sentence and an exit code, for every command."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import EXIT_BROKEN_INVARIANT, EXIT_INTERRUPTED, ConfigError
+from pipeline.system.command import (
+    EXIT_CLOSED_PIPE,
+    EXIT_FAILED,
+    EXIT_TERMINATED,
+    TRACEBACK,
+    Terminated,
+    run_command,
+)
+
+ROOT = Path(__file__).parents[2]
+
+
+def command_that_raises(error: BaseException) -> int:
+    def main() -> int:
+        raise error
+
+    return run_command(main)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (ConfigError("a.b", "wrong"), 2, "a.b: wrong"),
+        (PermissionError(errno.EACCES, "Permission denied", "/x"), EXIT_FAILED, "/x: Permission denied"),
+        (OSError(errno.EMFILE, "Too many open files"), EXIT_FAILED, "ulimit -n"),
+        (OSError("without a number"), EXIT_FAILED, "without a number"),
+        (MemoryError(), EXIT_FAILED, "there is not enough memory"),
+        (ExceptionGroup("a", [ExceptionGroup("b", [ConfigError("k", "bad")])]), 2, "k: bad"),
+        (ExceptionGroup("a", [ValueError("one"), ConfigError("k", "bad")]), 2, "k: bad"),
+        (KeyError("name\nof two lines"), EXIT_BROKEN_INVARIANT, "internal error: KeyError"),
+        (SystemExit("text"), EXIT_FAILED, "text"),
+    ],
+)
+def test_an_error_is_one_sentence_and_its_exit_code(
+    capfd: pytest.CaptureFixture[str], error: BaseException, code: int, sentence: str
+) -> None:
+    """In a group, the error that the user can fix is the one to be told."""
+    assert command_that_raises(error) == code
+    printed = capfd.readouterr().err
+    assert sentence in printed
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(KeyboardInterrupt(), EXIT_INTERRUPTED), (Terminated(), EXIT_TERMINATED)]
+)
+def test_a_signal_is_an_exit_code_without_a_word(
+    capfd: pytest.CaptureFixture[str], error: BaseException, code: int
+) -> None:
+    """The user knows what happened."""
+    assert command_that_raises(error) == code
+    assert capfd.readouterr().err == ""
+
+
+def test_a_traceback_is_shown_on_request(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bug can be reported in full."""
+    monkeypatch.setenv(TRACEBACK, "1")
+    command_that_raises(KeyError("name"))
+    assert "Traceback" in capfd.readouterr().err
+
+
+def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
+    command = [sys.executable, "-m", *arguments]
+    return subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, check=False, **options)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("pipeline", "--help"),
+        ("pipeline", "config-reference"),
+        ("pipeline", "weights", "inspect", "--config", "configs/tiny"),
+    ],
+)
+def test_a_reader_that_leaves_is_a_quiet_end(command: tuple[str, ...]) -> None:
+    """`… | true` prints nothing."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        done = run(*command, stdout=writing)
+    finally:
+        os.close(writing)
+    assert (done.returncode, done.stderr) == (EXIT_CLOSED_PIPE, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
+def test_output_that_does_not_fit_is_a_sentence() -> None:
+    """What was printed is not complete, and the exit code says so."""
+    with Path("/dev/full").open("wb") as full:
+        done = run("pipeline", "config-reference", stdout=full)
+    assert done.returncode == EXIT_FAILED
+    assert done.stderr.decode() == f"{os.strerror(errno.ENOSPC)}\n"
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams_do_not_matter(closed: str, tmp_path: Path) -> None:
+    """What is printed goes nowhere, and into no file that the command writes."""
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / "docs/reference/configuration.md").read_text())
+    before = page.read_text()
+    command = f"{sys.executable} -m pipeline config-reference --write {page} {closed}"
+    done = subprocess.run(["/bin/sh", "-c", command], cwd=ROOT, check=False)
+    assert done.returncode == 0
+    assert page.read_text() == before
+
+
+@pytest.mark.parametrize("seen", ["msgspec", "numpy", "mlx.core", "trio", "quart"])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+def test_a_signal_while_the_server_starts_is_a_quiet_end(number: int, code: int, seen: str) -> None:
+    """Whatever is being imported, the exit code is that of the same signal later on."""
+    command = [sys.executable, "-X", "importtime", "-m", "pipeline.run", "--config", "configs/tiny"]
+    with subprocess.Popen(
+        [*command, "--set", "server.port=0"], cwd=ROOT, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.split("|")[-1].strip() == seen:
+                process.send_signal(number)
+                break
+        rest = process.stderr.read()
+    assert process.returncode == code
+    assert "Traceback" not in rest
+
+
+@pytest.mark.parametrize("module", ["pipeline", "pipeline.run"])
+def test_an_interrupt_before_any_of_that_is_a_quiet_end_too(module: str) -> None:
+    """Nothing has been imported that could handle it."""
+    command = [sys.executable, "-X", "importtime", "-m", module]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        for line in process.stderr:
+            if line.split("|")[-1].strip() == "difflib":  # the first import of `pipeline.errors`
+                process.send_signal(signal.SIGINT)
+                break
+        rest = process.stderr.read()
+    assert process.returncode in (-signal.SIGINT, EXIT_INTERRUPTED)
+    assert "Traceback" not in rest
+
+
+def test_a_signal_between_the_imports_and_the_server_is_a_quiet_end(tmp_path: Path) -> None:
+    """While a config is opened, or weights are made, SIGTERM ends with 0."""
+    fifo = tmp_path / "config.json"
+    os.mkfifo(fifo)  # opening the config waits for the other end
+    command = [sys.executable, "-m", "pipeline.run", "--config", str(fifo)]
+    with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
+        with fifo.open("wb"):  # it is reading now
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(timeout=60) == 0
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+
+
+def test_every_module_that_can_be_run_ends_in_the_same_way() -> None:
+    """Each passes its main function to `run_command`, itself or through the training commands' `run`."""
+    for package in ("pipeline", "actors", "web"):
+        for path in (ROOT / package).rglob("*.py"):
+            source = path.read_text()
+            if 'if __name__ == "__main__":' in source and path.name != "__main__.py":
+                assert "run_command(" in source or "pipeline.train.command import run" in source, path
