@@ -17,7 +17,7 @@ import websockets
 from openai import AsyncOpenAI
 from openai.types.live import SessionClosedEvent, SessionStartedEvent
 
-from pipeline.audio.wav import read_speech
+from pipeline.audio.sound_file import read_speech
 from pipeline.loadtest.server_process import ServerProcess, start_server
 
 ROOT = Path(__file__).parent.parent

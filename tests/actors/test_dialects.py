@@ -15,8 +15,8 @@ from support.actors.fakes import Client, MemoryTransport, make_engine, serve_cli
 from actors.engine import Loaders
 from actors.sessions import transcoding
 from pipeline.audio.framing import Framer, payload_of
+from pipeline.audio.sound_file import read_speech
 from pipeline.audio.transcoding import OpusStreamDecoder, OpusStreamEncoder
-from pipeline.audio.wav import read_speech
 from pipeline.config import read_config
 from pipeline.protocol import outgoing
 from pipeline.protocol.live.dialect import LiveDialect
