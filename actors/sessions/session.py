@@ -303,7 +303,6 @@ class Session:
         self.send_metadata(ErrorNotice("prompt_refused", notice))
 
     def _send_ready(self) -> None:
-        self._last_audio_s = trio.current_time()
         self.send_metadata(Ready(self._choice.persona.voice, self._choice.persona.role))
 
     def announce_recording(self) -> None:

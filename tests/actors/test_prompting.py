@@ -202,6 +202,19 @@ async def test_who_is_put_back_meanwhile_is_ready_when_it_runs_again(autojump_cl
     await client.bye()
 
 
+async def test_asking_again_and_again_does_not_keep_a_lane(autojump_clock, nursery):
+    """A session that sends no audio is idle, however often it chooses."""
+    engine = await serving(make_engine(idle_s=5), nursery)
+    client = await join(engine, nursery)
+    for count in range(12):
+        if client.over:
+            break
+        await client.send(outgoing.metadata(Configure(role=str(count))))
+        await trio.sleep(1)
+    assert "idle" in client.errors
+    assert count < 8
+
+
 class Fails(Watched):
     def advance_prompt(self, lane: int, prompt: Prompt, positions: int) -> bool:
         if lane == 1:

@@ -525,7 +525,7 @@ class NothingMoves(HalfOpen):
 async def endless():
     for k in itertools.count():
         yield CapturedFrame(np.zeros(1920, np.float32), now_ns() + k)
-        await trio.sleep(0.5)  # so slowly that no buffer fills up before the silence is noticed
+        await trio.sleep(2)  # so slowly that no buffer fills up before the silence is noticed
 
 
 async def torrent():

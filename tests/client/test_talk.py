@@ -15,7 +15,7 @@ from support.client.arithmetic_agent import Agent, answers_to, serving
 from support.recordings import write_speech
 
 from pipeline.audio.sound_file import read_speech
-from pipeline.cli.talk import main, printable
+from pipeline.cli.talk import main, parse, printable
 from pipeline.client.connect import Address
 from pipeline.protocol import outgoing
 from pipeline.protocol.events import MetadataReceived
@@ -263,3 +263,11 @@ async def test_what_is_lost_of_a_recording_is_told(tmp_path):
         code, _, stderr = await talk("--url", served.url, "--in", tmp_path / "silent.wav")
     assert code == 0
     assert "holds only zeros" in stderr
+
+
+def test_a_voice_and_a_role_are_asked_for():
+    """As they are given; too long a role is a mistake on the command line."""
+    configure = parse(["--in", "a.wav", "--voice", "NATF0", "--role", "be kind"]).configure
+    assert configure == Configure(voice="NATF0", role="be kind")
+    with pytest.raises(SystemExit):
+        parse(["--in", "a.wav", "--role", "x" * 4001])
