@@ -22,12 +22,14 @@ from actors.sessions.dispatcher import Dispatcher
 from actors.sessions.prompting import Prompter
 from actors.sessions.send_queue import SendQueue, SendQueueFullError
 from actors.sessions.session import Session
+from actors.sessions.transcoding import Transcoding
 from actors.sessions.transport import SlowPeerError, Transport, TransportClosedError
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, LaneFailedError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
-from pipeline.protocol.conversation import Conversation, ConversationStatistics
+from pipeline.protocol.conversation import ConversationStatistics
+from pipeline.protocol.dialect import Dialect
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
 from pipeline.protocol.metadata import Draining, ErrorNotice
 from pipeline.protocol.outgoing import OutgoingPacket
@@ -54,6 +56,7 @@ class Connection:
 
     Attributes:
         session: the session that it carries.
+        dialect: how its client speaks.
         peer: the peer's address, for the log.
         close_info: why it ends; None until there is a reason.
         queue: packets that wait to be written.
@@ -71,9 +74,11 @@ class Connection:
         settings: Settings,
         on_end: Callable[["Connection", CloseInfo], None],
         *,
+        dialect: Dialect,
         prompter: Prompter,
     ) -> None:
         self.session = session
+        self.dialect = dialect
         self.peer = transport.peer
         self.close_info: CloseInfo | None = None
         self.queue = SendQueue(max_lag_s=settings.limits.max_lag_ms / 1000)
@@ -82,13 +87,7 @@ class Connection:
         self._transport = transport
         self._dispatcher = dispatcher
         self._settings = settings
-        self._conversation = Conversation(
-            "server",
-            heartbeat_every_s=settings.heartbeat.every_s,
-            heartbeat_timeout_s=settings.heartbeat.timeout_s,
-            now_s=awake_time(),
-            unacked=session.unacked,
-        )
+        self._transcoding = Transcoding(dialect)
         self._opening: tuple[OutgoingPacket, ...] = ()
         self._cannot_write = False
         self._scope = trio.CancelScope()
@@ -105,6 +104,7 @@ class Connection:
         """
         try:
             self._opening = tuple(opening)
+            self._apply_request()
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     for task in (
@@ -115,6 +115,7 @@ class Connection:
                         self._begin_personas,
                         self._finish_session,
                         self._end_when_idle,
+                        self._expire,
                     ):
                         nursery.start_soon(self._supervise, task)
         finally:
@@ -125,13 +126,13 @@ class Connection:
                 if info.close_reason is CloseReason.INTERNAL_ERROR and not self._cannot_write:
                     await self._send_internal_error()
                 await self._transport.close(info.close_reason)
-            self._conversation.close()
+            self.dialect.close()
         if self._broken is not None:
             raise self._broken
 
     def packets(self) -> ConversationStatistics:
         """Counters of packets sent and received, by type."""
-        return self._conversation.statistics()
+        return self.dialect.statistics()
 
     def close_gracefully(self, info: CloseInfo) -> None:
         """End once all audio that was accepted is answered, within `drain_s`."""
@@ -144,6 +145,10 @@ class Connection:
             return
         self.session.send_metadata(Draining())
         self.close_gracefully(CloseInfo(CloseReason.GOING_AWAY, "drained"))
+
+    def hang_up(self) -> None:
+        """Somebody else asks for the end: close gracefully."""
+        self.close_gracefully(CloseInfo(CloseReason.NORMAL, "hangup"))
 
     def supersede(self) -> None:
         """Another connection carries the session from now on: end."""
@@ -166,12 +171,13 @@ class Connection:
         try:
             await task()
         except (SlowPeerError, SendQueueFullError):
-            self.abort(CloseInfo(CloseReason.TRY_AGAIN_LATER, NOT_READING, resumable=True))
+            self.abort(CloseInfo(CloseReason.TRY_AGAIN_LATER, NOT_READING, resumable=self.dialect.resumable))
         except TransportClosedError as closed:
-            self.abort(CloseInfo(CloseReason.GOING_AWAY, "peer_closed", resumable=not closed.deliberate))
+            resumable = self.dialect.resumable and not closed.deliberate
+            self.abort(CloseInfo(CloseReason.GOING_AWAY, "peer_closed", resumable=resumable))
         except RemoteProtocolError as fault:
             self.queue.put(outgoing.metadata(ErrorNotice(fault.fault, str(fault))))
-            resumable = fault.fault is Fault.SILENT
+            resumable = self.dialect.resumable and fault.fault is Fault.SILENT
             self._end_after_writing(CloseInfo(fault.close_reason, fault.fault, resumable=resumable))
         except LocalProtocolError as error:
             self.abort(CloseInfo(error.close_reason, "local_protocol"))
@@ -195,21 +201,23 @@ class Connection:
         """Inform the peer, although nothing that waits in the queue is written any more."""
         notice = outgoing.metadata(ErrorNotice("internal_error", CloseReason.INTERNAL_ERROR.value))
         with contextlib.suppress(TransportClosedError):
-            message = self._conversation.encode_next(notice, timestamp_ms=egress.wall_clock_ms())
-            await self._transport.send(message)
+            await egress.send(self._transport, self.dialect, notice)
 
     async def _read(self) -> None:
         def on_bye() -> None:
             self.close_gracefully(CloseInfo(CloseReason.NORMAL, "bye"))
 
-        await ingress.read(self._transport, self._conversation, self.session, self.queue, on_bye)
+        await ingress.read(self._transport, self._transcoding, self.session, self.queue, on_bye)
 
     async def _write(self) -> None:
-        await egress.write(self._transport, self._conversation, self.session, self.queue, self._opening)
+        await egress.write(self._transport, self._transcoding, self.session, self.queue, self._opening)
+        if self.close_info is not None:
+            for message in self.dialect.farewell(self.close_info.cause):
+                await self._transport.send(message)
         self._scope.cancel()
 
     async def _keep_alive(self) -> None:
-        await egress.keep_alive(self._conversation, self.queue)
+        await egress.keep_alive(self.dialect, self.queue)
 
     async def _admit(self) -> None:
         """Open the session once it may run; each time that it is put back, wait for its next turn."""
@@ -238,6 +246,23 @@ class Connection:
         notice = ErrorNotice("idle", f"Session ended: no audio for {idle_s:g} s.")
         self.queue.put(outgoing.metadata(notice))
         self.close_gracefully(CloseInfo(CloseReason.NORMAL, "idle"))
+
+    async def _expire(self) -> None:
+        """Close a session that has lasted for as long as its dialect announced."""
+        await trio.sleep(self.dialect.lifetime_s)
+        self.close_gracefully(CloseInfo(CloseReason.NORMAL, "expired"))
+
+    def _apply_request(self) -> None:
+        """What the client asked for when it connected."""
+        if self.dialect.request is not None:
+            self.session.configure(self.dialect.request)
+        if self.dialect.unsupported:
+            log.info(
+                "request_not_supported",
+                session=self.session.id,
+                dialect=self.dialect.name,
+                what=list(self.dialect.unsupported),
+            )
 
     async def _finish_session(self) -> None:
         await self._closing.wait()

@@ -1,7 +1,7 @@
 """The egress packetizer: writes a connection's packets, urgent ones first, and heartbeats when they are due.
 
-Packets are numbered as they are written. Those that would be too late never get here: the send
-queue drops them.
+Packets become messages of the client's dialect as they are written. Those that would be too late
+never get here: the send queue drops them.
 
 Neighbours: `sessions.send_queue` orders the packets; `ingress` reads.
 """
@@ -15,14 +15,15 @@ import trio
 from actors.runtime.awake_clock import awake_time
 from actors.sessions.send_queue import SendQueue
 from actors.sessions.session import Session
+from actors.sessions.transcoding import Transcoding
 from actors.sessions.transport import Transport
-from pipeline.protocol.conversation import Conversation
+from pipeline.protocol.dialect import Dialect
 from pipeline.protocol.outgoing import OutgoingPacket
 
 
 async def write(
     transport: Transport,
-    conversation: Conversation,
+    transcoding: Transcoding,
     session: Session,
     queue: SendQueue,
     opening: Iterable[OutgoingPacket],
@@ -35,18 +36,29 @@ async def write(
         LocalProtocolError: too many packets were never acknowledged.
     """
     for packet in opening:
-        await transport.send(conversation.encode_next(packet, timestamp_ms=wall_clock_ms()))
+        await send(transport, transcoding.dialect, packet)
     while True:
         try:
             queued = await queue.take()
         except trio.EndOfChannel:
             return
-        await transport.send(conversation.encode_next(queued.packet, timestamp_ms=wall_clock_ms()))
+        await send(transport, transcoding.dialect, await transcoding.encode(queued.packet))
         if queued.frame is not None:
             session.record_sent(queued.frame)
 
 
-async def keep_alive(conversation: Conversation, queue: SendQueue) -> NoReturn:
+async def send(transport: Transport, dialect: Dialect, packet: OutgoingPacket) -> None:
+    """Write whatever the dialect says for one packet.
+
+    Raises:
+        TransportClosedError: the peer is gone, or (SlowPeerError) does not read.
+        LocalProtocolError: it must not be sent now.
+    """
+    for message in dialect.messages(packet, timestamp_ms=wall_clock_ms()):
+        await transport.send(message)
+
+
+async def keep_alive(dialect: Dialect, queue: SendQueue) -> NoReturn:
     """Send a heartbeat whenever one is due.
 
     Raises:
@@ -54,10 +66,10 @@ async def keep_alive(conversation: Conversation, queue: SendQueue) -> NoReturn:
     """
     while True:
         now_s = awake_time()
-        conversation.check_alive(now_s)
-        if conversation.heartbeat_due(now_s):
-            queue.put(conversation.heartbeat(now_s=now_s))
-        await trio.sleep(max(0.0, conversation.next_deadline_s() - awake_time()))
+        dialect.check_alive(now_s)
+        if dialect.heartbeat_due(now_s):
+            queue.put(dialect.heartbeat(now_s=now_s))
+        await trio.sleep(max(0.0, dialect.next_deadline_s() - awake_time()))
 
 
 def wall_clock_ms() -> float:

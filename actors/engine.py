@@ -12,6 +12,7 @@ What belongs here: joining the actors, and their life from loading to draining. 
 how any of them works.
 """
 
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
@@ -30,6 +31,7 @@ from actors.encoder import Encoder, EncoderStage
 from actors.health import EngineStatistics, Health
 from actors.registry import Reservation, SessionRegistry
 from actors.runtime import awake_clock
+from actors.runtime.awake_clock import awake_time
 from actors.runtime.channel import Channel, Leak
 from actors.runtime.pinned_thread import PinnedThread, Runner
 from actors.runtime.stage import Stage, Worker
@@ -53,7 +55,10 @@ from pipeline.errors import (
     ThreadStalledError,
 )
 from pipeline.protocol.close_reason import CloseReason
+from pipeline.protocol.dialect import ConnectionParameters, Dialect
 from pipeline.protocol.outgoing import OutgoingPacket
+from pipeline.protocol.packet_dialect import PacketDialect
+from pipeline.protocol.unacked import UnackedPackets
 from pipeline.units import BURST_FRAMES, FRAME_MS
 from pipeline.values import AgentCodes, AgentFrame, ModelCard, Persona, UserCodes, UserFrame
 
@@ -225,8 +230,15 @@ class Engine:
         """
         return self._registry.reserve(resume, may_wait=may_wait)
 
-    async def serve(self, transport: Transport, reservation: Reservation) -> None:
+    async def serve(
+        self,
+        transport: Transport,
+        reservation: Reservation,
+        speak: Callable[[ConnectionParameters], Dialect] = PacketDialect,
+    ) -> None:
         """Carry a session from greeting to closed transport; a session that is over leaves one log event.
+
+        `speak` makes the dialect of the connection.
 
         Raises:
             BrokenInvariantError: nothing after it can be trusted.
@@ -241,6 +253,7 @@ class Engine:
             self._dispatcher,
             self._settings,
             self._registry.connection_closed,
+            dialect=speak(self.connection_parameters(session.unacked)),
             prompter=self._prompter,
         )
         opening = self._opening(reservation, session, connection)
@@ -253,6 +266,26 @@ class Engine:
             self._connections.discard(connection)
             self._connection_ended.unpark_all()
             self._health.record_connection(connection)
+
+    def connection_parameters(self, unacked: UnackedPackets | None = None) -> ConnectionParameters:
+        """What the dialect of a connection that begins now needs."""
+        return ConnectionParameters(
+            heartbeat_every_s=self._settings.heartbeat.every_s,
+            heartbeat_timeout_s=self._settings.heartbeat.timeout_s,
+            lifetime_s=self._settings.limits.live_session_s,
+            now_s=awake_time(),
+            wall_clock_s=time.time(),
+            unacked=unacked or UnackedPackets(),
+            voices=self.card.voices,
+        )
+
+    def hang_up(self, session_id: str, dialect: str) -> bool:
+        """Close a session of this dialect gracefully; False where there is none."""
+        for connection in self._connections:
+            if connection.session.id == session_id and connection.dialect.name == dialect:
+                connection.hang_up()
+                return True
+        return False
 
     async def drain(self) -> None:
         """Refuse new sessions, let the open ones finish their utterances, then let `run` end.
@@ -403,7 +436,7 @@ class Engine:
         )
 
     def _record_end(self, connection: Connection, info: CloseInfo) -> None:
-        self._health.record_session(connection.session, info)
+        self._health.record_session(connection, info)
         _log_end(connection, info)
 
 
@@ -426,6 +459,7 @@ def _log_end(connection: Connection, info: CloseInfo) -> None:
         "session",
         session=session.id,
         peer=connection.peer,
+        dialect=connection.dialect.name,
         reason=info.cause,
         close_reason=info.close_reason.name.lower(),
         **asdict(session.counters()),

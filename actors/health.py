@@ -23,7 +23,6 @@ from actors.sessions.admission import Admission, AdmissionStatistics
 from actors.sessions.counters import SessionCounters
 from actors.sessions.dispatcher import BUDGET_S, Dispatcher
 from actors.sessions.latency import Latencies
-from actors.sessions.session import Session
 from pipeline.protocol.conversation import ConversationStatistics
 from pipeline.protocol.metadata import Stats
 
@@ -63,6 +62,8 @@ class EngineStatistics:
         overload_actions: what was dropped or closed under pressure, by action, mildest first.
         send_queues: of the present connections together.
         endings: sessions by why they ended.
+        dialects: connected sessions by dialect.
+        dialect_endings: ended sessions by dialect.
     """
 
     status: str
@@ -83,6 +84,8 @@ class EngineStatistics:
     send_queues: Mapping[str, int]
     packets: Packets
     endings: Mapping[str, int]
+    dialects: Mapping[str, int]
+    dialect_endings: Mapping[str, int]
 
 
 class Health:
@@ -112,12 +115,14 @@ class Health:
         self._ended = SessionCounters()
         self._ended_packets = Packets()
         self._endings: Counter[str] = Counter()
+        self._ended_dialects: Counter[str] = Counter()
         self._overloads = 0
         self._token_rate_hz = 0.0
 
-    def record_session(self, session: Session, info: CloseInfo) -> None:
-        """A session is over: keep its counters."""
-        self._ended.add(session.counters())
+    def record_session(self, connection: Connection, info: CloseInfo) -> None:
+        """The session of this connection is over: keep its counters."""
+        self._ended.add(connection.session.counters())
+        self._ended_dialects[connection.dialect.name] += 1
         self._endings[info.cause] += 1
 
     def record_connection(self, connection: Connection) -> None:
@@ -174,6 +179,8 @@ class Health:
             send_queues=_sum([connection.queue.statistics() for connection in self._connections]),
             packets=packets,
             endings=dict(self._endings),
+            dialects=Counter(connection.dialect.name for connection in self._connections),
+            dialect_endings=dict(self._ended_dialects),
         )
 
     def snapshot(self) -> dict[str, Any]:
@@ -213,6 +220,7 @@ class Health:
                 },
             },
             "endings": dict(now.endings),
+            "dialects": dict(now.dialects),
         }
 
     def _report(self) -> None:

@@ -1,7 +1,8 @@
 """The HTTP application: access checks, error handling and the routes.
 
 The routes: `/` (page and packet WebSocket), `/ws` (packet WebSocket), `/api/session` (a token for a
-cookie), and those of `web.routes.pages`, `web.routes.status`, `web.routes.selftest` and `web.routes.hub`.
+cookie), and those of `web.routes.dialects`, `web.routes.pages`, `web.routes.status`,
+`web.routes.selftest` and `web.routes.hub`.
 Every error is `{"error": {"code", "message"}}` with a matching status, never a traceback.
 
 Neighbours: `web.security` (origins, tokens, rate limits), `web.server.ws_handler` (one session). What does
@@ -24,6 +25,7 @@ from actors.sessions.transport import TransportClosedError
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError
 from web.responses import add_security_headers, denied, error_response
+from web.routes.dialects import add_dialects
 from web.routes.hub import add_hub
 from web.routes.landing import POLICY, describe, render
 from web.routes.pages import add_pages
@@ -100,13 +102,15 @@ def create_app(
         _add_authority(app, listen.credentials.authority_file.read_bytes())
     add_status(app, engine, backend, weights, limiter, proxy=proxy)
     add_selftest(app, engine, proxy)
+    add_dialects(app, engine, limiter)
     if proxy is not None:
         add_hub(app, proxy)
 
     @app.websocket("/")
     @app.websocket("/ws")
     async def packets() -> Response | None:
-        return await handle_websocket(engine, settings, websocket_ctx.websocket, limiter.log)
+        incoming = websocket_ctx.websocket
+        return await handle_websocket(engine, incoming, limiter.log, resume=incoming.args.get("resume"))
 
     return app
 

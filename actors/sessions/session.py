@@ -217,8 +217,7 @@ class Session:
         try:
             frames = frames_of(audio.payload)
         except AudioRefusedError as refusal:
-            self._counters.audio_refused += 1
-            self.send_metadata(ErrorNotice("audio_refused", str(refusal)))
+            self.refuse_audio(str(refusal))
             return
         if not self.lease.is_open:
             return  # it was on its way when the input was closed
@@ -245,6 +244,11 @@ class Session:
                 self._counters.frames_in += 1
                 self._recording.record_audio(pcm)
                 self._user_frames.put_nowait(UserFrame(header, pcm))
+
+    def refuse_audio(self, why: str) -> None:
+        """Audio of the client is unusable; the session goes on."""
+        self._counters.audio_refused += 1
+        self.send_metadata(ErrorNotice("audio_refused", why))
 
     def update_client_stats(self, stats: ClientStats) -> None:
         """The client reports how its playback is doing."""

@@ -31,15 +31,15 @@ class Transport(Protocol):
         ...
 
     async def receive(self) -> bytes | str:
-        """The next message: bytes, or text, which our own clients never send.
+        """The next message: bytes, or the text of a text frame.
 
         Raises:
             TransportClosedError: the peer closed, or is lost.
         """
         ...
 
-    async def send(self, message: bytes) -> None:
-        """Write one message; give up after the transport's own deadline.
+    async def send(self, message: bytes | str) -> None:
+        """Write one message, bytes or text; give up after the transport's own deadline.
 
         Raises:
             TransportClosedError: the peer closed, or is lost.

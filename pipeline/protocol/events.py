@@ -17,6 +17,7 @@ IgnoredReason = Literal[
     "unknown_ack",  # of a packet that wanted none, or had one already
     "again",  # sent again after a resume, though it had arrived
     "after_bye",  # on its way when the client sent bye
+    "not_ready",  # audio from a client whose dialect lets it send before there is a lane
 ]
 
 
@@ -27,6 +28,18 @@ class AudioReceived:
     seq: int
     timestamp_ms: float
     payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedAudioReceived:
+    """Audio in the dialect's format, in pieces of any length; Opus packets one by one."""
+
+    pieces: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """The dialect has handled the message itself; its replies are all there is to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,4 +86,14 @@ class Refused:
     message: str
 
 
-Event = AudioReceived | TextReceived | MetadataReceived | Acked | HeartbeatReceived | Ignored | Refused
+Event = (
+    AudioReceived
+    | EncodedAudioReceived
+    | TextReceived
+    | MetadataReceived
+    | Acked
+    | HeartbeatReceived
+    | Answered
+    | Ignored
+    | Refused
+)

@@ -45,7 +45,7 @@ _CLOSE_REASONS = {
     Fault.SILENT: CloseReason.TRY_AGAIN_LATER,
 }
 
-RefusedCode = Literal["not_ready", "bad_timestamp", "bad_metadata", "bad_ack"]
+RefusedCode = Literal["not_ready", "bad_timestamp", "bad_metadata", "bad_ack", "audio_refused"]
 
 
 class RemoteProtocolError(PeerError):

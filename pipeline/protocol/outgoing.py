@@ -20,7 +20,8 @@ class OutgoingPacket:
     """One packet without a seq. `kind` is its name in the tables of `pipeline.protocol.phases`.
 
     `timestamp_ms` None is filled in when the packet is written, by the sender's clock. `id` is its
-    number in the session, once it is kept for an ACK (`pipeline.protocol.unacked`).
+    number in the session, once it is kept for an ACK (`pipeline.protocol.unacked`). `value` is the
+    object in a METADATA packet, for dialects that have other words for it.
     """
 
     kind: str
@@ -30,6 +31,7 @@ class OutgoingPacket:
     timestamp_ms: float | None = None
     wants_ack: bool = False
     id: int | None = field(default=None, compare=False)
+    value: Metadata | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse here what could not be written later, so that the fault is found at its source."""
@@ -58,7 +60,7 @@ def text_final(text: str, timestamp_ms: float | None = None) -> OutgoingPacket:
 def metadata(value: Metadata) -> OutgoingPacket:
     """One object of the vocabulary; reports have priority LOW, control has HIGH."""
     priority = Priority.LOW if isinstance(value, _REPORTS) else Priority.HIGH
-    return OutgoingPacket(value.TYPE, PacketType.METADATA, priority, encode_metadata(value))
+    return OutgoingPacket(value.TYPE, PacketType.METADATA, priority, encode_metadata(value), value=value)
 
 
 def ack(seq: int) -> OutgoingPacket:

@@ -409,7 +409,7 @@ class Faulty(MemoryTransport):
             return await self.receive_fault()
         return await super().receive()
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: bytes | str) -> None:
         self.after -= 1
         if self.send_fault and self.after < 0:
             await self.send_fault()

@@ -136,6 +136,15 @@ def _state(now: EngineStatistics, *, stalled: bool) -> Iterator[Metric]:
     yield _gauge("sessions_waiting", "Disconnected sessions that can still be resumed.", now.waiting)
     yield _counter("sessions_resumed", "Resumed sessions.", now.resumed)
     yield _counters("sessions_ended", "Ended sessions, by reason.", "reason", now.endings)
+    clients = GaugeMetricFamily(
+        "packet_voice_dialect_clients", "Connected sessions, by the client's dialect.", labels=["dialect"]
+    )
+    for dialect, count in now.dialects.items():
+        clients.add_metric([dialect], count)
+    yield clients
+    yield _counters(
+        "dialect_sessions_ended", "Ended sessions, by the client's dialect.", "dialect", now.dialect_endings
+    )
 
 
 def _capacity(now: EngineStatistics) -> Iterator[Metric]:

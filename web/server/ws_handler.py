@@ -1,4 +1,4 @@
-"""The handler of the packet WebSocket: one session, on Quart's WebSocket as its `Transport`.
+"""The handler of WebSockets, whatever their dialect: one session, on Quart's WebSocket as its `Transport`.
 
 A session receives every message of its connection in order, and the disconnect last. Quart-Trio
 itself delivers an empty binary message as None, and cancels the handler when the peer disconnects,
@@ -11,7 +11,7 @@ belong here: packets (`pipeline.protocol`).
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -21,15 +21,14 @@ from quart import Response, Websocket
 from quart_trio.asgi import TrioASGIWebsocketConnection
 
 from actors.engine import Engine
-from actors.runtime.awake_clock import awake_time
 from actors.sessions.transport import TransportClosedError
-from pipeline.config import Settings
 from pipeline.errors import SessionRefusedError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
-from pipeline.protocol.conversation import Conversation
+from pipeline.protocol.dialect import ConnectionParameters, Dialect
 from pipeline.protocol.faults import Fault, RemoteProtocolError
 from pipeline.protocol.metadata import ErrorNotice
+from pipeline.protocol.packet_dialect import PacketDialect
 from web.responses import session_refused
 from web.security.throttled_log import ThrottledLog
 from web.server.websocket import closed_by, fault_error
@@ -88,29 +87,36 @@ def _incoming(event: Mapping[str, Any]) -> Incoming:
 
 
 async def handle_websocket(
-    engine: Engine, settings: Settings, websocket: Websocket, refusals: ThrottledLog
+    engine: Engine,
+    websocket: Websocket,
+    refusals: ThrottledLog,
+    speak: Callable[[ConnectionParameters], Dialect] = PacketDialect,
+    *,
+    resume: str | None = None,
 ) -> Response | None:
     """Admit or resume a session, upgrade, and run it; returns a response where there was no upgrade.
 
     A browser cannot read the response to a refused upgrade, so a page (it sends an Origin) is
     upgraded, sent the error, and closed with 1013. A load balancer that would rather try another
     server sends `Prefer: wait=0` (RFC 7240 §4.3) and gets the response, page or not.
+
+    `speak` makes the dialect of the connection; `resume` is the token of the session to resume.
     """
     transport = WebSocketTransport(websocket)
     no_wait = _NO_WAIT.search(websocket.headers.get("Prefer", "")) is not None
     try:
-        reservation = engine.admit(websocket.args.get("resume"), may_wait=not no_wait)
+        reservation = engine.admit(resume, may_wait=not no_wait)
     except SessionRefusedError as refusal:
         refusals.warning("session_refused", reason=refusal.code, peer=transport.peer)
         if no_wait or "Origin" not in websocket.headers:
             return session_refused(refusal)
         await websocket.accept()
-        await _send_refusal(transport, refusal, settings)
+        await _send_refusal(transport, refusal, speak(engine.connection_parameters()))
         return None
     with reservation:
         await websocket.accept()
         try:
-            await engine.serve(transport, reservation)
+            await engine.serve(transport, reservation, speak)
         except Exception:
             await transport.close(CloseReason.INTERNAL_ERROR)
             raise
@@ -118,16 +124,11 @@ async def handle_websocket(
 
 
 async def _send_refusal(
-    transport: "WebSocketTransport", refusal: SessionRefusedError, settings: Settings
+    transport: "WebSocketTransport", refusal: SessionRefusedError, dialect: Dialect
 ) -> None:
-    conversation = Conversation(
-        "server",
-        heartbeat_every_s=settings.heartbeat.every_s,
-        heartbeat_timeout_s=settings.heartbeat.timeout_s,
-        now_s=awake_time(),
-    )
-    notice = ErrorNotice(refusal.code, str(refusal), refusal.retry_after_ms)
-    await transport.send(conversation.encode_next(outgoing.metadata(notice), timestamp_ms=time.time() * 1000))
+    notice = outgoing.metadata(ErrorNotice(refusal.code, str(refusal), refusal.retry_after_ms))
+    for message in dialect.messages(notice, timestamp_ms=time.time() * 1000):
+        await transport.send(message)
     await transport.close(CloseReason.TRY_AGAIN_LATER)
 
 
@@ -155,7 +156,7 @@ class WebSocketTransport:
         assert isinstance(message, bytes | str)
         return message
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: bytes | str) -> None:
         """Write one message; the deadline is the connection's (`web.server.connection`).
 
         Raises:

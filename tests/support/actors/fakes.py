@@ -237,7 +237,7 @@ class MemoryTransport:
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise TransportClosedError from None
 
-    async def send(self, message: bytes) -> None:
+    async def send(self, message: bytes | str) -> None:
         with trio.move_on_after(self.send_timeout_s):
             try:
                 return await self._to_client.send(message)

@@ -2,7 +2,7 @@
 
 import { HistoryStore } from "../history-store.js";
 import { sentenceCase } from "../transcript-log.js";
-import { saveFile } from "./files.js";
+import { saveFile } from "../save-file.js";
 
 export class History {
   constructor(log, preferences, { onChange }) {

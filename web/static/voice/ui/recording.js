@@ -1,7 +1,7 @@
 /** Recording controls: the user starts and stops a recording, and saves or discards it. */
 
 import { Recorder, formatDuration } from "../audio/recorder.js";
-import { saveFile, timestamp } from "./files.js";
+import { saveFile, timestamp } from "../save-file.js";
 
 export class Recording {
   /** `record(on)`: start or stop copying the audio. */

@@ -4,7 +4,7 @@
  */
 
 import { diagnose } from "./diagnostics.js";
-import { copyText, saveFile, timestamp } from "./files.js";
+import { copyText, saveFile, timestamp } from "../save-file.js";
 
 const MAX_EVENTS = 200;
 const IGNORED = new Set(["captured", "played", "connection_stats", "text", "user_text", "stats"]);

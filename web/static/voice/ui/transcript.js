@@ -6,7 +6,7 @@
 
 import { formatDuration } from "../audio/recorder.js";
 import { sentenceCase } from "../transcript-log.js";
-import { copyText, saveFile, timestamp } from "./files.js";
+import { copyText, saveFile, timestamp } from "../save-file.js";
 
 const MAX_LINES = 500;
 const AUDIBLE_RMS = 0.01;

@@ -1,0 +1,196 @@
+"""Every dialect on one engine with the embedded model, on a virtual clock: the same tokens and rules."""
+
+import base64
+import dataclasses
+import json
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import trio
+from support.actors import fakes
+from support.actors.fakes import Client, MemoryTransport, make_engine, serve_client
+
+from actors.engine import Loaders
+from actors.sessions import transcoding
+from pipeline.audio.framing import Framer, payload_of
+from pipeline.audio.sound_file import read_speech
+from pipeline.audio.transcoding import OpusStreamDecoder, OpusStreamEncoder
+from pipeline.config import read_config
+from pipeline.protocol import outgoing
+from pipeline.protocol.live.dialect import LiveDialect
+from pipeline.protocol.moshi.dialect import MoshiDialect
+from pipeline.protocol.moshi.ogg import OggReader, OggWriter
+from pipeline.protocol.moshi.query import Query
+from pipeline.stages.model_stages import open_stages
+
+ROOT = Path(__file__).parent.parent.parent
+ANSWER = "three plus four is seven"
+GREEDY = {"sampling": {"seed": 0, "temperature": 0, "text_temperature": 0}}
+
+
+@pytest.fixture(scope="module")
+def loaders():
+    stages = open_stages(read_config(ROOT / "configs/tiny", ["lanes.max=4"]))
+    return Loaders(stages.load_encoder, stages.load_stepper, stages.load_decoder)
+
+
+@pytest.fixture(scope="module")
+def question():
+    return Framer().push(read_speech(ROOT / "tests/data/question.wav"))
+
+
+async def talk_packets(engine, question):
+    client = Client(MemoryTransport(buffer=1000))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_client, engine, client)
+        nursery.start_soon(client.listen)
+        await client.ready()
+        for frame in question:
+            await client.send(outgoing.audio(payload_of(frame), 0.0))
+            await trio.sleep(0.08)
+        await client.bye()
+    return " ".join(client.finals), np.concatenate(client.frames)
+
+
+async def serve(engine, transport, speak):
+    with engine.admit() as reservation:
+        await engine.serve(transport, reservation, speak)
+
+
+async def messages_of(transport):
+    try:
+        while True:
+            yield await transport.client_receive()
+    except (trio.EndOfChannel, trio.ClosedResourceError, trio.BrokenResourceError):
+        return
+
+
+async def talk_live(engine, question):
+    transport, sound, text, closed = MemoryTransport(buffer=1000), b"", "", None
+
+    async def speak():
+        for frame in question:
+            pcm = np.rint(frame * 32_768).astype("<i2").tobytes()
+            audio = base64.b64encode(pcm).decode()
+            await transport.client_send(json.dumps({"type": "session.input_audio.append", "audio": audio}))
+            await trio.sleep(0.08)
+        await transport.client_send('{"type": "session.close"}')
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, engine, transport, LiveDialect)
+        await transport.client_send('{"type": "session.start", "session": {"model": "any"}}')
+        async for message in messages_of(transport):
+            event = json.loads(message)
+            if event["type"] == "session.started":
+                nursery.start_soon(speak)
+            elif event["type"] == "session.output_audio.delta":
+                sound += base64.b64decode(event["delta"])
+            elif event["type"] == "session.output_transcript.delta":
+                text += event["delta"]
+            elif event["type"] == "session.closed":
+                closed = event["reason"]
+    assert closed == "close_requested"
+    return text, np.frombuffer(sound, "<i2")
+
+
+async def talk_moshi(engine, question):
+    transport, sound, text = MemoryTransport(buffer=1000), [], ""
+    encoder, writer = OpusStreamEncoder(), OggWriter()
+    decoder, reader = OpusStreamDecoder(), OggReader()
+
+    async def speak():
+        await transport.client_send(b"\x01" + writer.headers())
+        for frame in question:
+            await transport.client_send(b"\x01" + writer.page(encoder.encode(frame), 1920))
+            await trio.sleep(0.08)
+        await trio.sleep(1)
+        transport.vanish()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, engine, transport, partial(MoshiDialect, query=Query()))
+        async for message in messages_of(transport):
+            if message[0] == 0:
+                nursery.start_soon(speak)
+            elif message[0] == 1:
+                sound.append(decoder.decode(reader.push(message[1:])).frames)
+            elif message[0] == 2:
+                text += message[1:].decode()
+    return text, np.concatenate(sound)
+
+
+async def test_every_dialect_gets_the_answer(autojump_clock, monkeypatch, loaders, question):
+    """Greedy, side by side: the Live API's samples are those of `/ws` in 16 bits, and so its tokens."""
+    monkeypatch.setattr(transcoding, "ON_THREADS", ())  # the virtual clock would jump ahead of a thread
+    engine = make_engine(loaders=loaders, **GREEDY)
+    answers = {}
+
+    async def keep(name, talk):
+        answers[name] = await talk(engine, question)
+
+    async with trio.open_nursery() as running:
+        await running.start(engine.run)
+        await engine.ready.wait()
+        async with trio.open_nursery() as nursery:
+            for name, talk in (("packets", talk_packets), ("live", talk_live), ("moshi", talk_moshi)):
+                nursery.start_soon(keep, name, talk)
+        statistics = engine.statistics()
+        running.cancel_scope.cancel()
+    for text, _ in answers.values():
+        assert " ".join(text.split()) == ANSWER
+    sound = answers["packets"][1].reshape(-1)
+    rounded = np.clip(np.rint(sound * 32_768), -32_768, 32_767)
+    np.testing.assert_array_equal(answers["live"][1], rounded)
+    assert len(answers["moshi"][1]) == len(question) - 1
+    assert np.abs(answers["moshi"][1]).max() > 0.05
+    assert statistics.dialect_endings == {"packets": 1, "live": 1, "moshi": 1}
+    assert statistics.counters.frames_dropped == 0
+
+
+async def test_a_session_that_is_put_back_is_told(autojump_clock):
+    """`info` when it has to wait, what of its audio was not processed, and when it goes on."""
+    engine = make_engine(lanes=2)
+    transport, codes = MemoryTransport(buffer=1000), []
+    silence = base64.b64encode(bytes(3840)).decode()
+    append = json.dumps({"type": "session.input_audio.append", "audio": silence})
+    async with trio.open_nursery() as running:
+        await running.start(engine.run)
+        await engine.ready.wait()
+        running.start_soon(serve, engine, transport, LiveDialect)
+        await transport.client_send('{"type": "session.start", "session": {"model": "any"}}')
+        while codes[-1:] != ["ready"]:
+            event = json.loads(await transport.client_receive())
+            codes.append(event.get("code", event["type"]))
+            if codes[-1] == "session.started":
+                engine.admission.set_limit(0)
+            elif codes[-1] == "queued":
+                await transport.client_send(append)
+                await trio.sleep(0.5)
+                engine.admission.set_limit(2)
+        counters = engine.statistics().counters
+        running.cancel_scope.cancel()
+    assert codes == ["session.started", "queued", "dropped", "ready"]
+    assert (counters.frames_in, counters.frames_put_back) == (0, 1)
+
+
+async def test_a_model_with_voices_begins_with_what_was_asked_for(autojump_clock, monkeypatch):
+    """`session.started` follows once the lane has both; a refusal is an error, and no start."""
+    monkeypatch.setattr(fakes, "CARD", dataclasses.replace(fakes.CARD, voices=("deep",)))
+    engine = make_engine()
+    transport, events = MemoryTransport(buffer=1000), []
+    async with trio.open_nursery() as running:
+        await running.start(engine.run)
+        await engine.ready.wait()
+        running.start_soon(serve, engine, transport, LiveDialect)
+        for voice in ("none", "deep"):
+            session = {"model": "m", "instructions": "1 2", "audio": {"output": {"voice": voice}}}
+            start = {"type": "session.start", "event_id": voice, "session": session}
+            await transport.client_send(json.dumps(start))
+            events.append(json.loads(await transport.client_receive()))
+        running.cancel_scope.cancel()
+    error, started = events
+    assert (error["type"], error["error"]["client_event_id"]) == ("error", "none")
+    assert (started["type"], started["client_event_id"]) == ("session.started", "deep")
+    assert started["session"]["instructions"] == "1 2"
+    assert started["session"]["audio"]["output"] == {"voice": "deep"}
