@@ -147,7 +147,7 @@ class Connection:
         self.close_gracefully(CloseInfo(CloseReason.GOING_AWAY, "drained"))
 
     def hang_up(self) -> None:
-        """Somebody else asks for the end: close gracefully."""
+        """Close gracefully because of a request from outside the connection."""
         self.close_gracefully(CloseInfo(CloseReason.NORMAL, "hangup"))
 
     def supersede(self) -> None:

@@ -1,10 +1,10 @@
 """Logging with structlog: named events, as coloured lines on a terminal and as JSON elsewhere.
 
 One JSON object per line, so that `python -m pipeline.run … 2>&1 | jq` works: log records of libraries,
-warnings and exceptions that nobody handled are events too. Logs contain no audio, no transcript and no
+warnings and unhandled exceptions are events too. Logs contain no audio, no transcript and no
 tokens. The names of events are an interface: `docs/upgrading.md` lists renamed ones.
 
-Nobody waits for the log and nobody fails because of it. Lines are written by a thread; a line that
+Nothing waits for the log, and nothing fails because of it. Lines are written by a thread; a line that
 cannot be written, or for which there is no room, is lost and counted (`lost_lines`).
 """
 
@@ -102,7 +102,7 @@ class LineWriter:
                 written = os.write(self._descriptor, rest)
                 self._begun = True
                 rest = rest[written:]
-        except BlockingIOError:  # somebody made the descriptor non-blocking: the pipe is full
+        except BlockingIOError:  # another process made the descriptor non-blocking: the pipe is full
             time.sleep(0.01)
             return False
         except OSError:

@@ -1,7 +1,7 @@
 """Time in which this process could run: a watchdog must not count its own absence.
 
 A process can be frozen for any time (a paused container or virtual machine, Ctrl-Z, a migration, a
-laptop that sleeps). When it goes on, every deadline has passed, although nobody had the chance to keep
+laptop that sleeps). When it goes on, every deadline has passed, although there was no chance to keep
 it. So the time in which the event loop made no progress is taken out: `awake_time` leaves it out, and
 the deadlines of scopes that are `tracked` move by it before Trio looks at them.
 
@@ -72,7 +72,7 @@ def install(clock: AwakeClock | None = None) -> AwakeClock:
 
 
 def awake_time() -> float:
-    """Trio's time less all absences, for measuring how long somebody else took."""
+    """Trio's time less all absences, for measuring how long a peer took."""
     return trio.current_time() - install().absent_s
 
 

@@ -9,9 +9,9 @@ counted over a window.
 | what happens | answer |
 |---|---|
 | a burst of openings, one stall of seconds | none: too few late observations within `WINDOW_S` |
-| `HOLD_AFTER_S` of late observations in the window | nobody new is admitted: the limit is what runs now |
+| `HOLD_AFTER_S` of late observations in the window | no new session is admitted: the limit is what runs now |
 | `REDUCE_AFTER_S` of them | the newest session is put back, one at a time, each given time to show |
-| on time for `GROW_AFTER_S`, and somebody waits | the limit grows by one, unless many answers are tight |
+| on time for `GROW_AFTER_S`, and a session waits | the limit grows by one, unless many answers are tight |
 | late again soon after growing | the limit goes back, and the next attempt waits twice as long |
 | every frame costs clearly less than when a session was put back | it grows at once: the load has gone |
 
@@ -127,7 +127,9 @@ class ConcurrencyLimit:
     def _grow(self, seen: Observation, now_s: float) -> None:
         if not seen.waiting or self.limit >= self.maximum or seen.running < self.limit:
             return
-        if not seen.running:  # nothing can be late, and somebody waits: the limit is too low to show anything
+        if (
+            not seen.running
+        ):  # nothing can be late, and a session waits: the limit is too low to show anything
             return
         if self._on_time_since_s is None or now_s - self._on_time_since_s < GROW_AFTER_S:
             return

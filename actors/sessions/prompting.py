@@ -56,7 +56,7 @@ class ThreadedPersonas:
         self._build = build
 
     async def build(self, persona: Persona) -> Prompt | None:
-        """The prompt; a read that does not return keeps nobody else waiting."""
+        """The prompt; a read that does not return delays no other session."""
         return await trio.to_thread.run_sync(self._build, persona, abandon_on_cancel=True)
 
 

@@ -7,7 +7,7 @@ nothing else: `packet-voice offline --replay` computes them again. A recording w
 line, or whose last line reports it, is incomplete.
 
 Sessions post items; one task writes them, on a thread, and flushes them at once. If the disk cannot
-keep up or refuses, or a bound is reached, the recording is aborted: its session is told at once, and
+keep up or refuses, or a bound is reached, the recording is aborted: its client is informed at once, and
 continues.
 """
 
@@ -82,7 +82,7 @@ class _Item(NamedTuple):
 
 
 class _BoundError(Exception):
-    """A recording would exceed a bound; the message is what to tell its user."""
+    """A recording would exceed a bound; the message is for its user."""
 
 
 class Recorder:
@@ -104,7 +104,7 @@ class Recorder:
         self._closing = self._abandoned = False
         self._open: dict[Recording, tuple[BinaryIO, BinaryIO]] = {}
         self._failed: set[Recording] = set()
-        self._problems: dict[Recording, str] = {}  # of those that failed since sessions were last told
+        self._problems: dict[Recording, str] = {}  # of those that failed since sessions were last informed
 
     def begin(
         self, session: str, on_abort: Callable[[str], None] = lambda _: None, **facts: object
@@ -154,7 +154,7 @@ class Recorder:
             log.warning("recordings_truncated", problem="the disk did not keep up until the end")
 
     def _tell(self) -> None:
-        """Abort what failed; on Trio's thread, because sessions are told."""
+        """Abort what failed; on Trio's thread, because sessions are informed."""
         while self._problems:
             recording, problem = self._problems.popitem()
             recording.abort(problem)

@@ -181,7 +181,7 @@ class Session:
                 with contextlib.suppress(trio.ClosedResourceError):  # the engine has ended
                     self._user_frames.put_nowait(LanePrompted(lane, prompt))
                 self._recording.record_prompted(persona, prompt)
-                if self.lease.running:  # put back meanwhile, it is told when it runs again
+                if self.lease.running:  # put back meanwhile, the client is informed when it runs again
                     self._send_ready()
 
     async def wait_put_back(self) -> None:

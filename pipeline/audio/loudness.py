@@ -1,4 +1,4 @@
-"""Loudness: a recording brought to the level at which the model heard voices when it was trained.
+"""Loudness: a recording brought to the level of the voices that the model was trained on.
 
 The measure is that of the package `pyloudnorm` (ITU-R BS.1770-4), which the model's authors used as well.
 It is an optional dependency: only whoever adds a voice of their own needs it.

@@ -49,7 +49,7 @@ _QUIET_DB: Final = -30.0
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """A recording: `pcm [S]` at 24 kHz within ±1, and what to tell the user about it."""
+    """A recording: `pcm [S]` at 24 kHz within ±1, and warnings about it for the user."""
 
     pcm: Pcm
     notices: tuple[str, ...]
@@ -75,7 +75,7 @@ def read_sound(path: str | Path) -> Speech:
         ) from None
     except OSError as error:
         raise AudioFileError(shown, f"cannot be read ({error.strerror or error})") from None
-    except (ValueError, TypeError):  # a null character in the name; `.raw` needs arguments that nobody gave
+    except (ValueError, TypeError):  # a null character in the name; `.raw` needs arguments that are not given
         raise AudioFileError(shown, "cannot be read as a sound file") from None
     if not len(channels):
         raise AudioFileError(shown, "holds no samples")
@@ -119,7 +119,7 @@ def _notices(channels: Pcm, mono: Pcm, rate_hz: int) -> Iterable[str]:
         yield f"has an unusual sample rate, {rate_hz} Hz; if it is wrong, the speech is too fast or too slow"
     peak = float(np.abs(channels).max())
     if peak == 0:
-        yield "holds only zeros: the model will hear silence"
+        yield "holds only zeros: the model gets silence"
         return
     clipped = float((np.abs(channels) > 1).mean())
     if peak > _OVER_FULL_SCALE:
@@ -134,7 +134,7 @@ def _notices(channels: Pcm, mono: Pcm, rate_hz: int) -> Iterable[str]:
         lost = "nothing is left" if level_mono == 0 else f"{_db(level_mono / level):.0f} dB are left"
         yield f"has channels that cancel each other out: of their mean, {lost}; keep one channel"
     elif (peak_db := _db(peak)) < _QUIET_DB:
-        yield f"is very quiet: its loudest sample is at {peak_db:.0f} dB; the model may hear silence"
+        yield f"is very quiet: its loudest sample is at {peak_db:.0f} dB; the model may take it for silence"
 
 
 def _rms(samples: Pcm) -> float:

@@ -331,7 +331,7 @@ class _Client:
                 self._tracker.record_sent(timestamp_ms, captured.at_ns)
                 await self._send(self._connection, outgoing.audio(payload_of(captured.pcm), timestamp_ms))
             await self._wait_for_answers()
-            await self._restored.wait()  # a bye is said to the session, not to the connection
+            await self._restored.wait()  # a bye ends the session, so it needs a connection that carries it
         if self._connection is not None and await self._send(self._connection, outgoing.metadata(Bye())):
             self._bye_sent = True
             await trio.sleep(CLOSE_S)  # the server closes once it has sent its last packets

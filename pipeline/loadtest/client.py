@@ -120,7 +120,7 @@ class LoadClient:
         self.unmatched_acks = 0  # of packets sent by `send_raw`
         self.is_muted = False  # sends no replies, neither ACKs nor heartbeats
         self.ready = trio.Event()
-        self.queued = trio.Event()  # it was told to wait
+        self.queued = trio.Event()  # it has a place in the queue
         self.is_running = False  # audio is processed; False while waiting, or put back
         self.put_back_total = 0
         self.closed = trio.Event()
@@ -376,17 +376,17 @@ async def connect_client(
     configure: Configure | None = None,
     check_answers: bool = True,
     state: SessionState | None = None,
-    until_told: bool = False,
+    or_queued: bool = False,
 ) -> AsyncIterator[LoadClient]:
     """A client that receives in the background; the block begins at `ready`, or when the server closed.
 
-    `until_told`: or when it is told to wait.
+    `or_queued`: or when it gets a place in the queue.
     """
     async with open_socket(port, path) as (ws, stream), trio.open_nursery() as nursery:
         client = LoadClient(ws, stream, check_answers=check_answers, state=state)
         nursery.start_soon(client.receive)
-        told = (client.queued.wait,) if until_told else ()
-        await wait_any(client.ready.wait, client.closed.wait, *told)
+        queued = (client.queued.wait,) if or_queued else ()
+        await wait_any(client.ready.wait, client.closed.wait, *queued)
         if configure is not None:
             await client.send(outgoing.metadata(configure))
         yield client

@@ -2,7 +2,7 @@
 
 First the number that holds is found by hand, with every lane admitted. Then a server that measures by itself
 gets ½, 1, 2 and 4 times as many clients, and fewer again: how many it admits, what quality they get, how
-long the others wait until they are told, and until the next is admitted once others have left.
+long the others wait until they are informed, and until the next is admitted once others have left.
 
 Neighbours: `processor_share` takes the rest of the processor away, `client` is one session. What does not
 belong here: how a server decides (`actors.capacity`).
@@ -49,7 +49,7 @@ class Crowd:
     """Clients of one server; the oldest leaves first.
 
     Attributes:
-        told_s: for each client, the time from its connection until it was told to run or to wait.
+        told_s: for each client, the time from its connection until it was informed that it runs or waits.
         admitted_s: for each time that clients left while others waited, the time until the next one ran.
     """
 
@@ -83,12 +83,12 @@ class Crowd:
         return sum(client.put_back_total for client in self._all)
 
     async def resize(self, count: int) -> None:
-        """Let clients come or leave until there are `count`, and every new one was told."""
+        """Let clients come or leave until there are `count`, and every new one was informed."""
         assert self._nursery is not None
-        told = []
+        informed = []
         for _ in range(len(self._clients), count):
-            told.append(trio.Event())
-            self._nursery.start_soon(self._visit, told[-1])
+            informed.append(trio.Event())
+            self._nursery.start_soon(self._visit, informed[-1])
         leaving = list(dict.fromkeys([*self.running, *self._clients]))[: max(0, len(self._clients) - count)]
         waited = self.waiting
         before = set(self.running)
@@ -102,15 +102,15 @@ class Crowd:
                     await trio.sleep(0.1)
             self.admitted_s.append(trio.current_time() - began_s)
         with trio.move_on_after(TELL_S):
-            for event in told:
+            for event in informed:
                 await event.wait()
 
-    async def _visit(self, told: trio.Event) -> None:
+    async def _visit(self, informed: trio.Event) -> None:
         async def visit() -> None:
             began_s = trio.current_time()
-            async with connect_client(self._port, until_told=True) as client:
+            async with connect_client(self._port, or_queued=True) as client:
                 self.told_s.append(trio.current_time() - began_s)
-                told.set()
+                informed.set()
                 if client.closed.is_set():
                     raise ViolationError(f"a client was rejected ({', '.join(client.errors)})")
                 leave = self._clients[client] = trio.Event()
@@ -119,7 +119,7 @@ class Crowd:
                 await client.close()
 
         self.violations += [str(error) for error in await errors_of(visit)]
-        told.set()
+        informed.set()
 
     async def measure(self, seconds: float) -> dict[str, Any]:
         """The quality of those that run throughout `seconds`, once a new load has settled."""

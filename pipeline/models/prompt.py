@@ -32,7 +32,7 @@ CODEBOOKS: Final = len(SILENCE)  # of each voice
 PADDING: Final = 3  # the text token of a frame without text; a constant of the model too
 SILENT_FRAMES: Final = 6  # half a second, after the voice and after the role
 TAG: Final = "<system>"
-EMPTY: Final = -1  # in `ahead`: the model's to sample, or the user's to say
+EMPTY: Final = -1  # in `ahead`: sampled by the model, or filled by the user
 
 
 @dataclass(frozen=True, slots=True)

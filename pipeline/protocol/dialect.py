@@ -75,7 +75,7 @@ class Dialect(Protocol):
 
     @property
     def unsupported(self) -> tuple[str, ...]:
-        """What the client asked for when it connected and this server cannot do; it is told so."""
+        """What the client asked for when it connected and this server cannot do; the client is informed."""
         ...
 
     def receive(self, message: Message, *, now_s: float) -> tuple[Event, tuple[OutgoingPacket, ...]]:

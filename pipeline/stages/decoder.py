@@ -39,7 +39,7 @@ class DecoderStage(CodecStage):
     def begin(self, lane: int, *, prompted: bool) -> None:
         """Reset the lane's row; `prompted`: behind the silent frame with which a prompt ends.
 
-        The official code decodes and sends that frame; here it is not heard, and the frames that follow are
+        The official code decodes and sends that frame; here it is not sent, and the frames that follow are
         the same sample for sample.
         """
         self._state = self._mimi.reset(self._state, lane)

@@ -24,7 +24,7 @@ from pipeline.stages.text import Detokenizer, Utterance, UtteranceRules
 from pipeline.values import Codes, Prompt, SamplingParams, StepResult, Text
 
 PROMPT_CACHE_BYTES = 2**30
-PREFILL_POSITIONS = 32  # of a prompt that nobody prepared
+PREFILL_POSITIONS = 32  # of a prompt that was not prepared
 
 
 class _Session:

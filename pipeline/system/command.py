@@ -48,7 +48,7 @@ def run_command(main: Callable[[], int], *, terminated: int = EXIT_TERMINATED) -
         try:
             exit_code = _exit_code(main)
             sys.stdout.flush()
-        except BaseException as error:  # noqa: BLE001 - the one place for what nobody else handled
+        except BaseException as error:  # noqa: BLE001 - the one place for unhandled errors
             return _report(error, terminated)
         return exit_code
 
@@ -183,7 +183,7 @@ def _print_error(text: str) -> None:
 
 
 def _reader_left() -> bool:
-    """Whether stdout is a pipe that nobody reads any more."""
+    """Whether stdout is a pipe without a reader."""
     poll = select.poll()
     try:
         poll.register(sys.stdout.fileno(), select.POLLOUT)
@@ -229,7 +229,7 @@ def _signals_raised() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _handled(handlers: dict[signal.Signals, Callable[[int, FrameType | None], object]]) -> Iterator[None]:
-    """Handle signals in the block, except those that are ignored or handled by somebody already."""
+    """Handle signals in the block, except those that are ignored or handled already."""
     usual = (signal.SIG_DFL, signal.default_int_handler)
     previous = {}
     if threading.current_thread() is threading.main_thread():

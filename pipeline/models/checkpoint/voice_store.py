@@ -2,7 +2,7 @@
 
 Published voices come as an archive of `.pt` files beside the weights. They are converted once, by the reader
 that executes nothing, to safetensors in the user's cache. A user's own voice is the codes of a recording, in
-a file that nobody else can read.
+a file that no other user can read.
 
 Neighbours: `voices` reads and writes one voice; `pipeline.cli.voices` makes one of a recording.
 """
@@ -97,7 +97,7 @@ class VoiceStore:
         return read_voice(voices[name])
 
     def add(self, name: str, voice: Voice) -> Path:
-        """Keep a voice of the user's, readable by nobody else; one with the same name is replaced.
+        """Keep a voice of the user's, readable by no other user; one with the same name is replaced.
 
         Raises:
             VoiceError: the name is not one, or the file cannot be written.

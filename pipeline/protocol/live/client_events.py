@@ -137,13 +137,13 @@ class AppendInstructions(LiveObject, frozen=True):
 
 
 class AppendThinking(AppendInstructions, frozen=True):
-    """The same, not to be said."""
+    """The same, as context that is not spoken."""
 
     TYPE: ClassVar = "session.thinking.append"
 
 
 class AppendCommentary(AppendInstructions, frozen=True):
-    """The same, to be said."""
+    """The same, to be spoken."""
 
     TYPE: ClassVar = "session.commentary.append"
 

@@ -11,7 +11,7 @@ import { Vad } from "./vad/vad.js";
 
 export class Call {
   /**
-   * Open the audio path and start connecting; without `microphone` only recordings are heard. Throws AudioError; then
+   * Open the audio path and start connecting; without `microphone` only recordings are sent. Throws AudioError; then
    * everything is closed again.
    */
   static async open({ url, preferences, echo, microphone, captions, onEvent }) {

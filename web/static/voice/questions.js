@@ -1,5 +1,5 @@
 /**
- * Recordings of questions, so that somebody without a microphone can ask them: synthesized speech, made by
+ * Recordings of questions, so that a person without a microphone can ask them: synthesized speech, made by
  * tests/support/browser/questions.py.
  */
 

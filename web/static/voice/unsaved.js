@@ -1,4 +1,4 @@
-/** Ask before the page is closed or reloaded while something that was said would be lost. */
+/** Ask before the page is closed or reloaded while part of a conversation would be lost. */
 
 /** `isUnsaved()`: whether it would. */
 export function guardUnsaved(isUnsaved) {

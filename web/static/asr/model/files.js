@@ -31,7 +31,7 @@ export class ModelRepository {
     return { file, bytes: contentLength(response), cached: false };
   }
 
-  /** The first of `files` that is cached, as {file, bytes, cached}; else the first of them. Asks nobody. */
+  /** The first of `files` that is cached, as {file, bytes, cached}; else the first of them. Sends no request. */
   async firstStored(files) {
     const cache = await this._openCache();
     for (const file of files) {

@@ -1,7 +1,7 @@
 /**
  * The model card: choose a model and a device, then download and load the model.
  *
- * Until the user asks for the download, nobody is asked for anything: the size is an estimate.
+ * Until the user asks for the download, no request is sent: the size is an estimate.
  */
 
 import { AsrError } from "../../asr/errors.js";

@@ -26,7 +26,7 @@ export function diagnose(facts) {
 const LOUD_SHARE = 0.02; // of frames that clip
 
 /**
- * The condition of the call that the user should be told about, by the keys of CONDITIONS; null if there is none.
+ * The condition of the call that the user should know about, by the keys of CONDITIONS; null if there is none.
  * `facts`: as for diagnose(), with `liveMs` (since the call is live), `zeroMs` (of pure silence), `wasHeard`,
  * `clippedShare`, `slowMs` (since the model is too slow).
  */
@@ -155,7 +155,7 @@ function checkMachine(health) {
   const name = "Machine";
   if (health?.status !== "ready") return check(name, "bad", "The server is not ready for a conversation.");
   const { encode, step, decode } = health.metrics ?? {};
-  if (!step?.count) return check(name, "idle", "Not measured yet: nobody has talked since the server started.");
+  if (!step?.count) return check(name, "idle", "Not measured yet: no conversation since the server started.");
   const modelMs = (encode?.p50 ?? 0) + step.p50 + (decode?.p50 ?? 0);
   const time = `${modelMs.toFixed(0)} ms for ${FRAME_MS} ms of audio`;
   return modelMs > FRAME_MS ? check(name, "bad", `${time}: too slow to talk.`) : check(name, "ok", `${time}.`);
