@@ -2,13 +2,13 @@
 
     python -m pipeline.train.codec --corpus build/train/corpus --out build/train/run --steps 20000
 
-Users are heard in rooms and noise, and told back without them; the agent is heard as it is.
-Only the agent is ever decoded when the model is used, through the first codebooks, so most
-windows are decoded through those alone. The first codebook has also to tell the phonemes.
-`--only decoder` goes on from a trained codec without changing what makes codes, beside or after
-the training of a language model. `--only encoder` goes on without changing what codes sound like:
-nobody decodes the codes of users, so they are free to say what was said and nothing else. What is
-trained then reads voices that the codec never had, and the agent's codes stay what they were.
+Users are encoded with room acoustics and noise and reconstructed without them; the agent is encoded as
+it is. At inference only the agent is decoded, from the first codebooks, so most windows are decoded
+from those alone. Phonemes are predicted from the first codebook as an auxiliary task.
+`--only decoder` continues from a trained codec with its encoder and quantizer frozen, beside or after
+the training of a language model. `--only encoder` continues with its decoder and codebooks frozen:
+the users' codes are never decoded, so they need to represent only the words. The encoder then adapts
+to voices that the codec was not trained on, and the agent's codes stay what they were.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
-from pipeline.train.networks.adversary import Judged
+from pipeline.train.networks.adversary import AdversarialLoss
 from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.losses import SpectralLoss
 from pipeline.train.networks.mimi import Coded, MimiNetwork
@@ -49,7 +49,7 @@ _CLIP: Final = 1.0
 
 
 class PhonemeHead(nn.Module):
-    """What the first codebook says of four sounds a frame; used in training only."""
+    """Predicts the four phonemes of a frame from the first codebook; used in training only."""
 
     def __init__(self, dim: int, phonemes: int) -> None:
         super().__init__()
@@ -62,11 +62,11 @@ class PhonemeHead(nn.Module):
 
 def losses(batch: Batch, coded: Coded, head: PhonemeHead, spectral: SpectralLoss) -> dict[str, Tensor]:
     """Each part of the loss, unweighted, and the share of phonemes that was predicted."""
-    made = coded.sound[:, 0].float()
-    apart = (made - batch.wanted).abs() * batch.agent
+    reconstructed = coded.sound[:, 0].float()
+    apart = (reconstructed - batch.targets).abs() * batch.agent
     return {
-        "spectral": spectral(made, batch.wanted),
-        "wave": apart.sum() / (batch.agent.sum() * made.shape[1]).clamp(min=1),
+        "spectral": spectral(reconstructed, batch.targets),
+        "wave": apart.sum() / (batch.agent.sum() * reconstructed.shape[1]).clamp(min=1),
         "commitment": coded.commitment,
         **phoneme_losses(batch, coded.first, head),
     }
@@ -88,11 +88,11 @@ def encoder_losses(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Each part of the loss of an encoder by itself, unweighted; and the codes `[B, K, T]`.
 
-    Phonemes are predicted from the first codebook and from all; of the agent, features stay what they
-    were in the codec that is `kept`.
+    Phonemes are predicted from the first codebook and from all; the agent's features are
+    distilled from the `kept` codec.
     """
-    coded = model.coded_features(batch.heard[:, None], learn=False)
-    agent = batch.heard[batch.agent[:, 0]]
+    coded = model.coded_features(batch.inputs[:, None], learn=False)
+    agent = batch.inputs[batch.agent[:, 0]]
     parts = {"commitment": coded.commitment}
     if len(agent):
         with torch.no_grad():
@@ -103,19 +103,19 @@ def encoder_losses(
     return parts, coded.codes
 
 
-_DECIDE_CODES: Final = ("encoder", "encoder_transformer", "downsample")
+_ENCODER_PARTS: Final = ("encoder", "encoder_transformer", "downsample")
 
 
 def _trainable(model: MimiNetwork, only: str | None) -> list[nn.Parameter]:
-    """Of a whole codec, of what makes sound of codes, or of what makes codes of sound."""
+    """The trainable parameters: of the whole codec, of the decoder, or of the encoder."""
     if only is not None:
-        encoding = {parameter for name in _DECIDE_CODES for parameter in getattr(model, name).parameters()}
+        encoding = {parameter for name in _ENCODER_PARTS for parameter in getattr(model, name).parameters()}
         encoding |= {part.input_proj.weight for part in model.quantizer.values()}
         codebooks = set(model.quantizer.parameters()) - encoding
         for parameter in model.parameters():
-            decides = parameter in encoding
-            wanted = decides if only == "encoder" else not decides and parameter not in codebooks
-            parameter.requires_grad_(requires_grad=wanted)
+            encodes = parameter in encoding
+            is_trained = encodes if only == "encoder" else not encodes and parameter not in codebooks
+            parameter.requires_grad_(requires_grad=is_trained)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
 
@@ -127,13 +127,15 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--frames", type=int, default=16, help="80 ms frames a window")
     parser.add_argument("--shards", type=int, default=0, help="training shards to keep in memory; 0: all")
     parser.add_argument("--only", choices=("decoder", "encoder"))
-    parser.add_argument("--adversary", action="store_true", help="train against judges of the spectrum, too")
+    parser.add_argument(
+        "--adversary", action="store_true", help="also train against spectrogram discriminators"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the networks first (pays on a card)")
     return parser.parse_args(argv)
 
 
 class Trainer:
-    """The codec, what helps to train it, and where that stands."""
+    """The codec, its auxiliary networks and losses, and the state of the run."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.arguments = arguments
@@ -153,9 +155,12 @@ class Trainer:
             self.trained += self.head_of_all.parameters()
         self.optimizer = torch.optim.AdamW(self.trained, arguments.rate, betas=(0.8, 0.99), weight_decay=1e-3)
         self.parts["optimizer"] = self.optimizer
-        self.judged = Judged(arguments.rate, self.device) if arguments.adversary else None
-        if self.judged is not None:
-            self.parts |= {"adversary": self.judged.adversary, "judging": self.judged.optimizer}
+        self.adversarial = AdversarialLoss(arguments.rate, self.device) if arguments.adversary else None
+        if self.adversarial is not None:
+            self.parts |= {
+                "adversary": self.adversarial.discriminators,
+                "judging": self.adversarial.optimizer,
+            }
         names = {"decoder": DECODER, "encoder": ENCODER, None: CODEC}
         self.journal = Journal(arguments.out, names[arguments.only], arguments.minutes, arguments.finish)
         if self.journal.resume(self.parts, self.device):
@@ -176,7 +181,7 @@ class Trainer:
         return [*shards, *(read_shard(self.arguments.corpus, path.stem) for path in sorted(natural))]
 
     def refresh(self) -> None:
-        """Take up natural voices that were recorded meanwhile."""
+        """Load natural voices that were recorded meanwhile."""
         shards = self._shards()
         natural = sum(shard.name.startswith(NATURAL) for shard in shards)
         if natural == self._natural:
@@ -201,16 +206,16 @@ class Trainer:
                 parts, codes = encoder_losses(batch, self.model, self.kept, (self.head, self.head_of_all))
             else:
                 coded: Coded = self.model(
-                    batch.heard[:, None],
+                    batch.inputs[:, None],
                     batch.levels,
                     quantize=frozen or self.journal.step >= _FREE_STEPS,
                     learn=not frozen,
                 )
                 parts, codes = losses(batch, coded, self.head, self.spectral), coded.codes
-        if self.judged is not None:
-            made = coded.sound[:, 0].float()
-            self.judged.learn(made, batch.wanted)
-            parts |= self.judged.losses(made, batch.wanted)
+        if self.adversarial is not None:
+            reconstructed = coded.sound[:, 0].float()
+            self.adversarial.step(reconstructed, batch.targets)
+            parts |= self.adversarial.losses(reconstructed, batch.targets)
         weighted = [_WEIGHTS[name] * part for name, part in parts.items() if name in _WEIGHTS]
         self.journal.schedule(self.optimizer, self.arguments.rate, self.arguments.steps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -223,7 +228,7 @@ class Trainer:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Take steps until there are enough, or the time is over."""
+    """Train until the number of steps or the time limit is reached."""
     trainer = Trainer(arguments)
     journal = trainer.journal
     while journal.step < arguments.steps and not journal.out_of_time:

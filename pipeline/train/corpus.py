@@ -1,4 +1,4 @@
-"""`python -m pipeline.train.corpus`: let a synthesizer speak thousands of questions and every answer.
+"""`python -m pipeline.train.corpus`: synthesize thousands of questions and every answer.
 
     python -m pipeline.train.corpus --out build/train/corpus --utterances 60000
 
@@ -62,13 +62,13 @@ def questions(
     for _ in range(count):
         exchange = draw(rng, phrasing=condition.phrasing, pairs=condition.pairs)
         voice = draw_user(rng, voice=condition.voice, speed=condition.speed)
-        yield exchange, voice, synthesizer.say(exchange.question, voice)
+        yield exchange, voice, synthesizer.synthesize(exchange.question, voice)
 
 
 def agent_answers(synthesizer: Synthesizer) -> Iterator[tuple[Exchange, Voice, Spoken]]:
     """Every sentence of the agent, held-out pairs' too, with which no training question is answered."""
     for answer in answers("held_out"):
-        yield Exchange("unknown", answer, ""), AGENT, aligned(synthesizer.say(answer, AGENT))
+        yield Exchange("unknown", answer, ""), AGENT, aligned(synthesizer.synthesize(answer, AGENT))
 
 
 def _make(folder: Path, seed: int, name: str) -> str:

@@ -1,4 +1,4 @@
-"""`python -m pipeline.train.encode`: lay conversations out in time and turn them into codes.
+"""`python -m pipeline.train.encode`: compose conversations and encode them.
 
     python -m pipeline.train.encode --corpus build/train/corpus --out build/train/run --sessions 8192
 
@@ -69,18 +69,18 @@ class Encoding:
             compose(rng, self.questions, self.agent.utterances, SESSION_FRAMES) for _ in range(self.group)
         ]
         users, played = tracks(sessions, self.speech, self.agent, rng)
-        said = [agent_codes(session, self.agent) for session in sessions]
+        answers = [agent_codes(session, self.agent) for session in sessions]
         return {
-            "user": self._heard(users, played),
-            "agent": np.stack([codes for codes, _ in said]),
-            "speaking": np.stack([speaking for _, speaking in said]),
+            "user": self._user_codes(users, played),
+            "agent": np.stack([codes for codes, _ in answers]),
+            "speaking": np.stack([speaking for _, speaking in answers]),
             "text": np.stack([self._text(session) for session in sessions]),
             "heard": np.stack([self._words(session) for session in sessions]),
             "results": np.stack([results_by_frame(session).astype(np.int16) for session in sessions]),
         }
 
-    def _heard(self, users: Tensor, played: Tensor) -> Codes:
-        """`[B, N · 1920]` both → codes `[B, K, N]` of a room in which a loudspeaker may be heard."""
+    def _user_codes(self, users: Tensor, played: Tensor) -> Codes:
+        """`[B, N · 1920]` both → codes `[B, K, N]` with room acoustics, noise and some echo."""
         count = len(users)
         others = torch.roll(users, 1, 0) + torch.roll(users, 3, 0)
         loud = from_db(uniform((count, 1), -36, -18, self.device)) * chance(count, _ECHO_SHARE, self.device)
@@ -93,21 +93,23 @@ class Encoding:
         return np.where(tokens == 0, PADDING, tokens).astype(np.int16)
 
     def _words(self, session: Session) -> Codes:
-        strange = len(self.words) + 1
-        return by_frame(session.heard, self.words, session.frames, other=strange).astype(np.int16)
+        unknown = len(self.words) + 1
+        return by_frame(session.user_words, self.words, session.frames, other=unknown).astype(np.int16)
 
 
 def _training(corpus: Path) -> list[Shard]:
-    """All that users say: natural voices, if they are recorded, and the formant synthesizer's."""
+    """All training speech of users: natural voices, if they are recorded, and the formant synthesizer's."""
     formant = read_shards(corpus, "train-")
     return [*read_shards(corpus, NATURAL), *formant] if any(corpus.glob(f"{NATURAL}*.json")) else formant
 
 
 def _held_out(corpus: Path) -> list[Shard]:
-    """Natural voices of which nothing is trained on, if they are recorded, else held-out variants."""
-    exams = any(corpus.glob(f"{VALIDATED[0]}.json"))
+    """Held-out natural voices, if they are recorded, else held-out variants."""
+    recorded = any(corpus.glob(f"{VALIDATED[0]}.json"))
     return [
-        shard for name in (VALIDATED if exams else ("held-out-all",)) for shard in read_shards(corpus, name)
+        shard
+        for name in (VALIDATED if recorded else ("held-out-all",))
+        for shard in read_shards(corpus, name)
     ]
 
 

@@ -1,12 +1,12 @@
-"""`python -m pipeline.train.evaluate`: ask a server what was never asked in training, and count.
+"""`python -m pipeline.train.evaluate`: evaluate a checkpoint through a running server.
 
     python -m pipeline.train.evaluate --config configs/tiny
 
-Starts a server on the checkpoint and speaks to it as any client does, with voices, phrasings and
-pairs of operands that are held out. A table of conditions: what an independent recognizer makes of
-the questions (the control), right by the agent's text, right by what the recognizer hears of the
-agent, its word error rate against that text, and how soon. Then the same by voice; what the agent
-says to noise, music and other people's talk; how well the codec keeps a voice.
+Starts a server on the checkpoint and connects as a client, with held-out voices, phrasings and pairs of
+operands. Prints a table of conditions: accuracy of an independent recognizer on the questions (the
+control), accuracy of the agent's text, accuracy of the recognizer's transcript of the agent's speech, its
+word error rate against that text, and latency. Then the same by voice; false starts on noise, music and
+other people's talk; the reconstruction quality of the codec.
 """
 
 import argparse
@@ -36,11 +36,11 @@ from pipeline.train.synthesizers.packages import CACHE_VARIABLE, cache_folder
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import GREEDY, Pcm
 
-TURNS: Final = 4  # questions a session
+QUESTIONS_PER_SESSION: Final = 4
 _INTERFERENCE_DB: Final = -24.0  # of full scale
 _STOPS_WITHIN_MS: Final = 1000
 _FAILURES_SHOWN: Final = 5
-_SAID_SHOWN: Final = 80  # letters
+_MAX_SHOWN_CHARS: Final = 80
 _CODEC_RECORDINGS: Final = 24
 
 
@@ -49,7 +49,7 @@ class Row:
     """What the outcomes of one condition, or of one voice's family, came to.
 
     Shares of all that was asked; `word_error_rate` of all words that the agent wrote; None where
-    nobody judged, or nothing was said.
+    there was no recognizer, or no text.
     """
 
     asked: int
@@ -63,7 +63,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Transcripts:
-    """What the judge made of a question and of its answer."""
+    """The recognizer's transcripts of a question and of its answer."""
 
     question: str
     answer: str
@@ -77,10 +77,10 @@ def stopped(outcome: Outcome) -> bool:
 
 def row(
     outcomes: Sequence[Outcome],
-    heard: Sequence[Transcripts] | None,
+    transcribed: Sequence[Transcripts] | None,
     right: Callable[[Outcome], bool] = lambda outcome: is_answer(outcome.text, outcome.question.answer),
 ) -> Row:
-    """Count; `right` is whether an outcome is, as far as the agent's text tells."""
+    """Aggregate outcomes; `right` is whether the text of one is correct."""
     by_text = [right(outcome) for outcome in outcomes]
     latencies = [outcome.latency_ms for outcome in outcomes if outcome.latency_ms is not None]
     failures = Counter(
@@ -89,12 +89,12 @@ def row(
         if not good
     )
     control = by_judge = rate = None
-    if heard is not None:
-        pairs = list(zip(outcomes, heard, strict=True))
+    if transcribed is not None:
+        pairs = list(zip(outcomes, transcribed, strict=True))
         control = float(np.mean([each.question == normalized(one.question.text) for one, each in pairs]))
         by_judge = float(np.mean([each.answer == normalized(one.question.answer) for one, each in pairs]))
         counted = [word_errors(normalized(one.text), each.answer) for one, each in pairs if one.text]
-        words = sum(said for _, said in counted)
+        words = sum(length for _, length in counted)
         rate = sum(wrong for wrong, _ in counted) / words if words else None
     return Row(
         asked=len(outcomes),
@@ -104,8 +104,8 @@ def row(
         word_error_rate=rate,
         latency_ms=round(float(np.median(latencies))) if latencies else None,
         failures=[
-            f"“{wanted}”: “{said[:_SAID_SHOWN]}”"
-            for (wanted, said), _ in failures.most_common(_FAILURES_SHOWN)
+            f"“{expected}”: “{text[:_MAX_SHOWN_CHARS]}”"
+            for (expected, text), _ in failures.most_common(_FAILURES_SHOWN)
         ],
     )
 
@@ -117,8 +117,13 @@ async def _ask_all(
     for number, condition in enumerate(conditions):
         asked = questions(corpus, condition, arguments.count)
         jobs = [
-            Job(url, asked[start : start + TURNS], condition.snr_db, seed=1000 * number + start)
-            for start in range(0, len(asked), TURNS)
+            Job(
+                url,
+                asked[start : start + QUESTIONS_PER_SESSION],
+                condition.snr_db,
+                seed=1000 * number + start,
+            )
+            for start in range(0, len(asked), QUESTIONS_PER_SESSION)
         ]
         await several(arguments.at_once, jobs)
         answers[condition.name] = [
@@ -129,7 +134,7 @@ async def _ask_all(
 
 
 def interferences(corpus: Path, seconds: float) -> dict[str, Pcm]:
-    """Sound in which nobody speaks to the agent, each so long."""
+    """Background sounds without a question, each `seconds` long."""
     samples, loudness = round(seconds * SAMPLE_RATE_HZ), np.float32(10 ** (_INTERFERENCE_DB / 20))
     rng = np.random.default_rng(7)
     return {
@@ -141,24 +146,24 @@ def interferences(corpus: Path, seconds: float) -> dict[str, Pcm]:
 
 
 async def _false_starts(url: str, sounds: dict[str, Pcm]) -> dict[str, list[str]]:
-    said: dict[str, list[str]] = {}
+    utterances: dict[str, list[str]] = {}
 
     async def one(name: str, sound: Pcm) -> None:
-        said[name] = await listen(url, sound)
+        utterances[name] = await listen(url, sound)
 
     async with trio.open_nursery() as nursery:
         for name, sound in sounds.items():
             nursery.start_soon(one, name, sound)
-    return {name: said[name] for name in sounds}
+    return {name: utterances[name] for name in sounds}
 
 
 def codec_quality(config: Path, corpus: Path) -> dict[str, float]:
-    """The agent's voice through the codec and back, by the codebooks that are spoken."""
-    chain = open_stages(read_config(config, ["lanes.max=1"]))
+    """The agent's voice reconstructed by the codec, from the codebooks that the agent generates."""
+    stages = open_stages(read_config(config, ["lanes.max=1"]))
     recordings = read_shard(corpus, AGENT_SHARD)
     step = max(1, len(recordings.utterances) // _CODEC_RECORDINGS)
     distances, intelligible = [], []
-    encoder, decoder = chain.load_encoder(), chain.load_decoder()
+    encoder, decoder = stages.load_encoder(), stages.load_decoder()
     for index in range(0, len(recordings.utterances), step):
         pcm = recordings.recording(index)
         for stage in (encoder, decoder):
@@ -166,10 +171,10 @@ def codec_quality(config: Path, corpus: Path) -> dict[str, float]:
         framer = Framer()
         frames = np.concatenate([framer.push(pcm), framer.flush()])
         codes = [encoder.encode([0], frame[None]) for frame in frames]
-        spoken = [decoder.decode([0], each[:, : chain.bundle.lm.dep_q])[0] for each in codes]
-        made = np.concatenate(spoken)
-        distances.append(log_mel_distance_db(made, pcm))
-        intelligible.append(stoi(made, pcm))
+        spoken = [decoder.decode([0], each[:, : stages.bundle.lm.dep_q])[0] for each in codes]
+        reconstructed = np.concatenate(spoken)
+        distances.append(log_mel_distance_db(reconstructed, pcm))
+        intelligible.append(stoi(reconstructed, pcm))
     return {
         "log_mel_distance_db": round(float(np.mean(distances)), 2),
         "stoi": round(float(np.mean(intelligible)), 3),
@@ -177,7 +182,7 @@ def codec_quality(config: Path, corpus: Path) -> dict[str, float]:
 
 
 def transcripts(judge: Judge | None, outcomes: Sequence[Outcome]) -> list[Transcripts] | None:
-    """What the judge makes of every question and answer."""
+    """Transcribe every question and answer."""
     if judge is None:
         return None
     return [
@@ -186,18 +191,18 @@ def transcripts(judge: Judge | None, outcomes: Sequence[Outcome]) -> list[Transc
 
 
 def by_family(
-    answers: dict[str, list[Outcome]], heard: dict[str, list[Transcripts] | None]
+    answers: dict[str, list[Outcome]], transcribed: dict[str, list[Transcripts] | None]
 ) -> dict[str, Row]:
-    """The rows of each synthesizer, over all conditions in which a whole answer is wanted."""
+    """The rows of each synthesizer, over all conditions in which a whole answer is expected."""
     gathered: dict[str, tuple[list[Outcome], list[Transcripts]]] = {}
     for condition in CONDITIONS:
         if condition.aside == "stop" or condition.name not in answers:
             continue
-        judgements = heard[condition.name]
+        transcripts_of_all = transcribed[condition.name]
         for index, outcome in enumerate(answers[condition.name]):
             outcomes, each = gathered.setdefault(outcome.question.family, ([], []))
             outcomes.append(outcome)
-            each += judgements[index : index + 1] if judgements else []
+            each += transcripts_of_all[index : index + 1] if transcripts_of_all else []
     return {name: row(outcomes, each or None) for name, (outcomes, each) in gathered.items()}
 
 
@@ -219,10 +224,10 @@ def table(report: dict[str, Any]) -> str:
     """The report, for people and for Markdown."""
     rows: dict[str, Row] = report["conditions"]
     lines = [*_lines("condition", rows), "", *_lines("voices of", report["families"]), ""]
-    for name, said in report["false_starts"].items():
-        shown = [each[:_SAID_SHOWN] for each in said[:_FAILURES_SHOWN]]
-        per_ten = len(said) * 600 / report["interference_s"]
-        lines.append(f"{name}: {len(said)} false starts, {per_ten:.1f} in 10 minutes {shown}")
+    for name, utterances in report["false_starts"].items():
+        shown = [each[:_MAX_SHOWN_CHARS] for each in utterances[:_FAILURES_SHOWN]]
+        per_ten = len(utterances) * 600 / report["interference_s"]
+        lines.append(f"{name}: {len(utterances)} false starts, {per_ten:.1f} in 10 minutes {shown}")
     codec = report["codec"]
     lines.append(f"codec, agent: {codec['log_mel_distance_db']} dB log-mel, STOI {codec['stoi']}")
     if report["p99_ms"] is None:
@@ -240,7 +245,7 @@ def _p99(server: ServerProcess) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What came of all conditions and of the sounds in which nobody asks; how long the stages took."""
+    """Outcomes of all conditions, false starts on background sound, and the latency of the stages."""
 
     answers: dict[str, list[Outcome]]
     false_starts: dict[str, list[str]]
@@ -268,8 +273,10 @@ def _offline(
     for number, condition in enumerate(conditions):
         asked = questions(corpus, condition, arguments.count)
         found = answers[condition.name] = []
-        for start in range(0, len(asked), TURNS):
-            sent = script(asked[start : start + TURNS], condition.snr_db, 1000 * number + start)
+        for start in range(0, len(asked), QUESTIONS_PER_SESSION):
+            sent = script(
+                asked[start : start + QUESTIONS_PER_SESSION], condition.snr_db, 1000 * number + start
+            )
             found += [one for one in ask_offline(stages, sampling, sent) if one.question.counted]
         print(f"{condition.name}: {len(found)} asked", file=sys.stderr, flush=True)
     false_starts = {name: listen_offline(stages, sampling, sound) for name, sound in sounds.items()}
@@ -277,7 +284,7 @@ def _offline(
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Ask, let the judge listen, print."""
+    """Ask every question, transcribe the answers, print the report."""
     cache = cache_folder(arguments.cache)
     corpus: Path = arguments.corpus or cache / "corpus"
     conditions = [one for one in CONDITIONS if not arguments.only or one.name in arguments.only]
@@ -285,15 +292,15 @@ def evaluate(arguments: argparse.Namespace) -> None:
     findings = (_offline if arguments.offline else _through_server)(corpus, conditions, sounds, arguments)
     answers = findings.answers
     judge = Judge(cache) if arguments.judge else None
-    heard = {name: transcripts(judge, outcomes) for name, outcomes in answers.items()}
+    transcribed = {name: transcripts(judge, outcomes) for name, outcomes in answers.items()}
     report = {
         "conditions": {
-            one.name: row(answers[one.name], heard[one.name], stopped)
+            one.name: row(answers[one.name], transcribed[one.name], stopped)
             if one.aside == "stop"
-            else row(answers[one.name], heard[one.name])
+            else row(answers[one.name], transcribed[one.name])
             for one in conditions
         },
-        "families": by_family(answers, heard),
+        "families": by_family(answers, transcribed),
         "false_starts": findings.false_starts,
         "interference_s": arguments.interference_s,
         "codec": codec_quality(arguments.config, corpus),
@@ -307,7 +314,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; gives its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m pipeline.train.evaluate", description="Ask, and count.")
+    parser = argparse.ArgumentParser(
+        prog="python -m pipeline.train.evaluate",
+        description="Evaluate a checkpoint through a running server.",
+    )
     parser.add_argument("--config", metavar="DIR", type=Path, required=True, help="the checkpoint folder")
     parser.add_argument("--corpus", metavar="DIR", type=Path, help="recordings (default: CACHE/corpus)")
     parser.add_argument(
@@ -327,7 +337,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="without a server, as fast as it goes: for a machine that is too busy to hold real time",
     )
-    parser.add_argument("--no-judge", dest="judge", action="store_false", help="do without the recognizer")
+    parser.add_argument("--no-judge", dest="judge", action="store_false", help="do not use the recognizer")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the figures here as well")
     arguments = parser.parse_args(argv)
     evaluate(arguments)

@@ -2,9 +2,9 @@
 
     python -m pipeline.train.export --corpus build/train/corpus --run build/train/run --to build/train/tiny
 
-Names, shapes and files are those Kyutai publishes; numbers are halved to float16, but for the
-codebooks, on which decisions hang. Beside the run lies then what these very numbers compute,
-for `python -m pipeline.train.verify` to compare with what the server computes of them.
+Names, shapes and files are those Kyutai publishes; weights are stored as float16, except for the
+codebooks, whose rounding could change codes. The outputs of the stored weights are written beside
+the run, for `python -m pipeline.train.verify` to compare with the server's.
 """
 
 import argparse
@@ -55,11 +55,11 @@ def golden(mimi: MimiNetwork, moshi: MoshiNetwork, speech: Pcm) -> dict[str, Any
     codes = mimi.encode(pcm)
     session = _session(codes, moshi)
     grid = delayed(session, moshi.sizes)
-    context = moshi.context(grid.given)
-    told = grid.wanted[:, : moshi.sizes.dep_q].transpose(1, 2).flatten(0, 1)
-    # Where a delay leaves nothing to tell, the depth transformer hears the initial token.
+    context = moshi.context(grid.inputs)
+    targets = grid.targets[:, : moshi.sizes.dep_q].transpose(1, 2).flatten(0, 1)
+    # Where a delay leaves no target, the depth transformer's input is the initial token.
     initial = torch.tensor([moshi.sizes.text_card] + [moshi.sizes.card] * (moshi.sizes.dep_q - 1))
-    audio = moshi.audio_logits(context.flatten(0, 1), torch.where(told < 0, initial, told))
+    audio = moshi.audio_logits(context.flatten(0, 1), torch.where(targets < 0, initial, targets))
     return {
         "pcm": pcm[0, 0].numpy(),
         "codes": codes[0].numpy().astype(np.int32),
@@ -71,7 +71,7 @@ def golden(mimi: MimiNetwork, moshi: MoshiNetwork, speech: Pcm) -> dict[str, Any
 
 
 def _session(codes: Tensor, moshi: MoshiNetwork) -> Tensor:
-    """`[1, 1 + n_q, T]`: the agent repeats what it hears, which is as good as anything."""
+    """`[1, 1 + n_q, T]`: the agent's codes are the user's; any would do."""
     text = torch.full_like(codes[:, :1], PADDING)
     text[0, 0, ::5] = torch.arange(len(text[0, 0, ::5])) % moshi.sizes.text_card
     return torch.cat([text, codes[:, : moshi.sizes.dep_q], codes[:, : moshi.sizes.user_q]], 1)

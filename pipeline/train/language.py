@@ -2,10 +2,10 @@
 
     python -m pipeline.train.language --corpus build/train/corpus --out build/train/run --steps 20000
 
-Text is the agent's words alone: an answer to a sum begins with its operands, so it does say
-what it heard. Hearing is taught by a head that names the user's words as they end, and that
-is thrown away; arithmetic by sums in writing (`drills`). Codes of the user are hidden at
-random, or a few voices would be learnt by heart.
+Text is the agent's words alone: an answer to a sum begins with its operands, so it repeats
+the recognized question. Recognition is trained by an auxiliary head that predicts the user's words as
+they end, and that is discarded afterwards; arithmetic by text-only sums (`drills`). Codes of the user
+are masked at random, to avoid overfitting to a few voices.
 """
 
 import argparse
@@ -45,8 +45,8 @@ _WEIGHTS: Final = {
     "amount": 1.0,
 }
 _SILENT_STEPS: Final = 256  # of a batch that the depth transformer is trained on
-_HIDDEN: Final = 0.2  # of the user's codes beyond the first codebook
-_HIDDEN_FIRST: Final = 0.08
+_MASKED: Final = 0.2  # of the user's codes beyond the first codebook
+_MASKED_FIRST: Final = 0.08
 _DROP: Final = 0.1
 _DRILLS_A_SESSION: Final = 2.5
 _APART_SHARE: Final = 0.375  # of sessions
@@ -55,29 +55,29 @@ _TEST_EVERY: Final = 250  # steps
 
 
 class Heads(nn.Module):
-    """What the model has to know beside what it says, told from its state; used in training only."""
+    """Auxiliary predictions from the model's state: the user's words and results; used in training only."""
 
     def __init__(self, dim: int, words: int) -> None:
         super().__init__()
-        self.heard = nn.Linear(dim, words)
+        self.heard = nn.Linear(dim, words)  # this name is part of the checkpoint format
         self.amount = Amount(dim)
 
 
-def hide(given: Tensor, sizes: MoshiSizes) -> Tensor:
-    """Some of the user's codes become −1, nothing."""
-    hidden = torch.rand(given.shape, device=given.device)
-    limits = torch.zeros(given.shape[1], device=given.device)
-    limits[1 + sizes.dep_q] = _HIDDEN_FIRST
-    limits[2 + sizes.dep_q :] = _HIDDEN
-    return torch.where(hidden < limits[:, None], -1, given)
+def mask_user_codes(inputs: Tensor, sizes: MoshiSizes) -> Tensor:
+    """Replace some of the user's codes by −1, no input."""
+    drawn = torch.rand(inputs.shape, device=inputs.device)
+    limits = torch.zeros(inputs.shape[1], device=inputs.device)
+    limits[1 + sizes.dep_q] = _MASKED_FIRST
+    limits[2 + sizes.dep_q :] = _MASKED
+    return torch.where(drawn < limits[:, None], -1, inputs)
 
 
-def cross(batch: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Some sessions with the text of another one: `apart [B]` bool, and all that goes with the text.
+def cross_text(batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Give some sessions the text of another one: `apart [B]` bool, and all that depends on the text.
 
-    Who has written one sum, and hears two others of the user and of its own voice, must say the
-    result of what is written. Without this, results are learnt by ear, sentence by sentence, and
-    those of sentences never heard are guessed so too.
+    Where text, user audio and agent audio are of three different sums, the result has to follow from
+    the text. Without this, results are memorized from the audio, sentence by sentence, and the model
+    does not generalize to unseen sentences.
     """
     count = len(batch["codes"])
     apart = torch.arange(count, device=batch["codes"].device) < round(_APART_SHARE * count)
@@ -86,22 +86,22 @@ def cross(batch: dict[str, Tensor]) -> dict[str, Tensor]:
     written = torch.where(apart[:, None, None], text.roll(1, 0), text)
     return batch | {
         "apart": apart,
-        **{name: torch.cat([written, batch[name][:, 1:]], 1) for name in ("codes", "given")},
+        **{name: torch.cat([written, batch[name][:, 1:]], 1) for name in ("codes", "inputs")},
         **{name: torch.where(apart[:, None], other, batch[name]) for name, other in moved.items()},
     }
 
 
 def respoken(batch: dict[str, Tensor], diction: Diction, sizes: MoshiSizes) -> dict[str, Tensor]:
-    """`given`: the same sessions, in some of which the agent hears its words as it says them elsewhere.
+    """`inputs`: the sessions' codes, in some of which the agent's words come from other sentences.
 
-    Those, `respoken [B]`, teach it nothing of its voice: what follows does not go on with what is heard.
+    Those, `respoken [B]`, have no audio loss: their targets do not continue their inputs.
     """
     codes, users = batch["codes"], 1 + sizes.dep_q
-    said = diction.respoken(codes[:, 0], codes[:, 1:users], batch["speaking"])
+    replaced = diction.respoken(codes[:, 0], codes[:, 1:users], batch["speaking"])
     count = torch.arange(len(codes), device=codes.device)
     some = (count % 2 == 0) & (count < len(codes) - 1)  # never the last, which is not apart either
-    said = torch.where(some[:, None, None], said, codes[:, 1:users])
-    return batch | {"respoken": some, "given": torch.cat([codes[:, :1], said, codes[:, users:]], 1)}
+    replaced = torch.where(some[:, None, None], replaced, codes[:, 1:users])
+    return batch | {"respoken": some, "inputs": torch.cat([codes[:, :1], replaced, codes[:, users:]], 1)}
 
 
 def after(word: int, text: Tensor, speaking: Tensor) -> Tensor:
@@ -122,75 +122,75 @@ def _audio(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cross entropies `[N, dep_q]` of some steps' codes; which of them count; which of those are speech."""
     sizes = model.sizes
-    late = max(sizes.delays)  # steps after a frame in which there are still codes of it to say
-    busy = functional.max_pool1d(functional.pad(speaking[:, None].float(), (late, 0)), late + 1, 1)
-    busy = busy[:, 0].flatten() > 0
-    silent = (~busy).nonzero()[:, 0]
+    late = max(sizes.delays)  # steps after a frame in which codes of it are still due
+    active = functional.max_pool1d(functional.pad(speaking[:, None].float(), (late, 0)), late + 1, 1)
+    active = active[:, 0].flatten() > 0
+    silent = (~active).nonzero()[:, 0]
     chosen = silent[torch.randint(len(silent), (min(_SILENT_STEPS, len(silent)),), device=silent.device)]
-    steps = torch.cat([busy.nonzero()[:, 0], chosen])
-    wanted = grid.wanted.transpose(1, 2).flatten(0, 1)[steps]  # [N, 1 + n_q]
-    codes = wanted[:, 1 : 1 + sizes.dep_q]
-    logits = model.audio_logits(context.flatten(0, 1)[steps], wanted[:, : sizes.dep_q].clamp(min=0)).float()
+    steps = torch.cat([active.nonzero()[:, 0], chosen])
+    targets = grid.targets.transpose(1, 2).flatten(0, 1)[steps]  # [N, 1 + n_q]
+    codes = targets[:, 1 : 1 + sizes.dep_q]
+    logits = model.audio_logits(context.flatten(0, 1)[steps], targets[:, : sizes.dep_q].clamp(min=0)).float()
     entropies = functional.cross_entropy(logits.transpose(1, 2), codes.clamp(min=0), reduction="none")
     known = (codes >= 0).float()
-    return entropies, known, busy[steps][:, None] * known
+    return entropies, known, active[steps][:, None] * known
 
 
 def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor], equals: int) -> dict[str, Tensor]:
-    """Each part of the loss, unweighted, and what was told right; `equals` is the token of "is"."""
+    """Each part of the loss, unweighted, and accuracies; `equals` is the token of "is"."""
     sizes = model.sizes
-    batch = cross(batch)
+    batch = cross_text(batch)
     grid = delayed(batch["codes"], sizes)
-    given = delayed(batch["given"], sizes).given
-    context = model.context(hide(given, sizes), _DROP)
-    text = grid.wanted[:, 0]
+    inputs = delayed(batch["inputs"], sizes).inputs
+    context = model.context(mask_user_codes(inputs, sizes), _DROP)
+    text = grid.targets[:, 0]
     logits = model.text_linear(context).float()
     each = functional.cross_entropy(logits.transpose(1, 2), text, reduction="none")
     spoken = text != sizes.padding
-    heard = functional.cross_entropy(
-        heads.heard(context).float().transpose(1, 2), batch["heard"], reduction="none"
+    user_word_losses = functional.cross_entropy(
+        heads.heard(context).float().transpose(1, 2), batch["user_words"], reduction="none"
     )
-    ended = batch["heard"] > 0
-    told = after(equals, text, batch["speaking"])
-    foreseen = ~batch["apart"][:, None]  # what is written follows from what was heard
-    known_result = told & (batch["results"] > NO_RESULT)
+    ended = batch["user_words"] > 0
+    after_equals = after(equals, text, batch["speaking"])
+    predictable = ~batch["apart"][:, None]  # the text follows from the audio
+    known_result = after_equals & (batch["results"] > NO_RESULT)
     together = (~batch["apart"] & ~batch["respoken"]).nonzero()[:, 0]
     of_code, known, loud = _audio(
         model,
         context[together],
-        Delayed(grid.given[together], grid.wanted[together]),
+        Delayed(grid.inputs[together], grid.targets[together]),
         batch["speaking"][together],
     )
     return {
-        "words": _mean(each, spoken & (foreseen | told)),
-        "padding": _mean(each, ~spoken & foreseen),
+        "words": _mean(each, spoken & (predictable | after_equals)),
+        "padding": _mean(each, ~spoken & predictable),
         "speech": _mean(of_code, loud),
         "silence": _mean(of_code, known - loud),
-        "heard": _mean(heard, ended),
-        "unheard": _mean(heard, ~ended),
+        "heard": _mean(user_word_losses, ended),
+        "unheard": _mean(user_word_losses, ~ended),
         "result": heads.amount.loss(context[known_result], batch["results"][known_result]),
-        "words_right": _mean((logits.argmax(-1) == text).float(), spoken & foreseen),
-        "apart_right": _mean((logits.argmax(-1) == text).float(), spoken & told & ~foreseen),
+        "words_right": _mean((logits.argmax(-1) == text).float(), spoken & predictable),
+        "apart_right": _mean((logits.argmax(-1) == text).float(), spoken & after_equals & ~predictable),
     }
 
 
 def drill_losses(model: MoshiNetwork, heads: Heads, drills: Drills, count: int) -> dict[str, Tensor]:
-    """Each part of the loss of sums in writing, unweighted, and what was told right."""
+    """Each part of the loss of text-only sums, unweighted, and the accuracy."""
     drill = drills.draw(count)
-    context = model.context(drills.given(drill), _DROP)
-    told, wanted = model.text_linear(context[drill.asked]).float(), drill.text[drill.asked]
+    context = model.context(drills.inputs(drill), _DROP)
+    logits, targets = model.text_linear(context[drill.asked]).float(), drill.text[drill.asked]
     return {
-        "drill": functional.cross_entropy(told, wanted),
+        "drill": functional.cross_entropy(logits, targets),
         "amount": heads.amount.loss(context[drill.known], drill.results[drill.known]),
-        "drills_right": (told.argmax(-1) == wanted).float().mean(),
+        "drills_right": (logits.argmax(-1) == targets).float().mean(),
     }
 
 
 @torch.no_grad()
 def results_right(model: MoshiNetwork, sessions: Sessions, numbers: dict[str, int]) -> dict[str, float]:
-    """The share of words that are the likeliest, each given those before it, in sessions never heard.
+    """Teacher-forced accuracy of words in held-out sessions.
 
-    `held_out_results`: of the first words after "is" alone, which no voice gives away.
+    `held_out_results`: of the first words after "is" alone, which cannot be recognized from the audio.
     """
     model.train(mode=False)
     right = words = results = results_good = 0.0
@@ -198,10 +198,10 @@ def results_right(model: MoshiNetwork, sessions: Sessions, numbers: dict[str, in
     for start in range(0, count, 32):
         batch = sessions.of(torch.arange(start, min(start + 32, count), device=sessions.device))
         grid = delayed(batch["codes"], model.sizes)
-        said = model.text_linear(model.context(grid.given)).argmax(-1)
-        text = grid.wanted[:, 0]
+        predicted = model.text_linear(model.context(grid.inputs)).argmax(-1)
+        text = grid.targets[:, 0]
         spoken = text != model.sizes.padding
-        right += (said == text)[spoken].sum().item()
+        right += (predicted == text)[spoken].sum().item()
         words += spoken.sum().item()
         before = torch.zeros_like(text)
         for row, line in enumerate(text.tolist()):
@@ -211,7 +211,7 @@ def results_right(model: MoshiNetwork, sessions: Sessions, numbers: dict[str, in
                 last = token if token != model.sizes.padding else last
         result = spoken & (before == numbers["is"])
         results += result.sum().item()
-        results_good += (said == text)[result].sum().item()
+        results_good += (predicted == text)[result].sum().item()
     model.train(mode=True)
     return {"held_out_words": right / max(words, 1), "held_out_results": results_good / max(results, 1)}
 
@@ -229,7 +229,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Take steps until there are enough, or the time is over."""
+    """Train until the number of steps or the time limit is reached."""
     device = machine.choose()
     sizes = moshi_sizes(arguments.recipe)
     numbers = word_numbers(arguments.corpus)

@@ -1,4 +1,4 @@
-"""`python -m pipeline.train.record`: let neural and other natural voices ask questions, in the background.
+"""`python -m pipeline.train.record`: synthesize questions with neural voices, in the background.
 
     python -m pipeline.train.record --utterances 6000
 
@@ -39,7 +39,7 @@ _OTHER_TRACTS: Final = ((0.86, 0.95), (1.06, 1.2))
 
 @dataclass(frozen=True, slots=True)
 class EvaluationSet:
-    """What the held-out voices are asked to say under one condition."""
+    """What the held-out voices are given to speak under one condition."""
 
     kinds: tuple[Kind, ...]
     phrasing: Split = "train"
@@ -79,7 +79,7 @@ def training(
     rng = np.random.default_rng(seed)
     for _ in range(count):
         exchange, speaker = draw(rng), draw_speaker(rng)
-        spoken = synthesizers.say(exchange.prompt, speaker, str(rng.choice(_MARKS)))
+        spoken = synthesizers.synthesize(exchange.prompt, speaker, str(rng.choice(_MARKS)))
         yield exchange, speaker, spoken
         tract = float(rng.uniform(*_OTHER_TRACTS[int(rng.integers(len(_OTHER_TRACTS)))]))
         yield exchange, replace(speaker, tract=speaker.tract * tract), shortened(spoken, tract)
@@ -100,14 +100,14 @@ def evaluation_questions(
             kind=asked.kinds[index // 2 % len(asked.kinds)],
             manner=asked.manner,
         )
-        yield exchange, speaker, synthesizers.say(exchange.prompt, speaker, "?")
+        yield exchange, speaker, synthesizers.synthesize(exchange.prompt, speaker, "?")
 
 
 def agent_answers(synthesizers: Synthesizers, voice: str) -> Iterator[tuple[Exchange, Speaker, Spoken]]:
     """Every sentence of the agent in a neural voice, its words on the grid of frames."""
     speaker = Speaker("kokoro", ((voice, 1.0),))
     for answer in answers("held_out"):
-        spoken = on_frames(synthesizers.say(answer, speaker))
+        spoken = on_frames(synthesizers.synthesize(answer, speaker))
         yield Exchange("unknown", answer, ""), speaker, spoken
 
 
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--agent-voice",
         metavar="VOICE",
-        help="let the agent speak with this voice of Kokoro, if its answers are not there yet (af_heart)",
+        help="synthesize the agent with this voice of Kokoro, if its answers are not there yet (af_heart)",
     )
     parser.add_argument("--minutes", type=float, default=0.0, help="stop, resumable, after so long")
     parser.add_argument("--seed", type=int, default=1)

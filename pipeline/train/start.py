@@ -35,14 +35,14 @@ def renumbered(rows: Tensor, old: dict[str, int], new: dict[str, int], text_card
     """`rows [old tokens, D]` in the order of the new tokens; the initial token, if any, stays last."""
     before = len(old) + PADDING + 1
     base = rows[PADDING + 1 : before]
-    made = base.mean(0) + _NOISE * base.std() * torch.randn(text_card, rows.shape[1])
-    made[: PADDING + 1] = rows[: PADDING + 1]
+    renumbered_rows = base.mean(0) + _NOISE * base.std() * torch.randn(text_card, rows.shape[1])
+    renumbered_rows[: PADDING + 1] = rows[: PADDING + 1]
     by_sound = {plain(word): number for word, number in old.items()}
     for word, number in new.items():
         source = old.get(word, by_sound.get(plain(word)))
         if source is not None:
-            made[number] = rows[source]
-    return torch.cat([made, rows[before:]])
+            renumbered_rows[number] = rows[source]
+    return torch.cat([renumbered_rows, rows[before:]])
 
 
 def start(arguments: argparse.Namespace) -> None:

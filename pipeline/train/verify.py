@@ -1,4 +1,4 @@
-"""`python -m pipeline.train.verify`: what the trainer computed, the server computes.
+"""`python -m pipeline.train.verify`: check that the server computes what the trainer computed.
 
     python -m pipeline.train.verify --run build/train/run --config build/train/tiny
 
@@ -24,7 +24,7 @@ from pipeline.units import FRAME_SAMPLES
 from pipeline.values import GREEDY
 
 GOLDEN: Final = "golden.npz"
-_SAME_CODES: Final = 0.995  # the others were ties, as near as float32 can tell
+_SAME_CODES: Final = 0.995  # the others are ties within float32's rounding
 _SOUND: Final = 2e-3
 _LOGITS: Final = 2e-2
 
@@ -32,18 +32,18 @@ Array = npt.NDArray[Any]
 LANE: Final = 0
 
 
-def compare_codec(chain: ModelStages, golden: dict[str, Array]) -> dict[str, float]:
+def compare_codec(stages: ModelStages, golden: dict[str, Array]) -> dict[str, float]:
     """The share of codes that are the same, and the largest difference of a sample."""
-    encoder, decoder = chain.load_encoder(), chain.load_decoder()
+    encoder, decoder = stages.load_encoder(), stages.load_decoder()
     encoder.open(LANE, GREEDY)
     decoder.open(LANE, GREEDY)
     frames = golden["pcm"].reshape(-1, 1, FRAME_SAMPLES)
     codes = np.concatenate([encoder.encode([LANE], frame) for frame in frames])  # [T, K]
-    wanted = golden["codes"][: chain.bundle.lm.mimi_codebooks].T
-    agent = wanted[:, None, : chain.bundle.lm.dep_q]
+    expected = golden["codes"][: stages.bundle.lm.mimi_codebooks].T
+    agent = expected[:, None, : stages.bundle.lm.dep_q]
     sound = np.concatenate([decoder.decode([LANE], frame)[0] for frame in agent])
     apart = np.abs(sound - golden["sound"]).max()
-    return {"same_codes": float((codes == wanted).mean()), "sound": float(apart)}
+    return {"same_codes": float((codes == expected).mean()), "sound": float(apart)}
 
 
 def compare_language(bundle: Bundle, golden: dict[str, Array]) -> dict[str, float]:
@@ -68,13 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run", metavar="DIR", type=Path, required=True)
     parser.add_argument("--config", metavar="DIR", type=Path, required=True, help="the exported folder")
     arguments = parser.parse_args(argv)
-    chain = open_stages(read_config(arguments.config, ["lanes.max=1"]))
+    stages = open_stages(read_config(arguments.config, ["lanes.max=1"]))
     path = arguments.run / GOLDEN
     if not path.is_file():
         raise WeightsError(str(path), "missing: python -m pipeline.train.export makes it")
     with np.load(path) as file:
         golden = {name: file[name] for name in file.files}
-    found = compare_codec(chain, golden) | compare_language(chain.bundle, golden)
+    found = compare_codec(stages, golden) | compare_language(stages.bundle, golden)
     for name, value in found.items():
         print(f"{name:14} {value:.6f}")
     good = found["same_codes"] >= _SAME_CODES and found["sound"] <= _SOUND

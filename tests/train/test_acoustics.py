@@ -1,4 +1,4 @@
-"""What voices are heard through."""
+"""Room acoustics, channels and background sound."""
 
 import pytest
 
@@ -30,12 +30,12 @@ def test_a_telephone_makes_steps_of_amplitudes():
     assert len(torch.unique(telephone(tones(1000)))) <= 255
 
 
-def test_voices_are_heard_at_all_levels():
+def test_voices_are_at_all_levels():
     """From a whisper far away to one that clips; never beyond full scale."""
     torch.manual_seed(1)
-    heard = in_a_room(tones(*range(300, 3300, 50)))
-    decibels = 20 * torch.log10(loudness(heard))
-    assert heard.abs().max() <= 1
+    recorded = in_a_room(tones(*range(300, 3300, 50)))
+    decibels = 20 * torch.log10(loudness(recorded))
+    assert recorded.abs().max() <= 1
     assert decibels.min() < -34
     assert decibels.max() > -14
 
@@ -62,7 +62,7 @@ def test_what_is_behind_a_voice_is_quieter_than_it():
     assert apart[some].max() < 36
 
 
-def test_where_nobody_speaks_there_may_be_a_loud_room():
+def test_without_speech_the_background_may_be_loud():
     """Music or talk as loud as a voice, which is no question all the same."""
     torch.manual_seed(4)
     behind = noisy(torch.zeros(64, SAMPLE_RATE_HZ), tones(*[700] * 64))

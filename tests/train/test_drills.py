@@ -10,7 +10,7 @@ from pipeline.train.conversation.diction import Diction, words_in  # noqa: E402
 from pipeline.train.conversation.drills import Amount, Drills  # noqa: E402
 from pipeline.train.conversation.phrases import agent_words, answers, held_out_pairs, in_words, plain  # noqa: E402
 from pipeline.train.conversation.vocabulary import PADDING  # noqa: E402
-from pipeline.train.language import after, cross, respoken  # noqa: E402
+from pipeline.train.language import after, cross_text, respoken  # noqa: E402
 from pipeline.train.networks.architecture import moshi_sizes  # noqa: E402 - after the skip
 
 NUMBERS = {word: PADDING + 1 + index for index, word in enumerate(agent_words())}
@@ -53,10 +53,10 @@ def test_some_sums_have_numbers_that_nobody_asks_about(drills):
     assert 70 < sum(first in larger for first in firsts) < 155
     values = {in_words(number): number for number in range(-49, 50)}
     for answer, result in right.items():
-        left, said = answer.split(" is ")
+        left, spoken = answer.split(" is ")
         sign = 1 if " plus " in left else -1
         a, b = left.split(" plus " if sign == 1 else " minus ", 1)
-        assert values[plain(a)] + sign * values[b] == values[plain(said)] == result
+        assert values[plain(a)] + sign * values[b] == values[plain(spoken)] == result
 
 
 def test_a_drill_is_answers_one_after_the_other(drills):
@@ -79,21 +79,21 @@ def test_a_drill_is_answers_one_after_the_other(drills):
         assert all(known[at + 1] for at in is_at if at + 1 < len(text))
         if second in right:
             assert results[is_at[1] + 1] == right[second]
-            said = [answer.split(" is ")[1] for answer in (first, second)]
-            assert " ".join(words_of(text[asked])) == " ".join(said)
+            results_in_words = [answer.split(" is ")[1] for answer in (first, second)]
+            assert " ".join(words_of(text[asked])) == " ".join(results_in_words)
     assert whole > 100
 
 
 def test_a_step_is_given_what_was_written_before_it(drills):
-    """And nothing else: it hears no sound."""
+    """And nothing else: there is no audio."""
     drill = drills.draw(20)
-    given = drills.given(drill)
+    given = drills.inputs(drill)
     assert torch.equal(given[:, 0, 1:], drill.text[:, :-1])
     assert (given[:, 1:] == -1).all()
 
 
-def test_an_amount_can_be_learnt_of_numbers_never_seen():
-    """A state that goes round the circles tells results between those that were trained on."""
+def test_an_amount_generalizes_to_unseen_numbers():
+    """A state that goes round the circles predicts results between those that were trained on."""
     torch.manual_seed(0)
     amount = Amount(12)
     results = torch.arange(-20.0, 41)
@@ -110,7 +110,7 @@ def test_an_amount_can_be_learnt_of_numbers_never_seen():
     assert amount.loss(state[:0], results[:0]).item() == 0
 
 
-def test_what_is_said_after_a_word_is_in_its_answer():
+def test_what_follows_a_word_is_in_its_answer():
     """From the step after the word to the answer's last; the next answer begins anew."""
     text = torch.tensor([[3, 9, 3, 7, 5, 3, 3, 9, 3, 4, 3, 7, 8]])
     speaking = torch.tensor([[0, 1, 1, 1, 1, 1, 0, 1, 1, 1, 1, 1, 1]]).bool()
@@ -127,19 +127,19 @@ def batch(tmp_path):
     codes[:, 0, 10:22:4] = torch.tensor([7, 8, 9])
     speaking = torch.zeros(8, 40).bool()
     speaking[:, 10:22] = True
-    heard, results = torch.randint(0, 9, (8, 40)), torch.randint(0, 9, (8, 40)).float()
-    return sizes, {"codes": codes, "speaking": speaking, "heard": heard, "results": results}
+    user_words, results = torch.randint(0, 9, (8, 40)), torch.randint(0, 9, (8, 40)).float()
+    return sizes, {"codes": codes, "speaking": speaking, "user_words": user_words, "results": results}
 
 
 def test_a_crossed_session_has_another_ones_text(batch):
     """Three of eight: what is written, when, and to what result is another's; what sounds is their own."""
     _, whole = batch
-    whole["given"] = whole["codes"].clone()
+    whole["inputs"] = whole["codes"].clone()
     whole["speaking"] = torch.rand(8, 40) < 0.5
-    crossed = cross(whole)
+    crossed = cross_text(whole)
     assert crossed["apart"].tolist() == [True] * 3 + [False] * 5
-    assert torch.equal(crossed["heard"], whole["heard"])
-    for name in ("codes", "given"):
+    assert torch.equal(crossed["user_words"], whole["user_words"])
+    for name in ("codes", "inputs"):
         assert torch.equal(crossed[name][:, 1:], whole[name][:, 1:])
         assert torch.equal(crossed[name][:3, 0], whole[name][[7, 0, 1], 0])
         assert torch.equal(crossed[name][3:], whole[name][3:])
@@ -148,22 +148,22 @@ def test_a_crossed_session_has_another_ones_text(batch):
         assert torch.equal(crossed[name][3:], whole[name][3:])
 
 
-def test_a_word_is_said_again_as_it_is_said_somewhere(batch):
-    """Every other session hears the same words out of other sentences; all else it hears is its own."""
+def test_a_word_is_replaced_by_another_recording_of_it(batch):
+    """Every other session has the same words out of other sentences as input; all else is its own."""
     sizes, whole = batch
     spoken = slice(1, 1 + sizes.dep_q)
     agent = whole["codes"][:, spoken]
-    heard = respoken(whole, Diction(whole["codes"][:, 0], agent, whole["speaking"]), sizes)
-    assert heard["respoken"].tolist() == [True, False] * 3 + [True, False]
-    assert torch.equal(heard["codes"], whole["codes"])
-    given = heard["given"]
-    for row, again in enumerate(heard["respoken"].tolist()):
+    changed = respoken(whole, Diction(whole["codes"][:, 0], agent, whole["speaking"]), sizes)
+    assert changed["respoken"].tolist() == [True, False] * 3 + [True, False]
+    assert torch.equal(changed["codes"], whole["codes"])
+    given = changed["inputs"]
+    for row, again in enumerate(changed["respoken"].tolist()):
         for start in (10, 14, 18):
             piece = given[row, spoken, start : start + 4]
             sources = [other for other in range(8) if torch.equal(piece, agent[other, :, start : start + 4])]
             assert len(sources) == 1
             assert again or sources == [row]
-    assert not torch.equal(given[heard["respoken"]][:, spoken], agent[heard["respoken"]])
+    assert not torch.equal(given[changed["respoken"]][:, spoken], agent[changed["respoken"]])
     outside = ~whole["speaking"]
     assert torch.equal(given.transpose(1, 2)[outside], whole["codes"].transpose(1, 2)[outside])
     assert torch.equal(given[:, spoken.stop :], whole["codes"][:, spoken.stop :])

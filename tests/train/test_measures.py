@@ -1,4 +1,4 @@
-"""What an evaluation measures with."""
+"""The measures and the report of an evaluation."""
 
 import json
 
@@ -78,7 +78,7 @@ def test_numbers_are_compared_as_words(written, words):
 
 
 def test_word_errors_are_counted_once_each():
-    """A substitution, an insertion and a deletion are one error each, of the words that were said."""
+    """A substitution, an insertion and a deletion are one error each, of the words of the reference."""
     assert word_errors("three plus four is seven", "three plus four is seven") == (0, 5)
     assert word_errors("three plus four is seven", "tree plus four seven oh") == (3, 5)
     assert word_errors("hello", "") == (1, 1)
@@ -91,25 +91,25 @@ def test_an_answer_is_the_whole_sentence_and_nothing_else():
     assert not is_answer("", "Goodbye.")
 
 
-def outcome(wanted, said, latency_ms, family="kokoro", silent_ms=None):
-    sound = spoken(said).pcm if said else np.zeros(1000, np.float32)
+def outcome(wanted, text, latency_ms, family="kokoro", silent_ms=None):
+    sound = spoken(text).pcm if text else np.zeros(1000, np.float32)
     asked = Question(np.zeros(0, np.float32), wanted, "what was asked", family)
-    return Outcome(asked, said, sound, latency_ms, asked.pcm, silent_ms)
+    return Outcome(asked, text, sound, latency_ms, asked.pcm, silent_ms)
 
 
 def test_a_row_counts_text_and_judge_apart():
-    """Right by text, right by what was heard, and the errors between the two; failures are shown."""
+    """Right by text, right by the transcript, and the errors between the two; failures are shown."""
     outcomes = [
         outcome("Three plus four is seven.", "Three plus four is seven.", 400.0),
         outcome("Three plus four is seven.", "Three plus five is eight.", 600.0),
         outcome("Goodbye.", "", None),
     ]
-    heard = [
+    transcribed = [
         Transcripts("what was asked", "three plus four is seven"),
         Transcripts("what was asked", "three plus four is seven"),
         Transcripts("something else", ""),
     ]
-    found = row(outcomes, heard)
+    found = row(outcomes, transcribed)
     assert (found.asked, found.by_text, found.by_judge) == (3, 1 / 3, 2 / 3)
     assert found.control == 2 / 3
     assert found.word_error_rate == 2 / 10
@@ -127,13 +127,13 @@ def test_an_agent_that_goes_on_has_not_stopped():
 
 
 def test_a_report_has_a_line_for_every_condition_and_family():
-    """Figures that nobody measured are dashes, not zeros."""
+    """Figures that were not measured are dashes, not zeros."""
     right = outcome("Goodbye.", "Goodbye.", 450.0)
     wrong = outcome("Goodbye.", "Hello.", 450.0, family="piper")
-    answers, heard = {"sums": [right, wrong]}, {"sums": None}
+    answers, transcribed = {"sums": [right, wrong]}, {"sums": None}
     report = {
         "conditions": {"sums": row(answers["sums"], None)},
-        "families": by_family(answers, heard),
+        "families": by_family(answers, transcribed),
         "false_starts": {"music": ["Goodbye."]},
         "interference_s": 300.0,
         "codec": {"log_mel_distance_db": 1.0, "stoi": 0.9},
@@ -180,8 +180,8 @@ def test_a_server_is_asked_as_a_client_asks(checkpoint, monkeypatch):
     with start_server(checkpoint) as server:
         outcomes, report = trio.run(trial.ask, server.socket_url, questions, 10.0, 1)
     assert [outcome.question.answer for outcome in outcomes] == ["hello", "three"]
-    left_out = report.dropped.get("agent_audio", 0)  # where the machine is short of time, and told
-    assert report.frames_out + left_out == report.frames_in - 1
+    dropped = report.dropped.get("agent_audio", 0)  # where the machine is short of time
+    assert report.frames_out + dropped == report.frames_in - 1
     for outcome in outcomes:
         assert 5 * 1920 <= len(outcome.sound) <= 15 * 1920  # a busy machine is late
 

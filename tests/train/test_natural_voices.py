@@ -32,9 +32,9 @@ def synthesizer():
 
 @pytest.mark.parametrize("text", ["what is three plus four", "could you tell me eighteen minus nine"])
 def test_word_times_are_found_in_another_voice(synthesizer, text):
-    """A recording whose times are known to nobody gets them from another's, to within 80 ms."""
-    known = synthesizer.say(text, Voice("en-us", speed=160, pitch=50))
-    other = synthesizer.say(text, Voice("en-us+f4", speed=120, pitch=70))
+    """A recording whose times are not known gets them from another's, to within 80 ms."""
+    known = synthesizer.synthesize(text, Voice("en-us", speed=160, pitch=50))
+    other = synthesizer.synthesize(text, Voice("en-us+f4", speed=120, pitch=70))
     found = timed(other.pcm, known)
     apart = np.abs(np.array(found.word_starts) - np.array(other.word_starts)) / SAMPLE_RATE_HZ
     assert len(other.pcm) > 1.2 * len(known.pcm)
@@ -159,7 +159,7 @@ def test_parts_are_joined_in_order(tmp_path):
     assert joined(parts, tmp_path / "whole").read_bytes() == b"abcd"
 
 
-def test_the_cache_is_where_it_is_told_to_be(tmp_path, monkeypatch):
+def test_the_cache_is_where_it_is_configured(tmp_path, monkeypatch):
     """The argument, else the environment, else the user's own."""
     monkeypatch.setenv(packages.CACHE_VARIABLE, str(tmp_path / "b"))
     assert cache_folder(tmp_path / "a") == tmp_path / "a"

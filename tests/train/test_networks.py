@@ -14,7 +14,7 @@ from pipeline.errors import WeightsError  # noqa: E402
 from pipeline.models.lm import delayed as served_delayed  # noqa: E402
 from pipeline.train import codec, encode, export, language, verify  # noqa: E402
 from pipeline.train.networks.architecture import RECIPE, mimi_sizes, moshi_sizes  # noqa: E402
-from pipeline.train.networks.convolution import CausalConv, CausalTransposed, Doubling  # noqa: E402
+from pipeline.train.networks.convolution import CausalConv, CausalTransposed, ConvTrUpsample1d  # noqa: E402
 from pipeline.train.networks.losses import SpectralLoss  # noqa: E402
 from pipeline.train.networks.mimi import MimiNetwork  # noqa: E402
 from pipeline.train.networks.moshi import MoshiNetwork, delayed  # noqa: E402
@@ -129,15 +129,15 @@ def test_a_learning_rate_rises_and_falls():
 
 
 def test_delays_are_those_of_the_server(tmp_path):
-    """What a step is given in training is what a step is given."""
+    """A training step has the same inputs as a step of the server."""
     sizes = moshi_sizes(small_recipe(tmp_path))
     codes = np.random.default_rng(0).integers(0, 32, (2, 1 + sizes.n_q, 9))
     initial = np.array([sizes.text_card] + [sizes.card] * sizes.n_q)
     grid = delayed(torch.from_numpy(codes), sizes)
     wanted = served_delayed(codes, sizes.delays, initial)
-    np.testing.assert_array_equal(grid.given.numpy(), wanted[:, :, :-1])
-    told = grid.wanted.numpy()
-    np.testing.assert_array_equal(told[told >= 0], wanted[:, :, 1:][told >= 0])
+    np.testing.assert_array_equal(grid.inputs.numpy(), wanted[:, :, :-1])
+    targets = grid.targets.numpy()
+    np.testing.assert_array_equal(targets[targets >= 0], wanted[:, :, 1:][targets >= 0])
 
 
 @pytest.mark.parametrize("half", [False, True])
@@ -193,14 +193,14 @@ def test_a_strided_convolution_is_pytorchs_own(channels, stride, half):
     assert (found - wanted).norm() <= (0.01 if half else 1e-5) * wanted.norm()
 
 
-def test_doubling_is_pytorchs_own():
+def test_an_upsampling_convolution_is_pytorchs_own():
     """In every channel."""
-    layer = Doubling(8, 2)
+    layer = ConvTrUpsample1d(8, 2)
     x = torch.randn(2, 8, 5)
     torch.testing.assert_close(layer(x), layer.convtr["convtr"]["convtr"](x)[..., :-2])
 
 
-def test_the_past_does_not_hear_the_future(tmp_path):
+def test_no_output_depends_on_later_input(tmp_path):
     """Neither codes nor logits of a frame change with what comes after it."""
     recipe = small_recipe(tmp_path)
     mimi = MimiNetwork(mimi_sizes(recipe))
@@ -226,18 +226,18 @@ def test_levels_begin_one_after_another(tmp_path):
         assert len(torch.unique(layer["_codebook"].centroids, dim=0)) > sizes.bins // 2
 
 
-def test_a_centroid_nobody_uses_is_moved():
-    """Every entry of a codebook finds some of what there is."""
+def test_an_unused_centroid_is_moved():
+    """It is reset to some of the data, so that every entry is used."""
     book = Codebook(8, 2)
     points = torch.randn(400, 2)
-    book.follow(points, book.nearest(points))
+    book.update(points, book.nearest(points))
     book.embedding_sum[0] = 1e3
     for _ in range(300):
-        book.follow(points, book.nearest(points))
+        book.update(points, book.nearest(points))
     assert len(torch.unique(book.nearest(points))) == 8
 
 
-def test_a_codebook_comes_to_the_middle_of_what_falls_to_it():
+def test_a_centroid_converges_to_the_mean_of_its_vectors():
     """Running means: with still data, the means themselves."""
     book = Codebook(2, 1)
     points = torch.tensor([[-1.0], [-1.2], [3.0], [3.4]])
@@ -245,11 +245,11 @@ def test_a_codebook_comes_to_the_middle_of_what_falls_to_it():
     book.cluster_usage.fill_(1)
     book._initialized.fill_(1)
     for _ in range(2000):
-        book.follow(points, book.nearest(points))
+        book.update(points, book.nearest(points))
     torch.testing.assert_close(book.centroids, torch.tensor([[-1.1], [3.2]]), atol=1e-3, rtol=0)
 
 
-def test_a_spectral_loss_hears_what_is_different():
+def test_a_spectral_loss_grows_with_the_difference():
     """Nothing between equals; more, the louder the noise."""
     loss = SpectralLoss()
     sound = torch.randn(2, 9600) * 0.1
@@ -266,14 +266,14 @@ def test_a_window_is_what_was_recorded(tmp_path):
     recordings = Recordings(users, table, torch.device("cpu"))
     which = torch.tensor([3])
     window = recordings.window(which, torch.tensor([-FRAME_SAMPLES]), 6 * FRAME_SAMPLES)[0].numpy()
-    said = users[0].recording(3)[: 5 * FRAME_SAMPLES]
+    recorded = users[0].recording(3)[: 5 * FRAME_SAMPLES]
     assert not window[:FRAME_SAMPLES].any()
-    np.testing.assert_allclose(window[FRAME_SAMPLES:][: len(said)], said, atol=1e-6)
+    np.testing.assert_allclose(window[FRAME_SAMPLES:][: len(recorded)], recorded, atol=1e-6)
     phonemes = recordings.phonemes(which, torch.tensor([-FRAME_SAMPLES]), 6)[0]
     assert (phonemes[0] == 0).all()
     first = users[0].utterances[3].text[0]
     assert table[int(phonemes[1, 1])] == first
     agent = Recordings(read_shards(corpus, "agent"), table, torch.device("cpu"))
     batch = Windows(recordings, agent, 6, 10, (2, 4)).draw()
-    torch.testing.assert_close(batch.heard[batch.agent[:, 0]], batch.wanted[batch.agent[:, 0]])
+    torch.testing.assert_close(batch.inputs[batch.agent[:, 0]], batch.targets[batch.agent[:, 0]])
     assert set(batch.levels.tolist()) <= {2, 4}

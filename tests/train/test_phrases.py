@@ -21,10 +21,10 @@ SEEDS = st.integers(0, 2**32 - 1)
 KINDS = [kind for kind in SHARES if kind != "unknown"]
 
 
-def test_numbers_are_told_apart():
-    """No two numbers that can be asked or answered are said the same way."""
-    said = [in_words(number) for number in range(-20, 41)]
-    assert len(set(said)) == len(said)
+def test_numbers_are_distinct():
+    """No two numbers that can be asked or answered have the same words."""
+    spoken = [in_words(number) for number in range(-20, 41)]
+    assert len(set(spoken)) == len(spoken)
     assert in_words(-13) == "minus thirteen"
     assert in_words(21) == "twenty one"
 
@@ -38,7 +38,7 @@ def test_an_answer_is_true():
 
 
 def test_a_held_out_pair_is_held_out_both_ways_round():
-    """Who has heard four plus three has heard three plus four."""
+    """A model trained on four plus three has effectively been trained on three plus four."""
     pairs = held_out_pairs()
     assert {(b, a) for a, b in pairs} == pairs
     assert 0.05 < len(pairs) / (LARGEST_OPERAND + 1) ** 2 < 0.2
@@ -78,10 +78,10 @@ def test_a_correction_is_answered_as_corrected(seed):
     words = one.question.split()
     taken = next(words.index(hint) for hint in ("no", "sorry", "i") if hint in words and words.index(hint))
     numbers = {in_words(number): number for number in range(LARGEST_OPERAND + 1)}
-    said = [numbers[word] for word in words if word in numbers]
-    assert len(said) == 3
+    spoken = [numbers[word] for word in words if word in numbers]
+    assert len(spoken) == 3
     wrong = numbers[words[taken - 1]]
-    assert sorted(said) == sorted([wrong, *one.operands])
+    assert sorted(spoken) == sorted([wrong, *one.operands])
     assert one.answer == arithmetic_answer("sum", *one.operands)
 
 

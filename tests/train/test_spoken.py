@@ -41,7 +41,7 @@ from pipeline.train.synthesizers.espeak import Synthesizer
 from pipeline.train.synthesizers.voices import AGENT, Voice
 synthesizer, digest = Synthesizer(), hashlib.sha256()
 for text, voice in (("hello", AGENT), ("three plus four", Voice("en+f3", 150, 60)), ("hello", AGENT)):
-    digest.update(synthesizer.say(text, voice).pcm.tobytes())
+    digest.update(synthesizer.synthesize(text, voice).pcm.tobytes())
 print(digest.hexdigest())
 """
     one, other = (
@@ -54,46 +54,48 @@ print(digest.hexdigest())
 def test_every_word_has_its_instant(synthesizer):
     """As many as there are words, in order, within the sound; also where two are spoken as one."""
     for text in ("three plus twenty one is twenty four", "i did not understand", "hello how can i help you"):
-        said = synthesizer.say(text, AGENT)
-        assert len(said.word_starts) == len(text.split())
-        assert list(said.word_starts) == sorted(set(said.word_starts))
-        assert all(0 <= start < len(said.pcm) for start in said.word_starts)
+        synthesized = synthesizer.synthesize(text, AGENT)
+        assert len(synthesized.word_starts) == len(text.split())
+        assert list(synthesized.word_starts) == sorted(set(synthesized.word_starts))
+        assert all(0 <= start < len(synthesized.pcm) for start in synthesized.word_starts)
 
 
 def test_an_unknown_voice_is_refused(synthesizer):
-    """Silence, or somebody else's voice, would be a corpus of something else."""
-    with pytest.raises(Exception, match="no voice xx-nobody"):
-        synthesizer.say("hello", Voice("xx-nobody", 150, 50))
+    """Silence, or another voice, would be a corpus of something else."""
+    with pytest.raises(Exception, match="no voice xx-missing"):
+        synthesizer.synthesize("hello", Voice("xx-missing", 150, 50))
 
 
 def test_every_voice_exists(synthesizer):
     """Of both splits."""
     for accent in voices._ACCENTS:
         for variant in (*voices._VARIANTS["train"], *voices._VARIANTS["held_out"]):
-            assert np.abs(synthesizer.say("one", Voice(f"{accent}+{variant}", 160, 50)).pcm).max() > 0.05
+            assert (
+                np.abs(synthesizer.synthesize("one", Voice(f"{accent}+{variant}", 160, 50)).pcm).max() > 0.05
+            )
 
 
 @given(WORDS)
 @settings(max_examples=20)
 def test_every_word_of_the_agent_begins_with_a_frame(words):
     """And the sound is whole frames; nothing but silence was added."""
-    said = spoken(" ".join(words))
-    moved = aligned(said)
+    synthesized = spoken(" ".join(words))
+    moved = aligned(synthesized)
     assert len(moved.pcm) % FRAME_SAMPLES == 0
     assert len(moved.word_starts) == len(words)
-    for before, after in zip(said.word_starts, moved.word_starts, strict=True):
+    for before, after in zip(synthesized.word_starts, moved.word_starts, strict=True):
         assert after % FRAME_SAMPLES == 0
-        word = said.pcm[before + 100 : before + 3800]
+        word = synthesized.pcm[before + 100 : before + 3800]
         found = moved.pcm[after : after + 3800 + 100]
         assert np.abs(np.correlate(found, word, "valid")).max() > 0.99 * (word**2).sum()
-    assert (np.abs(moved.pcm) > 1e-3).sum() <= (np.abs(said.pcm) > 1e-3).sum()
+    assert (np.abs(moved.pcm) > 1e-3).sum() <= (np.abs(synthesized.pcm) > 1e-3).sum()
 
 
 def test_words_spoken_as_one_stay_together():
     """Where there is no silence, nothing is inserted."""
-    said = spoken("did not")
-    joined = said.pcm[np.r_[0:4000, 4700:8700]]
-    moved = aligned(type(said)(joined, (0, 4000), said.sounds))
+    synthesized = spoken("did not")
+    joined = synthesized.pcm[np.r_[0:4000, 4700:8700]]
+    moved = aligned(type(synthesized)(joined, (0, 4000), synthesized.sounds))
     assert len(moved.pcm) == -(-len(joined) // FRAME_SAMPLES) * FRAME_SAMPLES
     assert moved.word_starts == (0, 2 * FRAME_SAMPLES)
 
@@ -101,18 +103,20 @@ def test_words_spoken_as_one_stay_together():
 def test_what_a_shard_was_given_it_gives_back(tmp_path):
     """Samples to a 16-bit step, words, and the phoneme in each 20 ms."""
     exchange = Exchange("sum", "one plus two", "one plus two is three", (1, 2))
-    said = spoken(exchange.question)
-    write_shard(tmp_path, "train-0000", [(exchange, AGENT, said), (exchange, AGENT, said)])
+    synthesized = spoken(exchange.question)
+    write_shard(tmp_path, "train-0000", [(exchange, AGENT, synthesized), (exchange, AGENT, synthesized)])
     shard = read_shard(tmp_path, "train-0000")
     for index in range(2):
-        np.testing.assert_allclose(shard.recording(index), said.pcm, atol=2 / 32767)
+        np.testing.assert_allclose(shard.recording(index), synthesized.pcm, atol=2 / 32767)
         assert shard.utterances[index].operands == (1, 2)
-        assert shard.utterances[index].word_starts == said.word_starts
+        assert shard.utterances[index].word_starts == synthesized.word_starts
         start = int(shard.sound_starts[index])
-        named = [shard.phonemes[number] for number in shard.sounds[start : start + len(said.pcm) // 480]]
+        named = [
+            shard.phonemes[number] for number in shard.sounds[start : start + len(synthesized.pcm) // 480]
+        ]
         assert named[3] == "o"
         assert named[8] == "_"
-        assert named[int(said.word_starts[1] / 480) + 3] == "p"
+        assert named[int(synthesized.word_starts[1] / 480) + 3] == "p"
 
 
 def test_an_unfinished_shard_is_no_shard(tmp_path):

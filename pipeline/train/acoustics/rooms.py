@@ -1,6 +1,6 @@
-"""Rooms and noise for training, made anew for every batch, on the device that trains.
+"""Rooms and noise for training, generated for every batch, on the device that trains.
 
-`evaluate` has noises of its own, so that nothing here is what a model is tested with.
+`evaluate` has noises of its own, so that a model is not tested with those of its training.
 """
 
 import math
@@ -33,9 +33,9 @@ def from_db(decibels: Tensor) -> Tensor:
 
 
 def loudness(x: Tensor) -> Tensor:
-    """`[B, S]` → `[B, 1]`: root mean square of where there is sound."""
-    heard = (x.abs() > 1e-3).float()
-    return (x.square().sum(1, keepdim=True) / heard.sum(1, keepdim=True).clamp(min=1)).sqrt()
+    """`[B, S]` → `[B, 1]`: root mean square over the samples that are not silent."""
+    audible = (x.abs() > 1e-3).float()
+    return (x.square().sum(1, keepdim=True) / audible.sum(1, keepdim=True).clamp(min=1)).sqrt()
 
 
 def _shaped(x: Tensor, response: Tensor) -> Tensor:
@@ -111,10 +111,10 @@ def telephone(x: Tensor) -> Tensor:
 
 
 def noisy(speech: Tensor, babble: Tensor, *, least_db: float = 3) -> Tensor:
-    """`[B, S]` with noise, music, a television or the `babble [B, S]` of others behind it.
+    """`[B, S]` with background noise, music, a television or `babble [B, S]`.
 
-    `least_db` to 35 dB below the voice; a quarter stays clean. Where nobody speaks, what is behind
-    is as loud as a room may be.
+    `least_db` to 35 dB below the voice; a quarter stays clean. Where there is no speech, the
+    background has a random level of its own.
     """
     batch, samples = speech.shape
     device = speech.device
@@ -125,8 +125,8 @@ def noisy(speech: Tensor, babble: Tensor, *, least_db: float = 3) -> Tensor:
     some = (kind[:, 0] < 0.25).nonzero()[:, 0]  # music takes longest to make
     if len(some):
         played = music(len(some), samples, device)
-        telly = unit(played * 0.4 + others[some])
-        noise[some] = torch.where(kind[some] < 0.1, telly, played)
+        television = unit(played * 0.4 + others[some])
+        noise[some] = torch.where(kind[some] < 0.1, television, played)
     silent = loudness(speech) < 1e-4
     reference = torch.where(silent, from_db(uniform((batch, 1), -45, -5, device)), loudness(speech))
     noise = noise * reference * from_db(-uniform((batch, 1), least_db, 35, device))

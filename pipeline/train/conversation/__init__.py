@@ -1,1 +1,1 @@
-"""What is said, by whom, and when: phrases and answers, tokens, sessions laid out in frames."""
+"""The content and timing of conversations: phrases and answers, tokens, sessions laid out in frames."""

@@ -1,8 +1,7 @@
-"""The agent's words as it says them elsewhere: the same word for as many frames, out of other sentences.
+"""Replaces the agent's words by recordings of the same words, of the same length, from other sentences.
 
-A recorded sentence is always said in the same way, and a model that hears itself say the
-first half of one knows the other half by heart. Said in words of other sentences, the first
-half tells no more than its words.
+Every sentence has one recording, so a model could recognize it from the audio of its first half and
+recall the rest. With words from other sentences, the audio reveals no more than the words.
 """
 
 import numpy as np
@@ -47,10 +46,10 @@ class Diction:
         count = np.searchsorted(self._kinds, kind, side="right") - low
         drawn = low + (torch.rand(len(kind)).numpy() * count).astype(np.int64)
         known = np.flatnonzero(count)  # cut off by an interruption, a word may be like no other
-        made = agent.clone()
+        replaced = agent.clone()
         for frame in range(_LONGEST):
             here = known[frames[known] > frame]
             from_row, from_start = self._rows[drawn[here]], self._starts[drawn[here]]
             pieces = self._agent[from_row, :, from_start + frame]
-            made[row[here], :, start[here] + frame] = pieces.to(made.dtype)
-        return made
+            replaced[row[here], :, start[here] + frame] = pieces.to(replaced.dtype)
+        return replaced

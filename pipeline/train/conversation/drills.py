@@ -1,13 +1,13 @@
-"""Sums in writing alone: answers without their sound, as many in a step as hours of talk would bring.
+"""Text-only sums: answers without audio, many more per step than in sessions.
 
 A session of 24 s has four sums in 300 steps; written down there are two in 64, one after the
-other, their words as far apart as in sessions or nearer. What is learnt of numbers elsewhere is
-no use: with words at most four steps apart and one sum in a row, pairs never shown were told
-right in 68 cases of 100, and in sessions in 37. No held-out pair is among them.
+other, their words as far apart as in sessions or nearer. Other distances do not transfer: with words
+at most four steps apart and one sum in a row, unseen pairs were right in 68 cases of 100, and in
+sessions in 37. No held-out pair is among them.
 
 Beside the pairs that are asked about there are those of larger numbers, up to 49, which the
-same words name. Nobody asks for them; but who has to tell 2,893 results more finds what
-results have in common, and those of unseen pairs follow from it.
+same words name. They are never asked for, but 2,893 more results make the model generalize to
+unseen pairs.
 """
 
 import itertools
@@ -33,7 +33,7 @@ _SUMS: Final = 2  # in a row
 _BEFORE: Final = (3, 10)  # steps before the first sum, and between two, at most
 _PACES: Final = (2, 7)  # steps from word to word at most, drawn for each row
 _PERIODS: Final = (2.0, 4.0, 5.0, 10.0, 20.0, 80.0)
-_LARGER_SHARE: Final = 0.375  # of sums, those with an operand that nobody asks about
+_LARGER_SHARE: Final = 0.375  # of sums, those with an operand larger than any question's
 _CIRCLES_WEIGHT: Final = 2.0
 
 
@@ -48,7 +48,7 @@ class Drill:
 
 
 class Amount(nn.Module):
-    """A result, told from the model's state as an amount and as places on circles; used in training only.
+    """Predicts a result from the model's state, by thresholds and by angles; used in training only.
 
     Numbers as rotations are what small networks come to add with. Source: Nanda et al. 2023,
     "Progress measures for grokking via mechanistic interpretability".
@@ -66,7 +66,7 @@ class Amount(nn.Module):
         self.linear = nn.Linear(dim, 2 * len(_PERIODS) + 2 * LARGEST_WRITTEN)
 
     def loss(self, context: Tensor, results: Tensor) -> Tensor:
-        """`context [N, D]` and `results [N]` → how wrong it is, 0 where there are none."""
+        """`context [N, D]` and `results [N]` → the loss, 0 where there are none."""
         if not len(results):
             return context.new_zeros(())
         circles, above = self.linear(context).float().tensor_split([2 * len(self.periods)], dim=-1)
@@ -127,9 +127,9 @@ class Drills:
         known = of_each.any(1)
         return Drill(text, known & (text != self.sizes.padding), results, known)
 
-    def given(self, drill: Drill) -> Tensor:
-        """`[B, 1 + n_q, T]`: what the steps of a drill are given, no sound at all."""
-        given = drill.text.new_full((len(drill.text), 1 + self.sizes.n_q, _STEPS), -1)
-        given[:, 0, 0] = self.sizes.padding
-        given[:, 0, 1:] = drill.text[:, :-1]
-        return given
+    def inputs(self, drill: Drill) -> Tensor:
+        """`[B, 1 + n_q, T]`: the inputs of a drill's steps, without audio."""
+        inputs = drill.text.new_full((len(drill.text), 1 + self.sizes.n_q, _STEPS), -1)
+        inputs[:, 0, 0] = self.sizes.padding
+        inputs[:, 0, 1:] = drill.text[:, :-1]
+        return inputs

@@ -1,4 +1,4 @@
-"""Encoded conversations on the device, drawn a batch at a time; `encode` may still be making more."""
+"""Encoded conversations on the device, drawn a batch at a time; `encode` may still be writing more."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from pipeline.train.runs.checkpoints import RunError
 
 
 class Sessions:
-    """All encoded files of a folder, on the device; new ones are taken up when asked."""
+    """All encoded files of a folder, on the device; `refresh` reads new ones."""
 
     def __init__(self, folder: Path, pattern: str, device: torch.device) -> None:
         self.folder, self.pattern, self.device = folder, pattern, device
@@ -18,7 +18,7 @@ class Sessions:
         self.rows: dict[str, Tensor] = {}
 
     def refresh(self) -> bool:
-        """Read files that have come, and say whether there were any.
+        """Read new files; returns whether there were any.
 
         Raises:
             RunError: there is none.
@@ -40,12 +40,12 @@ class Sessions:
         return self.of(which)
 
     def of(self, which: Tensor) -> dict[str, Tensor]:
-        """The sessions `which [B]`: `codes [B, 1 + n_q, T]`; `speaking`, `heard`, `results [B, T]`."""
+        """The sessions `which [B]`: `codes [B, 1 + n_q, T]`; `speaking`, `user_words`, `results [B, T]`."""
         rows = {name: row[which] for name, row in self.rows.items()}
         codes = torch.cat([rows["text"][:, None, :-1], rows["agent"][..., :-1], rows["user"][..., 1:]], 1)
         return {
             "codes": codes.long(),
             "speaking": rows["speaking"][:, :-1],
-            "heard": rows["heard"][:, :-1].long(),
+            "user_words": rows["heard"][:, :-1].long(),
             "results": rows["results"][:, :-1].float(),
         }

@@ -1,4 +1,4 @@
-"""What users say and what the agent answers, in words; what an evaluation asks was never trained on.
+"""Draws users' questions with the agent's answers, as text; those of an evaluation are held out.
 
 Held out by construction: pairs of operands (both orders, sums and differences), whole
 phrasings, and sentences beyond the agent's understanding. The tables: `wording`. Speakers:
@@ -49,7 +49,7 @@ class Exchange:
     """One question and its answer; `operands` only of sums and differences.
 
     `prompt` is the question with the commas that a synthesizer reads as pauses. `answer` is empty
-    where the agent says nothing, or where it depends on what was said before ("repeat").
+    where the agent does not answer, or where it depends on the answer before ("repeat").
     """
 
     kind: Kind
@@ -60,7 +60,7 @@ class Exchange:
 
 
 def in_words(number: int) -> str:
-    """-49 to 49, as it is said: `"minus twenty one"`."""
+    """-49 to 49 as words: `"minus twenty one"`."""
     if number < 0:
         return f"minus {in_words(-number)}"
     if number < len(_UNITS):
@@ -83,7 +83,7 @@ def plain(text: str) -> str:
 
 
 def arithmetic_answer(kind: Kind, a: int, b: int) -> str:
-    """The whole sentence, operands first: by the time of the result it has been said what was heard."""
+    """The whole sentence, operands first: what was recognized is written before the result."""
     plus = kind == "sum"
     result = in_words(a + b if plus else a - b)
     sentence = f"{in_words(a)} {'plus' if plus else 'minus'} {in_words(b)} is {result}."
@@ -91,7 +91,7 @@ def arithmetic_answer(kind: Kind, a: int, b: int) -> str:
 
 
 def answers(split: Split) -> list[str]:
-    """Every sentence the agent may say; "train": all but those about held-out pairs."""
+    """Every sentence of the agent; "train": all but those about held-out pairs."""
     held_out = held_out_pairs()
     numbers = range(LARGEST_OPERAND + 1)
     return list(ANSWERS.values()) + [
@@ -104,7 +104,7 @@ def answers(split: Split) -> list[str]:
 
 
 def writable() -> list[str]:
-    """Sentences with every word the agent may write, beyond what it says: larger operands as well."""
+    """Sentences with every word of the agent's vocabulary, larger operands included."""
     larger = range(LARGEST_OPERAND + 1, LARGEST_WRITTEN + 1)
     return answers("held_out") + [arithmetic_answer("difference", number, number) for number in larger]
 
@@ -115,7 +115,7 @@ def agent_words() -> list[str]:
 
 
 def understood_words() -> list[str]:
-    """Words of questions that the agent can answer, sorted; any other is one more stranger to it."""
+    """Words of questions that the agent can answer, sorted; all others share one class."""
     texts = [text.format(a="", b="", n="") for texts in PHRASINGS.values() for text in texts]
     numbers = [in_words(number) for number in range(LARGEST_OPERAND + 1)]
     others = (*FILLERS, *CORRECTIONS, "times divided by")
@@ -152,7 +152,7 @@ def draw(
     kind: Kind | None = None,
     manner: Manner | None = None,
 ) -> Exchange:
-    """One exchange, of a `kind` and `manner` or any; which of its aspects are held out, the caller says."""
+    """One exchange, of a `kind` and `manner` or any; the caller chooses which aspects are held out."""
     chosen: Kind = kind or list(SHARES)[int(rng.choice(len(SHARES), p=list(SHARES.values())))]
     if chosen == "unknown":
         text = _unknown(rng, phrasing)
@@ -168,22 +168,22 @@ def draw(
 
 
 def _prompt(rng: np.random.Generator, text: str, operands: tuple[int, int], manner: Manner) -> str:
-    """The question as somebody says it who has to think, or who says a number and takes it back."""
-    said = {"a": in_words(operands[0]), "b": in_words(operands[1])}
+    """The question with a hesitation, a repetition or a correction, as its `manner` requires."""
+    spoken = {"a": in_words(operands[0]), "b": in_words(operands[1])}
     which = str(rng.choice(("a", "b")))
     if manner == "correction":
-        wrong = int(rng.choice([n for n in range(LARGEST_OPERAND + 1) if in_words(n) != said[which]]))
-        said[which] = f"{in_words(wrong)}, {rng.choice(CORRECTIONS)}, {said[which]}"
+        wrong = int(rng.choice([n for n in range(LARGEST_OPERAND + 1) if in_words(n) != spoken[which]]))
+        spoken[which] = f"{in_words(wrong)}, {rng.choice(CORRECTIONS)}, {spoken[which]}"
     elif manner == "repeat":
-        said[which] = f"{said[which]}, {said[which]}"
+        spoken[which] = f"{spoken[which]}, {spoken[which]}"
     elif manner == "filler":
         if rng.random() < 0.4:
-            return f"{rng.choice(FILLERS)}, {text.format(**said)}"
+            return f"{rng.choice(FILLERS)}, {text.format(**spoken)}"
         filler = rng.choice(HUMS)
-        said[which] = (
-            f"{filler}, {said[which]}" if text.startswith("{" + which) else f", {filler}, {said[which]}"
+        spoken[which] = (
+            f"{filler}, {spoken[which]}" if text.startswith("{" + which) else f", {filler}, {spoken[which]}"
         )
-    return text.format(**said).replace(" ,", ",")
+    return text.format(**spoken).replace(" ,", ",")
 
 
 def _operands(rng: np.random.Generator, split: Split) -> Iterator[tuple[int, int]]:

@@ -1,9 +1,9 @@
-"""Conversations laid out in time: who speaks when, and what the agent writes in which frame.
+"""Timelines of conversations: who speaks when, and what the agent writes in which frame.
 
-Frames count as the server counts them: step k hears the user's frame k and says the agent's
-frame k. The agent waits a little, never always the same, or a model that missed its moment would
-have no other; within a question it waits as long as the user pauses, because what was said so far
-asks nothing. A question or "stop" interrupts it; "okay" and "mm hm" do not.
+Frames are numbered as in the server: step k has the user's frame k as input and generates the agent's
+frame k. The delay of an answer varies, so that a model that misses the first frame can still answer;
+within a question the agent waits as long as the user pauses, because the question is not complete.
+A question or "stop" interrupts it; "okay" and "mm hm" do not.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,19 +22,19 @@ from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
 _WAITS: Final = (4, 5, 6, 7)  # frames after the one in which the user ended
 _WAIT_SHARES: Final = (0.6, 0.25, 0.1, 0.05)
 # Frames after the one in which the user began to interrupt: by then an "okay" would be over.
-_STOPS: Final = (8, 9, 10)
-_OBEYS: Final = (3, 4, 5)  # frames after the end of "stop"
+_YIELD_DELAYS: Final = (8, 9, 10)
+_STOP_DELAYS: Final = (3, 4, 5)  # frames after the end of "stop"
 _INTERRUPTED: Final = 0.12
 _STOPPED: Final = 0.07
-_ENCOURAGED: Final = 0.15  # answers during which the user says "okay"
-_ALONE: Final = 0.25  # of what needs no answer: said into silence
+_BACKCHANNELLED: Final = 0.15  # answers during which the user says "okay"
+_ALONE: Final = 0.25  # of utterances without an answer: those in silence
 _PAUSES: Final = 0.3  # questions that have a pause inside
 _PAUSE_S: Final = (0.1, 1.5)
-_GIVEN_UP: Final = 0.04  # questions of which only the beginning is said
-_SILENT: Final = 0.1  # sessions in which nobody speaks
+_ABANDONED: Final = 0.04  # questions of which only the beginning is spoken
+_SILENT: Final = 0.1  # sessions without speech
 _FORMANT: Final = "en"  # how the names of espeak-ng's voices begin
 _FORMANT_SHARE: Final = 0.2  # of questions, where there are natural voices as well
-_SHORT: Final = 12  # frames of an answer that nobody interrupts
+_SHORT: Final = 12  # frames of an answer that is never interrupted
 _UNANSWERED: Final = frozenset({"stop", "backchannel"})
 NO_RESULT: Final = -100
 _NUMBERS: Final = frozenset(in_words(number) for number in range(LARGEST_OPERAND + 1))
@@ -43,7 +43,7 @@ Frames = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class UserSegment:
     """A stretch of a user's utterance `[begin, end)`, in samples, put `at` a sample of the session."""
 
     utterance: int
@@ -53,8 +53,8 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
-    """An answer from `frame` on, of which the first `frames` are said."""
+class AgentAnswer:
+    """An answer from `frame` on, of which the first `frames` are spoken."""
 
     answer: str
     frame: int
@@ -65,14 +65,14 @@ class Answered:
 class Session:
     """Who speaks when; by frame, the words the agent begins and those of the user that have ended.
 
-    `results`: frames `[first, last]` in which the result of a sum can be known and is not yet said.
+    `results`: frames `[first, last]` in which the result of a sum can be known and is not yet spoken.
     """
 
     frames: int
-    said: list[Said] = field(default_factory=list)
-    answered: list[Answered] = field(default_factory=list)
+    user_segments: list[UserSegment] = field(default_factory=list)
+    agent_answers: list[AgentAnswer] = field(default_factory=list)
     words: list[tuple[int, str]] = field(default_factory=list)
-    heard: list[tuple[int, str]] = field(default_factory=list)
+    user_words: list[tuple[int, str]] = field(default_factory=list)
     results: list[tuple[int, int, int]] = field(default_factory=list)
 
 
@@ -96,24 +96,24 @@ def _speak(
     places = pauses(utterance)
     starts = [at + start for start in utterance.word_starts]
     end, words, whole = at + utterance.samples, utterance.text.split(), True
-    if places and rng.random() < _GIVEN_UP:
+    if places and rng.random() < _ABANDONED:
         before = int(rng.choice(places))
         cut = utterance.word_starts[before]
-        session.said.append(Said(which, 0, cut, at))
+        session.user_segments.append(UserSegment(which, 0, cut, at))
         starts, words, end, whole = starts[:before], words[:before], at + cut, False
     elif places and rng.random() < _PAUSES:
         before = int(rng.choice(places))
         pause = int(rng.uniform(*_PAUSE_S) * SAMPLE_RATE_HZ)
         cut = utterance.word_starts[before]
-        session.said.append(Said(which, 0, cut, at))
-        session.said.append(Said(which, cut, utterance.samples, at + cut + pause))
+        session.user_segments.append(UserSegment(which, 0, cut, at))
+        session.user_segments.append(UserSegment(which, cut, utterance.samples, at + cut + pause))
         starts = [start + pause * (index >= before) for index, start in enumerate(starts)]
         end += pause
     else:
-        session.said.append(Said(which, 0, utterance.samples, at))
+        session.user_segments.append(UserSegment(which, 0, utterance.samples, at))
     if len(words) == len(starts):
         for word, ended in zip(words, (*starts[1:], end), strict=True):
-            session.heard.append((ended // FRAME_SAMPLES + 1, word))
+            session.user_words.append((ended // FRAME_SAMPLES + 1, word))
     return end, whole
 
 
@@ -129,7 +129,7 @@ def _answer(session: Session, turn: Turn, frame: int, frames: int) -> None:
     frames = min(frames, session.frames - frame)  # what is left of the session
     if frames <= 0:
         return
-    session.answered.append(Answered(turn.answer.text, frame, frames))
+    session.agent_answers.append(AgentAnswer(turn.answer.text, frame, frames))
     words = [
         (frame + start // FRAME_SAMPLES, word)
         for word, start in zip(turn.answer.text.split(), turn.answer.word_starts, strict=True)
@@ -143,7 +143,7 @@ def _answer(session: Session, turn: Turn, frame: int, frames: int) -> None:
 
 
 class Questions:
-    """What users say in a session, sorted by what it asks of the agent and by who says it."""
+    """The users' utterances, grouped by kind and by the kind of voice."""
 
     def __init__(self, users: Sequence[Utterance]) -> None:
         self.users = users
@@ -175,10 +175,10 @@ def compose(
     if rng.random() < _SILENT:
         return session
     at = int(rng.uniform(0.2, 2.5) * SAMPLE_RATE_HZ)
-    before: Turn | None = None  # what is said again
+    before: Turn | None = None  # the last complete answer
     interrupting = False
     while at < (frames - 20) * FRAME_SAMPLES:
-        alone = None if interrupting else questions.other(rng, "backchannel", _ALONE * _ENCOURAGED)
+        alone = None if interrupting else questions.other(rng, "backchannel", _ALONE * _BACKCHANNELLED)
         which = questions.question(rng) if alone is None else alone
         asked = questions.users[which]
         end, whole = _speak(rng, session, questions.users, which, at)
@@ -190,50 +190,50 @@ def compose(
         else:
             turn = Turn(asked, answers[asked.answer])
         onset = (end - 1) // FRAME_SAMPLES + int(rng.choice(_WAITS, p=_WAIT_SHARES))
-        if session.answered:  # after a short interruption the agent may not have stopped yet
-            onset = max(onset, session.answered[-1].frame + session.answered[-1].frames + 1)
-        responded = _respond(rng, session, questions, turn, onset)
-        at, interrupting = responded.then, responded.interrupted
-        before = turn if responded.whole else before
+        if session.agent_answers:  # after a short interruption the agent may not have stopped yet
+            onset = max(onset, session.agent_answers[-1].frame + session.agent_answers[-1].frames + 1)
+        response = _respond(rng, session, questions, turn, onset)
+        at, interrupting = response.resume_at, response.interrupted
+        before = turn if response.complete else before
     return session
 
 
-class Responded(NamedTuple):
-    """When the user goes on; whether that interrupts the answer, and whether it was said to its end."""
+class Response(NamedTuple):
+    """The sample at which the user goes on; whether that interrupts the answer; whether it was complete."""
 
-    then: int
+    resume_at: int
     interrupted: bool
-    whole: bool
+    complete: bool
 
 
 def _respond(
     rng: np.random.Generator, session: Session, questions: Questions, turn: Turn, onset: int
-) -> Responded:
+) -> Response:
     """Let the agent answer from the frame `onset` on, to its end or until it is interrupted."""
     length = turn.answer.samples // FRAME_SAMPLES
     after = int((onset + length) * FRAME_SAMPLES + rng.uniform(0.2, 2.5) * SAMPLE_RATE_HZ)
     if length <= _SHORT:
         _answer(session, turn, onset, length)
-        return Responded(after, interrupted=False, whole=True)
+        return Response(after, interrupted=False, complete=True)
     inside = int(rng.uniform(onset + 3, onset + length - 8) * FRAME_SAMPLES)
     stop = questions.other(rng, "stop", _STOPPED)
     if stop is not None:
         end, _ = _speak(rng, session, questions.users, stop, inside)
-        frames = min(length, end // FRAME_SAMPLES + int(rng.choice(_OBEYS)) - onset)
+        frames = min(length, end // FRAME_SAMPLES + int(rng.choice(_STOP_DELAYS)) - onset)
         _answer(session, turn, onset, frames)
         silent = max(end, (onset + frames) * FRAME_SAMPLES)
-        then = silent + int(rng.uniform(0.8, 3) * SAMPLE_RATE_HZ)
-        return Responded(then, interrupted=False, whole=frames == length)
+        resume_at = silent + int(rng.uniform(0.8, 3) * SAMPLE_RATE_HZ)
+        return Response(resume_at, interrupted=False, complete=frames == length)
     if rng.random() < _INTERRUPTED:
-        frames = min(length, inside // FRAME_SAMPLES + int(rng.choice(_STOPS)) - onset)
+        frames = min(length, inside // FRAME_SAMPLES + int(rng.choice(_YIELD_DELAYS)) - onset)
         _answer(session, turn, onset, frames)
-        return Responded(inside, interrupted=True, whole=frames == length)
-    encouraging = questions.other(rng, "backchannel", _ENCOURAGED)
+        return Response(inside, interrupted=True, complete=frames == length)
+    backchannel = questions.other(rng, "backchannel", _BACKCHANNELLED)
     _answer(session, turn, onset, length)
-    if encouraging is not None:
-        end, _ = _speak(rng, session, questions.users, encouraging, inside)
+    if backchannel is not None:
+        end, _ = _speak(rng, session, questions.users, backchannel, inside)
         after = max(after, end + SAMPLE_RATE_HZ // 2)
-    return Responded(after, interrupted=False, whole=True)
+    return Response(after, interrupted=False, complete=True)
 
 
 def results_by_frame(session: Session) -> Frames:

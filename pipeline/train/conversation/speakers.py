@@ -1,7 +1,7 @@
-"""Who speaks in a session: recordings of users, and the agent's answers as sound and as codes.
+"""The speech of a session: recordings of users, and the agent's answers as sound and as codes.
 
-Answers are encoded once, out of silence, and put where they are said: an agent's codes never
-came out of an encoder when the model is used, so they may begin wherever it pleases.
+Answers are encoded once, after silence, and their codes placed where they are spoken: at inference the
+agent's codes do not come from an encoder, so they may begin in any frame.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class Speech:
 
 @dataclass(frozen=True)
 class Agent:
-    """What the agent can say: sound and codes by sentence, and the codes of saying nothing."""
+    """The agent's sentences: sound and codes by sentence, and the codes of silence."""
 
     utterances: dict[str, Utterance]
     pcm: dict[str, Tensor]
@@ -95,17 +95,17 @@ def _encoded(sounds: Sequence[Tensor], model: MimiNetwork, codebooks: int) -> di
 def tracks(
     sessions: Sequence[Session], speech: Speech, agent: Agent, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
-    """What microphones hear of the users, and of the agent, when it is played; `[B, N · 1920]` each."""
+    """The users' audio, and the agent's as a loudspeaker plays it; `[B, N · 1920]` each."""
     samples = sessions[0].frames * FRAME_SAMPLES
     shape = (len(sessions), samples)
     device = speech.recordings.device
     users, played = torch.zeros(shape, device=device), torch.zeros(shape, device=device)
     for user, loudspeaker, session in zip(users, played, sessions, strict=True):
-        for said in session.said:
-            piece = speech.recordings.stretch(said.utterance, said.begin, said.end)
-            _put(user, said.at, piece)
+        for segment in session.user_segments:
+            piece = speech.recordings.stretch(segment.utterance, segment.begin, segment.end)
+            _put(user, segment.at, piece)
         late = int(rng.integers(2, 5))  # frames from step to loudspeaker
-        for answered in session.answered:
+        for answered in session.agent_answers:
             piece = agent.pcm[answered.answer][: answered.frames * FRAME_SAMPLES]
             _put(loudspeaker, (answered.frame + late) * FRAME_SAMPLES, piece)
     return users, played
@@ -120,7 +120,7 @@ def agent_codes(session: Session, agent: Agent) -> tuple[Codes, npt.NDArray[np.b
     """`[K, N]`, and in which frames it speaks."""
     codes = np.repeat(agent.silence[:, None], session.frames, axis=1)
     speaking = np.zeros(session.frames, np.bool_)
-    for answered in session.answered:
+    for answered in session.agent_answers:
         end = answered.frame + answered.frames
         codes[:, answered.frame : end] = agent.codes[answered.answer][:, : answered.frames]
         speaking[answered.frame : end] = True

@@ -1,4 +1,4 @@
-"""The agent's words as tokens: a SentencePiece model of whole words, trained on what it may say."""
+"""The agent's words as tokens: a SentencePiece model of whole words, trained on its sentences."""
 
 from pathlib import Path
 from typing import Final

@@ -1,7 +1,7 @@
-"""Tables of what users say and what the agent answers; `phrases` draws from them.
+"""Tables of users' utterances and the agent's answers; `phrases` draws from them.
 
 In `PHRASINGS`, `{a}` and `{b}` stand in the order in which the answer names them. What is held
-out is never said in training: whole phrasings, and whole subjects of what the agent refuses.
+out does not occur in training: whole phrasings, and whole subjects of what the agent refuses.
 """
 
 from typing import Final, Literal
@@ -142,7 +142,7 @@ ANSWERS: Final[dict[Kind, str]] = {
     "goodbye": "Goodbye.",
     "unknown": "Sorry, I can only add and subtract.",
 }
-# How often each is asked; arithmetic has the most to learn. Those that are not asked, but said
+# How often each is asked; arithmetic has the most to learn. Those that are not questions, but spoken
 # beside a question ("stop", "backchannel", "repeat"), are placed by `sessions`.
 SHARES: Final[dict[Kind, float]] = {
     "sum": 0.30,
@@ -211,7 +211,7 @@ BEYOND: Final[dict[Split, tuple[str, ...]]] = {
     ),
     "held_out": ("what's {a} times {b}", "{a} divided by {b}", "count from one to {a}"),
 }  # fmt: skip
-# What somebody says who has not yet found the words; the first also in the middle of a question.
+# Hesitations; the first also in the middle of a question.
 HUMS: Final = ("um", "uh", "er")
 FILLERS: Final = (*HUMS, "well", "let me see", "so")
 CORRECTIONS: Final = ("no", "sorry", "no sorry", "i mean", "no wait")

@@ -17,14 +17,14 @@ from pipeline.values import Pcm
 Aside = Literal["backchannel", "stop"]
 FORMANT: Final = "espeak"
 _ASIDE_S: Final = 1.1  # after the end of a question: the agent has begun, and has not finished
-_SHORTEST_S: Final = 1.6  # of an answer that may be talked into
+_SHORTEST_S: Final = 1.6  # of an answer that a user may interrupt
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
     """One row of the table: which recordings, how much noise, a pause inside, a word during the answer.
 
-    `repeated`: each question is followed by "say that again", and what is counted is the answer to that.
+    `repeated`: each question is followed by "say that again", and only the answer to that is counted.
     """
 
     name: str
@@ -102,7 +102,7 @@ def _lengths(agent: Shard) -> dict[str, float]:
 
 
 def _asides(corpus: Path, kind: Aside | Literal["repeat"] | None) -> Iterator[Question]:
-    """Recordings of a kind that is said during answers or after them, over and over."""
+    """Recordings of a kind used during or after answers, cycled."""
     if kind is None:
         return
     shard = read_shard(corpus, "eval-manners")
@@ -114,11 +114,11 @@ def _asides(corpus: Path, kind: Aside | Literal["repeat"] | None) -> Iterator[Qu
 
 
 def voices(corpus: Path) -> list[Pcm]:
-    """Sentences that are not meant for the agent, for other people to say."""
+    """Sentences not addressed to the agent, for background talk."""
     shard = read_shard(corpus, "eval-refusals")
     return [shard.recording(index) for index in range(len(shard.utterances))]
 
 
-def is_answer(text: str, wanted: str) -> bool:
+def is_answer(text: str, expected: str) -> bool:
     """Whether the agent wrote the whole expected sentence and nothing else; capitals and stops aside."""
-    return plain(text).strip() == plain(wanted)
+    return plain(text).strip() == plain(expected)

@@ -1,7 +1,6 @@
-"""What is heard when nobody asks anything: noise, music and other people's talk, of unit loudness.
+"""Background sound for false-start tests: noise, music and other people's talk, of unit loudness.
 
-None of it is made as training's is: other instruments, another noise, and speakers and sentences
-that are held out.
+None is generated as in training: other instruments, another noise, and held-out speakers and sentences.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""An independent recognizer, Whisper, transcribes questions and answers; it had no part in training.
+"""An independent speech recognizer, Whisper, transcribes questions and answers; it is not used in training.
 
 The weights come out of package registries (`synthesizers.packages`), the program is faster-whisper,
 both for development only. Numbers are compared as words, since Whisper writes "17 plus 1" as it
@@ -67,13 +67,13 @@ def _spelled(digits: str) -> str:
     return f" {in_words(number)} " if number <= _LARGEST else f" {digits} "
 
 
-def word_errors(said: str, heard: str) -> tuple[int, int]:
-    """Substitutions, insertions and deletions from `said` to `heard`, both normalized; and words said."""
-    wanted, found = said.split(), heard.split()
+def word_errors(reference: str, hypothesis: str) -> tuple[int, int]:
+    """Substitutions, insertions and deletions, of normalized texts; and the number of reference words."""
+    words, found = reference.split(), hypothesis.split()
     row = list(range(len(found) + 1))
-    for index, word in enumerate(wanted, start=1):
+    for index, word in enumerate(words, start=1):
         diagonal, row[0] = row[0], index
-        for other, heard_word in enumerate(found, start=1):
-            least = min(row[other] + 1, row[other - 1] + 1, diagonal + (word != heard_word))
+        for other, found_word in enumerate(found, start=1):
+            least = min(row[other] + 1, row[other - 1] + 1, diagonal + (word != found_word))
             diagonal, row[other] = row[other], least
-    return row[-1], len(wanted)
+    return row[-1], len(words)

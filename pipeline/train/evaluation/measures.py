@@ -1,4 +1,4 @@
-"""What a sound is worth, without an ear: how far from another, how intelligible.
+"""Objective measures of speech: log-mel distance and intelligibility (STOI).
 
 STOI after Taal, Hendriks, Heusdens and Jensen 2011, "An algorithm for intelligibility
 prediction of time-frequency weighted noisy speech".
@@ -56,12 +56,12 @@ def log_mel(pcm: Pcm) -> Floats:
     return logarithms
 
 
-def log_mel_distance_db(made: Pcm, wanted: Pcm) -> float:
-    """The mean distance of log-mel magnitudes, in decibels, where the wanted sound is not silent."""
-    length = min(len(made), len(wanted))
-    one, other = log_mel(made[:length]), log_mel(wanted[:length])
-    heard = other.max(1) > np.log(_FLOOR) + 1
-    return float(np.abs(one - other)[heard].mean() * 20 / np.log(10))
+def log_mel_distance_db(degraded: Pcm, reference: Pcm) -> float:
+    """The mean distance of log-mel magnitudes, in decibels, where the reference is not silent."""
+    length = min(len(degraded), len(reference))
+    one, other = log_mel(degraded[:length]), log_mel(reference[:length])
+    audible = other.max(1) > np.log(_FLOOR) + 1
+    return float(np.abs(one - other)[audible].mean() * 20 / np.log(10))
 
 
 def spoken_from(pcm: Pcm) -> int | None:
@@ -80,11 +80,11 @@ def _third_octaves() -> Floats:
     return bank
 
 
-def stoi(made: Pcm, wanted: Pcm) -> float:
-    """Short-time objective intelligibility of `made`, 0 to 1; 0 where there is too little to tell."""
-    length = min(len(made), len(wanted))
-    clean = soxr.resample(wanted[:length], SAMPLE_RATE_HZ, _STOI_RATE_HZ)
-    other = soxr.resample(made[:length], SAMPLE_RATE_HZ, _STOI_RATE_HZ)
+def stoi(degraded: Pcm, reference: Pcm) -> float:
+    """Short-time objective intelligibility of `degraded`, 0 to 1; 0 where it is too short."""
+    length = min(len(degraded), len(reference))
+    clean = soxr.resample(reference[:length], SAMPLE_RATE_HZ, _STOI_RATE_HZ)
+    other = soxr.resample(degraded[:length], SAMPLE_RATE_HZ, _STOI_RATE_HZ)
     hop = _STOI_WINDOW // 2
     both = [_spectrogram(each, _STOI_WINDOW, hop, 2 * _STOI_WINDOW) for each in (clean, other)]
     energy = 20 * np.log10(np.sqrt((both[0] ** 2).sum(1)) + 1e-12)

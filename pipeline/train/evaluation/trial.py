@@ -1,4 +1,4 @@
-"""Asks a running server questions as a client would, and keeps what it answered, and when.
+"""Sends questions to a running server as a client would, and records its answers with their times.
 
 The client is `pipeline.client`, at the pace of a microphone. What is asked: `conditions`; what
 counts as right: `evaluate`.
@@ -31,7 +31,7 @@ _LOUDNESS: Final = 0.08  # root mean square of a question
 class Question:
     """What is asked, and the whole sentence that answers it.
 
-    `aside` is said by the user `aside_s` after the end of the question, while the agent answers. One that is
+    `aside` is sent `aside_s` after the end of the question, while the agent answers. One that is
     not `counted` is only asked so that the next one can refer to it.
     """
 
@@ -46,7 +46,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came in the time of one question; `latency_ms` from its last sample to the first sound.
+    """What was received in the time of one question; `latency_ms` from its last sample to the first sound.
 
     `asked` is the question as it was sent, with what is behind it; `silent_ms` the time from the end
     of the aside, if there was one, to the last sound of the agent.
@@ -61,8 +61,8 @@ class Outcome:
 
 
 @dataclass
-class _Client(EventHandler):
-    """Everything that came, with the instant of its arrival."""
+class _ResponseRecorder(EventHandler):
+    """Records every audio frame and text of the server with its arrival time."""
 
     frames: list[tuple[int, Pcm]] = field(default_factory=list)
     texts: list[tuple[int, str, bool]] = field(default_factory=list)
@@ -82,7 +82,7 @@ class _Client(EventHandler):
             yield captured
 
     def between(self, start_s: float, end_s: float) -> tuple[str, Pcm, float | None, float | None]:
-        """What was written and heard from one instant to another; when sound began and ended, in ms."""
+        """Text and audio received between two times; when speech began and ended, in ms."""
         low, high = (self.began_ns + round(s * 1e9) for s in (start_s, end_s))
         received = [(at, pcm) for at, pcm in self.frames if low <= at < high]
         pcm = np.concatenate([np.zeros(0, np.float32), *(frame for _, frame in received)])
@@ -144,10 +144,12 @@ def script(questions: Sequence[Question], snr_db: float | None, seed: int) -> Sc
     return Script(questions, pcm.clip(-1, 1).astype(np.float32), ends)
 
 
-def _outcomes(client: _Client, sent: Script) -> list[Outcome]:
+def _outcomes(recorder: _ResponseRecorder, sent: Script) -> list[Outcome]:
     outcomes = []
     for question, end in zip(sent.questions, sent.ends, strict=True):
-        text, sound, begins, ends_ms = client.between(end / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ + _ANSWER_S)
+        text, sound, begins, ends_ms = recorder.between(
+            end / SAMPLE_RATE_HZ, end / SAMPLE_RATE_HZ + _ANSWER_S
+        )
         silent = None
         if question.aside is not None and ends_ms is not None:
             silent = ends_ms - 1e3 * (question.aside_s + len(question.aside) / SAMPLE_RATE_HZ)
@@ -161,9 +163,9 @@ async def ask(
 ) -> tuple[list[Outcome], Report]:
     """Ask in one session of a server."""
     sent = script(questions, snr_db, seed)
-    client = _Client()
-    report = await converse(url, client.spoken(sent.pcm), handler=client)
-    return _outcomes(client, sent), report
+    recorder = _ResponseRecorder()
+    report = await converse(url, recorder.spoken(sent.pcm), handler=recorder)
+    return _outcomes(recorder, sent), report
 
 
 def ask_offline(stages: ModelStages, sampling: SamplingParams, sent: Script) -> list[Outcome]:
@@ -173,40 +175,40 @@ def ask_offline(stages: ModelStages, sampling: SamplingParams, sent: Script) -> 
 
 def listen_offline(stages: ModelStages, sampling: SamplingParams, sound: Pcm) -> list[str]:
     """As `listen`, without a server."""
-    return _said(_run(stages, sampling, sound.clip(-1, 1).astype(np.float32)))
+    return _utterances(_run(stages, sampling, sound.clip(-1, 1).astype(np.float32)))
 
 
-def _run(stages: ModelStages, sampling: SamplingParams, pcm: Pcm) -> _Client:
+def _run(stages: ModelStages, sampling: SamplingParams, pcm: Pcm) -> _ResponseRecorder:
     encoder, stepper, decoder = stages.load_encoder(), stages.load_stepper(), stages.load_decoder()
     for stage in (encoder, stepper, decoder):
         stage.open(_LANE, sampling)
-    client, framer = _Client(), Framer()
+    recorder, framer = _ResponseRecorder(), Framer()
     frames = np.concatenate([framer.push(pcm), framer.flush()])
     for number, frame in enumerate(frames, start=1):
         at_ns = number * FRAME_MS * 1_000_000
         (step,) = stepper.step([_LANE], encoder.encode([_LANE], frame[None]))
-        client.texts += [(at_ns, event.text, isinstance(event, TextFinal)) for event in step.text]
+        recorder.texts += [(at_ns, event.text, isinstance(event, TextFinal)) for event in step.text]
         if step.codes is not None:
-            client.frames.append((at_ns, decoder.decode([_LANE], step.codes[None])[0]))
-    return client
+            recorder.frames.append((at_ns, decoder.decode([_LANE], step.codes[None])[0]))
+    return recorder
 
 
 async def listen(url: str, sound: Pcm) -> list[str]:
-    """A session in which nobody asks anything; gives what the agent said in it."""
-    client = _Client()
-    await converse(url, client.spoken(sound.clip(-1, 1).astype(np.float32)), handler=client)
-    return _said(client)
+    """A session without a question; returns what the agent wrote in it."""
+    recorder = _ResponseRecorder()
+    await converse(url, recorder.spoken(sound.clip(-1, 1).astype(np.float32)), handler=recorder)
+    return _utterances(recorder)
 
 
-def _said(client: _Client) -> list[str]:
-    said = [text for _, text, final in client.texts if final]
-    made = np.concatenate([np.zeros(0, np.float32), *(frame for _, frame in client.frames)])
-    return said or (["(a sound)"] if spoken_from(made) is not None else [])
+def _utterances(recorder: _ResponseRecorder) -> list[str]:
+    utterances = [text for _, text, final in recorder.texts if final]
+    received = np.concatenate([np.zeros(0, np.float32), *(frame for _, frame in recorder.frames)])
+    return utterances or (["(a sound)"] if spoken_from(received) is not None else [])
 
 
 @dataclass
 class Job:
-    """A session to hold, and what came of it."""
+    """A session to run, and its outcomes."""
 
     url: str
     questions: Sequence[Question]
@@ -215,16 +217,16 @@ class Job:
     outcomes: list[Outcome] = field(default_factory=list)
 
     async def run(self) -> None:
-        """Hold it."""
+        """Run the session."""
         self.outcomes, _ = await ask(self.url, self.questions, self.snr_db, self.seed)
 
 
 async def several(limit: int, jobs: Sequence[Job]) -> None:
     """Run jobs, at most `limit` at a time."""
-    room = trio.CapacityLimiter(limit)
+    limiter = trio.CapacityLimiter(limit)
 
     async def one(job: Job) -> None:
-        async with room:
+        async with limiter:
             await job.run()
 
     async with trio.open_nursery() as nursery:

@@ -1,6 +1,6 @@
-"""Judges that learn to tell what a codec made from what was recorded, so that it learns what they know.
+"""Spectrogram discriminators and their losses, to train the codec adversarially.
 
-Each looks at the complex spectrum at one resolution. Source: Défossez et al. 2022, "High
+Each discriminator looks at the complex spectrum at one resolution. Source: Défossez et al. 2022, "High
 fidelity neural audio compression", section 3.4; hinge losses and feature matching as there.
 """
 
@@ -15,15 +15,15 @@ _CHANNELS: Final = 16
 _SLOPE: Final = 0.2
 
 
-class Verdict(NamedTuple):
-    """How real each patch of a spectrum looks, and what was seen on the way to that."""
+class DiscriminatorOutput(NamedTuple):
+    """`logits`: how real each patch of a spectrum looks; `features`: the output of every layer before."""
 
-    realness: Tensor
-    seen: list[Tensor]
+    logits: Tensor
+    features: list[Tensor]
 
 
-class Judge(nn.Module):
-    """One resolution."""
+class SpectrogramDiscriminator(nn.Module):
+    """A convolutional discriminator of spectra at one resolution."""
 
     hann: Tensor
 
@@ -43,74 +43,80 @@ class Judge(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.last = nn.Conv2d(_CHANNELS, 1, 3, padding=1)
 
-    def forward(self, sound: Tensor) -> Verdict:
+    def forward(self, sound: Tensor) -> DiscriminatorOutput:
         """`[B, S]`."""
         bins = torch.stft(
             sound.float(), self.size, self.size // 4, window=self.hann, normalized=True, return_complex=True
         )
         x = torch.stack([bins.real, bins.imag], 1).transpose(2, 3)  # [B, 2, T, F]
-        seen = []
+        features = []
         for layer in self.layers:
             x = functional.leaky_relu(layer(x), _SLOPE)
-            seen.append(x)
-        return Verdict(self.last(x), seen)
+            features.append(x)
+        return DiscriminatorOutput(self.last(x), features)
 
 
-class Adversary(nn.Module):
-    """All of them."""
+class Discriminators(nn.Module):
+    """One discriminator for each resolution."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.judges = nn.ModuleList([Judge(window) for window in _WINDOWS])
+        # This name is part of the checkpoint format.
+        self.judges = nn.ModuleList([SpectrogramDiscriminator(window) for window in _WINDOWS])
 
-    def forward(self, sound: Tensor) -> list[Verdict]:
+    def forward(self, sound: Tensor) -> list[DiscriminatorOutput]:
         """`[B, S]`."""
-        return [judge(sound) for judge in self.judges]
+        return [discriminator(sound) for discriminator in self.judges]
 
 
-def deceived(made: list[Verdict]) -> Tensor:
-    """What the codec wants low: that they see through it."""
-    return torch.stack([functional.relu(1 - verdict.realness).mean() for verdict in made]).mean()
+def generator_loss(reconstructed: list[DiscriminatorOutput]) -> Tensor:
+    """Hinge loss of the codec: low when its sound is classified as real."""
+    return torch.stack([functional.relu(1 - output.logits).mean() for output in reconstructed]).mean()
 
 
-def matching(made: list[Verdict], real: list[Verdict]) -> Tensor:
-    """What the codec wants low: that they see something else in what it made."""
+def feature_matching_loss(
+    reconstructed: list[DiscriminatorOutput], real: list[DiscriminatorOutput]
+) -> Tensor:
+    """Feature matching loss of the codec: the relative L1 distance of the discriminators' features."""
     distances = [
         functional.l1_loss(one, other.detach()) / other.detach().abs().mean().clamp(min=1e-3)
-        for verdict, wanted in zip(made, real, strict=True)
-        for one, other in zip(verdict.seen, wanted.seen, strict=True)
+        for output, target in zip(reconstructed, real, strict=True)
+        for one, other in zip(output.features, target.features, strict=True)
     ]
     return torch.stack(distances).mean()
 
 
-def judging(made: list[Verdict], real: list[Verdict]) -> Tensor:
-    """What the judges want low: to take one for the other."""
+def discriminator_loss(reconstructed: list[DiscriminatorOutput], real: list[DiscriminatorOutput]) -> Tensor:
+    """Hinge loss of the discriminators: low when they classify both correctly."""
     losses = [
-        (functional.relu(1 - wanted.realness).mean() + functional.relu(1 + verdict.realness).mean())
-        for verdict, wanted in zip(made, real, strict=True)
+        (functional.relu(1 - target.logits).mean() + functional.relu(1 + output.logits).mean())
+        for output, target in zip(reconstructed, real, strict=True)
     ]
     return torch.stack(losses).mean()
 
 
-class Judged:
-    """The adversary's side of training: its networks, its optimizer, and its part of the codec's loss."""
+class AdversarialLoss:
+    """The discriminators, their optimizer, and their part of the codec's loss."""
 
     def __init__(self, rate: float, device: torch.device) -> None:
-        self.adversary = Adversary().to(device)
-        self.optimizer = torch.optim.AdamW(self.adversary.parameters(), lr=rate, betas=(0.8, 0.99))
+        self.discriminators = Discriminators().to(device)
+        self.optimizer = torch.optim.AdamW(self.discriminators.parameters(), lr=rate, betas=(0.8, 0.99))
 
-    def learn(self, made: Tensor, wanted: Tensor) -> None:
-        """One step of telling `made` from `wanted [B, S]`."""
-        loss = judging(self.adversary(made.detach()), self.adversary(wanted))
+    def step(self, reconstructed: Tensor, target: Tensor) -> None:
+        """One optimizer step of the discriminators; `[B, S]` both."""
+        loss = discriminator_loss(self.discriminators(reconstructed.detach()), self.discriminators(target))
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         self.optimizer.step()
 
-    def losses(self, made: Tensor, wanted: Tensor) -> dict[str, Tensor]:
-        """What it adds to the codec's."""
-        self.adversary.requires_grad_(requires_grad=False)
-        of_made = self.adversary(made)
+    def losses(self, reconstructed: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """The generator's parts of the loss, by name; `[B, S]` both."""
+        self.discriminators.requires_grad_(requires_grad=False)
+        reconstructed_outputs = self.discriminators(reconstructed)
         with torch.no_grad():
-            of_wanted = self.adversary(wanted)
-        self.adversary.requires_grad_(requires_grad=True)
-        return {"deceived": deceived(of_made), "matching": matching(of_made, of_wanted)}
+            target_outputs = self.discriminators(target)
+        self.discriminators.requires_grad_(requires_grad=True)
+        return {
+            "deceived": generator_loss(reconstructed_outputs),
+            "matching": feature_matching_loss(reconstructed_outputs, target_outputs),
+        }

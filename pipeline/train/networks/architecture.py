@@ -17,7 +17,7 @@ RECIPE: Final = Path(__file__).parents[1] / "recipe"
 
 @dataclass(frozen=True, slots=True)
 class TransformerSizes:
-    """A row of causal layers; `context` counts the positions a query sees."""
+    """A stack of causal layers; `context` counts the positions a query attends to."""
 
     dim: int
     heads: int
@@ -75,7 +75,7 @@ class MoshiSizes:
 
     @property
     def user_q(self) -> int:
-        """Codebooks of the user that are heard."""
+        """Codebooks of the user, which are inputs only."""
         return self.n_q - self.dep_q
 
 
@@ -96,7 +96,7 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def mimi_sizes(folder: Path) -> MimiSizes:
-    """What `mimi_config.json` says."""
+    """The codec's sizes, from `mimi_config.json`."""
     raw = _read(folder, "mimi_config.json")
     seanet, quantizer, transformer = raw["seanet"], raw["quantizer"], raw["transformer"]
     return MimiSizes(
@@ -125,7 +125,7 @@ def mimi_sizes(folder: Path) -> MimiSizes:
 
 
 def moshi_sizes(folder: Path) -> MoshiSizes:
-    """What `config.json` says."""
+    """The language model's sizes, from `config.json`."""
     raw = _read(folder, "config.json")
     return MoshiSizes(
         transformer=TransformerSizes(

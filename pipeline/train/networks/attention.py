@@ -9,27 +9,27 @@ from torch.nn import functional
 from pipeline.train.networks.architecture import TransformerSizes
 
 
-def rotation(steps: int, head_dim: int, max_period: float, device: torch.device) -> tuple[Tensor, Tensor]:
+def rope_table(steps: int, head_dim: int, max_period: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """Rotary tables `cos, sin [T, 1, Dh / 2]`; a pair is two neighbours."""
     frequencies = max_period ** (-torch.arange(head_dim // 2, dtype=torch.float64) * 2 / head_dim)
     angles = torch.arange(steps, dtype=torch.float64)[:, None, None] * frequencies
     return angles.cos().float().to(device), angles.sin().float().to(device)
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """`x [B, T, H, Dh]` turned; the dtype stays."""
+def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`x [B, T, H, Dh]` rotated; the dtype stays."""
     real, imaginary = x.float().unflatten(-1, (-1, 2)).unbind(-1)
-    turned = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
-    return turned.flatten(-2).to(x.dtype)
+    rotated = torch.stack([real * cos - imaginary * sin, real * sin + imaginary * cos], dim=-1)
+    return rotated.flatten(-2).to(x.dtype)
 
 
-def window(steps: int, context: int, together: int, device: torch.device) -> Tensor:
-    """`[T, T]` bool: who sees whom where `together` positions enter a ring of `context` at once.
+def attention_mask(steps: int, context: int, chunk: int, device: torch.device) -> Tensor:
+    """`[T, T]` bool: the keys of each query, where `chunk` positions enter a ring cache of `context` at once.
 
-    All of a call are written before any attends, so its first ones have lost the oldest of theirs.
+    All positions of a chunk are written before any attends, so the first have lost their oldest keys.
     """
     position = torch.arange(steps, device=device)
-    last = position // together * together + together - 1
+    last = position // chunk * chunk + chunk - 1
     return (position <= position[:, None]) & (position > last[:, None] - context)
 
 
@@ -42,14 +42,14 @@ class SelfAttention(nn.Module):
         self.in_projs = nn.ModuleList([nn.Linear(sizes.dim, 3 * sizes.dim, bias=False)])
         self.out_projs = nn.ModuleList([nn.Linear(sizes.dim, sizes.dim, bias=False)])
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
-        """`x [B, T, D]`, `visible [T, T]` → `[B, T, D]`."""
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+        """`x [B, T, D]`, `rope` from `rope_table`, `mask [T, T]` → `[B, T, D]`."""
         queries, keys, values = self.in_projs[0](x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        queries, keys = rotated(queries, *turn), rotated(keys, *turn)
-        seen = functional.scaled_dot_product_attention(
-            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=visible
+        queries, keys = apply_rope(queries, *rope), apply_rope(keys, *rope)
+        attended = functional.scaled_dot_product_attention(
+            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
         )
-        return self.out_projs[0](seen.transpose(1, 2).flatten(-2))
+        return self.out_projs[0](attended.transpose(1, 2).flatten(-2))
 
 
 class LayerScale(nn.Module):
@@ -77,19 +77,19 @@ class CodecLayer(nn.Module):
         self.layer_scale_1 = LayerScale(sizes.dim, layer_scale)
         self.layer_scale_2 = LayerScale(sizes.dim, layer_scale)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], visible: Tensor) -> Tensor:
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
         """`[B, T, D]` → `[B, T, D]`."""
-        x = x + self.layer_scale_1(self.self_attn(self.norm1(x), turn, visible))
+        x = x + self.layer_scale_1(self.self_attn(self.norm1(x), rope, mask))
         return x + self.layer_scale_2(self.linear2(functional.gelu(self.linear1(self.norm2(x)))))
 
 
 class CodecTransformer(nn.Module):
-    """Mimi's transformer, over channels-first features; `together` positions make a frame."""
+    """Mimi's transformer, over channels-first features; `chunk` positions make a frame."""
 
-    def __init__(self, sizes: TransformerSizes, layer_scale: float, together: int) -> None:
+    def __init__(self, sizes: TransformerSizes, layer_scale: float, chunk: int) -> None:
         super().__init__()
         self.sizes = sizes
-        self.together = together
+        self.chunk = chunk
         layers = [CodecLayer(sizes, layer_scale) for _ in range(sizes.layers)]
         self.transformer = nn.ModuleDict({"layers": nn.ModuleList(layers)})
 
@@ -97,10 +97,10 @@ class CodecTransformer(nn.Module):
         """`[B, D, T]` → `[B, D, T]`."""
         x = x.transpose(1, 2)
         steps = x.shape[1]
-        turn = rotation(steps, self.sizes.dim // self.sizes.heads, self.sizes.max_period, x.device)
-        visible = window(steps, self.sizes.context, self.together, x.device)
+        rope = rope_table(steps, self.sizes.dim // self.sizes.heads, self.sizes.max_period, x.device)
+        mask = attention_mask(steps, self.sizes.context, self.chunk, x.device)
         for layer in self.transformer["layers"]:
-            x = layer(x, turn, visible)
+            x = layer(x, rope, mask)
         return x.transpose(1, 2)
 
 

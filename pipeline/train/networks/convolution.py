@@ -1,4 +1,4 @@
-"""SEANet: the convolutional ends of the codec. Arithmetic: `pipeline.models.seanet`.
+"""SEANet: the convolutional encoder and decoder of the codec. Arithmetic: `pipeline.models.seanet`.
 
 Module names follow the published tensors', so a state dict needs no renaming.
 """
@@ -12,9 +12,11 @@ from torch.nn import functional
 from pipeline.train.networks.architecture import MimiSizes
 from pipeline.train.networks.attention import fan_in_normal
 
-_BRANCH: Final = 0.3  # of what a residual block adds, at the start
-_LOUD: Final = 10.0  # speech is far below ±1, where an ELU is a straight line and layers of them are one
-_QUIET: Final = 0.01  # of the decoder's last layer
+_RESIDUAL_GAIN: Final = 0.3  # of what a residual block adds, at initialization
+_INPUT_GAIN: Final = (
+    10.0  # speech is far below ±1, where an ELU is a straight line and layers of them are one
+)
+_OUTPUT_GAIN: Final = 0.01  # of the decoder's last layer
 
 
 class CausalConv(nn.Module):
@@ -35,7 +37,7 @@ class CausalConv(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the class says."""
+        """See the class."""
         inner = self.conv["conv"]
         x = functional.pad(x, (self.past, 0))
         if self.stride == 1:
@@ -44,8 +46,8 @@ class CausalConv(nn.Module):
         taps = inner.weight.permute(2, 1, 0).unflatten(0, (2, self.stride))
         taps = taps.flatten(1, 2)  # [2, stride · in, out]
         blocks = x.transpose(1, 2).unflatten(1, (-1, self.stride)).flatten(2)  # [B, T + 1, stride · in]
-        seen = blocks @ torch.cat([taps[0], taps[1]], 1)  # as a first half and as a second
-        return (seen[:, :-1, :out] + seen[:, 1:, out:] + inner.bias).transpose(1, 2)
+        products = blocks @ torch.cat([taps[0], taps[1]], 1)  # as a first half and as a second
+        return (products[:, :-1, :out] + products[:, 1:, out:] + inner.bias).transpose(1, 2)
 
 
 def overlap_add(spread: Tensor) -> Tensor:
@@ -67,7 +69,7 @@ class CausalTransposed(nn.Module):
         self.convtr = nn.ModuleDict({"convtr": inner})
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the class says."""
+        """See the class."""
         inner = self.convtr["convtr"]
         channels_out, kernel = inner.weight.shape[1:]
         spread = x.transpose(1, 2) @ inner.weight.flatten(1)  # [B, T, out · K]
@@ -75,8 +77,8 @@ class CausalTransposed(nn.Module):
         return overlap_add(spread) + inner.bias[:, None]
 
 
-class Halving(nn.Module):
-    """`[B, C, n · stride]` → `[B, C, n]`; before the first step there is that step, repeated."""
+class ConvDownsample1d(nn.Module):
+    """`[B, C, n · stride]` → `[B, C, n]`; the first step is repeated as padding."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -85,11 +87,11 @@ class Halving(nn.Module):
         self.stride = stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the class says."""
+        """See the class."""
         return self.conv["conv"]["conv"](functional.pad(x, (self.stride, 0), mode="replicate"))
 
 
-class Doubling(nn.Module):
+class ConvTrUpsample1d(nn.Module):
     """`[B, C, n]` → `[B, C, n · stride]`, every channel by a kernel of its own."""
 
     def __init__(self, channels: int, stride: int) -> None:
@@ -98,12 +100,12 @@ class Doubling(nn.Module):
         self.convtr = nn.ModuleDict({"convtr": nn.ModuleDict({"convtr": inner})})
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the class says."""
+        """See the class."""
         return overlap_add(x[..., None] * self.convtr["convtr"]["convtr"].weight)
 
 
 class Residual(nn.Module):
-    """What comes in, plus what a narrow convolution sees of its past."""
+    """A residual block: its input plus a narrow causal convolution of it."""
 
     def __init__(self, width: int, dilation: int, sizes: MimiSizes) -> None:
         super().__init__()
@@ -139,7 +141,7 @@ class Encoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the class says."""
+        """See the class."""
         return self.model(x)
 
 
@@ -158,12 +160,12 @@ class Decoder(nn.Module):
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """As the class says."""
+        """See the class."""
         return self.model(x)
 
 
-def settle(module: nn.Module) -> None:
-    """Start convolutions so that a signal is loud inside, keeps its size, and leaves quietly."""
+def init_weights(module: nn.Module) -> None:
+    """Initialize convolutions: a gain at the input, constant variance inside, attenuation at the output."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv1d):
             fan_in_normal(layer.weight.data, layer.weight[0].numel())
@@ -174,8 +176,8 @@ def settle(module: nn.Module) -> None:
             nn.init.zeros_(layer.bias)
     for layer in module.modules():
         if isinstance(layer, Residual):
-            layer.block[3].conv["conv"].weight.data *= _BRANCH
+            layer.block[3].conv["conv"].weight.data *= _RESIDUAL_GAIN
         elif isinstance(layer, Encoder):
-            layer.model[0].conv["conv"].weight.data *= _LOUD
+            layer.model[0].conv["conv"].weight.data *= _INPUT_GAIN
         elif isinstance(layer, Decoder):
-            layer.model[-1].conv["conv"].weight.data *= _QUIET
+            layer.model[-1].conv["conv"].weight.data *= _OUTPUT_GAIN

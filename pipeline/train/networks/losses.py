@@ -1,4 +1,4 @@
-"""How far a sound is from another, as an ear has it: log-mel spectra at several resolutions."""
+"""A perceptual distance of two sounds: log-mel spectra at several resolutions."""
 
 from typing import Final
 
@@ -20,7 +20,7 @@ def mel_bank(bands: int, window: int) -> Tensor:
     rise = (frequencies - edges[:-2, None]) / (edges[1:-1] - edges[:-2])[:, None]
     fall = (edges[2:, None] - frequencies) / (edges[2:] - edges[1:-1])[:, None]
     bank = torch.minimum(rise, fall).clamp(min=0)
-    # A narrow band between two bins of a short window would hear nothing.
+    # A narrow band between two bins of a short window would have no weight.
     nearest = (frequencies - edges[1:-1, None]).abs().argmin(1)
     bank[torch.arange(bands), nearest] = bank[torch.arange(bands), nearest].clamp(min=0.1)
     return bank / bank.sum(1, keepdim=True)
@@ -43,10 +43,10 @@ class SpectralLoss(nn.Module):
         magnitude = (bins.real.square() + bins.imag.square() + 1e-12).sqrt() * (2 / hann.sum())
         return (bank @ magnitude + _FLOOR).log()
 
-    def forward(self, made: Tensor, wanted: Tensor) -> Tensor:
+    def forward(self, reconstructed: Tensor, target: Tensor) -> Tensor:
         """`[B, S]` both → a scalar."""
         distances = [
-            functional.l1_loss(self.spectrum(made, window), self.spectrum(wanted, window))
+            functional.l1_loss(self.spectrum(reconstructed, window), self.spectrum(target, window))
             for window, _ in _RESOLUTIONS
         ]
         return torch.stack(distances).mean()

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 
 from pipeline.train.networks.architecture import MimiSizes
 from pipeline.train.networks.attention import CodecTransformer
-from pipeline.train.networks.convolution import Decoder, Doubling, Encoder, Halving, settle
+from pipeline.train.networks.convolution import (
+    ConvDownsample1d,
+    ConvTrUpsample1d,
+    Decoder,
+    Encoder,
+    init_weights,
+)
 from pipeline.train.networks.quantizer import ResidualQuantizer
 
 
@@ -39,17 +45,17 @@ class MimiNetwork(nn.Module):
         self.sizes = sizes
         self.encoder = Encoder(sizes)
         self.encoder_transformer = CodecTransformer(sizes.transformer, sizes.layer_scale, sizes.positions)
-        self.downsample = Halving(sizes.dim, sizes.positions)
+        self.downsample = ConvDownsample1d(sizes.dim, sizes.positions)
         self.quantizer = nn.ModuleDict(
             {
                 "rvq_first": ResidualQuantizer(1, sizes),
                 "rvq_rest": ResidualQuantizer(sizes.codebooks - 1, sizes),
             }
         )
-        self.upsample = Doubling(sizes.dim, sizes.positions)
+        self.upsample = ConvTrUpsample1d(sizes.dim, sizes.positions)
         self.decoder_transformer = CodecTransformer(sizes.transformer, sizes.layer_scale, sizes.positions)
         self.decoder = Decoder(sizes)
-        settle(self)
+        init_weights(self)
 
     def features(self, sound: Tensor) -> Tensor:
         """`[B, 1, S]` → `[B, T, D]`, one vector a frame."""
@@ -68,11 +74,11 @@ class MimiNetwork(nn.Module):
         flat = features.reshape(-1, dim).float()
         first, rest = self.quantizer["rvq_first"], self.quantizer["rvq_rest"]
         if not quantize:
-            meaning = first.unquantized(flat)
-            decoded = meaning + rest.unquantized(flat)
+            semantic = first.unquantized(flat)
+            decoded = semantic + rest.unquantized(flat)
             codes = torch.zeros(batch, 0, steps, dtype=torch.long, device=sound.device)
             shaped = decoded.view(batch, steps, dim)
-            return Coded(self.sound(shaped), codes, meaning.view(batch, steps, dim), flat.new_zeros(()))
+            return Coded(self.sound(shaped), codes, semantic.view(batch, steps, dim), flat.new_zeros(()))
         each = levels.repeat_interleave(steps)
         with torch.autocast(sound.device.type, enabled=False):
             one = first(flat, each, learn=learn)

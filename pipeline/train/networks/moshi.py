@@ -1,7 +1,7 @@
 """Moshi to be trained: whole sessions at a time. Arithmetic: `pipeline.models.lm`.
 
-The depth transformer's weights of all steps stand in one tensor, so that a frame's codebooks
-are one product; and it is run for the frames one asks for, because most are silence.
+The depth transformer's weights of all codebooks are one tensor, so that a frame's codebooks are
+one batched product; it runs only on chosen frames, because most are silence.
 """
 
 from collections.abc import Mapping
@@ -15,14 +15,14 @@ from pipeline.train.networks.architecture import MoshiSizes, TransformerSizes
 from pipeline.train.networks.attention import (
     RmsNorm,
     SelfAttention,
+    attention_mask,
     fan_in_normal,
     gated_width,
-    rotation,
-    window,
+    rope_table,
 )
 
 
-class GatedBlock(nn.Module):
+class ActivationGating(nn.Module):
     """A feed-forward in which one half of the hidden width gates the other."""
 
     def __init__(self, dim: int, feedforward: int) -> None:
@@ -45,11 +45,11 @@ class TemporalLayer(nn.Module):
         self.self_attn = SelfAttention(sizes)
         self.norm1 = RmsNorm(sizes.dim)
         self.norm2 = RmsNorm(sizes.dim)
-        self.gating = GatedBlock(sizes.dim, sizes.feedforward)
+        self.gating = ActivationGating(sizes.dim, sizes.feedforward)
 
-    def forward(self, x: Tensor, turn: tuple[Tensor, Tensor], visible: Tensor, drop: float) -> Tensor:
-        """`[B, T, D]` → `[B, T, D]`; a share `drop` of what is added is forgotten, in training."""
-        x = x + functional.dropout(self.self_attn(self.norm1(x), turn, visible), drop, self.training)
+    def forward(self, x: Tensor, rope: tuple[Tensor, Tensor], mask: Tensor, drop: float) -> Tensor:
+        """`[B, T, D]` → `[B, T, D]`; dropout with probability `drop`, in training."""
+        x = x + functional.dropout(self.self_attn(self.norm1(x), rope, mask), drop, self.training)
         return x + functional.dropout(self.gating(self.norm2(x)), drop, self.training)
 
 
@@ -73,10 +73,10 @@ class DepthLayer(nn.Module):
         """`x [K, N, D]` → `[K, N, D]`."""
         packed = torch.bmm(self.norm1(x), self.in_proj.transpose(1, 2))  # [K, N, 3D]
         queries, keys, values = packed.permute(1, 0, 2).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        seen = functional.scaled_dot_product_attention(
+        attended = functional.scaled_dot_product_attention(
             queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), is_causal=True
         )  # [N, H, K, Dh]
-        merged = seen.permute(2, 0, 1, 3).flatten(2)  # [K, N, D]
+        merged = attended.permute(2, 0, 1, 3).flatten(2)  # [K, N, D]
         x = x + torch.bmm(merged, self.out_proj.transpose(1, 2))
         gate, value = torch.bmm(self.norm2(x), self.linear_in.transpose(1, 2)).chunk(2, dim=-1)
         return x + torch.bmm(functional.silu(gate) * value, self.linear_out.transpose(1, 2))
@@ -92,30 +92,30 @@ class DepthLayer(nn.Module):
         return tensors
 
 
-def looked_up(table: nn.Embedding, tokens: Tensor) -> Tensor:
+def embed(table: nn.Embedding, tokens: Tensor) -> Tensor:
     """Rows of a table; token −1 adds nothing."""
     rows: Tensor = table(tokens.clamp(min=0))
     return rows * (tokens >= 0)[..., None]
 
 
 class Delayed(NamedTuple):
-    """`given` and `wanted [B, 1 + n_q, T]`: what a step hears, what it is to say; −1: nothing is wanted."""
+    """`inputs` and `targets [B, 1 + n_q, T]` of every step; −1: no target."""
 
-    given: Tensor
-    wanted: Tensor
+    inputs: Tensor
+    targets: Tensor
 
 
 def delayed(codes: Tensor, sizes: MoshiSizes) -> Delayed:
     """`codes [B, 1 + n_q, T]` by frames → by steps."""
     batch, _, frames = codes.shape
-    lines, wanted = [], []
+    inputs, targets = [], []
     for index, delay in enumerate(sizes.delays):
         initial = sizes.text_card if index == 0 else sizes.card
         start = codes.new_full((batch, 1 + delay), initial)
-        lines.append(torch.cat([start, codes[:, index, : frames - delay]], 1))
+        inputs.append(torch.cat([start, codes[:, index, : frames - delay]], 1))
         nothing = codes.new_full((batch, delay), -1)
-        wanted.append(torch.cat([nothing, codes[:, index, : frames - delay]], 1))
-    return Delayed(torch.stack(lines, 1)[:, :, :-1], torch.stack(wanted, 1))
+        targets.append(torch.cat([nothing, codes[:, index, : frames - delay]], 1))
+    return Delayed(torch.stack(inputs, 1)[:, :, :-1], torch.stack(targets, 1))
 
 
 class MoshiNetwork(nn.Module):
@@ -141,9 +141,9 @@ class MoshiNetwork(nn.Module):
             [DepthLayer(sizes.depth, sizes.dep_q) for _ in range(sizes.depth.layers)]
         )
         self.linears = nn.Parameter(torch.empty(sizes.dep_q, sizes.card, depth))
-        self._settle()
+        self._init_weights()
 
-    def _settle(self) -> None:
+    def _init_weights(self) -> None:
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 fan_in_normal(module.weight.data, module.in_features)
@@ -152,25 +152,25 @@ class MoshiNetwork(nn.Module):
         fan_in_normal(self.depformer_in.data, self.sizes.transformer.dim)
         fan_in_normal(self.linears.data, self.sizes.depth.dim)
 
-    def context(self, given: Tensor, drop: float = 0.0) -> Tensor:
-        """`given [B, 1 + n_q, T]`, delayed → `[B, T, D]`."""
-        x = looked_up(self.text_emb, given[:, 0])
+    def context(self, inputs: Tensor, drop: float = 0.0) -> Tensor:
+        """`inputs [B, 1 + n_q, T]`, delayed → `[B, T, D]`."""
+        x = embed(self.text_emb, inputs[:, 0])
         for codebook, table in enumerate(self.emb):
-            x = x + looked_up(table, given[:, 1 + codebook])
+            x = x + embed(table, inputs[:, 1 + codebook])
         sizes = self.sizes.transformer
         steps = x.shape[1]
-        turn = rotation(steps, sizes.dim // sizes.heads, sizes.max_period, x.device)
-        visible = window(steps, sizes.context, 1, x.device)
+        rope = rope_table(steps, sizes.dim // sizes.heads, sizes.max_period, x.device)
+        mask = attention_mask(steps, sizes.context, 1, x.device)
         for layer in self.layers:
-            x = layer(x, turn, visible, drop)
+            x = layer(x, rope, mask, drop)
         return self.out_norm(x)
 
-    def audio_logits(self, context: Tensor, told: Tensor) -> Tensor:
-        """`context [N, D]` and `told [N, dep_q]`, text and all codes but the last → `[N, dep_q, card]`."""
-        heard = [looked_up(self.depformer_text_emb, told[:, 0])]
-        heard += [looked_up(table, told[:, 1 + k]) for k, table in enumerate(self.depformer_emb)]
+    def audio_logits(self, context: Tensor, codes: Tensor) -> Tensor:
+        """`context [N, D]` and `codes [N, dep_q]`, text and all codes but the last → `[N, dep_q, card]`."""
+        embeddings = [embed(self.depformer_text_emb, codes[:, 0])]
+        embeddings += [embed(table, codes[:, 1 + k]) for k, table in enumerate(self.depformer_emb)]
         each = context.expand(self.sizes.dep_q, -1, -1)
-        x = torch.bmm(each, self.depformer_in.transpose(1, 2)) + torch.stack(heard)
+        x = torch.bmm(each, self.depformer_in.transpose(1, 2)) + torch.stack(embeddings)
         for layer in self.depth_layers:
             x = layer(x)
         return torch.bmm(x, self.linears.transpose(1, 2)).transpose(0, 1)

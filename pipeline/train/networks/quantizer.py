@@ -1,6 +1,6 @@
-"""The split residual quantizer: centroids follow what falls to them, and the unused are moved.
+"""The split residual quantizer: centroids are running means, and unused ones are reset.
 
-Codebooks are running means, not gradients. Source: van den Oord et al. 2017, "Neural discrete
+Codebooks are not trained by gradients. Source: van den Oord et al. 2017, "Neural discrete
 representation learning", appendix A; Défossez et al. 2024, "Moshi", section 3.3.
 """
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from pipeline.train.networks.architecture import MimiSizes
 
 DECAY: Final = 0.99
-_RARE: Final = 0.2  # of the usage each would have were all used alike
+_RARE: Final = 0.2  # of the mean usage
 _LEAST_USAGE: Final = 1e-5
 
 
@@ -36,7 +36,7 @@ class Codebook(nn.Module):
         self.register_buffer("embedding_sum", torch.zeros(bins, dim))
         self.register_buffer("cluster_usage", torch.zeros(bins))
         self.register_buffer("_initialized", torch.zeros(1))
-        self._began = False  # as the buffer says, which lies on the device
+        self._known_initialized = False  # a copy of the buffer, which is on the device
 
     @property
     def centroids(self) -> Tensor:
@@ -49,17 +49,17 @@ class Codebook(nn.Module):
         return (centroids.square().sum(1) / 2 - x @ centroids.T).argmin(1)
 
     @property
-    def began(self) -> bool:
+    def is_initialized(self) -> bool:
         """Whether there are centroids."""
-        self._began = self._began or bool(self._initialized)
-        return self._began
+        self._known_initialized = self._known_initialized or bool(self._initialized)
+        return self._known_initialized
 
     @torch.no_grad()
-    def follow(self, x: Tensor, codes: Tensor) -> None:
-        """Move towards `x [N, d]`, which fell to `codes [N]`; put what is hardly used onto some of it."""
+    def update(self, x: Tensor, codes: Tensor) -> None:
+        """Update the means with `x [N, d]`, assigned to `codes [N]`; reset rarely used centroids."""
         bins = len(self.cluster_usage)
         some = x[torch.randint(len(x), (bins,), device=x.device)]
-        if not self.began:
+        if not self.is_initialized:
             fair = len(x) / bins
             self.embedding_sum.copy_(some * fair)
             self.cluster_usage.fill_(fair)
@@ -75,7 +75,7 @@ class Codebook(nn.Module):
 
 
 class ResidualQuantizer(nn.Module):
-    """Each level quantizes what the levels before it left over; in float32, as a code is a decision."""
+    """Each level quantizes the residual of the levels before it; in float32, as codes depend on rounding."""
 
     def __init__(self, levels: int, sizes: MimiSizes) -> None:
         super().__init__()
@@ -97,13 +97,13 @@ class ResidualQuantizer(nn.Module):
         for level, book in enumerate(self._books()):
             code = book.nearest(residual.detach())
             if learn:
-                # A first batch becomes the centroids, and leaves no residual to begin the next level with.
-                learn = book.began
-                book.follow(residual.detach(), code)
+                # The first batch becomes the centroids and leaves no residual to initialize the next level.
+                learn = book.is_initialized
+                book.update(residual.detach(), code)
             centroid = book.centroids[code]
-            heard = (level < levels)[:, None]
-            commitment = commitment + (heard * (residual - centroid.detach()).square()).mean()
-            total = total + torch.where(heard, centroid, 0.0)
+            active = (level < levels)[:, None]
+            commitment = commitment + (active * (residual - centroid.detach()).square()).mean()
+            total = total + torch.where(active, centroid, 0.0)
             residual = residual - centroid.detach()
             codes.append(code)
         through = projected + (total - projected).detach()
@@ -112,7 +112,7 @@ class ResidualQuantizer(nn.Module):
         )
 
     def unquantized(self, x: Tensor) -> Tensor:
-        """`x [N, D]` through both projections, as if there were endless codes."""
+        """`x [N, D]` through both projections, without quantization."""
         return (x @ self.input_proj.weight[:, :, 0].T) @ self.output_proj.weight[:, :, 0].T
 
     def decode(self, codes: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Utterances as files: what was said, by whom, and when each word and sound of it began.
+"""Utterances as files: text, speaker, and the start of every word and phoneme.
 
 A shard is three files beside each other: `NAME.pcm.npy` int16 at 24 kHz, all utterances in
 a row, `NAME.sounds.npy` uint8, one phoneme for each 20 ms of each utterance, and
@@ -27,13 +27,13 @@ _FULL_SCALE: Final = 32767
 
 
 class CorpusError(StartupError):
-    """The corpus is missing or was never finished; the sentence says which command makes it."""
+    """The corpus is missing or was never finished; the message names the command that makes it."""
 
     exit_code = 2
 
 
 class Named(Protocol):
-    """Who speaks, as far as a bank remembers it."""
+    """The speaker of an utterance, as a shard records it."""
 
     @property
     def name(self) -> str:
@@ -46,7 +46,7 @@ class Named(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Utterance:
-    """One recording. `word_starts` in samples; `answer` is what the agent says to it, "" for its own."""
+    """One recording. `word_starts` in samples; `answer` is the agent's, "" for the agent's utterances."""
 
     text: str
     answer: str

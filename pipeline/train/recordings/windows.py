@@ -1,4 +1,4 @@
-"""What the codec is trained on: windows of users in rooms and noise, and of the agent as it is."""
+"""Training windows of the codec: users with room acoustics and noise, and the agent unchanged."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -23,16 +23,16 @@ class Shares:
 
 
 WHOLE: Final = Shares(agent=0.4, few=0.6)
-ENCODING: Final = Shares(agent=0.125, few=0.0)  # the agent only so that its codes stay
+ENCODING: Final = Shares(agent=0.125, few=0.0)  # the agent only to preserve its codes
 DECODING: Final = Shares(agent=0.8, few=1.0)  # as the decoder is used when the model is
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`heard` and `wanted [B, S]`; `phonemes [B, T, 4]`; `levels [B]`; `agent [B, 1]` bool."""
+    """`inputs` and `targets [B, S]`; `phonemes [B, T, 4]`; `levels [B]`; `agent [B, 1]` bool."""
 
-    heard: Tensor
-    wanted: Tensor
+    inputs: Tensor
+    targets: Tensor
     phonemes: Tensor
     levels: Tensor
     agent: Tensor
@@ -68,14 +68,14 @@ class Windows:
         silent = torch.rand(users, device=device) < _SILENT_SHARE
         clean = in_a_room(torch.where(silent[:, None], 0.0, clean))
         phonemes = torch.where(silent[:, None, None], 0, phonemes)
-        heard = noisy(clean, self._babble(users, samples))
-        who = torch.randint(len(self.agent), (agents,), device=device)
-        start = self._offsets(self.agent.lengths[who], step=FRAME_SAMPLES)
-        spoken = self.agent.window(who, start, samples)
+        users_with_noise = noisy(clean, self._babble(users, samples))
+        which_answers = torch.randint(len(self.agent), (agents,), device=device)
+        start = self._offsets(self.agent.lengths[which_answers], step=FRAME_SAMPLES)
+        spoken = self.agent.window(which_answers, start, samples)
         none = torch.full((agents, self.frames, SOUNDS_PER_FRAME), -1, device=device)
         few = torch.rand(self.batch, device=device) < self.shares.few
         return Batch(
-            torch.cat([heard, spoken]),
+            torch.cat([users_with_noise, spoken]),
             torch.cat([clean, spoken]),
             torch.cat([phonemes, none]),
             torch.where(few, self.few, self.all),

@@ -19,7 +19,7 @@ LANGUAGE: Final = "language"
 
 
 class RunError(StartupError):
-    """An earlier step of the recipe has not been taken; the sentence names it."""
+    """An earlier step of the recipe has not been run; the message names it."""
 
     exit_code = 2
 

@@ -1,4 +1,4 @@
-"""A run that can be stopped at any time: where it is, in a checkpoint; what it saw, in a log.
+"""A run that can be stopped at any time: its state in a checkpoint, its figures in a log.
 
 A command called again goes on from its last checkpoint; killed, it loses the minutes since.
 Figures are JSON lines, appended; the same line is printed.
@@ -45,7 +45,7 @@ class Journal:
         return self.folder / f"{self.name}.pt"
 
     def resume(self, parts: dict[str, nn.Module | Optimizer], device: torch.device) -> bool:
-        """Take up the last checkpoint, if there is one."""
+        """Load the last checkpoint, if there is one."""
         if not self.checkpoint.is_file():
             return False
         saved = torch.load(self.checkpoint, map_location=device, weights_only=True)
@@ -122,7 +122,7 @@ class Journal:
 
 
 def add_run_arguments(parser: argparse.ArgumentParser, *, batch: int, rate: float) -> None:
-    """What every training step is told of its run."""
+    """The arguments that all training commands share."""
     parser.add_argument("--corpus", metavar="DIR", type=Path, required=True)
     parser.add_argument("--out", metavar="DIR", type=Path, required=True, help="where its checkpoint is")
     parser.add_argument("--steps", type=int, default=20_000)

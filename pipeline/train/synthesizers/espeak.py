@@ -1,6 +1,6 @@
 """The synthesizer: text to speech with the instant of every word and sound, by espeak-ng's own library.
 
-The command-line program tells no timings, and starting it costs more than speaking.
+The command-line program reports no timings, and starting it costs more than speaking.
 `LD_LIBRARY_PATH` and `ESPEAK_DATA_PATH` point at a copy that is not installed.
 Interface: espeak-ng 1.51, `speak_lib.h`.
 """
@@ -75,7 +75,7 @@ class Synthesizer:
         if self._rate_hz <= 0:
             raise SynthesizerError("espeak-ng finds no data (ESPEAK_DATA_PATH)")
         self._samples: list[npt.NDArray[np.int16]] = []
-        self._words: dict[int, int] = {}  # first sample by place in the text; some are told twice
+        self._words: dict[int, int] = {}  # first sample by place in the text; some are reported twice
         self._sounds: list[Sound] = []
         self._callback = _Callback(self._take)  # or it is collected while the library still calls it
         self._library.espeak_SetSynthCallback(self._callback)
@@ -93,8 +93,8 @@ class Synthesizer:
             index += 1
         return 0
 
-    def say(self, text: str, voice: Voice) -> Spoken:
-        """Speak `text`; the same text in the same voice is the same samples.
+    def synthesize(self, text: str, voice: Voice) -> Spoken:
+        """Synthesize `text`; the same text in the same voice is the same samples.
 
         Raises:
             SynthesizerError: there is no such voice.
@@ -120,10 +120,10 @@ class Synthesizer:
             return min(max(round(sample * ratio) - first, 0), last - first)
 
         sounds = tuple(Sound(sound.phoneme, at(sound.start)) for sound in self._sounds)
-        # Places count from 1. Words that are spoken as one ("did not") are told of once: the
+        # Places count from 1. Words that are spoken as one ("did not") are reported once: the
         # second is put half-way to the next.
         places = [match.start() + 1 for match in re.finditer(r"\S+", text)]
-        told = [(place, at(self._words[place])) for place in places if place in self._words]
-        told.append((len(text) + 1, last - first))
-        starts = np.interp(places, [place for place, _ in told], [sample for _, sample in told]).astype(int)
+        known = [(place, at(self._words[place])) for place in places if place in self._words]
+        known.append((len(text) + 1, last - first))
+        starts = np.interp(places, [place for place, _ in known], [sample for _, sample in known]).astype(int)
         return Spoken(pcm[first : last + 1], tuple(starts.tolist()), sounds)

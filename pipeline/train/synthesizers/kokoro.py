@@ -1,6 +1,6 @@
 """Kokoro-82M, a neural synthesizer: phonemes and a style vector to 24 kHz speech.
 
-A style is a row of 256: the first half says what a voice sounds like, the second how it speaks
+A style is a row of 256: the first half is the timbre of a voice, the second its prosody
 (StyleTTS 2, Li et al. 2023). Rows of several voices can be blended, the halves each on their own,
 and moved, which makes hundreds of speakers of 28.
 """
@@ -67,7 +67,7 @@ class Kokoro:
         moved: Style = (style + speaker.moved * self._spread * away).astype(np.float32)
         return moved[None]
 
-    def say(self, text: str, speaker: Speaker) -> Pcm:
+    def synthesize(self, text: str, speaker: Speaker) -> Pcm:
         """`[S]` at 24 kHz, with the silence around it."""
         phonemes = kokoro_phonemes(text, british=speaker.voice.startswith("b"))
         tokens = [self._numbers[letter] for letter in phonemes if letter in self._numbers]

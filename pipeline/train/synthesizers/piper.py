@@ -1,4 +1,4 @@
-"""The Piper voice "joe" (VITS): kept for judging, and never trained on.
+"""The Piper voice "joe" (VITS): for evaluation only.
 
 Its input is espeak-ng's phonemes with a blank between them; source: piper, `phonemize` and
 `phoneme_ids`, and the voice's own configuration file.
@@ -36,7 +36,7 @@ class Piper:
         scales = about["inference"]
         self._scales = (scales["noise_scale"], scales["length_scale"], scales["noise_w"])
 
-    def say(self, text: str, speaker: Speaker) -> Pcm:
+    def synthesize(self, text: str, speaker: Speaker) -> Pcm:
         """`[S]` at 24 kHz."""
         spelled = " ".join(ipa(words, "en-us").replace("^", "") + mark for words, mark in clauses(text))
         numbers = [*self._numbers["^"]]

@@ -46,7 +46,7 @@ def flite(text: str, speaker: Speaker) -> Pcm:
         SynthesizerError: flite is not installed, or has no such voice.
     """
     with tempfile.TemporaryDirectory() as folder:
-        wav = Path(folder) / "said.wav"
+        wav = Path(folder) / "speech.wav"
         stretch = f"duration_stretch={1 / speaker.pace:.3f}"
         command = ["flite", "-voice", speaker.voice, "--setf", stretch, "-t", text, "-o", str(wav)]
         return _recorded(command, wav, "flite")
@@ -59,7 +59,7 @@ def festival(text: str, speaker: Speaker) -> Pcm:
         SynthesizerError: Festival or the voice is not installed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        wav, script = Path(folder) / "said.wav", Path(folder) / "say.scm"
+        wav, script = Path(folder) / "speech.wav", Path(folder) / "script.scm"
         quoted = text.replace("\\", "").replace('"', "")
         script.write_text(
             f"(voice_{FESTIVAL_VOICES[speaker.voice]})\n"

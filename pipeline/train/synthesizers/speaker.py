@@ -1,4 +1,4 @@
-"""Who speaks, for the synthesizers that have whole voices: which, how fast, how long a vocal tract."""
+"""A speaker of a synthesizer with whole voices: the voice, its pace and its vocal tract length."""
 
 from dataclasses import dataclass
 from typing import Literal

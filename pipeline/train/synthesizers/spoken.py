@@ -1,4 +1,4 @@
-"""What a synthesizer says: samples, and the instant of every word and sound."""
+"""Output of a synthesizer: samples, and the start of every word and phoneme."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -1,4 +1,4 @@
-"""All synthesizers behind one call: a speaker says a text, and the time of every word is known."""
+"""All synthesizers behind one call: text and speaker to samples with the time of every word."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -39,22 +39,22 @@ class Synthesizers:
         self._kokoro: Kokoro | None = None
         self._piper: Piper | None = None
 
-    def say(self, text: str, speaker: Speaker, mark: str = "") -> Spoken:
+    def synthesize(self, text: str, speaker: Speaker, mark: str = "") -> Spoken:
         """`text`, commas in it read as pauses, `mark` at its end; the words are those of `plain(text)`."""
         slower = replace(speaker, pace=speaker.pace / speaker.tract)  # what a shorter tract makes up for
-        pcm = with_tract(self._synthesize(text + mark, slower), speaker.tract)
-        known = self._espeak.say(plain(text), Voice("en-us", speed=160, pitch=50))
+        pcm = with_tract(self._render(text + mark, slower), speaker.tract)
+        known = self._espeak.synthesize(plain(text), Voice("en-us", speed=160, pitch=50))
         return timed(pcm / max(float(np.abs(pcm).max()), 1e-6) * _PEAK, known)
 
-    def _synthesize(self, text: str, speaker: Speaker) -> Pcm:
+    def _render(self, text: str, speaker: Speaker) -> Pcm:
         if speaker.family == "kokoro":
             self._kokoro = self._kokoro or Kokoro(self._cache)
-            return self._kokoro.say(text, speaker)
+            return self._kokoro.synthesize(text, speaker)
         if speaker.family == "piper":
             self._piper = self._piper or Piper(self._cache)
-            return self._piper.say(text, speaker)
+            return self._piper.synthesize(text, speaker)
         if speaker.family == "espeak":
-            return self._espeak.say(
+            return self._espeak.synthesize(
                 text, Voice(speaker.voice, speed=speaker.speed * 165 // 100, pitch=50)
             ).pcm
         return (flite if speaker.family == "flite" else festival)(text, speaker)

@@ -24,17 +24,17 @@ def time_scaled(pcm: Pcm, source: npt.NDArray[np.float64]) -> Pcm:
     window = np.hanning(_WINDOW + 1)[:-1].astype(np.float32)
     padded = np.pad(pcm, (_WINDOW + _SEARCH, 2 * _WINDOW + 2 * _SEARCH))
     origin = _WINDOW + _SEARCH
-    made = np.zeros(len(source) + 2 * _WINDOW, np.float32)
-    total = np.zeros_like(made)
+    scaled = np.zeros(len(source) + 2 * _WINDOW, np.float32)
+    total = np.zeros_like(scaled)
     follows: int | None = None  # where the segment before goes on in `padded`
     for at in range(-_HOP, len(source), _HOP):
         ideal = origin + round(float(source[min(max(at, 0), len(source) - 1)])) + min(at, 0)
         start = ideal if follows is None else _most_similar(padded, follows, ideal)
         place = slice(at + _HOP, at + _HOP + _WINDOW)
-        made[place] += window * padded[start : start + _WINDOW]
+        scaled[place] += window * padded[start : start + _WINDOW]
         total[place] += window
         follows = start + _HOP
-    result: Pcm = (made / np.maximum(total, 1e-3))[_HOP : _HOP + len(source)].astype(np.float32)
+    result: Pcm = (scaled / np.maximum(total, 1e-3))[_HOP : _HOP + len(source)].astype(np.float32)
     return result
 
 
@@ -42,9 +42,9 @@ def _most_similar(padded: Pcm, follows: int, ideal: int) -> int:
     """The start near `ideal` whose segment is most like the one that follows the segment before."""
     if follows == ideal:
         return ideal
-    wanted = padded[follows : follows + _WINDOW]
+    continuation = padded[follows : follows + _WINDOW]
     around = padded[ideal - _SEARCH : ideal + _SEARCH + _WINDOW]
-    likeness = np.correlate(around, wanted, mode="valid")
+    likeness = np.correlate(around, continuation, mode="valid")
     energy = np.sqrt(np.convolve(around**2, np.ones(_WINDOW, np.float32), mode="valid")) + 1e-4
     return ideal - _SEARCH + int(np.argmax(likeness / energy))
 

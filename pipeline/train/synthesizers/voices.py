@@ -1,4 +1,4 @@
-"""Who speaks: one agent, and users of many voices, speeds and pitches, some of them never trained on.
+"""Voices of the formant synthesizer: one agent, and users of many voices, speeds and pitches, some held out.
 
 A user is an accent and a variant of the synthesizer, a speed, a pitch, a range of pitch and
 a pause between words. Held out by construction: whole variants, and a band of speeds.
@@ -54,7 +54,7 @@ _SPEEDS: Final[dict[Split, tuple[tuple[int, int], ...]]] = {
 
 
 def draw_user(rng: np.random.Generator, *, voice: Split = "train", speed: Split = "train") -> Voice:
-    """A user; which aspects are held out, the caller says."""
+    """A user; the caller chooses which aspects are held out."""
     accent = str(rng.choice(_ACCENTS))
     bands = _SPEEDS[speed]
     low, high = bands[int(rng.integers(len(bands)))]

@@ -1,6 +1,6 @@
 """When each word of a recording begins: aligned with a recording whose word times are known.
 
-Kokoro and others tell no times. espeak-ng does; its recording of the same text is laid along
+Kokoro and others report no times. espeak-ng does; its recording of the same text is aligned with
 theirs by dynamic time warping of log-mel spectra (Sakoe and Chiba 1978).
 """
 
@@ -81,7 +81,7 @@ def warping(one: Floats, other: Floats) -> npt.NDArray[np.int64]:
 
 
 def timed(pcm: Pcm, known: Spoken) -> Spoken:
-    """`pcm`, trimmed, with the times of the words and sounds of `known`, which says the same."""
+    """`pcm`, trimmed, with the times of the words and sounds of `known`, a recording of the same text."""
     pcm = trimmed(pcm)
     matched = warping(features(known.pcm), features(pcm))
 

@@ -8,9 +8,9 @@ import json
 import wave
 
 import numpy as np
-from pipeline.train.espeak import Synthesizer
-from pipeline.train.voices import Voice
 
+from pipeline.train.synthesizers.espeak import Synthesizer
+from pipeline.train.synthesizers.voices import Voice
 from pipeline.units import SAMPLE_RATE_HZ
 from support.browser.servers import ROOT
 
@@ -25,7 +25,7 @@ def main() -> None:
     config = json.loads((ROOT / "configs/tiny/config.json").read_text())
     synthesizer = Synthesizer()
     for question in config["pipeline"]["greeting"]["suggestions"]:
-        pcm = synthesizer.say(question, VOICE).pcm
+        pcm = synthesizer.synthesize(question, VOICE).pcm
         pause = np.zeros(int(PAUSE_S * SAMPLE_RATE_HZ))
         samples = np.concatenate([pause, pcm * PEAK / np.abs(pcm).max(), pause])
         path = FOLDER / f"{question.replace(' ', '-')}.wav"
