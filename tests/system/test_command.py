@@ -170,4 +170,4 @@ def test_every_module_that_can_be_run_ends_in_the_same_way() -> None:
         for path in (ROOT / package).rglob("*.py"):
             source = path.read_text()
             if 'if __name__ == "__main__":' in source and path.name != "__main__.py":
-                assert "run_command(" in source or "pipeline.train.command import run" in source, path
+                assert "run_command(" in source or "pipeline.train.runs.command import run" in source, path

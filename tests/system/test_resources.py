@@ -113,7 +113,7 @@ def test_what_cannot_be_read_limits_nothing(tmp_path, text):
 def test_a_real_quota_is_seen_wherever_cores_are_counted():
     """In a cgroup of half a core: one thread for each product, and one for all models, on any core."""
     code = (
-        "import json; from pipeline import backend, resources; "
+        "import json; from pipeline import backend; from pipeline.system import resources; "
         "from pipeline.diagnostics import microbenchmarks; backend.prepare(); "
         "print(json.dumps([resources.granted_cores(), microbenchmarks.describe()['cores'], "
         "backend._stage_threads(), len(backend.core_affinity())]))"

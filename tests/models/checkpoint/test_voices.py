@@ -143,7 +143,7 @@ def test_a_converted_voice_that_is_none_is_refused(tmp_path):
     (tmp_path / "v.safetensors").write_bytes(io.BytesIO(b"nonsense").getvalue())
     with pytest.raises(VoiceError, match="cannot be read"):
         read_voice(tmp_path / "v.safetensors")
-    with pytest.raises(VoiceError, match="cannot be read"):
+    with pytest.raises(VoiceError, match=r"model\.safetensors"):  # bfloat16, which NumPy may or may not know
         read_voice(FOLDER / "model.safetensors")
     save_file({"codes": np.zeros((3, 8), np.float32)}, tmp_path / "v.safetensors")
     with pytest.raises(VoiceError, match="neither"):
