@@ -27,7 +27,7 @@ def normalized(pcm: Pcm, path: str) -> Pcm:
         import pyloudnorm  # noqa: PLC0415 - optional
     except ImportError:
         raise ConfigError(
-            "", "a voice needs its loudness measured: pip install 'packet-voice[voices]'"
+            "", "a voice needs its loudness measured: pip install pyloudnorm"
         ) from None
     if len(pcm) < MIN_S * SAMPLE_RATE_HZ:
         raise AudioFileError(path, f"is shorter than {MIN_S:g} s")

@@ -18,7 +18,7 @@ import trio
 
 from actors.engine import Engine
 from actors.runtime.awake_clock import ABSENT_S
-from pipeline import backend
+from pipeline import backend, log
 from pipeline.config import Settings
 from pipeline.errors import (
     EXIT_BROKEN_INVARIANT,
@@ -47,6 +47,7 @@ def join_ranks(stages: ModelStages, settings: Settings) -> Collective:
     assert shard is not None, "the model is not split across ranks"
     structlog.contextvars.bind_contextvars(rank=shard.rank)  # mlx.launch merges the logs of all ranks
     events.info("joining", ranks=shard.size, or_killed_after_s=within_s)
+    log.flush()  # the alarm of `joined_group` ends the process at once
     try:
         with backend.joined_group(within_s) as group:
             return stages.collective(group)
