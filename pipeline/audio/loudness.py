@@ -26,9 +26,7 @@ def normalized(pcm: Pcm, path: str) -> Pcm:
     try:
         import pyloudnorm  # noqa: PLC0415 - optional
     except ImportError:
-        raise ConfigError(
-            "", "a voice needs its loudness measured: pip install pyloudnorm"
-        ) from None
+        raise ConfigError("", "a voice needs its loudness measured: pip install pyloudnorm") from None
     if len(pcm) < MIN_S * SAMPLE_RATE_HZ:
         raise AudioFileError(path, f"is shorter than {MIN_S:g} s")
     loudness = pyloudnorm.Meter(SAMPLE_RATE_HZ).integrated_loudness(pcm.astype(np.float64))

@@ -97,13 +97,15 @@ def describe(error: BaseException) -> tuple[str, int]:
 
 
 def _is_thread_start(error: BaseException) -> bool:
-    """Whether the system refused a thread, for which Python has no exception of its own."""
+    """Whether the system refused a thread, for which Python has no exception of its own.
+
+    C++'s (a library's `std::thread`) arrives as a RuntimeError with the system's words and nothing else.
+    """
+    if not isinstance(error, RuntimeError):
+        return False
     frames = traceback.extract_tb(error.__traceback__)
-    return (
-        isinstance(error, RuntimeError)
-        and bool(frames)
-        and (frames[-1].filename, frames[-1].name) == (threading.__file__, "start")
-    )
+    ours = bool(frames) and (frames[-1].filename, frames[-1].name) == (threading.__file__, "start")
+    return ours or str(error) == os.strerror(errno.EAGAIN)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
