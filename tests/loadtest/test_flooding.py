@@ -31,10 +31,10 @@ def test_a_neighbour_that_notices_is_a_violation(worse, violations):
 
 
 async def test_every_flood_is_measured(monkeypatch):
-    """Each runs against a real server, which goes on."""
+    """Each runs against a real server, which goes on answering."""
     monkeypatch.setattr(flooding, "CALM_S", 0.5)
     monkeypatch.setattr(flooding, "FLOOD_S", 0.5)
     with start_server(Path("configs/tiny"), ["limits.connections_per_address=128"]) as server:
         result = await flooding.measure_floods(server, list(flooding.FLOODS))
     assert result["floods"].keys() == flooding.FLOODS.keys()
-    assert not [each for each in result["violations"] if each.startswith("logged")]
+    assert all(measured for measured in result["floods"].values())
