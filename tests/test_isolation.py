@@ -325,8 +325,8 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     mx.enable_compile()
 
 
-# On the virtual clock these do not end; absences that are counted (`awake_clock`) are the suspect. To be mended
-# before anything else. The law itself is unchanged.
+# On the virtual clock these do not end; the counting of absences (`awake_clock`) is the suspect.
+# To be mended before anything else. The law itself is unchanged.
 DOES_NOT_END = pytest.mark.xfail(run=False, reason="does not end on a virtual clock that jumps")
 
 
