@@ -232,7 +232,10 @@ def test_files_of_any_kind_are_a_sentence(
     assert "internal error" not in printed
 
 
-@pytest.mark.parametrize("limit", ["-n 8", "-v 200000"])
+UNSTEADY = pytest.mark.xfail(strict=False, reason="where memory runs out differs from run to run")
+
+
+@pytest.mark.parametrize("limit", ["-n 8", "-v 200000", pytest.param("-v 400000", marks=UNSTEADY)])
 def test_too_little_of_the_machine_is_a_sentence(checkpoint: Path, limit: str) -> None:
     """Too few open files, and too little memory for a library or for a thread."""
     command = f"{sys.executable} -m pipeline.run --config {checkpoint} --set server.port=0"
