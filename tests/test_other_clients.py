@@ -7,8 +7,10 @@ import asyncio
 import base64
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +25,7 @@ from pipeline.loadtest.server_process import ServerProcess, start_server
 ROOT = Path(__file__).parent.parent
 ANSWER = "three plus four is seven"
 FRAME_S = 0.08
+T = TypeVar("T")
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +41,12 @@ def question() -> npt.NDArray[np.int16]:
     pcm = read_speech(ROOT / "tests/data/question.wav")
     pcm = pcm[: len(pcm) // 1920 * 1920]
     return np.rint(pcm * 32_768).clip(-32_768, 32_767).astype("<i2")
+
+
+def run(client: Coroutine[object, object, T]) -> T:
+    """`asyncio.run` in a thread of its own: a browser test may have left an event loop in this one."""
+    with ThreadPoolExecutor(1) as executor:
+        return executor.submit(asyncio.run, client).result()
 
 
 def words(text: str) -> str:
@@ -130,13 +139,13 @@ async def ask_moshi(port: int, question: npt.NDArray[np.int16]) -> tuple[str, np
 
 def test_the_openai_package_gets_the_answer(server: ServerProcess, question: npt.NDArray[np.int16]) -> None:
     """Its Live connection with nothing but a `base_url`; its own types parse every event."""
-    text, sound = asyncio.run(ask_live(server.port, question))
+    text, sound = run(ask_live(server.port, question))
     assert words(text) == ANSWER
     assert np.abs(sound).max() > 0.05 * 32_768
 
 
 def test_a_client_of_moshi_gets_the_answer(server: ServerProcess, question: npt.NDArray[np.int16]) -> None:
     """Opus both ways, by the library of Moshi's own client."""
-    text, sound = asyncio.run(ask_moshi(server.port, question))
+    text, sound = run(ask_moshi(server.port, question))
     assert words(text) == ANSWER
     assert np.abs(sound).max() > 0.05 * 32_768
