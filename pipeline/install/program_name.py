@@ -7,7 +7,6 @@ from typing import Final
 
 from pipeline.install.paths import NAME
 
-
 STARTED_BY: Final = "PACKET_VOICE_STARTED_BY"  # set by the Makefile
 
 

@@ -321,8 +321,8 @@ def test_the_command_of_the_start_page_can_be_pasted(
         page.context.grant_permissions(["clipboard-read", "clipboard-write"])
         lines = page.evaluate(
             """() => {
-              const { lineHeight } = getComputedStyle(document.getElementById("command"));
-              return document.getElementById("command").getBoundingClientRect().height / parseFloat(lineHeight);
+              const code = document.getElementById("command");
+              return code.getBoundingClientRect().height / parseFloat(getComputedStyle(code).lineHeight);
             }"""
         )
         assert lines < 1.5
