@@ -2,7 +2,7 @@
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
-from support.browser.actions import expect_phase, open_panel, start, stop, until_played
+from support.browser.actions import expect_phase, numbers, open_panel, start, stop, until_played
 from support.browser.chromium import visiting
 from support.browser.servers import Server
 
@@ -10,10 +10,10 @@ from support.browser.servers import Server
 UNPLUG = """
 globalThis.opened = [];
 globalThis.refusal = null;
-const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
 navigator.mediaDevices.getUserMedia = async (constraints) => {
   if (refusal !== null) throw new DOMException("no", refusal);
-  const stream = await open(constraints);
+  const stream = await ask(constraints);
   opened.push({ track: stream.getAudioTracks()[0], deviceId: constraints.audio?.deviceId });
   return stream;
 };
@@ -42,8 +42,8 @@ FORGIVEN = ("DOMException",)
 
 
 def frames_go_on(page: Page) -> None:
-    played = int(page.evaluate("document.getElementById('stat-underruns').textContent.match(/in (\\d+)/)[1]"))
-    until_played(page, played + 15)
+    until_played(page, 1)
+    until_played(page, int(numbers(page, "underruns")[1]) + 15)
 
 
 def test_an_unplugged_microphone_is_replaced_and_told(browser: Browser, server: Server) -> None:

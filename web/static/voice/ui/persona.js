@@ -79,7 +79,7 @@ export class PersonaPanel {
     const isIdle = phase === "idle";
     if (!isIdle && !isSample) moveFocusFrom(this._form, document.getElementById("talk"));
     this._form.hidden = !isIdle && !isSample;
-    this._listen.disabled = isIdle ? health?.status !== "ready" : phase === "closing";
+    this._listen.disabled = isIdle && health?.status !== "ready"; // it keeps the focus from sample to sample
     const label = isSample ? "Stop" : "Listen";
     if (this._listen.textContent !== label) this._listen.textContent = label;
   }
