@@ -34,6 +34,11 @@ COVERED = """() => {
   return hit === null || !talk.contains(hit);
 }"""
 
+PLACES = """() => ["talk", "mute", "record"].map((id) => {
+  const { top, height } = document.getElementById(id).getBoundingClientRect();
+  return Math.round(top + height / 2);
+})"""
+
 
 @pytest.fixture
 def server() -> Iterator[Server]:
@@ -57,17 +62,22 @@ def problems(page: Page, *, has_dialog: bool = False) -> list[str]:
 
 
 class Survey:
-    """The problems of each state that was looked at."""
+    """The problems of each state that was looked at, and where the buttons were in it."""
 
     def __init__(self) -> None:
         self.found: dict[str, list[str]] = {}
+        self.places: dict[str, list[float]] = {}
 
     def look(self, state: str, page: Page, *, has_dialog: bool = False) -> None:
         page.bring_to_front()
         self.found[state] = problems(page, has_dialog=has_dialog)
+        if page.locator("#talk").count() and not has_dialog:
+            self.places[state] = page.evaluate(PLACES)
 
     def check(self) -> None:
         assert {state: found for state, found in self.found.items() if found} == {}
+        usual = self.places["talking"]
+        assert {state: place for state, place in self.places.items() if place != usual} == {}
 
 
 def idle_and_talking(survey: Survey, visit: Visit) -> Page:

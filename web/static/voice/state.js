@@ -71,7 +71,7 @@ function messageOf({ phase, stalled, muted, withoutMicrophone, pushToTalk, isSam
   if (phase === "idle") return IDLE_MESSAGES[state];
   if (phase !== "live") return null;
   if (stalled) return "No response from the server. Waiting…";
-  if (isSample) return "A sample of the voice: the agent answers a recorded question.";
+  if (isSample) return "A sample of the voice: the agent answers a question.";
   if (withoutMicrophone) return "Connected without a microphone. Press a question to ask it.";
   if (muted && pushToTalk) return "Hold the Talk button or the space bar to speak.";
   if (muted) return "You are muted.";
