@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, Page, Playwright, expect
+from playwright.sync_api import Browser, Page, Playwright, Route, expect
 from support.browser.actions import expect_phase, open_panel, start, stop
 from support.browser.chromium import MICROPHONE, Visit, launch, visiting
 from support.browser.servers import Server, serving
@@ -145,6 +145,10 @@ def silent_and_paused(survey: Survey, server: Server, page: Page) -> None:
     survey.look("ended", page)
 
 
+def answering(content: dict[str, object]) -> Callable[[Route], None]:
+    return lambda route: route.fulfill(json=content)
+
+
 def before_a_call(
     survey: Survey, server: Server, visit: Visit, visit_denied: Visit, visit_asked: Visit
 ) -> None:
@@ -170,8 +174,7 @@ def before_a_call(
         "loading": {"status": "not_ready", "model": None},
         "draining": {"status": "draining"},
     }.items():
-        answer = {**health, **change}
-        page.route("**/health", lambda route, answer=answer: route.fulfill(json=answer))
+        page.route("**/health", answering({**health, **change}))
         page.reload()
         page.wait_for_function("() => document.getElementById('server-label').textContent !== 'Connecting…'")
         survey.look(state, page)
@@ -205,7 +208,7 @@ def survey_all(browser: Browser, server: Server, look: dict[str, Any]) -> None:
         silent_and_paused(survey, server, page)
         before_a_call(survey, server, visit, denied, asked)
         gone(survey, server, visit)
-    survey.check()
+        survey.check()
 
 
 @pytest.mark.parametrize("look", LOOKS)
