@@ -10,8 +10,9 @@ from support.browser.servers import Server
 UNPLUG = """
 globalThis.opened = [];
 globalThis.refusal = null;
-const ask = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-navigator.mediaDevices.getUserMedia = async (constraints) => {
+const devices = navigator.mediaDevices ?? {};  // none in the empty page before the first one
+const ask = devices.getUserMedia?.bind(devices);
+devices.getUserMedia = async (constraints) => {
   if (refusal !== null) throw new DOMException("no", refusal);
   const stream = await ask(constraints);
   opened.push({ track: stream.getAudioTracks()[0], deviceId: constraints.audio?.deviceId });

@@ -12,7 +12,9 @@ from support.browser.chromium import visiting
 from support.browser.servers import Server, serving
 from support.personas import write_persona_folder
 
-NO_MICROPHONE = "navigator.mediaDevices.getUserMedia = () => { throw new Error('it was asked for'); };"
+NO_MICROPHONE = """(navigator.mediaDevices ?? {}).getUserMedia = () => {
+  throw new Error("it was asked for");
+};"""
 
 
 @pytest.fixture(scope="module")

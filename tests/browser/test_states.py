@@ -23,8 +23,9 @@ LOOKS: dict[str, dict[str, Any]] = {
     "zoomed": {"viewport": {"width": 640, "height": 450}, "device_scale_factor": 2},
 }
 LARGE_TEXT = "--blink-settings=defaultFontSize=32,defaultFixedFontSize=26"
-NEVER_ASKED = "navigator.mediaDevices.getUserMedia = () => new Promise(() => {});"
-DENIED = """navigator.mediaDevices.getUserMedia = async () => {
+# The empty page before the first one has no devices.
+NEVER_ASKED = "(navigator.mediaDevices ?? {}).getUserMedia = () => new Promise(() => {});"
+DENIED = """(navigator.mediaDevices ?? {}).getUserMedia = async () => {
   throw new DOMException("denied", "NotAllowedError");
 };"""
 COVERED = """() => {
