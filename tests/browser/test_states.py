@@ -231,7 +231,7 @@ def test_every_state_is_accessible_with_large_text(playwright: Playwright, serve
 def test_with_reduced_motion_nothing_moves(browser: Browser, server: Server) -> None:
     """No animation or transition runs: while it connects, talks, and after it."""
     moving: Callable[[Page], int] = lambda page: page.evaluate("document.getAnimations().length")  # noqa: E731
-    with visiting(browser, server.origin, reduced_motion="reduce") as visit:
+    with visiting(browser, server.origin, reduced_motion="reduce", forgiven=FORGIVEN) as visit:
         page = visit()
         page.locator("#talk").click()
         assert moving(page) == 0
