@@ -27,6 +27,11 @@ test("a call whose server is silent does not say that it listens", () => {
   ok(!stalled.message.includes("Listening"), stalled.message);
 });
 
+test("a call whose microphone is silent does not say that it listens", () => {
+  const { message } = describeState({ phase: "live", health: READY, isUnheard: true });
+  equal(message, "Your microphone is silent.");
+});
+
 test("a server that is gone is offline in every phase without a conversation", () => {
   for (const phase of ["idle", "connecting", "lost"]) equal(label({ phase, health: null }), "Offline", phase);
   equal(label({ phase: "lost", health: READY }), "Reconnecting");

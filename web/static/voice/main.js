@@ -15,6 +15,7 @@ import { serverUrl } from "./server-url.js";
 import { exchangeToken } from "./token.js";
 import { TranscriptLog } from "./transcript-log.js";
 import { CallControl } from "./ui/call-control.js";
+import { conditionOf } from "./ui/diagnostics.js";
 import { DiagnosticsPanel } from "./ui/diagnostics-panel.js";
 import { HelpDialog } from "./ui/help-dialog.js";
 import { History } from "./ui/history.js";
@@ -34,6 +35,7 @@ import { guardUnsaved } from "./unsaved.js";
 import { SAMPLE_QUESTION, SampleEnd } from "./voice-sample.js";
 
 const ECHO_TEST_MS = 5000;
+const UNHEARD = new Set(["no_signal", "source_muted"]);
 
 class Page {
   constructor() {
@@ -107,16 +109,23 @@ class Page {
   _updateFacts(event) {
     const facts = { ...this._facts, phase: this._phase };
     if (event.kind === "health") facts.health = event.health;
+    if (event.kind === "connection_stats") facts.isUnheard = this._isUnheard();
     if (event.kind === "stalled") facts.stalled = event.stalled;
     if (event.kind === "muted") facts.muted = event.muted;
     if (event.kind === "queued" || event.kind === "paused") facts.position = event.position;
     if (event.kind === "recorder") facts.recording = event.on;
     if (event.kind === "audio_state" && event.hasMicrophone !== undefined) facts.withoutMicrophone = !event.hasMicrophone;
     if (event.kind === "opening" || this._phase === "idle") {
-      Object.assign(facts, { stalled: false, muted: false, withoutMicrophone: false });
+      Object.assign(facts, { stalled: false, muted: false, withoutMicrophone: false, isUnheard: false });
       facts.isSample = event.kind === "opening" && event.isSample === true;
     }
     this._facts = facts;
+  }
+
+  /** Whether nothing but silence comes from the microphone, which should not be called listening. */
+  _isUnheard() {
+    const facts = this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now());
+    return Boolean(facts.microphoneProblem) || UNHEARD.has(conditionOf(facts));
   }
 
   get _isPushToTalk() {

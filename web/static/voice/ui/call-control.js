@@ -110,7 +110,9 @@ export class CallControl {
     const isLive = phase === "live" && !isSample;
     this._mute.disabled = !isLive;
     this._mute.setAttribute("aria-pressed", String(Boolean(muted) && isLive));
-    this._setText(this._muteLabel, withoutMicrophone && isLive ? "Turn on microphone" : "Mute");
+    this._setText(this._muteLabel, withoutMicrophone && isLive ? "Turn on mic" : "Mute");
+    this._mute.setAttribute("aria-label", withoutMicrophone && isLive ? "Turn on microphone" : "Mute");
+    this._mute.classList.toggle("long", withoutMicrophone && isLive);
     this._mute.hidden = this._isPushToTalk && !(withoutMicrophone && isLive);
     this._hold.hidden = !this._isPushToTalk || (withoutMicrophone && isLive);
     this._hold.disabled = !isLive;

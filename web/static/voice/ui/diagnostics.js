@@ -49,7 +49,7 @@ function checkMicrophone({ contextState, muted, sourceMuted, inputDb, microphone
   const name = "Microphone";
   if (microphoneProblem) return check(name, "bad", `${microphoneProblem.title}. ${microphoneProblem.text(globalThis.location ?? {})}`);
   if (hasMicrophone === false && contextState !== null) {
-    return check(name, "warn", "This call has no microphone. Press “Turn on microphone”, or one of the questions.");
+    return check(name, "warn", "This call has no microphone. Press “Turn on mic”, or one of the questions.");
   }
   if (contextState === null || inputDb === null) return check(name, "idle", "Not in use. Start a conversation first.");
   if (contextState !== "running") return check(name, "bad", "The browser has paused audio on this page.");
