@@ -2,13 +2,15 @@
 
 Limits on bytes and connections do not limit work: 64 KiB hold ten thousand empty frames. So events
 (frames, chunks, requests) are counted, and the processor time of all tasks of a connection is
-measured. Who is over budget is not read until the budget is refilled. A WebSocket has a budget of its
-own; handshakes and HTTP requests share one per address, because a new connection costs nothing.
+measured. Who is over budget is not read until the budget is refilled. A new connection costs nothing, so
+handshakes and HTTP requests share one budget per address. A WebSocket has a budget of its own, and a part
+in that of all WebSockets of its address, which take turns: one that is idle for a moment catches up in
+its turn, one that never stops does not.
 
 The processor time is that of the thread, so a busy machine is not held against a client. It is taken
 from the budget of the connection in whose context a task was started.
 
-Neighbours: `web.server.connection` and `web.server.websocket` take the turns; `web.security.rate_limit`
+Neighbours: `web.server.connection`, `http11` and `websocket` take the turns; `web.security.rate_limit`
 counts connections and failures. What does not belong here: what a session does with a message.
 """
 
@@ -60,7 +62,7 @@ class Allowance:
 
 
 class WorkBudget:
-    """The events and the processor time of one WebSocket, or of the requests of one address."""
+    """The events and the processor time of one WebSocket, or of all requests or WebSockets of an address."""
 
     def __init__(self, *, events_per_s: float, processor_share: float) -> None:
         self._events = Allowance(events_per_s)
@@ -96,10 +98,14 @@ class Reports:
 
 
 class ConnectionWork:
-    """The work of one connection: charged to its address until it is a WebSocket, then to its own budget."""
+    """The work of one connection: charged to the requests of its address until it is a WebSocket.
 
-    def __init__(self, requests: WorkBudget, websocket: WorkBudget, reports: Reports) -> None:
-        self.budget = requests
+    Attributes:
+        budgets: those that the work is charged to now.
+    """
+
+    def __init__(self, requests: WorkBudget, websocket: tuple[WorkBudget, ...], reports: Reports) -> None:
+        self.budgets: tuple[WorkBudget, ...] = (requests,)
         self._websocket = websocket
         self._reports = reports
         self._events = 0
@@ -107,7 +113,7 @@ class ConnectionWork:
 
     def upgrade(self) -> None:
         """The connection is a WebSocket from now on."""
-        self.budget = self._websocket
+        self.budgets = self._websocket
 
     def caught_up(self) -> None:
         """Everything that had arrived has been handled."""
@@ -117,30 +123,44 @@ class ConnectionWork:
         """The peer sent what a library could not parse."""
         self._reports.bad_input(protocol, kind, detail)
 
+    async def before_read(self) -> None:
+        """Wait while over budget: what arrives may cost work and be no event, such as a record of TLS."""
+        for budget in self.budgets:
+            if budget.wait_s():
+                await budget.take_turn()
+
     async def after_event(self) -> bool:
         """Count one event, and wait while over budget; False where the client does not stop."""
-        self.budget.add_event()
+        self._add_event()
         self._events += 1
-        if self._events < TURN_EVENTS and not self.budget.wait_s():
+        is_over = any(budget.wait_s() for budget in self.budgets)
+        if self._events < TURN_EVENTS and not is_over:
             return True
         self._events = 0
-        began_s = trio.current_time()
-        if self.budget.wait_s():
-            self._behind_since_s = min(self._behind_since_s, began_s)
+        if is_over:
+            self._behind_since_s = min(self._behind_since_s, trio.current_time())
         with trio.move_on_at(self._behind_since_s + PATIENCE_S):
-            await self.budget.take_turn()
+            await self._take_turns()
             return True
         self._reports.flood()
         return False
 
     async def wait_for_request_turn(self) -> bool:
         """Wait for the turn of a request or handshake; False where it has waited too long."""
-        self.budget.add_event()
+        self._add_event()
         with trio.move_on_after(REQUEST_PATIENCE_S):
-            await self.budget.take_turn()
+            await self._take_turns()
             return True
         self._reports.flood()
         return False
+
+    def _add_event(self) -> None:
+        for budget in self.budgets:
+            budget.add_event()
+
+    async def _take_turns(self) -> None:
+        for budget in self.budgets:
+            await budget.take_turn()
 
 
 class WorkBudgets:
@@ -148,7 +168,7 @@ class WorkBudgets:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._requests: OrderedDict[str, WorkBudget] = OrderedDict()
+        self._addresses: OrderedDict[str, tuple[WorkBudget, WorkBudget]] = OrderedDict()
         self.meter = ProcessorMeter()
 
     def connection(self, address: str | None, reports: Reports) -> ConnectionWork:
@@ -156,27 +176,31 @@ class WorkBudgets:
 
         Tasks started from now on by the calling task are measured.
         """
-        work = ConnectionWork(
-            self._of_requests() if address is None else self._of_address(address),
-            WorkBudget(
-                events_per_s=self._limits.events_per_second, processor_share=self._limits.processor_share
-            ),
-            reports,
+        own = WorkBudget(
+            events_per_s=self._limits.events_per_second, processor_share=self._limits.processor_share
         )
+        requests, shared = self._new_address() if address is None else self._of_address(address)
+        websockets = (own,) if address is None else (own, shared)
+        work = ConnectionWork(requests, websockets, reports)
         _work.set(work)
         return work
 
-    def _of_address(self, address: str) -> WorkBudget:
-        budget = self._requests.get(address)
-        if budget is None:
-            budget = self._requests[address] = self._of_requests()
-        self._requests.move_to_end(address)
-        if len(self._requests) > MAX_ADDRESSES:
-            self._requests.popitem(last=False)
-        return budget
+    def _of_address(self, address: str) -> tuple[WorkBudget, WorkBudget]:
+        """The budgets of all requests, and of all WebSockets."""
+        budgets = self._addresses.get(address)
+        if budgets is None:
+            budgets = self._addresses[address] = self._new_address()
+        self._addresses.move_to_end(address)
+        if len(self._addresses) > MAX_ADDRESSES:
+            self._addresses.popitem(last=False)
+        return budgets
 
-    def _of_requests(self) -> WorkBudget:
-        return WorkBudget(events_per_s=_UNLIMITED, processor_share=self._limits.requests_processor_share)
+    def _new_address(self) -> tuple[WorkBudget, WorkBudget]:
+        shares = self._limits.requests_processor_share, self._limits.websockets_processor_share
+        requests, websockets = (
+            WorkBudget(events_per_s=_UNLIMITED, processor_share=share) for share in shares
+        )
+        return requests, websockets
 
 
 class ProcessorMeter(trio.abc.Instrument):
@@ -199,7 +223,8 @@ class ProcessorMeter(trio.abc.Instrument):
         now_s = time.thread_time()
         work = task.context.get(_work)
         if work is not None:
-            work.budget.add_processor_s(now_s - self._last_s)
+            for budget in work.budgets:
+                budget.add_processor_s(now_s - self._last_s)
         self._last_s = now_s
 
 
