@@ -269,13 +269,13 @@ class _Client:
         """Open a new connection and run it to its end; whether one could be opened."""
         if self._restored.is_set():
             self._restored = trio.Event()
-            self._lost_s = trio.current_time()
+            self._lost_s = awake_time()
             self._delays_s = chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))
         self._tracker.record_disconnect()
         resume = "" if self._token is None else f"{'&' if '?' in self._url else '?'}resume={self._token}"
         end_s = self._lost_s + RECONNECT_S
         problem = ""
-        while trio.current_time() < end_s:
+        while awake_time() < end_s:
             await trio.sleep(next(self._delays_s))
             try:
                 await self._run_connection(self._url + resume)

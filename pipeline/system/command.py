@@ -12,6 +12,7 @@ installed and a machine that trains may have nothing but PyTorch. What does not 
 import contextlib
 import errno
 import os
+import resource
 import select
 import signal
 import sys
@@ -27,6 +28,7 @@ from pipeline.errors import EXIT_BROKEN_INVARIANT, EXIT_INTERRUPTED, StartupErro
 EXIT_FAILED: Final = 1  # the machine: a disk, a limit of the system, memory
 EXIT_CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 EXIT_TERMINATED: Final = 128 + signal.SIGTERM
+MOST_OF_MEMORY: Final = 0.5  # one library maps hundreds of megabytes at once
 TRACEBACK: Final = "PACKET_VOICE_TRACEBACK"
 _LIMITS: Final = {
     errno.EMFILE: "this process may not open more files; raise the limit with `ulimit -n 1024`",
@@ -88,6 +90,8 @@ def describe(error: BaseException) -> tuple[str, int]:
     if _is_thread_start(error):
         return "the system allows no more threads: raise the limit (ulimit -u), or free memory", EXIT_FAILED
     kind, problem = type(error).__name__, " ".join(str(error).split())
+    if _is_short_of_memory():  # a library's own exception, or the consequence of one that was caught
+        return f"there is not enough memory under this limit (ulimit -v): {kind}: {problem}", EXIT_FAILED
     for frame in traceback.extract_tb(error.__traceback__)[-1:]:  # where it was raised
         kind = f"{kind} at {Path(frame.filename).name}:{frame.lineno}"
     sentence = (
@@ -106,6 +110,19 @@ def _is_thread_start(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     ours = bool(frames) and (frames[-1].filename, frames[-1].name) == (threading.__file__, "start")
     return ours or str(error) == os.strerror(errno.EAGAIN)
+
+
+def _is_short_of_memory() -> bool:
+    """Whether this process was close to the memory that it may map: then anything in it may have failed."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return False
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except (OSError, ValueError):  # another system than Linux, or no memory even for this
+        return True
+    peaks_kib = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmPeak:")]
+    return any(1024 * peak > limit * MOST_OF_MEMORY for peak in peaks_kib)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -11,6 +11,7 @@ on Linux the host's figures are the process's own. What does not belong here: di
 
 import math
 import os
+import resource
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +43,15 @@ def total_bytes(root: Path = ROOT) -> int:
 def available_bytes(root: Path = ROOT) -> int:
     """Memory this process could take now without swapping; page cache that can be dropped counts as free."""
     host: int = psutil.virtual_memory().available
-    return min([host, *(max(0, memory.limit - memory.used) for memory in _memories(root))])
+    granted = (max(0, memory.limit - memory.used) for memory in _memories(root))
+    return min([host, *granted, *_address_space_left()])
+
+
+def _address_space_left() -> Iterator[int]:
+    """What this process may still map, where that is limited (`ulimit -v`); memory is never more."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit != resource.RLIM_INFINITY:
+        yield max(0, limit - psutil.Process().memory_info().vms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -88,6 +88,7 @@ class Connection:
         One of the two places that supervise: a failure ends this connection alone, unless it is a
         broken invariant.
         """
+        clock = awake_clock.install()
         try:
             async with trio.open_nursery() as self._nursery:
                 self._protocol = self._make_protocol()
@@ -95,6 +96,7 @@ class Connection:
                 if self._ended and not self._aborted:
                     await self._stream.close_gracefully()
                 await self._protocol.handle(Closed())
+                clock.track(self._nursery.cancel_scope)
                 self._nursery.cancel_scope.deadline = trio.current_time() + APP_END_S
         except* BrokenInvariantError:
             raise
@@ -103,6 +105,7 @@ class Connection:
         except* Exception:
             log.exception("connection_failed")
         finally:
+            clock.forget(self._nursery.cancel_scope)
             await self._stream.aclose()
 
     def close_if_idle(self) -> None:

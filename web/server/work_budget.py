@@ -25,6 +25,8 @@ from typing import Final
 
 import trio
 
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import awake_time
 from pipeline.config import Limits
 
 BURST_S: Final = 2.0  # of an unused budget that can be used at once
@@ -138,8 +140,8 @@ class ConnectionWork:
             return True
         self._events = 0
         if is_over:
-            self._behind_since_s = min(self._behind_since_s, trio.current_time())
-        with trio.move_on_at(self._behind_since_s + PATIENCE_S):
+            self._behind_since_s = min(self._behind_since_s, awake_time())
+        with awake_clock.move_on_after(self._behind_since_s + PATIENCE_S - awake_time()):
             await self._take_turns()
             return True
         self._reports.flood()
@@ -148,7 +150,7 @@ class ConnectionWork:
     async def wait_for_request_turn(self) -> bool:
         """Wait for the turn of a request or handshake; False where it has waited too long."""
         self._add_event()
-        with trio.move_on_after(REQUEST_PATIENCE_S):
+        with awake_clock.move_on_after(REQUEST_PATIENCE_S):
             await self._take_turns()
             return True
         self._reports.flood()

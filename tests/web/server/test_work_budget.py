@@ -12,6 +12,8 @@ from support.web.small_engine import SETTINGS, packet_client, small_server, spee
 from support.web.sockets import closing_code, connect, fetch, frame, raw_websocket, read_frames, read_to_end
 from trio_websocket import ConnectionClosed
 
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import AwakeClock
 from pipeline.config import Limits, Server, Settings
 from pipeline.protocol import outgoing
 from web.server import work_budget
@@ -128,6 +130,25 @@ async def test_a_websocket_beside_a_flood_from_its_own_address_goes_on(autojump_
             work.upgrade()
             nursery.start_soon(flood if work is not works[0] else converse, work)
     assert sorted(floods) == list(range(1, 9))
+
+
+def test_the_absence_of_the_server_is_not_held_against_a_client():
+    """A client whose turn comes late because the server was suspended is no flood."""
+    now_s, clock, floods = [1000.0], trio.testing.MockClock(), []
+
+    async def main():
+        awake_clock.install(AwakeClock(lambda: now_s[0]))
+        work = limited_work(floods)
+        for _ in range(120):
+            work.budgets[0].add_event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work.after_event)
+            await trio.testing.wait_all_tasks_blocked()
+            now_s[0] += 12
+            clock.jump(12)
+
+    trio.run(main, clock=clock)
+    assert not floods
 
 
 async def test_every_few_events_others_have_their_turn():
