@@ -199,8 +199,8 @@ class _LibraryRecords(logging.Handler):
         events.log(level, "library_message", **facts)
 
 
-def _what(error: BaseException | None) -> dict[str, Any]:
-    """An error as facts of an event: a sentence where it is the machine's, a traceback where it may be ours."""
+def error_facts(error: BaseException | None) -> dict[str, Any]:
+    """An error for the log: a sentence where it is the machine's, a traceback where it may be ours."""
     if error is None:
         return {}
     sentence, exit_code = describe(error)
@@ -214,13 +214,13 @@ def _include_libraries() -> None:
     def unhandled_in_thread(failed: threading.ExceptHookArgs) -> None:
         if failed.exc_value is not None:
             name = None if failed.thread is None else failed.thread.name
-            events.error("thread_failed", thread=name, **_what(failed.exc_value))
+            events.error("thread_failed", thread=name, **error_facts(failed.exc_value))
 
     def unraisable(failed: "sys.UnraisableHookArgs") -> None:
-        events.error("exception_ignored", where=repr(failed.object), **_what(failed.exc_value))
+        events.error("exception_ignored", where=repr(failed.object), **error_facts(failed.exc_value))
 
     def unhandled(_kind: type[BaseException], error: BaseException, _trace: object) -> None:
-        events.critical("unhandled_exception", **_what(error))
+        events.critical("unhandled_exception", **error_facts(error))
 
     def warned(  # noqa: PLR0917 - as `warnings` calls it
         message: Warning | str,

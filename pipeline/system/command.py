@@ -81,15 +81,9 @@ def describe(error: BaseException) -> tuple[str, int]:
     """The sentence and the exit code for an error that a command did not handle itself."""
     if isinstance(error, StartupError):
         return str(error), error.exit_code
-    if isinstance(error, MemoryError):
-        return "there is not enough memory", EXIT_FAILED
-    if isinstance(error, OSError):
-        return _system_problem(error), EXIT_FAILED
-    if isinstance(error, ImportError):  # installed, but it cannot be loaded here
-        return f"a library cannot be loaded: {error}", EXIT_FAILED
-    if _is_thread_start(error):
-        return "the system allows no more threads: raise the limit (ulimit -u), or free memory", EXIT_FAILED
     kind, problem = type(error).__name__, " ".join(str(error).split())
+    if (of_machine := _machine_problem(error)) is not None:
+        return of_machine, EXIT_FAILED
     if _is_short_of_memory():  # a library's own exception, or the consequence of one that was caught
         return f"there is not enough memory under this limit (ulimit -v): {kind}: {problem}", EXIT_FAILED
     for frame in traceback.extract_tb(error.__traceback__)[-1:]:  # where it was raised
@@ -98,6 +92,19 @@ def describe(error: BaseException) -> tuple[str, int]:
         f"internal error: {kind}: {problem}; with {TRACEBACK}=1 in the environment, a traceback is shown"
     )
     return sentence, EXIT_BROKEN_INVARIANT
+
+
+def _machine_problem(error: BaseException) -> str | None:
+    """What the system refused, if that is what the error means."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, OSError):
+        return _system_problem(error)
+    if isinstance(error, ImportError):  # installed, but it cannot be loaded here
+        return f"a library cannot be loaded: {error}"
+    if _is_thread_start(error):
+        return "the system allows no more threads: raise the limit (ulimit -u), or free memory"
+    return None
 
 
 def _is_thread_start(error: BaseException) -> bool:
