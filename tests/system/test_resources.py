@@ -34,6 +34,19 @@ def version_2(root: Path, member: str = "/a/b", mounts: str = V2, **groups: str)
     return tree(root, {"proc/self/cgroup": f"0::{member}\n", "proc/self/mountinfo": mounts} | files)
 
 
+def test_a_limit_of_the_shell_counts():
+    """`ulimit -v` leaves a process less than the machine has free."""
+    command = "from pipeline.system import resources; print(resources.available_bytes())"
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -v 400000; exec "$0" -c "$1"', sys.executable, command],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert 0 < int(done.stdout) < 400_000 * 1024
+
+
 def test_without_cgroups_the_affinity_counts(tmp_path):
     """No /proc, as on macOS, or no cgroup mounted: what the scheduler grants."""
     assert resources.granted_cores(tmp_path) == MINE
