@@ -125,8 +125,8 @@ class Limits(Section, frozen=True):
     processor_share: share of one processor core that the server spends on one WebSocket, models excluded.
     requests_processor_share: share of one processor core that the server spends on the HTTP requests and TLS
         handshakes of one address.
-    websockets_processor_share: share of one processor core that the server spends on all WebSockets of one
-        address together, models excluded.
+    address_processor_share: share of one processor core that the server spends on everything that comes from
+        one address, models excluded.
     """
 
     message_bytes: Annotated[int, msgspec.Meta(ge=17, le=MESSAGE_BYTES)] = MESSAGE_BYTES
@@ -140,7 +140,7 @@ class Limits(Section, frozen=True):
     events_per_second: Count = 250
     processor_share: Share = 0.2
     requests_processor_share: Share = 0.4
-    websockets_processor_share: Share = 0.4
+    address_processor_share: Share = 0.6
 
 
 class Heartbeat(Section, frozen=True):

@@ -75,7 +75,7 @@ def _server_settings(options: argparse.Namespace, lanes: int) -> list[str]:
         f"lanes.admit={lanes}",
         f"limits.connections={connections}",
         f"limits.connections_per_address={connections}",
-        "limits.websockets_processor_share=1",
+        "limits.address_processor_share=1",
         *options.set,
     ]
 

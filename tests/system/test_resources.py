@@ -34,6 +34,7 @@ def version_2(root: Path, member: str = "/a/b", mounts: str = V2, **groups: str)
     return tree(root, {"proc/self/cgroup": f"0::{member}\n", "proc/self/mountinfo": mounts} | files)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no such limit is enforced here")
 def test_a_limit_of_the_shell_counts():
     """`ulimit -v` leaves a process less than the machine has free."""
     command = "from pipeline.system import resources; print(resources.available_bytes())"

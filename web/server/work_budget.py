@@ -3,9 +3,9 @@
 Limits on bytes and connections do not limit work: 64 KiB hold ten thousand empty frames. So events
 (frames, chunks, requests) are counted, and the processor time of all tasks of a connection is
 measured. Who is over budget is not read until the budget is refilled. A new connection costs nothing, so
-handshakes and HTTP requests share one budget per address. A WebSocket has a budget of its own, and a part
-in that of all WebSockets of its address, which take turns: one that is idle for a moment catches up in
-its turn, one that never stops does not.
+handshakes and HTTP requests share one budget per address. A WebSocket has a budget of its own. And all
+that comes from one address shares another one, in turns: a connection that is idle now and then catches
+up in its turn, one that never stops does not.
 
 The processor time is that of the thread, so a busy machine is not held against a client. It is taken
 from the budget of the connection in whose context a task was started.
@@ -64,7 +64,7 @@ class Allowance:
 
 
 class WorkBudget:
-    """The events and the processor time of one WebSocket, or of all requests or WebSockets of an address."""
+    """The events and the processor time of a WebSocket, of the requests of an address, or of an address."""
 
     def __init__(self, *, events_per_s: float, processor_share: float) -> None:
         self._events = Allowance(events_per_s)
@@ -100,15 +100,22 @@ class Reports:
 
 
 class ConnectionWork:
-    """The work of one connection: charged to the requests of its address until it is a WebSocket.
+    """The work of one connection.
+
+    Args:
+        requests: the budget of its address, until it is a WebSocket.
+        websocket: its own, from then on.
+        shared: budgets that it is charged to as well.
 
     Attributes:
         budgets: those that the work is charged to now.
     """
 
-    def __init__(self, requests: WorkBudget, websocket: tuple[WorkBudget, ...], reports: Reports) -> None:
-        self.budgets: tuple[WorkBudget, ...] = (requests,)
-        self._websocket = websocket
+    def __init__(
+        self, requests: WorkBudget, websocket: WorkBudget, shared: tuple[WorkBudget, ...], reports: Reports
+    ) -> None:
+        self.budgets = (requests, *shared)
+        self._websocket = (websocket, *shared)
         self._reports = reports
         self._events = 0
         self._behind_since_s = math.inf
@@ -181,14 +188,16 @@ class WorkBudgets:
         own = WorkBudget(
             events_per_s=self._limits.events_per_second, processor_share=self._limits.processor_share
         )
-        requests, shared = self._new_address() if address is None else self._of_address(address)
-        websockets = (own,) if address is None else (own, shared)
-        work = ConnectionWork(requests, websockets, reports)
+        if address is None:
+            work = ConnectionWork(self._new_address()[0], own, (), reports)
+        else:
+            requests, total = self._of_address(address)
+            work = ConnectionWork(requests, own, (total,), reports)
         _work.set(work)
         return work
 
     def _of_address(self, address: str) -> tuple[WorkBudget, WorkBudget]:
-        """The budgets of all requests, and of all WebSockets."""
+        """The budgets of its requests, and of everything."""
         budgets = self._addresses.get(address)
         if budgets is None:
             budgets = self._addresses[address] = self._new_address()
@@ -198,11 +207,9 @@ class WorkBudgets:
         return budgets
 
     def _new_address(self) -> tuple[WorkBudget, WorkBudget]:
-        shares = self._limits.requests_processor_share, self._limits.websockets_processor_share
-        requests, websockets = (
-            WorkBudget(events_per_s=_UNLIMITED, processor_share=share) for share in shares
-        )
-        return requests, websockets
+        shares = self._limits.requests_processor_share, self._limits.address_processor_share
+        requests, total = (WorkBudget(events_per_s=_UNLIMITED, processor_share=share) for share in shares)
+        return requests, total
 
 
 class ProcessorMeter(trio.abc.Instrument):

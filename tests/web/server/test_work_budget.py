@@ -94,15 +94,16 @@ async def test_a_client_that_does_not_stop_is_reported(autojump_clock):
     assert floods == [1]
 
 
-async def test_the_websockets_of_an_address_share_a_budget():
+async def test_all_connections_of_an_address_share_a_budget():
     """However many they are; those of another address, or behind a proxy, have no part in it."""
     budgets = WorkBudgets(Limits())
     first, second, other = (budgets.connection(address, Reports(list, print)) for address in "aab")
     proxied = budgets.connection(None, Reports(list, print))
+    requesting = budgets.connection("a", Reports(list, print))
     for work in (first, second, other, proxied):
         work.upgrade()
     own, shared = first.budgets
-    assert second.budgets[1] is shared
+    assert second.budgets[1] is requesting.budgets[1] is shared
     assert own not in second.budgets
     assert shared not in other.budgets
     assert len(proxied.budgets) == 1
@@ -296,7 +297,7 @@ async def test_frames_with_the_handshake_are_a_protocol_error():
 
 def limited_work(floods):
     budget = WorkBudget(events_per_s=50, processor_share=0.5)
-    return ConnectionWork(budget, (budget,), Reports(lambda: floods.append(1), print))
+    return ConnectionWork(budget, budget, (), Reports(lambda: floods.append(1), print))
 
 
 def add_processor_s(work, processor_s):
