@@ -105,7 +105,8 @@ def run_stall(options: argparse.Namespace, config: Config) -> dict[str, Any]:  #
 
 def run_flood(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
     """Clients that send as fast as they can, beside a normal one; with the limits of a usual server."""
-    settings = [f"lanes.max={STALLED_SESSIONS}", f"lanes.admit={STALLED_SESSIONS}", *options.set]
+    lanes = [f"lanes.max={STALLED_SESSIONS}", f"lanes.admit={STALLED_SESSIONS}"]
+    settings = [*lanes, "limits.resume_grace_ms=500", *options.set]
     names = list(FLOODS) if options.flood == "all" else [options.flood]
     result: dict[str, Any] = {"floods": {}, "violations": []}
     for encrypted in (False, True):

@@ -27,6 +27,7 @@ from pipeline.protocol.packets import Packet, PacketType, Priority, encode
 
 CALM_S: Final = 4.0  # before the flood, for comparison
 FLOOD_S: Final = 6.0
+FREE_S: Final = 60.0
 PROBE_EVERY_S: Final = 0.05
 PIECE_BYTES: Final = 2**16
 CONNECTIONS: Final = 32  # of one flood at once
@@ -192,8 +193,19 @@ async def measure_floods(server: ServerProcess, names: list[str]) -> dict[str, A
     return {"floods": floods, "violations": violations + logged}
 
 
+async def _wait_until_free(server: ServerProcess) -> None:
+    """Wait until no session of the flood before has a lane or a place in the queue any more."""
+    with trio.fail_after(FREE_S):
+        while True:
+            _, state = await trio.to_thread.run_sync(server.get, "/health")
+            if not state["lanes"]["open"] and not state["lanes"]["queued"]:
+                return
+            await trio.sleep(PROBE_EVERY_S)
+
+
 async def _measure(server: ServerProcess, flood: Flood) -> dict[str, float]:
     live_s = array("d")
+    await _wait_until_free(server)
     async with connect_client(server.port, tls=server.tls) as neighbour, trio.open_nursery() as nursery:
         nursery.start_soon(neighbour.send_audio)
         nursery.start_soon(_probe, server, live_s)

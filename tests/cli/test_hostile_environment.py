@@ -242,12 +242,12 @@ def file_of_kind(kind: str, folder: Path) -> Iterator[Path]:
 def test_files_of_any_kind_are_a_sentence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], reader: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One line and an exit code, for every argument that names a file to read."""
+    """A sentence and an exit code, for every argument that names a file to read."""
     monkeypatch.setattr("pipeline.audio.sound_file.PIPED_BYTES_MAX", 1 << 16)
     with file_of_kind(kind, tmp_path) as path:
         assert run_command(lambda: READERS[reader](path)) in (1, 2, 3)
     printed = capfd.readouterr().err
-    assert len(printed.splitlines()) == 1, printed
+    assert len(printed.splitlines()) in (1, 2), printed  # the second is where to find help
     assert "internal error" not in printed
 
 
@@ -271,12 +271,9 @@ def test_json_that_is_nested_too_deep_is_a_sentence(
     assert "internal error" not in capfd.readouterr().err
 
 
-UNSTEADY = pytest.mark.xfail(strict=False, reason="where memory runs out differs from run to run")
-
-
-@pytest.mark.parametrize("limit", ["-n 8", "-v 200000", pytest.param("-v 400000", marks=UNSTEADY)])
+@pytest.mark.parametrize("limit", ["-n 8", *(f"-v {kib}000" for kib in (100, 200, 300, 400, 600, 800, 1000))])
 def test_too_little_of_the_machine_is_a_sentence(checkpoint: Path, limit: str) -> None:
-    """Too few open files, and too little memory for a library or for a thread."""
+    """Too few open files, or too little memory (KiB) for a library, its threads, or what they map."""
     command = f"{sys.executable} -m pipeline.run --config {checkpoint} --set server.port=0"
     done = subprocess.run(
         ["/bin/sh", "-c", f"ulimit {limit}; exec {command}"],
@@ -286,6 +283,6 @@ def test_too_little_of_the_machine_is_a_sentence(checkpoint: Path, limit: str) -
         timeout=120,
         check=False,
     )
-    assert done.returncode != 0
-    assert "Traceback" not in done.stderr
+    assert done.returncode in (1, 3), done.stderr
+    assert len(done.stderr.splitlines()) == 1
     assert "internal error" not in done.stderr

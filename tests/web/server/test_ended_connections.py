@@ -34,34 +34,17 @@ BODY_BEGUN = b"%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nTransfer-Encoding: chunked\r
 
 
 class EndingApp(QuartTrio):
-    """Responds late, endlessly, or after it has reset its `client`."""
+    """Responds late, endlessly, or not to the end."""
 
     asgi_websocket_class = OrderedWebsocketConnection
 
     def __init__(self):
         super().__init__(__name__, static_folder=None)
-        self.client: socket.socket | None = None
         self.asked = trio.Event()
         self.may_respond = trio.Event()
-        self.get("/reset")(self.reset)
-        self.websocket("/refused")(self.refuse)
         self.post("/late")(self.respond_late)
         self.get("/endless")(self.respond_endlessly)
         self.get("/fails")(self.fail_halfway)
-
-    def reset_client(self):
-        """The server has no checkpoint between this and its response."""
-        assert self.client is not None
-        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
-        self.client.close()
-
-    async def reset(self):
-        self.reset_client()
-        return "nobody reads this"
-
-    async def refuse(self):
-        self.reset_client()
-        return Response("no", status=403)
 
     async def respond_late(self):
         self.asked.set()
@@ -107,15 +90,32 @@ async def plain_socket(served, receive_buffer_bytes=None):
         yield sock
 
 
-@pytest.mark.parametrize("sent", [GET % b"/reset", HANDSHAKE % (b"/refused", b"127.0.0.1", b"")])
+@pytest.mark.parametrize(
+    "sent", [GET % b"/", HANDSHAKE % (b"/", b"127.0.0.1", b"")], ids=["http", "websocket"]
+)
 async def test_a_client_that_is_gone_before_the_response(sent):
     """The head of a response that cannot be written is not followed by another response."""
-    async with quiet_server() as (app, served), plain_socket(served) as sock:
-        app.client = sock
-        sock.sendall(sent)
-        while sock.fileno() >= 0:
-            await trio.lowlevel.checkpoint()
-        await trio.testing.wait_all_tasks_blocked()
+    ended = trio.Event()
+
+    async def app(scope, receive, send):
+        """An application of ASGI without a checkpoint between the end of its client and its response."""
+        await receive()
+        kind = "http.response.start" if scope["type"] == "http" else "websocket.http.response.start"
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+        client.close()
+        try:
+            await send({"type": kind, "status": 403, "headers": []})
+            await send({"type": kind.replace("start", "body"), "body": b"no", "more_body": False})
+        finally:
+            ended.set()
+
+    with structlog.testing.capture_logs() as logs:
+        async with serving(app, SETTINGS) as served:
+            with socket.create_connection(("127.0.0.1", served.port)) as client:
+                client.sendall(sent)
+                await ended.wait()
+                await trio.testing.wait_all_tasks_blocked()
+    assert logs == []
 
 
 async def test_a_refusal_while_the_application_responds(monkeypatch):
@@ -128,9 +128,10 @@ async def test_a_refusal_while_the_application_responds(monkeypatch):
 
         await stream.send_all((BODY_BEGUN % (b"POST", b"/late"))[: -2 * len(b"1\r\na\r\n")])
         await app.asked.wait()
-        monkeypatch.setattr(ConnectionWork, "after_event", after_event)
-        await stream.send_all(b"1\r\na\r\n")
-        answer = await read_to_end(stream)
+        with monkeypatch.context() as patched:
+            patched.setattr(ConnectionWork, "after_event", after_event)
+            await stream.send_all(b"1\r\na\r\n")
+            answer = await read_to_end(stream)
     assert answer.startswith(b"HTTP/1.1 429")
     assert b"late" not in answer
 
