@@ -103,6 +103,7 @@ class Http11Protocol(H11Protocol):
 
     async def _start_request(self, request: h11.Request) -> None:
         await self.send(Updated(idle=False))
+        self._work.begin_request(request.headers)
         if not await self._work.wait_for_request_turn():
             await self._refuse(TOO_MANY_REQUESTS, "too many requests")
         elif not _is_ascii(request):

@@ -90,9 +90,11 @@ async def serve(
         if host is None or not limiter.connect(host):
             stream.abort()
             return
-        # Behind a proxy the clients of one address are many.
-        shared = None if limiter.is_proxy(host) else address_of(host)
-        connection = connect(stream, budgets.connection(shared, reports(host)))
+        # Behind a proxy the clients of one address are many; it names that of each request.
+        is_proxy = limiter.is_proxy(host)
+        client_of = partial(limiter.client_of, host) if is_proxy else None
+        work = budgets.connection(None if is_proxy else address_of(host), reports(host), client_of)
+        connection = connect(stream, work)
         open_connections.add(connection)
         try:
             await connection.run()

@@ -17,7 +17,7 @@ counts connections and failures. What does not belong here: what a session does 
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -37,6 +37,8 @@ REQUEST_PATIENCE_S: Final = 5.0  # a request that has waited this long for its t
 RESOLUTION_S: Final = 1e-6  # no wait is shorter
 MAX_ADDRESSES: Final = 4096
 _UNLIMITED: Final = 1e12
+
+Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Allowance:
@@ -106,19 +108,34 @@ class ConnectionWork:
         requests: the budget of its address, until it is a WebSocket.
         websocket: its own, from then on.
         shared: budgets that it is charged to as well.
+        budgets_of: the budgets of the requests, and of everything, of the client that a proxy names in a
+            request's headers.
 
     Attributes:
         budgets: those that the work is charged to now.
     """
 
     def __init__(
-        self, requests: WorkBudget, websocket: WorkBudget, shared: tuple[WorkBudget, ...], reports: Reports
+        self,
+        requests: WorkBudget,
+        websocket: WorkBudget,
+        shared: tuple[WorkBudget, ...],
+        reports: Reports,
+        budgets_of: Callable[[Headers], tuple[WorkBudget, WorkBudget] | None] = lambda _: None,
     ) -> None:
         self.budgets = (requests, *shared)
         self._websocket = (websocket, *shared)
+        self._budgets_of = budgets_of
         self._reports = reports
         self._events = 0
         self._behind_since_s = math.inf
+
+    def begin_request(self, headers: Headers) -> None:
+        """Charge what follows to the client of this request, if a proxy names one."""
+        found = self._budgets_of(headers)
+        if found is not None:
+            self.budgets = found
+            self._websocket = (self._websocket[0], found[1])
 
     def upgrade(self) -> None:
         """The connection is a WebSocket from now on."""
@@ -180,16 +197,27 @@ class WorkBudgets:
         self._addresses: OrderedDict[str, tuple[WorkBudget, WorkBudget]] = OrderedDict()
         self.meter = ProcessorMeter()
 
-    def connection(self, address: str | None, reports: Reports) -> ConnectionWork:
-        """The work of a new connection from this address; None: it shares with nobody.
+    def connection(
+        self,
+        address: str | None,
+        reports: Reports,
+        client_of: Callable[[Headers], str | None] | None = None,
+    ) -> ConnectionWork:
+        """The work of a new connection from this address; None: from a proxy, which shares with nobody.
 
-        Tasks started from now on by the calling task are measured.
+        Its clients do, as far as `client_of` finds the address of one in the headers of a request. Tasks
+        started from now on by the calling task are measured.
         """
+
+        def budgets_of(headers: Headers) -> tuple[WorkBudget, WorkBudget] | None:
+            client = None if client_of is None else client_of(headers)
+            return None if client is None else self._of_address(client)
+
         own = WorkBudget(
             events_per_s=self._limits.events_per_second, processor_share=self._limits.processor_share
         )
         if address is None:
-            work = ConnectionWork(self._new_address()[0], own, (), reports)
+            work = ConnectionWork(self._new_address()[0], own, (), reports, budgets_of)
         else:
             requests, total = self._of_address(address)
             work = ConnectionWork(requests, own, (total,), reports)

@@ -109,6 +109,23 @@ async def test_all_connections_of_an_address_share_a_budget():
     assert len(proxied.budgets) == 1
 
 
+async def test_the_clients_of_a_proxy_are_told_apart():
+    """By what the proxy writes into the headers of each request; where that is nothing, nobody shares."""
+    budgets = WorkBudgets(Limits())
+    by_name = partial(
+        budgets.connection, None, Reports(list, print), lambda headers: dict(headers).get(b"by")
+    )
+    first, second, other, nobody = (by_name() for _ in range(4))
+    for work, headers in ((first, {b"by": "a"}), (second, {b"by": "a"}), (other, {b"by": "b"}), (nobody, {})):
+        work.begin_request(headers.items())
+    assert first.budgets == second.budgets
+    assert not set(first.budgets) & {*other.budgets, *nobody.budgets}
+    second.begin_request([(b"by", "b")])  # another client's request on the same connection
+    assert second.budgets == other.budgets
+    first.upgrade()
+    assert first.budgets[1] not in second.budgets
+
+
 async def test_a_websocket_beside_a_flood_from_its_own_address_goes_on(autojump_clock):
     """Those that never stop are closed; one that is idle now and then gets its turns, and is not."""
     budgets = WorkBudgets(Limits())
