@@ -7,8 +7,10 @@ from contextlib import asynccontextmanager
 import pytest
 import structlog
 import trio
+from msgspec.structs import replace
 from quart import Response, request
 from quart_trio import QuartTrio
+from support.web.small_engine import SETTINGS as ENGINE_SETTINGS
 from support.web.small_engine import packet_client, small_server
 from support.web.sockets import (
     HANDSHAKE,
@@ -21,7 +23,7 @@ from support.web.sockets import (
     serving,
 )
 
-from pipeline.config import Limits, Server, Settings
+from pipeline.config import Lanes, Limits, Server, Settings
 from web.server.connection import EXTEND_SEND_TIMEOUT
 from web.server.socket_stream import SocketStream
 from web.server.work_budget import ConnectionWork
@@ -158,7 +160,8 @@ async def test_a_response_that_fails_halfway_is_not_completed():
 
 async def test_a_bad_frame_of_a_page_that_is_refused():
     """A page without a lane that speaks too early gets 1002, and no internal error."""
-    async with small_server(lanes=1) as served, packet_client(served):
+    full = replace(ENGINE_SETTINGS, lanes=Lanes(queue=0))
+    async with small_server(full, lanes=1) as served, packet_client(served):
         with structlog.testing.capture_logs() as logs:
             async with await connect(served) as stream:
                 origin = f"Origin: http://{served.host}\r\n".encode()
@@ -170,7 +173,7 @@ async def test_a_bad_frame_of_a_page_that_is_refused():
 
 
 @pytest.mark.parametrize(
-    "target", [b"?x", b"http://[", b"http://[::1/", b"//[", b"*", b"x", b"http://%5B/", b"http://a", b"a:80"]
+    "target", [b"?x", b"http://[", b"http://[::1/", b"//[", b"*", b"x", b"http://%5B/", b"a:80"]
 )
 async def test_a_target_without_a_path_is_refused(target):
     """Whatever a request asks for: a status of 4xx, and no internal error."""
