@@ -106,7 +106,7 @@ def test_interrupted_at_any_moment(seed: int, number: int) -> None:
             stderr=subprocess.PIPE,
         ) as process:
             assert process.stderr is not None
-            lines = iter(process.stderr)
+            lines = iter(process.stderr.readline, b"")
             for _ in zip(range(rng.randrange(imports)), after_own_code(lines), strict=False):
                 pass
             process.send_signal(number)
