@@ -139,33 +139,38 @@ class CapacityControl:
     """Keeps the number of running sessions to what the machine can serve in time.
 
     Args:
-        busy_s: total time that the models have computed.
+        busy_s: total time that each stage has computed.
+        threads: that the stages share.
     """
 
     def __init__(
         self,
         admission: Admission,
         dispatcher: Dispatcher,
-        busy_s: Callable[[], float],
+        busy_s: Callable[[], Sequence[float]],
         limit: ConcurrencyLimit,
+        *,
+        threads: int,
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
         self._busy_s = busy_s
         self._limit = limit
+        self._threads = threads
 
     async def run(self) -> None:
         """Observe and correct until cancelled."""
-        before, before_s = self._dispatcher.punctuality(), self._busy_s()
-        due_s = trio.current_time()
+        before, before_s, began_s = self._dispatcher.punctuality(), self._busy_s(), trio.current_time()
+        due_s = began_s
         while True:
             due_s = max(due_s + OBSERVE_EVERY_S, trio.current_time())
             await trio.sleep_until(due_s)
-            now, now_s = self._dispatcher.punctuality(), self._busy_s()
-            self._observe(now.since(before), now_s - before_s)
-            before, before_s = now, now_s
+            now, now_s, ended_s = self._dispatcher.punctuality(), self._busy_s(), trio.current_time()
+            stages_s = [after - before for after, before in zip(now_s, before_s, strict=True)]
+            self._observe(now.since(before), stages_s, ended_s - began_s)
+            before, before_s, began_s = now, now_s, ended_s
 
-    def _observe(self, seen: Punctuality, busy_s: float) -> None:
+    def _observe(self, seen: Punctuality, stages_s: Sequence[float], elapsed_s: float) -> None:
         sessions = self._admission.statistics()
         before = self._limit.limit
         limit = self._limit.observe(
@@ -173,7 +178,9 @@ class CapacityControl:
                 frames=seen.frames,
                 late=seen.late,
                 tight=seen.tight,
-                cost_s=busy_s / max(1, seen.frames),
+                cost_s=sum(stages_s) / max(1, seen.frames),
+                # A stage computes one batch at a time, however many threads there are.
+                busy=max(sum(stages_s) / self._threads, *stages_s) / elapsed_s,
                 running=sessions.running,
                 waiting=sessions.queued,
             ),
