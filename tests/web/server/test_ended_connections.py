@@ -93,10 +93,13 @@ async def plain_socket(served, receive_buffer_bytes=None):
 
 
 @pytest.mark.parametrize(
-    "sent", [GET % b"/", HANDSHAKE % (b"/", b"127.0.0.1", b"")], ids=["http", "websocket"]
+    "sent", [2 * (GET % b"/"), HANDSHAKE % (b"/", b"127.0.0.1", b"")], ids=["two", "websocket"]
 )
 async def test_a_client_that_is_gone_before_the_response(sent):
-    """The head of a response that cannot be written is not followed by another response."""
+    """The head of a response that cannot be written is not followed by another response.
+
+    Of two requests the second waits, so that the server learns from its write alone that the client has gone.
+    """
     ended = trio.Event()
 
     async def app(scope, receive, send):
