@@ -92,6 +92,12 @@ class ConcurrencyLimit:
         """Whether answers are late at present."""
         return bool(self._recent) and self._on_time_since_s is None
 
+    @property
+    def is_late_alone(self) -> bool:
+        """Whether even a single session has been late for most of a window: nothing is left to reduce."""
+        alone = self.limit == 1 and all(each.running <= 1 for _, each in self._recent)
+        return self.is_late and alone and self._late_s_since(-math.inf) >= WINDOW_S / 2
+
     def observe(self, seen: Observation, now_s: float) -> int:
         """Take one observation; return the limit. Below what runs, one session has to be put back."""
         if seen.frames:
