@@ -164,7 +164,7 @@ def _exit_code(main: Callable[[], int]) -> int:
         return main()
     except SystemExit as error:  # argparse has printed its message
         if isinstance(error.code, str):
-            _print_error(error.code)
+            print_notice(error.code)
             return EXIT_FAILED
         return error.code or 0
 
@@ -177,14 +177,14 @@ def _report(error: BaseException, terminated: int) -> int:
         return EXIT_CLOSED_PIPE
     cause = min(causes, key=_rank)
     if os.environ.get(TRACEBACK):
-        _print_error("".join(traceback.format_exception(error)))
+        print_notice("".join(traceback.format_exception(error)))
     _discard_unwritable(sys.stdout)
     if isinstance(cause, Terminated):
         return terminated
     if isinstance(cause, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     sentence, exit_code = describe(cause)
-    _print_error(sentence)
+    print_notice(sentence)
     return exit_code
 
 
@@ -202,7 +202,8 @@ def _system_problem(error: OSError) -> str:
     return f"{where}: {problem}"
 
 
-def _print_error(text: str) -> None:
+def print_notice(text: str) -> None:
+    """Print a line for the person on stderr, if that can be written: nothing depends on it."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"{text.rstrip()}\n")
         sys.stderr.flush()
