@@ -33,6 +33,7 @@ BURST_S: Final = 2.0  # of an unused budget that can be used at once
 TURN_EVENTS: Final = 16  # between two checkpoints
 TURN_S: Final = 0.001  # of processor time, charged ahead for a turn whose cost is not known yet
 PATIENCE_S: Final = 2.0  # over budget for this long without a pause: the client does not stop
+CONNECT_PATIENCE_S: Final = 1.0  # of an address over budget for longer, no connection is accepted
 REQUEST_PATIENCE_S: Final = 5.0  # a request that has waited this long for its turn is refused
 RESOLUTION_S: Final = 1e-6  # no wait is shorter
 MAX_ADDRESSES: Final = 4096
@@ -148,6 +149,10 @@ class ConnectionWork:
     def report_bad_input(self, protocol: str, kind: str, detail: str) -> None:
         """The peer sent what a library could not parse."""
         self._reports.bad_input(protocol, kind, detail)
+
+    def is_hopeless(self) -> bool:
+        """Whether a new connection of this address would only wait: accepting it costs the others' time."""
+        return max(budget.wait_s() for budget in self.budgets) > CONNECT_PATIENCE_S
 
     async def before_read(self) -> None:
         """Wait while over budget: what arrives may cost work and be no event, such as a record of TLS."""

@@ -109,6 +109,17 @@ async def test_all_connections_of_an_address_share_a_budget():
     assert len(proxied.budgets) == 1
 
 
+async def test_an_address_that_is_far_over_budget_gets_no_new_connection():
+    """It is closed at once and counted, before it costs a handshake or a parser."""
+    limits = Limits(requests_processor_share=0.0001)
+    async with small_server(Settings(server=Server(port=0), limits=limits, drain_s=1.0)) as served:
+        while not served.limiter.rejected["work"]:
+            async with await connect(served) as stream:
+                await send_quietly(stream, f"GET /health HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode())
+        async with await connect(served) as stream:
+            assert await read_to_end(stream) == b""
+
+
 async def test_the_clients_of_a_proxy_are_told_apart():
     """By what the proxy writes into the headers of each request; where that is nothing, nobody shares."""
     budgets = WorkBudgets(Limits())
