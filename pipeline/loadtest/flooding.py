@@ -260,10 +260,10 @@ async def _measure(server: ServerProcess, name: str) -> dict[str, float]:
         nursery.cancel_scope.cancel()
     during_ms = neighbour.counts.answers[2 * calm.answered + 1 :: 2]
     before_ms = neighbour.counts.answers[1 : 2 * calm.answered : 2]
-    # One frame may be on its way at either end.
     sent, answered = flooded.sent - calm.sent, flooded.answered - calm.answered
     return {
-        "answered_percent": round(min(100.0, 100 * (answered + 1) / max(1, sent)), 1),
+        "answered_before_percent": _percent(calm.answered, calm.sent),
+        "answered_percent": _percent(answered, sent),
         "p50_before_ms": round(float(percentile(before_ms, 50)), 1) if len(before_ms) else -1.0,
         "p50_ms": round(float(percentile(during_ms, 50)), 1) if len(during_ms) else -1.0,
         "worst_before_ms": round(max(before_ms, default=0.0), 1),
@@ -271,6 +271,11 @@ async def _measure(server: ServerProcess, name: str) -> dict[str, float]:
         "live_before_s": round(max(live_s[: calm.probes], default=0.0), 3),
         "live_s": round(max(live_s[calm.probes :], default=FLOOD_S), 3),
     }
+
+
+def _percent(answered: int, sent: int) -> float:
+    """One frame may be on its way at either end."""
+    return round(min(100.0, 100 * (answered + 1) / max(1, sent)), 1)
 
 
 class _Mark:
