@@ -420,7 +420,7 @@ class Engine:
         for connection in self._connections:
             connection.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
         # Stages that did not fail end meanwhile, and that must not hide the error that is to be raised.
-        with trio.move_on_after(self._settings.limits.send_timeout_s, shield=True):
+        with awake_clock.move_on_after(self._settings.limits.send_timeout_s, shield=True):
             await self._wait_connections_ended()
 
     async def _wait_connections_ended(self) -> None:

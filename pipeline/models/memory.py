@@ -21,6 +21,7 @@ from pipeline.models.layers.transformer import TransformerConfig
 from pipeline.models.lm import LmModel
 from pipeline.models.mimi import Mimi
 from pipeline.models.sharding import Shard
+from pipeline.system import resources
 
 # Resident memory of a server without weights and sessions, after a thousand steps, measured on
 # Linux with MLX and MKL: the interpreter, the libraries, and the temporaries of a step.
@@ -102,7 +103,8 @@ def require_memory(needs: MemoryNeeds, path: str) -> None:
     """
     free_bytes = backend.free_bytes()
     if needs.total_bytes > free_bytes:
-        raise WeightsError(path, f"needs {needs}; {_gib(free_bytes)} are free")
+        limit = " under this limit (ulimit -v)" if resources.limits_address_space() else ""
+        raise WeightsError(path, f"needs {needs}; {_gib(free_bytes)} are free{limit}")
 
 
 def _kept_bytes(assignment: Assignment, shapes: dict[str, Shape], dtype_bytes: int, *, keep: bool) -> int:

@@ -1,13 +1,14 @@
 """Listen, serve, and shut down within a bounded time, whatever the clients do.
 
-One task accepts connections, one more serves each (`web.server.connection`). Shutting down: no new
-connections, `drain_s` and one write for the sessions to finish, then cancellation, in which each
-connection may take one more write.
+One task accepts connections (`web.server.accept`), one more serves each (`web.server.connection`).
+Shutting down: no new connections, `drain_s` and one write for the sessions to finish, then cancellation,
+in which each connection may take one more write.
 
 Neighbours: `pipeline.run` calls `serve`; `web.app` handles requests. What does not belong here: signals.
 """
 
 import errno
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from pipeline.config import Server, Settings
 from pipeline.errors import ConfigError, PortInUseError
 from web.security.listen import ListenConfig
 from web.security.rate_limit import RateLimiter, address_of
+from web.server.accept import accept_connections
 from web.server.connection import Connection
-from web.server.socket_stream import LINGER_S, SocketStream
-from web.server.work_budget import Reports, WorkBudgets
+from web.server.socket_stream import LINGER_S, SocketStream, abort
+from web.server.work_budget import ConnectionWork, Reports, WorkBudgets
 
 REQUEST_HEAD_BYTES = 16 * 1024
 KEEP_ALIVE_S = 5.0
@@ -78,21 +80,17 @@ async def serve(
     open_connections: set[Connection] = set()
     budgets = WorkBudgets(settings.limits)
 
-    def reports(host: str) -> Reports:
-        def bad_input(protocol: str, kind: str, detail: str) -> None:
-            limiter.log.warning("bad_input", reason=f"{protocol}_{kind}", peer=host, detail=detail)
-
-        return Reports(partial(limiter.reject, host, "work"), bad_input)
-
-    async def handle(accepted: trio.SocketStream) -> None:
-        stream = SocketStream(accepted, listen.tls)
+    def accept(accepted: socket.socket) -> None:
         host = peer_host(accepted)
-        if host is None or not limiter.connect(host):
-            stream.abort()
+        if host is None or (work := _admit(host, limiter, budgets)) is None:
+            abort(accepted)
             return
-        # Behind a proxy the clients of one address are many.
-        shared = None if limiter.is_proxy(host) else address_of(host)
-        connection = connect(stream, budgets.connection(shared, reports(host)))
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+        connections.start_soon(handle, stream, host, work)
+
+    async def handle(accepted: trio.SocketStream, host: str, work: ConnectionWork) -> None:
+        stream = SocketStream(accepted, listen.tls)
+        connection = connect(stream, work)
         open_connections.add(connection)
         try:
             await connection.run()
@@ -109,9 +107,7 @@ async def serve(
     with budgets.meter.running():
         async with listener, trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(
-                    partial(trio.serve_listeners, handle, [listener], handler_nursery=connections)
-                )
+                accepting.start_soon(accept_connections, listener, accept)
                 task_status.started(Address(listen.scheme, name[0], name[1]))
                 await shutdown.wait()
                 accepting.cancel_scope.cancel()
@@ -125,6 +121,23 @@ async def serve(
             for connection in tuple(open_connections):
                 connection.close_if_idle()
             await drain()
+
+
+def _admit(host: str, limiter: RateLimiter, budgets: WorkBudgets) -> ConnectionWork | None:
+    """Count a new connection; None, and counted as rejected, where there may be no more."""
+
+    def bad_input(protocol: str, kind: str, detail: str) -> None:
+        limiter.log.warning("bad_input", reason=f"{protocol}_{kind}", peer=host, detail=detail)
+
+    reports = Reports(partial(limiter.reject, host, "work"), bad_input)
+    # Behind a proxy the clients of one address are many; it names that of each request.
+    is_proxy = limiter.is_proxy(host)
+    client_of = partial(limiter.client_of, host) if is_proxy else None
+    work = budgets.connection(None if is_proxy else address_of(host), reports, client_of)
+    if work.is_hopeless():
+        limiter.reject(host, "work")
+        return None
+    return work if limiter.connect(host) else None
 
 
 async def bind(server: Server, listen: ListenConfig) -> trio.SocketListener:
@@ -152,10 +165,10 @@ def bind_errors(host: str, port: int, *, host_key: str, port_key: str = "server.
         raise ConfigError(host_key, f"cannot listen on {host}:{port} ({error.strerror})") from None
 
 
-def peer_host(stream: trio.SocketStream) -> str | None:
+def peer_host(accepted: socket.socket) -> str | None:
     """The client's address; None where it is gone already."""
     try:
-        host: str = stream.socket.getpeername()[0]
+        host: str = accepted.getpeername()[0]
     except OSError:
         return None
     return host
