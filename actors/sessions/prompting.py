@@ -2,7 +2,8 @@
 
 A prompt is computed in slices, in the lane of the session that asked for it. Between two slices the stepper
 takes what waits, so no other lane's frame waits for longer than one slice. A slice takes at most
-`SLICE_S`, unless a single position takes longer. Two sessions that ask for the same prompt wait for one
+`SLICE_S`, or half as long again as a single position where that is longer, and never more than a frame unless
+a single position does. Two sessions that ask for the same prompt wait for one
 computation.
 
 Neighbours: `session` knows what its client asked for; `pipeline.stages.stepper` computes and
@@ -72,7 +73,7 @@ class SliceSize:
         """Adapt to the duration of the last slice."""
         if self.positions == 1:
             self._one_s = taken_s
-            self._limit_s = max(SLICE_S, ALLOWED_SLOWDOWN * taken_s)
+            self._limit_s = max(SLICE_S, min(ALLOWED_SLOWDOWN * taken_s, FRAME_MS / 1000))
         further_s = max(0.0, taken_s - self._one_s) / max(1, self.positions - 1)
         if taken_s > self._limit_s:
             self.positions = max(1, self.positions // 2)

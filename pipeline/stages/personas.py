@@ -7,14 +7,13 @@ out, `stepper` computes it.
 import hashlib
 
 from pipeline.errors import ConfigError, PromptError, VoiceError
+from pipeline.models.checkpoint.formats import PERSONA_FAMILY
 from pipeline.models.checkpoint.lm_config import LmConfig
 from pipeline.models.checkpoint.voice_store import VoiceInfo, VoiceStore
 from pipeline.models.prompt import check_prompt, prompt_inputs, tagged
 from pipeline.stages.delays import DelayPattern
 from pipeline.stages.text import Detokenizer
 from pipeline.values import Persona, Prompt, Voice
-
-FAMILY = "personaplex"  # the only published models that were trained for it
 
 
 class Personas:
@@ -40,7 +39,7 @@ class Personas:
         self._detokenizer = detokenizer
         self._store = store
         self._pin = pin
-        trained = family == FAMILY
+        trained = family == PERSONA_FAMILY
         self._problem = problem if trained else "this model takes neither a voice nor a role"
 
     def voices(self) -> list[VoiceInfo] | None:

@@ -27,8 +27,10 @@ from pipeline.errors import ConfigError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Ready
+from pipeline.units import FRAME_MS
 from pipeline.values import Persona, Prompt, SamplingParams
 
+FRAME_S = FRAME_MS / 1000
 ROLE = " ".join(str(n % 7) for n in range(300))
 SHIFT = sum(n % 7 for n in range(300))
 
@@ -150,6 +152,41 @@ async def test_a_persona_that_there_is_not_is_one_sentence(autojump_clock, nurse
     await client.until(lambda c: c.errors.count("prompt_refused") == 2)
     await client.stream(speech(3, 1))
     await client.until(lambda c: len(c.audio) == 4)
+    await client.bye()
+
+
+@pytest.mark.parametrize("had", [None, "5 6"])
+async def test_what_is_refused_leaves_nothing_of_what_was_computed_before_it(autojump_clock, nursery, had):
+    """The prompt that was asked for in between is in the lane by then, and the session does not begin so."""
+    slow = functools.partial(slow_inline, batch_s=0.02)
+    engine = await serving(make_engine(runner=slow, loaders=WATCHED), nursery)
+    client = await join(engine, nursery)
+    if had is not None:
+        await client.send(outgoing.metadata(Configure(role=had)))
+        await has_role(client, had)
+    count = len(readies(client))
+    await client.send(outgoing.metadata(Configure(role=ROLE)))
+    await trio.sleep(0.2)
+    await client.send(outgoing.metadata(Configure(voice="none")))
+    await client.until(lambda c: len(readies(c)) > count)
+    assert client.errors == ["prompt_refused"]
+    assert readies(client)[-1] == Ready(None, had)
+    frames = speech(2, 5)
+    await client.stream(frames)
+    await client.until(lambda c: len(c.audio) == 3)
+    assert same(client.frames, expected(frames, 11 if had else 0))
+    await client.bye()
+
+
+async def test_what_was_chosen_is_kept_where_there_is_a_default(autojump_clock, nursery):
+    """Neither voice nor role is a choice, too: what is refused after it does not bring the default back."""
+    engine = await serving(make_engine(prompt={"role": "5 6"}), nursery)
+    client = await join(engine, nursery, Configure(role=""))
+    await has_role(client, None)
+    count = len(readies(client))
+    await client.send(outgoing.metadata(Configure(voice="none")))
+    await client.until(lambda c: len(readies(c)) > count)
+    assert readies(client)[-1] == Ready(None, None)
     await client.bye()
 
 
@@ -319,6 +356,17 @@ def test_where_weights_cost_the_most_slices_grow_although_one_step_is_slow():
     """A position more costs next to nothing there; only what it does cost is bounded."""
     size = SliceSize()
     for _ in range(20):
-        size.record(0.06 + 0.0001 * size.positions)
+        size.record(0.03 + 0.00005 * size.positions)
     assert size.positions == MAX_POSITIONS
-    assert 0.06 + 0.0001 * size.positions <= 1.5 * 0.0601
+    assert 0.03 + 0.00005 * size.positions <= 1.5 * 0.03005
+
+
+@pytest.mark.parametrize("one_s", [0.001, 0.03, 0.06, 0.079])
+@pytest.mark.parametrize("further_s", [0.0001, 0.001, 0.01])
+def test_no_slice_takes_longer_than_a_frame(one_s, further_s):
+    """However long a single position takes, as long as that is less than a frame."""
+    size = SliceSize()
+    for _ in range(20):
+        taken_s = one_s + further_s * (size.positions - 1)
+        assert taken_s <= FRAME_S
+        size.record(taken_s)

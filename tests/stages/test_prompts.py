@@ -1,5 +1,8 @@
 """A session with a prompt says what NVIDIA's code says from the first frame of the conversation on."""
 
+import gc
+import weakref
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -7,6 +10,7 @@ from support.personas import GOLDENS as FOLDER
 from support.personas import golden_model
 from support.personas import golden_prompt as prompt
 from support.personas import golden_stepper as stepper
+from support.prompts import Endurance
 
 from pipeline.errors import PromptError
 from pipeline.models.lm import LmModel
@@ -25,6 +29,13 @@ def golden() -> dict[str, np.ndarray]:
 @pytest.fixture(scope="module")
 def model() -> LmModel:
     return golden_model()
+
+
+def stepper_bytes(model: LmModel) -> int:
+    """Room for one of the shorter prompts."""
+    stage = stepper(model)
+    begin(stage, 0, GREEDY, prompt("role"))
+    return stage._prompts.size_bytes
 
 
 def begin(stage: StepperStage, lane: int, sampling: SamplingParams, wanted: Prompt) -> None:
@@ -78,10 +89,12 @@ def test_slices_of_any_size_give_the_same(golden, model, positions):
     assert agrees(run_frames(stage, 2, golden["voice_role_user"]), golden, "voice_role")
 
 
-def test_two_personas_in_one_batch_say_what_each_says_alone(golden, model):
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("pair", [("voice_role", "file"), ("file_role", "voice"), ("role", "file_role")])
+def test_two_personas_in_one_batch_say_what_each_says_alone(golden, model, pair, compiles):
     """With a third lane that joins and leaves, and one whose prompt is computed meanwhile, slice by slice."""
-    stage = stepper(model)
-    runs = {0: "voice_role", 2: "file"}
+    stage = stepper(model, compiles=compiles)
+    runs = dict(zip((0, 2), pair, strict=True))
     for lane, run in runs.items():
         begin(stage, lane, GREEDY, prompt(run))
     found: dict[int, tuple[list[int], list[list[int]]]] = {lane: ([], []) for lane in runs}
@@ -142,6 +155,41 @@ def test_a_kept_prompt_is_not_computed_again(golden, model, monkeypatch):
         begin(small, lane, GREEDY, prompt(run))
         assert agrees(run_frames(small, lane, golden[f"{run}_user"]), golden, run)
     assert sum(passes) > 3 * 12
+
+
+def test_a_prompt_that_is_dropped_before_its_session_begins_is_not_lost(golden, model):
+    """Another session's took its place in the meantime; nothing of it is computed again."""
+    stage = stepper(model, prompt_cache_bytes=stepper_bytes(model))
+    stage.open(0, GREEDY)
+    while not stage.advance_prompt(0, prompt("role"), 8):
+        pass
+    begin(stage, 1, GREEDY, prompt("file"))
+    assert "role" not in stage._prompts
+    stage.begin(0, prompt("role"))
+    assert agrees(run_frames(stage, 0, golden["role_user"]), golden, "role")
+    assert agrees(run_frames(stage, 1, golden["file_user"]), golden, "file")
+
+
+def test_a_session_that_waits_does_not_keep_a_snapshot(golden, model):
+    """One that has begun and sends nothing: its keys and values are in its lane."""
+    stage = stepper(model, prompt_cache_bytes=stepper_bytes(model))
+    begin(stage, 0, GREEDY, prompt("role"))
+    snapshot = weakref.ref(stage._prompts["role"].keys[0])
+    begin(stage, 1, GREEDY, prompt("file"))
+    gc.collect()
+    assert snapshot() is None
+    stage.configure(0, GREEDY)
+    assert agrees(run_frames(stage, 0, golden["role_user"]), golden, "role")
+
+
+def test_a_prompt_that_is_larger_than_the_bound_is_not_kept(golden, model):
+    """It serves its session; those that fit stay."""
+    stage = stepper(model, prompt_cache_bytes=stepper_bytes(model))
+    begin(stage, 0, GREEDY, prompt("role"))
+    begin(stage, 1, GREEDY, prompt("voice_role"))
+    assert "role" in stage._prompts
+    assert "voice_role" not in stage._prompts
+    assert agrees(run_frames(stage, 1, golden["voice_role_user"]), golden, "voice_role")
 
 
 def test_sampling_begins_with_the_conversation(golden, model):
@@ -265,6 +313,19 @@ def test_an_impossible_prompt_is_one_sentence(golden, model):
             stage.advance_prompt(0, wanted, 8)
     stage.open(0, GREEDY)
     assert run_frames(stage, 0, golden["plain_user"][:-1])[1] == golden["plain_out"][:, 1:9].tolist()
+
+
+def test_a_long_session_with_a_pinned_prompt_takes_no_more_memory(model):
+    """Thousands of steps, beside others that come and go with prompts; the benchmark takes 200,000."""
+    stage = stepper(model, lanes=3, prompt_cache_bytes=50_000, pins_prompts=True)
+    endurance = Endurance(stage)
+    for number in range(1000):
+        endurance.step(number)
+    before = mx.get_active_memory()
+    for number in range(3000):
+        endurance.step(number)
+    assert endurance.intact()
+    assert mx.get_active_memory() <= 1.01 * before
 
 
 def test_memory_does_not_grow_with_prompts(golden, model):
