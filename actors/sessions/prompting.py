@@ -1,9 +1,9 @@
 """Prompts that are computed between the batches of the sessions that talk already.
 
-A prompt is computed in slices, in the lane of the session that asked for it. Between two slices the stepper
-takes what waits, so no other lane's frame waits for longer than one slice. A slice takes at most
-`SLICE_S`, or half as long again as a single position where that is longer, and never more than a frame unless
-a single position does. Two sessions that ask for the same prompt wait for one
+A prompt is computed in slices, in the lane of the session that asked for it. Between two slices, whichever
+prompts they belong to, the stepper takes what waits, so no other lane's frame waits for longer than one
+slice. A slice takes at most `SLICE_S`, or half as long again as a single position where that is longer, and
+never more than a frame unless a single position does. Two sessions that ask for the same prompt wait for one
 computation.
 
 Neighbours: `session` knows what its client asked for; `pipeline.stages.stepper` computes and
@@ -88,6 +88,9 @@ class Prompter:
         self._stepper = stepper
         self._personas = personas
         self._under_way: dict[str, trio.Event] = {}
+        self._slice = (
+            trio.Lock()
+        )  # slices of several prompts would wait together, and a batch for all of them
 
     async def build(self, persona: Persona) -> Prompt | None:
         """The prompt for what a session asks for; None where it asks for nothing.
@@ -114,7 +117,8 @@ class Prompter:
         try:
             while not complete and is_open():
                 advance = partial(_advance, lane=lane, prompt=prompt, positions=size.positions)
-                complete, taken_s = await self._stepper.call_between_batches(advance)
+                async with self._slice:
+                    complete, taken_s = await self._stepper.call_between_batches(advance)
                 size.record(taken_s)
         finally:
             del self._under_way[prompt.key]

@@ -23,6 +23,7 @@ from support.actors.fakes import (
 
 from actors.engine import Engine
 from actors.sessions.prompting import MAX_POSITIONS, SLICE_S, SliceSize
+from pipeline.audio.framing import payload_of
 from pipeline.errors import ConfigError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
@@ -118,6 +119,39 @@ async def test_other_sessions_wait_for_one_slice_at_most(autojump_clock, nursery
     assert engine._dispatcher.punctuality().late == 0
     await client.bye()
     await other.bye()
+
+
+async def test_several_prompts_at_once_hold_nobody_up_for_longer(autojump_clock, nursery):
+    """A batch waits for one slice, not for one of each prompt."""
+    batch_s = 0.02
+    slow = functools.partial(slow_inline, batch_s=batch_s)
+    engine = await serving(make_engine(runner=slow, loaders=WATCHED), nursery)
+    client = await join(engine, nursery, Configure(seed=3))
+    frames, sent_s, received_s = speech(1, 30), [], []
+
+    async def stream() -> None:
+        for index, frame in enumerate(frames):
+            sent_s.append(trio.current_time())
+            await client.send(outgoing.audio(payload_of(frame), float(index)))
+            await trio.sleep(FRAME_S)
+
+    async def note() -> None:
+        for count in range(1, 29):
+            await client.until(lambda c, n=count: len(c.audio) >= n)
+            received_s.append(trio.current_time())
+
+    async with trio.open_nursery() as talking:
+        talking.start_soon(stream)
+        talking.start_soon(note)
+        await trio.sleep(0.1)
+        others = [await join(engine, nursery, Configure(role=f"{n} {ROLE}")) for n in range(3)]
+    assert same(client.frames, expected(frames, 3))
+    assert Watched.made.order.count("slice") > 30
+    waits_s = [b - sent_s[int(e.timestamp_ms)] for b, e in zip(received_s, client.audio, strict=True)]
+    began = 6  # by then all of the others are open
+    assert max(waits_s[began:]) <= 4 * batch_s + 1e-6  # its own three batches, and one slice
+    for each in (client, *others):
+        each.transport.vanish()
 
 
 async def test_two_sessions_with_the_same_persona_wait_for_one_computation(autojump_clock, nursery):
