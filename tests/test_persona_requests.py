@@ -202,7 +202,8 @@ def test_a_role_beyond_the_protocol_is_one_sentence(server: ServerProcess, folde
     """Longer than any model takes; where it is written to a file or given as an argument, too."""
     role = "a" * (ROLE_MAX + 1)
     result = talk(server, tmp_path / "out.wav", None, role)
-    assert_is_one_sentence([result.stderr.strip().splitlines()[-1]], str(ROLE_MAX))
+    sentence, _hint = result.stderr.strip().splitlines()
+    assert_is_one_sentence([sentence], f"role must be a string of at most {ROLE_MAX} characters")
     (error,) = run(live(server, None, role))
     assert_is_one_sentence([error["error"]["message"]], str(ROLE_MAX))
     with pytest.raises(ConfigError, match="shorten the role"):

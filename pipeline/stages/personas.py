@@ -56,6 +56,8 @@ class Personas:
         Raises:
             PromptError: there is no such voice, or the model cannot begin so.
         """
+        if persona.voice is not None or persona.role:
+            self._check_taken()
         try:
             voice = None if persona.voice is None else self._store.read(persona.voice)
         except VoiceError as error:
@@ -81,8 +83,7 @@ class Personas:
         """
         if voice is None and not role:
             return None
-        if self._problem is not None:
-            raise PromptError(self._problem)
+        self._check_taken()
         tokens: tuple[int, ...] = ()
         if role:
             if self._detokenizer.kind == "ids":
@@ -93,6 +94,10 @@ class Personas:
         pattern = DelayPattern(c.delays, c.dep_q, text_initial=c.text_card, audio_initial=c.card)
         check_prompt(prompt_inputs(prompt, c.delays, pattern.initial), c, pin=self._pin)
         return prompt
+
+    def _check_taken(self) -> None:
+        if self._problem is not None:
+            raise PromptError(self._problem)
 
 
 def _key(voice: Voice | None, tokens: tuple[int, ...]) -> str:

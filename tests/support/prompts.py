@@ -8,6 +8,7 @@ from support.personas import golden_prompt
 
 SESSION_STEPS = 250  # of those that join and leave
 ROLES = 12
+BESIDE = 5  # the others speak in one step of so many
 
 
 class Endurance:
@@ -33,7 +34,7 @@ class Endurance:
         return all(map(np.array_equal, self.pinned(), self.before))
 
     def step(self, number: int) -> None:
-        """One step of all that talk; now and then one joins or leaves."""
+        """One step of the pinned session, in some also of the others; now and then one joins or leaves."""
         lane = 1 + number // SESSION_STEPS % 2
         if number % SESSION_STEPS == 0:
             if lane in self.joined:
@@ -43,5 +44,5 @@ class Endurance:
             role = number // SESSION_STEPS % ROLES
             if role:
                 self.stage.begin(lane, Prompt(f"role {role}", None, (5, 6, role)))
-        lanes = [0, *sorted(self.joined)]
+        lanes = [0] if number % BESIDE else [0, *sorted(self.joined)]
         self.stage.step(lanes, self.users[number % len(self.users), lanes])
