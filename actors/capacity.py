@@ -32,6 +32,10 @@ from pipeline.values import FrameHeader, UserFrame
 # Checked with `loadtest --slow`: on one core, three sessions at 0.48 were in time and four at 0.54 were not.
 HEADROOM: Final = 0.5
 ROUNDS: Final = 3
+BUSY_ADVICE: Final = (
+    "This machine is too slow or too busy at present: a single conversation is late. "
+    "Close other programs, or use a quantized checkpoint or a smaller model."
+)
 NEARLY_SILENT: Final = 1e-3  # noise, so that no shortcut for zeros is measured
 
 log = structlog.get_logger()
@@ -42,10 +46,12 @@ class Capacity:
     """What was measured: `ticks_ms` by width; empty where the number of sessions was set by hand.
 
     `sessions`: so many can be served in time by this measurement; 0 where not even one can.
+    `late_alone`: as it turned out since, one session alone is late at present.
     """
 
     lanes: int
     ticks_ms: Mapping[int, float] = field(default_factory=dict)
+    late_alone: bool = False
 
     @property
     def sessions(self) -> int:
@@ -69,7 +75,7 @@ class Capacity:
     def advice(self) -> str | None:
         """What helps a machine that cannot serve one session in time; None where it can."""
         if self.serves_one:
-            return None
+            return BUSY_ADVICE if self.late_alone else None
         return (
             f"This machine is too slow for this model: 80 ms of audio take {self.ticks_ms[1]:.0f} ms. "
             "Use a quantized checkpoint or a smaller model; `packet-voice doctor` lists what it can run."
@@ -141,6 +147,7 @@ class CapacityControl:
     Args:
         busy_s: total time that each stage has computed.
         threads: that the stages share.
+        on_late_alone: called with whether a single session alone is late, when that changes.
     """
 
     def __init__(
@@ -151,12 +158,15 @@ class CapacityControl:
         limit: ConcurrencyLimit,
         *,
         threads: int,
+        on_late_alone: Callable[[bool], None],
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
         self._busy_s = busy_s
         self._limit = limit
         self._threads = threads
+        self._on_late_alone = on_late_alone
+        self._late_alone = False
 
     async def run(self) -> None:
         """Observe and correct until cancelled."""
@@ -186,6 +196,9 @@ class CapacityControl:
             ),
             trio.current_time(),
         )
+        if self._limit.is_late_alone is not self._late_alone:
+            self._late_alone = not self._late_alone
+            self._on_late_alone(self._late_alone)
         if limit == before:
             return
         log.info("session_limit_changed", limit=limit, before=before, running=sessions.running)

@@ -16,7 +16,7 @@ import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from secrets import randbits
 from types import MappingProxyType
@@ -95,7 +95,7 @@ class Engine:
         runner: makes what runs the calls of the stage with this name.
         model_threads: threads that the runners share.
         digest: identifies the weights, for recordings; may block, on a thread.
-        personas: makes prompts of the voices and roles that sessions ask for.
+        personas: makes prompts from the voices and roles that sessions ask for.
 
     Attributes:
         ready: set once the models are loaded.
@@ -366,9 +366,22 @@ class Engine:
         if admit != "auto":
             await trio.sleep_forever()
         control = CapacityControl(
-            self.admission, self._dispatcher, self._busy_s, limit, threads=self._model_threads
+            self.admission,
+            self._dispatcher,
+            self._busy_s,
+            limit,
+            threads=self._model_threads,
+            on_late_alone=lambda late: self._note_late_alone(late=late),
         )
         await control.run()
+
+    def _note_late_alone(self, *, late: bool) -> None:
+        assert self.capacity is not None
+        self.capacity = replace(self.capacity, late_alone=late)
+        if late:
+            log.warning("too_slow", problem=self.capacity.advice)
+        else:
+            log.info("in_time_again")
 
     async def _warm_up_prompt(self) -> None:
         """Compute the default prompt, so that no session waits for it; no lane is open yet.
