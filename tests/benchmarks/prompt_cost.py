@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import trio
+from structlog.testing import capture_logs
 from support.actors.fakes import Client, MemoryTransport, serve_client
 from support.personas import write_persona_folder
 
@@ -237,7 +238,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15, help="of each conversation")
     options = parser.parse_args()
     measure_cost(options.rounds)
-    with codec() as stages:
+    with codec() as stages, capture_logs():
         trio.run(measure_engine, stages, options.rounds, options.seconds)
 
 
