@@ -98,9 +98,8 @@ class Prompter:
         self._personas = personas
         self._under_way: dict[str, trio.Event] = {}
         self._size = SliceSize()
-        self._slice = (
-            trio.Lock()
-        )  # slices of several prompts would wait together, and a batch for all of them
+        # Slices of several prompts would wait for the stepper together, and a batch for all of them.
+        self._slice = trio.Lock()
 
     async def build(self, persona: Persona) -> Prompt | None:
         """The prompt for what a session asks for; None where it asks for nothing.

@@ -25,7 +25,7 @@ from support.actors.fakes import (
 from actors.engine import Engine
 from actors.sessions.prompting import MAX_POSITIONS, SLICE_S, SliceSize
 from pipeline.audio.framing import payload_of
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, PromptError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Ready
@@ -265,6 +265,33 @@ async def test_an_impossible_default_is_an_error_of_the_configuration(autojump_c
     with pytest.raises(BaseExceptionGroup) as raised:
         await make_engine(prompt={"voice": "none"}).run()
     assert raised.group_contains(ConfigError, match="pipeline.prompt: there is no voice none")
+
+
+class Forgetful(SumPersonas):
+    """From some time on there is no voice at all."""
+
+    voices = True
+
+    async def build(self, persona: Persona) -> Prompt | None:
+        if persona.voice is not None and not self.voices:
+            raise PromptError(f"there is no voice {persona.voice}")
+        return await super().build(persona)
+
+
+async def test_a_default_that_is_impossible_by_now_is_told(autojump_clock, nursery):
+    """Its voice was removed while the server ran: the session begins without, and says so."""
+    personas = Forgetful()
+    engine = make_engine(prompt={"voice": "anna", "role": "5 6"}, personas=personas)
+    await serving(engine, nursery)
+    personas.voices = False
+    client = await join(engine, nursery)
+    assert client.errors == ["prompt_refused"]
+    assert readies(client) == [Ready(None, None)]
+    frames = speech(2, 5)
+    await client.stream(frames)
+    await client.until(lambda c: len(c.audio) == 3)
+    assert same(client.frames, expected(frames, 0))
+    await client.bye()
 
 
 async def test_who_is_put_back_meanwhile_is_ready_when_it_runs_again(autojump_clock, nursery):

@@ -2,21 +2,23 @@
 
     PYTHONPATH=.:tests python tests/benchmarks/prompt_cost.py [--rounds 8] [--seconds 15]
 
-The model has PersonaPlex's structure, a quarter of its layers and random weights; the codec is a small one.
-First the language model alone, then a whole engine in real time: sessions that begin with a kept prompt
-and without one, in turn, and a session that talks while others ask for prompts that were never computed.
+First the language model alone, of PersonaPlex's structure with a quarter of its layers and random weights.
+Then a whole engine in real time, with a smaller model and codec: sessions that begin with a kept prompt and
+without one, in turn, and a session that talks while others ask for prompts that were never computed.
 """
 
 import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import trio
+from structlog.testing import capture_logs
 from support.actors.fakes import Client, MemoryTransport, serve_client
 from support.personas import write_persona_folder
 
@@ -49,6 +51,16 @@ SIZES = {
     "depformer_num_layers": 4,
     "depformer_dim_feedforward": 1584,
 }
+SMALL_SIZES = {  # which two cores compute in time
+    **SIZES,
+    "dim": 256,
+    "num_heads": 4,
+    "num_layers": 4,
+    "depformer_dim": 128,
+    "depformer_num_heads": 2,
+    "depformer_num_layers": 2,
+    "depformer_dim_feedforward": 528,
+}
 VOICE_FRAMES, ROLE_TOKENS = 60, 70
 POSITIONS = VOICE_FRAMES + ROLE_TOKENS + 12
 LANES = 2
@@ -62,8 +74,8 @@ def prompt_of(number: int) -> Prompt:
     return Prompt(str(number), voice, tuple(rng.integers(4, 4000, ROLE_TOKENS).tolist()))
 
 
-def new_stage() -> StepperStage:
-    model = LmModel(parse_lm_config({**PERSONAPLEX, **SIZES}))
+def new_stage(sizes: Mapping[str, int]) -> StepperStage:
+    model = LmModel(parse_lm_config({**PERSONAPLEX, **sizes}))
     return StepperStage(model, LANES, TokenIds(), UtteranceRules(frozenset({0, 3}), 13, 750))
 
 
@@ -92,7 +104,7 @@ def cost_of(stage: StepperStage, size: SliceSize, number: int) -> tuple[float, l
 
 def measure_cost(rounds: int) -> None:
     """Print the figures of the language model alone."""
-    stage, size = new_stage(), SliceSize()
+    stage, size = new_stage(SIZES), SliceSize()
     cost_of(stage, size, rounds)  # as the engine does before it admits anybody
     found = [cost_of(stage, size, number) for number in range(rounds)]
     ratios = sorted(sum(slices_s) / steps_s for steps_s, slices_s, _ in found)
@@ -181,7 +193,7 @@ async def measure_engine(stages: ModelStages, starts: int, seconds: float) -> No
     settings = parse_settings({"lanes": {"admit": LANES}, "limits": {"resume_grace_ms": 0}})
     engine = Engine(
         settings,
-        Loaders(stages.load_encoder, new_stage, stages.load_decoder),
+        Loaders(stages.load_encoder, partial(new_stage, SMALL_SIZES), stages.load_decoder),
         stages.card,
         lanes=LANES,
         personas=NumberedPersonas(),
@@ -226,7 +238,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=15, help="of each conversation")
     options = parser.parse_args()
     measure_cost(options.rounds)
-    with codec() as stages:
+    with codec() as stages, capture_logs():
         trio.run(measure_engine, stages, options.rounds, options.seconds)
 
 

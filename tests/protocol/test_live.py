@@ -154,6 +154,16 @@ def test_what_is_not_asked_for_is_the_servers_default(asked, begins_with, ready_
     assert started["session"]["instructions"] == begins_with.role
 
 
+def test_a_default_that_is_impossible_by_now_is_no_error_of_the_clients():
+    """It is told, and the session starts without."""
+    peer = Peer(lane=False, voices=("X",))
+    assert peer.send(START) == []
+    (told,) = peer.write(outgoing.metadata(ErrorNotice("prompt_refused", "there is no voice Y")))
+    assert (told["type"], told["message"]) == ("info", "there is no voice Y")
+    (started,) = peer.write(outgoing.metadata(Ready()))
+    assert started["type"] == "session.started"
+
+
 def test_instructions_are_bounded():
     """Before a model is asked."""
     error = Peer().error({**START, "session": {"model": "m", "instructions": "a" * 4001}})

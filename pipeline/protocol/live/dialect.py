@@ -272,7 +272,12 @@ class LiveDialect:
         return asked.voice in (None, ready.voice) and asked.role in (None, ready.role)
 
     def _persona_refused(self, message: str) -> tuple[str, ...]:
-        """The session did not start; the client may start it again with something else."""
+        """The session did not start; the client may start it again with something else.
+
+        What the client did not ask for is the server's default, without which it starts.
+        """
+        if self._persona == Configure():
+            return (self._info("prompt_refused", message),)
         event_id = None if self._start is None else self._start.event_id
         self._start, self._persona = None, Configure()
         param = "session.instructions or session.audio.output.voice"
