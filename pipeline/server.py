@@ -291,8 +291,8 @@ def _run(
         causes = list(leaves(group))
         for cause in causes:
             if isinstance(cause, BrokenInvariantError):
-                events.critical("invariant_broken", problem=str(cause), exc_info=cause)
-                return EXIT_BROKEN_INVARIANT
+                events.critical("invariant_broken", **{"problem": str(cause)} | log.error_facts(cause))
+                return describe(cause)[1]
         for cause in causes:
             if isinstance(cause, StartupError):
                 raise cause from None

@@ -35,6 +35,7 @@ from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.lm import LmModel
 from pipeline.models.mimi import Mimi
 from pipeline.models.sharding import Shard, ShardRank
+from pipeline.system.inputs import parse_json, read_text
 
 
 @dataclass(frozen=True)
@@ -166,7 +167,7 @@ def _read_mimi_config(folder: Path, name: object) -> dict[str, Any]:
         return {}
     path = folder / str(name)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(read_text(path))
     except OSError as error:
         raise ConfigError("mimi_config_name", f"{path} cannot be read ({error.strerror})") from None
     except ValueError as error:

@@ -144,6 +144,7 @@ class ModelStages:
                 self.lanes,
                 self.detokenizer,
                 self._rules,
+                prompt_cache_bytes=self.memory.prompts_bytes,
                 pins_prompts=self._prompt.pin,
             )
         model = self._load_shard(coordinator.collective)

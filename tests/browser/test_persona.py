@@ -50,6 +50,25 @@ def test_a_call_has_the_chosen_voice_and_role(browser: Browser, server: Server) 
         expect(page.get_by_label("Role", exact=True)).to_have_value("be kind")
 
 
+def test_a_phone_shows_both_during_a_call(browser: Browser, server: Server) -> None:
+    """Within its width."""
+    with visiting(browser, server.origin, viewport={"width": 320, "height": 844}) as visit:
+        page = visit()
+        role = "be kind be kind"
+        page.evaluate(
+            f"localStorage.setItem('packet-voice', JSON.stringify({{voice: 'NATF0', role: '{role}'}}))"
+        )
+        page.reload()
+        open_panel(page, "stats")
+        start(page)
+        current = page.locator("#persona-current")
+        expect(current).to_contain_text("NATF0")
+        expect(current).to_contain_text(role)
+        assert current.evaluate("line => line.scrollWidth <= line.clientWidth && line.clientWidth <= 320")
+        until_played(page, 5)
+        stop(page)
+
+
 def test_an_impossible_role_is_told_and_the_call_goes_on(browser: Browser, server: Server) -> None:
     """Without it."""
     with visiting(browser, server.origin) as visit:
