@@ -18,7 +18,7 @@ from support.browser.servers import Server, serving
 
 @dataclass(frozen=True)
 class Look:
-    width: int = 1280
+    width: int = 1440
     height: int = 900
     density: int = 1
     has_touch: bool = False
@@ -37,13 +37,13 @@ class Look:
 
 
 LOOKS = {
-    "light": Look(1440),
     "dark": Look(390, 844, has_touch=True, colours="dark"),
-    "forced colours": Look(colours="dark", forced_colours="active"),
+    "forced colours": Look(1280, colours="dark", forced_colours="active"),
     "reduced motion": Look(320, 640, motion="reduce"),
     "landscape": Look(844, 390, has_touch=True, colours="dark"),
     "zoomed": Look(640, 450, density=2),
-    "large text": Look(1440, text_px=32),
+    "large text": Look(text_px=32),
+    "light": Look(),  # the last: the page is used in it
 }
 # What a look is made of, as the page sees it.
 SEEN = """([media, width, density, text]) =>
@@ -54,7 +54,7 @@ SEEN = """([media, width, density, text]) =>
   matchMedia(`(min-width: ${width / parseFloat(text)}rem)`).matches"""
 # A colour on its way to another has neither's contrast.
 SETTLED = """async () => {
-  const moving = document.getAnimations().filter((one) => one instanceof CSSTransition);
+  const moving = document.getAnimations().filter((one) => one.transitionProperty?.endsWith("color"));
   await Promise.allSettled(moving.map((one) => one.finished));
   await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
 }"""
@@ -115,7 +115,6 @@ class Survey:
             self.found[f"{state}, {name}"] = problems(page, has_dialog=has_dialog)
             if page.locator("#talk").count() and not has_dialog:
                 self.places[name][state] = page.evaluate(PLACES)
-        self._wear(page, Look())
 
     def _wear(self, page: Page, look: Look) -> None:
         """As Playwright's contexts do, which keep the look that they were made with."""

@@ -38,6 +38,7 @@ h2 + p { margin: 0; }
   background: var(--user); color: var(--on-accent); font-weight: 620;
   font-size: 1.08rem; text-decoration: none; }
 .talk:hover { filter: brightness(1.08); }
+@media (forced-colors: active) { .talk { color: LinkText; border: 1px solid; } }
 :focus-visible { outline: 3px solid var(--user); outline-offset: 3px; }
 .state { margin: 0; }
 .ready strong { color: var(--ready); }
