@@ -102,7 +102,7 @@ def test_the_client_chooses_the_format(field, audio_format):
     """PCM16 at two rates and both laws of G.711; the answer names what was chosen."""
     peer = Peer()
     (started,) = peer.send({**START, "session": {"model": "m", "audio": {"format": field}}})
-    assert peer.dialect.audio_format == audio_format
+    assert (peer.dialect.input_format, peer.dialect.output_format) == (audio_format, audio_format)
     assert started["session"]["audio"]["format"] == {"type": field["type"], "rate": audio_format.rate_hz}
 
 

@@ -9,13 +9,12 @@ whichever comes last. An event that cannot be honoured is answered with `error`,
 
 import base64
 import json
-from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
-from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 from pipeline.protocol.conversation import ConversationStatistics
+from pipeline.protocol.counters import MessageCounters
 from pipeline.protocol.dialect import ConnectionParameters, Message
 from pipeline.protocol.events import Answered, EncodedAudioReceived, Event, Ignored, MetadataReceived
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
@@ -25,7 +24,6 @@ from pipeline.protocol.live.client_events import (
     AppendInstructions,
     ClientEvent,
     Close,
-    InvalidEventError,
     Mute,
     SessionField,
     Start,
@@ -46,6 +44,7 @@ from pipeline.protocol.metadata import (
     Ready,
     Stats,
 )
+from pipeline.protocol.openai_events import DEFAULT_FORMAT, InvalidEventError, format_fields, silence
 from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.protocol.packets import PacketType, Priority
 from pipeline.protocol.text_deltas import TextDeltas
@@ -53,12 +52,6 @@ from pipeline.units import FRAME_MS, AudioFormat
 
 USAGE_EVERY_S: Final = 10
 _MS: Final = 1000
-_FORMATS: Final[Mapping[str, tuple[AudioFormat, ...]]] = {  # the first is the default
-    "audio/pcm": (AudioFormat("pcm16", 24_000), AudioFormat("pcm16", 16_000)),
-    "audio/pcmu": (AudioFormat("mulaw", 8_000),),
-    "audio/pcma": (AudioFormat("alaw", 8_000),),
-}
-_SILENCE: Final[Mapping[str, bytes]] = {"pcm16": b"\x00", "mulaw": b"\xff", "alaw": b"\xd5"}
 _CLOSE_REASONS: Final[Mapping[str, str]] = {
     "bye": "close_requested",
     "hangup": "close_requested",
@@ -84,12 +77,15 @@ class LiveDialect:
 
     name: ClassVar = "live"
     resumable: ClassVar = False
+    input_buffer_s: ClassVar = 0.0
+    wants_silence: ClassVar = False
+    has_heartbeats: ClassVar = False
     request: ClassVar[Configure | None] = None
     unsupported: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: ConnectionParameters) -> None:
         self.lifetime_s = parameters.lifetime_s
-        self.audio_format = _FORMATS["audio/pcm"][0]
+        self.input_format = self.output_format = DEFAULT_FORMAT
         self._expires_at = int(parameters.wall_clock_s + parameters.lifetime_s)
         self._start_by_s = parameters.now_s + parameters.heartbeat_timeout_s
         self._silent_s = parameters.heartbeat_timeout_s
@@ -107,16 +103,11 @@ class LiveDialect:
         self._usage_s = 0
         self._events = 0
         self._close_event_id: str | None = None
-        self._sent: Counter[str] = Counter()
-        self._received: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
-        self._ignored: Counter[str] = Counter()
+        self._counters = MessageCounters()
 
     def statistics(self) -> ConversationStatistics:
         """The counters so far; unknown events count as one kind."""
-        counters = (self._sent, self._received, self._ignored, self._refused)
-        sent, received, ignored, refused = (MappingProxyType(dict(counter)) for counter in counters)
-        return ConversationStatistics(sent, received, ignored, refused, unacked=0)
+        return self._counters.statistics()
 
     def close(self) -> None:
         """The connection is over."""
@@ -134,13 +125,13 @@ class LiveDialect:
             raise LocalProtocolError("the conversation is closed; nothing can be received")
         try:
             event = client_events.decode(message)
-            self._received[event.TYPE] += 1
+            self._counters.received[event.TYPE] += 1
             if self._phase is Phase.CLOSING:
-                self._ignored["after_bye"] += 1
+                self._counters.ignored["after_bye"] += 1
                 return Ignored("after_bye"), ()
             return self._handle(event)
         except InvalidEventError as error:
-            self._refused[error.code] += 1
+            self._counters.refused[error.code] += 1
             return Answered(), (_error(error),)
 
     def _handle(self, event: ClientEvent) -> tuple[Event, tuple[OutgoingPacket, ...]]:
@@ -182,7 +173,7 @@ class LiveDialect:
         audio_format = _audio_format(start.session, start.event_id)
         _refuse_what_no_model_has(start.session, start.event_id, takes_persona=self._voices is not None)
         self._persona = _persona(start.session, start.event_id)
-        self.audio_format = audio_format
+        self.input_format = self.output_format = audio_format
         self._start = start
         self._phase = Phase.STARTED
         if self._persona != Configure():
@@ -193,7 +184,7 @@ class LiveDialect:
         return Answered(), (_reply("session.started", start.event_id),)
 
     def _heard(self, audio: bytes) -> bytes:
-        return _SILENCE[self.audio_format.encoding] * len(audio) if self._muted else audio
+        return silence(self.input_format, len(audio)) if self._muted else audio
 
     # Sending
 
@@ -283,7 +274,7 @@ class LiveDialect:
         return self._position_ms // _MS
 
     def _audio(self, data: bytes) -> str:
-        self._sent["session.output_audio.delta"] += 1
+        self._counters.sent["session.output_audio.delta"] += 1
         return f'{{"type":"session.output_audio.delta","delta":"{base64.b64encode(data).decode()}"}}'
 
     def _transcript(self, delta: str) -> tuple[str, ...]:
@@ -313,7 +304,7 @@ class LiveDialect:
             "status": "active",
             "expires_at": self._expires_at,
             "audio": {
-                "format": _format_field(self.audio_format),
+                "format": format_fields(self.input_format),
                 **({} if self._persona.voice is None else {"output": {"voice": self._persona.voice}}),
             },
             **({} if self._persona.role is None else {"instructions": self._persona.role}),
@@ -330,7 +321,7 @@ class LiveDialect:
 
     def _encode(self, kind: str, fields: Mapping[str, Any]) -> str:
         self._events += 1
-        self._sent[kind] += 1
+        self._counters.sent[kind] += 1
         event_id = f"event_{self._events}"
         if self._established is not None:
             event_id = f"event_{self._established.session_id}_{self._events}"
@@ -362,18 +353,7 @@ class LiveDialect:
 
 def _audio_format(session: SessionField, event_id: str | None) -> AudioFormat:
     field = None if session.audio is None else session.audio.format
-    if field is None:
-        return _FORMATS["audio/pcm"][0]
-    for audio_format in _FORMATS[field.type]:
-        if field.rate in (None, audio_format.rate_hz):
-            return audio_format
-    rates = " or ".join(str(audio_format.rate_hz) for audio_format in _FORMATS[field.type])
-    raise InvalidEventError(
-        "invalid_value",
-        f"the rate of {field.type} must be {rates}",
-        param="session.audio.format.rate",
-        event_id=event_id,
-    )
+    return DEFAULT_FORMAT if field is None else field.resolve("session.audio.format", event_id)
 
 
 def _voice(session: SessionField) -> str | None:
@@ -435,16 +415,11 @@ def _refuse_delegation(
         )
 
 
-def _format_field(audio_format: AudioFormat) -> dict[str, object]:
-    names = {"pcm16": "audio/pcm", "mulaw": "audio/pcmu", "alaw": "audio/pcma"}
-    return {"type": names[audio_format.encoding], "rate": audio_format.rate_hz}
-
-
 def _error(error: InvalidEventError) -> OutgoingPacket:
-    fields = {"type": "invalid_request_error", "code": error.code, "message": str(error)}
-    if error.param is not None:
-        fields["param"] = error.param
-    answer = {"error": {**fields, **_client_event_id(error.event_id)}, **_client_event_id(error.event_id)}
+    answer = {
+        "error": {**error.fields(), **_client_event_id(error.event_id)},
+        **_client_event_id(error.event_id),
+    }
     return _packet("error", answer)
 
 
