@@ -1,6 +1,7 @@
 """The Realtime API, sans-IO: turns from what the model says, events in the API's order, errors by name."""
 
 import base64
+import itertools
 import json
 from array import array
 
@@ -13,7 +14,7 @@ from pydantic import TypeAdapter
 from pipeline.audio import g711
 from pipeline.protocol import outgoing
 from pipeline.protocol.dialect import ConnectionParameters
-from pipeline.protocol.events import EncodedAudioReceived, Ignored, InputCleared, InputEnded, SessionChanged
+from pipeline.protocol.events import Ignored, InputCleared, InputEnded, SessionChanged
 from pipeline.protocol.faults import LocalProtocolError
 from pipeline.protocol.metadata import (
     Configure,
@@ -434,7 +435,8 @@ def test_the_session_can_be_updated_before_there_is_a_lane():
         ({"type": "session.update", "session": {}, "event_id": "e"}, "missing_parameter", "session.type"),
         ({**CREATE, "response": {"instructions": "Greet."}, "event_id": "e"}, "unsupported_parameter",
          "response.instructions"),
-        ({**CREATE, "response": {"metadata": {"a": 1}}, "event_id": "e"}, "invalid_value", "response.metadata"),
+        ({**CREATE, "response": {"metadata": {"a": 1}}, "event_id": "e"}, "invalid_value",
+         "response.metadata"),
         *(({"type": name, "event_id": "e"}, "unsupported_event", "type") for name in sorted(UNSUPPORTED)),
     ],
 )  # fmt: skip
@@ -507,41 +509,35 @@ STEPS = st.lists(
 )
 
 
+PACKETS = {
+    "frame": lambda data: outgoing.audio(data, 0.0),
+    "partial": outgoing.text_partial,
+    "final": outgoing.text_final,
+}
+CONTENT = {SOUND, WORDS, "response.output_audio.done"}
+IN_ORDER = ["response.created", "response.output_item.added", "response.content_part.added"]
+AT_THE_END = [kind for kind in ENDED if kind.startswith("response.")]
+NEXT = {
+    **{kind: {after} for kind, after in itertools.pairwise([*IN_ORDER, *AT_THE_END, "response.created"])},
+    "response.created": {"response.output_item.added", "response.done"},
+    **dict.fromkeys(["response.content_part.added", SOUND, WORDS], CONTENT),
+}
+
+
 @settings(max_examples=300, deadline=None)
 @given(STEPS)
 def test_every_conversation_keeps_the_order_of_the_api(steps):
     """Whatever comes, and whatever the model says: each response begins and ends once, in order."""
     peer, events = Peer(), []
     for step in steps:
-        match step:
-            case ("frame", data):
-                events += peer.write(outgoing.audio(data, 0.0))
-            case ("partial", text):
-                events += peer.write(outgoing.text_partial(text))
-            case ("final", text):
-                events += peer.write(outgoing.text_final(text))
-            case _:
-                events += peer.send(step)
-                if isinstance(peer.event, EncodedAudioReceived):
-                    assert json.loads(json.dumps(step))["type"] == "input_audio_buffer.append"
+        if isinstance(step, tuple):
+            kind, content = step
+            events += peer.write(PACKETS[kind](content))
+        else:
+            events += peer.send(step)
     events += [json.loads(message) for message in peer.dialect.farewell("bye")]
     expected = {"response.created"}
     for kind in (kind for kind in kinds(events) if kind.startswith("response.")):
         assert kind in expected, kinds(events)
-        match kind:
-            case "response.created":
-                expected = {"response.output_item.added", "response.done"}
-            case "response.output_item.added":
-                expected = {"response.content_part.added"}
-            case (
-                "response.content_part.added"
-                | "response.output_audio.delta"
-                | "response.output_audio_transcript.delta"
-            ):
-                expected = {SOUND, WORDS, "response.output_audio.done"}
-            case "response.done":
-                expected = {"response.created"}
-            case _:
-                order = [kind for kind in ENDED if kind.startswith("response.")]
-                expected = {order[order.index(kind) + 1]}
+        expected = NEXT[kind]
     assert expected == {"response.created"}

@@ -7,7 +7,6 @@ answered with `error`, and the session goes on.
 
 import base64
 import json
-from collections import deque
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
@@ -40,11 +39,11 @@ from pipeline.protocol.realtime.client_events import (
     Truncate,
     Update,
 )
+from pipeline.protocol.realtime.conversation import TurnConversation
 from pipeline.protocol.realtime.loudness import is_loud
 from pipeline.protocol.realtime.responses import Event as ServerEvent
-from pipeline.protocol.realtime.responses import Response, Status, user_item
+from pipeline.protocol.realtime.responses import Response
 from pipeline.protocol.realtime.session_update import Change, read_change
-from pipeline.protocol.realtime.turns import TurnTracker
 from pipeline.protocol.text_deltas import TextDeltas
 from pipeline.units import FRAME_MS
 
@@ -78,15 +77,12 @@ class RealtimeDialect:
         self._asked: tuple[Configure, Update] | None = None  # what it is to have, and who asked for it
         self._not_applied: set[str] = set()  # what was asked for in vain, and logged
         self._has_audio = False  # audio came or was sent: the formats are fixed
-        self._appended_bytes = 0  # of audio that was not committed
+        self._waiting_ms = 0.0  # of audio that was received and not answered
         self._turn_ended = False  # the client has said so, and has not spoken since
         self._answer_by_ms = 0  # of the session's audio: until then an answer is awaited
         self._position_ms = 0  # of the audio that was answered
-        self._turns = TurnTracker()
-        self._response: Response | None = None
-        self._cancelled = False  # nothing of this turn is sent any more
+        self._conversation = TurnConversation(self._new_name, lambda: self.output_format)
         self._text = TextDeltas()
-        self._items: deque[str] = deque(maxlen=ITEMS_KNOWN)
         self._numbers = 0
         self._counters = MessageCounters()
 
@@ -101,7 +97,7 @@ class RealtimeDialect:
     @property
     def wants_silence(self) -> bool:
         """Whether the session goes on while nothing comes from the client: an answer is awaited."""
-        awaited = self._response is not None or self._position_ms < self._answer_by_ms
+        awaited = self._conversation.response is not None or self._position_ms < self._answer_by_ms
         return self._turn_ended and awaited
 
     # Receiving
@@ -133,7 +129,7 @@ class RealtimeDialect:
             case Commit():
                 result, replies = self._commit(event)
             case Clear():
-                self._appended_bytes = 0
+                self._waiting_ms, self._conversation.has_user_audio = 0.0, False
                 result, replies = InputCleared(), (_packet("input_audio_buffer.cleared"),)
             case CreateResponse():
                 field = event.response or ResponseField()
@@ -154,7 +150,10 @@ class RealtimeDialect:
             self._counters.ignored["not_ready"] += 1
             return Ignored("not_ready")
         self._has_audio, self._turn_ended = True, False
-        self._appended_bytes += len(data)
+        sample_bytes = _SAMPLE_BYTES[self.input_format.encoding]
+        appended_ms = 1000 * len(data) / (self.input_format.rate_hz * sample_bytes)
+        self._waiting_ms = min(self._waiting_ms + appended_ms, 1000 * BUFFER_S)
+        self._conversation.has_user_audio = True
         return EncodedAudioReceived((data,))
 
     def _update(self, event: Update) -> tuple[Event, tuple[OutgoingPacket, ...]]:
@@ -192,36 +191,22 @@ class RealtimeDialect:
         return (_packet("session.updated", event),)
 
     def _commit(self, event: Commit) -> tuple[Event, tuple[OutgoingPacket, ...]]:
-        if not self._appended_bytes:
+        if not self._conversation.has_user_audio:
             raise InvalidEventError(
                 "input_audio_buffer_commit_empty",
                 "there is no audio that was not committed",
                 event_id=event.event_id,
             )
+        self._conversation.has_user_audio = False
         self._end_turn()
-        self._appended_bytes = 0
-        size = self._bytes_per_s() * FRAME_MS // 1000
+        sample_bytes = _SAMPLE_BYTES[self.input_format.encoding]
+        size = self.input_format.rate_hz * FRAME_MS // 1000 * sample_bytes
         return InputEnded(silence(self.input_format, size)), (_packet(event.TYPE, event),)
-
-    def _commit_events(self) -> list[ServerEvent]:
-        """What the user has said since the last time is an item from now on."""
-        previous, item_id = self._last_item(), f"item_{self._number()}"
-        self._items.append(item_id)
-        place = {"previous_item_id": previous, "item": user_item(item_id)}
-        return [
-            ("input_audio_buffer.committed", {"previous_item_id": previous, "item_id": item_id}),
-            ("conversation.item.added", place),
-            ("conversation.item.done", place),
-        ]
 
     def _end_turn(self) -> None:
         """The user has finished speaking; what was appended may still be on its way to the model."""
         self._turn_ended = True
-        waiting_ms = 1000 * self._appended_bytes // self._bytes_per_s()
-        self._answer_by_ms = self._position_ms + waiting_ms + RESPONSE_WAIT_MS
-
-    def _bytes_per_s(self) -> int:
-        return self.input_format.rate_hz * _SAMPLE_BYTES[self.input_format.encoding]
+        self._answer_by_ms = self._position_ms + int(self._waiting_ms) + RESPONSE_WAIT_MS
 
     # Sending
 
@@ -237,10 +222,12 @@ class RealtimeDialect:
             case PacketType.AUDIO_CHUNK:
                 return self._audio(bytes(packet.payload))
             case PacketType.TEXT_PARTIAL:
-                return self._words(self._text.partial(bytes(packet.payload).decode()))
+                return self._encode_all(
+                    self._conversation.words(self._text.partial(bytes(packet.payload).decode()))
+                )
             case PacketType.TEXT_FINAL:
-                words = self._words(self._text.final(bytes(packet.payload).decode()))
-                return words + (self._end() if self._turns.end_text() else ())
+                words = self._conversation.words(self._text.final(bytes(packet.payload).decode()))
+                return self._encode_all(words + self._conversation.end_words())
             case PacketType.METADATA if packet.value is not None:
                 return self._notice(packet.value)
             case PacketType.METADATA:
@@ -250,8 +237,7 @@ class RealtimeDialect:
 
     def farewell(self, cause: str) -> tuple[str, ...]:
         """The end of the response, and why the session ends where the API has a name for it."""
-        fading = self._turns.is_over_with_text
-        events = self._encode_all(self._finish("completed" if fading else "incomplete"))
+        events = self._encode_all(self._conversation.close())
         if cause == "expired":
             error = {"type": "invalid_request_error", "code": "session_expired"}
             message = f"The session has lasted for {self.lifetime_s:g} s."
@@ -261,56 +247,14 @@ class RealtimeDialect:
     def _audio(self, data: bytes) -> tuple[str, ...]:
         self._has_audio = True
         self._position_ms += FRAME_MS
-        events: tuple[str, ...] = ()
-        if self._turns.begin_frame(loud=is_loud(data, self.output_format)):
-            events = self._begin()
-        response = self._response
-        if response is not None and response.speaks:
-            events += (self._sound(response, data),)
-        elif response is not None and self._position_ms >= self._answer_by_ms:
-            events += self._encode_all(self._finish("completed"))
-        if self._turns.end_frame():
-            events += self._end()
-        return events
-
-    def _words(self, delta: str) -> tuple[str, ...]:
-        if not delta:
-            return ()
-        events = self._end() if self._turns.is_over_with_text else ()
-        if self._turns.begin_text():
-            events += self._begin()
-            delta = delta.lstrip()  # the separator belongs between two utterances of one transcript
-        if self._response is not None and self._response.speaks:
-            events += self._encode_all([self._response.words(delta)])
-        return events
-
-    def _begin(self) -> tuple[str, ...]:
-        """The model begins to speak: what the user has said until now is an item."""
-        self._cancelled = False
-        events = self._commit_events() if self._appended_bytes else []
-        self._appended_bytes = 0
-        if self._response is None:
-            self._response = Response(self._number(), None)
-            events.append(self._response.created(self.output_format))
-        events += self._response.begin(self._last_item())
-        self._items.append(self._response.item_id)
-        return self._encode_all(events)
-
-    def _end(self) -> tuple[str, ...]:
-        """The model has finished speaking."""
-        if self._cancelled:
-            self._cancelled = False
-            return ()
-        return self._encode_all(self._finish("completed"))
-
-    def _finish(self, status: Status) -> list[ServerEvent]:
-        response, self._response = self._response, None
-        self._answer_by_ms = 0
-        return (
-            []
-            if response is None
-            else response.done(status, self._previous_item(response), self.output_format)
-        )
+        self._waiting_ms = max(0.0, self._waiting_ms - FRAME_MS)
+        conversation = self._conversation
+        events = self._encode_all(conversation.begin_frame(loud=is_loud(data, self.output_format)))
+        if conversation.speaking is not None:
+            events += (self._sound(conversation.speaking, data),)
+        elif self._position_ms >= self._answer_by_ms:
+            events += self._encode_all(conversation.give_up())
+        return events + self._encode_all(conversation.end_frame())
 
     def _reply(self, kind: str, fields: dict[str, Any]) -> tuple[str, ...]:
         """The reply to an event of the client; responses change here, where the order of events is fixed."""
@@ -318,13 +262,13 @@ class RealtimeDialect:
         try:
             match kind:
                 case Commit.TYPE:
-                    events = self._commit_events()
+                    events = self._conversation.commit()
                 case CreateResponse.TYPE:
-                    events = self._create(fields["metadata"], event_id)
+                    events = self._conversation.create(fields["metadata"], event_id)
                 case CancelResponse.TYPE:
-                    events = self._cancel(fields["response_id"], event_id)
+                    events = self._conversation.cancel(fields["response_id"], event_id)
                 case Truncate.TYPE:
-                    events = self._truncate(fields, event_id)
+                    events = self._conversation.truncate(fields, event_id)
                 case "session.updated":
                     events = [(kind, {"session": self._session()})]
                 case _:
@@ -333,27 +277,6 @@ class RealtimeDialect:
             self._counters.refused[error.code] += 1
             events = [("error", _error_fields(error))]
         return self._encode_all(events)
-
-    def _create(self, metadata: Mapping[str, str] | None, event_id: str | None) -> list[ServerEvent]:
-        if self._response is not None:
-            why = f"{self._response.id} is in progress"
-            raise InvalidEventError("conversation_already_has_active_response", why, event_id=event_id)
-        self._response = Response(self._number(), metadata)
-        return [self._response.created(self.output_format)]
-
-    def _cancel(self, response_id: str | None, event_id: str | None) -> list[ServerEvent]:
-        response = self._response
-        if response is None or response_id not in (None, response.id):
-            why = "Cancellation failed: no active response found"
-            raise InvalidEventError("response_cancel_not_active", why, event_id=event_id)
-        self._cancelled = response.speaks
-        return self._finish("cancelled")
-
-    def _truncate(self, fields: dict[str, Any], event_id: str | None) -> list[ServerEvent]:
-        if fields["item_id"] not in self._items:
-            why = "there is no such item"
-            raise InvalidEventError("item_not_found", why, param="item_id", event_id=event_id)
-        return [("conversation.item.truncated", fields)]
 
     def _notice(self, value: Metadata) -> tuple[str, ...]:
         match value:
@@ -420,7 +343,7 @@ class RealtimeDialect:
     def _sound(self, response: Response, data: bytes) -> str:
         self._counters.sent["response.output_audio.delta"] += 1
         return (
-            f'{{"type":"response.output_audio.delta","event_id":"event_{self._number()}",'
+            f'{{"type":"response.output_audio.delta","event_id":"event_{self._new_name()}",'
             f'"response_id":"{response.id}","item_id":"{response.item_id}","output_index":0,'
             f'"content_index":0,"delta":"{base64.b64encode(data).decode()}"}}'
         )
@@ -430,10 +353,10 @@ class RealtimeDialect:
 
     def _encode(self, kind: str, fields: Mapping[str, Any]) -> str:
         self._counters.sent[kind] += 1
-        event = {"type": kind, "event_id": f"event_{self._number()}", **fields}
+        event = {"type": kind, "event_id": f"event_{self._new_name()}", **fields}
         return json.dumps(event, separators=(",", ":"))
 
-    def _number(self) -> str:
+    def _new_name(self) -> str:
         """A name for the next event, item or response."""
         self._numbers += 1
         return (
@@ -441,18 +364,6 @@ class RealtimeDialect:
             if self._established is None
             else f"{self._established.session_id}_{self._numbers}"
         )
-
-    def _last_item(self) -> str | None:
-        return self._items[-1] if self._items else None
-
-    def _previous_item(self, response: Response) -> str | None:
-        """The item before that of the response."""
-        before = None
-        for item_id in self._items:
-            if item_id == response.item_id:
-                return before
-            before = item_id
-        return before
 
     # Liveness
 

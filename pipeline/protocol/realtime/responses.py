@@ -51,7 +51,9 @@ class Response:
         ]
 
     def words(self, delta: str) -> Event:
-        """More of what is said."""
+        """More of what is said; the space between it and what was said before belongs to neither."""
+        if not self._transcript:
+            delta = delta.lstrip()
         self._transcript += delta
         return "response.output_audio_transcript.delta", {**self.place, "delta": delta}
 

@@ -49,6 +49,8 @@ class TurnTracker:
 
     def end_text(self) -> bool:
         """The utterance has ended: whether the turn ends with it."""
+        if self.turn is not Turn.SPEAKING:
+            return False
         if self._loud:
             self.turn, self._frames = Turn.FADING, 0
             return False
