@@ -21,12 +21,11 @@ ItemId = Annotated[str, Meta(max_length=512)]
 
 
 class InputField(EventObject, frozen=True):
-    """What comes from the client. The model listens by itself: only the format has an effect."""
+    """What comes from the client. The model decides when to speak, whatever `turn_detection` says."""
 
     format: AudioFormatField | None = None
     transcription: Any = None
     noise_reduction: Any = None
-    turn_detection: Any = None
 
 
 class OutputField(EventObject, frozen=True):
