@@ -12,6 +12,7 @@ from msgspec import Meta
 
 from pipeline.protocol import objects
 from pipeline.protocol.faults import RemoteProtocolError
+from pipeline.protocol.metadata import Configure
 from pipeline.protocol.objects import FieldError, Natural, WireObject
 from pipeline.units import AudioFormat
 
@@ -25,6 +26,26 @@ _FORMATS: Final[Mapping[str, tuple[AudioFormat, ...]]] = {  # the first is the d
 DEFAULT_FORMAT: Final = _FORMATS["audio/pcm"][0]
 _NAMES: Final = {"pcm16": "audio/pcm", "mulaw": "audio/pcmu", "alaw": "audio/pcma"}
 _SILENCE: Final[Mapping[str, bytes]] = {"pcm16": b"\x00", "mulaw": b"\xff", "alaw": b"\xd5"}
+
+# Voices that clients name without having been asked to; no model here has them.
+OPENAI_VOICES: Final = frozenset(
+    [
+        "alloy",
+        "ash",
+        "ballad",
+        "beacon",
+        "cedar",
+        "cinder",
+        "coral",
+        "echo",
+        "marin",
+        "sage",
+        "shimmer",
+        "stone",
+        "verse",
+        "vesper",
+    ]
+)
 
 EventId = Annotated[str, Meta(max_length=EVENT_ID_MAX)]
 
@@ -78,6 +99,14 @@ def format_fields(audio_format: AudioFormat) -> dict[str, object]:
 def silence(audio_format: AudioFormat, size: int) -> bytes:
     """So many bytes of silence."""
     return _SILENCE[audio_format.encoding] * size
+
+
+def has_persona(persona: Configure, asked: Configure) -> bool:
+    """Whether a session with this voice and role has what is asked for; None is anything, empty is none."""
+    return all(
+        wanted is None or (wanted or None) == present
+        for wanted, present in ((asked.voice, persona.voice), (asked.role, persona.role))
+    )
 
 
 E = TypeVar("E", bound=EventObject)

@@ -44,8 +44,8 @@ START = {"type": "session.start", "event_id": "e1", "session": {"model": "any"}}
 class Peer:
     """A client of one dialect; `receive` returns what the server sends in reply, parsed."""
 
-    def __init__(self, *, lane=True):
-        parameters = ConnectionParameters(5, 15, 3600, 0.0, 1_000_000.5, UnackedPackets())
+    def __init__(self, *, lane=True, voices=None):
+        parameters = ConnectionParameters(5, 15, 3600, 0.0, 1_000_000.5, UnackedPackets(), voices)
         self.dialect = LiveDialect(parameters)
         self.write(outgoing.metadata(ESTABLISHED))
         if lane:
@@ -110,7 +110,7 @@ def test_the_client_chooses_the_format(field, audio_format):
     ("session", "param"),
     [
         ({"instructions": "Be brief."}, "session.instructions"),
-        ({"audio": {"output": {"voice": "marin"}}}, "session.audio.output.voice"),
+        ({"audio": {"output": {"voice": "NATF0"}}}, "session.audio.output.voice"),
         ({"audio": {"output": {"voice": {"id": "v"}}}}, "session.audio.output.voice"),
         ({"input": [{"role": "user"}]}, "session.input"),
         ({"store": True}, "session.store"),
@@ -126,6 +126,30 @@ def test_what_no_model_has_is_refused_by_name(session, param):
     assert (error["code"], error["param"]) == ("unsupported_parameter", param)
     assert error["client_event_id"] == "e1"
     assert peer.send(START)[0]["type"] == "session.started"
+
+
+def test_a_voice_that_clients_name_by_themselves_is_told_not_to_apply():
+    """The session starts, in the model's own voice, and says so."""
+    peer = Peer()
+    started, info = peer.send({**START, "session": {"model": "m", "audio": {"output": {"voice": "marin"}}}})
+    assert "output" not in started["session"]["audio"]
+    assert (info["type"], info["code"]) == ("info", "voice_not_applied")
+
+
+@pytest.mark.parametrize("lane_first", [True, False])
+@pytest.mark.parametrize("asked", [{}, {"voice": "NATF1"}])
+def test_a_server_may_have_a_voice_and_a_role_of_its_own(lane_first, asked):
+    """What the client leaves open is the server's, and shown."""
+    peer = Peer(lane=False, voices=("NATF0", "NATF1"))
+    start = {**START, "session": {"model": "m", "audio": {"output": asked}}}
+    ready = outgoing.metadata(Ready("NATF0", "You sell bread."))
+    answers = peer.write(ready) + peer.send(start) if lane_first else peer.send(start) + peer.write(ready)
+    if asked:
+        assert answers == []
+        answers = peer.write(outgoing.metadata(Ready("NATF1", "You sell bread.")))
+    (started,) = answers
+    assert started["session"]["audio"]["output"] == {"voice": asked.get("voice", "NATF0")}
+    assert started["session"]["instructions"] == "You sell bread."
 
 
 def test_instructions_are_bounded():

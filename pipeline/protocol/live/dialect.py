@@ -44,7 +44,14 @@ from pipeline.protocol.metadata import (
     Ready,
     Stats,
 )
-from pipeline.protocol.openai_events import DEFAULT_FORMAT, InvalidEventError, format_fields, silence
+from pipeline.protocol.openai_events import (
+    DEFAULT_FORMAT,
+    OPENAI_VOICES,
+    InvalidEventError,
+    format_fields,
+    has_persona,
+    silence,
+)
 from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.protocol.packets import PacketType, Priority
 from pipeline.protocol.text_deltas import TextDeltas
@@ -94,6 +101,8 @@ class LiveDialect:
         self._start: Start | None = None
         self._voices = parameters.voices
         self._persona = Configure()  # what the session is to begin with
+        self._present = Configure()  # what it begins with
+        self._voice_not_applied: str | None = None
         self._has_lane = False
         self._announced = False  # session.started was sent
         self._muted = False
@@ -171,17 +180,14 @@ class LiveDialect:
                 "session_already_started", "the session has been started", event_id=start.event_id
             )
         audio_format = _audio_format(start.session, start.event_id)
-        _refuse_what_no_model_has(start.session, start.event_id, takes_persona=self._voices is not None)
-        self._persona = _persona(start.session, start.event_id)
+        _refuse_what_no_model_has(start.session, start.event_id, self._voices)
+        self._persona, self._voice_not_applied = _persona(start.session, start.event_id, self._voices)
         self.input_format = self.output_format = audio_format
         self._start = start
         self._phase = Phase.STARTED
         if self._persona != Configure():
             return MetadataReceived(self._persona), ()  # the session says when it has them
-        if not self._has_lane:
-            return Answered(), ()
-        self._announced = True
-        return Answered(), (_reply("session.started", start.event_id),)
+        return Answered(), (_reply("session.started", start.event_id),) if self._has_lane else ()
 
     def _heard(self, audio: bytes) -> bytes:
         return silence(self.input_format, len(audio)) if self._muted else audio
@@ -207,7 +213,7 @@ class LiveDialect:
             case PacketType.METADATA if packet.value is not None:
                 return self._notice(packet.value)
             case PacketType.METADATA:
-                return (self._answer(packet.kind, json.loads(bytes(packet.payload))),)
+                return self._answer(packet.kind, json.loads(bytes(packet.payload)))
             case _:
                 return ()
 
@@ -251,10 +257,20 @@ class LiveDialect:
         if self._announced:
             return (self._info("ready", "the session has a lane again; audio is processed"),)
         self._has_lane = True
-        if self._start is None or (voice, role) != (self._persona.voice, self._persona.role):
+        self._present = Configure(voice=voice, role=role)
+        if self._start is None or not has_persona(self._present, self._persona):
+            return ()
+        return self._answer("session.started", _client_event_id(self._start.event_id))
+
+    def _started(self, fields: dict[str, Any]) -> tuple[str, ...]:
+        if self._announced:
             return ()
         self._announced = True
-        return (self._answer("session.started", _client_event_id(self._start.event_id)),)
+        events = (self._encode("session.started", {"session": self._session(), **fields}),)
+        if self._voice_not_applied is None:
+            return events
+        message = f"the model on this server has no voice {self._voice_not_applied}, and speaks in its own"
+        return (*events, self._info("voice_not_applied", message))
 
     def _persona_refused(self, message: str) -> tuple[str, ...]:
         """The session did not start; the client may start it again with something else."""
@@ -262,7 +278,7 @@ class LiveDialect:
         self._start, self._persona = None, Configure()
         param = "session.instructions or session.audio.output.voice"
         error = InvalidEventError("invalid_value", message, param=param, event_id=event_id)
-        return (self._answer("error", json.loads(bytes(_error(error).payload))),)
+        return self._answer("error", json.loads(bytes(_error(error).payload)))
 
     def _usage(self) -> tuple[str, ...]:
         if self._seconds() < self._usage_s + USAGE_EVERY_S:
@@ -288,10 +304,12 @@ class LiveDialect:
     def _info(self, code: str, message: str) -> str:
         return self._encode("info", {"code": code, "message": message})
 
-    def _answer(self, kind: str, fields: dict[str, Any]) -> str:
-        if kind in ("session.started", "session.updated"):
+    def _answer(self, kind: str, fields: dict[str, Any]) -> tuple[str, ...]:
+        if kind == "session.started":
+            return self._started(fields)
+        if kind == "session.updated":
             fields = {"session": self._session(), **fields}
-        return self._encode(kind, fields)
+        return (self._encode(kind, fields),)
 
     def _session(self) -> dict[str, Any]:
         """The session as it is, with what the server has chosen."""
@@ -305,9 +323,9 @@ class LiveDialect:
             "expires_at": self._expires_at,
             "audio": {
                 "format": format_fields(self.input_format),
-                **({} if self._persona.voice is None else {"output": {"voice": self._persona.voice}}),
+                **({} if self._present.voice is None else {"output": {"voice": self._present.voice}}),
             },
-            **({} if self._persona.role is None else {"instructions": self._persona.role}),
+            **({} if self._present.role is None else {"instructions": self._present.role}),
             "delegation": {"type": "client"},
             "input": [],
             "triggers": [],
@@ -363,9 +381,17 @@ def _voice(session: SessionField) -> str | None:
     return None if not name else str(name)
 
 
-def _persona(session: SessionField, event_id: str | None) -> Configure:
-    """The voice and the role; blank is none."""
-    persona = Configure(voice=_voice(session), role=(session.instructions or "").strip() or None)
+def _persona(
+    session: SessionField, event_id: str | None, voices: tuple[str, ...] | None
+) -> tuple[Configure, str | None]:
+    """The voice and the role, blank is none; and a voice that is not applied.
+
+    Clients name a voice of OpenAI's without having been asked to: that is no reason not to begin.
+    """
+    voice, not_applied = _voice(session), None
+    if voice in OPENAI_VOICES and voice not in (voices or ()):
+        voice, not_applied = None, voice
+    persona = Configure(voice=voice, role=(session.instructions or "").strip() or None)
     for param, text, characters in (
         ("session.audio.output.voice", persona.voice, VOICE_MAX),
         ("session.instructions", persona.role, ROLE_MAX),
@@ -373,16 +399,18 @@ def _persona(session: SessionField, event_id: str | None) -> Configure:
         if text is not None and len(text) > characters:
             why = f"{param} may have {characters} characters"
             raise InvalidEventError("invalid_value", why, param=param, event_id=event_id)
-    return persona
+    return persona, not_applied
 
 
-def _refuse_what_no_model_has(session: SessionField, event_id: str | None, *, takes_persona: bool) -> None:
+def _refuse_what_no_model_has(
+    session: SessionField, event_id: str | None, voices: tuple[str, ...] | None
+) -> None:
     """Name the first thing that the session would have to ignore."""
     _refuse_delegation(session.delegation, session.triggers, event_id)
-    persona = _persona(session, event_id)
+    persona, _ = _persona(session, event_id, voices)
     refused = {
-        "session.instructions": persona.role is not None and not takes_persona,
-        "session.audio.output.voice": persona.voice is not None and not takes_persona,
+        "session.instructions": persona.role is not None and voices is None,
+        "session.audio.output.voice": persona.voice is not None and voices is None,
         "session.input": bool(session.input),
         "session.store": bool(session.store),
         "session.client": bool(session.client),

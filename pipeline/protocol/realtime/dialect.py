@@ -24,7 +24,13 @@ from pipeline.protocol.events import (
 )
 from pipeline.protocol.faults import LocalProtocolError
 from pipeline.protocol.metadata import Configure, ConnectionEstablished, ErrorNotice, Metadata, Ready
-from pipeline.protocol.openai_events import DEFAULT_FORMAT, InvalidEventError, format_fields, silence
+from pipeline.protocol.openai_events import (
+    DEFAULT_FORMAT,
+    InvalidEventError,
+    format_fields,
+    has_persona,
+    silence,
+)
 from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.protocol.packets import PacketType, Priority
 from pipeline.protocol.realtime import client_events
@@ -133,7 +139,7 @@ class RealtimeDialect:
                 result, replies = InputCleared(), (_packet("input_audio_buffer.cleared"),)
             case CreateResponse():
                 field = event.response or ResponseField()
-                _refuse_what_no_model_has(field, event.event_id)
+                _refuse_what_no_modelhas_persona(field, event.event_id)
                 self._end_turn()
                 result, replies = InputEnded(b""), (_packet(event.TYPE, event, metadata=field.metadata),)
             case CancelResponse():
@@ -180,12 +186,14 @@ class RealtimeDialect:
         voice = asked.voice if change.voice is None else change.voice
         role = asked.role if change.role is None else change.role
         self._asked = (Configure(voice=voice, role=role), event)
-        is_new = self._asked[0] != asked and not (self._created and _has(self._persona, self._asked[0]))
+        is_new = self._asked[0] != asked and not (
+            self._created and has_persona(self._persona, self._asked[0])
+        )
         return Configure(voice=change.voice, role=change.role) if is_new else None
 
     def _updated(self) -> tuple[OutgoingPacket, ...]:
         """`session.updated`, once the session has what was asked for."""
-        if self._asked is None or not self._created or not _has(self._persona, self._asked[0]):
+        if self._asked is None or not self._created or not has_persona(self._persona, self._asked[0]):
             return ()
         event, self._asked = self._asked[1], None
         return (_packet("session.updated", event),)
@@ -383,7 +391,7 @@ class RealtimeDialect:
         return float("inf")
 
 
-def _refuse_what_no_model_has(field: ResponseField, event_id: str | None) -> None:
+def _refuse_what_no_modelhas_persona(field: ResponseField, event_id: str | None) -> None:
     """Name the first thing that the response would have to ignore."""
     refused = {
         "response.instructions": bool((field.instructions or "").strip()),
@@ -401,14 +409,6 @@ def _refuse_what_no_model_has(field: ResponseField, event_id: str | None) -> Non
                 param=param,
                 event_id=event_id,
             )
-
-
-def _has(persona: Configure, asked: Configure) -> bool:
-    """Whether a session with this voice and role has what is asked for; None is anything, empty is none."""
-    return all(
-        wanted is None or (wanted or None) == present
-        for wanted, present in ((asked.voice, persona.voice), (asked.role, persona.role))
-    )
 
 
 def _error_fields(error: InvalidEventError) -> dict[str, Any]:

@@ -6,17 +6,12 @@ client sends only on purpose, and would miss, is refused.
 """
 
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 from pipeline.protocol.metadata import ROLE_MAX, VOICE_MAX
-from pipeline.protocol.openai_events import InvalidEventError
+from pipeline.protocol.openai_events import OPENAI_VOICES, InvalidEventError
 from pipeline.protocol.realtime.client_events import AudioField, InputField, OutputField, SessionField, Update
 from pipeline.units import AudioFormat
-
-# Voices that clients name without having been asked to.
-OPENAI_VOICES: Final = frozenset(
-    {"alloy", "ash", "ballad", "cedar", "coral", "echo", "marin", "sage", "shimmer", "verse"}
-)
 
 
 @dataclass(frozen=True, slots=True)

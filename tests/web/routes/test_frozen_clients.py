@@ -1,10 +1,9 @@
-"""A client that is frozen or cut off loses its lane, whatever its dialect; one that is only quiet does not."""
+"""A client that is frozen or cut off loses its lane, and one that is only quiet does not."""
 
 import json
 import struct
 
 import pytest
-import trio
 from support.web.live import START
 from support.web.small_engine import packet_client, small_server, speech
 from support.web.sockets import fetch, frame, raw_websocket
