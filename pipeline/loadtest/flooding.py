@@ -16,10 +16,13 @@ from typing import Any, Final
 
 import trio
 
+from pipeline.audio.noise import noise_frames
+from pipeline.client.scripts import scripts
 from pipeline.loadtest.client import LoadClient, connect_client
 from pipeline.loadtest.monitor import error_lines
 from pipeline.loadtest.server_process import ServerProcess
 from pipeline.percentiles import percentile
+from pipeline.protocol.dialect import Message
 from pipeline.protocol.packets import Packet, PacketType, Priority, encode
 
 CALM_S: Final = 4.0  # before the flood, for comparison
@@ -35,8 +38,11 @@ Flood = Callable[[int], Awaitable[None]]
 
 
 def _frame(opcode: int, payload: bytes = b"", *, final: bool = True) -> bytes:
-    """A small WebSocket frame (RFC 6455 §5.2), masked with zeros."""
-    return struct.pack("!BB4x", (0x80 if final else 0) | opcode, 0x80 | len(payload)) + payload
+    """A WebSocket frame (RFC 6455 §5.2) of less than 64 KiB, masked with zeros."""
+    first, size = (0x80 if final else 0) | opcode, len(payload)
+    if size < 126:
+        return struct.pack("!BB4x", first, 0x80 | size) + payload
+    return struct.pack("!BBH4x", first, 0x80 | 126, size) + payload
 
 
 _HEARTBEAT: Final = encode(Packet(PacketType.HEARTBEAT, Priority.LOW, 0, 0.0, b""))
@@ -68,10 +74,10 @@ async def _open(port: int, path: str, headers: str = "", body: bytes = b"") -> t
     return stream
 
 
-async def _websocket(port: int) -> trio.SocketStream:
+async def _websocket(port: int, path: str = "/ws") -> trio.SocketStream:
     return await _open(
         port,
-        "/ws",
+        path,
         "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
         "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n",
     )
@@ -85,6 +91,24 @@ def _of_frames(unit: bytes, first: bytes = b"") -> Flood:
             await _pour(stream, unit)
 
     return flood
+
+
+def _of_audio(dialect: str) -> Flood:
+    """A client of this dialect whose audio never pauses."""
+
+    async def flood(port: int) -> None:
+        (script,) = (each for each in scripts(noise_frames(1)) if each.dialect == dialect)
+        opening, unit = b"".join(map(_of_message, script.opening)), _of_message(script.frames[0])
+        async with await _websocket(port, script.path) as stream:
+            await stream.receive_some(1)
+            await stream.send_all(opening)
+            await _pour(stream, unit)
+
+    return flood
+
+
+def _of_message(message: Message) -> bytes:
+    return _frame(1, message.encode()) if isinstance(message, str) else _frame(2, message)
 
 
 async def pipelined_requests(port: int) -> None:
@@ -120,6 +144,10 @@ FLOODS: Final[Mapping[str, Flood]] = {
     "pings": _of_frames(_frame(9)),
     "continuations": _of_frames(_frame(0, final=False), _frame(2, final=False)),
     "heartbeats": _of_frames(_frame(2, _HEARTBEAT)),
+    "packets_audio": _of_audio("packets"),
+    "live_audio": _of_audio("live"),
+    "realtime_audio": _of_audio("realtime"),
+    "moshi_audio": _of_audio("moshi"),
     "chunks": tiny_chunks,
     "requests": pipelined_requests,
     "connections": connections,
