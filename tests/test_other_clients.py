@@ -6,6 +6,9 @@ Each asks the question of `tests/data/question.wav` and gets the answer as text 
 import asyncio
 import base64
 import contextlib
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -220,3 +223,17 @@ def test_a_client_of_moshi_gets_the_answer(server: ServerProcess, question: npt.
     text, sound = run(ask_moshi(server.port, question))
     assert words(text) == ANSWER
     assert np.abs(sound).max() > 0.05 * 32_768
+
+
+@pytest.mark.parametrize("heading", ["Live API", "Realtime API"])
+def test_the_examples_of_the_page_work(server: ServerProcess, heading: str) -> None:
+    """As they stand there, but for the port."""
+    page = (ROOT / "docs/how-to/clients.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    example = example.replace("8788", str(server.port))
+    ran = subprocess.run(
+        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ANSWER in words(ran.stdout)
