@@ -13,12 +13,11 @@ import numpy as np
 
 from pipeline.audio.framing import payload_of
 from pipeline.audio.opus import OpusEncoder
-from pipeline.protocol import outgoing
-from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.dialect import Message
 from pipeline.protocol.metadata import Bye
+from pipeline.protocol.metadata import encode as encode_metadata
 from pipeline.protocol.moshi.ogg import OggWriter
-from pipeline.protocol.packets import PacketType
+from pipeline.protocol.packets import Packet, PacketType, Priority, encode
 from pipeline.units import FRAME_MS, FRAME_SAMPLES
 from pipeline.values import Pcm
 
@@ -57,12 +56,16 @@ def scripts(pcm: Pcm) -> list[ClientScript]:
 
 
 def _packets(pcm: Pcm) -> ClientScript:
-    client = Conversation("client", heartbeat_every_s=5, heartbeat_timeout_s=15, now_s=0.0)
     frames = [
-        client.encode_next(outgoing.audio(payload_of(frame), float(FRAME_MS * index)), timestamp_ms=0.0)
+        encode(
+            Packet(
+                PacketType.AUDIO_CHUNK, Priority.CRITICAL, index, float(FRAME_MS * index), payload_of(frame)
+            )
+        )
         for index, frame in enumerate(pcm)
     ]
-    bye = client.encode_next(outgoing.metadata(Bye()), timestamp_ms=0.0)
+    content = encode_metadata(Bye())
+    bye = encode(Packet(PacketType.METADATA, Priority.HIGH, len(pcm), 0.0, content))
     return ClientScript(
         "packets",
         "/ws",

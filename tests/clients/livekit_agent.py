@@ -25,7 +25,10 @@ class Microphone(io.AudioInput):
         self._frames = microphone()
 
     async def __anext__(self) -> rtc.AudioFrame:
-        return rtc.AudioFrame(await anext(self._frames), RATE_HZ, 1, FRAME_SAMPLES)
+        async for audio in self._frames:
+            return rtc.AudioFrame(audio, RATE_HZ, 1, FRAME_SAMPLES)
+        await asyncio.Event().wait()  # nothing is said any more
+        raise StopAsyncIteration
 
 
 class Speaker(io.AudioOutput):
@@ -61,7 +64,10 @@ async def main() -> None:
         match sys.argv[2:]:
             case ["live"]:
                 model = openai.realtime.GPTLiveModel(
-                    api_key="unused", base_url=f"http://{server()}/v1", http_session=http
+                    api_key="unused",
+                    base_url=f"http://{server()}/v1",
+                    delegation="client",
+                    http_session=http,
                 )
             case ["personaplex"]:
                 model = nvidia.RealtimeModel(base_url=f"ws://{server()}", http_session=http)
@@ -75,9 +81,10 @@ async def main() -> None:
 
         @session.on("conversation_item_added")
         def added(event) -> None:
-            if event.item.role == "assistant":
+            if event.item.type == "message" and event.item.role == "assistant":
                 said.append(event.item.text_content)
-                answered.set()
+                if "seven" in event.item.text_content:
+                    answered.set()
 
         await session.start(Agent(instructions=""))
         await answered.wait()

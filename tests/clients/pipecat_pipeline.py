@@ -9,6 +9,7 @@ import sys
 from pipecat.frames.frames import (
     Frame,
     InputAudioRawFrame,
+    LLMContextFrame,
     SpeechOutputAudioRawFrame,
     TTSAudioRawFrame,
     TTSTextFrame,
@@ -16,6 +17,7 @@ from pipecat.frames.frames import (
 from pipecat.pipeline.pipeline import Pipeline
 from pipecat.pipeline.runner import PipelineRunner
 from pipecat.pipeline.task import PipelineParams, PipelineTask
+from pipecat.processors.aggregators.llm_context import LLMContext
 from pipecat.processors.frame_processor import FrameDirection, FrameProcessor
 from pipecat.services.openai.live.llm import OpenAILiveLLMService
 from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
@@ -36,7 +38,7 @@ class Speaker(FrameProcessor):
             self.text += frame.text
         elif isinstance(frame, TTSAudioRawFrame | SpeechOutputAudioRawFrame):
             self.sound += frame.audio
-        if "seven" in self.text and len(self.sound) > 2 * RATE_HZ:
+        if "seven" in self.text:
             self.answered.set()
         await self.push_frame(frame, direction)
 
@@ -50,11 +52,11 @@ async def main() -> None:
     task = PipelineTask(Pipeline([service, speaker]), params=PipelineParams(audio_in_sample_rate=RATE_HZ))
 
     async def ask() -> None:
+        await task.queue_frame(LLMContextFrame(LLMContext()))  # the conversation begins
         async for audio in microphone():
             await task.queue_frame(InputAudioRawFrame(audio, RATE_HZ, 1))
-            if speaker.answered.is_set():
-                await task.cancel()
-                return
+        await speaker.answered.wait()
+        await task.cancel()
 
     asking = asyncio.create_task(ask())
     await PipelineRunner(handle_sigint=False).run(task)

@@ -19,13 +19,13 @@ def server() -> str:
 
 
 async def microphone() -> AsyncIterator[bytes]:
-    """Frames of PCM16, and silence once the question has been asked."""
+    """Frames of PCM16: the question, the time of its answer, and two seconds more."""
     pcm, rate_hz = soundfile.read(QUESTION, dtype="int16")
     assert rate_hz == RATE_HZ
     for begin in range(0, len(pcm) - FRAME_SAMPLES + 1, FRAME_SAMPLES):
         yield pcm[begin : begin + FRAME_SAMPLES].tobytes()
         await asyncio.sleep(FRAME_SAMPLES / RATE_HZ)
-    while True:
+    for _ in range(25):
         yield bytes(2 * FRAME_SAMPLES)
         await asyncio.sleep(FRAME_SAMPLES / RATE_HZ)
 
