@@ -18,8 +18,10 @@ from support.actors.fakes import Client, MemoryTransport, make_engine, serve_cli
 from actors.engine import Loaders
 from actors.sessions import transcoding
 from pipeline.audio.framing import Framer, payload_of
+from pipeline.audio.noise import noise_frames
 from pipeline.audio.sound_file import read_speech
 from pipeline.audio.transcoding import OpusStreamDecoder, OpusStreamEncoder
+from pipeline.client.scripts import scripts
 from pipeline.config import read_config
 from pipeline.protocol import outgoing
 from pipeline.protocol.live.dialect import LiveDialect
@@ -149,6 +151,16 @@ async def talk_moshi(engine, question):
     return text, np.concatenate(sound)
 
 
+def asked(speak):
+    """The opening messages of a client, and last the one with a frame of loud audio."""
+    (script,) = (
+        script
+        for script in scripts(noise_frames(1))
+        if script.dialect == (speak.func if isinstance(speak, partial) else speak).name
+    )
+    return [*script.opening, script.frames[0]]
+
+
 TALKS = {"packets": talk_packets, "live": talk_live, "realtime": talk_realtime, "moshi": talk_moshi}
 
 
@@ -234,3 +246,41 @@ async def test_a_model_with_voices_begins_with_what_was_asked_for(autojump_clock
     assert (started["type"], started["client_event_id"]) == ("session.started", "deep")
     assert started["session"]["instructions"] == "1 2"
     assert started["session"]["audio"]["output"] == {"voice": "deep"}
+
+
+@pytest.mark.parametrize("speak", [LiveDialect, RealtimeDialect, partial(MoshiDialect, query=Query())])
+async def test_a_slow_client_of_any_dialect_climbs_the_same_ladder(autojump_clock, monkeypatch, speak):
+    """Partial texts and old audio are dropped for it, it stays connected, and a neighbour gets everything."""
+    monkeypatch.setattr(transcoding, "ON_THREADS", ())
+    engine = make_engine(limits={"max_lag_ms": 400})
+    neighbour = Client(MemoryTransport(buffer=1000))
+    transport, frames, messages = MemoryTransport(buffer=2), fakes.speech(1, 60), asked(speak)
+
+    async def read_slowly():
+        async for _ in messages_of(transport):
+            await trio.sleep(0.2)
+
+    async with trio.open_nursery() as running:
+        await running.start(engine.run)
+        await engine.ready.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, engine, transport, speak)
+            nursery.start_soon(serve_client, engine, neighbour)
+            nursery.start_soon(neighbour.listen)
+            nursery.start_soon(read_slowly)
+            await neighbour.ready()
+            for message in messages[:-1]:
+                await transport.client_send(message)
+            await trio.sleep(1)
+            for frame in frames:
+                await transport.client_send(messages[-1])
+                await neighbour.send(outgoing.audio(payload_of(frame), 0.0))
+                await trio.sleep(0.08)
+            assert transport.close_reason is None
+            await neighbour.bye()
+            transport.vanish()
+        ladder = engine.health()["metrics"]["ladder"]
+        running.cancel_scope.cancel()
+    assert ladder["partial"] > 0
+    assert ladder["audioDropped"] > 0
+    assert all(map(np.array_equal, neighbour.frames, fakes.expected(frames, 0)))
