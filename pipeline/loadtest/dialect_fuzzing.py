@@ -19,9 +19,11 @@ from pipeline.client.scripts import ClientScript, scripts
 from pipeline.loadtest.client import ViolationError
 from pipeline.protocol import outgoing
 from pipeline.protocol.dialect import ConnectionParameters, Dialect, Message
+from pipeline.protocol.events import MetadataReceived
 from pipeline.protocol.faults import LocalProtocolError, RemoteProtocolError
 from pipeline.protocol.live.dialect import LiveDialect
 from pipeline.protocol.metadata import (
+    Bye,
     ConnectionEstablished,
     Draining,
     Dropped,
@@ -198,6 +200,8 @@ def _fuzz(script: ClientScript, messages: int, seed: int, outcomes: Counter[str]
         if dialect is None or not left:
             dialect = _DIALECTS[name](_parameters(("NATF0",) if number % 2 else None))
             _write(dialect, outgoing.metadata(_ESTABLISHED), ANSWER_MARGIN)
+            if number % 3:
+                _begin(dialect, script)
             left = MESSAGES_PER_CONNECTION
         left -= 1
         message = fuzzer.message()
@@ -214,9 +218,21 @@ def _fuzz(script: ClientScript, messages: int, seed: int, outcomes: Counter[str]
         outcomes[f"{name} {type(event).__name__}"] += 1
         for reply in replies:
             _write(dialect, reply, 6 * len(message) + ANSWER_MARGIN)
+        if event == MetadataReceived(Bye()):
+            dialect = None
+            continue
         packet = fuzzer.packet()
         if packet is not None:
             _write(dialect, packet, 2 * len(packet.payload) + ANSWER_MARGIN)
+
+
+def _begin(dialect: Dialect, script: ClientScript) -> None:
+    """Begin as a client should."""
+    for message in script.opening:
+        _, replies = dialect.receive(message, now_s=0.0)
+        for reply in replies:
+            _write(dialect, reply, ANSWER_MARGIN)
+    _write(dialect, outgoing.metadata(Ready()), ANSWER_MARGIN)
 
 
 def _write(dialect: Dialect, packet: OutgoingPacket, bytes_max: int) -> None:

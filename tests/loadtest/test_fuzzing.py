@@ -72,9 +72,9 @@ def test_the_dialects_of_other_clients_bear_anything():
     """Every random message has an answer in its dialect; most are refused, some are not."""
     outcomes = fuzz_dialects(3000, seed=1)
     assert outcomes.total() == 9000
-    for dialect, accepted in (("live", 50), ("realtime", 50), ("moshi", 500)):
-        assert outcomes[f"{dialect} EncodedAudioReceived"] > accepted
-        assert outcomes[f"{dialect} Answered"] > 500
+    for dialect in ("live", "realtime", "moshi"):
+        assert outcomes[f"{dialect} EncodedAudioReceived"] > 20
+        assert outcomes[f"{dialect} Answered"] > 100
     assert outcomes["moshi text_frame"]
     assert outcomes["moshi empty_message"]
     assert outcomes == fuzz_dialects(3000, seed=1)

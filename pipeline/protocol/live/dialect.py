@@ -249,9 +249,12 @@ class LiveDialect:
             case ErrorNotice("prompt_refused", message):
                 events = self._persona_refused(message)
             case ErrorNotice(code, message):
-                kind = "invalid_request_error" if code in _CLIENT_ERRORS else "server_error"
-                events = (self._encode("error", {"error": {"type": kind, "code": code, "message": message}}),)
+                events = (self._refusal(code, message),)
         return events
+
+    def _refusal(self, code: str, message: str) -> str:
+        kind = "invalid_request_error" if code in _CLIENT_ERRORS else "server_error"
+        return self._encode("error", {"error": {"type": kind, "code": code, "message": message}})
 
     def _ready(self, voice: str | None, role: str | None) -> tuple[str, ...]:
         if self._announced:
@@ -274,6 +277,8 @@ class LiveDialect:
 
     def _persona_refused(self, message: str) -> tuple[str, ...]:
         """The session did not start; the client may start it again with something else."""
+        if self._announced:
+            return (self._refusal("prompt_refused", message),)
         event_id = None if self._start is None else self._start.event_id
         self._start, self._persona = None, Configure()
         param = "session.instructions or session.audio.output.voice"
