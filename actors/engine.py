@@ -94,7 +94,7 @@ class Engine:
         runner: makes what runs the calls of the stage with this name.
         model_threads: threads that the runners share.
         digest: identifies the weights, for recordings; may block, on a thread.
-        personas: makes prompts of the voices and roles that sessions ask for.
+        personas: makes prompts from the voices and roles that sessions ask for.
 
     Attributes:
         ready: set once the models are loaded.
