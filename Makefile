@@ -1,5 +1,6 @@
 # make run      set up and serve the embedded model on http://127.0.0.1:8788
 # make test     set up and run all tests
+# make test-clients  run the clients of other projects against a server, in a separate environment (about 900 MB)
 # make setup    create .venv for the server; make dev adds the development tools
 # make lint     formatting, lint, types, import contracts, dead code
 # make smoke    start a server, check its endpoints and stream speech to it
@@ -17,6 +18,7 @@ PYTHON ?= python3
 CONFIG ?= configs/tiny
 VENV   := .venv
 BIN    := $(VENV)/bin
+CLIENTS := .clients
 SPEECH := tests/data/speech.wav
 
 # The MLX backend. Metal needs no extra; Linux uses CUDA if there is an NVIDIA driver, else the CPU.
@@ -29,7 +31,7 @@ HOME_VENV := $(or $(filter /%,$(XDG_DATA_HOME)),$(HOME)/.local/share)/packet-voi
 HOME_BIN  := $(HOME)/.local/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test setup dev lint format smoke loadtest soak bench bench-peers evaluate vendor install image-steps docs \
+.PHONY: run test test-clients setup dev lint format smoke loadtest soak bench bench-peers evaluate vendor install image-steps docs \
   goldens clean
 
 run: setup
@@ -44,6 +46,18 @@ test: dev
 	@for each in $(NEEDED); do tool=$${each%% *}; PATH="$$PATH:/usr/sbin" command -v $$tool >/dev/null || \
 	  echo "$$tool is not installed: tests of $${each#* } are skipped" >&2; done
 	$(BIN)/python -m pytest $(ARGS)
+
+test-clients: dev $(CLIENTS)/.ready
+	$(BIN)/python -m pytest tests/clients $(ARGS)
+
+# `moshi` itself would bring PyTorch, which its client does not use.
+$(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt | $(BIN)/python
+	@echo "Installing pipecat, LiveKit agents and Moshi's client in $(CLIENTS): about 900 MB." >&2
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/clients/constraints.txt \
+	  --requirement tests/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps moshi==0.2.13
+	@touch $@
 
 setup: $(VENV)/.setup $(VENV)/.vendored
 dev: $(VENV)/.dev $(VENV)/.vendored
@@ -136,4 +150,4 @@ goldens:
 	tests/goldens/make-goldens
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -116,7 +116,7 @@ class Limits(Section, frozen=True):
     send_timeout_s: time after which a write to a client that does not read fails.
     max_lag_ms: queued audio older than this is dropped, oldest first.
     resume_grace_ms: time during which a session can be resumed after its connection was lost; 0: never.
-    live_session_s: longest session of the Live API, which announces when a session expires.
+    live_session_s: longest session of the Live and Realtime APIs, which announce when a session expires.
     connections: concurrent TCP connections; further ones are rejected.
     connections_per_address: concurrent TCP connections from one address; an IPv6 /64 network counts as one.
     failures_per_minute: wrong tokens and failed TLS handshakes allowed per address.
