@@ -6,6 +6,7 @@ much memory is free: `pipeline.backend`.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,8 +15,9 @@ from mlx.utils import tree_flatten
 from pipeline import backend
 from pipeline.errors import WeightsError
 from pipeline.models.bundle import Bundle
-from pipeline.models.checkpoint.loading import Assignment
-from pipeline.models.checkpoint.safetensors_header import Shape
+from pipeline.models.checkpoint.formats import read
+from pipeline.models.checkpoint.loading import Assignment, companions, stays
+from pipeline.models.checkpoint.safetensors_header import Shape, TensorHeader
 from pipeline.models.layers.conv import conv_state_floats
 from pipeline.models.layers.transformer import TransformerConfig
 from pipeline.models.lm import LmModel
@@ -27,6 +29,7 @@ from pipeline.models.sharding import Shard
 _PROCESS_BYTES: Final = 160 * 2**20
 _FLOAT32_BYTES: Final = 4
 _DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2}
+_STORED_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +75,15 @@ def memory_needs(bundle: Bundle, lanes: int, shard: Shard | None = None) -> Memo
     shapes = whole if shard is None else shard.shapes(bundle.lm, whole)
     keep = machine.keeps_quantized and bundle.lora is None
     assignments = lm.check_weights(bundle.lm_path, bundle.lora)
+    header = read(bundle.lm_path)
+    native = bundle.kernels is not None and bundle.lora is None and shard is None
     weights = [a for a in assignments if not a.copy]
-    read = [_kept_bytes(a, whole, dtype_bytes, keep=keep) for a in weights]
+
+    def kept(assignment: Assignment, shapes: Mapping[str, Shape]) -> int:
+        if native and stays(assignment, whole):
+            return _stored_bytes(assignment, shapes, header)
+        return _kept_bytes(assignment, shapes, dtype_bytes, keep=keep)
+
     rows = lanes + 1  # and the scratch row
     conv_floats = conv_state_floats(mimi.encoder) + conv_state_floats(mimi.downsample)
     conv_floats += conv_state_floats(mimi.upsample) + conv_state_floats(mimi.decoder)
@@ -87,10 +97,10 @@ def memory_needs(bundle: Bundle, lanes: int, shard: Shard | None = None) -> Memo
             codec_bytes = mimi_bytes = 0
     return MemoryNeeds(
         lanes=lanes,
-        lm_bytes=sum(_kept_bytes(a, shapes, dtype_bytes, keep=keep) for a in weights),
+        lm_bytes=sum(kept(a, shapes) for a in weights),
         mimi_bytes=mimi_bytes,
         rings_bytes=rows * (ring_bytes + codec_bytes),
-        working_bytes=_PROCESS_BYTES + max(read),
+        working_bytes=_PROCESS_BYTES + max(kept(a, whole) for a in weights),
     )
 
 
@@ -105,7 +115,19 @@ def require_memory(needs: MemoryNeeds, path: str) -> None:
         raise WeightsError(path, f"needs {needs}; {_gib(free_bytes)} are free")
 
 
-def _kept_bytes(assignment: Assignment, shapes: dict[str, Shape], dtype_bytes: int, *, keep: bool) -> int:
+def _stored_bytes(
+    assignment: Assignment, shapes: Mapping[str, Shape], header: Mapping[str, TensorHeader]
+) -> int:
+    """Memory of the parameters that one tensor becomes if it stays as it is stored."""
+    how = assignment.quantization
+    if how is not None:
+        scale_bytes = _STORED_BYTES[header[companions(assignment.source)[0]].dtype]
+        return sum(how.size_bytes(shapes[name], scale_bytes) for name in assignment.targets)
+    number_bytes = _STORED_BYTES[header[assignment.source].dtype]
+    return sum(math.prod(shapes[name]) * number_bytes for name in assignment.targets)
+
+
+def _kept_bytes(assignment: Assignment, shapes: Mapping[str, Shape], dtype_bytes: int, *, keep: bool) -> int:
     """Memory of the parameters that one tensor becomes."""
     how = assignment.quantization
     if how is not None and keep:
