@@ -176,9 +176,10 @@ def build(folder: Path | None = None) -> Path:
 
 
 def main() -> None:
-    """Build the kernels unless they are built already; the exit code is 0 either way."""
+    """Build the kernels unless they are built already. Without `--require` the exit code is always 0."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.kernels.build", description=__doc__)
     parser.add_argument("--force", action="store_true", help="build even if there is a library already")
+    parser.add_argument("--require", action="store_true", help="exit with 1 if they cannot be built")
     arguments = parser.parse_args()
     if library.find() is not None and not arguments.force:
         return
@@ -188,6 +189,8 @@ def main() -> None:
         build()
     except BuildError as error:
         print(f"Without native kernels: {error}. Everything works, more slowly.", file=sys.stderr)  # noqa: T201
+        if arguments.require:
+            sys.exit(1)
     else:
         print(f"Compiled in {time.monotonic() - begin:.0f} s.", file=sys.stderr)  # noqa: T201
 

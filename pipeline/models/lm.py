@@ -84,6 +84,14 @@ class Logits(NamedTuple):
     audio_mask: npt.NDArray[np.bool_]
 
 
+def ring_bytes(assignments: Iterable[Assignment]) -> int:
+    """Bytes of a number in the rings where weights are kept as stored: 4, and 2 if they are quantized.
+
+    A quantized model was made to be computed with 16-bit rings; others give the official tokens in float32.
+    """
+    return 2 if any(each.quantization is not None for each in assignments) else 4
+
+
 class LmStep(Protocol):
     """One step of a language model: `LmModel.step`, the compiled one, or the one that several ranks share."""
 
@@ -140,7 +148,10 @@ class LmModel(nn.Module):
         if c.conditioners:
             self.condition_provider = ConditionProvider(c.conditioners, c.summed, c.dim)
         self._shapes = {name: p.shape for name, p in dict(tree_flatten(self.parameters())).items()}
-        self.dtype: mx.Dtype = mx.float32  # of rings, and of weights unless they are kept as stored
+        self.dtype: mx.Dtype = (
+            mx.float32
+        )  # of what is computed, and of weights unless they are kept as stored
+        self.ring_dtype: mx.Dtype = mx.float32
         self.embedding_kernel: InputEmbedding | None = None  # see `models.native`
         self._fuse_weights()
 
@@ -161,15 +172,17 @@ class LmModel(nn.Module):
         """Replace all weights by those of a checkpoint in any of the published layouts, with `lora` fused.
 
         Quantized weights are made dense unless `keep_quantized`; with `lora` always. With `keep_stored` every
-        matrix stays as it is in the file, for kernels (`models.native`). With a `shard_rank`, only once and
-        without `lora`, this rank's shard of the weights is kept.
+        matrix stays as it is in the file, for kernels (`models.native`), and rings are as `ring_bytes` says.
+        With a `shard_rank`, only once and without `lora`, this rank's shard of the weights is kept.
 
         Raises:
             WeightsError: the file is no language model, or is damaged, or does not fill
                 exactly these parameters (then `TensorMismatchError`); nothing was replaced.
         """
-        rules = self._rules(path, read(path))
+        header = read(path)
+        rules = self._rules(path, header)
         shapes = self.parameter_shapes()
+        assignments = match(path, header, shapes, rules) if keep_stored and lora is None else []
         if lora is not None:
             dense = dict(load_parameters(path, shapes, rules, dtype))
             lora.fuse(self.config, dense)
@@ -181,7 +194,9 @@ class LmModel(nn.Module):
             if shard_rank is not None:
                 weights = self._shard(weights, shard_rank.shard)
             install(self, list(weights))  # read completely before any of it is installed
-        self.dtype = dtype
+        self.dtype = self.ring_dtype = dtype
+        if keep_stored and ring_bytes(assignments) == 2:
+            self.ring_dtype = mx.bfloat16
         if shard_rank is not None:
             self._parallelize(shard_rank)
         self._fuse_weights()
@@ -242,7 +257,7 @@ class LmModel(nn.Module):
 
     def state(self, rows: int) -> RingKVCache:
         """The state of `rows` sessions that have taken no step."""
-        return self.transformer.state(rows * self.rows_per_session, self.dtype)
+        return self.transformer.state(rows * self.rows_per_session, self.ring_dtype)
 
     def reset(self, state: RingKVCache, row: int) -> RingKVCache:
         """The state with session `row` reset; the others are unchanged."""

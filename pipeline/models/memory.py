@@ -21,6 +21,7 @@ from pipeline.models.checkpoint.safetensors_header import Shape, TensorHeader
 from pipeline.models.layers.conv import conv_state_floats
 from pipeline.models.layers.transformer import TransformerConfig
 from pipeline.models.lm import LmModel
+from pipeline.models.lm import ring_bytes as lm_ring_bytes
 from pipeline.models.mimi import Mimi
 from pipeline.models.sharding import Shard
 
@@ -87,7 +88,8 @@ def memory_needs(bundle: Bundle, lanes: int, shard: Shard | None = None) -> Memo
     rows = lanes + 1  # and the scratch row
     conv_floats = conv_state_floats(mimi.encoder) + conv_state_floats(mimi.downsample)
     conv_floats += conv_state_floats(mimi.upsample) + conv_state_floats(mimi.decoder)
-    ring_bytes = lm.rows_per_session * _ring_numbers(bundle.lm.transformer) * dtype_bytes
+    number_bytes = lm_ring_bytes(weights) if native else dtype_bytes
+    ring_bytes = lm.rows_per_session * _ring_numbers(bundle.lm.transformer) * number_bytes
     codec_bytes = (2 * _ring_numbers(bundle.mimi.transformer) + conv_floats) * _FLOAT32_BYTES
     parameters = dict(tree_flatten(mimi.parameters()))
     mimi_bytes = sum(p.size * _FLOAT32_BYTES for p in parameters.values())
@@ -99,7 +101,8 @@ def memory_needs(bundle: Bundle, lanes: int, shard: Shard | None = None) -> Memo
         lanes=lanes,
         lm_bytes=sum(kept(a, shapes) for a in weights),
         mimi_bytes=mimi_bytes,
-        rings_bytes=rows * (ring_bytes + codec_bytes),
+        # With kernels the scratch row, which is reset before it is used, takes no memory beyond a few slots.
+        rings_bytes=(lanes if native else rows) * ring_bytes + rows * codec_bytes,
         working_bytes=_PROCESS_BYTES + max(kept(a, whole) for a in weights),
     )
 

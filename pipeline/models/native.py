@@ -16,7 +16,8 @@ from mlx import nn
 
 from pipeline.kernels.library import Library
 from pipeline.models.layers.attention import Lanes, ring_slots
-from pipeline.models.layers.conv import CausalConv1d, ConvState, ConvTranspose1d
+from pipeline.models.layers.conv import CausalConv1d, ConvDownsample1d, ConvState, ConvTranspose1d
+from pipeline.models.layers.conv import Kernel as ConvKernel
 from pipeline.models.layers.embedding import Embedding
 from pipeline.models.layers.linear import Linear
 from pipeline.models.layers.norms import LayerNorm, RmsNorm
@@ -99,6 +100,12 @@ class TransformerKernel:
     def __init__(self, library: Library, transformer: Transformer) -> None:
         self._config = config = transformer.config
         self._native = _transformer(library, transformer.layers, config, config.context)
+        self._empty = library.native.empty_ring
+
+    def ring(self, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+        """A ring that takes memory only as its slots are written: a row that is never used takes none."""
+        ring: mx.array = self._empty(list(shape), dtype == mx.bfloat16)
+        return ring
 
     def takes(self, rows: int) -> bool:
         """Whether so many positions are computed here, rather than by wide products."""
@@ -236,6 +243,14 @@ class SeanetKernel:
         return y
 
 
+def _downsample(library: Library, layer: ConvDownsample1d) -> ConvKernel:
+    """The convolution of a downsampling layer."""
+    convolution = library.native.Convolution.causal(_floats(layer.weight), None, layer.stride, 1, False)  # noqa: FBT003
+    layer.weight = mx.zeros((0,))
+    step: ConvKernel = library.native.Seanet([convolution], [-1]).step
+    return step
+
+
 def _norm(library: Library, norm: LayerNorm | RmsNorm) -> Any:  # noqa: ANN401 - a class of the library
     if isinstance(norm, RmsNorm):
         return library.native.Norm(_floats(norm.alpha), None, norm.eps)
@@ -297,6 +312,7 @@ def attach_mimi(mimi: Mimi, library: Library) -> None:
     """Let `mimi`, whose weights are loaded, compute with kernels."""
     for transformer in (mimi.encoder_transformer, mimi.decoder_transformer):
         transformer.kernel = TransformerKernel(library, transformer)
+    mimi.downsample.kernel = _downsample(library, mimi.downsample)
     mimi.quantizer.kernel = QuantizerKernel(library, mimi.quantizer)
     for network in (mimi.encoder, mimi.decoder):
         network.kernel = SeanetKernel(library, convolutions(network.model))

@@ -43,14 +43,15 @@ enum class Rope : uint8_t { None, Interleaved, Halves };
 // One head of one lane's attention over its filled slots.
 struct AttentionHead {
   const float* query;  // [head_dim]
-  const float* keys;  // [slots, head_dim]
-  const float* values;
+  const void* keys;  // [slots, head_dim], stored as `storage`, F32 or BF16
+  const void* values;
   float* scores;  // scratch, [slots]
   float* output;  // [head_dim]
   const int* hidden;  // slots that this query may not read
   int hidden_count;
   int slots;
   int head_dim;
+  Storage storage;
 };
 
 // A convolution as a product: row i of the input starts at `rows[i]`; tap k of it is `tap_stride` floats further.
@@ -84,11 +85,11 @@ struct Compute {
   void (*add_scaled)(float* x, const float* update, const float* scale, size_t size);  // scale may be null
   void (*rotate)(float* head, const float* cosines, const float* sines, int head_dim, Rope kind);
   void (*attend)(const AttentionHead& head);
+  void (*narrow)(const float* x, int size, uint16_t* y);  // to bfloat16, to the nearest, ties to even
   size_t (*packed_floats)(int out, int depth);
   void (*pack)(const float* weight, int out, int depth, float* packed);  // weight [out, depth]
   void (*convolve)(const ConvRows& conv, int begin, int end);  // panels `begin` to `end`
   int (*panels)(int out);
-  bool (*finite)(const void* data, size_t size, Storage storage);
 };
 
 }  // namespace packet_voice

@@ -114,26 +114,27 @@ void rotate(float* head, const float* cosines, const float* sines, int head_dim,
 }
 
 // Σ scores[s] · values[s], one vector of a head at a time so that its sums stay in registers.
-template <int V>
+template <class T, int V>
 PV_INLINE void weighted_sum(const AttentionHead& h, int from) {
   Floats acc[V] = {};
   for (int s = 0; s < h.slots; s++) {
     const Floats weight = broadcast(h.scores[s]);
-    const float* value = h.values + size_t(s) * h.head_dim + from;
-    for (int v = 0; v < V; v++) acc[v] += weight * load(value + v * W);
+    const char* value = static_cast<const char*>(h.values) + (size_t(s) * h.head_dim + from) * T::bytes;
+    for (int v = 0; v < V; v++) acc[v] += weight * T::vector(value + v * W * T::bytes);
   }
   for (int v = 0; v < V; v++) store(h.output + from + v * W, acc[v]);
 }
 
-void attend(const AttentionHead& h) {
+template <class T>
+void attend_stored(const AttentionHead& h) {
   MatrixView keys = {};
   keys.data = h.keys;
   keys.out = h.slots;
   keys.in = h.head_dim;
-  keys.storage = Storage::F32;
-  keys.row_bytes = size_t(h.head_dim) * 4;
+  keys.storage = h.storage;
+  keys.row_bytes = size_t(h.head_dim) * T::bytes;
   const Rows rows = {h.query, h.scores, nullptr, 1, h.head_dim, h.slots};
-  dense_rows<F32, 1>(keys, rows, 0, h.slots, 0);
+  dense_rows<T, 1>(keys, rows, 0, h.slots, 0);
   for (int i = 0; i < h.hidden_count; i++) h.scores[h.hidden[i]] = -3e38f;
   const float scale = 1.0f / __builtin_sqrtf(float(h.head_dim));
   float best = h.scores[0];
@@ -147,48 +148,29 @@ void attend(const AttentionHead& h) {
   float total = sum(acc);
   for (; s < h.slots; s++) total += h.scores[s];
   int d = 0;
-  for (; d + 4 * W <= h.head_dim; d += 4 * W) weighted_sum<4>(h, d);
-  for (; d + 2 * W <= h.head_dim; d += 2 * W) weighted_sum<2>(h, d);
-  for (; d + W <= h.head_dim; d += W) weighted_sum<1>(h, d);
+  for (; d + 4 * W <= h.head_dim; d += 4 * W) weighted_sum<T, 4>(h, d);
+  for (; d + 2 * W <= h.head_dim; d += 2 * W) weighted_sum<T, 2>(h, d);
+  for (; d + W <= h.head_dim; d += W) weighted_sum<T, 1>(h, d);
   for (; d < h.head_dim; d++) {
     float sum_d = 0;
-    for (int i = 0; i < h.slots; i++) sum_d += h.scores[i] * h.values[size_t(i) * h.head_dim + d];
+    const char* values = static_cast<const char*>(h.values) + d * T::bytes;
+    for (int i = 0; i < h.slots; i++) sum_d += h.scores[i] * T::scalar(values + size_t(i) * h.head_dim * T::bytes);
     h.output[d] = sum_d;
   }
   const float factor = 1.0f / total;
   for (int i = 0; i < h.head_dim; i++) h.output[i] *= factor;
 }
 
-// Whether no number is infinite or NaN.
-bool finite(const void* data, size_t size, Storage storage) {
-  if (storage == Storage::F32) {
-    const Words exponent = Words{} + 0x7f800000u;
-    Words bad = {};
-    const char* p = static_cast<const char*>(data);
-    size_t i = 0;
-    for (; i + W <= size; i += W) bad |= reinterpret_cast<Words>((load_words(p + i * 4) & exponent) == exponent);
-    for (; i < size; i++) {
-      uint32_t word;
-      __builtin_memcpy(&word, p + i * 4, 4);
-      bad[0] |= (word & 0x7f800000u) == 0x7f800000u;
-    }
-    uint32_t any = 0;
-    for (int lane = 0; lane < W; lane++) any |= bad[lane];
-    return any == 0;
+void attend(const AttentionHead& h) {
+  h.storage == Storage::BF16 ? attend_stored<BF16>(h) : attend_stored<F32>(h);
+}
+
+void narrow(const float* x, int size, uint16_t* y) {
+  for (int i = 0; i < size; i++) {
+    uint32_t word;
+    __builtin_memcpy(&word, x + i, 4);
+    y[i] = uint16_t((word + 0x7fff + ((word >> 16) & 1)) >> 16);
   }
-  const uint16_t exponent = storage == Storage::BF16 ? 0x7f80 : 0x7c00;
-  const LooseHalves* p = static_cast<const LooseHalves*>(data);
-  Halves bad = {};
-  size_t i = 0;
-  for (; i + W <= size; i += W) bad |= reinterpret_cast<Halves>((p[i / W] & exponent) == exponent);
-  uint32_t any = 0;
-  for (int lane = 0; lane < W; lane++) any |= bad[lane];
-  for (; i < size; i++) {
-    uint16_t half;
-    __builtin_memcpy(&half, static_cast<const char*>(data) + i * 2, 2);
-    any |= (half & exponent) == exponent;
-  }
-  return any == 0;
 }
 
 }  // namespace

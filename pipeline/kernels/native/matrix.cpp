@@ -262,9 +262,4 @@ mx::array embed(const std::vector<MatrixPtr>& tables, const mx::array& tokens) {
   return mx::array(std::move(shape), mx::float32, std::make_shared<Embed>(stream, tables), {tokens});
 }
 
-bool all_finite(const mx::array& values) {
-  require_contiguous(values);
-  return values.size() == 0 || compute()->finite(values.data<char>(), values.size(), storage_of(values));
-}
-
 }  // namespace packet_voice

@@ -92,9 +92,6 @@ mx::array linear(const mx::array& x, MatrixPtr matrix, const std::optional<mx::a
 // An op: the sum over the tables of one row each: `tokens [w, tables, T]` int32 → `[w, T, D]`; −1 adds nothing.
 mx::array embed(const std::vector<MatrixPtr>& tables, const mx::array& tokens);
 
-// Whether no number of an evaluated float32, bfloat16 or float16 array is infinite or NaN.
-bool all_finite(const mx::array& values);
-
 // Throws std::invalid_argument with `message` unless `condition`.
 void require(bool condition, const char* message);
 

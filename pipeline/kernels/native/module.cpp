@@ -27,7 +27,6 @@ NB_MODULE(packet_voice_kernels, m) {
   m.def("choose", &choose, "name"_a);
   m.def("chosen", [] { return compute() == nullptr ? std::string() : std::string(compute()->name); });
   m.def("set_threads", &set_threads, "count"_a);
-  m.def("all_finite", &all_finite, "values"_a);
 
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<mx::array>(), "weight"_a)
@@ -93,6 +92,8 @@ NB_MODULE(packet_voice_kernels, m) {
                 self, x, keys, values, {std::move(lanes), std::move(starts), std::move(slots), steps, 0});
           },
           "x"_a, "keys"_a, "values"_a, "lanes"_a, "starts"_a, "slots"_a, "steps"_a);
+
+  m.def("empty_ring", &empty_ring, "shape"_a, "half"_a);
 
   nb::class_<Codebook>(m, "Codebook")
       .def(

@@ -151,6 +151,20 @@ PV_INLINE Words load_pieces(const char* p) {
   }
 }
 
+// Number j of each piece.
+template <int B>
+PV_INLINE Floats number_at(Words pieces, int j) {
+  const Words shifted = pieces >> (B * j);
+#if defined(__AVX512F__)
+  if constexpr (B == 4) {  // a permutation of a table looks at the four lowest bits only
+    const Floats table = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return reinterpret_cast<Floats>(
+        _mm512_permutexvar_ps(reinterpret_cast<__m512i>(shifted), reinterpret_cast<__m512>(table)));
+  }
+#endif
+  return to_floats(shifted & ((1u << B) - 1));
+}
+
 PV_INLINE float scale_at(const void* p, Storage storage, size_t i) {
   if (storage == Storage::F32) return F32::scalar(static_cast<const char*>(p) + i * 4);
   if (storage == Storage::BF16) return BF16::scalar(static_cast<const char*>(p) + i * 2);
@@ -263,7 +277,6 @@ PV_INLINE void packed_block(const MatrixView& m, const Rows& rows, const float* 
       for (int n = 0; n < N; n++) acc[r][n] += b * load(x[n] + size_t(blocks) * P::values + g);
     }
   }
-  const Words mask = Words{} + ((1u << B) - 1);
   auto step = [&](int b, const char* const* pieces) __attribute__((always_inline)) {
     Words q[R];
     Floats part[R][N] = {};
@@ -272,7 +285,7 @@ PV_INLINE void packed_block(const MatrixView& m, const Rows& rows, const float* 
       Floats xs[N];
       for (int n = 0; n < N; n++) xs[n] = load(x[n] + (size_t(b) * P::per + j) * W);
       for (int r = 0; r < R; r++) {
-        const Floats v = to_floats(j == P::per - 1 && B != 6 ? q[r] >> (B * j) : (q[r] >> (B * j)) & mask);
+        const Floats v = number_at<B>(q[r], j);
         for (int n = 0; n < N; n++) part[r][n] += v * xs[n];
       }
     }

@@ -395,9 +395,10 @@ std::vector<mx::array> seanet_step(std::shared_ptr<const Seanet> seanet, const m
   require(state.shape(0) == x.shape(0) && state.shape(1) == seanet->state_floats(), "the state is another network's");
   const int steps = seanet->steps_out(x.shape(1));
   require(x.shape(0) > 0 && steps > 0, "the input is not whole frames");
+  const mx::Shape shape{x.shape(0), steps, seanet->out()};
   auto stream = mx::default_stream(mx::Device::cpu);
   return mx::array::make_arrays(
-      {{x.shape(0), steps, seanet->out()}, state.shape()}, {mx::float32, mx::float32},
+      {shape, state.shape()}, {mx::float32, mx::float32},
       std::make_shared<SeanetStep>(stream, std::move(seanet)), {x, state});
 }
 

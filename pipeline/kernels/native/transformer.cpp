@@ -30,9 +30,10 @@ struct RingCopy {
   mx::array to;
 };
 
-void copy_ring(const RingCopy& copy) {
-  const float* from = copy.from.data<float>();
-  float* to = const_cast<mx::array&>(copy.to).data<float>();
+template <class T>
+void copy_ring_of(const RingCopy& copy) {
+  const T* from = copy.from.data<T>();
+  T* to = const_cast<mx::array&>(copy.to).data<T>();
   if (copy.from.flags().row_contiguous) {
     std::memcpy(to, from, copy.from.nbytes());
     return;
@@ -42,11 +43,15 @@ void copy_ring(const RingCopy& copy) {
   for (int64_t a = 0; a < shape[0]; a++) {
     for (int64_t b = 0; b < shape[1]; b++) {
       for (int64_t c = 0; c < shape[2]; c++) {
-        const float* row = from + a * strides[0] + b * strides[1] + c * strides[2];
+        const T* row = from + a * strides[0] + b * strides[1] + c * strides[2];
         for (int64_t d = 0; d < shape[3]; d++) *to++ = row[d * strides[3]];
       }
     }
   }
+}
+
+void copy_ring(const RingCopy& copy) {
+  copy.from.itemsize() == 2 ? copy_ring_of<uint16_t>(copy) : copy_ring_of<float>(copy);
 }
 
 class TransformerStep : public mx::Primitive {
@@ -70,8 +75,9 @@ class TransformerStep : public mx::Primitive {
     }
     std::vector<Transformer::Rings> rings;
     const int layers = transformer_->layers();
+    const Storage storage = outputs[1].dtype() == mx::bfloat16 ? Storage::BF16 : Storage::F32;
     for (int layer = 0; layer < layers; layer++) {
-      rings.push_back({outputs[1 + layer].data<float>(), outputs[1 + layers + layer].data<float>()});
+      rings.push_back({outputs[1 + layer].data<void>(), outputs[1 + layers + layer].data<void>(), storage});
     }
     auto& encoder = mx::cpu::get_command_encoder(stream());
     encoder.dispatch([transformer = transformer_, places = places_, rings = std::move(rings),
@@ -140,7 +146,7 @@ class DepformerSample : public mx::Primitive {
     std::vector<Transformer::Rings> rings;
     for (int layer = 0; layer < transformer.layers(); layer++) {
       float* keys = scratch.take(ring);
-      rings.push_back({keys, scratch.take(ring)});
+      rings.push_back({keys, scratch.take(ring), Storage::F32});
     }
     float* h = scratch.take(size_t(rows) * dim);
     float* embedded = scratch.take(size_t(rows) * depformer.widest);
@@ -308,9 +314,8 @@ void Transformer::run(float* x, const Places& places, const std::vector<Rings>& 
       const float* keys = packed + size_t(heads_) * head_dim();
       for (int head = 0; head < kv_heads_; head++) {
         const size_t at = ((size_t(lane) * kv_heads_ + head) * context_ + slot) * head_dim();
-        std::memcpy(rings[l].keys + at, keys + size_t(head) * head_dim(), head_dim() * sizeof(float));
-        std::memcpy(
-            rings[l].values + at, keys + size_t(kv_heads_ + head) * head_dim(), head_dim() * sizeof(float));
+        write(rings[l].keys, rings[l].storage, at, keys + size_t(head) * head_dim());
+        write(rings[l].values, rings[l].storage, at, keys + size_t(kv_heads_ + head) * head_dim());
       }
     }
     attend(wide, places, rings[l], narrow);
@@ -339,6 +344,14 @@ void Transformer::run(float* x, const Places& places, const std::vector<Rings>& 
   scratch.release(mark);
 }
 
+void Transformer::write(void* ring, Storage storage, size_t at, const float* head) const {
+  if (storage == Storage::BF16) {
+    compute()->narrow(head, head_dim(), static_cast<uint16_t*>(ring) + at);
+  } else {
+    std::memcpy(static_cast<float*>(ring) + at, head, head_dim() * sizeof(float));
+  }
+}
+
 void Transformer::attend(const float* projected, const Places& places, const Rings& rings, float* attended) const {
   const Compute& c = *compute();
   Scratch& scratch = Scratch::here();
@@ -362,8 +375,10 @@ void Transformer::attend(const float* projected, const Places& places, const Rin
       const int filled = int(std::min<int64_t>(places.starts[batch] + steps, context_));
       AttentionHead one = {};
       one.query = projected + (size_t(row) * heads_out + head) * head_dim();
-      one.keys = rings.keys + ring;
-      one.values = rings.values + ring;
+      const size_t bytes = rings.storage == Storage::BF16 ? 2 : 4;
+      one.keys = static_cast<const char*>(rings.keys) + ring * bytes;
+      one.values = static_cast<const char*>(rings.values) + ring * bytes;
+      one.storage = rings.storage;
       one.scores = scores + size_t(task) * most;
       one.output = attended + (size_t(row) * heads_ + head) * head_dim();
       one.hidden = places.slots.data() + row + 1;  // those of the later positions of the same call
@@ -374,6 +389,15 @@ void Transformer::attend(const float* projected, const Places& places, const Rin
     }
   });
   scratch.release(mark);
+}
+
+mx::array empty_ring(const std::vector<int>& shape, bool half) {
+  require(shape.size() == 4, "a ring is [rows, kv_heads, context, head_dim]");
+  for (const int axis : shape) require(axis > 0, "a ring is not empty");
+  mx::array ring(mx::Shape(shape.begin(), shape.end()), half ? mx::bfloat16 : mx::float32, nullptr, {});
+  ring.set_data(mx::allocator::malloc(ring.nbytes()));
+  ring.set_status(mx::array::Status::available);
+  return ring;
 }
 
 std::vector<mx::array> transformer_step(
@@ -388,16 +412,20 @@ std::vector<mx::array> transformer_step(
   require(x.dtype() == mx::float32 && x.shape() == shape, "x is [width * steps, dim] float32");
   std::vector<mx::array> inputs{x};
   std::vector<mx::Shape> shapes{shape};
+  const mx::Dtype stored = keys[0].dtype();
+  require(stored == mx::float32 || stored == mx::bfloat16, "rings are float32 or bfloat16");
   for (const auto* rings : {&keys, &values}) {
     for (const auto& each : *rings) {
-      require(each.dtype() == mx::float32 && each.shape() == ring, "rings are [rows, kv_heads, context, head_dim] float32");
+      require(each.dtype() == stored && each.shape() == ring, "rings are [rows, kv_heads, context, head_dim]");
       inputs.push_back(each);
       shapes.push_back(ring);
     }
   }
+  std::vector<mx::Dtype> dtypes(1 + 2 * layers, stored);
+  dtypes[0] = mx::float32;
   auto stream = mx::default_stream(mx::Device::cpu);
   return mx::array::make_arrays(
-      std::move(shapes), std::vector<mx::Dtype>(1 + 2 * layers, mx::float32),
+      std::move(shapes), dtypes,
       std::make_shared<TransformerStep>(stream, std::move(transformer), std::move(places)), inputs);
 }
 

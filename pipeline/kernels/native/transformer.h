@@ -43,10 +43,11 @@ class Transformer {
     int weight_set;
   };
 
-  // Keys and values of one layer, [rows, kv_heads, context, head_dim].
+  // Keys and values of one layer, [rows, kv_heads, context, head_dim], stored as F32 or BF16.
   struct Rings {
-    float* keys;
-    float* values;
+    void* keys;
+    void* values;
+    Storage storage;
   };
 
   // Throws std::invalid_argument where `places` does not fit `rows` rows of rings.
@@ -56,6 +57,7 @@ class Transformer {
   void run(float* x, const Places& places, const std::vector<Rings>& rings) const;
 
  private:
+  void write(void* ring, Storage storage, size_t at, const float* head) const;
   void attend(const float* projected, const Places& places, const Rings& rings, float* attended) const;
 
   std::vector<TransformerLayer> layers_;
@@ -68,7 +70,11 @@ class Transformer {
 
 using TransformerPtr = std::shared_ptr<const Transformer>;
 
+// A ring that takes memory only as its slots are written; what is in it before is not defined.
+mx::array empty_ring(const std::vector<int>& shape, bool half);
+
 // An op: `x [width * steps, dim]` and the rings of all layers → the output, the new keys and the new values.
+// Rings are float32 or bfloat16, all of them.
 // The rings are written in place if nothing else refers to them.
 std::vector<mx::array> transformer_step(
     TransformerPtr transformer, const mx::array& x, const std::vector<mx::array>& keys,

@@ -44,8 +44,7 @@ class Embedding(nn.Module):
         return not self.normed and not self.projected and "scales" not in self
 
     def _lookup(self, tokens: mx.array) -> mx.array:
-        x = rows(self, tokens)
-        x = x.astype(mx.float32) if self.widens else x
+        x = rows(self, tokens, mx.float32 if self.widens else None)
         return self.norm(x) if self.normed else x
 
 

@@ -128,13 +128,18 @@ def keep(module: nn.Module, weight: Quantized) -> None:
     module.bits, module.group = weight.how
 
 
-def rows(table: nn.Module, indices: mx.array) -> mx.array:
-    """Rows of the weight of `table`, dense or quantized: `indices [...]`, none negative → `[..., D]`."""
+def rows(table: nn.Module, indices: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
+    """Rows of the weight of `table`, dense or quantized: `indices [...]`, none negative → `[..., D]`.
+
+    They are computed in `dtype`, by default in that of the weight, or of its scales.
+    """
     if "scales" not in table:
         dense: mx.array = table.weight[indices]
-        return dense
-    kept = (table.weight[indices], table.scales[indices], table.biases[indices])
-    return mx.dequantize(*kept, group_size=table.group, bits=table.bits)
+        return dense if dtype is None else dense.astype(dtype)
+    scales, biases = table.scales[indices], table.biases[indices]
+    if dtype is not None:
+        scales, biases = scales.astype(dtype), biases.astype(dtype)
+    return mx.dequantize(table.weight[indices], scales, biases, group_size=table.group, bits=table.bits)
 
 
 def install(model: nn.Module, weights: Iterable[tuple[str, mx.array | Quantized]]) -> None:

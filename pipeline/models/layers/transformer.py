@@ -197,6 +197,9 @@ def apply_position_embedding(
 class TransformerKernel(Protocol):
     """Computes all layers of a `Transformer` at once."""
 
+    def ring(self, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+        """A ring of keys or values without any past."""
+
     def takes(self, rows: int) -> bool:
         """Whether it computes so many positions."""
 
@@ -220,7 +223,8 @@ class Transformer(nn.Module):
         shape = (rows, heads, c.context, c.head_dim)
 
         def rings() -> tuple[mx.array, ...]:
-            return tuple(mx.zeros(shape, dtype) for _ in range(c.num_layers))
+            make = mx.zeros if self.kernel is None else self.kernel.ring
+            return tuple(make(shape, dtype) for _ in range(c.num_layers))
 
         return RingKVCache(rings(), rings(), np.zeros(rows, np.int64), np.zeros(rows, np.int64))
 

@@ -216,7 +216,7 @@ void attention(const Compute& c) {
       std::vector<float> scores(slots), output(dim);
       const std::vector<int> hidden = slots > 2 ? std::vector<int>{1, slots - 1} : std::vector<int>{};
       AttentionHead head = {query.data(), keys.data(), values.data(), scores.data(), output.data(),
-                            hidden.data(), int(hidden.size()), slots, dim};
+                            hidden.data(), int(hidden.size()), slots, dim, Storage::F32};
       c.attend(head);
       std::vector<double> weights(slots);
       double total = 0;
@@ -269,21 +269,6 @@ void convolutions(const Compute& c) {
   }
 }
 
-void finite_numbers(const Compute& c) {
-  for (const size_t size : {size_t(1), size_t(16), size_t(37)}) {
-    for (size_t at = 0; at < size; at++) {
-      std::vector<float> values = numbers(size);
-      expect(c.finite(values.data(), size, Storage::F32), "the search for infinite numbers", c.name);
-      values[at] = at % 2 ? INFINITY : NAN;
-      expect(!c.finite(values.data(), size, Storage::F32), "the search for infinite numbers", c.name);
-      std::vector<uint16_t> halves(size, 0x3c00);
-      expect(c.finite(halves.data(), size, Storage::F16), "the search for infinite numbers", c.name);
-      halves[at] = 0x7c01;
-      expect(!c.finite(halves.data(), size, Storage::F16), "the search for infinite numbers", c.name);
-    }
-  }
-}
-
 // Several callers at once, as the model threads are: every task runs exactly once.
 void parallel() {
   set_threads(4);
@@ -317,7 +302,6 @@ int main() {
     elementwise(c);
     attention(c);
     convolutions(c);
-    finite_numbers(c);
     sets++;
   }
   expect(sets > 0, "this processor", "no instruction set");
