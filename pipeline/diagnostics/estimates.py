@@ -94,10 +94,11 @@ def estimate(
 ) -> Estimate:
     """Estimate `model` in a weight format, on a machine with `free_bytes` of free memory.
 
-    `on_cpu`: caches are float32, whatever the weights are.
+    `on_cpu`: with native kernels, which keep bfloat16 weights beside float32 caches, and give the row of the
+    batch that is padding no memory.
     """
     lm = PUBLISHED[model]
-    cached: Format = "float32" if on_cpu else weight_format
+    cached: Format = "float32" if on_cpu and weight_format not in QUANTIZED else weight_format
     lane_bytes = kv_cache_bytes(lm, cached)
     model_bytes = weights_bytes(lm, weight_format)
     frame_ms = {
@@ -109,7 +110,7 @@ def estimate(
         if ms > USABLE_MS or model_bytes + (width + 1) * lane_bytes > free_bytes:
             break
         lanes = width
-    one_lane_bytes = model_bytes + 2 * lane_bytes  # one row of the batch is padding
+    one_lane_bytes = model_bytes + (1 if on_cpu else 2) * lane_bytes  # one row of the batch is padding
     return Estimate(
         model, weight_format, REPOSITORIES[model, weight_format], one_lane_bytes, lane_bytes, frame_ms, lanes
     )
