@@ -32,6 +32,10 @@ from pipeline.values import FrameHeader, UserFrame
 # Checked with `loadtest --slow`: on one core, three sessions at 0.48 were in time and four at 0.54 were not.
 HEADROOM: Final = 0.5
 ROUNDS: Final = 3
+BUSY_ADVICE: Final = (
+    "This machine is too slow or too busy at present: a single conversation is late. "
+    "Close other programs, or use a quantized checkpoint or a smaller model."
+)
 NEARLY_SILENT: Final = 1e-3  # noise, so that no shortcut for zeros is measured
 
 log = structlog.get_logger()
@@ -42,10 +46,12 @@ class Capacity:
     """What was measured: `ticks_ms` by width; empty where the number of sessions was set by hand.
 
     `sessions`: so many can be served in time by this measurement; 0 where not even one can.
+    `late_alone`: as it turned out since, one session alone is late at present.
     """
 
     lanes: int
     ticks_ms: Mapping[int, float] = field(default_factory=dict)
+    late_alone: bool = False
 
     @property
     def sessions(self) -> int:
@@ -69,7 +75,7 @@ class Capacity:
     def advice(self) -> str | None:
         """What helps a machine that cannot serve one session in time; None where it can."""
         if self.serves_one:
-            return None
+            return BUSY_ADVICE if self.late_alone else None
         return (
             f"This machine is too slow for this model: 80 ms of audio take {self.ticks_ms[1]:.0f} ms. "
             "Use a quantized checkpoint or a smaller model; `packet-voice doctor` lists what it can run."
@@ -139,33 +145,42 @@ class CapacityControl:
     """Keeps the number of running sessions to what the machine can serve in time.
 
     Args:
-        busy_s: total time that the models have computed.
+        busy_s: total time that each stage has computed.
+        threads: that the stages share.
+        on_late_alone: called with whether a single session alone is late, when that changes.
     """
 
     def __init__(
         self,
         admission: Admission,
         dispatcher: Dispatcher,
-        busy_s: Callable[[], float],
+        busy_s: Callable[[], Sequence[float]],
         limit: ConcurrencyLimit,
+        *,
+        threads: int,
+        on_late_alone: Callable[[bool], None],
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
         self._busy_s = busy_s
         self._limit = limit
+        self._threads = threads
+        self._on_late_alone = on_late_alone
+        self._late_alone = False
 
     async def run(self) -> None:
         """Observe and correct until cancelled."""
-        before, before_s = self._dispatcher.punctuality(), self._busy_s()
-        due_s = trio.current_time()
+        before, before_s, began_s = self._dispatcher.punctuality(), self._busy_s(), trio.current_time()
+        due_s = began_s
         while True:
             due_s = max(due_s + OBSERVE_EVERY_S, trio.current_time())
             await trio.sleep_until(due_s)
-            now, now_s = self._dispatcher.punctuality(), self._busy_s()
-            self._observe(now.since(before), now_s - before_s)
-            before, before_s = now, now_s
+            now, now_s, ended_s = self._dispatcher.punctuality(), self._busy_s(), trio.current_time()
+            stages_s = [after - before for after, before in zip(now_s, before_s, strict=True)]
+            self._observe(now.since(before), stages_s, ended_s - began_s)
+            before, before_s, began_s = now, now_s, ended_s
 
-    def _observe(self, seen: Punctuality, busy_s: float) -> None:
+    def _observe(self, seen: Punctuality, stages_s: Sequence[float], elapsed_s: float) -> None:
         sessions = self._admission.statistics()
         before = self._limit.limit
         limit = self._limit.observe(
@@ -173,12 +188,17 @@ class CapacityControl:
                 frames=seen.frames,
                 late=seen.late,
                 tight=seen.tight,
-                cost_s=busy_s / max(1, seen.frames),
+                cost_s=sum(stages_s) / max(1, seen.frames),
+                # A stage computes one batch at a time, however many threads there are.
+                busy=max(sum(stages_s) / self._threads, *stages_s) / elapsed_s,
                 running=sessions.running,
                 waiting=sessions.queued,
             ),
             trio.current_time(),
         )
+        if self._limit.is_late_alone is not self._late_alone:
+            self._late_alone = not self._late_alone
+            self._on_late_alone(self._late_alone)
         if limit == before:
             return
         log.info("session_limit_changed", limit=limit, before=before, running=sessions.running)

@@ -15,7 +15,7 @@ how any of them works.
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from secrets import randbits
 from types import MappingProxyType
@@ -92,6 +92,7 @@ class Engine:
         lanes: sessions served at once.
         recommended: the checkpoint's own `lm_gen_config`.
         runner: makes what runs the calls of the stage with this name.
+        model_threads: threads that the runners share.
         digest: identifies the weights, for recordings; may block, on a thread.
         personas: makes prompts of the voices and roles that sessions ask for.
 
@@ -110,6 +111,7 @@ class Engine:
         lanes: int,
         recommended: Mapping[str, Any] = MappingProxyType({}),
         runner: Callable[[str], AbstractContextManager[Runner]] = PinnedThread,
+        model_threads: int = 3,
         digest: Callable[[], str] = str,
         personas: PersonaSource = NO_PERSONAS,
     ) -> None:
@@ -152,6 +154,7 @@ class Engine:
         self._prompter = Prompter(self._stepper, personas)
         self._persona = Persona(settings.prompt.voice, settings.prompt.role)
         self._runner = runner
+        self._model_threads = model_threads
         self.admission = Admission(self._user_frames, lanes=lanes, queue=settings.lanes.queue)
         self._recorder = (
             None if settings.replay.folder is None else Recorder(settings.replay, card.name, digest)
@@ -361,7 +364,23 @@ class Engine:
         self.ready.set()
         if admit != "auto":
             await trio.sleep_forever()
-        await CapacityControl(self.admission, self._dispatcher, self._busy_s, limit).run()
+        control = CapacityControl(
+            self.admission,
+            self._dispatcher,
+            self._busy_s,
+            limit,
+            threads=self._model_threads,
+            on_late_alone=lambda late: self._note_late_alone(late=late),
+        )
+        await control.run()
+
+    def _note_late_alone(self, *, late: bool) -> None:
+        assert self.capacity is not None
+        self.capacity = replace(self.capacity, late_alone=late)
+        if late:
+            log.warning("too_slow", problem=self.capacity.advice)
+        else:
+            log.info("in_time_again")
 
     async def _warm_up_prompt(self) -> None:
         """Compute the default prompt, so that no session waits for it; no lane is open yet."""
@@ -372,8 +391,8 @@ class Engine:
         except PromptError as error:
             raise ConfigError("pipeline.prompt", str(error)) from None
 
-    def _busy_s(self) -> float:
-        return self._encoder.busy_s + self._stepper.busy_s + self._decoder.busy_s
+    def _busy_s(self) -> tuple[float, float, float]:
+        return self._encoder.busy_s, self._stepper.busy_s, self._decoder.busy_s
 
     async def _actor(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         """Run an actor, which may end only while the engine drains; report the first that ends by itself."""

@@ -73,6 +73,7 @@ async def _serve(
         recommended=stages.bundle.recommended_sampling,
         digest=stages.digest,
         runner=threads.runner,
+        model_threads=threads.size,
         personas=ThreadedPersonas(stages.personas.build),
     )
     limiter = RateLimiter(config.settings.limits, ReverseProxy.from_settings(config.settings.server))

@@ -33,6 +33,11 @@ class ThreadPool:
         self._idle = list(threads)
         self._runners: list[PooledRunner] = []  # upstream first
 
+    @property
+    def size(self) -> int:
+        """Number of threads."""
+        return len(self._threads)
+
     @contextlib.contextmanager
     def running(self) -> "Iterator[ThreadPool]":
         """Start the threads; leaving waits for them, as `PinnedThread` does."""

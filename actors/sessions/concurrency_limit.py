@@ -11,8 +11,8 @@ counted over a window.
 | a burst of openings, one stall of seconds | none: too few late observations within `WINDOW_S` |
 | `HOLD_AFTER_S` of late observations in the window | no new session is admitted: the limit is what runs now |
 | `REDUCE_AFTER_S` of them | the newest session is put back, one at a time, each given time to show |
-| on time for `GROW_AFTER_S`, and a session waits | the limit grows by one, unless many answers are tight |
-| late again soon after growing | the limit goes back, and the next attempt waits twice as long |
+| on time for `GROW_AFTER_S`, and a session waits | it grows by one, unless answers are tight or models busy |
+| late for `PROBE_LATE_S` soon after growing | the limit goes back, and the next attempt waits twice as long |
 | every frame costs clearly less than when a session was put back | it grows at once: the load has gone |
 
 So a machine that is slower for a minute loses sessions and takes them back, and one that stays slower settles
@@ -38,12 +38,16 @@ SETTLE_S: Final = 3.0  # what a channel holds has passed, and the shorter queue 
 SETTLE_OVERLOADED_S: Final = 1.0
 GROW_AFTER_S: Final = 3.0
 PROBE_S: Final = 10.0  # lateness this soon after growing is owed to it
+PROBE_LATE_S: Final = 1.5
 MIN_BACKOFF_S: Final = 10.0  # from putting a session back to the first attempt to grow
-MAX_BACKOFF_S: Final = 60.0
+MAX_BACKOFF_S: Final = 240.0
 
 LATE_SHARE: Final = 0.02
 OVERLOADED_SHARE: Final = 0.2
 TIGHT_SHARE: Final = 0.1
+# Of their threads' time. With all, half and a quarter of two cores, answers were on time at 0.78, 0.71 and
+# 0.44, and late with one or two sessions more, at 0.83, 0.87 and 0.91.
+BUSY_SHARE: Final = 0.8
 CHEAPER: Final = 0.8  # a cost this much lower is another machine, not noise
 
 
@@ -52,13 +56,15 @@ class Observation:
     """What happened since the last one, to sessions whose clients read what they are sent.
 
     `frames` were due; of those `late` and `tight` as in this module's docstring. `cost_s` is the models' time
-    per frame, `running` and `waiting` are numbers of sessions now.
+    per frame and `busy` the share of the time in which their threads computed, at most 1; `running` and
+    `waiting` are numbers of sessions now.
     """
 
     frames: int
     late: int
     tight: int
     cost_s: float
+    busy: float
     running: int
     waiting: int
 
@@ -86,6 +92,12 @@ class ConcurrencyLimit:
         """Whether answers are late at present."""
         return bool(self._recent) and self._on_time_since_s is None
 
+    @property
+    def is_late_alone(self) -> bool:
+        """Whether even a single session has been late for most of a window: nothing is left to reduce."""
+        alone = self.limit == 1 and all(each.running <= 1 for _, each in self._recent)
+        return self.is_late and alone and self._late_s_since(-math.inf) >= WINDOW_S / 2
+
     def observe(self, seen: Observation, now_s: float) -> int:
         """Take one observation; return the limit. Below what runs, one session has to be put back."""
         if seen.frames:
@@ -102,7 +114,7 @@ class ConcurrencyLimit:
         return self.limit
 
     def _reduce(self, seen: Observation, now_s: float) -> None:
-        late_s = OBSERVE_EVERY_S * sum(each.is_late for _, each in self._recent)
+        late_s = self._late_s_since(-math.inf)
         if late_s >= HOLD_AFTER_S and seen.running < self.limit:
             self.limit = max(1, seen.running)
         settled_s = now_s - self._changed_s
@@ -112,7 +124,8 @@ class ConcurrencyLimit:
             and self._changed_s > self._grown_s  # something was put back already
             and late_s >= settled_s
         )
-        if not still_overloaded and (late_s < REDUCE_AFTER_S or settled_s < SETTLE_S):
+        probe_failed = now_s - self._grown_s <= PROBE_S and self._late_s_since(self._grown_s) >= PROBE_LATE_S
+        if not (still_overloaded or probe_failed) and (late_s < REDUCE_AFTER_S or settled_s < SETTLE_S):
             return
         if now_s - self._grown_s <= PROBE_S:
             self._backoff_s = min(MAX_BACKOFF_S, 2 * self._backoff_s)
@@ -127,10 +140,8 @@ class ConcurrencyLimit:
     def _grow(self, seen: Observation, now_s: float) -> None:
         if not seen.waiting or self.limit >= self.maximum or seen.running < self.limit:
             return
-        if (
-            not seen.running
-        ):  # nothing can be late, and a session waits: the limit is too low to show anything
-            return
+        if not seen.running:
+            return  # nothing can be late: the limit is too low to show anything
         if self._on_time_since_s is None or now_s - self._on_time_since_s < GROW_AFTER_S:
             return
         if seen.cost_s < CHEAPER * self._failed_cost_s:
@@ -140,5 +151,13 @@ class ConcurrencyLimit:
         lately = [each for when_s, each in self._recent if when_s > now_s - GROW_AFTER_S]
         if sum(each.tight for each in lately) > TIGHT_SHARE * sum(each.frames for each in lately):
             return
+        # A wider batch costs less per session, so that this is what one more costs at most.
+        busy = sum(each.busy for each in lately) / max(1, len(lately))
+        if busy * (seen.running + 1) / seen.running > BUSY_SHARE:
+            return
         self.limit += 1
         self._changed_s = self._grown_s = now_s
+
+    def _late_s_since(self, begin_s: float) -> float:
+        """How much of the window after `begin_s` was late."""
+        return OBSERVE_EVERY_S * sum(each.is_late for when_s, each in self._recent if when_s > begin_s)

@@ -35,7 +35,14 @@ def measure_machine(settings: Settings, stages: ModelStages) -> Capacity:
     threads = model_threads()
     automatic = replace(settings, lanes=replace(settings.lanes, admit="auto"))
     loaders = Loaders(stages.load_encoder, stages.load_stepper, stages.load_decoder)
-    engine = Engine(automatic, loaders, stages.card, lanes=stages.lanes, runner=threads.runner)
+    engine = Engine(
+        automatic,
+        loaders,
+        stages.card,
+        lanes=stages.lanes,
+        runner=threads.runner,
+        model_threads=threads.size,
+    )
 
     async def measure() -> Capacity:
         with threads.running():

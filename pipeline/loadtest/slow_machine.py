@@ -161,14 +161,20 @@ def quality(seen: Sequence[Counts]) -> dict[str, Any]:
 
 
 async def held_by_hand(server: ServerProcess, seconds: float, start: int) -> tuple[int, list[dict[str, Any]]]:
-    """The most clients that get good quality on a server that admits them all, from `start` up or down."""
+    """The most clients that get good quality on a server that admits them all, from `start` up or down.
+
+    What does not hold is tried a second time: a machine has its moments.
+    """
     steps: list[dict[str, Any]] = []
     crowd = Crowd(server.port)
 
     async def holds(count: int) -> bool:
         await crowd.resize(count)
-        steps.append(await crowd.measure(seconds))
-        return bool(steps[-1]["holds"])
+        for _ in range(2):
+            steps.append(await crowd.measure(seconds))
+            if steps[-1]["holds"]:
+                return True
+        return False
 
     async with trio.open_nursery() as nursery:
         await crowd.run(nursery)
@@ -228,9 +234,10 @@ def slow_machine(
             log = server.logged()
         for step in result["steps"]:
             report(str(step))
+        start = max(step["running"] for step in result["steps"])
         by_hand = (f"lanes.max={MOST}", f"lanes.admit={MOST}", *settings)
         with start_server(config, by_hand, prefix=granted.prefix) as server:
-            held, tried = trio.run(partial(held_by_hand, server, seconds, max(1, capacity["sessions"])))
+            held, tried = trio.run(partial(held_by_hand, server, seconds, start))
             log += server.logged()
         report(f"by hand: {held}, of {[(each['offered'], each['holds']) for each in tried]}")
     full = [step["running"] for step in result["steps"] if step["waiting"]]

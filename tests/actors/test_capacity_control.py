@@ -18,7 +18,7 @@ from support.actors.fakes import (
     speech,
 )
 
-from actors.capacity import HEADROOM, Capacity, widths
+from actors.capacity import BUSY_ADVICE, HEADROOM, Capacity, widths
 from actors.engine import Engine
 from actors.sessions.concurrency_limit import OBSERVE_EVERY_S
 from pipeline.protocol import outgoing
@@ -161,7 +161,10 @@ async def test_leaving_while_put_back_frees_the_lane(autojump_clock, nursery):
 
 
 async def test_sessions_are_put_back_while_answers_are_late_and_run_again_after(autojump_clock, nursery):
-    """Four sessions on stages that suddenly take too long for more than one, and then recover."""
+    """Four sessions on stages that suddenly take too long even for one, and then recover.
+
+    As long as one alone is late, the server says so.
+    """
     runners: list[Inline] = []
 
     def runner(name: str):
@@ -185,9 +188,15 @@ async def test_sessions_are_put_back_while_answers_are_late_and_run_again_after(
     assert engine.admission.statistics().running == 1
     assert admitted(clients[3])[-1] == "Queued"
     assert admitted(clients[0]) == ["Ready"]
+    with capture_logs() as logs:
+        await trio.sleep(10)
+    assert engine.capacity is not None
+    assert engine.capacity.advice == BUSY_ADVICE
+    assert [e["problem"] for e in logs if e["event"] == "too_slow"] == [BUSY_ADVICE]
     for each in runners:
         each.batch_s = 0.002
     await trio.sleep(30)
+    assert engine.capacity.advice is None
     assert engine.admission.statistics().running == 4
     assert admitted(clients[3])[-1] == "Ready"
 

@@ -1,5 +1,6 @@
 """The limit follows what a simulated machine holds, by a simulated clock, without oscillating."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 from actors.sessions.concurrency_limit import (
     GROW_AFTER_S,
     MAX_BACKOFF_S,
+    MIN_BACKOFF_S,
     OBSERVE_EVERY_S,
+    PROBE_LATE_S,
     ConcurrencyLimit,
     Observation,
 )
@@ -31,6 +34,7 @@ class Machine:
     demand: Callable[[float], int]
     stalls: tuple[tuple[float, float], ...] = ()
     shows_each: int = 1
+    busy: Callable[[int, int], float] = lambda running, holds: 0.0
     history: list[tuple[float, int, float]] = field(default_factory=list)
     running: int = 0
 
@@ -53,6 +57,7 @@ class Machine:
                 late=round(late * frames),
                 tight=round(tight * frames),
                 cost_s=1 / holds,
+                busy=self.busy(self.running, holds),
                 running=self.running,
                 waiting=demand - self.running,
             )
@@ -82,7 +87,8 @@ def test_a_right_measurement_is_kept():
     assert machine.at(300) in (4, 5)
     assert machine.late_share(0, 600) < 0.02
     grown = [b for (_, a, _), (_, b, _) in zip(machine.history, machine.history[1:], strict=False) if b > a]
-    assert len(grown) <= 4 + 600 / MAX_BACKOFF_S + 1
+    doublings = math.log2(MAX_BACKOFF_S / MIN_BACKOFF_S)
+    assert len(grown) <= 2 + doublings + 600 / MAX_BACKOFF_S
 
 
 def test_a_measurement_that_was_too_low_is_corrected():
@@ -135,8 +141,30 @@ def test_tight_answers_in_the_last_seconds_prevent_growth():
     law = ConcurrencyLimit(4, 8)
     for n in range(200):
         tight = 0 if n % 3 == 0 else 20
-        law.observe(Observation(frames=50, late=0, tight=tight, cost_s=1, running=4, waiting=4), n * 0.5)
+        law.observe(
+            Observation(frames=50, late=0, tight=tight, cost_s=1, busy=0, running=4, waiting=4), n * 0.5
+        )
     assert law.limit == 4
+
+
+def test_busy_models_prevent_growth():
+    """Where one session more would need more than the models' threads have, it is not tried."""
+    machine = Machine(
+        ConcurrencyLimit(4, 16), always(8), always(20), busy=lambda running, holds: 0.85 * running / holds
+    ).run(600)
+    assert machine.at(60) == 7
+    assert machine.late_share(0, 600) == 0
+
+
+def test_a_failed_attempt_to_grow_ends_within_seconds():
+    """Lateness right after growing is owed to it, so that the limit goes back at once."""
+    machine = Machine(ConcurrencyLimit(4, 16), always(4), always(20)).run(60)
+    grown = [when for when, running, _ in machine.history if running == 5]
+    assert grown
+    assert (
+        len([when for when in grown if when < grown[0] + 9]) * OBSERVE_EVERY_S
+        <= PROBE_LATE_S + OBSERVE_EVERY_S
+    )
 
 
 def test_a_place_is_given_at_once():
@@ -156,8 +184,8 @@ def test_growth_waits_for_demand():
 def test_no_frames_are_no_evidence():
     """Silence after lateness neither reduces nor restores anything."""
     law = ConcurrencyLimit(4, 4)
-    late = Observation(frames=50, late=50, tight=50, cost_s=1, running=4, waiting=0)
-    silent = Observation(frames=0, late=0, tight=0, cost_s=0, running=4, waiting=0)
+    late = Observation(frames=50, late=50, tight=50, cost_s=1, busy=0, running=4, waiting=0)
+    silent = Observation(frames=0, late=0, tight=0, cost_s=0, busy=0, running=4, waiting=0)
     for second in range(3):
         law.observe(late, second)
     limits = {law.observe(silent, 3 + second) for second in range(60)}
@@ -175,6 +203,7 @@ def test_no_frames_are_no_evidence():
             late=st.integers(0, 100),
             tight=st.integers(0, 100),
             cost_s=st.floats(0.001, 1),
+            busy=st.floats(0, 1),
             running=st.integers(0, 16),
             waiting=st.integers(0, 8),
         ),
