@@ -22,11 +22,11 @@ from safetensors.numpy import load_file, save_file
 from support.local_hub import Hub, pointed_at, serve
 
 from pipeline import backend
-from pipeline.kernels.library import Library
 from pipeline.audio.sound_file import read_speech
 from pipeline.cli import offline, weights
 from pipeline.client.session import converse
 from pipeline.config import HubAddress, parse_source
+from pipeline.kernels.library import Library
 from pipeline.loadtest.server_process import start_server
 from pipeline.models import random_init
 from pipeline.models.checkpoint.formats import MOSHI_V0_1

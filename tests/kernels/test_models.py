@@ -57,6 +57,23 @@ def test_a_transformer(library: Library, instruction_set: str, config: Transform
         np.testing.assert_allclose(np.array(b), np.array(a), atol=2e-5)
 
 
+def test_rings_of_sixteen_bits(library: Library, instruction_set: str) -> None:
+    """Keys and values are rounded to bfloat16 as in the MLX code, and computed with in float32."""
+    mx.random.seed(3)
+    config = replace(ROPE, d_model=160, num_heads=2, context=20)
+    plain, native = Transformer(config), Transformer(config)
+    native.update(plain.parameters())
+    native.kernel = TransformerKernel(library, native)
+    one, other = plain.state(2, mx.bfloat16), native.state(2, mx.bfloat16)
+    assert other.keys[0].dtype == mx.bfloat16
+    for _ in range(45):
+        x = mx.random.normal((2, 1, config.d_model))
+        expected, one = plain(x, one, np.arange(2, dtype=np.int32))
+        found, other = native(x, other, np.arange(2, dtype=np.int32))
+        # A number between two of bfloat16 may be rounded either way.
+        np.testing.assert_allclose(np.array(found), np.array(expected), atol=3e-2)
+
+
 def test_pinned_positions_stay(library: Library) -> None:
     """A prompt that is kept for ever is attended to as in the MLX code."""
     mx.random.seed(3)
@@ -202,6 +219,8 @@ def test_packed_numbers_stay_and_agree(library: Library, tmp_path: Path, bits: i
     ).path
     plain, native = both(config, path, library)
     assert native.text_linear.weight.dtype == native.emb[0].weight.dtype == mx.uint32
+    assert native.state(1).keys[0].dtype == mx.bfloat16
+    native.ring_dtype = mx.float32  # in which tokens can be compared
     agree_over_steps(plain, native)
 
 

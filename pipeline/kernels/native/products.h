@@ -58,9 +58,11 @@ PV_INLINE void dense_block(const MatrixView& m, const Rows& rows, int output, in
       for (int n = 0; n < N; n++) acc[r][n] += ws * xs[n];
     }
   }
+  float totals[R][N];
+  sums<R * N>(&acc[0][0], &totals[0][0]);
   for (int r = 0; r < R; r++) {
     for (int n = 0; n < N; n++) {
-      float total = sum(acc[r][n]);
+      float total = totals[r][n];
       for (int i = k; i < m.in; i++) total += T::scalar(w[r] + i * T::bytes) * x[n][i];
       if (rows.bias != nullptr) total += rows.bias[output + r];
       rows.y[size_t(row + n) * rows.y_stride + output + r] = total;
@@ -109,25 +111,27 @@ void dense(const MatrixView& m, const Rows& rows, int begin, int end) {
 
 // --- packed numbers -------------------------------------------------------------------------------------
 //
-// A vector holds W pieces of `PER` adjacent numbers: a 32-bit word of 4 or 8 numbers, or, with 6 bits, 24 bits
-// of four. Number j of all pieces is taken out at once, so the input is arranged to match (`prepare`): PER
-// vectors per block, number j of every piece in the j-th. The sum of each group of the input comes after
-// that, because (scale · q + bias) · x, summed, is scale · Σ q·x + bias · Σ x.
+// A vector holds W pieces of `PER` adjacent numbers: a 32-bit word of eight, or, with 6 bits, 24 bits of four.
+// Number j of all pieces is taken out at once, so the input is arranged to match (`prepare`): PER vectors per
+// block, number j of every piece in the j-th. With 8 bits, a piece is one byte, and the order stays. The sum of
+// each group of the input comes after that, because (scale · q + bias) · x, summed, is scale · Σ q·x + bias · Σ x.
 
 constexpr int GROUPS_MAX = 1024;  // groups of a row that fit the scratch below: in ≤ 32768
 
 template <int B>
 struct Packing {
-  static constexpr int per = B == 4 ? 8 : 4;
-  static constexpr int piece_bytes = B == 6 ? 3 : 4;
+  static constexpr int per = B == 4 ? 8 : B == 6 ? 4 : 1;
+  static constexpr int piece_bytes = B == 4 ? 4 : B == 6 ? 3 : 1;
   static constexpr int values = W * per;  // numbers of one vector
   static constexpr int block_bytes = W * piece_bytes;
 };
 
 template <int B>
 PV_INLINE Words load_pieces(const char* p) {
-  if constexpr (B != 6) {
+  if constexpr (B == 4) {
     return load_words(p);
+  } else if constexpr (B == 8) {
+    return __builtin_convertvector(*reinterpret_cast<const LooseBytes*>(p), Words);
   } else {
     const Bytes16 zero = {};
 #define PV_SPREAD(v, o) \
@@ -162,7 +166,7 @@ PV_INLINE Floats number_at(Words pieces, int j) {
         _mm512_permutexvar_ps(reinterpret_cast<__m512i>(shifted), reinterpret_cast<__m512>(table)));
   }
 #endif
-  return to_floats(shifted & ((1u << B) - 1));
+  return to_floats(B == 8 ? shifted : shifted & ((1u << B) - 1));
 }
 
 PV_INLINE float scale_at(const void* p, Storage storage, size_t i) {
@@ -277,41 +281,47 @@ PV_INLINE void packed_block(const MatrixView& m, const Rows& rows, const float* 
       for (int n = 0; n < N; n++) acc[r][n] += b * load(x[n] + size_t(blocks) * P::values + g);
     }
   }
-  auto step = [&](int b, const char* const* pieces) __attribute__((always_inline)) {
-    Words q[R];
+  // With M = 1 a group is `vectors` vectors long, and is scaled once.
+  const int vectors = M > 1 ? 1 : m.group / P::values;
+  auto step = [&](int b, const char* const* pieces, int count) __attribute__((always_inline)) {
     Floats part[R][N] = {};
-    for (int r = 0; r < R; r++) q[r] = load_pieces<B>(pieces[r]);
-    for (int j = 0; j < P::per; j++) {
-      Floats xs[N];
-      for (int n = 0; n < N; n++) xs[n] = load(x[n] + (size_t(b) * P::per + j) * W);
-      for (int r = 0; r < R; r++) {
-        const Floats v = number_at<B>(q[r], j);
-        for (int n = 0; n < N; n++) part[r][n] += v * xs[n];
+    for (int i = 0; i < count; i++) {
+      Words q[R];
+      for (int r = 0; r < R; r++) q[r] = load_pieces<B>(pieces[r] + i * P::block_bytes);
+      for (int j = 0; j < P::per; j++) {
+        Floats xs[N];
+        for (int n = 0; n < N; n++) xs[n] = load(x[n] + (size_t(b + i) * P::per + j) * W);
+        for (int r = 0; r < R; r++) {
+          const Floats v = number_at<B>(q[r], j);
+          for (int n = 0; n < N; n++) part[r][n] += v * xs[n];
+        }
       }
     }
     for (int r = 0; r < R; r++) {
-      const Floats s = spread<M>(scales[r] + (M > 1 ? b * M : b * P::values / m.group));
+      const Floats s = spread<M>(scales[r] + (M > 1 ? b * M : b / vectors));
       for (int n = 0; n < N; n++) acc[r][n] += s * part[r][n];
     }
   };
-  const int whole = m.in / P::values;
-  for (int b = 0; b < whole; b++) {
+  const int whole = m.in / P::values / vectors * vectors;
+  for (int b = 0; b < whole; b += vectors) {
     const char* pieces[R];
     for (int r = 0; r < R; r++) pieces[r] = w[r] + size_t(b) * P::block_bytes;
-    step(b, pieces);
+    step(b, pieces, vectors);
   }
-  if (whole < blocks) {  // the rest of the row, followed by zeros
+  if (whole < blocks) {  // the rest of the row, followed by zeros; less than a vector, because groups are whole
     char tail[R][P::block_bytes] = {};
     const char* pieces[R];
     for (int r = 0; r < R; r++) {
       __builtin_memcpy(tail[r], w[r] + size_t(whole) * P::block_bytes, m.row_bytes - size_t(whole) * P::block_bytes);
       pieces[r] = tail[r];
     }
-    step(whole, pieces);
+    step(whole, pieces, 1);
   }
+  float totals[R][N];
+  sums<R * N>(&acc[0][0], &totals[0][0]);
   for (int r = 0; r < R; r++) {
     for (int n = 0; n < N; n++) {
-      float total = sum(acc[r][n]);
+      float total = totals[r][n];
       if (rows.bias != nullptr) total += rows.bias[output + r];
       rows.y[size_t(row + n) * rows.y_stride + output + r] = total;
     }

@@ -23,6 +23,7 @@ typedef uint16_t Halves __attribute__((vector_size(W * 2)));
 typedef float LooseFloats __attribute__((vector_size(W * 4), aligned(4), may_alias));
 typedef uint32_t LooseWords __attribute__((vector_size(W * 4), aligned(1), may_alias));
 typedef uint16_t LooseHalves __attribute__((vector_size(W * 2), aligned(1), may_alias));
+typedef uint8_t LooseBytes __attribute__((vector_size(W), aligned(1), may_alias));
 typedef uint8_t Bytes16 __attribute__((vector_size(16)));
 typedef uint8_t LooseBytes16 __attribute__((vector_size(16), aligned(1), may_alias));
 
@@ -74,23 +75,48 @@ PV_INLINE Floats from_float16(Halves x) {
 #endif
 }
 
-PV_INLINE float sum(Floats x) {
+typedef float Floats8 __attribute__((vector_size(32)));
+
+PV_INLINE Floats8 halved(Floats x) {
 #if PV_WIDTH == 16
-  typedef float F8 __attribute__((vector_size(32)));
-  const F8 x8 = __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
+  return __builtin_shufflevector(x, x, 0, 1, 2, 3, 4, 5, 6, 7) +
       __builtin_shufflevector(x, x, 8, 9, 10, 11, 12, 13, 14, 15);
 #else
-  const Floats x8 = x;
+  return x;
 #endif
+}
+
+PV_INLINE float sum(Floats x) {
+  const Floats8 x8 = halved(x);
   typedef float F4 __attribute__((vector_size(16)));
   const F4 x4 = __builtin_shufflevector(x8, x8, 0, 1, 2, 3) + __builtin_shufflevector(x8, x8, 4, 5, 6, 7);
   return (x4[0] + x4[2]) + (x4[1] + x4[3]);
 }
 
-PV_INLINE float largest(Floats x) {
-  float best = x[0];
-  for (int i = 1; i < W; i++) best = x[i] > best ? x[i] : best;
-  return best;
+// The sums of eight vectors, each in the order of `sum`.
+PV_INLINE void sum_eight(const Floats* v, float* out) {
+  Floats8 four[4];
+  for (int i = 0; i < 4; i++) {
+    const Floats8 a = halved(v[i]), b = halved(v[i + 4]);
+    four[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 8, 9, 10, 11) +
+        __builtin_shufflevector(a, b, 4, 5, 6, 7, 12, 13, 14, 15);
+  }
+  Floats8 two[2];
+  for (int i = 0; i < 2; i++) {
+    const Floats8 a = four[2 * i], b = four[2 * i + 1];
+    two[i] = __builtin_shufflevector(a, b, 0, 1, 8, 9, 4, 5, 12, 13) +
+        __builtin_shufflevector(a, b, 2, 3, 10, 11, 6, 7, 14, 15);
+  }
+  const Floats8 all = __builtin_shufflevector(two[0], two[1], 0, 2, 8, 10, 4, 6, 12, 14) +
+      __builtin_shufflevector(two[0], two[1], 1, 3, 9, 11, 5, 7, 13, 15);
+  __builtin_memcpy(out, &all, sizeof all);
+}
+
+template <int C>
+PV_INLINE void sums(const Floats* v, float* out) {
+  int i = 0;
+  for (; i + 8 <= C; i += 8) sum_eight(v + i, out + i);
+  for (; i < C; i++) out[i] = sum(v[i]);
 }
 
 // e^x to about 1 ulp, for finite x; below -87 it is 1e-38 instead of smaller. After Cephes' expf.
