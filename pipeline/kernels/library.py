@@ -51,8 +51,14 @@ def mlx_folder() -> Path:
 
 def folders() -> tuple[Path, ...]:
     """Where the library may be: next to the packages of this Python, or in the user's cache folder."""
-    cache = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    inside, outside = Path(sys.prefix, "lib", "packet-voice"), Path(cache, "packet-voice", "kernels")
+    inside = Path(sys.prefix, "lib", "packet-voice")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    if not cache.is_absolute():
+        try:
+            cache = Path.home() / ".cache"
+        except RuntimeError:  # this user has no home folder
+            return (inside,)
+    outside = cache / "packet-voice" / "kernels"
     parent = inside if inside.is_dir() else inside.parent
     return (inside, outside) if os.access(parent, os.W_OK) else (outside, inside)
 

@@ -67,6 +67,17 @@ def test_a_damaged_library_is_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "cannot be loaded" in found.reason
 
 
+def test_a_user_without_a_home_folder_gets_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the environment's own folder is left to search."""
+
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert library.folders() == (Path(sys.prefix, "lib", "packet-voice"),)
+
+
 def test_another_mlx_needs_another_library(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a library that was built for one is never loaded beside another."""
     here = library.file_name()

@@ -203,6 +203,8 @@ class DepformerSample : public mx::Primitive {
   static int draw(const float* logits, int count, float temperature, int top_k, float uniform, float* scratch) {
     const int best = int(std::max_element(logits, logits + count) - logits);
     if (!(temperature > 0)) return best;
+    // What is not a number has no order, which `nth_element` relies on.
+    if (std::any_of(logits, logits + count, [](float each) { return each != each; })) return best;
     float threshold = -std::numeric_limits<float>::infinity();
     if (top_k > 0 && top_k < count) {
       float* copy = scratch + count;
