@@ -12,6 +12,7 @@ What belongs here: joining the actors, and their life from loading to draining. 
 how any of them works.
 """
 
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
@@ -41,7 +42,7 @@ from actors.sessions.concurrency_limit import ConcurrencyLimit
 from actors.sessions.dispatcher import Dispatcher
 from actors.sessions.latency import Latencies
 from actors.sessions.opening import greeting, opening_packets
-from actors.sessions.prompting import NoPersonas, PersonaSource, Prompter
+from actors.sessions.prompting import CALIBRATION, NoPersonas, PersonaSource, Prompter
 from actors.sessions.recorder import Recorder
 from actors.sessions.session import CONFIGURES_WAITING, Session
 from actors.sessions.transport import Transport
@@ -94,7 +95,7 @@ class Engine:
         runner: makes what runs the calls of the stage with this name.
         model_threads: threads that the runners share.
         digest: identifies the weights, for recordings; may block, on a thread.
-        personas: makes prompts of the voices and roles that sessions ask for.
+        personas: makes prompts from the voices and roles that sessions ask for.
 
     Attributes:
         ready: set once the models are loaded.
@@ -383,13 +384,19 @@ class Engine:
             log.info("in_time_again")
 
     async def _warm_up_prompt(self) -> None:
-        """Compute the default prompt, so that no session waits for it; no lane is open yet."""
+        """Compute the default prompt, so that no session waits for it; no lane is open yet.
+
+        Where there is none, another one: then the durations of slices are known before anybody talks.
+        """
         try:
             prompt = await self._prompter.build(self._persona)
             if prompt is not None:
                 await self._prompter.prepare(WARMUP_LANE, prompt, is_open=lambda: True)
         except PromptError as error:
             raise ConfigError("pipeline.prompt", str(error)) from None
+        if prompt is None and self.card.voices is not None:
+            with contextlib.suppress(PromptError):  # it is too long for a model of so short a context
+                await self._prompter.prepare(WARMUP_LANE, CALIBRATION, is_open=lambda: True)
 
     def _busy_s(self) -> tuple[float, float, float]:
         return self._encoder.busy_s, self._stepper.busy_s, self._decoder.busy_s
@@ -420,7 +427,7 @@ class Engine:
         for connection in self._connections:
             connection.abort(CloseInfo(CloseReason.INTERNAL_ERROR, "engine_ended"))
         # Stages that did not fail end meanwhile, and that must not hide the error that is to be raised.
-        with trio.move_on_after(self._settings.limits.send_timeout_s, shield=True):
+        with awake_clock.move_on_after(self._settings.limits.send_timeout_s, shield=True):
             await self._wait_connections_ended()
 
     async def _wait_connections_ended(self) -> None:

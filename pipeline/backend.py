@@ -16,7 +16,6 @@ import ctypes
 import ctypes.util
 import functools
 import importlib.metadata
-import json
 import os
 import platform
 import signal
@@ -30,6 +29,7 @@ from pipeline.errors import ConfigError
 from pipeline.kernels import library
 from pipeline.kernels.library import Library, Unavailable
 from pipeline.system import resources
+from pipeline.system.inputs import parse_json, read_text
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -284,10 +284,10 @@ def launched_ranks() -> Ranks:
             size = int(os.environ["MLX_WORLD_SIZE"])
         for variable in _RANK_FILES:
             if variable in os.environ:
-                listed = Path(os.environ[variable]).read_text(encoding="utf-8").strip()
-                size = len(json.loads(listed)) if listed else 1  # for a single rank the file is empty
+                listed = read_text(Path(os.environ[variable])).strip()
+                size = len(parse_json(listed)) if listed else 1  # for a single rank the file is empty
         ranks = Ranks(int(rank), size)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError("MLX_RANK", f"the environment set by mlx.launch is not valid: {error}") from None
     if not 0 <= ranks.rank < ranks.size:
         raise ConfigError("MLX_RANK", f"{rank}, of {size} ranks")

@@ -8,7 +8,6 @@ the location of a config: a path, or a `HubAddress` that `pipeline.hub` can fetc
 The docstrings of the sections are the tables of docs/reference/configuration.md (`make docs`).
 """
 
-import json
 import re
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 import msgspec
 
 from pipeline.errors import ConfigError, did_you_mean
+from pipeline.system.inputs import parse_json, read_text
 from pipeline.values import SamplingParams
 
 Count = Annotated[int, msgspec.Meta(ge=1)]
@@ -125,6 +125,8 @@ class Limits(Section, frozen=True):
     processor_share: share of one processor core that the server spends on one WebSocket, models excluded.
     requests_processor_share: share of one processor core that the server spends on the HTTP requests and TLS
         handshakes of one address.
+    address_processor_share: share of one processor core that the server spends on everything that comes from
+        one address, models excluded.
     """
 
     message_bytes: Annotated[int, msgspec.Meta(ge=17, le=MESSAGE_BYTES)] = MESSAGE_BYTES
@@ -138,6 +140,7 @@ class Limits(Section, frozen=True):
     events_per_second: Count = 250
     processor_share: Share = 0.2
     requests_processor_share: Share = 0.4
+    address_processor_share: Share = 0.6
 
 
 class Heartbeat(Section, frozen=True):
@@ -427,7 +430,7 @@ def _apply(section: dict[str, Any], override: str) -> None:
     if not equals or not key.strip():
         raise ConfigError(override, "not an override; write key=value, for example server.port=9000")
     try:
-        value = json.loads(text)
+        value = parse_json(text)
     except ValueError:
         value = text  # a bare word is a string
     *parents, last = key.strip().split(".")
@@ -472,7 +475,7 @@ def read_object(file: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read, or is not a JSON object.
     """
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
+        raw = parse_json(read_text(file))
     except FileNotFoundError:
         raise ConfigError(str(file), "no such file") from None
     except OSError as error:

@@ -21,6 +21,8 @@ from typing import Any, Final, TextIO
 import structlog
 
 from pipeline.config import Log
+from pipeline.errors import EXIT_BROKEN_INVARIANT
+from pipeline.system.command import describe
 
 QUEUED_BYTES: Final = 1 << 20  # of lines that wait for the descriptor; about 5,000
 FLUSH_S: Final = 1.0  # how long the end of the process waits for the last lines
@@ -197,6 +199,14 @@ class _LibraryRecords(logging.Handler):
         events.log(level, "library_message", **facts)
 
 
+def error_facts(error: BaseException | None) -> dict[str, Any]:
+    """An error for the log: a sentence where it is the machine's, a traceback where it may be ours."""
+    if error is None:
+        return {}
+    sentence, exit_code = describe(error)
+    return {"exc_info": error} if exit_code == EXIT_BROKEN_INVARIANT else {"problem": sentence}
+
+
 def _include_libraries() -> None:
     """Make events of what Python would otherwise print as text."""
     logging.basicConfig(handlers=[_LibraryRecords()], level=logging.WARNING, force=True)
@@ -204,13 +214,13 @@ def _include_libraries() -> None:
     def unhandled_in_thread(failed: threading.ExceptHookArgs) -> None:
         if failed.exc_value is not None:
             name = None if failed.thread is None else failed.thread.name
-            events.error("thread_failed", thread=name, exc_info=failed.exc_value)
+            events.error("thread_failed", thread=name, **error_facts(failed.exc_value))
 
     def unraisable(failed: "sys.UnraisableHookArgs") -> None:
-        events.error("exception_ignored", where=repr(failed.object), exc_info=failed.exc_value)
+        events.error("exception_ignored", where=repr(failed.object), **error_facts(failed.exc_value))
 
     def unhandled(_kind: type[BaseException], error: BaseException, _trace: object) -> None:
-        events.critical("unhandled_exception", exc_info=error)
+        events.critical("unhandled_exception", **error_facts(error))
 
     def warned(  # noqa: PLR0917 - as `warnings` calls it
         message: Warning | str,

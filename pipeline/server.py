@@ -38,6 +38,7 @@ from pipeline.errors import (
     StartupError,
 )
 from pipeline.install import paths
+from pipeline.install.program_name import is_started_by_make
 from pipeline.lan.invitation import PAGE, Invitation
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import ModelStages, open_stages
@@ -50,7 +51,6 @@ from web.security.listen import ListenConfig
 from web.security.rate_limit import RateLimiter
 from web.server.serve import Address, serve
 
-STARTED_BY = "PACKET_VOICE_STARTED_BY"  # set by the Makefile
 _PORT_MAX = 65_535
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 events = structlog.get_logger()
@@ -264,7 +264,7 @@ def _explained(error: PortInUseError) -> PortInUseError:
         or os.environ.get("XPC_SERVICE_NAME") == f"local.{paths.NAME}"
     )
     setting = f"--set {error.key}={error.port + 1 if error.port < _PORT_MAX else error.port - 1}"
-    if os.environ.get(STARTED_BY) == "make":
+    if is_started_by_make():
         choose = f'make run ARGS="{setting}"'
     elif is_service:
         choose = f"{paths.NAME} service install {setting}"
@@ -298,8 +298,8 @@ def _run(
         causes = list(leaves(group))
         for cause in causes:
             if isinstance(cause, BrokenInvariantError):
-                events.critical("invariant_broken", problem=str(cause), exc_info=cause)
-                return EXIT_BROKEN_INVARIANT
+                events.critical("invariant_broken", **{"problem": str(cause)} | log.error_facts(cause))
+                return describe(cause)[1]
         for cause in causes:
             if isinstance(cause, StartupError):
                 raise cause from None

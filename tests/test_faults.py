@@ -186,6 +186,15 @@ async def test_a_server_that_was_stopped_reports_what_it_dropped(server):
     assert result["reported_dropped"]["audio"] > 0
 
 
+async def test_a_server_that_was_stopped_for_longer_than_a_watchdog_waits_goes_on(checkpoint):
+    """Neither the process nor a session ends: nobody is late who could not run."""
+    settings = (*QUICK, "stall_s=1", "limits.send_timeout_s=1")
+    with trio.fail_after(HANG_S), start_server(checkpoint, settings) as server:
+        result = await stall(server, 2, 4.0, calm_s=1.0, aftermath_s=1.0)
+        assert result["violations"] == []
+        assert await trio.to_thread.run_sync(server.stop) == 0
+
+
 async def test_sigterm_under_load_informs_every_client(checkpoint):
     """Those with a lane and those in the queue get `draining` and 1001, and the process ends with 0."""
     with trio.fail_after(HANG_S), start_server(checkpoint, QUICK) as server:

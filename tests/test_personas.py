@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import trio
+from structlog.testing import capture_logs
 from support.actors.fakes import Client, MemoryTransport, serve_client
 from support.personas import write_persona_folder
 
@@ -18,13 +19,27 @@ from pipeline.errors import ConfigError
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.models.checkpoint.voice_store import VoiceStore
 from pipeline.protocol import outgoing
-from pipeline.protocol.metadata import Configure, ConnectionEstablished, Ready
+from pipeline.protocol.metadata import (
+    Configure,
+    ConnectionEstablished,
+    ErrorNotice,
+    Queued,
+    Ready,
+    Resumed,
+)
 from pipeline.stages.model_stages import ModelStages, open_stages
+from pipeline.stages.prompts import PromptCache
 from pipeline.stages.stepper import StepperStage
 from pipeline.values import Persona, Voice
 
-SPEECH = np.random.default_rng(3).uniform(-0.3, 0.3, (4, 24, 1920)).astype(np.float32)
-PERSONAS = (Persona("NATF0", "be kind"), Persona(None, "a wise teacher"), Persona(), Persona("NATF0", None))
+SPEECH = np.random.default_rng(3).uniform(-0.3, 0.3, (5, 24, 1920)).astype(np.float32)
+PERSONAS = (
+    Persona("NATF0", "be kind"),
+    Persona(None, "a wise teacher"),
+    Persona(),
+    Persona("NATF0", None),
+    Persona("anna", "be kind"),
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -58,6 +73,7 @@ class Watched(StepperStage):
     """Keeps the tokens of each session by its seed."""
 
     tokens: dict[int, list[int]]
+    made: "Watched"
 
     def configure(self, lane, sampling):
         super().configure(lane, sampling)
@@ -78,6 +94,7 @@ def engine_of(stages: ModelStages, config: Config) -> tuple[Engine, dict[int, li
         stage = stages.load_stepper()
         stage.__class__ = Watched
         stage.tokens = tokens
+        Watched.made = stage
         return stage
 
     engine = Engine(
@@ -91,23 +108,47 @@ def engine_of(stages: ModelStages, config: Config) -> tuple[Engine, dict[int, li
     return engine, tokens
 
 
-async def converse(engine: Engine, index: int, tokens: dict[int, list[int]]) -> None:
-    """One session, at the pace of the model."""
+def readies(client: Client) -> list[Ready]:
+    return [m for m in client.metadata if isinstance(m, Ready)]
+
+
+async def connect(engine: Engine, nursery: trio.Nursery, token: str | None = None) -> Client:
     client = Client(MemoryTransport(buffer=1000))
-    persona = PERSONAS[index]
+    nursery.start_soon(serve_client, engine, client, token)
+    nursery.start_soon(client.listen)
+    return client
+
+
+async def join(engine: Engine, nursery: trio.Nursery, index: int) -> Client:
+    """A session that has its persona."""
+    client, persona = await connect(engine, nursery), PERSONAS[index]
+    await client.ready()
+    asked = Configure(seed=index, voice=persona.voice, role=persona.role)
+    await client.send(outgoing.metadata(asked))
+    due = Ready(persona.voice, persona.role)
+    await client.until(lambda c: readies(c)[-1] == due)
+    return client
+
+
+async def say(client: Client, index: int, tokens: dict[int, list[int]], begin: int, end: int) -> None:
+    """Frames `begin` to `end` of the session's speech, at the pace of the model."""
+    for count in range(begin, end):
+        await client.send(outgoing.audio(payload_of(SPEECH[index][count]), 0.0))
+        while len(tokens.get(index, ())) <= count:  # noqa: ASYNC110 - the model runs on another thread
+            await trio.sleep(0.002)
+
+
+async def converse(engine: Engine, index: int, tokens: dict[int, list[int]]) -> None:
+    """One session from beginning to end."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(serve_client, engine, client)
-        nursery.start_soon(client.listen)
-        await client.ready()
-        asked = Configure(seed=index, voice=persona.voice, role=persona.role)
-        await client.send(outgoing.metadata(asked))
-        due = Ready(persona.voice, persona.role)
-        await client.until(lambda c: [m for m in c.metadata if isinstance(m, Ready)][-1] == due)
-        for count, frame in enumerate(SPEECH[index], 1):
-            await client.send(outgoing.audio(payload_of(frame), 0.0))
-            while len(tokens.get(index, ())) < count:  # noqa: ASYNC110 - the model runs on another thread
-                await trio.sleep(0.002)
+        client = await join(engine, nursery, index)
+        await say(client, index, tokens, 0, len(SPEECH[index]))
         await client.bye()
+
+
+async def until_free(engine: Engine) -> None:
+    while engine.admission.statistics().lanes_open:  # noqa: ASYNC110 - there is no event for it
+        await trio.sleep(0.002)
 
 
 async def test_personas_side_by_side_say_what_each_says_alone(folder):
@@ -127,6 +168,94 @@ async def test_personas_side_by_side_say_what_each_says_alone(folder):
         await converse(engine, 3, tokens)
         await engine.drain()
     assert tokens == {index: await trio.to_thread.run_sync(alone, folder, index) for index in range(4)}
+
+
+async def bye(engine: Engine, client: Client) -> None:
+    await client.bye()
+
+
+async def vanish(engine: Engine, client: Client) -> None:
+    client.transport.vanish()
+
+
+async def put_back(engine: Engine, client: Client) -> None:
+    engine.admission.set_limit(0)
+    await client.until(lambda c: any(isinstance(m, Queued) for m in c.metadata))
+    client.transport.vanish()
+    engine.admission.set_limit(1)
+
+
+async def crash(engine: Engine, client: Client) -> None:
+    """A defect of the server's own, in the task that writes to this client."""
+    (connection,) = engine._connections
+    connection._transport.send = None
+    await client.send(outgoing.metadata(Configure(voice="none")))
+
+
+@pytest.mark.parametrize("after", [0, 9])
+@pytest.mark.parametrize("end", [bye, vanish, put_back, crash])
+async def test_a_persona_is_gone_with_its_session(folder, end, after):
+    """However the session ends, before or after its first frame: the next one in the lane has none."""
+    config = config_of(folder, "lanes.max=1", "lanes.admit=1", "limits.resume_grace_ms=0")
+    engine, tokens = engine_of(open_stages(config), config)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        await engine.ready.wait()
+        with capture_logs():
+            client = await join(engine, nursery, 0)
+            await say(client, 0, tokens, 0, after)
+            await end(engine, client)
+            await until_free(engine)
+        await converse(engine, 2, tokens)
+        await converse(engine, 3, tokens)
+        await engine.drain()
+    for index in (2, 3):
+        assert tokens[index] == await trio.to_thread.run_sync(alone, folder, index)
+
+
+async def test_a_session_keeps_its_persona_whatever_happens(folder):
+    """Its connection is lost and resumed, it is put back, its snapshot is dropped, its voice is removed."""
+    store = VoiceStore(None)
+    store.add("anna", Voice(codes=np.random.default_rng(4).integers(0, 2048, (9, 8)).astype(np.int32)))
+    due = await trio.to_thread.run_sync(alone, folder, 4)
+    config = config_of(folder, "lanes.max=2", "lanes.admit=2")
+    engine, tokens = engine_of(open_stages(config), config)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        await engine.ready.wait()
+        client = await join(engine, nursery, 4)
+        store.remove("anna")
+        (token,) = (m.resume_token for m in client.metadata if isinstance(m, ConnectionEstablished))
+        client.transport.vanish()  # before its first frame
+        client = await connect(engine, nursery, token)
+        await client.until(lambda c: any(isinstance(m, Resumed) for m in c.metadata))
+        await say(client, 4, tokens, 0, 8)
+        Watched.made._prompts = PromptCache(0)
+        other = await join(engine, nursery, 1)
+        await say(other, 1, tokens, 0, 12)
+        (token,) = (m.resume_token for m in client.metadata if isinstance(m, Resumed))
+        client.transport.vanish()
+        client = await connect(engine, nursery, token)
+        await client.until(lambda c: any(isinstance(m, Resumed) for m in c.metadata))
+        await say(client, 4, tokens, 8, 16)
+        engine.admission.set_limit(0)
+        await client.until(lambda c: any(isinstance(m, Queued) for m in c.metadata))
+        engine.admission.set_limit(2)
+        await client.until(lambda c: readies(c) == [Ready("anna", "be kind")])
+        await say(client, 4, tokens, 16, 24)
+        await say(other, 1, tokens, 12, 24)
+        await client.bye()
+        await other.bye()
+        late = await connect(engine, nursery)
+        await late.ready()
+        await late.send(outgoing.metadata(Configure(voice="anna")))
+        await late.until(lambda c: len(readies(c)) == 2)
+        (refusal,) = (m.message for m in late.metadata if isinstance(m, ErrorNotice))
+        assert refusal == "anna: there is no such voice; there are NATF0"
+        await late.bye()
+        await engine.drain()
+    assert tokens[4] == due
+    assert tokens[1] == await trio.to_thread.run_sync(alone, folder, 1)
 
 
 async def test_a_replay_begins_as_the_session_did(folder, tmp_path):

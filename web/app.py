@@ -21,9 +21,8 @@ from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from actors.engine import Engine
 from actors.proxy import Proxy
-from actors.sessions.transport import TransportClosedError
 from pipeline.config import Settings
-from pipeline.errors import BrokenInvariantError
+from pipeline.errors import BrokenInvariantError, PeerError
 from web.responses import add_security_headers, denied, error_response
 from web.routes.dialects import add_dialects
 from web.routes.hub import add_hub
@@ -60,8 +59,8 @@ class WebApp(QuartTrio):
         return await self._fail(error, websocket.path)
 
     async def _fail(self, error: Exception, path: str) -> ResponseTypes:
-        if isinstance(error, BrokenInvariantError | TransportClosedError):
-            raise error  # the process ends, or the client is gone
+        if isinstance(error, BrokenInvariantError | PeerError):
+            raise error  # the process ends, or the connection does
         log.error("request_failed", path=path, exc_info=error)
         response = error_response(500, "internal_error", "the server failed to handle this request")
         return await self.make_response(response)

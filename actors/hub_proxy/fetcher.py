@@ -18,6 +18,7 @@ from actors.hub_proxy.client import ResumePoint, Upstream
 from actors.hub_proxy.disk_store import CachedFile, PartialFile
 from actors.hub_proxy.download import Download
 from actors.hub_proxy.request import FileRef
+from actors.runtime import awake_clock
 from pipeline import config
 from pipeline.errors import HubFileError
 
@@ -122,7 +123,7 @@ class Fetcher:
     async def _take_slot(self) -> None:
         self.queued += 1
         try:
-            with trio.move_on_after(self._settings.queue_s):
+            with awake_clock.move_on_after(self._settings.queue_s):
                 await self._slots.acquire()
                 self.running += 1
                 return

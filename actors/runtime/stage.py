@@ -22,6 +22,7 @@ from actors.runtime.channel import Batch, Channel
 from actors.runtime.histogram import Histogram
 from actors.runtime.pinned_thread import Runner
 from pipeline.errors import BrokenInvariantError
+from pipeline.log import error_facts
 from pipeline.values import (
     Frame,
     FrameHeader,
@@ -235,7 +236,7 @@ class Stage(Generic[In, Out]):
     def _failures(self, batch: Batch[In], failure: Exception) -> Iterable[LaneFailed]:
         """Log the failure once, and the event for each of its lanes, after which only a closing follows."""
         lanes = [frame.lane for frame in batch.frames]
-        log.error("batch_failed", stage=self.name, lanes=lanes, exc_info=failure)
+        log.error("batch_failed", stage=self.name, lanes=lanes, **error_facts(failure))
         self._failed_lanes.update(lanes)
         return [LaneFailed(lane, self.name) for lane in lanes]
 

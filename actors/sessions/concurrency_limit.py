@@ -2,23 +2,24 @@
 
 The control rules, for observations a fixed time apart. A frame is *late* if its answer came out of the
 models more than half a frame's duration past its deadline, or if it was dropped or skipped on the way; a
-frame is *tight* if it came out past its deadline at all. An observation is late if a share of its frames is;
-one without frames changes nothing. Overload need not show in every observation, so that late ones are
-counted over a window.
+frame is *tight* if it came out past its deadline at all. An observation is late if more than `LATE_SHARE` of
+its frames are; one without frames changes nothing. Overload need not show in every observation, so late ones
+are counted over a window.
 
 | what happens | answer |
 |---|---|
 | a burst of openings, one stall of seconds | none: too few late observations within `WINDOW_S` |
 | `HOLD_AFTER_S` of late observations in the window | no new session is admitted: the limit is what runs now |
-| `REDUCE_AFTER_S` of them | the newest session is put back, one at a time, each given time to show |
+| `REDUCE_AFTER_S` of them | the newest session is put back, then after as much again the next |
+| still more than `OVERLOADED_SHARE` of frames late after that | another one each `SETTLE_OVERLOADED_S` |
 | on time for `GROW_AFTER_S`, and a session waits | it grows by one, unless answers are tight or models busy |
 | late for `PROBE_LATE_S` soon after growing | the limit goes back, and the next attempt waits twice as long |
 | every frame costs clearly less than when a session was put back | it grows at once: the load has gone |
 
-So a machine that is slower for a minute loses sessions and takes them back, and one that stays slower settles
-at what it holds: each failed attempt is twice as far from the last, up to `MAX_BACKOFF_S`.
+A machine that is slower for a minute loses sessions and takes them back. On one that stays slower the limit
+stays at what it can serve: the time between attempts to grow doubles, up to `MAX_BACKOFF_S`.
 
-Source of the form: additive increase with a probe, as in adaptive concurrency limits (Netflix's
+Source: additive increase with a probe, as in adaptive concurrency limits (Netflix's
 concurrency-limits, Envoy's adaptive concurrency filter), with lateness in place of round-trip times.
 
 Neighbours: `admission` keeps to the limit; the engine makes the observations. What does not belong here:
@@ -37,7 +38,7 @@ REDUCE_AFTER_S: Final = 3.5
 SETTLE_S: Final = 3.0  # what a channel holds has passed, and the shorter queue shows
 SETTLE_OVERLOADED_S: Final = 1.0
 GROW_AFTER_S: Final = 3.0
-PROBE_S: Final = 10.0  # lateness this soon after growing is owed to it
+PROBE_S: Final = 10.0  # lateness this soon after growing is attributed to it
 PROBE_LATE_S: Final = 1.5
 MIN_BACKOFF_S: Final = 10.0  # from putting a session back to the first attempt to grow
 MAX_BACKOFF_S: Final = 240.0
@@ -45,8 +46,9 @@ MAX_BACKOFF_S: Final = 240.0
 LATE_SHARE: Final = 0.02
 OVERLOADED_SHARE: Final = 0.2
 TIGHT_SHARE: Final = 0.1
-# Of their threads' time. With all, half and a quarter of two cores, answers were on time at 0.78, 0.71 and
-# 0.44, and late with one or two sessions more, at 0.83, 0.87 and 0.91.
+# The share of the model threads' time in which they may compute. Measured on two cores, on half and on a
+# quarter of them: answers were on time at 0.78, 0.71 and 0.44; with one or two sessions more, at 0.83, 0.87
+# and 0.91, they were late.
 BUSY_SHARE: Final = 0.8
 CHEAPER: Final = 0.8  # a cost this much lower is another machine, not noise
 
@@ -70,7 +72,7 @@ class Observation:
 
     @property
     def is_late(self) -> bool:
-        """Whether more than odd frames were late."""
+        """Whether more than the odd frame was late."""
         return self.late > LATE_SHARE * self.frames
 
 
@@ -83,6 +85,7 @@ class ConcurrencyLimit:
         self._recent: deque[tuple[float, Observation]] = deque()  # since the last reduction, of `WINDOW_S`
         self._on_time_since_s: float | None = None
         self._changed_s = -math.inf
+        self._reduced_s = -math.inf
         self._grown_s = -math.inf
         self._backoff_s = 0.0
         self._failed_cost_s = math.inf
@@ -99,7 +102,7 @@ class ConcurrencyLimit:
         return self.is_late and alone and self._late_s_since(-math.inf) >= WINDOW_S / 2
 
     def observe(self, seen: Observation, now_s: float) -> int:
-        """Take one observation; return the limit. Below what runs, one session has to be put back."""
+        """Take one observation; return the limit. If more sessions run, the newest has to be put back."""
         if seen.frames:
             while self._recent and self._recent[0][0] <= now_s - WINDOW_S:
                 self._recent.popleft()
@@ -114,28 +117,34 @@ class ConcurrencyLimit:
         return self.limit
 
     def _reduce(self, seen: Observation, now_s: float) -> None:
-        late_s = self._late_s_since(-math.inf)
-        if late_s >= HOLD_AFTER_S and seen.running < self.limit:
+        if self._late_s_since(-math.inf) >= HOLD_AFTER_S and seen.running < self.limit:
             self.limit = max(1, seen.running)
-        settled_s = now_s - self._changed_s
-        still_overloaded = (
-            seen.late > OVERLOADED_SHARE * seen.frames
-            and settled_s >= SETTLE_OVERLOADED_S
-            and self._changed_s > self._grown_s  # something was put back already
-            and late_s >= settled_s
-        )
-        probe_failed = now_s - self._grown_s <= PROBE_S and self._late_s_since(self._grown_s) >= PROBE_LATE_S
-        if not (still_overloaded or probe_failed) and (late_s < REDUCE_AFTER_S or settled_s < SETTLE_S):
+        probing = now_s - self._grown_s <= PROBE_S
+        probe_failed = probing and self._late_s_since(self._grown_s) >= PROBE_LATE_S
+        if not (probe_failed or self._stays_overloaded(seen, now_s) or self._stays_late(now_s)):
             return
-        if now_s - self._grown_s <= PROBE_S:
+        if probing:
             self._backoff_s = min(MAX_BACKOFF_S, 2 * self._backoff_s)
             self._grown_s = -math.inf
         self._backoff_s = max(MIN_BACKOFF_S, self._backoff_s)
         self._failed_cost_s = seen.cost_s
         if seen.running >= self.limit > 1:
             self.limit -= 1
-            self._changed_s = now_s
+            self._changed_s = self._reduced_s = now_s
             self._recent.clear()
+
+    def _stays_late(self, now_s: float) -> bool:
+        """Whether answers were late for long enough, and long enough after the last change."""
+        return self._late_s_since(-math.inf) >= REDUCE_AFTER_S and now_s - self._changed_s >= SETTLE_S
+
+    def _stays_overloaded(self, seen: Observation, now_s: float) -> bool:
+        """Whether putting a session back, the last change, was not nearly enough: all since then was late."""
+        reduced_s_ago = now_s - self._reduced_s
+        return (
+            self._reduced_s == self._changed_s
+            and SETTLE_OVERLOADED_S <= reduced_s_ago <= self._late_s_since(-math.inf)
+            and seen.late > OVERLOADED_SHARE * seen.frames
+        )
 
     def _grow(self, seen: Observation, now_s: float) -> None:
         if not seen.waiting or self.limit >= self.maximum or seen.running < self.limit:
@@ -151,7 +160,7 @@ class ConcurrencyLimit:
         lately = [each for when_s, each in self._recent if when_s > now_s - GROW_AFTER_S]
         if sum(each.tight for each in lately) > TIGHT_SHARE * sum(each.frames for each in lately):
             return
-        # A wider batch costs less per session, so that this is what one more costs at most.
+        # A wider batch costs less per session, so one more session takes this much at most.
         busy = sum(each.busy for each in lately) / max(1, len(lately))
         if busy * (seen.running + 1) / seen.running > BUSY_SHARE:
             return

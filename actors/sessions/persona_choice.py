@@ -25,6 +25,7 @@ class PersonaChoice:
         self.prompt: Prompt | None = None
         self.asked: Persona | None = default if default != Persona() else None
         self._default = default
+        self._begun = False  # the lane begins with `persona`, were it neither a voice nor a role
         self._changed = trio.Event()
 
     @property
@@ -50,14 +51,17 @@ class PersonaChoice:
         """The lane can begin with it: whether that is still what is asked for."""
         if self.asked != persona:
             return False
-        self.persona, self.prompt, self.asked = persona, prompt, None
+        self.persona, self.prompt, self.asked, self._begun = persona, prompt, None, True
         return True
 
     def refuse(self, persona: Persona) -> None:
-        """It is impossible: keep what the lane has, or the default where that never came about."""
+        """It is impossible: ask for what the lane had, or for the default where that never came about.
+
+        It is asked for although the lane had it: another prompt may have been computed there meanwhile.
+        """
         if self.asked == persona:
-            begun = self.persona != Persona() or persona == self._default
-            self.asked = None if begun or self._default == Persona() else self._default
+            has_own = self._begun or persona == self._default
+            self.asked = self.persona if has_own else self._default
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, trio.Event()

@@ -1,8 +1,9 @@
 """Prompts that are computed between the batches of the sessions that talk already.
 
-A prompt is computed in slices, in the lane of the session that asked for it. Between two slices the stepper
-takes what waits, so no other lane's frame waits for longer than one slice. A slice takes at most
-`SLICE_S`, unless a single position takes longer. Two sessions that ask for the same prompt wait for one
+A prompt is computed in slices, in the lane of the session that asked for it. Between two slices, whichever
+prompts they belong to, the stepper takes what waits, so no other lane's frame waits for longer than one
+slice. A slice takes at most `SLICE_S`, or half as long again as a single position where that is longer, and
+never more than a frame unless a single position does. Two sessions that ask for the same prompt wait for one
 computation.
 
 Neighbours: `session` knows what its client asked for; `pipeline.stages.stepper` computes and
@@ -25,6 +26,8 @@ SLICE_S: Final = FRAME_MS / 2000  # half a frame: the other half is left to the 
 MAX_POSITIONS: Final = 256
 # On a machine whose weights take most of a step's time, many positions take little longer than one.
 ALLOWED_SLOWDOWN: Final = 1.5
+FORGETTING: Final = 0.99
+CALIBRATION: Final = Prompt("calibration", None, (0,) * 52)  # of any tokens, and a usual length
 
 
 class PersonaSource(Protocol):
@@ -61,22 +64,29 @@ class ThreadedPersonas:
 
 
 class SliceSize:
-    """How many positions of a prompt to compute at once: as many as `SLICE_S` allows."""
+    """How many positions of a prompt to compute at once: as many as `SLICE_S` allows.
+
+    What a further position costs is known from the first slice of two on. The engine computes a prompt
+    before it admits anybody, so that this slice is nobody's.
+    """
 
     def __init__(self) -> None:
         self.positions = 1
         self._one_s = 0.0
+        self._further_s = 0.0  # what each position after the first takes
         self._limit_s = SLICE_S
 
     def record(self, taken_s: float) -> None:
         """Adapt to the duration of the last slice."""
         if self.positions == 1:
             self._one_s = taken_s
-            self._limit_s = max(SLICE_S, ALLOWED_SLOWDOWN * taken_s)
-        further_s = max(0.0, taken_s - self._one_s) / max(1, self.positions - 1)
+            self._limit_s = max(SLICE_S, min(ALLOWED_SLOWDOWN * taken_s, FRAME_MS / 1000))
+            self._further_s *= FORGETTING  # or one slow slice would be remembered for ever
+        else:
+            self._further_s = max(0.0, taken_s - self._one_s) / (self.positions - 1)
         if taken_s > self._limit_s:
             self.positions = max(1, self.positions // 2)
-        elif taken_s + further_s * self.positions <= self._limit_s:
+        elif taken_s + self._further_s * self.positions <= self._limit_s:
             self.positions = min(MAX_POSITIONS, self.positions * 2)
 
 
@@ -87,6 +97,9 @@ class Prompter:
         self._stepper = stepper
         self._personas = personas
         self._under_way: dict[str, trio.Event] = {}
+        self._size = SliceSize()
+        # Slices of several prompts would wait for the stepper together, and a batch for all of them.
+        self._slice = trio.Lock()
 
     async def build(self, persona: Persona) -> Prompt | None:
         """The prompt for what a session asks for; None where it asks for nothing.
@@ -109,12 +122,14 @@ class Prompter:
         while prompt.key in self._under_way:
             await self._under_way[prompt.key].wait()
         done = self._under_way[prompt.key] = trio.Event()
-        size, complete = SliceSize(), False
+        complete = False
         try:
             while not complete and is_open():
-                advance = partial(_advance, lane=lane, prompt=prompt, positions=size.positions)
-                complete, taken_s = await self._stepper.call_between_batches(advance)
-                size.record(taken_s)
+                async with self._slice:
+                    advance = partial(_advance, lane=lane, prompt=prompt, positions=self._size.positions)
+                    complete, taken_s = await self._stepper.call_between_batches(advance)
+                    if not complete:  # what is kept already, or the rest of a prompt, says nothing
+                        self._size.record(taken_s)
         finally:
             del self._under_way[prompt.key]
             done.set()

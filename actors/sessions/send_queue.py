@@ -1,4 +1,4 @@
-"""The packets that wait to be written to one client: bounded, by priority, never blocking whoever puts them.
+"""The packets that wait to be written to one client: bounded, by priority, and put in without waiting.
 
 The dispatcher puts packets in without waiting, so that a slow reader does not hold up the other
 sessions; egress takes them out, urgent packets first. Under pressure packets are dropped, and
@@ -30,7 +30,7 @@ class SendQueueFullError(PeerError):
 
 
 class QueuedPacket(NamedTuple):
-    """A packet that waits since `queued_s`; for audio, with the frame in it."""
+    """A packet that has been waiting since `queued_s`; for audio, with the frame in it."""
 
     packet: OutgoingPacket
     frame: AgentFrame | None
@@ -71,7 +71,7 @@ class SendQueue:
 
         Raises:
             trio.EndOfChannel: the queue is closed and empty.
-            Exception: what it failed with, ahead of everything that waits.
+            Exception: the queue has failed with it; packets that still wait are not returned.
         """
         await trio.lowlevel.checkpoint()
         while True:
@@ -91,7 +91,7 @@ class SendQueue:
         self._takers.unpark_all()
 
     def fail(self, failure: Exception) -> None:
-        """Accept no more packets, and raise `failure` where they are taken. The first failure stays."""
+        """Accept no more packets, and raise `failure` where they are taken. The first failure is kept."""
         self._failure = self._failure or failure
         self.close()
 

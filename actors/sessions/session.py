@@ -166,14 +166,14 @@ class Session:
             lane = self.lease.lane
             assert lane is not None
             try:
-                prompt = await prompter.build(persona)
+                prompt = self._choice.prompt  # what the lane had is not built again: its voice may be removed
+                if persona != self._choice.persona:
+                    prompt = await prompter.build(persona)
                 if prompt is not None:
                     await prompter.prepare(lane, prompt, is_open=lambda: self.lease.is_open)
             except PromptError as error:
                 self._choice.refuse(persona)
                 self.send_metadata(ErrorNotice("prompt_refused", str(error)))
-                if not self._choice.pending and self.lease.running:
-                    self._send_ready()
                 continue
             if not self.lease.is_open:
                 return

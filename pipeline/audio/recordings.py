@@ -4,7 +4,6 @@ Written by `actors.sessions.recorder`. What belongs here: reading a recording an
 wrong with it. Replaying it: `pipeline.cli.offline`.
 """
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from pipeline.errors import ConfigError
+from pipeline.system.inputs import parse_json, read_text
 from pipeline.units import FRAME_SAMPLES
 from pipeline.values import Pcm, Persona, SamplingParams
 
@@ -55,9 +55,9 @@ def read_replay(folder: Path) -> Replay:
         ConfigError: it cannot be read, or is not a recording of this program.
     """
     try:
-        lines = (folder / "session.jsonl").read_text(encoding="utf-8").splitlines()
+        lines = read_text(folder / "session.jsonl").splitlines()
         audio = np.fromfile(folder / "audio.f32", "<f4")
-        records: list[dict[str, Any]] = [json.loads(line) for line in lines]
+        records: list[dict[str, Any]] = [parse_json(line) for line in lines]
         first = {record["type"]: record for record in reversed(records)}
         began, ended = first["began"], first.get("ended", {})
         if began["format"] not in FORMATS:

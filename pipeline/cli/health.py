@@ -8,7 +8,6 @@ Exit codes: 0 ready; 1 not ready or not reachable; 2 usage error.
 
 import argparse
 import ipaddress
-import json
 import ssl
 import urllib.error
 import urllib.parse
@@ -19,6 +18,7 @@ from typing import Final
 
 from pipeline.cli.arguments import CommandParser
 from pipeline.install.program_name import program
+from pipeline.system.inputs import parse_json
 
 URL: Final = "http://127.0.0.1:8788"
 NOT_READY: Final = 1
@@ -60,7 +60,7 @@ def is_server(host: str, port: int) -> bool:
     for scheme in ("http", "https"):
         try:
             with _get(f"{scheme}://{host}:{port}/health/live") as response:
-                if json.loads(response.read(_LIVE_BYTES)).get("status") in ("live", "stalled"):
+                if parse_json(response.read(_LIVE_BYTES)).get("status") in ("live", "stalled"):
                     return True
         except urllib.error.HTTPError as response:
             response.close()

@@ -18,20 +18,24 @@ interrupted.
 
 import argparse
 import json
+import ssl
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
 
 import trio
 
 from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.config import Config
+from pipeline.config import Config, Server
 from pipeline.install.program_name import program
+from pipeline.lan.credentials import prepare
 from pipeline.loadtest.client import ViolationError
 from pipeline.loadtest.cluster import start_cluster
 from pipeline.loadtest.failover import run_failover_load
-from pipeline.loadtest.flooding import FLOODS, measure_floods
+from pipeline.loadtest.flooding import FLOODS, NEED_TLS, measure_floods
 from pipeline.loadtest.fuzzing import Fuzzer, fuzz_protocol
 from pipeline.loadtest.in_process import measure_steps, measure_ticks
 from pipeline.loadtest.misbehaving import fuzz_socket
@@ -71,6 +75,7 @@ def _server_settings(options: argparse.Namespace, lanes: int) -> list[str]:
         f"lanes.admit={lanes}",
         f"limits.connections={connections}",
         f"limits.connections_per_address={connections}",
+        "limits.address_processor_share=1",
         *options.set,
     ]
 
@@ -99,10 +104,29 @@ def run_stall(options: argparse.Namespace, config: Config) -> dict[str, Any]:  #
 
 
 def run_flood(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
-    """One client that sends as fast as it can, beside a normal one."""
+    """Clients that send as fast as they can, beside a normal one; with the limits of a usual server."""
+    lanes = [f"lanes.max={STALLED_SESSIONS}", f"lanes.admit={STALLED_SESSIONS}"]
+    settings = [*lanes, "limits.resume_grace_ms=500", *options.set]
     names = list(FLOODS) if options.flood == "all" else [options.flood]
-    with start_server(options.config, _server_settings(options, STALLED_SESSIONS)) as server:
-        return _stopped(trio.run(measure_floods, server, names), server)
+    result: dict[str, Any] = {"floods": {}, "violations": []}
+    for encrypted in (False, True):
+        some = [name for name in names if (name in NEED_TLS) is encrypted]
+        if not some:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            tls, own = _own_tls(folder) if encrypted else (None, [])
+            with start_server(options.config, [*settings, *own], tls=tls) as server:
+                part = _stopped(trio.run(measure_floods, server, some), server)
+        result["floods"] |= part["floods"]
+        result["violations"] += part["violations"]
+    return result
+
+
+def _own_tls(folder: str) -> tuple[ssl.SSLContext, list[str]]:
+    """What clients trust, and the settings of a server that speaks TLS."""
+    credentials = prepare(Server(tls_folder=folder), "127.0.0.1", datetime.now(UTC), token=False)
+    trusted = ssl.create_default_context(cafile=credentials.authority_file)
+    return trusted, ["server.tls=auto", f"server.tls_folder={folder}"]
 
 
 def run_fuzz(options: argparse.Namespace, config: Config) -> dict[str, Any]:

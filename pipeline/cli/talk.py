@@ -34,6 +34,7 @@ from pipeline.install.program_name import program
 from pipeline.protocol import metadata
 from pipeline.protocol.faults import RefusedPacketError
 from pipeline.protocol.metadata import Configure
+from pipeline.system.inputs import TOKEN_FILE_BYTES, read_text
 from pipeline.system.outputs import STDOUT
 from pipeline.values import Pcm
 
@@ -127,7 +128,7 @@ def _credentials(arguments: argparse.Namespace) -> ClientCredentials:
     tls = None
     try:
         if arguments.token_file is not None:
-            token = arguments.token_file.read_text(encoding="ascii").strip()
+            token = read_text(arguments.token_file, TOKEN_FILE_BYTES).strip()
         if arguments.ca is not None:
             tls = ssl.create_default_context()
             tls.load_verify_locations(arguments.ca)

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
 from pipeline.cli.arguments import CommandParser
 from pipeline.errors import ConfigError
@@ -23,6 +23,7 @@ from pipeline.percentiles import percentiles
 STDIN: Final = "-"
 EVENT: Final = "frame"
 NOTHING_TRACED: Final = 1
+LINE_CHARACTERS: Final = 1 << 20  # no line of a log is that long
 # The parts of a frame's latency, in order; they add up to `total_ms`.
 PARTS: Final = (
     "encode_queue_ms",
@@ -113,12 +114,20 @@ def _read(path: Path) -> Traces:
     """The frames in the file, or in stdin; a log may contain any bytes."""
     if str(path) == STDIN:
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]  # it is a text file
-        return read_log(sys.stdin)
+        return read_log(_lines(sys.stdin, "stdin"))
     try:
         with path.open(encoding="utf-8", errors="replace") as log:
-            return read_log(log)
+            return read_log(_lines(log, str(path)))
     except OSError as error:
         raise ConfigError(str(path), f"cannot be read ({error.strerror})") from None
+
+
+def _lines(log: TextIO, shown: str) -> Iterator[str]:
+    """The lines of a log; what has no lines, such as an endless device, is none."""
+    while line := log.readline(LINE_CHARACTERS):
+        if len(line) == LINE_CHARACTERS:
+            raise ConfigError(shown, f"is not a log: a line has more than {LINE_CHARACTERS - 1} characters")
+        yield line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -13,6 +13,7 @@ Exit codes: 0; 2 usage, configuration or audio file error; 3 weights or voice er
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -21,7 +22,7 @@ import numpy as np
 
 from pipeline.audio.framing import Framer
 from pipeline.audio.loudness import normalized
-from pipeline.audio.sound_file import read_speech
+from pipeline.audio.sound_file import read_sound
 from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.errors import AudioFileError, ConfigError
 from pipeline.install.program_name import program
@@ -45,7 +46,10 @@ def voice_of_recording(stages: ModelStages, path: Path) -> Voice:
         AudioFileError: the file cannot be read, or is too short, too long or silent.
         ConfigError: the loudness cannot be measured here.
     """
-    pcm = read_speech(path)
+    sound = read_sound(path)
+    for notice in sound.notices:
+        print(notice, file=sys.stderr)
+    pcm = sound.pcm
     length_s = len(pcm) / SAMPLE_RATE_HZ
     if not MIN_S <= length_s <= MAX_S:
         raise AudioFileError(str(path), f"is {length_s:.1f} s long; a voice takes {MIN_S} to {MAX_S} s")

@@ -18,6 +18,7 @@ import h11
 import trio
 from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_stream
 
+from actors.runtime import awake_clock
 from pipeline.errors import PeerError
 from pipeline.protocol.packets import MESSAGE_BYTES
 
@@ -107,7 +108,7 @@ async def open_websocket(
     # The library's own function leaves the socket to the garbage collector when the peer
     # closes first, and its background task running when the peer never responds.
     address = Address.of(url)
-    with trio.CancelScope(deadline=trio.current_time() + CONNECT_S) as connecting:
+    with awake_clock.move_on_after(CONNECT_S) as connecting:
         try:
             with single_errors():
                 async with await _stream(address, credentials.tls) as stream, trio.open_nursery() as nursery:

@@ -15,6 +15,7 @@ A connection is lost however that is noticed: it was reset, nothing comes from t
 write does not finish. Each time the client comes back with its token.
 """
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, aclosing
@@ -58,6 +59,7 @@ from pipeline.protocol.metadata import (
     Queued,
     Ready,
     Resumed,
+    Stats,
 )
 from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.protocol.unacked import ReceivedIds
@@ -196,6 +198,9 @@ class _Client:
         self._delays_s: Iterator[float] = iter(())
         self._restored = trio.Event()  # set while the session has a connection; replaced when it is lost
         self._configured = False  # in this session
+        self._sent_frames = 0  # in this session, as far as the server could have counted them
+        self._arrived_frames = 0  # by the server's last count in this session
+        self._counted_s = -math.inf  # when that came
         self._progress = trio.Event()  # replaced at each frame received
         self._sending = trio.CancelScope()
         self._stopped = False
@@ -269,13 +274,14 @@ class _Client:
         """Open a new connection and run it to its end; whether one could be opened."""
         if self._restored.is_set():
             self._restored = trio.Event()
-            self._lost_s = trio.current_time()
+            self._lost_s = awake_time()
+            self._sent_frames = self._arrived_frames
             self._delays_s = chain(_BACK_OFF_S, repeat(_BACK_OFF_S[-1]))
         self._tracker.record_disconnect()
         resume = "" if self._token is None else f"{'&' if '?' in self._url else '?'}resume={self._token}"
         end_s = self._lost_s + RECONNECT_S
         problem = ""
-        while trio.current_time() < end_s:
+        while awake_time() < end_s:
             await trio.sleep(next(self._delays_s))
             try:
                 await self._run_connection(self._url + resume)
@@ -330,6 +336,7 @@ class _Client:
                 timestamp_ms = (captured.at_ns + self._epoch_ns) / MS_NS
                 self._tracker.record_sent(timestamp_ms, captured.at_ns)
                 await self._send(self._connection, outgoing.audio(payload_of(captured.pcm), timestamp_ms))
+                self._sent_frames += 1
             await self._wait_for_answers()
             await self._restored.wait()  # a bye ends the session, so it needs a connection that carries it
         if self._connection is not None and await self._send(self._connection, outgoing.metadata(Bye())):
@@ -344,7 +351,9 @@ class _Client:
                 await self._progress.wait()
             timed_out = wait.cancelled_caught
             connection = self._connection
-            if timed_out and (connection is None or self._lose_if_silent(connection)):
+            if timed_out and (
+                connection is None or self._lose_if_silent(connection) or self._lose_if_deaf(connection)
+            ):
                 timed_out = False  # what was on its way is lost, but the session goes on
 
     async def _wait_for_stop(self) -> None:
@@ -458,6 +467,7 @@ class _Client:
             self._handler.on_notice("started a new session: the previous one has ended")
         if greeting.session_id != self._session_id:
             self._configured = False
+            self._sent_frames = self._arrived_frames = 0
         self._session_id, model = greeting.session_id, greeting.model
         self._tracker.model = model
         if model.voices is None and self._asks_persona():
@@ -477,6 +487,8 @@ class _Client:
                     self._may_send_audio, self._is_put_back = False, True
                 paused = "the server is busy and the conversation is paused: " if self._is_put_back else ""
                 self._handler.on_notice(f"{paused}queued, position {position}")
+            case Stats(frames_in=frames_in):
+                self._arrived_frames, self._counted_s = frames_in, awake_time()
             case Ready(voice, role):
                 continued = "the conversation continues"
                 self._handler.on_notice(continued if self._is_put_back else _ready_notice(voice, role))
@@ -505,6 +517,14 @@ class _Client:
         if silence_s >= ANSWER_S:
             self._lose(connection, f"the server stopped responding: nothing received for {silence_s:.1f} s")
         return silence_s >= ANSWER_S
+
+    def _lose_if_deaf(self, connection: _Connection) -> bool:
+        """Whether what was sent did not arrive, as the server's own count shows: the connection is lost."""
+        missing = self._sent_frames - self._arrived_frames
+        is_deaf = missing > 0 and awake_time() - self._counted_s < ANSWER_S
+        if is_deaf:
+            self._lose(connection, f"{missing} frames did not reach the server")
+        return is_deaf
 
     def _handle_error(self, error: ErrorNotice) -> None:
         self._tracker.errors[error.code] += 1

@@ -1,9 +1,18 @@
 """The program name for usage texts: the command line the user typed, ready to be typed again."""
 
+import os
 import sys
 from pathlib import Path
+from typing import Final
 
 from pipeline.install.paths import NAME
+
+STARTED_BY: Final = "PACKET_VOICE_STARTED_BY"  # set by the Makefile
+
+
+def is_started_by_make() -> bool:
+    """Whether `make run` started this process."""
+    return os.environ.get(STARTED_BY) == "make"
 
 
 def is_installed_command() -> bool:

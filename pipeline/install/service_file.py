@@ -46,7 +46,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return None
         except OSError as error:
             raise ConfigError(str(file), f"cannot be read ({error.strerror})") from None
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise ConfigError(
                 str(file), f"{error}; correct the file, or remove it and install again"
             ) from None

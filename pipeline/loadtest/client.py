@@ -6,6 +6,7 @@ socket: sixteen of them share two cores with the server and would otherwise meas
 
 import math
 import socket
+import ssl
 import struct
 import time
 from array import array
@@ -342,9 +343,16 @@ class LoadClient:
 
 @asynccontextmanager
 async def open_socket(
-    port: int, path: str = "/ws", *, receive_buffer_bytes: int | None = None, queued_messages: int = 64
+    port: int,
+    path: str = "/ws",
+    *,
+    receive_buffer_bytes: int | None = None,
+    queued_messages: int = 64,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[tuple[WebSocketConnection, trio.SocketStream]]:
     """A WebSocket and the socket under it, which is closed at the end of the block in any case.
+
+    tls: what the client trusts, where the server speaks TLS.
 
     Raises:
         ConnectionRejected: the server refused the upgrade.
@@ -358,7 +366,7 @@ async def open_socket(
         with trio.fail_after(CONNECT_S):
             ws = await wrap_client_stream(
                 nursery,
-                stream,
+                stream if tls is None else await _handshaken(stream, tls),
                 f"127.0.0.1:{port}",
                 path,
                 max_message_size=MESSAGE_BYTES,
@@ -366,6 +374,12 @@ async def open_socket(
             )
         yield ws, stream
         nursery.cancel_scope.cancel()
+
+
+async def _handshaken(stream: trio.SocketStream, tls: ssl.SSLContext) -> trio.SSLStream[trio.SocketStream]:
+    encrypted = trio.SSLStream(stream, tls, server_hostname="127.0.0.1", https_compatible=True)
+    await encrypted.do_handshake()
+    return encrypted
 
 
 @asynccontextmanager
@@ -377,12 +391,13 @@ async def connect_client(
     check_answers: bool = True,
     state: SessionState | None = None,
     or_queued: bool = False,
+    tls: ssl.SSLContext | None = None,
 ) -> AsyncIterator[LoadClient]:
     """A client that receives in the background; the block begins at `ready`, or when the server closed.
 
-    `or_queued`: or when it gets a place in the queue.
+    `or_queued`: or when it gets a place in the queue. `tls`: as in `open_socket`.
     """
-    async with open_socket(port, path) as (ws, stream), trio.open_nursery() as nursery:
+    async with open_socket(port, path, tls=tls) as (ws, stream), trio.open_nursery() as nursery:
         client = LoadClient(ws, stream, check_answers=check_answers, state=state)
         nursery.start_soon(client.receive)
         queued = (client.queued.wait,) if or_queued else ()

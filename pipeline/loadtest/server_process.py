@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -36,12 +37,16 @@ class ServerStartError(StartupError):
 
 @dataclass(frozen=True, slots=True)
 class ServerProcess:
-    """A running server; `ready_s` is the time from the start of its process until it was ready."""
+    """A running server; `ready_s` is the time from the start of its process until it was ready.
+
+    tls: what its clients trust, where it speaks TLS.
+    """
 
     port: int
     ready_s: float
     _process: subprocess.Popen[str]
     _log: IO[str]
+    tls: ssl.SSLContext | None = None
 
     @property
     def pid(self) -> int:
@@ -56,7 +61,9 @@ class ServerProcess:
     def get(self, path: str) -> tuple[int, Any]:
         """GET `path`: the status, and the body as JSON or else as text."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            scheme = "http" if self.tls is None else "https"
+            url = f"{scheme}://127.0.0.1:{self.port}{path}"
+            with urllib.request.urlopen(url, timeout=5, context=self.tls) as response:  # noqa: S310 - ours
                 status, body = response.status, response.read()
         except urllib.error.HTTPError as error:
             status, body = error.code, error.read()
@@ -102,10 +109,12 @@ def start_server(
     program: Sequence[str] = ("-m", "pipeline.run"),
     port: int | None = None,
     prefix: Sequence[str] = (),
+    tls: ssl.SSLContext | None = None,
 ) -> Iterator[ServerProcess]:
     """Serve `config` for the length of the block, on `port` or a free one; `program` is what Python runs.
 
-    `prefix` is a command that runs the rest of its arguments in its own process.
+    `prefix` is a command that runs the rest of its arguments in its own process. `tls`: what clients
+    trust, where `overrides` have the server speak TLS.
 
     Raises:
         ServerStartError: the server exited, or was not ready in time; with its last log lines.
@@ -118,7 +127,7 @@ def start_server(
         process = subprocess.Popen(  # noqa: S603 - our own command
             command, stdout=log, stderr=log, text=True, env=user_environment()
         )
-        server_process = ServerProcess(port, 0.0, process, log)
+        server_process = ServerProcess(port, 0.0, process, log, tls)
         try:
             while not _is_ready(server_process):
                 waited_s = time.monotonic() - began_s

@@ -37,6 +37,7 @@ from pipeline.models.lm import LmModel
 from pipeline.models.mimi import Mimi
 from pipeline.models.native import attach_lm, attach_mimi
 from pipeline.models.sharding import Shard, ShardRank
+from pipeline.system.inputs import parse_json, read_text
 
 
 @dataclass(frozen=True)
@@ -191,7 +192,7 @@ def _read_mimi_config(folder: Path, name: object) -> dict[str, Any]:
         return {}
     path = folder / str(name)
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = parse_json(read_text(path))
     except OSError as error:
         raise ConfigError("mimi_config_name", f"{path} cannot be read ({error.strerror})") from None
     except ValueError as error:

@@ -1,8 +1,8 @@
 """The memory that a bundle needs, computed before a weight is read, and the check that it is free.
 
-Weights in the dtype they are kept in, the caches of every lane, and working memory. All but the
-last are exact: they follow from the headers, the configuration and the number of lanes. How
-much memory is free: `pipeline.backend`.
+Weights in the dtype they are kept in, the caches of every lane, the prompts that are kept, and working
+memory. All but the last are exact: they follow from the headers, the configuration and the number of
+lanes; of prompts, the bound. How much memory is free: `pipeline.backend`.
 """
 
 import math
@@ -15,7 +15,7 @@ from mlx.utils import tree_flatten
 from pipeline import backend
 from pipeline.errors import WeightsError
 from pipeline.models.bundle import Bundle
-from pipeline.models.checkpoint.formats import read
+from pipeline.models.checkpoint.formats import PERSONA_FAMILY, read
 from pipeline.models.checkpoint.loading import Assignment, companions, stays
 from pipeline.models.checkpoint.safetensors_header import Shape, TensorHeader
 from pipeline.models.layers.conv import conv_state_floats
@@ -24,10 +24,14 @@ from pipeline.models.lm import LmModel
 from pipeline.models.lm import ring_bytes as lm_ring_bytes
 from pipeline.models.mimi import Mimi
 from pipeline.models.sharding import Shard
+from pipeline.system import resources
 
 # Resident memory of a server without weights and sessions, after a thousand steps, measured on
 # Linux with MLX and MKL: the interpreter, the libraries, and the temporaries of a step.
 _PROCESS_BYTES: Final = 160 * 2**20
+# The bound of the prompts that a model with voices and roles keeps: about a dozen of the 7B model's.
+PROMPT_CACHE_BYTES: Final = 2**30
+KEPT_PROMPTS: Final = 64  # of a small model no more than as many full rows
 _FLOAT32_BYTES: Final = 4
 _DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2}
 _STORED_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
@@ -38,26 +42,29 @@ class MemoryNeeds:
     """Bytes that serving `lanes` sessions takes, by purpose.
 
     lm_bytes, mimi_bytes: weights in the dtype they are kept in. rings_bytes: the state of sessions
-    in both models. working_bytes: the process itself, and the largest tensor while it is read.
+    in both models. prompts_bytes: at most, of prompts that are kept for further sessions.
+    working_bytes: the process itself, and the largest tensor while it is read.
     """
 
     lanes: int
     lm_bytes: int
     mimi_bytes: int
     rings_bytes: int
+    prompts_bytes: int
     working_bytes: int
 
     @property
     def total_bytes(self) -> int:
         """The sum."""
-        return self.lm_bytes + self.mimi_bytes + self.rings_bytes + self.working_bytes
+        return self.lm_bytes + self.mimi_bytes + self.rings_bytes + self.prompts_bytes + self.working_bytes
 
     def __str__(self) -> str:
         lanes = "1 lane" if self.lanes == 1 else f"{self.lanes} lanes"
+        prompts = f"kept prompts {_gib(self.prompts_bytes)}, " if self.prompts_bytes else ""
         return (
             f"{_gib(self.total_bytes)} for {lanes}: language model {_gib(self.lm_bytes)}, "
             f"codec {_gib(self.mimi_bytes)}, sessions {_gib(self.rings_bytes)}, "
-            f"working memory {_gib(self.working_bytes)}"
+            f"{prompts}working memory {_gib(self.working_bytes)}"
         )
 
 
@@ -90,6 +97,8 @@ def memory_needs(bundle: Bundle, lanes: int, shard: Shard | None = None) -> Memo
     conv_floats += conv_state_floats(mimi.upsample) + conv_state_floats(mimi.decoder)
     number_bytes = lm_ring_bytes(weights) if native else dtype_bytes
     ring_bytes = lm.rows_per_session * _ring_numbers(bundle.lm.transformer) * number_bytes
+    takes_prompts = bundle.family == PERSONA_FAMILY and lm.rows_per_session == 1 and shard is None
+    prompts_bytes = kept_prompts_bytes(bundle.lm.transformer, number_bytes) if takes_prompts else 0
     codec_bytes = (2 * _ring_numbers(bundle.mimi.transformer) + conv_floats) * _FLOAT32_BYTES
     parameters = dict(tree_flatten(mimi.parameters()))
     mimi_bytes = sum(p.size * _FLOAT32_BYTES for p in parameters.values())
@@ -103,8 +112,14 @@ def memory_needs(bundle: Bundle, lanes: int, shard: Shard | None = None) -> Memo
         mimi_bytes=mimi_bytes,
         # With kernels the scratch row, which is reset before it is used, takes no memory beyond a few slots.
         rings_bytes=(lanes if native else rows) * ring_bytes + rows * codec_bytes,
+        prompts_bytes=prompts_bytes,
         working_bytes=_PROCESS_BYTES + max(kept(a, whole) for a in weights),
     )
+
+
+def kept_prompts_bytes(config: TransformerConfig, dtype_bytes: int) -> int:
+    """The bound of the prompts that are kept for further sessions, in a model of these sizes."""
+    return min(PROMPT_CACHE_BYTES, KEPT_PROMPTS * _ring_numbers(config) * dtype_bytes)
 
 
 def require_memory(needs: MemoryNeeds, path: str) -> None:
@@ -115,7 +130,8 @@ def require_memory(needs: MemoryNeeds, path: str) -> None:
     """
     free_bytes = backend.free_bytes()
     if needs.total_bytes > free_bytes:
-        raise WeightsError(path, f"needs {needs}; {_gib(free_bytes)} are free")
+        limit = " under this limit (ulimit -v)" if resources.limits_address_space() else ""
+        raise WeightsError(path, f"needs {needs}; {_gib(free_bytes)} are free{limit}")
 
 
 def _stored_bytes(

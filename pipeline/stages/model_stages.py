@@ -1,4 +1,4 @@
-"""The three stages of one checkpoint, each loaded on the thread that will use it.
+"""The three stages of one checkpoint, each made on the thread that will use it.
 
 Encoder and decoder share one Mimi: its weights are evaluated when it is loaded, and evaluated
 arrays may be used from any thread.
@@ -36,7 +36,7 @@ from pipeline.stages.text import Detokenizer, SentencePiece, TokenIds, Utterance
 from pipeline.units import FRAME_MS
 from pipeline.values import ModelCard, Persona
 
-if TYPE_CHECKING:  # `pipeline.models` has to come first
+if TYPE_CHECKING:  # importing `pipeline.models` first lets it choose the BLAS of MLX
     import mlx.core as mx
 
 SMALL_LANES = 16  # the default of lanes.max for a small model
@@ -89,12 +89,12 @@ class ModelStages:
 
     @cached_property
     def voices(self) -> VoiceStore:
-        """The voices that there are for this checkpoint."""
+        """The voices available for this checkpoint."""
         return VoiceStore(self.bundle.voices)
 
     @cached_property
     def personas(self) -> Personas:
-        """Makes prompts of the voices and roles that sessions ask for."""
+        """Makes prompts from the voices and roles that sessions ask for."""
         problem = None
         if self.shard is not None or self.bundle.cfg_coef != 1:
             problem = "a model that is guided, or split over several processes, takes no prompts"
@@ -108,7 +108,7 @@ class ModelStages:
         )
 
     def check_default_prompt(self) -> None:
-        """Check that sessions can begin as the configuration says.
+        """Check that the configured default voice and role can be used.
 
         Raises:
             ConfigError: they cannot.
@@ -144,6 +144,7 @@ class ModelStages:
                 self.lanes,
                 self.detokenizer,
                 self._rules,
+                prompt_cache_bytes=self.memory.prompts_bytes,
                 pins_prompts=self._prompt.pin,
             )
         model = self._load_shard(coordinator.collective)
@@ -155,7 +156,7 @@ class ModelStages:
         return Follower(collective, partial(self._load_shard, collective))
 
     def collective(self, group: "mx.distributed.Group") -> Collective:
-        """The exchanges of the ranks of `group` about this model.
+        """What the ranks of `group` exchange to run this model together.
 
         Raises:
             ConfigError: not all ranks were started with the same configuration, weights and versions.

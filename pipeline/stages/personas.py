@@ -7,14 +7,13 @@ out, `stepper` computes it.
 import hashlib
 
 from pipeline.errors import ConfigError, PromptError, VoiceError
+from pipeline.models.checkpoint.formats import PERSONA_FAMILY
 from pipeline.models.checkpoint.lm_config import LmConfig
 from pipeline.models.checkpoint.voice_store import VoiceInfo, VoiceStore
 from pipeline.models.prompt import check_prompt, prompt_inputs, tagged
 from pipeline.stages.delays import DelayPattern
 from pipeline.stages.text import Detokenizer
 from pipeline.values import Persona, Prompt, Voice
-
-FAMILY = "personaplex"  # the only published models that were trained for it
 
 
 class Personas:
@@ -40,7 +39,7 @@ class Personas:
         self._detokenizer = detokenizer
         self._store = store
         self._pin = pin
-        trained = family == FAMILY
+        trained = family == PERSONA_FAMILY
         self._problem = problem if trained else "this model takes neither a voice nor a role"
 
     def voices(self) -> list[VoiceInfo] | None:
@@ -57,6 +56,8 @@ class Personas:
         Raises:
             PromptError: there is no such voice, or the model cannot begin so.
         """
+        if persona.voice is not None or persona.role:
+            self._check_taken()
         try:
             voice = None if persona.voice is None else self._store.read(persona.voice)
         except VoiceError as error:
@@ -82,8 +83,7 @@ class Personas:
         """
         if voice is None and not role:
             return None
-        if self._problem is not None:
-            raise PromptError(self._problem)
+        self._check_taken()
         tokens: tuple[int, ...] = ()
         if role:
             if self._detokenizer.kind == "ids":
@@ -94,6 +94,10 @@ class Personas:
         pattern = DelayPattern(c.delays, c.dep_q, text_initial=c.text_card, audio_initial=c.card)
         check_prompt(prompt_inputs(prompt, c.delays, pattern.initial), c, pin=self._pin)
         return prompt
+
+    def _check_taken(self) -> None:
+        if self._problem is not None:
+            raise PromptError(self._problem)
 
 
 def _key(voice: Voice | None, tokens: tuple[int, ...]) -> str:

@@ -2,8 +2,8 @@
 
 A prompt is computed in a lane that its session has not opened yet, slice by slice, so that other lanes' steps
 run between the slices. What is kept is the row's keys and values and the last context: everything that a
-session's own sampling does not decide. The cache is bounded in bytes; the prompt that was not used for the
-longest time is dropped first.
+session's own sampling does not decide. The cache is bounded in bytes, which the memory check counts; the
+prompt that was not used for the longest time is dropped first.
 
 Neighbours: `pipeline.models.prompt` knows which tokens stand where; `stepper` opens lanes with the result.
 """
@@ -18,14 +18,21 @@ from pipeline.models.prompt import Ints
 
 
 @dataclass(frozen=True, slots=True)
-class PromptSnapshot:
-    """A row's state after a prompt: per layer `[H, P, Dh]`, the context `[1, D]`, the tokens that follow."""
+class PromptEnd:
+    """What a conversation continues from: the last context `[1, D]`, the tokens that follow, the length."""
 
-    keys: tuple[mx.array, ...]
-    values: tuple[mx.array, ...]
     context: mx.array
     ahead: Ints
     positions: int
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSnapshot:
+    """A row's state after a prompt: keys and values per layer, `[H, P, Dh]`, and how it ends."""
+
+    keys: tuple[mx.array, ...]
+    values: tuple[mx.array, ...]
+    end: PromptEnd
 
     @classmethod
     def take(
@@ -37,7 +44,7 @@ class PromptSnapshot:
             for rings in (state.keys, state.values)
         )
         mx.eval(keys, values, context)
-        return cls(keys, values, context, ahead, positions)
+        return cls(keys, values, PromptEnd(context, ahead, positions))
 
     def restore(self, state: RingKVCache, row: int, *, pinned: int = 0) -> RingKVCache:
         """The state with `row` as it was; the other rows are unchanged, and nothing else may refer to them.
@@ -53,7 +60,7 @@ class PromptSnapshot:
             for rings, copies in ((state.keys, self.keys), (state.values, self.values))
         )
         offsets = state.offsets.copy()
-        offsets[row] = self.positions
+        offsets[row] = self.end.positions
         counts = state.pinned.copy()
         counts[row] = pinned
         return RingKVCache(keys, values, offsets, counts)
@@ -61,11 +68,11 @@ class PromptSnapshot:
     @property
     def size_bytes(self) -> int:
         """Memory that it takes."""
-        return sum(array.nbytes for array in (*self.keys, *self.values, self.context))
+        return sum(array.nbytes for array in (*self.keys, *self.values, self.end.context))
 
 
 class PromptCache:
-    """Snapshots by the prompt's key, at most `max_bytes` of them, and always the latest."""
+    """Snapshots by the prompt's key, at most `max_bytes` of them; one that is larger is not kept."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
@@ -82,9 +89,11 @@ class PromptCache:
 
     def add(self, key: str, snapshot: PromptSnapshot) -> None:
         """Keep a snapshot, and drop those that were not used for longest, down to the bound."""
+        if snapshot.size_bytes > self._max_bytes:
+            return
         self._snapshots[key] = snapshot
         self._snapshots.move_to_end(key)
-        while len(self._snapshots) > 1 and self.size_bytes > self._max_bytes:
+        while self.size_bytes > self._max_bytes:
             self._snapshots.popitem(last=False)
 
     @property

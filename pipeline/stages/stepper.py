@@ -14,16 +14,16 @@ from pipeline.errors import PromptError
 from pipeline.models.compiled.lm import CompiledLm
 from pipeline.models.evaluation import EvalSchedule, evaluate
 from pipeline.models.lm import LmModel, LmStep
+from pipeline.models.memory import PROMPT_CACHE_BYTES
 from pipeline.models.prompt import PromptInputs, check_prompt, prompt_inputs
 from pipeline.models.sampling import BatchSampler, SamplingBatch
 from pipeline.stages.batch import bucket_widths, padded, padded_rows
 from pipeline.stages.delays import DelayedTokenCache, DelayPattern
-from pipeline.stages.prompts import PromptCache, PromptSnapshot
+from pipeline.stages.prompts import PromptCache, PromptEnd, PromptSnapshot
 from pipeline.stages.tensor_parallel.leader import Leader
 from pipeline.stages.text import Detokenizer, Utterance, UtteranceRules
 from pipeline.values import Codes, Prompt, SamplingParams, StepResult, Text
 
-PROMPT_CACHE_BYTES = 2**30
 PREFILL_POSITIONS = 32  # of a prompt that was not prepared
 
 
@@ -32,7 +32,7 @@ class _Session:
 
     def __init__(self, sampling: SamplingParams, utterance: Utterance) -> None:
         self.utterance = utterance
-        self.prompt: PromptSnapshot | None = None  # until the first step
+        self.prompt: PromptEnd | None = None  # until the first step
         self.configure(sampling)
 
     def configure(self, sampling: SamplingParams) -> None:
@@ -163,14 +163,16 @@ class StepperStage:
             return
         while not self.advance_prompt(lane, prompt, PREFILL_POSITIONS):
             pass
-        session.prompt = self._prepared.pop(lane)
-        pinned = session.prompt.positions if self._pins else 0
-        self._state = session.prompt.restore(self._state, lane, pinned=pinned)
+        snapshot = self._prepared.pop(lane)
+        session.prompt = snapshot.end
+        self._state = snapshot.restore(
+            self._state, lane, pinned=session.prompt.positions if self._pins else 0
+        )
         evaluate("stepper", state=self._state)
         self._tokens.begin_at(lane, session.prompt.positions, session.prompt.ahead)
         self._sample_first(lane, session.prompt, session.sampling)
 
-    def _sample_first(self, lane: int, prompt: PromptSnapshot, sampling: SamplingParams) -> None:
+    def _sample_first(self, lane: int, prompt: PromptEnd, sampling: SamplingParams) -> None:
         """Sample what the model says first in the conversation.
 
         At its first position only the text and the first codebook are sampled; the others still belong to

@@ -12,6 +12,7 @@ installed and a machine that trains may have nothing but PyTorch. What does not 
 import contextlib
 import errno
 import os
+import resource
 import select
 import signal
 import sys
@@ -27,6 +28,7 @@ from pipeline.errors import EXIT_BROKEN_INVARIANT, EXIT_INTERRUPTED, StartupErro
 EXIT_FAILED: Final = 1  # the machine: a disk, a limit of the system, memory
 EXIT_CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 EXIT_TERMINATED: Final = 128 + signal.SIGTERM
+MOST_OF_MEMORY: Final = 0.5  # one library maps hundreds of megabytes at once
 TRACEBACK: Final = "PACKET_VOICE_TRACEBACK"
 _LIMITS: Final = {
     errno.EMFILE: "this process may not open more files; raise the limit with `ulimit -n 1024`",
@@ -79,21 +81,30 @@ def describe(error: BaseException) -> tuple[str, int]:
     """The sentence and the exit code for an error that a command did not handle itself."""
     if isinstance(error, StartupError):
         return str(error), error.exit_code
-    if isinstance(error, MemoryError):
-        return "there is not enough memory", EXIT_FAILED
-    if isinstance(error, OSError):
-        return _system_problem(error), EXIT_FAILED
-    if isinstance(error, ImportError):  # installed, but it cannot be loaded here
-        return f"a library cannot be loaded: {error}", EXIT_FAILED
-    if _is_thread_start(error):
-        return "the system allows no more threads: raise the limit (ulimit -u), or free memory", EXIT_FAILED
     kind, problem = type(error).__name__, " ".join(str(error).split())
+    if (of_machine := _machine_problem(error)) is not None:
+        return of_machine, EXIT_FAILED
+    if _is_short_of_memory():  # a library's own exception, or the consequence of one that was caught
+        return f"there is not enough memory under this limit (ulimit -v): {kind}: {problem}", EXIT_FAILED
     for frame in traceback.extract_tb(error.__traceback__)[-1:]:  # where it was raised
         kind = f"{kind} at {Path(frame.filename).name}:{frame.lineno}"
     sentence = (
         f"internal error: {kind}: {problem}; with {TRACEBACK}=1 in the environment, a traceback is shown"
     )
     return sentence, EXIT_BROKEN_INVARIANT
+
+
+def _machine_problem(error: BaseException) -> str | None:
+    """What the system refused, if that is what the error means."""
+    if isinstance(error, MemoryError):
+        return "there is not enough memory"
+    if isinstance(error, OSError):
+        return _system_problem(error)
+    if isinstance(error, ImportError):  # installed, but it cannot be loaded here
+        return f"a library cannot be loaded: {error}"
+    if _is_thread_start(error):
+        return "the system allows no more threads: raise the limit (ulimit -u), or free memory"
+    return None
 
 
 def _is_thread_start(error: BaseException) -> bool:
@@ -106,6 +117,19 @@ def _is_thread_start(error: BaseException) -> bool:
     frames = traceback.extract_tb(error.__traceback__)
     ours = bool(frames) and (frames[-1].filename, frames[-1].name) == (threading.__file__, "start")
     return ours or str(error) == os.strerror(errno.EAGAIN)
+
+
+def _is_short_of_memory() -> bool:
+    """Whether this process was close to the memory that it may map: then anything in it may have failed."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if limit == resource.RLIM_INFINITY:
+        return False
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+    except (OSError, ValueError):  # another system than Linux, or no memory even for this
+        return True
+    peaks_kib = [int(line.split()[1]) for line in status.splitlines() if line.startswith("VmPeak:")]
+    return any(1024 * peak > limit * MOST_OF_MEMORY for peak in peaks_kib)
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:
@@ -140,7 +164,7 @@ def _exit_code(main: Callable[[], int]) -> int:
         return main()
     except SystemExit as error:  # argparse has printed its message
         if isinstance(error.code, str):
-            _print_error(error.code)
+            print_notice(error.code)
             return EXIT_FAILED
         return error.code or 0
 
@@ -153,14 +177,14 @@ def _report(error: BaseException, terminated: int) -> int:
         return EXIT_CLOSED_PIPE
     cause = min(causes, key=_rank)
     if os.environ.get(TRACEBACK):
-        _print_error("".join(traceback.format_exception(error)))
+        print_notice("".join(traceback.format_exception(error)))
     _discard_unwritable(sys.stdout)
     if isinstance(cause, Terminated):
         return terminated
     if isinstance(cause, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     sentence, exit_code = describe(cause)
-    _print_error(sentence)
+    print_notice(sentence)
     return exit_code
 
 
@@ -178,7 +202,8 @@ def _system_problem(error: OSError) -> str:
     return f"{where}: {problem}"
 
 
-def _print_error(text: str) -> None:
+def print_notice(text: str) -> None:
+    """Print a line for the person on stderr, if that can be written: nothing depends on it."""
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"{text.rstrip()}\n")
         sys.stderr.flush()

@@ -26,6 +26,7 @@ from pipeline.config import parse_source, read_config
 from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.stages.model_stages import open_stages
 from pipeline.system.command import run_command
+from pipeline.system.outputs import write_whole
 from pipeline.train.evaluation.conditions import CONDITIONS, Condition, is_answer, questions, voices
 from pipeline.train.evaluation.interference import music, noise, talk
 from pipeline.train.evaluation.judge import Judge, normalized, word_errors
@@ -309,7 +310,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     print(table(report))
     if arguments.json is not None:
         text = json.dumps(report, indent=2, default=asdict)
-        arguments.json.write_text(text + "\n", encoding="utf-8")
+        write_whole(arguments.json, f"{text}\n".encode())
 
 
 def main(argv: Sequence[str] | None = None) -> int:

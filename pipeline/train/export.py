@@ -8,7 +8,6 @@ the run, for `python -m pipeline.train.verify` to compare with the server's.
 """
 
 import argparse
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from pipeline.system.outputs import OutputFile, write_whole
 from pipeline.train.conversation.vocabulary import FILE, PADDING
 from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.mimi import MimiNetwork
@@ -84,14 +84,18 @@ def export(arguments: argparse.Namespace) -> None:
     speech = read_shards(arguments.corpus, "held-out-all")[0].recording(0)
     arguments.to.mkdir(parents=True, exist_ok=True)
     for name in ("config.json", "mimi_config.json"):
-        shutil.copyfile(arguments.recipe / name, arguments.to / name)
-    shutil.copyfile(arguments.corpus / FILE, arguments.to / FILE)
+        write_whole(arguments.to / name, (arguments.recipe / name).read_bytes())
+    write_whole(arguments.to / FILE, (arguments.corpus / FILE).read_bytes())
     for model, name in ((mimi, "mimi.safetensors"), (moshi, "model.safetensors")):
         tensors = {key: _stored(key, tensor) for key, tensor in model.published().items()}
-        save_file(tensors, arguments.to / name)
+        with OutputFile(arguments.to / name) as output:
+            save_file(tensors, output.path)
+            output.commit()
         print(f"{arguments.to / name}: {(arguments.to / name).stat().st_size / 1e6:.1f} MB")
-    with (arguments.run / GOLDEN).open("wb") as file:
-        np.savez(file, **golden(mimi, moshi, speech))
+    with OutputFile(arguments.run / GOLDEN) as output:
+        with output.path.open("wb") as file:
+            np.savez(file, **golden(mimi, moshi, speech))
+        output.commit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from pipeline.system.outputs import OutputFile
 from pipeline.train.conversation.phrases import plain
 from pipeline.train.conversation.vocabulary import FILE, PADDING, pieces, word_numbers
 from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
@@ -66,7 +67,9 @@ def start(arguments: argparse.Namespace) -> None:
     language.load_published(tensors)
     arguments.out.mkdir(parents=True, exist_ok=True)
     for name, model in ((CODEC, codec), (LANGUAGE, language)):
-        torch.save({"step": 0, "parts": {"model": model.state_dict()}}, arguments.out / f"{name}.pt")
+        with OutputFile(arguments.out / f"{name}.pt") as output:
+            torch.save({"step": 0, "parts": {"model": model.state_dict()}}, output.path)
+            output.commit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,5 +1,6 @@
 """Sessions that begin with a voice and a role: when they may talk, and what others notice of it."""
 
+import dataclasses
 import functools
 import json
 
@@ -23,12 +24,16 @@ from support.actors.fakes import (
 
 from actors.engine import Engine
 from actors.sessions.prompting import MAX_POSITIONS, SLICE_S, SliceSize
-from pipeline.errors import ConfigError
+from pipeline.audio.framing import payload_of
+from pipeline.errors import ConfigError, PromptError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.metadata import Bye, Configure, ErrorNotice, Ready
+from pipeline.units import FRAME_MS
 from pipeline.values import Persona, Prompt, SamplingParams
 
+FRAME_S = FRAME_MS / 1000
+CALIBRATING_SLICES = 7
 ROLE = " ".join(str(n % 7) for n in range(300))
 SHIFT = sum(n % 7 for n in range(300))
 
@@ -118,6 +123,39 @@ async def test_other_sessions_wait_for_one_slice_at_most(autojump_clock, nursery
     await other.bye()
 
 
+async def test_several_prompts_at_once_hold_nobody_up_for_longer(autojump_clock, nursery):
+    """A batch waits for one slice, not for one of each prompt."""
+    batch_s = 0.02
+    slow = functools.partial(slow_inline, batch_s=batch_s)
+    engine = await serving(make_engine(runner=slow, loaders=WATCHED), nursery)
+    client = await join(engine, nursery, Configure(seed=3))
+    frames, sent_s, received_s = speech(1, 30), [], []
+
+    async def stream() -> None:
+        for index, frame in enumerate(frames):
+            sent_s.append(trio.current_time())
+            await client.send(outgoing.audio(payload_of(frame), float(index)))
+            await trio.sleep(FRAME_S)
+
+    async def note() -> None:
+        for count in range(1, 29):
+            await client.until(lambda c, n=count: len(c.audio) >= n)
+            received_s.append(trio.current_time())
+
+    async with trio.open_nursery() as talking:
+        talking.start_soon(stream)
+        talking.start_soon(note)
+        await trio.sleep(0.1)
+        others = [await join(engine, nursery, Configure(role=f"{n} {ROLE}")) for n in range(3)]
+    assert same(client.frames, expected(frames, 3))
+    assert Watched.made.order.count("slice") > 30
+    waits_s = [b - sent_s[int(e.timestamp_ms)] for b, e in zip(received_s, client.audio, strict=True)]
+    began = 6  # by then all of the others are open
+    assert max(waits_s[began:]) <= 4 * batch_s + 1e-6  # its own three batches, and one slice
+    for each in (client, *others):
+        each.transport.vanish()
+
+
 async def test_two_sessions_with_the_same_persona_wait_for_one_computation(autojump_clock, nursery):
     """Whoever asks second gets the first one's result."""
     engine = await serving(
@@ -153,6 +191,41 @@ async def test_a_persona_that_there_is_not_is_one_sentence(autojump_clock, nurse
     await client.bye()
 
 
+@pytest.mark.parametrize("had", [None, "5 6"])
+async def test_what_is_refused_leaves_nothing_of_what_was_computed_before_it(autojump_clock, nursery, had):
+    """The prompt that was asked for in between is in the lane by then, and the session does not begin so."""
+    slow = functools.partial(slow_inline, batch_s=0.02)
+    engine = await serving(make_engine(runner=slow, loaders=WATCHED), nursery)
+    client = await join(engine, nursery)
+    if had is not None:
+        await client.send(outgoing.metadata(Configure(role=had)))
+        await has_role(client, had)
+    count = len(readies(client))
+    await client.send(outgoing.metadata(Configure(role=ROLE)))
+    await trio.sleep(0.2)
+    await client.send(outgoing.metadata(Configure(voice="none")))
+    await client.until(lambda c: len(readies(c)) > count)
+    assert client.errors == ["prompt_refused"]
+    assert readies(client)[-1] == Ready(None, had)
+    frames = speech(2, 5)
+    await client.stream(frames)
+    await client.until(lambda c: len(c.audio) == 3)
+    assert same(client.frames, expected(frames, 11 if had else 0))
+    await client.bye()
+
+
+async def test_what_was_chosen_is_kept_where_there_is_a_default(autojump_clock, nursery):
+    """Neither voice nor role is a choice, too: what is refused after it does not bring the default back."""
+    engine = await serving(make_engine(prompt={"role": "5 6"}), nursery)
+    client = await join(engine, nursery, Configure(role=""))
+    await has_role(client, None)
+    count = len(readies(client))
+    await client.send(outgoing.metadata(Configure(voice="none")))
+    await client.until(lambda c: len(readies(c)) > count)
+    assert readies(client)[-1] == Ready(None, None)
+    await client.bye()
+
+
 async def test_an_empty_role_is_none(autojump_clock, nursery):
     """A session may take its choice back before it talks."""
     engine = await serving(make_engine(prompt={"role": "5 6"}), nursery)
@@ -177,11 +250,48 @@ async def test_the_default_persona_is_computed_before_anybody_is_admitted(autoju
     await client.bye()
 
 
+async def test_slices_are_measured_before_anybody_is_admitted(autojump_clock, nursery):
+    """Where there is no default prompt, with another one; a model without prompts computes none."""
+    engine = make_engine(loaders=WATCHED)
+    engine.card = dataclasses.replace(engine.card, voices=("anna",))
+    await serving(engine, nursery)
+    assert {key for _, key, _ in Watched.made.slices} == {"calibration"}
+    await serving(make_engine(loaders=WATCHED), nursery)
+    assert Watched.made.slices == []
+
+
 async def test_an_impossible_default_is_an_error_of_the_configuration(autojump_clock):
     """It ends the start, in one sentence."""
     with pytest.raises(BaseExceptionGroup) as raised:
         await make_engine(prompt={"voice": "none"}).run()
     assert raised.group_contains(ConfigError, match="pipeline.prompt: there is no voice none")
+
+
+class Forgetful(SumPersonas):
+    """From some time on there is no voice at all."""
+
+    voices = True
+
+    async def build(self, persona: Persona) -> Prompt | None:
+        if persona.voice is not None and not self.voices:
+            raise PromptError(f"there is no voice {persona.voice}")
+        return await super().build(persona)
+
+
+async def test_a_default_that_is_impossible_by_now_is_told(autojump_clock, nursery):
+    """Its voice was removed while the server ran: the session begins without, and says so."""
+    personas = Forgetful()
+    engine = make_engine(prompt={"voice": "anna", "role": "5 6"}, personas=personas)
+    await serving(engine, nursery)
+    personas.voices = False
+    client = await join(engine, nursery)
+    assert client.errors == ["prompt_refused"]
+    assert readies(client) == [Ready(None, None)]
+    frames = speech(2, 5)
+    await client.stream(frames)
+    await client.until(lambda c: len(c.audio) == 3)
+    assert same(client.frames, expected(frames, 0))
+    await client.bye()
 
 
 async def test_who_is_put_back_meanwhile_is_ready_when_it_runs_again(autojump_clock, nursery):
@@ -319,6 +429,17 @@ def test_where_weights_cost_the_most_slices_grow_although_one_step_is_slow():
     """A position more costs next to nothing there; only what it does cost is bounded."""
     size = SliceSize()
     for _ in range(20):
-        size.record(0.06 + 0.0001 * size.positions)
+        size.record(0.03 + 0.00005 * size.positions)
     assert size.positions == MAX_POSITIONS
-    assert 0.06 + 0.0001 * size.positions <= 1.5 * 0.0601
+    assert 0.03 + 0.00005 * size.positions <= 1.5 * 0.03005
+
+
+@pytest.mark.parametrize("one_s", [0.001, 0.03, 0.06, 0.079])
+@pytest.mark.parametrize("further_s", [0.0001, 0.001, 0.01])
+def test_no_slice_takes_longer_than_a_frame(one_s, further_s):
+    """However long a single position takes, as long as that is less than a frame; once that is known."""
+    size = SliceSize()
+    for count in range(60):
+        taken_s = one_s + further_s * (size.positions - 1)
+        assert taken_s <= FRAME_S or count < CALIBRATING_SLICES
+        size.record(taken_s)

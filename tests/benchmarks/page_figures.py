@@ -1,36 +1,64 @@
-"""`python tests/benchmarks/page_figures.py [--minutes 10]`: measure the voice page in a real browser.
+"""`PYTHONPATH=tests python tests/benchmarks/page_figures.py [--minutes 10] [--base PATH] [--rounds 1]`.
 
-Prints one JSON object: mic-to-speaker p50, p95 and p99 over the run, as measured by the page and without
-device latency; underruns; time until the page is ready; memory of the page at the start and at the end.
+Measures the voice page in a real browser, with the embedded model: mic-to-speaker latency as measured by the
+page, without device latency; underruns; time until the page is ready; memory. With `--base`, another checkout
+of this project (`git worktree add PATH COMMIT`) is measured in turn with this one, each with its own server,
+so that both meet the same machine. Prints one JSON object.
 """
 
 import argparse
 import json
+import re
 import statistics
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import psutil
 from playwright.sync_api import CDPSession, Page, sync_playwright
-from support.browser.actions import numbers, open_panel, start, stop, until_played
 from support.browser.chromium import MICROPHONE, launch
-from support.browser.servers import Server, serving
+from support.browser.servers import ROOT, Server, serving
 
 READY_RUNS = 5
-SAMPLE_S = 10.0
+WARMUP_FRAMES = 125
+START_MS = 20_000
+SHARES = (50, 95, 99)
 
-
-# The page keeps the last 250 latencies; a run is measured by all of them.
+# The page keeps the last 250 latencies; a run is measured by all of them. `link` is that of their module.
 KEEP_ALL = """async () => {
   const [link] = document.querySelectorAll("link[href$='/voice/percentiles.js']");
-  const { RollingPercentiles } = await import(link.href);
-  const add = RollingPercentiles.prototype.add;
+  const [kept] = Object.values(await import(link.href));
+  const add = kept.prototype.add;
   window.latenciesMs = [];
-  RollingPercentiles.prototype.add = function (value) {
+  kept.prototype.add = function (value) {
     window.latenciesMs.push(value);
     add.call(this, value);
   };
 }"""
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the parts of the page are called in one version."""
+
+    call: str
+    panel: str
+    figures: str
+
+    def numbers(self, page: Page, name: str) -> list[float]:
+        """The numbers in one statistic."""
+        text = page.locator(f"#{self.figures}-{name}").inner_text()
+        return [float(number) for number in re.findall(r"\d+(?:\.\d+)?", text)]
+
+    def wait_phase(self, page: Page, phase: str) -> None:
+        """Wait until the call is in this phase."""
+        page.wait_for_selector(f"#{self.call}[data-phase={phase}]", timeout=START_MS)
+
+
+NOW = Names("call", "stats", "stat")
+FORMER = Names("stage", "status", "fig")  # before the renaming of November 2026
 
 
 def ready_ms(page: Page, server: Server) -> float:
@@ -45,63 +73,69 @@ def heap_mb(session: CDPSession) -> float:
     """The JavaScript heap of the page after a garbage collection."""
     session.send("HeapProfiler.collectGarbage")
     metrics = session.send("Performance.getMetrics")["metrics"]
-    return next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize") / 2**20
+    return float(next(m["value"] for m in metrics if m["name"] == "JSHeapUsedSize")) / 2**20
 
 
 def renderer_mb() -> float:
     """The memory of the largest renderer process: heap, workers, worklets, canvases."""
     children = psutil.Process().children(recursive=True)
     renderers = [child for child in children if "--type=renderer" in " ".join(child.cmdline())]
-    return max(child.memory_info().rss for child in renderers) / 2**20
+    return float(max(child.memory_info().rss for child in renderers)) / 2**20
 
 
-def measure(minutes: float) -> dict[str, object]:
-    with serving() as server, sync_playwright() as playwright:
+def measure(root: Path, minutes: float) -> dict[str, object]:
+    """One visit to the page of the checkout at `root`."""
+    with serving(config=root / "configs/tiny", root=root) as server, sync_playwright() as playwright:
         browser = launch(playwright, *MICROPHONE)
         page = browser.new_page()
         ready = [ready_ms(page, server) for _ in range(READY_RUNS)]
+        names = NOW if page.locator(f"#{NOW.call}").count() else FORMER
         session = page.context.new_cdp_session(page)
         session.send("Performance.enable")
-        open_panel(page, "stats")
-        start(page)
-        until_played(page, 250)
+        page.locator(f"#{names.panel} > summary").click()
+        began_s = time.perf_counter()
+        page.locator("#talk").click()
+        names.wait_phase(page, "live")
+        live_ms = 1000 * (time.perf_counter() - began_s)
+        page.wait_for_timeout(80 * WARMUP_FRAMES)
         memory = [(heap_mb(session), renderer_mb())]
         page.evaluate(KEEP_ALL)
-        worst = 0.0
-        ends_s = time.monotonic() + 60 * minutes
-        while time.monotonic() < ends_s:
-            page.wait_for_timeout(1000 * SAMPLE_S)
-            worst = max(worst, numbers(page, "latency")[1])
+        page.wait_for_timeout(60_000 * minutes)
         latencies = np.array(page.evaluate("window.latenciesMs"))
         memory.append((heap_mb(session), renderer_mb()))
-        underruns, frames, _ = numbers(page, "underruns")
-        device_in_ms, device_out_ms = numbers(page, "device")
-        report = {
-            "minutes": minutes,
-            "mic_to_speaker_ms": {
-                "frames": len(latencies),
-                **{f"p{share}": round(float(np.percentile(latencies, share)), 1) for share in (50, 95, 99)},
-                "worst_window_p95": worst,
-            },
-            "device_ms": {"in": device_in_ms, "out": device_out_ms},
-            "underruns": {
-                "count": underruns,
-                "frames": frames,
-                "percent": round(100 * underruns / frames, 3),
-            },
-            "page_ready_ms": {"first": round(ready[0]), "median": round(statistics.median(ready))},
-            "heap_mb": [round(heap, 2) for heap, _ in memory],
-            "renderer_mb": [round(rss, 1) for _, rss in memory],
-        }
-        stop(page)
+        underruns, frames, *_ = names.numbers(page, "underruns")
+        page.locator("#talk").click()
+        names.wait_phase(page, "idle")
         browser.close()
-    return report
+    return {
+        "frames": frames,
+        **{f"p{share}_ms": round(float(np.percentile(latencies, share)), 1) for share in SHARES},
+        "underruns": underruns,
+        "ready_first_ms": round(ready[0]),
+        "ready_ms": round(statistics.median(ready[1:])),
+        "live_ms": round(live_ms),
+        "heap_mb": [round(heap, 2) for heap, _ in memory],
+        "renderer_mb": [round(rss, 1) for _, rss in memory],
+    }
+
+
+def compare(roots: Mapping[str, Path], minutes: float, rounds: int) -> dict[str, list[dict[str, object]]]:
+    """Measure each checkout once in every round."""
+    results: dict[str, list[dict[str, object]]] = {name: [] for name in roots}
+    for _ in range(rounds):
+        for name, root in roots.items():
+            results[name].append(measure(root, minutes))
+    return results
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=10.0)
-    print(json.dumps(measure(parser.parse_args().minutes), indent=1))
+    parser.add_argument("--minutes", type=float, default=10.0, help="of each visit")
+    parser.add_argument("--base", type=Path, help="another checkout, measured in turn with this one")
+    parser.add_argument("--rounds", type=int, default=1)
+    options = parser.parse_args()
+    roots = {"this": ROOT} | ({} if options.base is None else {"base": options.base.resolve()})
+    print(json.dumps(compare(roots, options.minutes, options.rounds), indent=1))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,11 @@
 """What a demanding user expects of the voice page: privacy shows, nothing is lost, one state everywhere."""
 
 import json
+import os
 import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +114,10 @@ def test_a_dead_microphone_is_a_notice_with_the_remedy(browser: Browser, server:
         notice = page.locator(".notice[data-key=condition]")
         expect(notice).to_contain_text("No signal from the microphone", timeout=20_000)
         expect(notice).to_contain_text("mute switch")
+        expect(page.locator("#call-status")).to_have_text("Your microphone is silent.")
         notice.get_by_role("button", name="Help: No signal from the microphone").click()
         expect(page.locator("#help-microphone")).to_be_focused()
+        expect(page.locator("#close-help")).to_be_in_viewport()
         page.locator("#close-help").click()
         stop(page)
         expect(notice).to_have_count(0)
@@ -139,6 +145,7 @@ def test_a_full_server_says_so_everywhere_and_nothing_offers_what_it_cannot(brow
         expect(landing.locator("#state")).to_contain_text("Ready.")
         start(first)
         second.bring_to_front()
+        open_panel(second, "stats")
         expect(second.locator("#server-label")).to_have_text("Full", timeout=15_000)
         expect(second.locator("#call-status")).to_contain_text("Press to wait in the queue")
         second.locator("#talk").click()
@@ -148,6 +155,8 @@ def test_a_full_server_says_so_everywhere_and_nothing_offers_what_it_cannot(brow
         expect(second).to_have_title("Queue: 1 · packet-voice")
         landing.bring_to_front()
         expect(landing.locator("#state")).to_contain_text("Full.", timeout=15_000)
+        expect(landing.locator("#facts")).to_contain_text("1 of 1, 1 queued")
+        expect(second.locator("#stat-sessions")).to_have_text("1 of 1, 1 queued")
         second.bring_to_front()
         stop(second)
         first.bring_to_front()
@@ -302,6 +311,36 @@ def test_the_diagnostics_report_has_figures_and_no_words(visit: Visit) -> None:
     assert words[:12] not in text
     assert "Fake" not in text  # the name of the microphone
     stop(page)
+
+
+@pytest.mark.parametrize("width", [320, 844, 1440])
+def test_the_command_of_the_start_page_can_be_pasted(
+    browser: Browser, server: Server, tmp_path: Path, width: int
+) -> None:
+    """One line, whatever the width; copied, it asks the saved question and saves an answer."""
+    with visiting(browser, server.origin, viewport={"width": width, "height": 700}) as visit:
+        page = visit("/")
+        page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+        lines = page.evaluate(
+            """() => {
+              const code = document.getElementById("command");
+              return code.getBoundingClientRect().height / parseFloat(getComputedStyle(code).lineHeight);
+            }"""
+        )
+        assert lines < 1.5
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        with page.expect_download() as question:
+            page.get_by_role("link", name="question.wav").click()
+        question.value.save_as(tmp_path / "question.wav")
+        page.get_by_role("button", name="Copy command").click()
+        expect(page.locator("#copied")).to_have_text("Copied.")
+        command = page.evaluate("navigator.clipboard.readText()")
+    assert shlex.split(command)[:3] == ["python", "-m", "pipeline"]  # as this server was started
+    if width == 320:
+        words = [sys.executable, *shlex.split(command)[1:]]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(words, cwd=tmp_path, env=environment, check=True, timeout=60)
+        assert (tmp_path / "answer.wav").stat().st_size > 10_000
 
 
 @pytest.mark.parametrize(

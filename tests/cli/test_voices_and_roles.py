@@ -152,3 +152,14 @@ def test_voices_are_part_of_the_checkpoint(folder, capsys):
     assert weights.main(["fetch", "--json", "--config", str(folder)]) == 0
     assert json.loads(capsys.readouterr().out)["files"]["voices_name"]["path"].endswith("voices.tgz")
     assert stages_of(folder).card.voices == ("NATF0",)
+
+
+def test_a_quantized_checkpoint_keeps_its_voices(folder, tmp_path):
+    """And takes roles: it is the same model."""
+    target = tmp_path / "q4"
+    assert weights.main(["quantize", "--config", str(folder), "--bits", "4", str(target)]) == 0
+    stages = stages_of(target)
+    assert stages.card.voices == ("NATF0",)
+    assert stages.personas.build(Persona("NATF0", ROLE)).key == (
+        stages_of(folder).personas.build(Persona("NATF0", ROLE)).key
+    )

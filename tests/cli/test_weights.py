@@ -180,6 +180,21 @@ def test_fetch_reports_the_paths_of_the_files(
     assert "using the cached copy" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
+def test_a_notice_that_cannot_be_written_costs_nothing(
+    command: Command, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With stderr on a full disk, the cached copy is used all the same."""
+    assert command("fetch", "--config", f"hf://{REPO}")[0] == 0
+    hub.down = True
+    with Path("/dev/full").open("w", encoding="utf-8", buffering=1) as full:
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.stderr", full)
+            assert command("fetch", "--config", f"hf://{REPO}")[0] == 0
+        with contextlib.suppress(OSError):
+            full.close()
+
+
 def test_progress_bars_are_shown_on_terminals_only(hub: Hub, tmp_path: Path) -> None:
     """In a subprocess, because a process checks its stderr once, at start-up."""
     command = [sys.executable, "-m", "pipeline", "weights", "fetch", "--config", f"hf://{REPO}"]

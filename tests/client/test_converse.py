@@ -33,6 +33,7 @@ from pipeline.protocol.metadata import (
     Queued,
     Ready,
     Resumed,
+    Stats,
 )
 from pipeline.protocol.packets import PacketType
 
@@ -516,6 +517,19 @@ class HalfOpen(Breaking):
             await trio.sleep_forever()
 
 
+class Deaf(HalfOpen):
+    """The same in one direction: it receives nothing more, and goes on sending what it has counted."""
+
+    async def answer(self, index, timestamp_ms):
+        if self.resumes or index < 2:
+            await super().answer(index, timestamp_ms)
+            return
+        counted = Stats(3, 1, 0, 0, 1, 1, 0)
+        while True:
+            await self.send(outgoing.metadata(counted))
+            await trio.sleep(1)
+
+
 class NothingMoves(HalfOpen):
     """The same, and what is written is not taken either."""
 
@@ -540,6 +554,7 @@ async def torrent():
     [
         pytest.param(HalfOpen, np.tile(SPEECH, 4), "stopped responding", id="no answers at the end"),
         pytest.param(HalfOpen, endless, "nothing received for", id="silence"),
+        pytest.param(Deaf, np.tile(SPEECH, 4), "did not reach the server", id="nothing arrives there"),
         pytest.param(NothingMoves, torrent, "did not read", id="a write that does not finish"),
     ],
 )

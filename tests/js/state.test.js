@@ -4,7 +4,8 @@ import { recordingOf } from "voice/questions.js";
 import { describeState } from "voice/state.js";
 import { TranscriptLog, sentenceCase } from "voice/transcript-log.js";
 import { Metrics } from "voice/ui/metrics.js";
-import { CONDITIONS, REFUSALS, closeMessage } from "voice/ui/messages.js";
+import { SampleEnd } from "voice/voice-sample.js";
+import { CONDITIONS, PROBLEMS, REFUSALS, closeMessage, errorMessage, formatDelay } from "voice/ui/messages.js";
 import { checkBeforeCall, conditionOf, diagnose } from "voice/ui/diagnostics.js";
 import { equal, ok, test } from "./harness.js";
 
@@ -24,6 +25,11 @@ test("a call whose server is silent does not say that it listens", () => {
   equal([live.server.label, live.message], ["Connected", "Listening. Just talk."]);
   equal([stalled.server.label, stalled.title], ["Not responding", "Not responding · packet-voice"]);
   ok(!stalled.message.includes("Listening"), stalled.message);
+});
+
+test("a call whose microphone is silent does not say that it listens", () => {
+  const { message } = describeState({ phase: "live", health: READY, isUnheard: true });
+  equal(message, "Your microphone is silent.");
 });
 
 test("a server that is gone is offline in every phase without a conversation", () => {
@@ -264,4 +270,43 @@ test("when storage is full the oldest conversations make room", () => {
 test("a question has a recording whatever its case and punctuation; others have none", () => {
   ok(recordingOf("What is three plus four?")?.endsWith("/questions/what-is-three-plus-four.wav"), "not found");
   equal([recordingOf("what is five"), recordingOf("")], [null, null]);
+});
+
+test("when to try again is said where the server says it", () => {
+  equal(formatDelay(200), "in 1 s");
+  equal(formatDelay(40_100), "in 41 s");
+  equal(formatDelay(150_000), "in 3 min");
+  equal(errorMessage({ message: "every lane is taken", retryAfterMs: 5000 }), "Every lane is taken. Try again in 5 s.");
+  equal(errorMessage({ message: "no" }), "No.");
+  ok(REFUSALS.too_many_attempts.text({}, 41_000).includes("in 41 s"), "the time is missing");
+  ok(!REFUSALS.too_many_attempts.text({}).includes("undefined"), "an unknown time is shown");
+});
+
+test("without a microphone the check before a call still has a line for each link", () => {
+  const facts = { frames: 0, underruns: 0, inputPeak: 0, roundTripMs: 3, health: null };
+  const checks = checkBeforeCall({ ...facts, problem: PROBLEMS.microphone_denied });
+  equal(checks.map(({ name, state }) => [name, state]), [
+    ["Microphone", "bad"],
+    ["Loudspeaker", "idle"],
+    ["Network", "ok"],
+    ["Machine", "bad"],
+  ]);
+  ok(checks[0].text.startsWith("Microphone access is blocked."), checks[0].text);
+});
+
+test("a sample of a voice ends in the pause after the answer, without one soon, and at the latest after 8 s", () => {
+  const lengthOf = (rmsAt) => {
+    const end = new SampleEnd(0);
+    let ms = 0;
+    while (!end.isOver(rmsAt(ms), ms)) ms += 80;
+    return [ms, end.wasHeard];
+  };
+  equal(lengthOf((ms) => (ms > 500 && ms < 2000 ? 0.1 : 0)), [2960, true]);
+  equal(lengthOf(() => 0), [4000, false]);
+  equal(lengthOf(() => 0.1), [8000, true]);
+});
+
+test("a sample of a voice does not say that it listens", () => {
+  const { message } = describeState({ phase: "live", health: READY, withoutMicrophone: true, isSample: true });
+  ok(message.startsWith("A sample of the voice"), message);
 });

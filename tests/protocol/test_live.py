@@ -44,8 +44,8 @@ START = {"type": "session.start", "event_id": "e1", "session": {"model": "any"}}
 class Peer:
     """A client of one dialect; `receive` returns what the server sends in reply, parsed."""
 
-    def __init__(self, *, lane=True):
-        parameters = ConnectionParameters(5, 15, 3600, 0.0, 1_000_000.5, UnackedPackets())
+    def __init__(self, *, lane=True, voices=None):
+        parameters = ConnectionParameters(5, 15, 3600, 0.0, 1_000_000.5, UnackedPackets(), voices=voices)
         self.dialect = LiveDialect(parameters)
         self.write(outgoing.metadata(ESTABLISHED))
         if lane:
@@ -126,6 +126,42 @@ def test_what_no_model_has_is_refused_by_name(session, param):
     assert (error["code"], error["param"]) == ("unsupported_parameter", param)
     assert error["client_event_id"] == "e1"
     assert peer.send(START)[0]["type"] == "session.started"
+
+
+@pytest.mark.parametrize("ready_first", [True, False])
+@pytest.mark.parametrize(
+    ("asked", "begins_with"),
+    [
+        ({}, Ready("X", "be kind")),
+        ({"instructions": "be brief"}, Ready("X", "be brief")),
+        ({"audio": {"output": {"voice": "Y"}}}, Ready("Y", "be kind")),
+        ({"instructions": "be brief", "audio": {"output": {"voice": "Y"}}}, Ready("Y", "be brief")),
+    ],
+)
+def test_what_is_not_asked_for_is_the_servers_default(asked, begins_with, ready_first):
+    """The session starts once it has what was asked for, and says what it begins with."""
+    peer = Peer(lane=False, voices=("X", "Y"))
+    default = outgoing.metadata(Ready("X", "be kind"))
+    if ready_first:
+        assert peer.write(default) == []
+    answers = peer.send({**START, "session": {"model": "m", **asked}})
+    if not ready_first or asked:
+        assert answers == []
+        answers = peer.write(outgoing.metadata(begins_with))
+    (started,) = answers
+    assert started["type"] == "session.started"
+    assert started["session"]["audio"]["output"]["voice"] == begins_with.voice
+    assert started["session"]["instructions"] == begins_with.role
+
+
+def test_a_default_that_is_impossible_by_now_is_no_error_of_the_clients():
+    """It is told, and the session starts without."""
+    peer = Peer(lane=False, voices=("X",))
+    assert peer.send(START) == []
+    (told,) = peer.write(outgoing.metadata(ErrorNotice("prompt_refused", "there is no voice Y")))
+    assert (told["type"], told["message"]) == ("info", "there is no voice Y")
+    (started,) = peer.write(outgoing.metadata(Ready()))
+    assert started["type"] == "session.started"
 
 
 def test_instructions_are_bounded():

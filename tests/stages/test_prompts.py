@@ -1,22 +1,22 @@
 """A session with a prompt says what NVIDIA's code says from the first frame of the conversation on."""
 
-import json
-from pathlib import Path
+import gc
+import weakref
 
 import mlx.core as mx
 import numpy as np
 import pytest
+from support.personas import GOLDENS as FOLDER
+from support.personas import golden_model
+from support.personas import golden_prompt as prompt
+from support.personas import golden_stepper as stepper
+from support.prompts import Endurance
 
 from pipeline.errors import PromptError
-from pipeline.models.checkpoint.lm_config import parse_lm_config
-from pipeline.models.checkpoint.voices import read_published_voice
 from pipeline.models.lm import LmModel
 from pipeline.stages.stepper import StepperStage
-from pipeline.stages.text import TokenIds, UtteranceRules
 from pipeline.values import GREEDY, Prompt, SamplingParams, Voice
 
-FOLDER = Path(__file__).parents[1] / "data" / "families" / "personaplex_prompts"
-RULES = UtteranceRules(padding=frozenset({0, 3}), padding_run=13, max_steps=750)
 RUNS = ("role", "voice", "voice_role", "file", "file_role")
 
 
@@ -28,23 +28,14 @@ def golden() -> dict[str, np.ndarray]:
 
 @pytest.fixture(scope="module")
 def model() -> LmModel:
-    config = parse_lm_config(json.loads((FOLDER / "config.json").read_text()))
-    model = LmModel(config)
-    model.load_weights(FOLDER / "model.safetensors")
-    return model
+    return golden_model()
 
 
-def stepper(model: LmModel, lanes: int = 4, **options) -> StepperStage:
-    return StepperStage(model, lanes, TokenIds(), RULES, **options)
-
-
-def prompt(golden: dict[str, np.ndarray], run: str) -> Prompt:
-    voice = None
-    if run.startswith("voice"):
-        voice = Voice(codes=golden["voice"].astype(np.int32))
-    elif run.startswith("file"):
-        voice = read_published_voice(FOLDER / "voice.pt")
-    return Prompt(run, voice, tuple(golden["role"].tolist()) if "role" in run else ())
+def stepper_bytes(model: LmModel) -> int:
+    """Room for one of the shorter prompts."""
+    stage = stepper(model)
+    begin(stage, 0, GREEDY, prompt("role"))
+    return stage._prompts.size_bytes
 
 
 def begin(stage: StepperStage, lane: int, sampling: SamplingParams, wanted: Prompt) -> None:
@@ -74,7 +65,7 @@ def agrees(found: tuple[list[int], list[list[int]]], golden: dict[str, np.ndarra
 def test_the_conversation_begins_as_the_official_one(golden, model, run, compiles):
     """Voice from codes, voice as published, role, and both; greedy, far beyond the context."""
     stage = stepper(model, compiles=compiles)
-    begin(stage, 1, GREEDY, prompt(golden, run))
+    begin(stage, 1, GREEDY, prompt(run))
     assert agrees(run_frames(stage, 1, golden[f"{run}_user"]), golden, run)
 
 
@@ -90,7 +81,7 @@ def test_without_a_prompt_nothing_is_different(golden, model):
 def test_slices_of_any_size_give_the_same(golden, model, positions):
     """A prompt in one pass or position by position."""
     stage = stepper(model)
-    wanted = prompt(golden, "voice_role")
+    wanted = prompt("voice_role")
     stage.open(2, GREEDY)
     while not stage.advance_prompt(2, wanted, positions):
         pass
@@ -98,14 +89,16 @@ def test_slices_of_any_size_give_the_same(golden, model, positions):
     assert agrees(run_frames(stage, 2, golden["voice_role_user"]), golden, "voice_role")
 
 
-def test_two_personas_in_one_batch_say_what_each_says_alone(golden, model):
+@pytest.mark.parametrize("compiles", [False, True])
+@pytest.mark.parametrize("pair", [("voice_role", "file"), ("file_role", "voice"), ("role", "file_role")])
+def test_two_personas_in_one_batch_say_what_each_says_alone(golden, model, pair, compiles):
     """With a third lane that joins and leaves, and one whose prompt is computed meanwhile, slice by slice."""
-    stage = stepper(model)
-    runs = {0: "voice_role", 2: "file"}
+    stage = stepper(model, compiles=compiles)
+    runs = dict(zip((0, 2), pair, strict=True))
     for lane, run in runs.items():
-        begin(stage, lane, GREEDY, prompt(golden, run))
+        begin(stage, lane, GREEDY, prompt(run))
     found: dict[int, tuple[list[int], list[list[int]]]] = {lane: ([], []) for lane in runs}
-    later = prompt(golden, "role")
+    later = prompt("role")
     stage.open(3, GREEDY)
     for index in range(len(golden["file_user"])):
         lanes = list(runs)
@@ -134,13 +127,13 @@ def test_two_personas_in_one_batch_say_what_each_says_alone(golden, model):
 def test_a_persona_is_gone_with_its_session(golden, model):
     """The next session in its lane has none, or its own."""
     stage = stepper(model, lanes=1)
-    begin(stage, 0, GREEDY, prompt(golden, "voice_role"))
+    begin(stage, 0, GREEDY, prompt("voice_role"))
     run_frames(stage, 0, golden["voice_role_user"][:9])
     stage.close(0)
     stage.open(0, GREEDY)
     assert run_frames(stage, 0, golden["plain_user"][:-1])[1] == golden["plain_out"][:, 1:9].tolist()
     stage.close(0)
-    begin(stage, 0, GREEDY, prompt(golden, "role"))
+    begin(stage, 0, GREEDY, prompt("role"))
     assert agrees(run_frames(stage, 0, golden["role_user"]), golden, "role")
 
 
@@ -152,23 +145,58 @@ def test_a_kept_prompt_is_not_computed_again(golden, model, monkeypatch):
         LmModel, "prefill", lambda self, x, *rest: (passes.append(x.shape[1]), prefill(self, x, *rest))[1]
     )
     stage = stepper(model)
-    wanted = prompt(golden, "role")
+    wanted = prompt("role")
     for lane in range(3):
         begin(stage, lane, GREEDY, wanted)
         assert agrees(run_frames(stage, lane, golden["role_user"]), golden, "role")
     assert sum(passes) == 12 + len(wanted.role)
     small = stepper(model, prompt_cache_bytes=1)
     for lane, run in enumerate(("role", "voice", "role")):
-        begin(small, lane, GREEDY, prompt(golden, run))
+        begin(small, lane, GREEDY, prompt(run))
         assert agrees(run_frames(small, lane, golden[f"{run}_user"]), golden, run)
     assert sum(passes) > 3 * 12
+
+
+def test_a_prompt_that_is_dropped_before_its_session_begins_is_not_lost(golden, model):
+    """Another session's took its place in the meantime; nothing of it is computed again."""
+    stage = stepper(model, prompt_cache_bytes=stepper_bytes(model))
+    stage.open(0, GREEDY)
+    while not stage.advance_prompt(0, prompt("role"), 8):
+        pass
+    begin(stage, 1, GREEDY, prompt("file"))
+    assert "role" not in stage._prompts
+    stage.begin(0, prompt("role"))
+    assert agrees(run_frames(stage, 0, golden["role_user"]), golden, "role")
+    assert agrees(run_frames(stage, 1, golden["file_user"]), golden, "file")
+
+
+def test_a_session_that_waits_does_not_keep_a_snapshot(golden, model):
+    """One that has begun and sends nothing: its keys and values are in its lane."""
+    stage = stepper(model, prompt_cache_bytes=stepper_bytes(model))
+    begin(stage, 0, GREEDY, prompt("role"))
+    snapshot = weakref.ref(stage._prompts["role"].keys[0])
+    begin(stage, 1, GREEDY, prompt("file"))
+    gc.collect()
+    assert snapshot() is None
+    stage.configure(0, GREEDY)
+    assert agrees(run_frames(stage, 0, golden["role_user"]), golden, "role")
+
+
+def test_a_prompt_that_is_larger_than_the_bound_is_not_kept(golden, model):
+    """It serves its session; those that fit stay."""
+    stage = stepper(model, prompt_cache_bytes=stepper_bytes(model))
+    begin(stage, 0, GREEDY, prompt("role"))
+    begin(stage, 1, GREEDY, prompt("voice_role"))
+    assert "role" in stage._prompts
+    assert "voice_role" not in stage._prompts
+    assert agrees(run_frames(stage, 1, golden["voice_role_user"]), golden, "voice_role")
 
 
 def test_sampling_begins_with_the_conversation(golden, model):
     """The same seed gives the same tokens, kept prompt or not; another seed gives others."""
     said = {}
     for name, seed, stage in (("a", 1, stepper(model)), ("b", 1, stepper(model)), ("c", 2, stepper(model))):
-        begin(stage, 0, SamplingParams(seed=seed), prompt(golden, "role"))
+        begin(stage, 0, SamplingParams(seed=seed), prompt("role"))
         said[name] = run_frames(stage, 0, golden["role_user"])
     assert said["a"] == said["b"]
     assert said["a"] != said["c"]
@@ -177,7 +205,7 @@ def test_sampling_begins_with_the_conversation(golden, model):
 def test_the_sampling_may_change_until_the_first_frame(golden, model):
     """What is sampled behind the prompt is sampled anew; nothing of the former sampling remains."""
     stage = stepper(model)
-    begin(stage, 0, SamplingParams(seed=1), prompt(golden, "role"))
+    begin(stage, 0, SamplingParams(seed=1), prompt("role"))
     stage.configure(0, GREEDY)
     assert agrees(run_frames(stage, 0, golden["role_user"]), golden, "role")
 
@@ -185,10 +213,10 @@ def test_the_sampling_may_change_until_the_first_frame(golden, model):
 def test_a_session_may_choose_again_until_the_first_frame(golden, model):
     """Another prompt, or none, takes the place of the first one."""
     stage = stepper(model)
-    begin(stage, 0, GREEDY, prompt(golden, "voice_role"))
-    stage.begin(0, prompt(golden, "role"))
+    begin(stage, 0, GREEDY, prompt("voice_role"))
+    stage.begin(0, prompt("role"))
     assert agrees(run_frames(stage, 0, golden["role_user"]), golden, "role")
-    begin(stage, 1, GREEDY, prompt(golden, "role"))
+    begin(stage, 1, GREEDY, prompt("role"))
     stage.begin(1, None)
     assert run_frames(stage, 1, golden["plain_user"][:-1])[1] == golden["plain_out"][:, 1:9].tolist()
 
@@ -197,12 +225,12 @@ def test_a_prompt_that_was_left_halfway_harms_no_other(golden, model):
     """The lane's next session has another prompt, or none."""
     stage = stepper(model)
     stage.open(0, GREEDY)
-    assert not stage.advance_prompt(0, prompt(golden, "voice_role"), 5)
-    assert not stage.advance_prompt(0, prompt(golden, "role"), 5)
-    stage.begin(0, prompt(golden, "role"))
+    assert not stage.advance_prompt(0, prompt("voice_role"), 5)
+    assert not stage.advance_prompt(0, prompt("role"), 5)
+    stage.begin(0, prompt("role"))
     assert agrees(run_frames(stage, 0, golden["role_user"]), golden, "role")
     stage.open(1, GREEDY)
-    stage.advance_prompt(1, prompt(golden, "voice"), 5)
+    stage.advance_prompt(1, prompt("voice"), 5)
     stage.close(1)
     stage.open(1, GREEDY)
     assert run_frames(stage, 1, golden["plain_user"][:-1])[1] == golden["plain_out"][:, 1:9].tolist()
@@ -214,7 +242,7 @@ def test_a_pinned_prompt_changes_nothing_until_the_ring_is_full(golden, model, c
     said = {}
     for pins in (False, True):
         stage = stepper(model, compiles=compiles, pins_prompts=pins)
-        begin(stage, 1, GREEDY, prompt(golden, "file"))
+        begin(stage, 1, GREEDY, prompt("file"))
         said[pins] = run_frames(stage, 1, golden["file_user"])
     positions = 12 + 7
     until = model.config.context - positions
@@ -228,7 +256,7 @@ def test_a_pinned_prompt_stays_in_the_ring(golden, model, compiles):
     """Bit for bit, however many steps pass; the other slots go on being used, and memory is constant."""
     stage = stepper(model, lanes=2, compiles=compiles, pins_prompts=True)
     stage.open(0, GREEDY)
-    begin(stage, 1, GREEDY, prompt(golden, "file"))
+    begin(stage, 1, GREEDY, prompt("file"))
     positions = 12 + 7
     kept = [np.array(ring[1, :, :positions]) for ring in stage._state.keys]
     rest = [np.array(ring[1, :, positions:]) for ring in stage._state.keys]
@@ -253,7 +281,7 @@ def test_a_pinned_prompt_is_attended(golden, model, compiles):
     tokens = {}
     for changes in (False, True):
         stage = stepper(model, lanes=1, compiles=compiles, pins_prompts=True)
-        begin(stage, 0, GREEDY, prompt(golden, "file"))
+        begin(stage, 0, GREEDY, prompt("file"))
         run_frames(stage, 0, golden["file_user"][:100])
         if changes:
             keys = [mx.array(np.concatenate([np.array(r[:, :, :19])[..., ::-1], np.array(r[:, :, 19:])], 2))
@@ -267,7 +295,7 @@ def test_too_long_a_prompt_is_not_pinned(golden, model):
     """It would leave less than half of the ring to the conversation."""
     stage = stepper(model, pins_prompts=True)
     with pytest.raises(PromptError, match="more than half"):
-        begin(stage, 0, GREEDY, prompt(golden, "file_role"))
+        begin(stage, 0, GREEDY, prompt("file_role"))
 
 
 def test_an_impossible_prompt_is_one_sentence(golden, model):
@@ -285,6 +313,19 @@ def test_an_impossible_prompt_is_one_sentence(golden, model):
             stage.advance_prompt(0, wanted, 8)
     stage.open(0, GREEDY)
     assert run_frames(stage, 0, golden["plain_user"][:-1])[1] == golden["plain_out"][:, 1:9].tolist()
+
+
+def test_a_long_session_with_a_pinned_prompt_takes_no_more_memory(model):
+    """Thousands of steps, beside others that come and go with prompts; the benchmark takes 200,000."""
+    stage = stepper(model, lanes=3, prompt_cache_bytes=10_000, pins_prompts=True)
+    endurance = Endurance(stage)
+    for number in range(1000):
+        endurance.step(number)
+    before = mx.get_active_memory()
+    for number in range(2000):
+        endurance.step(number)
+    assert endurance.intact()
+    assert mx.get_active_memory() <= 1.01 * before
 
 
 def test_memory_does_not_grow_with_prompts(golden, model):

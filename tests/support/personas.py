@@ -8,19 +8,51 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import sentencepiece
 
 from pipeline.models import random_init
+from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.checkpoint.mimi_config import parse_mimi_config
+from pipeline.models.checkpoint.voices import read_published_voice
+from pipeline.models.lm import LmModel
+from pipeline.stages.stepper import StepperStage
+from pipeline.stages.text import TokenIds, UtteranceRules
+from pipeline.values import Prompt, Voice
 from support.checkpoints import MIMI
 
 GOLDENS = Path(__file__).parents[1] / "data" / "families" / "personaplex_prompts"
+RULES = UtteranceRules(padding=frozenset({0, 3}), padding_run=13, max_steps=750)
 CODEC = {**MIMI, "quantizer": {**MIMI["quantizer"], "n_q": 8, "bins": 2048}}
 TEXT = (
     "be kind",
     "you are a wise and friendly teacher",
     "answer questions in a quick jovial way, not zealously",
 )
+
+
+def golden_model() -> LmModel:
+    """The model of the goldens."""
+    model = LmModel(parse_lm_config(json.loads((GOLDENS / "config.json").read_text())))
+    model.load_weights(GOLDENS / "model.safetensors")
+    return model
+
+
+def golden_stepper(model: LmModel, lanes: int = 4, **options: Any) -> StepperStage:
+    """A stage of the model of the goldens."""
+    return StepperStage(model, lanes, TokenIds(), RULES, **options)
+
+
+def golden_prompt(run: str) -> Prompt:
+    """The prompt of one of the goldens' runs."""
+    with np.load(GOLDENS / "prompts.npz") as arrays:
+        codes, role = arrays["voice"].astype(np.int32), tuple(arrays["role"].tolist())
+    voice = None
+    if run.startswith("voice"):
+        voice = Voice(codes=codes)
+    elif run.startswith("file"):
+        voice = read_published_voice(GOLDENS / "voice.pt")
+    return Prompt(run, voice, role if "role" in run else ())
 
 
 def write_persona_folder(folder: Path, *, settings: Mapping[str, Any] | None = None, seed: int = 1) -> Path:

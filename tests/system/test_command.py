@@ -73,6 +73,41 @@ def test_a_traceback_is_shown_on_request(
     assert "Traceback" in capfd.readouterr().err
 
 
+FULL = """
+import mmap
+from pipeline.system.command import run_command
+
+held = mmap.mmap(-1, 600 << 20)
+
+def main():
+    raise KeyError("a library's")
+
+raise SystemExit(run_command(main))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no such limit is enforced here")
+@pytest.mark.parametrize(
+    ("limit_kib", "code", "sentence"),
+    [
+        ("1000000", EXIT_FAILED, "there is not enough memory"),
+        ("unlimited", EXIT_BROKEN_INVARIANT, "internal error"),
+    ],
+)
+def test_what_fails_for_lack_of_memory_is_told_as_that(limit_kib: str, code: int, sentence: str) -> None:
+    """Whatever exception a library makes of it: the process was close to what it may map."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f'ulimit -v {limit_kib}; exec "$0" -c "$1"', sys.executable, FULL],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code
+    assert done.stderr.startswith(sentence)
+    assert len(done.stderr.splitlines()) == 1
+
+
 def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", *arguments]
     return subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, check=False, **options)

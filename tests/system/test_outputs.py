@@ -1,9 +1,12 @@
 """An output is whole or not there, and what was there before stays until then."""
 
+import ast
 import os
+import re
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -104,3 +107,56 @@ def test_a_file_that_does_not_fit_leaves_the_earlier_one(tmp_path: Path) -> None
     assert len(done.stderr.splitlines()) == 1
     assert page.read_bytes() == before
     assert list(tmp_path.iterdir()) == [page]
+
+
+WRITING = {
+    "copyfile",
+    "copyfileobj",
+    "np.save",
+    "save_file",
+    "savez",
+    "torch.save",
+    "write_bytes",
+    "write_text",
+}
+WHOLE = {"OutputFile", "OutputFolder", "write_whole", "replace", "rename"}  # in place only when complete
+# Functions that write elsewhere, and why that leaves nothing incomplete in the place of something else.
+DIRECT = {
+    ("actors/sessions/recorder.py", "_write_one"): "a new folder; flushed as it goes",
+    ("pipeline/cli/weights.py", "_write_quantized"): "in the caller's OutputFolder",
+    ("pipeline/log.py", "write_text"): "the log",
+    ("pipeline/hub.py", "head"): "a temporary folder",
+    ("pipeline/loadtest/processor_share.py", "_cgroup"): "files of the kernel",
+    ("pipeline/models/bundle.py", "_weights"): "a lock; the weights are written by `writer`",
+    ("pipeline/models/checkpoint/voice_store.py", "_voice_files"): "temporary copies",
+    ("pipeline/models/checkpoint/voices.py", "write_voice"): "the voice store renames it",
+    ("pipeline/server.py", "_announce"): "the log",
+    ("pipeline/server.py", "_show_invitation"): "the log",
+    ("pipeline/train/runs/journal.py", "log"): "one line more",
+}
+
+
+def writers() -> Iterator[tuple[str, str]]:
+    """(file, function) of all that write a file without moving it into place."""
+    for folder in ("actors", "web", "pipeline"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            for function in ast.walk(ast.parse(path.read_text())):
+                if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+                    words = set(re.findall(r"[\w.]+", ast.unparse(function)))
+                    words |= {word.rpartition(".")[2] for word in words}
+                    writes = words & WRITING or any(map(opens_for_writing, ast.walk(function)))
+                    if writes and not words & WHOLE:
+                        yield path.relative_to(ROOT).as_posix(), function.name
+
+
+def opens_for_writing(node: ast.AST) -> bool:
+    """`open` with one of the modes w, a, x."""
+    if not isinstance(node, ast.Call) or "open" not in ast.unparse(node.func).rpartition(".")[2]:
+        return False
+    modes = [each.value for each in node.args if isinstance(each, ast.Constant)]
+    return any(isinstance(mode, str) and re.fullmatch("[wax]b?[+]?", mode) for mode in modes)
+
+
+def test_no_other_file_is_written_in_place() -> None:
+    """A new writer uses `pipeline.system.outputs`, or is entered above with the reason why not."""
+    assert set(writers()) == set(DIRECT)

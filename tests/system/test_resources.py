@@ -34,6 +34,20 @@ def version_2(root: Path, member: str = "/a/b", mounts: str = V2, **groups: str)
     return tree(root, {"proc/self/cgroup": f"0::{member}\n", "proc/self/mountinfo": mounts} | files)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="no such limit is enforced here")
+def test_a_limit_of_the_shell_counts():
+    """`ulimit -v` leaves a process less than the machine has free."""
+    command = "from pipeline.system import resources; print(resources.available_bytes())"
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -v 2000000; exec "$0" -c "$1"', sys.executable, command],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) < 2_000_000 * 1024 - 2**30
+
+
 def test_without_cgroups_the_affinity_counts(tmp_path):
     """No /proc, as on macOS, or no cgroup mounted: what the scheduler grants."""
     assert resources.granted_cores(tmp_path) == MINE

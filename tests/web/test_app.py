@@ -227,6 +227,37 @@ async def test_a_browser_gets_a_page_instead_of_json(path, host, words):
     assert page.headers["x-content-type-options"] == "nosniff"
 
 
+@pytest.mark.parametrize(
+    ("started", "by_make", "command", "folder"),
+    [
+        (["python", "-m", "pipeline.run"], False, "python -m pipeline talk", "the project"),
+        (["python", "-m", "pipeline.run"], True, ".venv/bin/packet-voice talk", "the project"),
+        (["python", "/usr/bin/packet-voice", "run"], False, "packet-voice talk", "any folder"),
+    ],
+)
+async def test_the_command_of_the_start_page_is_how_this_server_was_started(
+    monkeypatch, started, by_make, command, folder
+):
+    """With the folder in which it works."""
+    monkeypatch.setattr("sys.orig_argv", started)
+    monkeypatch.setenv("PACKET_VOICE_STARTED_BY", "make" if by_make else "")
+    async with small_server() as served:
+        page = (await fetch(served, "/")).body.decode()
+    assert f'id="command">{command} --url' in page
+    assert f"in {folder}" in page
+
+
+async def test_a_refusal_page_says_when_to_try_again():
+    """If the server knows: after too many wrong tokens."""
+    settings = Settings(server=Server(port=0, token="correct-horse-battery-staple"))
+    shown = [("Accept", "text/html"), ("Sec-Fetch-Dest", "document")]
+    async with small_server(settings) as served:
+        for _ in range(50):
+            answer = await fetch(served, "/health", headers=[*shown, ("Authorization", "Bearer wrong")])
+    assert answer.status == 429
+    assert re.search(rb"Try again in \d+ s\.", answer.body)
+
+
 @pytest.mark.parametrize("path", ["/packet-voice", "/whisperx"])
 async def test_a_trailing_slash_leads_to_the_page(path):
     """Relative, so that it also holds under a path prefix."""

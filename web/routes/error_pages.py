@@ -5,6 +5,7 @@ becomes a page with the same status that says what is wrong and what to do. Neig
 registers this; the pages themselves explain what happens to their own requests.
 """
 
+import math
 from collections.abc import Mapping
 
 from quart import Response, render_template_string, request
@@ -45,7 +46,7 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
     ),
     "too_many_attempts": (
         "Too many wrong tokens",
-        "The server ignores this address for a while. Wait a minute, then open the right link.",
+        "The server ignores this address for a while; then open the right link.",
     ),
     "host_refused": (
         "This host name is not accepted",
@@ -64,7 +65,7 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
         "Open the address that the server printed. Behind a tunnel or a proxy, set server.public_url.",
     ),
     "internal_error": ("The server failed", "Try again. If it keeps happening, see the server's log."),
-    "not_ready": ("The server is loading", "Its models are not loaded yet. Try again in a moment."),
+    "not_ready": ("The server is loading", "Its models are not loaded yet."),
 }
 
 
@@ -80,6 +81,8 @@ def add_error_pages(app: QuartTrio, icon: str) -> None:
             return response
         code = str(error["code"])
         title, advice = _ADVICE.get(code, ("This did not work", f"{error['message']}."))
+        if "retryAfterMs" in error:
+            advice += f" Try again in {math.ceil(error['retryAfterMs'] / 1000)} s."
         html = await render_template_string(
             _PAGE, style=STYLE, icon=icon, title=title, advice=advice, code=code,
             status=response.status_code, message=error["message"], root=_root(request.path),

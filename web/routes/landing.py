@@ -12,6 +12,7 @@ from typing import Any
 
 from quart import render_template_string
 
+from pipeline.install.program_name import is_installed_command, is_started_by_make
 from web.security.origin import content_security_policy
 
 STYLE = """
@@ -23,7 +24,7 @@ STYLE = """
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 17px/1.6 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
+  font: 106%/1.6 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
 main { max-width: 44rem; margin: 0 auto; padding: clamp(2rem, 9vh, 6rem) 1.5rem 3rem; }
 .wave { display: block; width: 100%; height: 5.5rem; margin: 0 0 1.75rem; }
 .wave .you { fill: var(--user); }
@@ -87,7 +88,7 @@ are processed on this machine and are sent nowhere else.</p>
 <h2>Transcription</h2>
 <p><a href="./whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
 <h2>Command line</h2>
-<p>Save <a href="./question.wav" download>question.wav</a>, then run in the same folder:</p>
+<p>Save <a href="./question.wav" download>question.wav</a> in {{ folder }}, then run there:</p>
 <pre tabindex="0" aria-label="Command"><code id="command">{{ command }}</code></pre>
 <p><button type="button" id="copy" hidden>Copy command</button> <span id="copied" role="status"></span></p>
 <footer>API: <a href="./health">health</a> and <a href="./weights">weights</a> as JSON; the packet
@@ -120,6 +121,7 @@ class Landing:
     sentence: str
     facts: Sequence[tuple[str, str]]
     command: str
+    folder: str  # where the command works
 
 
 # By the state of /health; `web/static/landing.js` has the same words.
@@ -145,8 +147,18 @@ def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url:
         ("Sessions", f"{lanes['running']} of {lanes['limit']}, {lanes['queued']} queued"),
         ("Uptime", _duration(health["uptimeS"])),
     ]
-    command = f"python -m pipeline talk --url {url} --in question.wav --out answer.wav"
-    return Landing(health["status"] == "ready" and not is_full, headline, sentence, facts, command)
+    name, folder = _client()
+    command = f"{name} talk --url {url} --in question.wav --out answer.wav"
+    return Landing(health["status"] == "ready" and not is_full, headline, sentence, facts, command, folder)
+
+
+def _client() -> tuple[str, str]:
+    """How the command-line client is called where this server was started, and in which folder."""
+    if is_installed_command():
+        return "packet-voice", "any folder"
+    if is_started_by_make():  # nobody has activated the environment
+        return ".venv/bin/packet-voice", "the project's folder"
+    return "python -m pipeline", "the project's folder"
 
 
 async def render(landing: Landing, static: str) -> str:
@@ -160,6 +172,7 @@ async def render(landing: Landing, static: str) -> str:
         sentence=landing.sentence,
         facts=landing.facts,
         command=landing.command,
+        folder=landing.folder,
         static=static,
     )
 

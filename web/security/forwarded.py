@@ -130,6 +130,15 @@ class ReverseProxy:
                 return address
         return host
 
+    def client_of(self, host: str, headers: Iterable[tuple[bytes, bytes]]) -> str:
+        """The client of a request with these headers on a connection from `host`; see `client_address`."""
+        values: dict[bytes, list[bytes]] = {_FORWARDED_FOR: [], _FORWARDED: []}
+        for name, value in headers:
+            if name.lower() in values:
+                values[name.lower()].append(value)
+        # Some proxies send both headers; the older one is the one that all of them know.
+        return self.client_address(host, values[_FORWARDED_FOR] or values[_FORWARDED])
+
     def without_prefix(self, path: str) -> str:
         """The path as the server knows it; the proxy may have taken the prefix off itself."""
         prefix = "" if self.public is None else self.public.prefix
@@ -165,9 +174,7 @@ class ForwardedMiddleware:
         if scope["type"] != "lifespan" and scope["client"] is not None:
             host, port = scope["client"]
             if self._reverse_proxy.trusts(host):
-                # Some proxies send both headers; the older one is the one that all of them know.
-                forwarded = _values(scope, _FORWARDED_FOR) or _values(scope, _FORWARDED)
-                scope["client"] = self._reverse_proxy.client_address(host, forwarded), port
+                scope["client"] = self._reverse_proxy.client_of(host, scope["headers"]), port
                 if (public := self._reverse_proxy.public) is not None:
                     scope["server"] = public.host, public.port
         if scope["type"] != "lifespan":
@@ -178,10 +185,6 @@ class ForwardedMiddleware:
         scope["path"] = self._reverse_proxy.without_prefix(scope["path"]) or "/"
         raw = self._reverse_proxy.without_prefix(scope["raw_path"].decode("latin-1")) or "/"
         scope["raw_path"] = raw.encode("latin-1")
-
-
-def _values(scope: HTTPScope | WebsocketScope, header: bytes) -> list[bytes]:
-    return [value for name, value in scope["headers"] if name.lower() == header]
 
 
 def _network(text: str) -> Network:

@@ -19,6 +19,7 @@ from typing import Self
 from pipeline.config import Server
 from pipeline.errors import ConfigError
 from pipeline.lan.credentials import Credentials, prepare
+from pipeline.system.inputs import TOKEN_FILE_BYTES, read_text
 
 # What an Authorization header can carry (RFC 6750 §2.1); 16 characters cannot be guessed.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*", re.ASCII)
@@ -107,7 +108,7 @@ def _token(server: Server) -> str | None:
     if server.token_file is not None:
         key = "token_file"
         try:
-            token = Path(server.token_file).read_text(encoding="ascii").strip()
+            token = read_text(Path(server.token_file), TOKEN_FILE_BYTES).strip()
         except OSError as error:
             raise ConfigError(
                 f"{_SECTION}.{key}", f"cannot read {server.token_file} ({error.strerror})"

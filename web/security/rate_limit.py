@@ -13,13 +13,14 @@ here: lanes and their queue (`actors.sessions.admission`).
 
 import ipaddress
 from collections import Counter, OrderedDict
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
 import trio
 
 from pipeline.config import Limits
-from web.security.forwarded import ReverseProxy
+from web.security.forwarded import UNREADABLE, ReverseProxy
 from web.security.throttled_log import ThrottledLog
 
 MAX_ADDRESSES: Final = 4096  # with failures; the one whose last failure is oldest is forgotten first
@@ -57,6 +58,11 @@ class RateLimiter:
     def is_proxy(self, host: str) -> bool:
         """Whether connections from `host` are those of a trusted proxy's clients."""
         return self._reverse_proxy.trusts(host)
+
+    def client_of(self, host: str, headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+        """What counts as the address of the client that a proxy names; None where it names none."""
+        client = self._reverse_proxy.client_of(host, headers)
+        return None if client in (UNREADABLE, host) else address_of(client)
 
     def connect(self, host: str) -> bool:
         """Count a new connection from `host`; False, and counted as rejected, where a limit is reached."""

@@ -11,10 +11,11 @@ keep the whole server from shutting down.
   a request's head; it is closed after `keep_alive_timeout`, or when the server shuts down.
 * After the last byte it is closed gracefully (`web.server.socket_stream`).
 
-Neighbours: `web.server.socket_stream` (the socket), `web.server.websocket` (HTTP and WebSocket on these
+Neighbours: `web.server.socket_stream` (the socket), `web.server.http11` (HTTP and WebSocket on these
 bytes), `web.server.serve` (accepts).
 """
 
+import contextlib
 import math
 from collections.abc import Awaitable, Callable
 from typing import cast
@@ -37,9 +38,9 @@ from hypercorn.utils import parse_socket_addr
 
 from actors.runtime import awake_clock
 from actors.sessions.transport import SlowPeerError, TransportClosedError
-from pipeline.errors import BrokenInvariantError
+from pipeline.errors import BrokenInvariantError, PeerError
+from web.server.http11 import Http11Protocol
 from web.server.socket_stream import READ_BYTES, SocketStream
-from web.server.websocket import Http11Protocol
 from web.server.work_budget import ConnectionWork
 
 EXTEND_SEND_TIMEOUT = "extend_send_timeout"  # key in the `state` of an ASGI scope
@@ -72,6 +73,7 @@ class Connection:
         self._context = context
         self._stream = stream
         self._work = work
+        stream.before_read = work.before_read
         self._send_timeout_s = send_timeout_s
         self._write_lock = trio.Lock()
         self._reading = trio.CancelScope()
@@ -86,6 +88,7 @@ class Connection:
         One of the two places that supervise: a failure ends this connection alone, unless it is a
         broken invariant.
         """
+        clock = awake_clock.install()
         try:
             async with trio.open_nursery() as self._nursery:
                 self._protocol = self._make_protocol()
@@ -93,14 +96,16 @@ class Connection:
                 if self._ended and not self._aborted:
                     await self._stream.close_gracefully()
                 await self._protocol.handle(Closed())
+                clock.track(self._nursery.cancel_scope)
                 self._nursery.cancel_scope.deadline = trio.current_time() + APP_END_S
         except* BrokenInvariantError:
             raise
-        except* (TransportClosedError, OSError):
-            pass  # the peer left; its session, if it had one, has logged that
+        except* (PeerError, OSError):
+            pass  # the peer left or broke a rule; its session, if it had one, has logged that
         except* Exception:
             log.exception("connection_failed")
         finally:
+            clock.forget(self._nursery.cancel_scope)
             await self._stream.aclose()
 
     def close_if_idle(self) -> None:
@@ -149,7 +154,8 @@ class Connection:
             with from_peer:
                 await self._app(scope, from_peer.receive, send)
         finally:
-            await send(None)
+            with contextlib.suppress(TransportClosedError):  # an error of the application is the one to raise
+                await send(None)
 
     async def _read_loop(self) -> None:
         with awake_clock.tracked(self._reading):
@@ -195,13 +201,15 @@ class Connection:
         raise SlowPeerError
 
     async def _end(self) -> None:
-        """Stop reading once everything has been written."""
+        """Stop reading once everything has been written, or abort where that takes too long."""
         if self._ended:
             return
         self._ended = True
         with awake_clock.move_on_after(self._send_timeout_s, shield=True):
             async with self._write_lock:
                 self._reading.cancel()
+            return
+        self._abort()
 
     def _abort(self) -> None:
         """Close without waiting; unsent data is discarded."""

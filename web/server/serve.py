@@ -25,7 +25,7 @@ from web.security.listen import ListenConfig
 from web.security.rate_limit import RateLimiter, address_of
 from web.server.connection import Connection
 from web.server.socket_stream import LINGER_S, SocketStream
-from web.server.work_budget import Reports, WorkBudgets
+from web.server.work_budget import ConnectionWork, Reports, WorkBudgets
 
 REQUEST_HEAD_BYTES = 16 * 1024
 KEEP_ALIVE_S = 5.0
@@ -78,21 +78,13 @@ async def serve(
     open_connections: set[Connection] = set()
     budgets = WorkBudgets(settings.limits)
 
-    def reports(host: str) -> Reports:
-        def bad_input(protocol: str, kind: str, detail: str) -> None:
-            limiter.log.warning("bad_input", reason=f"{protocol}_{kind}", peer=host, detail=detail)
-
-        return Reports(partial(limiter.reject, host, "work"), bad_input)
-
     async def handle(accepted: trio.SocketStream) -> None:
         stream = SocketStream(accepted, listen.tls)
         host = peer_host(accepted)
-        if host is None or not limiter.connect(host):
+        if host is None or (work := _admit(host, limiter, budgets)) is None:
             stream.abort()
             return
-        # Behind a proxy the clients of one address are many.
-        shared = None if limiter.is_proxy(host) else address_of(host)
-        connection = connect(stream, budgets.connection(shared, reports(host)))
+        connection = connect(stream, work)
         open_connections.add(connection)
         try:
             await connection.run()
@@ -125,6 +117,23 @@ async def serve(
             for connection in tuple(open_connections):
                 connection.close_if_idle()
             await drain()
+
+
+def _admit(host: str, limiter: RateLimiter, budgets: WorkBudgets) -> ConnectionWork | None:
+    """Count a new connection; None, and counted as rejected, where there may be no more."""
+
+    def bad_input(protocol: str, kind: str, detail: str) -> None:
+        limiter.log.warning("bad_input", reason=f"{protocol}_{kind}", peer=host, detail=detail)
+
+    reports = Reports(partial(limiter.reject, host, "work"), bad_input)
+    # Behind a proxy the clients of one address are many; it names that of each request.
+    is_proxy = limiter.is_proxy(host)
+    client_of = partial(limiter.client_of, host) if is_proxy else None
+    work = budgets.connection(None if is_proxy else address_of(host), reports, client_of)
+    if work.is_hopeless():
+        limiter.reject(host, "work")
+        return None
+    return work if limiter.connect(host) else None
 
 
 async def bind(server: Server, listen: ListenConfig) -> trio.SocketListener:

@@ -11,6 +11,7 @@ import contextlib
 import socket
 import ssl
 import struct
+from collections.abc import Awaitable, Callable
 
 import trio
 
@@ -25,7 +26,13 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
 class SocketStream:
-    """A byte stream over one accepted socket; one task may read while another writes."""
+    """A byte stream over one accepted socket; one task may read while another writes.
+
+    Attributes:
+        before_read: awaited before each read of the socket, also within TLS.
+    """
+
+    before_read: Callable[[], Awaitable[None]] = staticmethod(trio.lowlevel.checkpoint)
 
     def __init__(self, stream: trio.SocketStream, tls: ssl.SSLContext | None) -> None:
         self.socket = stream.socket
@@ -33,9 +40,10 @@ class SocketStream:
         self.left_silently = False
         self.certificate_rejected = False
         self._stream = stream
+        self._paced = _PacedStream(self, stream)
         # `https_compatible`: end of file without a TLS close is an end of file.
         self._tls = (
-            None if tls is None else trio.SSLStream(stream, tls, server_side=True, https_compatible=True)
+            None if tls is None else trio.SSLStream(self._paced, tls, server_side=True, https_compatible=True)
         )
 
     @property
@@ -69,7 +77,7 @@ class SocketStream:
     async def receive_some(self) -> bytes:
         """The bytes that have arrived; empty at the end of the stream, whatever ended it."""
         try:
-            return bytes(await (self._tls or self._stream).receive_some(READ_BYTES))
+            return bytes(await (self._tls or self._paced).receive_some(READ_BYTES))
         except _GONE:
             return b""
 
@@ -80,7 +88,7 @@ class SocketStream:
             TransportClosedError: the peer is gone.
         """
         try:
-            await (self._tls or self._stream).send_all(data)
+            await (self._tls or self._paced).send_all(data)
         except _GONE:
             raise TransportClosedError from None
 
@@ -96,9 +104,31 @@ class SocketStream:
 
     def abort(self) -> None:
         """Close without waiting; unsent data is discarded."""
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP_UNSENT)
+        with contextlib.suppress(OSError):  # macOS refuses it where the peer has reset the connection
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP_UNSENT)
         self.socket.close()
 
     async def aclose(self) -> None:
         """Close; what was written is still delivered."""
         await trio.aclose_forcefully(self._stream)
+
+
+class _PacedStream(trio.abc.Stream):
+    """The socket below TLS, whose reads may have to wait for their turn."""
+
+    def __init__(self, owner: SocketStream, stream: trio.SocketStream) -> None:
+        self._owner = owner
+        self._stream = stream
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        await self._owner.before_read()
+        return await self._stream.receive_some(max_bytes)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self._stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._stream.wait_send_all_might_not_block()
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()

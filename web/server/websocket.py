@@ -1,4 +1,4 @@
-"""Hypercorn's HTTP/1.1 and WebSocket streams, with what a public port needs of them.
+"""Hypercorn's WebSocket stream, with what a public port needs of it.
 
 * A message over the size limit closes with 1009 at once and is not buffered further.
 * A malformed frame closes with the code that RFC 6455 §7.4.1 names for it, 1002 or 1007.
@@ -7,28 +7,25 @@
 * No compression: float audio does not shrink, and a compressed message can grow a thousandfold
   before its size is known.
 * Frames before the handshake is accepted are closed with 1002 once it is, unread.
-* A refused handshake ends its connection; HTTP/2 is not supported.
-* Frames, chunks and requests are counted, and handled in fair turns (`web.server.work_budget`). A
-  client that does not stop is reported to the application, which closes with 1008.
-* What the libraries cannot parse is answered with 400 or 1002, and logged as one line.
+* A refused handshake ends its connection.
+* Frames are counted, and handled in fair turns (`web.server.work_budget`). A client that does not stop
+  is reported to the application, which closes with 1008.
+* What the library cannot parse is answered with 1002, and logged as one line.
 
-They override private methods because Hypercorn has no setting for any of this: after a message that
+It overrides private methods because Hypercorn has no setting for any of this: after a message that
 is too big it continues to read, a malformed frame is not answered, and the application receives 1006
 whatever the reason. Its version is pinned to a minor release in pyproject.toml for this reason.
 
-Neighbours: `web.server.connection` moves the bytes, `web.server.ws_handler` reads the messages. What does
+Neighbours: `web.server.http11` upgrades connections, `web.server.ws_handler` reads the messages. What does
 not belong here: packets, and access control.
 """
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Final, NoReturn, cast
+from typing import Any, NoReturn, cast
 
-import h11
 import trio
-from hypercorn.events import Closed, Updated
-from hypercorn.protocol.events import Body, Data, EndBody, Event, Request, StreamClosed
-from hypercorn.protocol.h11 import STREAM_ID, H11Protocol, H11WSConnection
+from hypercorn.protocol.events import Body, Data, Event, Request, StreamClosed
 from hypercorn.protocol.ws_stream import ASGIWebsocketState, FrameTooLargeError, WSStream
 from hypercorn.typing import ASGISendEvent, WebsocketAcceptEvent, WebsocketDisconnectEvent
 from wsproto.connection import ConnectionState
@@ -39,9 +36,6 @@ from actors.sessions.transport import TransportClosedError
 from pipeline.protocol.faults import Fault, RemoteProtocolError
 from web.server.work_budget import ConnectionWork
 
-BAD_REQUEST: Final = 400
-TOO_MANY_REQUESTS: Final = 429
-_HANDSHAKE_HEADERS: Final = (b"connection", b"upgrade", b"sec-websocket-protocol")
 _FAULTS: Mapping[Fault, str] = {
     Fault.TOO_BIG: "a message was over the size limit",
     Fault.BAD_FRAME: "a malformed WebSocket frame",
@@ -154,131 +148,6 @@ class WebSocketStream(WSStream):
     async def _send_error_response(self, status_code: int) -> None:
         await super()._send_error_response(status_code)
         await self.send(StreamClosed(stream_id=self.stream_id))
-
-
-class Http11Protocol(H11Protocol):
-    """Requests one after another; upgrades become `WebSocketStream`s."""
-
-    def __init__(self, *args: Any, work: ConnectionWork) -> None:  # noqa: ANN401 - Hypercorn's arguments
-        super().__init__(*args)
-        self._work = work
-
-    async def _check_protocol(self, event: h11.Request) -> None:
-        """Ignore offers of HTTP/2, which RFC 9110 §7.8 allows: every request is HTTP/1.1."""
-
-    async def _handle_events(self) -> None:
-        """Handle what has arrived, as Hypercorn does, in turns."""
-        while True:
-            if self.connection.they_are_waiting_for_100_continue:
-                headers = self.config.response_headers("h11")
-                await self._send_h11_event(h11.InformationalResponse(status_code=100, headers=headers))
-            try:
-                event = self.connection.next_event()
-            except h11.RemoteProtocolError as error:
-                await self._refuse(error.error_status_hint, str(error))
-                return
-            if event is h11.PAUSED:  # until the response to the request before is complete
-                await self.can_read.clear()
-                await self.can_read.wait()
-            elif not await self._handle_event(event):
-                return
-
-    async def _handle_event(self, event: object) -> bool:
-        """Handle one event; False where there is nothing more to handle now."""
-        if isinstance(event, h11.Request):
-            await self._start_request(event)
-        elif isinstance(event, h11.ConnectionClosed) or event is h11.NEED_DATA or self.stream is None:
-            return False
-        elif isinstance(event, Data):
-            await self.stream.handle(event)  # counts the frames in it itself
-        elif not await self._work.after_event():
-            await self._refuse(TOO_MANY_REQUESTS, "too many chunks")
-            return False
-        else:
-            await self._handle_body(event)
-        return True
-
-    async def _handle_body(self, event: object) -> None:
-        """Pass a part of a body on, unless the response was complete before it."""
-        if self.stream is None:
-            return
-        if isinstance(event, h11.Data):
-            await self.stream.handle(Body(stream_id=STREAM_ID, data=bytes(event.data)))
-        elif isinstance(event, h11.EndOfMessage):
-            await self.stream.handle(EndBody(stream_id=STREAM_ID))
-
-    async def _start_request(self, request: h11.Request) -> None:
-        await self.send(Updated(idle=False))
-        if not await self._work.wait_for_request_turn():
-            await self._refuse(TOO_MANY_REQUESTS, "too many requests")
-        elif not _is_ascii(request):
-            await self._refuse(BAD_REQUEST, "a header of the handshake is not ASCII")
-        elif not _has_valid_host(request):
-            await self._refuse(BAD_REQUEST, "the Host header is not a host")
-        else:
-            await self._create_stream(request)
-
-    async def _refuse(self, status: int, reason: str) -> None:
-        """Answer what cannot be handled, and close."""
-        self._work.report_bad_input("http", str(status), reason)
-        if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            await self._send_error_response(status)
-        await self.send(Closed())
-
-    async def _create_stream(self, request: h11.Request) -> None:
-        if not _is_websocket_upgrade(request):
-            await super()._create_stream(request)
-            return
-        self.stream = WebSocketStream(
-            self.app,
-            self.config,
-            self.context,
-            self.task_group,
-            self.ssl,
-            self.client,
-            self.server,
-            self.stream_send,
-            STREAM_ID,
-            work=self._work,
-        )
-        self.connection = H11WSConnection(cast("h11.Connection", self.connection))
-        await self.stream.handle(
-            Request(
-                stream_id=STREAM_ID,
-                headers=list(request.headers),
-                http_version=request.http_version.decode(),
-                method=request.method.decode("ascii"),
-                raw_path=request.target,
-                state=self.connection_state,
-            )
-        )
-
-
-def _is_websocket_upgrade(request: h11.Request) -> bool:
-    """Whether this is the opening handshake of RFC 6455 §4.1, well formed or not."""
-    upgrades = [value.strip().lower() for name, value in request.headers if name == b"upgrade"]
-    options = b",".join(value for name, value in request.headers if name == b"connection").lower()
-    return (
-        request.method == b"GET"
-        and upgrades == [b"websocket"]
-        and b"upgrade" in (option.strip() for option in options.split(b","))
-    )
-
-
-def _is_ascii(request: h11.Request) -> bool:
-    """Whether Hypercorn's handshake can parse the headers that it takes to be ASCII."""
-    return all(value.isascii() for name, value in request.headers if name in _HANDSHAKE_HEADERS)
-
-
-def _has_valid_host(request: h11.Request) -> bool:
-    """Whether Werkzeug, which encodes the Host as a name of the DNS, can do so."""
-    try:
-        for name, value in request.headers:
-            if name == b"host":
-                value.decode("latin-1").lower().encode("idna")
-    except UnicodeError:
-        return False
-    return True
 
 
 def _disconnect(code: int, fault: Fault | None) -> WebsocketDisconnectEvent:

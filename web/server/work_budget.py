@@ -2,20 +2,22 @@
 
 Limits on bytes and connections do not limit work: 64 KiB hold ten thousand empty frames. So events
 (frames, chunks, requests) are counted, and the processor time of all tasks of a connection is
-measured. Who is over budget is not read until the budget is refilled. A WebSocket has a budget of its
-own; handshakes and HTTP requests share one per address, because a new connection costs nothing.
+measured. Who is over budget is not read until the budget is refilled. A new connection costs nothing, so
+handshakes and HTTP requests share one budget per address. A WebSocket has a budget of its own. And all
+that comes from one address shares another one, in turns: a connection that is idle now and then catches
+up in its turn, one that never stops does not.
 
 The processor time is that of the thread, so a busy machine is not held against a client. It is taken
 from the budget of the connection in whose context a task was started.
 
-Neighbours: `web.server.connection` and `web.server.websocket` take the turns; `web.security.rate_limit`
+Neighbours: `web.server.connection`, `http11` and `websocket` take the turns; `web.security.rate_limit`
 counts connections and failures. What does not belong here: what a session does with a message.
 """
 
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -23,16 +25,21 @@ from typing import Final
 
 import trio
 
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import awake_time
 from pipeline.config import Limits
 
 BURST_S: Final = 2.0  # of an unused budget that can be used at once
 TURN_EVENTS: Final = 16  # between two checkpoints
 TURN_S: Final = 0.001  # of processor time, charged ahead for a turn whose cost is not known yet
 PATIENCE_S: Final = 2.0  # over budget for this long without a pause: the client does not stop
+CONNECT_PATIENCE_S: Final = 1.0  # of an address over budget for longer, no connection is accepted
 REQUEST_PATIENCE_S: Final = 5.0  # a request that has waited this long for its turn is refused
 RESOLUTION_S: Final = 1e-6  # no wait is shorter
 MAX_ADDRESSES: Final = 4096
 _UNLIMITED: Final = 1e12
+
+Headers = Iterable[tuple[bytes, bytes]]
 
 
 class Allowance:
@@ -60,7 +67,7 @@ class Allowance:
 
 
 class WorkBudget:
-    """The events and the processor time of one WebSocket, or of the requests of one address."""
+    """The events and the processor time of a WebSocket, of the requests of an address, or of an address."""
 
     def __init__(self, *, events_per_s: float, processor_share: float) -> None:
         self._events = Allowance(events_per_s)
@@ -96,18 +103,44 @@ class Reports:
 
 
 class ConnectionWork:
-    """The work of one connection: charged to its address until it is a WebSocket, then to its own budget."""
+    """The work of one connection.
 
-    def __init__(self, requests: WorkBudget, websocket: WorkBudget, reports: Reports) -> None:
-        self.budget = requests
-        self._websocket = websocket
+    Args:
+        requests: the budget of its address, until it is a WebSocket.
+        websocket: its own, from then on.
+        shared: budgets that it is charged to as well.
+        budgets_of: the budgets of the requests, and of everything, of the client that a proxy names in a
+            request's headers.
+
+    Attributes:
+        budgets: those that the work is charged to now.
+    """
+
+    def __init__(
+        self,
+        requests: WorkBudget,
+        websocket: WorkBudget,
+        shared: tuple[WorkBudget, ...],
+        reports: Reports,
+        budgets_of: Callable[[Headers], tuple[WorkBudget, WorkBudget] | None] = lambda _: None,
+    ) -> None:
+        self.budgets = (requests, *shared)
+        self._websocket = (websocket, *shared)
+        self._budgets_of = budgets_of
         self._reports = reports
         self._events = 0
         self._behind_since_s = math.inf
 
+    def begin_request(self, headers: Headers) -> None:
+        """Charge what follows to the client of this request, if a proxy names one."""
+        found = self._budgets_of(headers)
+        if found is not None:
+            self.budgets = found
+            self._websocket = (self._websocket[0], found[1])
+
     def upgrade(self) -> None:
         """The connection is a WebSocket from now on."""
-        self.budget = self._websocket
+        self.budgets = self._websocket
 
     def caught_up(self) -> None:
         """Everything that had arrived has been handled."""
@@ -117,30 +150,48 @@ class ConnectionWork:
         """The peer sent what a library could not parse."""
         self._reports.bad_input(protocol, kind, detail)
 
+    def is_hopeless(self) -> bool:
+        """Whether a new connection of this address would only wait: accepting it costs the others' time."""
+        return max(budget.wait_s() for budget in self.budgets) > CONNECT_PATIENCE_S
+
+    async def before_read(self) -> None:
+        """Wait while over budget: what arrives may cost work and be no event, such as a record of TLS."""
+        for budget in self.budgets:
+            if budget.wait_s():
+                await budget.take_turn()
+
     async def after_event(self) -> bool:
         """Count one event, and wait while over budget; False where the client does not stop."""
-        self.budget.add_event()
+        self._add_event()
         self._events += 1
-        if self._events < TURN_EVENTS and not self.budget.wait_s():
+        is_over = any(budget.wait_s() for budget in self.budgets)
+        if self._events < TURN_EVENTS and not is_over:
             return True
         self._events = 0
-        began_s = trio.current_time()
-        if self.budget.wait_s():
-            self._behind_since_s = min(self._behind_since_s, began_s)
-        with trio.move_on_at(self._behind_since_s + PATIENCE_S):
-            await self.budget.take_turn()
+        if is_over:
+            self._behind_since_s = min(self._behind_since_s, awake_time())
+        with awake_clock.move_on_after(self._behind_since_s + PATIENCE_S - awake_time()):
+            await self._take_turns()
             return True
         self._reports.flood()
         return False
 
     async def wait_for_request_turn(self) -> bool:
         """Wait for the turn of a request or handshake; False where it has waited too long."""
-        self.budget.add_event()
-        with trio.move_on_after(REQUEST_PATIENCE_S):
-            await self.budget.take_turn()
+        self._add_event()
+        with awake_clock.move_on_after(REQUEST_PATIENCE_S):
+            await self._take_turns()
             return True
         self._reports.flood()
         return False
+
+    def _add_event(self) -> None:
+        for budget in self.budgets:
+            budget.add_event()
+
+    async def _take_turns(self) -> None:
+        for budget in self.budgets:
+            await budget.take_turn()
 
 
 class WorkBudgets:
@@ -148,35 +199,50 @@ class WorkBudgets:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._requests: OrderedDict[str, WorkBudget] = OrderedDict()
+        self._addresses: OrderedDict[str, tuple[WorkBudget, WorkBudget]] = OrderedDict()
         self.meter = ProcessorMeter()
 
-    def connection(self, address: str | None, reports: Reports) -> ConnectionWork:
-        """The work of a new connection from this address; None: it shares with nobody.
+    def connection(
+        self,
+        address: str | None,
+        reports: Reports,
+        client_of: Callable[[Headers], str | None] | None = None,
+    ) -> ConnectionWork:
+        """The work of a new connection from this address; None: from a proxy, which shares with nobody.
 
-        Tasks started from now on by the calling task are measured.
+        Its clients do, as far as `client_of` finds the address of one in the headers of a request. Tasks
+        started from now on by the calling task are measured.
         """
-        work = ConnectionWork(
-            self._of_requests() if address is None else self._of_address(address),
-            WorkBudget(
-                events_per_s=self._limits.events_per_second, processor_share=self._limits.processor_share
-            ),
-            reports,
+
+        def budgets_of(headers: Headers) -> tuple[WorkBudget, WorkBudget] | None:
+            client = None if client_of is None else client_of(headers)
+            return None if client is None else self._of_address(client)
+
+        own = WorkBudget(
+            events_per_s=self._limits.events_per_second, processor_share=self._limits.processor_share
         )
+        if address is None:
+            work = ConnectionWork(self._new_address()[0], own, (), reports, budgets_of)
+        else:
+            requests, total = self._of_address(address)
+            work = ConnectionWork(requests, own, (total,), reports)
         _work.set(work)
         return work
 
-    def _of_address(self, address: str) -> WorkBudget:
-        budget = self._requests.get(address)
-        if budget is None:
-            budget = self._requests[address] = self._of_requests()
-        self._requests.move_to_end(address)
-        if len(self._requests) > MAX_ADDRESSES:
-            self._requests.popitem(last=False)
-        return budget
+    def _of_address(self, address: str) -> tuple[WorkBudget, WorkBudget]:
+        """The budgets of its requests, and of everything."""
+        budgets = self._addresses.get(address)
+        if budgets is None:
+            budgets = self._addresses[address] = self._new_address()
+        self._addresses.move_to_end(address)
+        if len(self._addresses) > MAX_ADDRESSES:
+            self._addresses.popitem(last=False)
+        return budgets
 
-    def _of_requests(self) -> WorkBudget:
-        return WorkBudget(events_per_s=_UNLIMITED, processor_share=self._limits.requests_processor_share)
+    def _new_address(self) -> tuple[WorkBudget, WorkBudget]:
+        shares = self._limits.requests_processor_share, self._limits.address_processor_share
+        requests, total = (WorkBudget(events_per_s=_UNLIMITED, processor_share=share) for share in shares)
+        return requests, total
 
 
 class ProcessorMeter(trio.abc.Instrument):
@@ -199,7 +265,8 @@ class ProcessorMeter(trio.abc.Instrument):
         now_s = time.thread_time()
         work = task.context.get(_work)
         if work is not None:
-            work.budget.add_processor_s(now_s - self._last_s)
+            for budget in work.budgets:
+                budget.add_processor_s(now_s - self._last_s)
         self._last_s = now_s
 
 

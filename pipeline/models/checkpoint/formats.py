@@ -46,6 +46,7 @@ MOSHI_V0_1: Final[Mapping[str, Any]] = {
 }
 # Its config.json has a type and a version, and no architecture.
 PERSONAPLEX: Final[Mapping[str, Any]] = {**MOSHI_V0_1, "model_type": "personaplex", "dep_q": 16}
+PERSONA_FAMILY: Final = "personaplex"  # the only published models that were trained for a voice and a role
 
 _TAKE: Final = (
     "take a checkpoint for PyTorch or MLX, as in kyutai/moshiko-mlx-q8 or kyutai/moshiko-pytorch-bf16"

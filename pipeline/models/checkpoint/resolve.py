@@ -6,7 +6,6 @@ are fetched: `pipeline.hub`.
 """
 
 import os
-import sys
 import tempfile
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ from pipeline.errors import HubError, WeightsError
 from pipeline.models.checkpoint.files import FileSource, Folder, locate
 from pipeline.models.checkpoint.formats import lacks_architecture, refuse
 from pipeline.models.checkpoint.lm_config import parse_lm_config
+from pipeline.system.command import print_notice
 
 if TYPE_CHECKING:  # imported by `_open_repository` only when there is a repository
     from pipeline.hub import Repository
@@ -107,7 +107,7 @@ class _Opening:
         if key not in self.repositories:
             repository = _open_repository(key)
             if not repository.online:
-                print(f"{key}: cannot reach the hub; using the cached copy", file=sys.stderr)
+                print_notice(f"{key}: cannot reach the hub; using the cached copy")
             self.repositories[key] = repository
         return self.repositories[key]
 

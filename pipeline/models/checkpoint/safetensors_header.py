@@ -5,7 +5,6 @@ become parameters: `loading`.
 Format: https://huggingface.co/docs/safetensors/index#format
 """
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Any, TypeGuard
 
 from pipeline.errors import WeightsError
 from pipeline.models.checkpoint.files import INDEX_SUFFIX, shard_paths
+from pipeline.system.inputs import parse_json, read_text
 
 Shape = tuple[int, ...]
 
@@ -60,7 +60,7 @@ def read_header(path: Path) -> dict[str, TensorHeader]:
 
 def _check_index(path: Path, header: Mapping[str, TensorHeader]) -> None:
     """Raise unless the index at `path` maps every tensor to the file that holds it."""
-    weight_map: dict[str, str] = json.loads(path.read_bytes())["weight_map"]
+    weight_map: dict[str, str] = parse_json(read_text(path))["weight_map"]
     wrong = [
         name for name, file in weight_map.items() if name not in header or header[name].file.name != file
     ]
@@ -72,7 +72,7 @@ def _check_index(path: Path, header: Mapping[str, TensorHeader]) -> None:
 def _read_file_header(path: Path) -> dict[str, TensorHeader]:
     text, data_bytes = _read_header_text(path)
     try:
-        header = json.loads(text)
+        header = parse_json(text)
     except ValueError as error:  # not UTF-8, or not JSON
         raise WeightsError(str(path), "not a safetensors file") from error
     if not isinstance(header, dict):

@@ -97,7 +97,8 @@ class LiveDialect:
         self._established: ConnectionEstablished | None = None
         self._start: Start | None = None
         self._voices = parameters.voices
-        self._persona = Configure()  # what the session is to begin with
+        self._persona = Configure()  # what the client asked for
+        self._begins_with = Ready()  # with what the session begins
         self._has_lane = False
         self._announced = False  # session.started was sent
         self._muted = False
@@ -237,8 +238,8 @@ class LiveDialect:
         match value:
             case ConnectionEstablished():
                 self._established = value
-            case Ready(voice, role):
-                events = self._ready(voice, role)
+            case Ready():
+                events = self._ready(value)
             case Stats():
                 events = self._usage()
             case Queued(position):
@@ -256,17 +257,27 @@ class LiveDialect:
                 events = (self._encode("error", {"error": {"type": kind, "code": code, "message": message}}),)
         return events
 
-    def _ready(self, voice: str | None, role: str | None) -> tuple[str, ...]:
+    def _ready(self, ready: Ready) -> tuple[str, ...]:
         if self._announced:
             return (self._info("ready", "the session has a lane again; audio is processed"),)
-        self._has_lane = True
-        if self._start is None or (voice, role) != (self._persona.voice, self._persona.role):
+        self._has_lane, self._begins_with = True, ready
+        if self._start is None or not self._has_persona(ready):
             return ()
         self._announced = True
         return (self._answer("session.started", _client_event_id(self._start.event_id)),)
 
+    def _has_persona(self, ready: Ready) -> bool:
+        """Whether it begins as was asked for; what was not is the server's default."""
+        asked = self._persona
+        return asked.voice in (None, ready.voice) and asked.role in (None, ready.role)
+
     def _persona_refused(self, message: str) -> tuple[str, ...]:
-        """The session did not start; the client may start it again with something else."""
+        """The session did not start; the client may start it again with something else.
+
+        What the client did not ask for is the server's default, without which it starts.
+        """
+        if self._persona == Configure():
+            return (self._info("prompt_refused", message),)
         event_id = None if self._start is None else self._start.event_id
         self._start, self._persona = None, Configure()
         param = "session.instructions or session.audio.output.voice"
@@ -304,7 +315,7 @@ class LiveDialect:
 
     def _session(self) -> dict[str, Any]:
         """The session as it is, with what the server has chosen."""
-        established, start = self._established, self._start
+        established, start, begins_with = self._established, self._start, self._begins_with
         assert established is not None
         assert start is not None
         return {
@@ -314,9 +325,9 @@ class LiveDialect:
             "expires_at": self._expires_at,
             "audio": {
                 "format": _format_field(self.audio_format),
-                **({} if self._persona.voice is None else {"output": {"voice": self._persona.voice}}),
+                **({} if begins_with.voice is None else {"output": {"voice": begins_with.voice}}),
             },
-            **({} if self._persona.role is None else {"instructions": self._persona.role}),
+            **({} if begins_with.role is None else {"instructions": begins_with.role}),
             "delegation": {"type": "client"},
             "input": [],
             "triggers": [],

@@ -14,6 +14,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from pipeline.system.outputs import OutputFile
 from pipeline.train.conversation.sessions import Session
 from pipeline.train.networks.mimi import MimiNetwork
 from pipeline.train.recordings.bank import Shard, Utterance
@@ -65,8 +66,10 @@ def agent_of(
     else:
         found = _encoded(list(pcm.values()), model, codebooks)
         if kept is not None:
-            with kept.open("wb") as file:
-                np.savez(file, **found)
+            with OutputFile(kept) as output:
+                with output.path.open("wb") as file:
+                    np.savez(file, **found)
+                output.commit()
     codes = {text: found[str(index)] for index, text in enumerate(pcm)}
     return Agent({one.text: one for one in shard.utterances}, pcm, codes, found["silence"])
 

@@ -1,6 +1,8 @@
 """A watchdog does not count the absence of its own process."""
 
+import ast
 import threading
+from pathlib import Path
 
 import pytest
 import trio
@@ -110,3 +112,36 @@ def test_a_thread_that_hangs_is_given_up():
             may_return.set()
 
     process.run(main)
+
+
+# Deadlines in which an absence may count, by file and function. Each ends nothing that a person would miss.
+ABSENCE_COUNTS = {
+    ("actors/hub_proxy/client.py", "fetch"): "one request of a page, which repeats it",
+    ("actors/hub_proxy/download.py", "_should_continue"): "a download that nobody reads goes on later",
+    ("pipeline/cli/talk.py", "talk"): "a server that is full is asked again",
+    ("web/routes/haproxy_agent.py", "_reply"): "a balancer asks again",
+    ("web/routes/selftest.py", "_probe"): "a test of the hub's speed",
+    ("web/server/socket_stream.py", "close_gracefully"): "everything was said before it",
+}
+
+
+def deadlines():
+    """(file, function) of each deadline of Trio's in what serves and in the client."""
+    root = Path(__file__).parents[3]
+    for folder in ("actors", "web", "pipeline/client", "pipeline/cli", "pipeline/protocol"):
+        for path in sorted((root / folder).rglob("*.py")):
+            tree = ast.parse(path.read_text())
+            for function in ast.walk(tree):
+                if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef) and any(
+                    isinstance(node, ast.Attribute)
+                    and node.attr in {"move_on_after", "move_on_at", "fail_after", "fail_at"}
+                    and isinstance(node.value, ast.Name)
+                    and node.value.id == "trio"
+                    for node in ast.walk(function)
+                ):
+                    yield path.relative_to(root).as_posix(), function.name
+
+
+def test_no_other_deadline_counts_an_absence():
+    """A new one is kept in awake time, or is entered above with the reason why that does not matter."""
+    assert set(deadlines()) <= set(ABSENCE_COUNTS)

@@ -75,9 +75,11 @@ class SumStepper(Memory):
         self.prompted: dict[int, int] = {}
         self.slices: list[tuple[int, str, int]] = []
         self.advanced: dict[str, int] = {}
+        self.overwritten: set[int] = set()  # lanes in which a prompt was computed that they do not begin with
 
     def open(self, lane: int, sampling: SamplingParams) -> None:
         super().open(lane, sampling)
+        self.overwritten.discard(lane)
         self.prompted[lane] = 0
         self.configure(lane, sampling)
         self.steps[lane] = 0
@@ -88,11 +90,14 @@ class SumStepper(Memory):
 
     def advance_prompt(self, lane: int, prompt: Prompt, positions: int) -> bool:
         self.slices.append((lane, prompt.key, positions))
+        if self.advanced.get(prompt.key, 0) < len(prompt.role):
+            self.overwritten.add(lane)
         self.advanced[prompt.key] = self.advanced.get(prompt.key, 0) + positions
         return self.advanced[prompt.key] >= len(prompt.role)
 
     def begin(self, lane: int, prompt: Prompt | None) -> None:
         assert not self.steps[lane], "begun late"
+        self.overwritten.discard(lane)
         prompted = 0 if prompt is None else sum(prompt.role)
         self.sums[lane] += prompted - self.prompted[lane]
         self.prompted[lane] = prompted
@@ -107,6 +112,7 @@ class SumStepper(Memory):
         return [self._step(lane, row) for lane, row in zip(lanes, codes, strict=True)]
 
     def _step(self, lane: int, row: np.ndarray) -> SumStep:
+        assert lane not in self.overwritten, "a step on what is left of a prompt"
         token = self.add(lane, int(row.sum()))
         self.steps[lane] += 1
         words = self.words[lane]

@@ -70,4 +70,4 @@ def visiting(
         yield visit
     finally:
         visitor.close()  # also after a failure, or its calls would take the sessions of the next test
-    assert problems == []
+    assert not problems, problems

@@ -32,7 +32,7 @@ def free_port() -> int:
 class Server:
     """`python -m pipeline.run` on a fixed port; `environment` is added to the current one.
 
-    `program` is what Python runs instead.
+    `program` is what Python runs instead; `root` is the checkout it is run from.
     """
 
     def __init__(
@@ -41,11 +41,13 @@ class Server:
         config: Path = UNTRAINED,
         environment: Mapping[str, str] | None = None,
         program: Sequence[str] = RUN,
+        root: Path = ROOT,
     ) -> None:
         self.port = free_port()
+        self._root = root
         self._config = config
         self._program = program
-        self._overrides = (FIXED, *overrides)
+        self._overrides = (FIXED, *overrides) if root == ROOT else overrides  # others may not know the key
         self._environment = {**os.environ, **(environment or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -57,7 +59,9 @@ class Server:
         sets = [part for o in (*self._overrides, f"server.port={self.port}") for part in ("--set", o)]
         command = [sys.executable, *self._program, "--config", str(self._config), *sets]
         quiet = subprocess.DEVNULL
-        self._process = subprocess.Popen(command, cwd=ROOT, env=self._environment, stdout=quiet, stderr=quiet)
+        self._process = subprocess.Popen(
+            command, cwd=self._root, env=self._environment, stdout=quiet, stderr=quiet
+        )
         ends_s = time.monotonic() + READY_TIMEOUT_S
         while not self._is_ready():
             assert self._process.poll() is None, "the server ended"
@@ -116,8 +120,9 @@ def serving(
     config: Path = UNTRAINED,
     environment: Mapping[str, str] | None = None,
     program: Sequence[str] = RUN,
+    root: Path = ROOT,
 ) -> Iterator[Server]:
-    server = Server(*overrides, config=config, environment=environment, program=program)
+    server = Server(*overrides, config=config, environment=environment, program=program, root=root)
     try:
         server.start()
         yield server

@@ -194,7 +194,12 @@ async def read_to_end(stream):
 
 async def read_frames(stream):
     """Every (opcode, payload) up to the end of the connection."""
-    data = bytearray(await read_to_end(stream))
+    return frames_of(await read_to_end(stream))
+
+
+def frames_of(received):
+    """Every (opcode, payload) in these bytes."""
+    data = bytearray(received)
     frames = []
     while data:
         size, at = data[1] & 0x7F, 2

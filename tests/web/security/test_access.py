@@ -25,7 +25,9 @@ LINK = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "navigate"), ("Sec-
 def locked(**limits):
     return Settings(
         server=Server(port=0, token=TOKEN),
-        limits=Limits(send_timeout_s=0.3, requests_processor_share=1.0, **limits),
+        limits=Limits(
+            send_timeout_s=0.3, requests_processor_share=1.0, address_processor_share=1.0, **limits
+        ),
         drain_s=1.0,
     )
 

@@ -182,6 +182,16 @@ async def test_a_page_under_a_path_prefix_is_complete():
         assert "wss://voice.example.org/voice/ws" in landing
 
 
+async def test_the_client_that_a_proxy_names_is_what_is_limited(autojump_clock):
+    """An IPv6 network counts as one; the proxy itself, and a name that cannot be read, are nobody."""
+    limiter = RateLimiter(Limits(), PROXY)
+    header = b"x-forwarded-for"
+    assert limiter.client_of("10.0.0.1", [(header, b"203.0.113.9")]) == "203.0.113.9"
+    assert limiter.client_of("10.0.0.1", [(header, b"2001:db8::1")]) == "2001:db8::/64"
+    assert limiter.client_of("10.0.0.1", [(header, b"somebody")]) is None
+    assert limiter.client_of("10.0.0.1", []) is None
+
+
 async def test_a_trusted_proxy_has_no_share_of_one_address(autojump_clock):
     """It carries many clients: only the limit on all connections applies to it."""
     limiter = RateLimiter(Limits(connections=3, connections_per_address=1), PROXY)

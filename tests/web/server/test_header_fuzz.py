@@ -57,6 +57,10 @@ TARGETS = [
     b"/api/hf/%ff",
     b"/static/%00/x",
     b"*",
+    b"?x",
+    b"http://[/",
+    b"//[",
+    b"a:80",
 ]
 
 
@@ -73,7 +77,7 @@ def request(rng, host):
     for name in rng.sample(HEADERS, rng.randrange(1, 4)):
         headers[name] = rng.choice([*VALUES, rng.randbytes(rng.randrange(20)).replace(b"\n", b"")])
     method = rng.choice([b"GET", b"GET", b"GET", b"POST", b"HEAD", b"X\xff"])
-    lines = [method + b" " + rng.choice(TARGETS) + b" HTTP/1.1"]
+    lines = [method + b" " + rng.choice(TARGETS) + b" HTTP/1." + rng.choice([b"1", b"1", b"0"])]
     lines += [name + b": " + value for name, value in headers.items()]
     return b"\r\n".join(lines) + b"\r\n\r\n"
 

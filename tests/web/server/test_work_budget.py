@@ -2,6 +2,7 @@
 
 import time
 from contextvars import copy_context
+from functools import partial
 
 import pytest
 import structlog
@@ -11,6 +12,8 @@ from support.web.small_engine import SETTINGS, packet_client, small_server, spee
 from support.web.sockets import closing_code, connect, fetch, frame, raw_websocket, read_frames, read_to_end
 from trio_websocket import ConnectionClosed
 
+from actors.runtime import awake_clock
+from actors.runtime.awake_clock import AwakeClock
 from pipeline.config import Limits, Server, Settings
 from pipeline.protocol import outgoing
 from web.server import work_budget
@@ -91,6 +94,92 @@ async def test_a_client_that_does_not_stop_is_reported(autojump_clock):
     assert floods == [1]
 
 
+async def test_all_connections_of_an_address_share_a_budget():
+    """However many they are; those of another address, or behind a proxy, have no part in it."""
+    budgets = WorkBudgets(Limits())
+    first, second, other = (budgets.connection(address, Reports(list, print)) for address in "aab")
+    proxied = budgets.connection(None, Reports(list, print))
+    requesting = budgets.connection("a", Reports(list, print))
+    for work in (first, second, other, proxied):
+        work.upgrade()
+    own, shared = first.budgets
+    assert second.budgets[1] is requesting.budgets[1] is shared
+    assert own not in second.budgets
+    assert shared not in other.budgets
+    assert len(proxied.budgets) == 1
+
+
+async def test_an_address_that_is_far_over_budget_gets_no_new_connection():
+    """It is closed at once and counted, before it costs a handshake or a parser."""
+    limits = Limits(requests_processor_share=0.0001)
+    async with small_server(Settings(server=Server(port=0), limits=limits, drain_s=1.0)) as served:
+        while not served.limiter.rejected["work"]:
+            async with await connect(served) as stream:
+                await send_quietly(stream, f"GET /health HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode())
+        async with await connect(served) as stream:
+            assert await read_to_end(stream) == b""
+
+
+async def test_the_clients_of_a_proxy_are_told_apart():
+    """By what the proxy writes into the headers of each request; where that is nothing, nobody shares."""
+    budgets = WorkBudgets(Limits())
+    by_name = partial(
+        budgets.connection, None, Reports(list, print), lambda headers: dict(headers).get(b"by")
+    )
+    first, second, other, nobody = (by_name() for _ in range(4))
+    for work, headers in ((first, {b"by": "a"}), (second, {b"by": "a"}), (other, {b"by": "b"}), (nobody, {})):
+        work.begin_request(headers.items())
+    assert first.budgets == second.budgets
+    assert not set(first.budgets) & {*other.budgets, *nobody.budgets}
+    second.begin_request([(b"by", "b")])  # another client's request on the same connection
+    assert second.budgets == other.budgets
+    first.upgrade()
+    assert first.budgets[1] not in second.budgets
+
+
+async def test_a_websocket_beside_a_flood_from_its_own_address_goes_on(autojump_clock):
+    """Those that never stop are closed; one that is idle now and then gets its turns, and is not."""
+    budgets = WorkBudgets(Limits())
+    floods = []
+    works = [budgets.connection("a", Reports(partial(floods.append, name), print)) for name in range(9)]
+
+    async def flood(work):
+        while await work.after_event():
+            add_processor_s(work, 0.001)
+
+    async def converse(work):
+        for _ in range(200):
+            await trio.sleep(0.08)
+            assert await work.after_event()
+            add_processor_s(work, 0.001)
+            work.caught_up()
+
+    async with trio.open_nursery() as nursery:
+        for work in works:
+            work.upgrade()
+            nursery.start_soon(flood if work is not works[0] else converse, work)
+    assert sorted(floods) == list(range(1, 9))
+
+
+def test_the_absence_of_the_server_is_not_held_against_a_client():
+    """A client whose turn comes late because the server was suspended is no flood."""
+    now_s, clock, floods = [1000.0], trio.testing.MockClock(), []
+
+    async def main():
+        awake_clock.install(AwakeClock(lambda: now_s[0]))
+        work = limited_work(floods)
+        for _ in range(120):
+            work.budgets[0].add_event()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(work.after_event)
+            await trio.testing.wait_all_tasks_blocked()
+            now_s[0] += 12
+            clock.jump(12)
+
+    trio.run(main, clock=clock)
+    assert not floods
+
+
 async def test_every_few_events_others_have_their_turn():
     """There is a checkpoint between the events of one read, even within the budget."""
     work = limited_work([])
@@ -118,10 +207,10 @@ async def test_the_work_of_all_tasks_of_a_connection_is_charged_to_it():
 
     with budgets.meter.running():
         await spin_in(spin, None)
-        before_s = work.budget._processor._level
+        before_s = work.budgets[0]._processor._level
         await spin_in(start_another, context)
     assert before_s == pytest.approx(BURST_S * Limits().requests_processor_share)
-    assert work.budget._processor._level < before_s - 0.04
+    assert work.budgets[0]._processor._level < before_s - 0.04
 
 
 @pytest.mark.parametrize("flood", EMPTY.values(), ids=EMPTY)
@@ -182,7 +271,7 @@ async def test_a_request_that_waits_too_long_is_refused(autojump_clock):
     """Where an address is hopelessly over budget, a request is refused and counted, not kept for ever."""
     floods = []
     work = limited_work(floods)
-    work.budget.add_processor_s(1e6)
+    work.budgets[0].add_processor_s(1e6)
     assert not await work.wait_for_request_turn()
     assert floods == [1]
 
@@ -236,7 +325,12 @@ async def test_frames_with_the_handshake_are_a_protocol_error():
 
 def limited_work(floods):
     budget = WorkBudget(events_per_s=50, processor_share=0.5)
-    return ConnectionWork(budget, budget, Reports(lambda: floods.append(1), print))
+    return ConnectionWork(budget, budget, (), Reports(lambda: floods.append(1), print))
+
+
+def add_processor_s(work, processor_s):
+    for budget in work.budgets:
+        budget.add_processor_s(processor_s)
 
 
 async def spin_in(call, context):

@@ -5,6 +5,7 @@
  */
 
 import { exchangeToken } from "../voice/token.js";
+import { guardUnsaved } from "../voice/unsaved.js";
 import { SAMPLE_RATE_HZ } from "./data/audio-file.js";
 import { JobRunner } from "./jobs.js";
 import { AudioCard } from "./ui/audio-card.js";
@@ -12,6 +13,7 @@ import { ExportButtons } from "./ui/export-buttons.js";
 import { ModelCard } from "./ui/model-card.js";
 import { Notices } from "./ui/notices.js";
 import { Options } from "./ui/options.js";
+import { PageTitle } from "./ui/page-title.js";
 import { Player } from "./ui/player.js";
 import { StorageDialog } from "./ui/storage-dialog.js";
 import { Summary } from "./ui/summary.js";
@@ -42,23 +44,32 @@ class Page {
       onChange: () => this._onModelChange(),
       onEvent: (event) => this.onEvent(event),
     });
+    const exports = new ExportButtons({ result: () => this._jobs.result });
+    guardUnsaved(() => exports.isUnsaved);
     this._views = [
       this._model,
       this._options,
       new AudioCard({
-        startMicrophone: () => this._jobs.startMicrophone(),
+        startMicrophone: () => exports.mayReplace() && this._jobs.startMicrophone(),
         stopMicrophone: () => this._jobs.stopMicrophone(),
         cancel: () => this._jobs.cancel(),
-        transcribe: (file) => this._jobs.transcribe(file),
+        transcribe: (file) => exports.mayReplace() && this._jobs.transcribe(file),
       }),
       this._timeline,
       this._transcript,
-      new ExportButtons({ result: () => this._jobs.result }),
+      exports,
       new Summary(),
       new Notices(),
+      new PageTitle(),
     ];
     new StorageDialog({ onDelete: () => this._onStorageChange() });
-    exchangeToken().finally(() => this._onModelChange());
+    this._signIn();
+  }
+
+  async _signIn() {
+    const refusal = await exchangeToken();
+    if (refusal !== null) this.onEvent({ kind: "token_refused", ...refusal });
+    await this._onModelChange();
   }
 
   /** Every event passes through here, in order. */

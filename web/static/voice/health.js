@@ -8,13 +8,13 @@ const TIMEOUT_MS = 8000;
 
 /**
  * Call `onHealth(health)` regularly; null if the server does not respond, {status: "unauthorized"} or {status:
- * "refused", code} if it refuses. Pauses while the page is hidden.
+ * "refused", code, retryAfterMs} if it refuses, and then not before it may be asked again. Pauses while the page is hidden.
  */
 export async function watchHealth(onHealth) {
   for (;;) {
     const health = await fetchHealth();
     onHealth(health);
-    await pause(health?.status === "ready" ? READY_EVERY_MS : UNREADY_EVERY_MS);
+    await pause(Math.max(health?.status === "ready" ? READY_EVERY_MS : UNREADY_EVERY_MS, health?.retryAfterMs ?? 0));
     if (document.hidden) await untilVisible();
   }
 }
@@ -25,7 +25,7 @@ async function fetchHealth() {
     if (response.ok) return await response.json();
     if (response.status === 401) return { status: "unauthorized" };
     const { error } = await response.json().catch(() => ({}));
-    return { status: "refused", code: error?.code ?? null };
+    return { status: "refused", code: error?.code ?? null, retryAfterMs: error?.retryAfterMs ?? null };
   } catch (error) {
     if (error instanceof ReferenceError) throw error; // a mistake of this page
     return null; // the server is not reachable, or does not answer in time

@@ -18,12 +18,12 @@ export class HistoryStore {
     }
   }
 
-  /** Keep `conversation`, in place of an earlier version with the same id. → whether there was room. */
+  /** Keep `conversation`, in place of an earlier version with the same id. Old ones make room for it. → whether it is kept. */
   save(id, conversation) {
     const others = this.list().filter((one) => one.id !== id);
     const all = [{ id, ...conversation }, ...others].slice(0, MAX_CONVERSATIONS);
     for (let count = all.length; count > 0; count -= 1) {
-      if (this._write(all.slice(0, count))) return count === all.length;
+      if (this._write(all.slice(0, count))) return true;
     }
     return false;
   }

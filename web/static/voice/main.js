@@ -15,6 +15,7 @@ import { serverUrl } from "./server-url.js";
 import { exchangeToken } from "./token.js";
 import { TranscriptLog } from "./transcript-log.js";
 import { CallControl } from "./ui/call-control.js";
+import { conditionOf } from "./ui/diagnostics.js";
 import { DiagnosticsPanel } from "./ui/diagnostics-panel.js";
 import { HelpDialog } from "./ui/help-dialog.js";
 import { History } from "./ui/history.js";
@@ -31,14 +32,17 @@ import { Suggestions } from "./ui/suggestions.js";
 import { Transcript } from "./ui/transcript.js";
 import { Waveforms } from "./ui/waveforms.js";
 import { guardUnsaved } from "./unsaved.js";
+import { SAMPLE_QUESTION, SampleEnd } from "./voice-sample.js";
 
 const ECHO_TEST_MS = 5000;
+const UNHEARD = new Set(["no_signal", "source_muted"]);
 
 class Page {
   constructor() {
     this._preferences = loadPreferences(localStorage);
     this._phase = "idle";
     this._call = null;
+    this._sampleEnd = null; // of the sample of a voice that is being played
     this._log = new TranscriptLog();
     this._metrics = new Metrics();
     // What every view that shows the state gets; see state.js.
@@ -46,7 +50,7 @@ class Page {
     this._captions = new WhisperCaptions(this._preferences, { onEvent: (event) => this.onEvent(event) });
     const help = new HelpDialog();
     this._views = this._createViews(help);
-    const isHolding = () => this._phase === "live" && this._isPushToTalk;
+    const isHolding = () => this._phase === "live" && this._isPushToTalk && !this._facts.isSample;
     addShortcuts(this._preferences, { ...this._actions, help: () => help.open("keys"), isHolding });
     this._signIn();
   }
@@ -64,7 +68,7 @@ class Page {
     return [
       new CallControl(this._preferences, { ...this._actions, openMicrophone: () => this._openMicrophone() }),
       new PageTitle(),
-      new PersonaPanel(this._preferences, { onChange }),
+      new PersonaPanel(this._preferences, { onChange, listen: () => this._listenToVoice() }),
       new Suggestions({ ask: (question, url) => this._ask(question, url) }),
       new Waveforms(),
       transcript,
@@ -84,8 +88,8 @@ class Page {
   }
 
   async _signIn() {
-    const why = await exchangeToken();
-    if (why !== null) this.onEvent({ kind: "token_refused", why });
+    const refusal = await exchangeToken();
+    if (refusal !== null) this.onEvent({ kind: "token_refused", ...refusal });
     await watchHealth((health) => this.onEvent({ kind: "health", health }));
   }
 
@@ -95,21 +99,33 @@ class Page {
     this._updateFacts(event);
     this._metrics.onEvent(event, performance.now());
     for (const view of this._views) view.onEvent(event, this._phase, this._facts);
-    if (event.kind === "ready" && this._isPushToTalk) this._setMuted(true);
+    if (event.kind === "ready" && this._isPushToTalk && !this._facts.isSample) this._setMuted(true);
+    if (event.kind === "played" && this._sampleEnd?.isOver(event.rms, performance.now())) {
+      this.onEvent({ kind: "sample_over", wasHeard: this._sampleEnd.wasHeard });
+      this._stop();
+    }
   }
 
   _updateFacts(event) {
     const facts = { ...this._facts, phase: this._phase };
     if (event.kind === "health") facts.health = event.health;
+    if (event.kind === "connection_stats") facts.isUnheard = this._isUnheard();
     if (event.kind === "stalled") facts.stalled = event.stalled;
     if (event.kind === "muted") facts.muted = event.muted;
     if (event.kind === "queued" || event.kind === "paused") facts.position = event.position;
     if (event.kind === "recorder") facts.recording = event.on;
     if (event.kind === "audio_state" && event.hasMicrophone !== undefined) facts.withoutMicrophone = !event.hasMicrophone;
     if (event.kind === "opening" || this._phase === "idle") {
-      Object.assign(facts, { stalled: false, muted: false, withoutMicrophone: false });
+      Object.assign(facts, { stalled: false, muted: false, withoutMicrophone: false, isUnheard: false });
+      facts.isSample = event.kind === "opening" && event.isSample === true;
     }
     this._facts = facts;
+  }
+
+  /** Whether nothing but silence comes from the microphone, which should not be called listening. */
+  _isUnheard() {
+    const facts = this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now());
+    return Boolean(facts.microphoneProblem) || UNHEARD.has(conditionOf(facts));
   }
 
   get _isPushToTalk() {
@@ -118,11 +134,11 @@ class Page {
 
   toggle() {
     if (this._phase === "idle") this._start({ echo: false });
-    else this._stop();
+    else if (this._phase !== "closing") this._stop();
   }
 
   mute() {
-    if (this._phase === "live" && !this._isPushToTalk) this._setMuted(!this._facts.muted);
+    if (this._phase === "live" && !this._isPushToTalk && !this._facts.isSample) this._setMuted(!this._facts.muted);
   }
 
   /** Push-to-talk: speak while a key or the button is held. */
@@ -140,13 +156,13 @@ class Page {
     this.onEvent({ kind: "recorder", on });
   }
 
-  async _start({ echo, microphone = true }) {
-    this.onEvent({ kind: "opening", echo });
+  async _start({ echo, microphone = true, isSample = false }) {
+    this.onEvent({ kind: "opening", echo, isSample });
     const url = serverUrl("ws").replace(/^http/, "ws");
     try {
       this._call = await Call.open({
         url,
-        preferences: this._preferences,
+        preferences: isSample ? { ...this._preferences, role: "" } : this._preferences,
         echo,
         microphone,
         captions: this._captions,
@@ -161,9 +177,11 @@ class Page {
     await this._call.ended;
     this._call = null;
     this._question = null;
+    this._sampleEnd = null;
   }
 
   _stop() {
+    this._sampleEnd = null;
     this.onEvent({ kind: "closing" });
     this._call?.close();
   }
@@ -176,13 +194,32 @@ class Page {
       await this._untilLive();
       if (this._question?.url !== url) return;
     }
-    if (this._phase !== "live") return;
+    if (this._phase !== "live" || this._facts.isSample) return;
     this._question = null;
+    if (!this._captions.isActive) this.onEvent({ kind: "user_text", text: question, final: true });
+    await this._play(url);
+  }
+
+  /** Let the agent answer a question with the chosen voice; pressed again, stop that. */
+  async _listenToVoice() {
+    if (this._facts.isSample) {
+      if (this._phase !== "closing") this._stop();
+      return;
+    }
+    if (this._phase !== "idle") return;
+    this._start({ echo: false, microphone: false, isSample: true });
+    await this._untilLive();
+    const { _call: call } = this;
+    if (this._phase !== "live" || !this._facts.isSample) return;
+    await this._play(SAMPLE_QUESTION);
+    if (call === this._call && this._phase === "live") this._sampleEnd = new SampleEnd(performance.now());
+  }
+
+  /** Play a recorded question into the call. */
+  async _play(url) {
     this.onEvent({ kind: "asking", asking: true });
     try {
-      const asked = this._call.ask(url);
-      if (!this._captions.isActive) this.onEvent({ kind: "user_text", text: question, final: true });
-      await asked;
+      await this._call.ask(url);
     } catch (error) {
       if (!(error instanceof AudioError)) throw error;
       this.onEvent({ kind: "audio_failed", why: error.why });

@@ -1,7 +1,7 @@
 /**
  * The state of the page, described once: the header, the call status, the title and the icon all show this.
  *
- * Pure: what is known in, words out. `facts`: {phase, health, stalled, muted, recording, position}; `health`: the
+ * Pure: what is known in, words out. `facts`: {phase, health, stalled, muted, recording, position, isSample, isUnheard}; `health`: the
  * last answer of /health, null if there was none, undefined before the first.
  */
 
@@ -67,13 +67,15 @@ function stateOf({ phase, health, stalled }) {
   }
 }
 
-function messageOf({ phase, stalled, muted, withoutMicrophone, pushToTalk }, state) {
+function messageOf({ phase, stalled, muted, withoutMicrophone, pushToTalk, isSample, isUnheard }, state) {
   if (phase === "idle") return IDLE_MESSAGES[state];
   if (phase !== "live") return null;
   if (stalled) return "No response from the server. Waiting…";
+  if (isSample) return "A sample of the voice: the agent answers a question.";
   if (withoutMicrophone) return "Connected without a microphone. Press a question to ask it.";
   if (muted && pushToTalk) return "Hold the Talk button or the space bar to speak.";
   if (muted) return "You are muted.";
+  if (isUnheard) return "Your microphone is silent.";
   return "Listening. Just talk.";
 }
 

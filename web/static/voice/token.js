@@ -7,7 +7,7 @@
 
 import { serverUrl } from "./server-url.js";
 
-/** Exchange `#token=…`, if the page was opened with one. → null, or why it failed: a key of REFUSALS. */
+/** Exchange `#token=…`, if the page was opened with one. → null, or {why, retryAfterMs?}; `why`: a key of REFUSALS. */
 export async function exchangeToken() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token === null) return null;
@@ -19,9 +19,9 @@ export async function exchangeToken() {
       body: JSON.stringify({ token }),
     });
     if (response.ok) return null;
-    if (response.status === 401) return "token_wrong";
+    if (response.status === 401) return { why: "token_wrong" };
     const { error } = await response.json().catch(() => ({}));
-    return error?.code ?? "bad_gateway";
+    return { why: error?.code ?? "bad_gateway", retryAfterMs: error?.retryAfterMs };
   } catch {
     return null; // the server is not reachable, which /health shows
   }

@@ -4,7 +4,7 @@
  * Keyed by an error code of the engine (asr/errors.js), of the microphone, or of this page.
  */
 
-import { PROBLEMS } from "../../voice/ui/messages.js";
+import { PROBLEMS, REFUSALS } from "../../voice/ui/messages.js";
 
 const SET_TOKEN = "Set HF_TOKEN on the server to a token that has access, then restart the server.";
 const CHECK_NETWORK =
@@ -42,10 +42,14 @@ const MESSAGES = Object.freeze({
   not_kept: ["One hour of audio is kept", "Transcription continues, but later audio cannot be played back."],
 });
 
+const { token_wrong, too_many_attempts, unauthorized } = REFUSALS;
+const SHARED_REFUSALS = Object.freeze({ token_wrong, too_many_attempts, unauthorized });
+
 /** {title, text} for `why`; `message` is the specific message of the engine or the server. */
 export function messageFor(why, message, location) {
-  if (why in PROBLEMS) {
-    const { title, text } = PROBLEMS[why];
+  const shared = PROBLEMS[why] ?? SHARED_REFUSALS[why];
+  if (shared !== undefined) {
+    const { title, text } = shared;
     return { title, text: text(location) };
   }
   const [title, advice] = MESSAGES[why] ?? ["Something went wrong", "Reload the page."];

@@ -14,6 +14,9 @@ export class Notices {
       case "cache_checked":
         this._hide("model");
         return;
+      case "token_refused":
+        this._show("token", "bad", event.why);
+        return;
       case "load_failed":
         this._show("model", "bad", event.why, event.message);
         return;

@@ -8,7 +8,6 @@
 
 import { MODELS } from "../../asr/model/model-list.js";
 import { AsrError } from "../../asr/errors.js";
-import { storedModel } from "../../asr/model/load-plan.js";
 import { Resampler } from "../audio/resampler.js";
 import { RATE_HZ } from "../units.js";
 
@@ -117,6 +116,7 @@ export class WhisperCaptions {
   async _chooseModel() {
     const preferred = MODELS.find((model) => model.name === this._preferences.captionsModel) ?? MODELS[0];
     if (this._preferences.captions === "whisper") return preferred;
+    const { storedModel } = await import("../../asr/model/load-plan.js"); // not needed to show the page
     return storedModel([preferred, ...MODELS.filter((model) => model !== preferred)]);
   }
 

@@ -303,7 +303,8 @@ class Connection {
     const isKnown = refusal !== null && refusal.why !== "unreachable";
     this._why = isKnown ? refusal.why : (this._why ?? next.why);
     const inMs = this._backoff.next(refusal?.retryAfterMs ?? next.retryAfterMs);
-    postMessage({ kind: "lost", why: this._why, message: refusal?.message ?? this._error?.message, resuming, inMs });
+    const { message, retryAfterMs } = refusal ?? this._error ?? {};
+    postMessage({ kind: "lost", why: this._why, message, retryAfterMs, resuming, inMs });
     this._retry = setTimeout(() => this._connect(resuming), inMs);
   }
 

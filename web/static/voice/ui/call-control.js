@@ -2,7 +2,7 @@
 
 import { formatDuration } from "../audio/recorder.js";
 import { describeState } from "../state.js";
-import { closeMessage, formatRetryDelay, pausedPosition, queuePosition } from "./messages.js";
+import { closeMessage, formatDelay, pausedPosition, queuePosition } from "./messages.js";
 
 const LABELS = Object.freeze({
   idle: "Start talking",
@@ -51,6 +51,7 @@ export class CallControl {
         return;
       case "opening":
         this._isAudioTest = event.echo;
+        this._isSample = event.isSample;
         this._outcome = "";
         this._message = event.echo ? "Audio test: you should hear yourself." : "Waiting for the microphone…";
         break;
@@ -69,7 +70,7 @@ export class CallControl {
         this._startedMs ??= performance.now();
         break;
       case "lost":
-        this._message = `${closeMessage(event.why, event.message)} Reconnecting ${formatRetryDelay(event.inMs)}.`;
+        this._message = `${closeMessage(event.why, event.message)} Reconnecting ${formatDelay(event.inMs)}.`;
         break;
       case "closing":
         this._message = "Ending the conversation…";
@@ -86,6 +87,7 @@ export class CallControl {
   }
 
   _endStatus() {
+    if (this._isSample) return "";
     return this._isAudioTest ? "Did you hear yourself?" : "Press to start again.";
   }
 
@@ -98,16 +100,19 @@ export class CallControl {
   }
 
   _render() {
-    const { phase, muted, withoutMicrophone } = this._facts;
+    const { phase, muted, isSample } = this._facts;
+    const withoutMicrophone = this._facts.withoutMicrophone && !isSample;
     const { message, server } = describeState({ ...this._facts, pushToTalk: this._isPushToTalk });
     this._root.dataset.phase = phase;
     this._root.dataset.muted = String(Boolean(muted));
     this._setText(this._label, LABELS[phase] ?? "Stop");
-    this._talk.disabled = phase === "closing";
-    const isLive = phase === "live";
+    this._talk.setAttribute("aria-disabled", String(phase === "closing")); // a disabled button would lose the focus
+    const isLive = phase === "live" && !isSample;
     this._mute.disabled = !isLive;
     this._mute.setAttribute("aria-pressed", String(Boolean(muted) && isLive));
-    this._setText(this._muteLabel, withoutMicrophone && isLive ? "Turn on microphone" : "Mute");
+    this._setText(this._muteLabel, withoutMicrophone && isLive ? "Turn on mic" : "Mute");
+    this._mute.setAttribute("aria-label", withoutMicrophone && isLive ? "Turn on microphone" : "Mute");
+    this._mute.classList.toggle("long", withoutMicrophone && isLive);
     this._mute.hidden = this._isPushToTalk && !(withoutMicrophone && isLive);
     this._hold.hidden = !this._isPushToTalk || (withoutMicrophone && isLive);
     this._hold.disabled = !isLive;

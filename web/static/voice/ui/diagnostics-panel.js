@@ -2,6 +2,7 @@
 
 import { serverUrl } from "../server-url.js";
 import { checkBeforeCall, diagnose } from "./diagnostics.js";
+import { PROBLEMS } from "./messages.js";
 
 const REFRESH_MS = 500;
 const ROUND_TRIPS = 4;
@@ -40,7 +41,9 @@ export class DiagnosticsPanel {
       this._underruns = event.underruns;
       this._maxRms = Math.max(this._maxRms, event.rms);
     } else if (event.kind === "failed" && this._isTesting) {
-      this._setResult("Could not open the microphone or speaker; see the message above.");
+      this._isTesting = false;
+      this._setResult("The microphone could not be opened.");
+      this._showChecks(PROBLEMS[event.why]);
     } else if (event.kind === "ended" && this._isTesting) {
       this._isTesting = false;
       this._showResult();
@@ -62,10 +65,11 @@ export class DiagnosticsPanel {
   }
 
   /** One line each: microphone, loudspeaker, network, machine. */
-  async _showChecks() {
+  async _showChecks(problem = null) {
     const roundTripMs = await measureRoundTrip();
     const [frames, underruns, inputPeak] = [this._frames, this._underruns, this._inputPeak];
-    const rows = checkBeforeCall({ frames, underruns, inputPeak, roundTripMs, health: this._health ?? null });
+    const health = this._health ?? null;
+    const rows = checkBeforeCall({ frames, underruns, inputPeak, roundTripMs, health, problem });
     this._results.hidden = false;
     this._results.replaceChildren(...rows.map(rowOf));
   }

@@ -49,7 +49,7 @@ function checkMicrophone({ contextState, muted, sourceMuted, inputDb, microphone
   const name = "Microphone";
   if (microphoneProblem) return check(name, "bad", `${microphoneProblem.title}. ${microphoneProblem.text(globalThis.location ?? {})}`);
   if (hasMicrophone === false && contextState !== null) {
-    return check(name, "warn", "This call has no microphone. Press “Turn on microphone”, or one of the questions.");
+    return check(name, "warn", "This call has no microphone. Press “Turn on mic”, or one of the questions.");
   }
   if (contextState === null || inputDb === null) return check(name, "idle", "Not in use. Start a conversation first.");
   if (contextState !== "running") return check(name, "bad", "The browser has paused audio on this page.");
@@ -117,12 +117,12 @@ const SLOW_NETWORK_MS = 80;
 
 /**
  * Before a call, after five seconds of hearing oneself: `frames` played back with `underruns`, the loudest `inputPeak`
- * (0 to 1), the `roundTripMs` to the server (null: none), its `health` (null: none). → checks like diagnose().
+ * (0 to 1), the `roundTripMs` to the server (null: none), its `health` (null: none); `problem`: why there was no sound
+ * at all, one of PROBLEMS. → checks like diagnose().
  */
-export function checkBeforeCall({ frames, underruns, inputPeak, roundTripMs, health }) {
+export function checkBeforeCall({ frames, underruns, inputPeak, roundTripMs, health, problem = null }) {
   return [
-    checkInputLevel(inputPeak),
-    checkPlayback(frames, underruns),
+    ...(problem === null ? [checkInputLevel(inputPeak), checkPlayback(frames, underruns)] : checkNothing(problem)),
     checkNetwork(roundTripMs),
     checkMachine(health),
   ];
@@ -135,6 +135,13 @@ function checkInputLevel(inputPeak) {
   if (peakDb < QUIET_DB) return check(name, "warn", `Very quiet (peak ${db(peakDb)}): speak up, or raise its input level.`);
   if (inputPeak > 0.99) return check(name, "warn", "Too loud: lower its input level, or move away a little.");
   return check(name, "ok", `Peak ${db(peakDb)}.`);
+}
+
+function checkNothing(problem) {
+  return [
+    check("Microphone", "bad", `${problem.title}. ${problem.text(globalThis.location ?? {})}`),
+    check("Loudspeaker", "idle", "Not checked: without a microphone there is nothing to play."),
+  ];
 }
 
 function checkPlayback(frames, underruns) {

@@ -10,7 +10,7 @@ export class HelpDialog {
     });
   }
 
-  /** `topic`: microphone, speaker, server, speed, captions, model or keys. */
+  /** `topic`: microphone, speaker, server, speed, interruptions, captions, privacy, model or keys. */
   open(topic) {
     if (!this._dialog.open) this._dialog.showModal();
     const section = topic === undefined ? null : document.getElementById(`help-${topic}`);

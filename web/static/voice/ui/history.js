@@ -1,5 +1,6 @@
 /** Past conversations of this browser: off by default, listed, saved, deleted one by one or all at once. */
 
+import { moveFocusFrom } from "../focus.js";
 import { HistoryStore } from "../history-store.js";
 import { sentenceCase } from "../transcript-log.js";
 import { saveFile } from "../save-file.js";
@@ -21,16 +22,22 @@ export class History {
       onChange("history");
       this._save();
     });
+    this._problem = get("history-problem");
+    this._isStored = false;
     this._clear.addEventListener("click", () => {
+      if (!confirm("Delete all stored conversations?")) return;
+      moveFocusFrom(this._clear, this._keep);
       this._store.clear();
+      this._isStored = false;
       this._render();
     });
+    addEventListener("pagehide", () => this._save()); // a page that is closed during a call
     get("history").addEventListener("toggle", () => this._render());
   }
 
   /** Whether the conversation is kept here anyway. */
   get isKept() {
-    return this._preferences.history;
+    return this._preferences.history && this._isStored;
   }
 
   onEvent(event) {
@@ -39,7 +46,10 @@ export class History {
   }
 
   _save() {
-    if (this._preferences.history && !this._log.isEmpty) this._store.save(this._id, this._log.toJSON());
+    if (this._preferences.history && !this._log.isEmpty) {
+      this._isStored = this._store.save(this._id, this._log.toJSON());
+      this._problem.hidden = this._isStored;
+    }
     this._render();
   }
 
@@ -64,7 +74,9 @@ export class History {
         saveFile(new Blob([`${JSON.stringify(conversation, null, 2)}\n`], { type: "application/json" }), name);
       }),
       this._button("Delete", when, () => {
+        moveFocusFrom(item, this._keep);
         this._store.delete(conversation.id);
+        this._isStored &&= conversation.id !== this._id;
         this._render();
       }),
     );

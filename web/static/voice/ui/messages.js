@@ -100,12 +100,14 @@ const CLOSE_MESSAGES = Object.freeze({
   refused: "The server refused the connection.",
   replaced: "This conversation continues in another window.",
   out_of_turn: "Unexpected response from the server. Reload the page.",
+  too_many_frames: "Disconnected: this page sent more than the server accepts. Reload the page.",
+  too_big: "Disconnected: this page sent more at once than the server accepts. Reload the page.",
   protocol: "The server could not process data from this page. Reload the page.",
   worker_failed: "The connection could not be started. Reload the page.",
   ended: "The server ended the conversation.",
 });
 
-/** What to do about a refusal: {title, text(location)}. */
+/** What to do about a refusal: {title, text(location, retryAfterMs)}; `retryAfterMs` if the server says when to retry. */
 export const REFUSALS = Object.freeze({
   unauthorized: {
     title: "Token required",
@@ -117,7 +119,8 @@ export const REFUSALS = Object.freeze({
   },
   too_many_attempts: {
     title: "Too many wrong tokens",
-    text: () => "The server ignores this address for a while. Wait a minute, then open the right link.",
+    text: (_location, retryAfterMs) =>
+      `The server ignores this address for a while. Open the right link ${retryAfterMs ? formatDelay(retryAfterMs) : "later"}.`,
   },
   origin_refused: {
     title: "The server refuses this address",
@@ -199,13 +202,33 @@ export const CONDITIONS = Object.freeze({
   },
 });
 
+// Codes for data that the server could not read: mistakes of this page, or of something in between.
+const MALFORMED = new Set([
+  "bad_frame",
+  "text_frame",
+  "empty_message",
+  "short_header",
+  "length_mismatch",
+  "invalid_utf8",
+  "invalid_json",
+  "invalid_metadata",
+]);
+
 export function closeMessage(why, message) {
+  if (MALFORMED.has(why)) return CLOSE_MESSAGES.protocol;
   return CLOSE_MESSAGES[why] ?? (message ? `Disconnected: ${message}.` : "Disconnected.");
 }
 
-/** "in 5 s", rounded up. */
-export function formatRetryDelay(ms) {
-  return `in ${Math.max(1, Math.ceil(ms / 1000))} s`;
+/** "in 5 s" or "in 3 min", rounded up. */
+export function formatDelay(ms) {
+  const seconds = Math.max(1, Math.ceil(ms / 1000));
+  return seconds < 100 ? `in ${seconds} s` : `in ${Math.ceil(seconds / 60)} min`;
+}
+
+/** What the server's `error` says, with when to try again if it knows. */
+export function errorMessage({ message, retryAfterMs }) {
+  const sentence = `${message.slice(0, 1).toUpperCase()}${message.slice(1)}.`;
+  return retryAfterMs ? `${sentence} Try again ${formatDelay(retryAfterMs)}.` : sentence;
 }
 
 export function queuePosition(position) {

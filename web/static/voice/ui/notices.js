@@ -2,11 +2,13 @@
  * Notices: problems and conditions the user should know about, until they are over or the user closes them.
  *
  * They have a place of their own and move nothing else. One notice per topic, by key; `tone` is info, warn or bad.
+ * Each has a button that opens the help where it says more.
  * Neighbours: messages.js has the words, help-dialog.js the longer advice.
  */
 
 import { conditionOf } from "./diagnostics.js";
-import { CONDITIONS, PROBLEMS, REFUSALS, droppedMessage } from "./messages.js";
+import { moveFocusFrom } from "../focus.js";
+import { CONDITIONS, PROBLEMS, REFUSALS, droppedMessage, errorMessage } from "./messages.js";
 
 const BRIEF_MS = 6000;
 const ERROR_MS = 12_000;
@@ -38,7 +40,7 @@ export class Notices {
         this._onHealth(event.health, phase);
         return;
       case "token_refused":
-        this._showRefusal("token", event.why);
+        this._showRefusal("token", event);
         return;
       case "opening":
         for (const key of ["audio", "server", "refusal", "output"]) this._hide(key);
@@ -57,6 +59,7 @@ export class Notices {
         return;
       case "output_missing":
         this._show("output", "warn", PROBLEMS.output_missing.title, PROBLEMS.output_missing.text(), {
+          help: "speaker",
           durationMs: BRIEF_MS,
         });
         return;
@@ -67,13 +70,15 @@ export class Notices {
       case "error":
         if (event.code === "not_resumed") return; // the transcript shows that a new conversation started
         if (event.code === "prompt_refused") return; // shown with the voice and the role
-        this._show("server", "warn", "Server error", `${event.message}.`, { durationMs: ERROR_MS });
+        this._show("server", "warn", "Server error", errorMessage(event), { help: "server", durationMs: ERROR_MS });
         return;
       case "recording":
         this._onServerRecording(event);
         return;
       case "draining":
-        this._show("server", "warn", "The server is shutting down", "The conversation ends after this utterance.");
+        this._show("server", "warn", "The server is shutting down", "The conversation ends after this utterance.", {
+          help: "server",
+        });
         return;
       case "dropped":
         this._show("dropped", "warn", "Audio dropped", droppedMessage(event), { durationMs: BRIEF_MS, help: "speed" });
@@ -89,7 +94,7 @@ export class Notices {
         return;
       case "lost": // the call status shows why, and when the page reconnects
         for (const key of ["server", "condition"]) this._hide(key);
-        if (event.why in REFUSALS) this._showRefusal("refusal", event.why);
+        if (event.why in REFUSALS) this._showRefusal("refusal", event);
         return;
       case "ready":
       case "resumed":
@@ -99,22 +104,23 @@ export class Notices {
         for (const key of ["server", "suspended", "refusal", "condition", "dropped", "replay", "output"]) {
           this._hide(key);
         }
-        if (event.why in REFUSALS) this._showRefusal("refusal", event.why);
+        if (event.why in REFUSALS) this._showRefusal("refusal", event);
         return;
       default:
     }
   }
 
   _onHealth(health, phase) {
-    if (health?.status === "unauthorized") this._showRefusal("health", "unauthorized");
+    if (health?.status === "unauthorized") this._showRefusal("health", { why: "unauthorized" });
     else if (health?.status === "refused") {
       const why = health.code in REFUSALS ? health.code : "bad_gateway";
-      this._showRefusal("health", why);
+      this._showRefusal("health", { why, retryAfterMs: health.retryAfterMs });
     } else if (health === null && phase !== "live") {
       const text = "Is it still running? The page keeps trying.";
       this._show("health", "bad", "Cannot reach the server", text, { help: "server" });
     } else if (health?.status === "not_ready") {
-      this._show("health", "info", "Loading models", "You can start as soon as they are loaded.");
+      const text = "You can start as soon as they are loaded.";
+      this._show("health", "info", "Loading models", text, { help: "server" });
     } else this._hide("health");
     if (health?.status === "ready") this._hide("token");
     if (health?.model?.trained === false) {
@@ -144,11 +150,13 @@ export class Notices {
 
   _onMicrophoneChanged({ label, why }) {
     const cause = why === "lost" ? "The other one was disconnected." : "The selected one is not connected.";
-    this._show("microphone", "info", `Using ${label || "another microphone"}`, cause, { durationMs: BRIEF_MS });
+    const options = { help: "microphone", durationMs: BRIEF_MS };
+    this._show("microphone", "info", `Using ${label || "another microphone"}`, cause, options);
   }
 
   _onServerRecording({ on, name }) {
-    if (on) this._show("replay", "warn", "The server is recording this conversation", `Saved there as ${name}.`);
+    const title = "The server is recording this conversation";
+    if (on) this._show("replay", "warn", title, `Saved there as ${name}.`, { help: "privacy" });
     else this._hide("replay");
   }
 
@@ -161,7 +169,7 @@ export class Notices {
       why === "missing"
         ? "Its files are not installed. Run “python -m web.vendor” on the server, then restart it. Until then, the level decides."
         : "Its files could not be loaded in this browser. The level decides instead.";
-    this._show("vad", "warn", "The speech detection model is not available", text);
+    this._show("vad", "warn", "The speech detection model is not available", text, { help: "interruptions" });
   }
 
   _onCaptions({ state, why, message }) {
@@ -170,7 +178,8 @@ export class Notices {
       this._show("captions", "warn", "Your words are not shown", text, { help: "captions" });
     } else if (state === "behind") {
       const text = "Whisper cannot keep up. A smaller model is faster; choose one in Settings.";
-      this._show("captions", "warn", "Some of your words are missing", text, { durationMs: BRIEF_MS });
+      const options = { help: "captions", durationMs: BRIEF_MS };
+      this._show("captions", "warn", "Some of your words are missing", text, options);
     } else this._hide("captions");
   }
 
@@ -179,17 +188,19 @@ export class Notices {
     this._show(key, "bad", title, text(location), { help: why.startsWith("output") ? "speaker" : "microphone" });
   }
 
-  _showRefusal(key, why) {
+  _showRefusal(key, { why, retryAfterMs }) {
     const { title, text } = REFUSALS[why];
-    this._show(key, why === "full" || why === "draining" ? "warn" : "bad", title, text(location), { help: "server" });
+    const tone = why === "full" || why === "draining" ? "warn" : "bad";
+    this._show(key, tone, title, text(location, retryAfterMs), { help: "server" });
   }
 
   _showSuspended() {
     const { title, text } = PROBLEMS.audio_suspended;
-    this._show("suspended", "warn", title, text(), { action: { label: "Resume", run: this._resume } });
+    const action = { label: "Resume", run: this._resume };
+    this._show("suspended", "warn", title, text(), { help: "speaker", action });
   }
 
-  _show(key, tone, title, text, { durationMs, help, action } = {}) {
+  _show(key, tone, title, text, { help, durationMs, action }) {
     const shown = this._shown.get(key);
     if (shown?.title === title && shown.text === text && durationMs === undefined) return;
     if (this._closed.get(key) === title) return; // the user has read it
@@ -205,7 +216,7 @@ export class Notices {
     words.append(strong, " ", body);
     box.append(words);
     if (action !== undefined) box.append(button(action.label, action.run));
-    if (help !== undefined) box.append(button("Help", () => this._help(help), `Help: ${title}`));
+    box.append(button("Help", () => this._help(help), `Help: ${title}`));
     const close = button("✕", () => {
       this._closed.set(key, title);
       this._hide(key);
@@ -221,6 +232,8 @@ export class Notices {
     const shown = this._shown.get(key);
     if (shown === undefined) return;
     clearTimeout(shown.timer);
+    const next = shown.box.nextElementSibling ?? shown.box.previousElementSibling;
+    moveFocusFrom(shown.box, next?.querySelector(".close"), document.getElementById("talk"));
     shown.box.remove();
     this._shown.delete(key);
   }

@@ -1,6 +1,7 @@
 /** Recording controls: the user starts and stops a recording, and saves or discards it. */
 
 import { Recorder, formatDuration } from "../audio/recorder.js";
+import { moveFocusFrom } from "../focus.js";
 import { saveFile, timestamp } from "../save-file.js";
 
 export class Recording {
@@ -20,13 +21,13 @@ export class Recording {
     this._onClick("discard", () => this._discard());
   }
 
-  onEvent(event, phase) {
+  onEvent(event, phase, { isSample }) {
     if (event.kind === "captured") this._addAudio("user", event);
     else if (event.kind === "played") this._addAudio("agent", event);
     else if (event.kind === "text" && event.final) this._addText("Agent", event.text);
     else if (event.kind === "user_text" && event.final) this._addText("You", event.text);
     else if (event.kind === "ended" && this._running) this._stop();
-    this._button.disabled = !this._running && phase !== "live";
+    this._button.disabled = !this._running && (phase !== "live" || isSample);
   }
 
   /** Whether a recording is running, or was not saved. */
@@ -39,6 +40,7 @@ export class Recording {
   }
 
   _start() {
+    if (this.isUnsaved && !confirm(`Discard the recording of ${this._duration}? It was not saved.`)) return;
     this._discard();
     this._recorder = new Recorder();
     this._isSaved = false;
@@ -54,6 +56,7 @@ export class Recording {
   }
 
   _discard() {
+    moveFocusFrom(this._savePanel, this._button, document.getElementById("talk"));
     this._recorder = null;
     this._show();
   }
@@ -76,7 +79,12 @@ export class Recording {
     const hasRecording = !this._running && this._recorder !== null && !this._recorder.isEmpty;
     this._savePanel.hidden = !hasRecording;
     if (!hasRecording) return;
-    this._summary.textContent = `${formatDuration(this._recorder.durationMs)} recorded, kept only in this page.`;
+    const why = this._recorder.isFull ? " This is the longest possible." : "";
+    this._summary.textContent = `${this._duration} recorded, kept only in this page.${why}`;
+  }
+
+  get _duration() {
+    return formatDuration(this._recorder.durationMs);
   }
 
   _save(blob, suffix) {

@@ -7,6 +7,7 @@
  * never as markup. Without suggestions nothing is shown.
  */
 
+import { moveFocusFrom } from "../focus.js";
 import { recordingOf } from "../questions.js";
 
 export class Suggestions {
@@ -19,7 +20,8 @@ export class Suggestions {
   }
 
   onEvent(event, phase, facts) {
-    this._isNeeded = facts?.withoutMicrophone === true;
+    this._isNeeded = facts?.withoutMicrophone === true && facts.isSample !== true;
+    this._isSample = facts?.isSample === true;
     switch (event.kind) {
       case "microphone_opened":
       case "ready":
@@ -49,7 +51,9 @@ export class Suggestions {
   /** Without a microphone the questions stay: they are the way to go on. */
   _update(phase) {
     const isEmpty = this._section.childElementCount === 0;
-    this._section.hidden = isEmpty || (this._hasText && phase !== "idle" && !this._isNeeded);
+    const isHidden = isEmpty || this._isSample || (this._hasText && phase !== "idle" && !this._isNeeded);
+    if (isHidden) moveFocusFrom(this._section, document.getElementById("talk"));
+    this._section.hidden = isHidden;
   }
 
   _show({ about, suggestions }) {

@@ -37,7 +37,8 @@ export class Transcript {
     return !this._log.isEmpty && this._log.text().length !== this._savedLength;
   }
 
-  onEvent(event, phase) {
+  onEvent(event, phase, { isSample }) {
+    if (isSample) return; // nobody talks
     const nowMs = performance.now();
     switch (event.kind) {
       case "connection_established":

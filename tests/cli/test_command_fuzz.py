@@ -1,0 +1,123 @@
+"""Commands as real processes, in any environment, with any streams, interrupted at any moment.
+
+The seed is fixed, so that a failure can be repeated. Each ends with an exit code, and never with a traceback.
+"""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOWHERE = "ws://127.0.0.1:9/ws"
+COMMANDS = [
+    ["pipeline", "config-reference"],
+    ["pipeline", "health", "--url", "http://127.0.0.1:9"],
+    ["pipeline", "invite"],
+    ["pipeline", "talk", "--url", NOWHERE, "--in", "tests/data/question.wav"],
+    ["pipeline", "trace", "/dev/null"],
+    ["pipeline", "weights", "inspect", "--config", "configs/tiny"],
+    ["pipeline", "nonsense"],
+    ["pipeline.run", "--config", "configs/absent"],
+    ["pipeline.run", "--config", "configs/tiny", "--set", "server.host=192.0.2.1"],
+]
+VARIABLES = [
+    *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"),
+    *("LM_REPO", "MIMI_REPO", "MIMI_LOCAL", "PACKET_VOICE_DEVICE", "PACKET_VOICE_STARTED_BY"),
+    *("HOME", "TMPDIR", "USER", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"),
+    *("COLUMNS", "LANG", "LC_ALL", "LINES", "NO_COLOR", "TERM", "TZ"),
+    *("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
+    *("MLX_RANK", "MLX_WORLD_SIZE", "MLX_HOSTFILE", "SYSTEMD_EXEC_PID", "XPC_SERVICE_NAME"),
+]
+VALUES = [
+    *(b"", b"0", b"-1", b"9" * 30, b"x", b"a b", b"{", b"[", b"\n", b"\x1b[2J", b"\xff\xfe", b"~nobody/x"),
+    *(b"/", b"/dev/full", b"/dev/null", b"/nonexistent", b"relative", b"http://[", b"socks5://x", b"//"),
+]
+STREAMS = {
+    0: ["", "<&-", "</dev/null", "<configs"],
+    1: ["", ">&-", ">/dev/full", "| true"],
+    2: ["", "2>&-", "2>/dev/full", "2>/dev/null"],
+}
+ENDS = (0, 1, 2, 3, 4, 128 + signal.SIGPIPE)  # not 70, and no signal
+
+
+def check(code: int, printed: bytes, ends: tuple[int, ...], case: object) -> None:
+    assert code in ends, (case, code, printed)
+    assert b"Traceback" not in printed, (case, printed)
+    assert b"internal error" not in printed, (case, printed)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_any_environment(seed: int, tmp_path: Path) -> None:
+    """A third of all variables that are read, with any bytes."""
+    rng = random.Random(seed)
+    environment = dict(os.environb)
+    environment |= {b"HOME": os.fsencode(tmp_path), b"XDG_DATA_HOME": os.fsencode(tmp_path)}
+    for name in rng.sample(VARIABLES, len(VARIABLES) // 3):
+        value = rng.choice([*VALUES, rng.randbytes(12).replace(b"\0", b"")])
+        environment[name.encode()] = value
+    command = rng.choice(COMMANDS)
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    check(done.returncode, done.stderr, ENDS, (command, environment))
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_any_streams(seed: int) -> None:
+    """Closed, full, gone, or what cannot be read."""
+    rng = random.Random(seed)
+    command, how = rng.choice(COMMANDS), [rng.choice(STREAMS[number]) for number in (2, 0, 1)]
+    line = f"{sys.executable} -m {' '.join(command)} {' '.join(how)}"
+    done = subprocess.run(["/bin/sh", "-c", line], cwd=ROOT, capture_output=True, timeout=60, check=False)
+    check(done.returncode, done.stderr, ENDS, line)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("seed", range(7))
+def test_interrupted_at_any_moment(seed: int, number: int) -> None:
+    """From the first import on: as if it had not begun, or was interrupted later, or had ended before."""
+    rng = random.Random(seed)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"ws://127.0.0.1:{silent.getsockname()[1]}/ws"  # which does not answer
+        command, imports = rng.choice(
+            [
+                (["pipeline", "talk", "--url", url, "--in", "tests/data/question.wav"], 320),
+                (["pipeline", "weights", "inspect", "--config", "configs/tiny"], 280),
+                (["pipeline.run", "--config", "configs/tiny", "--set", "server.port=0"], 1150),
+            ]
+        )
+        with subprocess.Popen(
+            [sys.executable, "-X", "importtime", "-m", *command],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        ) as process:
+            assert process.stderr is not None
+            lines = iter(process.stderr.readline, b"")
+            for _ in zip(range(rng.randrange(imports)), after_own_code(lines), strict=False):
+                pass
+            process.send_signal(number)
+            printed = b"".join(line for line in lines if b"import time:" not in line)
+        interrupted = 130 if number == signal.SIGINT else 143
+        check(process.returncode, printed, (0, 1, -number, interrupted), command)  # 1: nobody answered talk
+
+
+def after_own_code(lines: Iterator[bytes]) -> Iterator[bytes]:
+    """The lines from when the first of our own modules has been run: Python's start is not ours."""
+    for line in lines:
+        if line.split(b"|")[-1].strip() == b"difflib":
+            break
+    yield from lines

@@ -1,0 +1,111 @@
+import { moveFocusFrom } from "voice/focus.js";
+import { Notices } from "voice/ui/notices.js";
+import { CONDITIONS, PROBLEMS, REFUSALS } from "voice/ui/messages.js";
+import { equal, ok, test } from "./harness.js";
+
+const LANES = Object.freeze({ room: 1, queued: 0 });
+const CALL = Object.freeze({
+  phase: "live", contextState: "running", hasMicrophone: true, inputDb: -20, wasHeard: true, liveMs: 20_000,
+  zeroMs: 0, slowMs: 0, clippedShare: 0, upHz: 12.5, recentUnderruns: 0, modelMs: 20,
+});
+
+/** The notices of an empty page. → {root, send, topics}; `topics`: the help that was asked for. */
+function notices(facts = CALL) {
+  document.getElementById("notices")?.remove();
+  const root = document.createElement("div");
+  root.id = "notices";
+  document.body.append(root);
+  const topics = [];
+  const view = new Notices({ resume: () => {}, help: (topic) => topics.push(topic), facts: () => facts });
+  return { root, topics, send: (event) => view.onEvent(event, "live") };
+}
+
+const EVENTS = [
+  ...Object.keys(REFUSALS).map((why) => ({ kind: "ended", why })),
+  ...Object.keys(PROBLEMS).map((why) => ({ kind: "audio_failed", why })),
+  { kind: "health", health: { status: "unauthorized" } },
+  { kind: "health", health: { status: "refused", code: null, retryAfterMs: null } },
+  { kind: "health", health: { status: "not_ready" } },
+  { kind: "health", health: { status: "ready", lanes: LANES, model: { trained: false } } },
+  { kind: "health", health: { status: "ready", lanes: LANES, capacity: { advice: "Use a smaller one." } } },
+  { kind: "token_refused", why: "token_wrong" },
+  { kind: "microphone_changed", label: "", why: "lost" },
+  { kind: "output_missing" },
+  { kind: "audio_state", state: "suspended" },
+  { kind: "error", code: "bad_metadata", message: "no", retryAfterMs: 3000 },
+  { kind: "draining" },
+  { kind: "recording", on: true, name: "a" },
+  { kind: "dropped", what: "audio", count: 3 },
+  { kind: "vad", state: "not_ready", why: "missing" },
+  { kind: "captions", state: "not_ready", why: "unreachable", message: "No." },
+  { kind: "captions", state: "behind" },
+];
+
+test("each notice leads to a section of the help", async () => {
+  const page = new DOMParser().parseFromString(await (await fetch("/packet-voice")).text(), "text/html");
+  for (const event of EVENTS) {
+    const { root, send, topics } = notices();
+    root.replaceChildren();
+    send(event);
+    const what = JSON.stringify(event);
+    equal(root.querySelectorAll(".notice").length, 1, `the number of notices after ${what}`);
+    root.querySelector(`button[aria-label^="Help: "]`)?.click();
+    ok(page.getElementById(`help-${topics[0]}`) !== null, `no help after ${what}: ${topics}`);
+  }
+});
+
+test("each condition of a call leads to a section of the help, and ends with it", () => {
+  const cases = { no_signal: { zeroMs: 9000 }, server_slow: { slowMs: 4000, modelMs: 90 }, gaps: { recentUnderruns: 6 } };
+  for (const [condition, worse] of Object.entries(cases)) {
+    const facts = { ...CALL, ...worse };
+    const { root, send, topics } = notices(facts);
+    send({ kind: "connection_stats" });
+    equal(root.querySelector("strong").textContent, CONDITIONS[condition].title);
+    root.querySelector(`button[aria-label^="Help: "]`).click();
+    equal(topics.length, 1);
+    Object.assign(facts, CALL);
+    send({ kind: "connection_stats" });
+    equal(root.childElementCount, 0, "the notices after it is over");
+  }
+});
+
+test("a notice that was closed stays closed while its reason lasts", () => {
+  const { root, send } = notices({ ...CALL, zeroMs: 9000 });
+  for (let i = 0; i < 3; i += 1) {
+    send({ kind: "connection_stats" });
+    root.querySelector(".close")?.click();
+  }
+  equal(root.childElementCount, 0);
+});
+
+test("the focus moves to the next notice when one is closed, then to the next control", () => {
+  const { root, send } = notices();
+  const talk = document.createElement("button");
+  talk.id = "talk";
+  document.body.append(talk);
+  send({ kind: "draining" });
+  send({ kind: "output_missing" });
+  const [first, second] = root.querySelectorAll(".close");
+  first.focus();
+  first.click();
+  ok(document.activeElement === second, "the second notice does not have the focus");
+  second.click();
+  ok(document.activeElement === talk, "the call button does not have the focus");
+  talk.remove();
+});
+
+test("the focus stays where it is if something else disappears", () => {
+  const [kept, gone] = [document.createElement("button"), document.createElement("div")];
+  document.body.append(kept, gone);
+  kept.focus();
+  moveFocusFrom(gone, null);
+  ok(document.activeElement === kept, "it moved");
+  kept.remove();
+});
+
+test("a notice of limited duration is replaced by a newer one of its topic", () => {
+  const { root, send } = notices();
+  send({ kind: "dropped", what: "audio", count: 3 });
+  send({ kind: "dropped", what: "agent_audio", count: 3 });
+  equal(root.childElementCount, 1);
+});
