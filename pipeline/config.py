@@ -289,6 +289,8 @@ class Ranks(Section, frozen=True):
 class Settings(Section, frozen=True):
     """The `pipeline` section.
 
+    kernels: `auto`: compute with native kernels on a CPU, where they have been built
+        (`docs/explanation/kernels.md`); `off`: with MLX alone.
     stall_s: time after which a model thread that does not return ends the process.
     drain_s: time that sessions have to finish after SIGTERM.
     """
@@ -306,6 +308,7 @@ class Settings(Section, frozen=True):
     replay: Replay = Replay()
     proxy: Proxy = Proxy()
     ranks: Ranks = Ranks()
+    kernels: Literal["auto", "off"] = "auto"
     stall_s: Seconds = 10.0
     drain_s: Seconds = 5.0
 

@@ -10,9 +10,10 @@ what msgspec's own parser and writer do not: refuse a key given twice and a NaN,
 """
 
 import json
+import re
 from collections.abc import Mapping
 from types import NoneType
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, Final, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, inspect, structs
@@ -110,21 +111,27 @@ def encode(fields: Mapping[str, Any]) -> bytes:
 def decode(payload: bytes) -> dict[str, Any]:
     """Any bytes are one JSON object or a `RemoteProtocolError`.
 
-    NaN and infinities, a key given twice and nesting beyond the interpreter's depth are not JSON
-    here. A whole number is an int, however it is written: JSON has only one kind of number.
+    NaN and infinities, a key given twice, half a surrogate pair and nesting beyond the interpreter's depth
+    are not JSON here. A whole number is an int, however it is written: JSON has only one kind of number.
     """
+    text = decode_text(payload)
     try:
         loaded = json.loads(
-            decode_text(payload),
+            text,
             parse_float=_number,
             parse_constant=_refuse_constant,
             object_pairs_hook=_object,
         )
+        if _SURROGATE.search(text):
+            json.dumps(loaded, ensure_ascii=False).encode()  # half a pair is no character
     except (ValueError, RecursionError):
         raise RemoteProtocolError(Fault.INVALID_JSON, "metadata must be JSON, with each key once") from None
     if not isinstance(loaded, dict):
         raise RemoteProtocolError(Fault.INVALID_METADATA, "metadata must be one JSON object")
     return loaded
+
+
+_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def decode_text(payload: bytes) -> str:
