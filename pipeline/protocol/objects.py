@@ -10,10 +10,9 @@ what msgspec's own parser and writer do not: refuse a key given twice and a NaN,
 """
 
 import json
-import re
 from collections.abc import Mapping
 from types import NoneType
-from typing import Annotated, Any, Final, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Meta, inspect, structs
@@ -62,7 +61,7 @@ def from_fields(cls: type[T], fields: Mapping[str, Any], path: str) -> T:
 def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: ANN401 - any type, any JSON
     try:
         return msgspec.convert(value, hint)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair where no text is expected
         if value is None:
             raise FieldError(path, "is missing") from None
     inner = next((arm for arm in get_args(hint) if NoneType in get_args(hint) and arm is not NoneType), hint)
@@ -111,27 +110,21 @@ def encode(fields: Mapping[str, Any]) -> bytes:
 def decode(payload: bytes) -> dict[str, Any]:
     """Any bytes are one JSON object or a `RemoteProtocolError`.
 
-    NaN and infinities, a key given twice, half a surrogate pair and nesting beyond the interpreter's depth
-    are not JSON here. A whole number is an int, however it is written: JSON has only one kind of number.
+    NaN and infinities, a key given twice and nesting beyond the interpreter's depth are not JSON
+    here. A whole number is an int, however it is written: JSON has only one kind of number.
     """
-    text = decode_text(payload)
     try:
         loaded = json.loads(
-            text,
+            decode_text(payload),
             parse_float=_number,
             parse_constant=_refuse_constant,
             object_pairs_hook=_object,
         )
-        if _SURROGATE.search(text):
-            json.dumps(loaded, ensure_ascii=False).encode()  # half a pair is no character
     except (ValueError, RecursionError):
         raise RemoteProtocolError(Fault.INVALID_JSON, "metadata must be JSON, with each key once") from None
     if not isinstance(loaded, dict):
         raise RemoteProtocolError(Fault.INVALID_METADATA, "metadata must be one JSON object")
     return loaded
-
-
-_SURROGATE: Final = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def decode_text(payload: bytes) -> str:

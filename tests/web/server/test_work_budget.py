@@ -286,7 +286,7 @@ async def test_a_request_that_waits_too_long_is_refused(autojump_clock):
 async def test_a_client_whose_requests_wait_too_long_is_told(monkeypatch):
     """429 instead of the response, one line of the log, and the connection is closed."""
     monkeypatch.setattr(work_budget, "REQUEST_PATIENCE_S", 0.05)
-    limits = Limits(requests_processor_share=0.0001)
+    limits = Limits(requests_processor_share=0.01)
     async with small_server(Settings(server=Server(port=0), limits=limits, drain_s=1.0)) as served:
         request = f"GET /health/live HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode()
         with structlog.testing.capture_logs() as logs:
