@@ -355,7 +355,7 @@ def test_any_text_of_ours_can_be_sent(text):
 def test_half_a_surrogate_pair_is_no_number(field):
     """It is refused by name, as any other text is."""
     payload = f'{{"type":"configure","{field}":"\\ud800"}}'.encode()
-    with pytest.raises(RemoteProtocolError, match=field):
+    with pytest.raises(RefusedPacketError, match=field):
         metadata.decode(payload, "client")
 
 
