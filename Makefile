@@ -1,6 +1,8 @@
 # make run      set up and serve the embedded model on http://127.0.0.1:8788
 # make test     set up and run all tests
+# make test-clients  run the clients of other projects against a server, in a separate environment (about 900 MB)
 # make setup    create .venv for the server; make dev adds the development tools
+# make kernels  compile the native CPU kernels, which make setup does where there is a C++ compiler
 # make lint     formatting, lint, types, import contracts, dead code
 # make smoke    start a server, check its endpoints and stream speech to it
 # make loadtest load-test a server: ARGS="--sessions 12 --minutes 30", "--ramp 40", … (make soak is an alias)
@@ -17,6 +19,7 @@ PYTHON ?= python3
 CONFIG ?= configs/tiny
 VENV   := .venv
 BIN    := $(VENV)/bin
+CLIENTS := .clients
 SPEECH := tests/data/speech.wav
 
 # The MLX backend. Metal needs no extra; Linux uses CUDA if there is an NVIDIA driver, else the CPU.
@@ -29,7 +32,8 @@ HOME_VENV := $(or $(filter /%,$(XDG_DATA_HOME)),$(HOME)/.local/share)/packet-voi
 HOME_BIN  := $(HOME)/.local/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test setup dev lint format smoke loadtest soak bench bench-peers evaluate vendor install image-steps docs \
+.PHONY: run test test-clients setup dev kernels lint format smoke loadtest soak bench bench-peers evaluate \
+  vendor install image-steps docs \
   goldens clean
 
 run: setup
@@ -45,8 +49,20 @@ test: dev
 	  echo "$$tool is not installed: tests of $${each#* } are skipped" >&2; done
 	$(BIN)/python -m pytest $(ARGS)
 
-setup: $(VENV)/.setup $(VENV)/.vendored
-dev: $(VENV)/.dev $(VENV)/.vendored
+test-clients: dev $(CLIENTS)/.ready
+	$(BIN)/python -m pytest tests/clients $(ARGS)
+
+# `moshi` itself would bring PyTorch, which its client does not use.
+$(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt | $(BIN)/python
+	@echo "Installing pipecat, LiveKit agents and Moshi's client in $(CLIENTS): about 900 MB." >&2
+	@test -x $(CLIENTS)/bin/python || $(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --constraint tests/clients/constraints.txt \
+	  --requirement tests/clients/requirements.txt
+	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps moshi==0.2.13
+	@touch $@
+
+setup: $(VENV)/.setup $(VENV)/.kernels $(VENV)/.vendored
+dev: $(VENV)/.dev $(VENV)/.kernels $(VENV)/.vendored
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,6 +76,14 @@ $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
 	  "a few minutes the first time." >&2
 	$(INSTALL) --editable ".$(if $(BACKEND),[$(BACKEND)])"
 	@touch $@
+
+# Without a compiler this says so and succeeds: the server runs without them, more slowly. GPUs do not need them.
+$(VENV)/.kernels: $(wildcard pipeline/kernels/*.py pipeline/kernels/native/*) $(VENV)/.setup
+	@$(if $(filter cpu,$(BACKEND)),$(BIN)/python -m pipeline.kernels.build)
+	@touch $@
+
+kernels: $(VENV)/.setup
+	@$(BIN)/python -m pipeline.kernels.build
 
 # Voice detection and Whisper for the pages. They are optional; the pages report what is missing.
 $(VENV)/.vendored: web/vendor.lock.json | $(VENV)/.setup
@@ -121,6 +145,7 @@ install:
 	    rm -rf "$(HOME_VENV)"; exit 1; }
 	"$(HOME_VENV)/bin/python" -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
 	  ".$(if $(BACKEND),[$(BACKEND)])"
+	@$(if $(filter cpu,$(BACKEND)),"$(HOME_VENV)/bin/python" -m pipeline.kernels.build)
 	@mkdir -p "$(HOME_BIN)"
 	ln -sf "$(HOME_VENV)/bin/packet-voice" "$(HOME_BIN)/packet-voice"
 	@case ":$$PATH:" in *":$(HOME_BIN):"*) ;; *) echo "Add $(HOME_BIN) to your PATH to run packet-voice" ;; esac
@@ -136,4 +161,4 @@ goldens:
 	tests/goldens/make-goldens
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(CLIENTS) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -15,10 +15,12 @@ from typing import Final
 import structlog
 import trio
 
-from actors import egress, ingress
+from actors import egress
+from actors.ingress import Ingress, log_unsupported
 from actors.runtime import awake_clock
 from actors.runtime.awake_clock import awake_time
 from actors.sessions.dispatcher import Dispatcher
+from actors.sessions.input_buffer import InputBuffer
 from actors.sessions.prompting import Prompter
 from actors.sessions.send_queue import SendQueue, SendQueueFullError
 from actors.sessions.session import Session
@@ -88,6 +90,7 @@ class Connection:
         self._dispatcher = dispatcher
         self._settings = settings
         self._transcoding = Transcoding(dialect)
+        self._buffer = InputBuffer(dialect, session) if dialect.input_buffer_s else None
         self._opening: tuple[OutgoingPacket, ...] = ()
         self._cannot_write = False
         self._scope = trio.CancelScope()
@@ -111,6 +114,8 @@ class Connection:
                         self._read,
                         self._write,
                         self._keep_alive,
+                        self._ping,
+                        self._pass_on_input,
                         self._admit,
                         self._begin_personas,
                         self._finish_session,
@@ -207,7 +212,12 @@ class Connection:
         def on_bye() -> None:
             self.close_gracefully(CloseInfo(CloseReason.NORMAL, "bye"))
 
-        await ingress.read(self._transport, self._transcoding, self.session, self.queue, on_bye)
+        reader = Ingress(self._transport, self._transcoding, self.session, buffer=self._buffer, on_bye=on_bye)
+        await reader.read(self.queue)
+
+    async def _pass_on_input(self) -> None:
+        if self._buffer is not None:
+            await self._buffer.run()
 
     async def _write(self) -> None:
         await egress.write(self._transport, self._transcoding, self.session, self.queue, self._opening)
@@ -218,6 +228,10 @@ class Connection:
 
     async def _keep_alive(self) -> None:
         await egress.keep_alive(self.dialect, self.queue)
+
+    async def _ping(self) -> None:
+        if not self.dialect.has_heartbeats:
+            await egress.ping(self._transport, self._settings.heartbeat)
 
     async def _admit(self) -> None:
         """Open the session once it may run; each time that it is put back, wait for its next turn."""
@@ -257,12 +271,7 @@ class Connection:
         if self.dialect.request is not None:
             self.session.configure(self.dialect.request)
         if self.dialect.unsupported:
-            log.info(
-                "request_not_supported",
-                session=self.session.id,
-                dialect=self.dialect.name,
-                what=list(self.dialect.unsupported),
-            )
+            log_unsupported(self.session, self.dialect, self.dialect.unsupported)
 
     async def _finish_session(self) -> None:
         await self._closing.wait()

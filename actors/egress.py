@@ -17,7 +17,9 @@ from actors.sessions.send_queue import SendQueue
 from actors.sessions.session import Session
 from actors.sessions.transcoding import Transcoding
 from actors.sessions.transport import Transport
+from pipeline.config import Heartbeat
 from pipeline.protocol.dialect import Dialect
+from pipeline.protocol.faults import Fault, RemoteProtocolError
 from pipeline.protocol.outgoing import OutgoingPacket
 
 
@@ -70,6 +72,29 @@ async def keep_alive(dialect: Dialect, queue: SendQueue) -> NoReturn:
         if dialect.heartbeat_due(now_s):
             queue.put(dialect.heartbeat(now_s=now_s))
         await trio.sleep(max(0.0, dialect.next_deadline_s() - awake_time()))
+
+
+async def ping(transport: Transport, heartbeat: Heartbeat) -> NoReturn:
+    """Ping a client whose messages do not show that it is alive, whenever nothing came for a while.
+
+    A client that was suspended, or whose network is gone, does not answer and would keep its lane.
+
+    Raises:
+        RemoteProtocolError: nothing came from the peer for too long.
+        TransportClosedError: the peer is gone, or (SlowPeerError) does not read.
+    """
+    pinged_s = awake_time()
+    while True:
+        now_s = awake_time()
+        received_s = transport.received_s
+        if now_s >= received_s + heartbeat.timeout_s:
+            raise RemoteProtocolError(Fault.SILENT, f"nothing received for {now_s - received_s:.1f} s")
+        due_s = max(received_s, pinged_s) + heartbeat.every_s
+        if now_s >= due_s:
+            await transport.ping()
+            pinged_s = awake_time()
+        else:
+            await trio.sleep(min(due_s, received_s + heartbeat.timeout_s) - now_s)
 
 
 def wall_clock_ms() -> float:

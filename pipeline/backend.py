@@ -26,6 +26,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from pipeline.errors import ConfigError
+from pipeline.kernels import library
+from pipeline.kernels.library import Library, Unavailable
 from pipeline.system import resources
 from pipeline.system.inputs import parse_json, read_text
 
@@ -168,15 +170,35 @@ def _stage_threads() -> int:
 def set_blas_threads(*, all_cores: bool) -> None:
     """Give every matrix product a third of the cores, or all of them for one session of a large model.
 
-    The products of a model that is larger than the CPU's caches are bound by memory bandwidth, of
-    which one core gets only a part. `MKL_NUM_THREADS` stays as the user has set it.
+    This is for BLAS and for native kernels. The products of a model that is larger than the CPU's caches are
+    bound by memory bandwidth, of which one core gets only a part. `MKL_NUM_THREADS` stays as the user has set
+    it.
     """
     machine = prepare()
+    threads = resources.usable_cores() if all_cores else _stage_threads()
+    native = kernels()
+    if isinstance(native, Library):
+        given = os.environ[_THREADS]
+        native.native.set_threads(int(given) if machine.threads_from_user and given.isdecimal() else threads)
     if machine.threads_from_user or machine.blas.name not in _SET_THREADS:
         return
-    threads = resources.usable_cores() if all_cores else _stage_threads()
     ctypes.CDLL(machine.blas.path)[_SET_THREADS[machine.blas.name]](threads)
     os.environ[_THREADS] = str(threads)  # read by `core_affinity`
+
+
+def kernels() -> Library | Unavailable:
+    """The native kernels of this process, or why there are none."""
+    if not prepare().on_cpu:
+        return Unavailable("MLX computes on the GPU", expected=True)
+    return library.load()
+
+
+def missing_kernels() -> str | None:
+    """A sentence for the log if there could be native kernels here and there are none."""
+    found = kernels()
+    if isinstance(found, Library) or found.expected:
+        return None
+    return f"no native kernels, so the models take two to four times as long and more memory: {found.reason}"
 
 
 def user_environment() -> dict[str, str]:

@@ -116,7 +116,7 @@ class Limits(Section, frozen=True):
     send_timeout_s: time after which a write to a client that does not read fails.
     max_lag_ms: queued audio older than this is dropped, oldest first.
     resume_grace_ms: time during which a session can be resumed after its connection was lost; 0: never.
-    live_session_s: longest session of the Live API, which announces when a session expires.
+    live_session_s: longest session of the Live and Realtime APIs, which announce when a session expires.
     connections: concurrent TCP connections; further ones are rejected.
     connections_per_address: concurrent TCP connections from one address; an IPv6 /64 network counts as one.
     failures_per_minute: wrong tokens and failed TLS handshakes allowed per address.
@@ -139,8 +139,8 @@ class Limits(Section, frozen=True):
     failures_per_minute: Count = 10
     events_per_second: Count = 250
     processor_share: Share = 0.2
-    requests_processor_share: Share = 0.4
-    address_processor_share: Share = 0.6
+    requests_processor_share: Share = 0.2
+    address_processor_share: Share = 0.3
 
 
 class Heartbeat(Section, frozen=True):
@@ -289,6 +289,8 @@ class Ranks(Section, frozen=True):
 class Settings(Section, frozen=True):
     """The `pipeline` section.
 
+    kernels: `auto`: compute with native kernels on a CPU, where they have been built
+        (`docs/explanation/kernels.md`); `off`: with MLX alone.
     stall_s: time after which a model thread that does not return ends the process.
     drain_s: time that sessions have to finish after SIGTERM.
     """
@@ -306,6 +308,7 @@ class Settings(Section, frozen=True):
     replay: Replay = Replay()
     proxy: Proxy = Proxy()
     ranks: Ranks = Ranks()
+    kernels: Literal["auto", "off"] = "auto"
     stall_s: Seconds = 10.0
     drain_s: Seconds = 5.0
 

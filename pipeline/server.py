@@ -82,7 +82,12 @@ async def _serve(
     app = create_app(
         engine,
         config.settings,
-        backend={"device": machine.device, "blas": machine.blas.name, "mlx": machine.mlx_version},
+        backend={
+            "device": machine.device,
+            "blas": machine.blas.name,
+            "mlx": machine.mlx_version,
+            "kernels": kernels.instruction_set if (kernels := stages.bundle.kernels) else "off",
+        },
         weights=lambda: loaded if engine.ready.is_set() else None,
         limiter=limiter,
         proxy=proxy,
@@ -219,6 +224,8 @@ def run(config: Config) -> int:
     machine = backend.prepare()
     if machine.warning is not None:
         events.warning("backend", warning=machine.warning)
+    if config.settings.kernels == "auto" and (missing := backend.missing_kernels()) is not None:
+        events.warning("kernels", warning=missing)
     if not stages.card.trained:
         events.warning("untrained", warning="the weights are random; the output will be noise")
     events.info("memory", needed=str(stages.memory))

@@ -79,6 +79,14 @@ def stages(tmp_path_factory: pytest.TempPathFactory) -> ModelStages:
     return open_stages(read_config(folder, [f"lanes.max={LANES}", "text.final_after_padding=2"]))
 
 
+@pytest.fixture(scope="module")
+def stages_of_mlx(tmp_path_factory: pytest.TempPathFactory) -> ModelStages:
+    """The same without native kernels, which a device that compiles has none of."""
+    folder = write_folder(tmp_path_factory.mktemp("small"))
+    settings = [f"lanes.max={LANES}", "text.final_after_padding=2", "kernels=off"]
+    return open_stages(read_config(folder, settings))
+
+
 def speech(seed: int, frames: int) -> Pcm:
     return np.random.default_rng(seed).uniform(-0.3, 0.3, (frames, 1920)).astype(np.float32)
 
@@ -337,9 +345,9 @@ def graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("graphs")
-def test_a_session_is_as_if_alone_with_compiled_models(stages: ModelStages) -> None:
+def test_a_session_is_as_if_alone_with_compiled_models(stages_of_mlx: ModelStages) -> None:
     """With every lane in a slot of a compiled function of fixed width."""
-    check_isolation(copy.copy(stages), pool, examples=12)
+    check_isolation(copy.copy(stages_of_mlx), pool, examples=12)
 
 
 @pytest.mark.parametrize("runners", [separate_runners, pool])

@@ -6,6 +6,9 @@ Each asks the question of `tests/data/question.wav` and gets the answer as text 
 import asyncio
 import base64
 import contextlib
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -107,6 +110,58 @@ async def ask_live(port: int, question: npt.NDArray[np.int16]) -> tuple[str, npt
     return text, np.frombuffer(sound, "<i2")
 
 
+async def ask_realtime(port: int, question: npt.NDArray[np.int16]) -> tuple[str, npt.NDArray[np.int16]]:
+    """The `openai` package's Realtime connection: a question, and silence until the response is complete."""
+    client = AsyncOpenAI(api_key="unused", base_url=f"http://127.0.0.1:{port}/v1")
+    text, sound, silence = "", b"", base64.b64encode(bytes(3840)).decode()
+    async with client.realtime.connect(model="gpt-realtime") as connection:
+        assert (await connection.recv()).type == "session.created"
+        await connection.session.update(session={"type": "realtime", "instructions": "Be brief."})
+        assert (await connection.recv()).type == "session.updated"
+
+        async def speak() -> None:
+            for frame in question.reshape(-1, 1920):
+                audio = base64.b64encode(frame.tobytes()).decode()
+                await connection.input_audio_buffer.append(audio=audio)
+                await asyncio.sleep(FRAME_S)
+            while True:
+                await connection.input_audio_buffer.append(audio=silence)
+                await asyncio.sleep(FRAME_S)
+
+        async with asyncio.TaskGroup() as tasks:
+            speaking = tasks.create_task(speak())
+            async for event in connection:
+                if event.type == "response.output_audio.delta":
+                    sound += base64.b64decode(event.delta)
+                elif event.type == "response.output_audio_transcript.delta":
+                    text += event.delta
+                elif event.type == "response.done":
+                    assert event.response.status == "completed"
+                    break
+            speaking.cancel()
+    return text, np.frombuffer(sound, "<i2")
+
+
+async def ask_at_once(port: int, question: npt.NDArray[np.int16]) -> tuple[str, npt.NDArray[np.int16]]:
+    """The same, as a client that presses a button to talk: all at once, and nothing while it waits."""
+    client = AsyncOpenAI(api_key="unused", base_url=f"http://127.0.0.1:{port}/v1")
+    text, sound = "", b""
+    async with client.realtime.connect(model="gpt-realtime") as connection:
+        assert (await connection.recv()).type == "session.created"
+        for frame in question.reshape(-1, 1920):
+            await connection.input_audio_buffer.append(audio=base64.b64encode(frame.tobytes()).decode())
+        await connection.input_audio_buffer.commit()
+        await connection.response.create()
+        async for event in connection:
+            if event.type == "response.output_audio.delta":
+                sound += base64.b64decode(event.delta)
+            elif event.type == "response.output_audio_transcript.delta":
+                text += event.delta
+            elif event.type == "response.done":
+                break
+    return text, np.frombuffer(sound, "<i2")
+
+
 async def ask_moshi(port: int, question: npt.NDArray[np.int16]) -> tuple[str, npt.NDArray[np.int16]]:
     """The protocol half of `moshi.client`, with its Opus: 80 ms a message, until the answer is complete."""
     sphn = pytest.importorskip("sphn")  # it has no wheel for Linux on ARM
@@ -144,8 +199,41 @@ def test_the_openai_package_gets_the_answer(server: ServerProcess, question: npt
     assert np.abs(sound).max() > 0.05 * 32_768
 
 
+def test_the_openai_package_gets_the_answer_as_a_turn(
+    server: ServerProcess, question: npt.NDArray[np.int16]
+) -> None:
+    """Its Realtime connection with nothing but a `base_url`: one response, with transcript and sound."""
+    text, sound = run(ask_realtime(server.port, question))
+    assert words(text) == ANSWER
+    assert np.abs(sound).max() > 0.05 * 32_768
+
+
+def test_a_question_that_is_sent_at_once_gets_the_answer(
+    server: ServerProcess, question: npt.NDArray[np.int16]
+) -> None:
+    """Without its silence at the end: the server supplies that."""
+    loud = np.flatnonzero(np.abs(question) > 1000)
+    text, sound = run(ask_at_once(server.port, question[: (loud[-1] // 1920 + 1) * 1920]))
+    assert words(text) == ANSWER
+    assert np.abs(sound).max() > 0.05 * 32_768
+
+
 def test_a_client_of_moshi_gets_the_answer(server: ServerProcess, question: npt.NDArray[np.int16]) -> None:
     """Opus both ways, by the library of Moshi's own client."""
     text, sound = run(ask_moshi(server.port, question))
     assert words(text) == ANSWER
     assert np.abs(sound).max() > 0.05 * 32_768
+
+
+@pytest.mark.parametrize("heading", ["Live API", "Realtime API"])
+def test_the_examples_of_the_page_work(server: ServerProcess, heading: str) -> None:
+    """As they stand there, but for the port."""
+    page = (ROOT / "docs/how-to/clients.md").read_text(encoding="utf-8")
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"^```python\n(.*?)^```", section, re.MULTILINE | re.DOTALL)
+    example = example.replace("8788", str(server.port))
+    ran = subprocess.run(
+        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ANSWER in words(ran.stdout)

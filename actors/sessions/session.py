@@ -212,6 +212,11 @@ class Session:
 
     # From the client
 
+    @property
+    def awaits_persona(self) -> bool:
+        """Whether the lane does not yet begin with what was asked for: audio that comes now is lost."""
+        return self._choice.pending
+
     def receive_audio(self, audio: AudioReceived, received_s: float) -> None:
         """Pass a packet's frames to the encoder; a malformed packet is refused, and the client informed."""
         try:

@@ -58,7 +58,7 @@ class Transcoding:
 
     async def decode(self, pieces: Sequence[bytes]) -> Decoded:
         """The frames that are complete with these pieces of audio."""
-        audio_format = self.dialect.audio_format
+        audio_format = self.dialect.input_format
         self._decoder = decoder = self._decoder or decoder_of(audio_format)
         if audio_format.encoding in ON_THREADS:
             decoded = await trio.to_thread.run_sync(partial(decoder.decode, pieces), limiter=self._threads)
@@ -68,7 +68,7 @@ class Transcoding:
 
     async def encode(self, packet: OutgoingPacket) -> OutgoingPacket:
         """The packet with its audio as the client wants it; any other packet as it is."""
-        audio_format = self.dialect.audio_format
+        audio_format = self.dialect.output_format
         if packet.type != PacketType.AUDIO_CHUNK or audio_format.encoding == "float32":
             return packet
         self._encoder = encoder = self._encoder or encoder_of(audio_format)

@@ -30,6 +30,20 @@ class Transport(Protocol):
         """The peer's address, for the log."""
         ...
 
+    @property
+    def received_s(self) -> float:
+        """When anything came last from the peer, a reply to a ping included (`awake_time`)."""
+        ...
+
+    async def ping(self) -> None:
+        """Ask the peer for a sign of life, below the messages.
+
+        Raises:
+            TransportClosedError: the peer closed, or is lost.
+            SlowPeerError: it does not read.
+        """
+        ...
+
     async def receive(self) -> bytes | str:
         """The next message: bytes, or the text of a text frame.
 

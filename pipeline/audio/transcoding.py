@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 import numpy as np
+import numpy.typing as npt
 
 from pipeline.audio import g711
-from pipeline.audio.framing import Framer
+from pipeline.audio.framing import BLOCK_SAMPLES, Framer
 from pipeline.audio.opus import OpusDecoder, OpusEncoder, OpusPacketError
 from pipeline.audio.resampling import StreamResampler
 from pipeline.units import BURST_FRAMES, FRAME_SAMPLES, SAMPLE_RATE_HZ, AudioFormat
@@ -72,7 +73,7 @@ class SampleDecoder:
             self._rest = b""
         else:
             whole = len(data) - len(data) % _INT16.itemsize
-            samples = np.frombuffer(data[:whole], _INT16).astype(np.float32) / np.float32(_INT16_STEPS)
+            samples = _from_int16(np.frombuffer(data[:whole], _INT16))
             self._rest = data[whole:]
         return DecodedAudio(self._framer.push(self._resampler.push(samples)), refusal)
 
@@ -89,8 +90,7 @@ class SampleEncoder:
         samples = self._resampler.push(frame)
         if self._law is not None:
             return g711.encode(samples, self._law)
-        steps = np.clip(np.rint(samples * _INT16_STEPS), -_INT16_STEPS, _INT16_STEPS - 1)
-        return steps.astype(_INT16).tobytes()
+        return _to_int16(samples).tobytes()
 
 
 class OpusStreamDecoder:
@@ -143,6 +143,26 @@ def encoder_of(audio_format: AudioFormat) -> AudioEncoder:
 def frame_of(payload: bytes | memoryview) -> Pcm:
     """The float32 payload of one frame as samples `[1920]`."""
     return np.frombuffer(payload, _FLOAT32).astype(np.float32, copy=False)
+
+
+def _from_int16(steps: npt.NDArray[np.int16]) -> Pcm:
+    """Samples of 16 bits as floats within ±1, in blocks (`BLOCK_SAMPLES`)."""
+    samples = np.empty(len(steps), np.float32)
+    for begin in range(0, len(steps), BLOCK_SAMPLES):
+        block = slice(begin, begin + BLOCK_SAMPLES)
+        np.divide(steps[block], np.float32(_INT16_STEPS), out=samples[block], dtype=np.float32)
+    return samples
+
+
+def _to_int16(samples: Pcm) -> npt.NDArray[np.int16]:
+    """Floats to the nearest steps of 16 bits, in blocks."""
+    steps = np.empty(len(samples), _INT16)
+    for begin in range(0, len(samples), BLOCK_SAMPLES):
+        block = slice(begin, begin + BLOCK_SAMPLES)
+        scaled = np.rint(samples[block] * np.float32(_INT16_STEPS))
+        np.maximum(scaled, np.float32(-_INT16_STEPS), out=scaled)
+        steps[block] = np.minimum(scaled, np.float32(_INT16_STEPS - 1), out=scaled)
+    return steps
 
 
 def _sample_bytes(audio_format: AudioFormat) -> int:

@@ -3,6 +3,7 @@
 Measurements:
   stages   encode, step and decode at every batch width, one after the other
   memory   resident memory over many steps of one lane, which must not grow
+  dialects processor time a frame to decode and encode each kind of client's messages
   server   a server started as a user would, with audio sent in real time
 
 Only with --only:
@@ -27,6 +28,7 @@ from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.client.session import ConversationError, converse
 from pipeline.config import Source, read_config
 from pipeline.diagnostics.checkpoint_load import ARCHITECTURE, measure_load
+from pipeline.diagnostics.dialect_cost import time_dialects
 from pipeline.diagnostics.profiler import measure_profile
 from pipeline.diagnostics.stage_runner import StageRunner
 from pipeline.errors import ConfigError
@@ -103,7 +105,7 @@ def measure_server(config: Source, overrides: Sequence[str], seconds: float) -> 
 
 
 def _table(result: dict[str, Any]) -> str:
-    lines = [f"{result['name']} on {result['device']} ({result['blas']}), milliseconds"]
+    lines = [f"{result.get('name', 'no model')} on {result['device']} ({result['blas']}), milliseconds"]
     if "stages" in result:
         lines.append(
             f"{'width':>6} " + "".join(f"{stage + ' p50/p95/p99':>26}" for stage in (*STAGES, "all"))
@@ -122,6 +124,9 @@ def _table(result: dict[str, Any]) -> str:
         lines.append(
             "memory: {warm_mib} MiB warm, {end_mib} MiB {steps} steps later".format(**result["memory"])
         )
+    if "dialects" in result:
+        cells = (f"{name} {row['p50_us']}" for name, row in result["dialects"].items())
+        lines.append(f"dialects, microseconds a frame in and out: {', '.join(cells)}")
     if "load" in result:
         lines.append(
             "load: {parameters} parameters, {file_mib} MiB read in {read_s} s, loaded in {load_s} s; "
@@ -143,7 +148,7 @@ def _table(result: dict[str, Any]) -> str:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; the exit code."""
-    usual = ("stages", "memory", "server")
+    usual = ("stages", "memory", "dialects", "server")
     parser = CommandParser(
         prog=program("bench"), description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -152,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--only",
         choices=(*usual, "profile", "load"),
         action="append",
-        help="run this measurement only; repeatable (default stages, memory and server)",
+        help="run this measurement only; repeatable (default stages, memory, dialects and server)",
     )
     parser.add_argument("--frames", type=int, default=200, help="frames per batch width (default 200)")
     parser.add_argument("--steps", type=int, default=20_000, help="steps of the memory run (default 20000)")
@@ -169,7 +174,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "load" in wanted:
         config = None if options.config is parser.get_default("config") else options.config
         result |= {"name": str(config or "random"), "load": _load(config, options.set)}
-    if wanted & {*usual, "profile"}:
+    if "dialects" in wanted:
+        result["dialects"] = time_dialects(10 * options.frames)
+    if wanted & {"stages", "memory", "server", "profile"}:
         result |= _measure(options, wanted)
     print(json.dumps(result) if options.json else _table(result))
     return 0

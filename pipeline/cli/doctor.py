@@ -21,7 +21,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from actors.capacity import Capacity
-from pipeline import log
+from pipeline import backend, log
 from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.config import Config
 from pipeline.diagnostics import microbenchmarks
@@ -32,6 +32,7 @@ from pipeline.diagnostics.machine_capacity import measure_machine
 from pipeline.diagnostics.stage_timing import StageTimes, time_codec, time_stages
 from pipeline.install.paths import embedded
 from pipeline.install.program_name import program
+from pipeline.kernels.library import Library
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import open_stages
 from pipeline.system import resources
@@ -94,7 +95,7 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
     times = time_stages(stages, seconds)
     log.configure(replace(config.settings.log, level="error"))
     capacity = measure_machine(config.settings, stages)
-    findings += [_check_load(about), _check_backend(about)]
+    findings += [_check_load(about), _check_backend(about), _check_kernels(stages.bundle.kernels)]
     findings.append(check_real_time(stages.card.name, times, capacity))
     formats = microbenchmarks.formats()
     codec = _time_codec(CODEC_LANES[about["device"]], seconds, findings)
@@ -107,7 +108,9 @@ def diagnose(config: Config, seconds: float) -> Diagnosis:
         codec,
     )
     estimates = [
-        estimate(model, each, measured, about["free_bytes"]) for model in PUBLISHED for each in formats
+        estimate(model, each, measured, about["free_bytes"], on_cpu=about["device"] == "cpu")
+        for model in PUBLISHED
+        for each in formats
     ]
     findings += [_summarize_model(model, [e for e in estimates if e.model == model]) for model in PUBLISHED]
     findings += [*check_disk(), check_browser(server, listen)]
@@ -138,6 +141,13 @@ def _check_backend(about: Mapping[str, Any]) -> Finding:
     if about["warning"] is not None:
         return Finding("backend", "warning", about["warning"])
     return Finding("backend", "ok", f"MLX {about['mlx']} on {about['device']}, {about['blas']} BLAS")
+
+
+def _check_kernels(kernels: Library | None) -> Finding:
+    if kernels is not None:
+        return Finding("kernels", "ok", f"native, {kernels.instruction_set}")
+    missing = backend.missing_kernels()
+    return Finding("kernels", "ok", "not used") if missing is None else Finding("kernels", "warning", missing)
 
 
 def check_real_time(name: str, times: Mapping[int, StageTimes], capacity: Capacity) -> Finding:

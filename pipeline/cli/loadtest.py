@@ -4,7 +4,8 @@
     loadtest --sessions 12 --minutes 30 --misbehaving 0.1   the same for half an hour
     loadtest --ramp 40 --minutes 0.5                        how many sessions the server can hold
     loadtest --stall 3                                      the server's process is suspended for 3 s
-    loadtest --fuzz 1000000                                 random packets
+    loadtest --fuzz 1000000                                 random messages, in every dialect
+    loadtest --dialects 3                                   what each dialect costs, in three rounds
     loadtest --flood all                                    legal input as fast as possible, beside a client
     loadtest --ticks 400                                    a batch of 8 lanes, and of 1
     loadtest --steps 200000                                 one lane, as fast as possible
@@ -34,6 +35,8 @@ from pipeline.install.program_name import program
 from pipeline.lan.credentials import prepare
 from pipeline.loadtest.client import ViolationError
 from pipeline.loadtest.cluster import start_cluster
+from pipeline.loadtest.dialect_fuzzing import fuzz_dialects
+from pipeline.loadtest.dialects import measure_dialects
 from pipeline.loadtest.failover import run_failover_load
 from pipeline.loadtest.flooding import FLOODS, NEED_TLS, measure_floods
 from pipeline.loadtest.fuzzing import Fuzzer, fuzz_protocol
@@ -130,10 +133,11 @@ def _own_tls(folder: str) -> tuple[ssl.SSLContext, list[str]]:
 
 
 def run_fuzz(options: argparse.Namespace, config: Config) -> dict[str, Any]:
-    """Random packets to the protocol, and a share of them to a server."""
+    """Random messages to every dialect, and a share of the packets to a server."""
     result: dict[str, Any] = {"packets": options.fuzz, "violations": []}
     try:
         result["protocol"] = dict(fuzz_protocol(options.fuzz, options.seed))
+        result["dialects"] = dict(fuzz_dialects(options.fuzz, options.seed))
     except ViolationError as error:
         result["violations"].append(str(error))
     packets = max(1, options.fuzz // SOCKET_SHARE)
@@ -150,6 +154,14 @@ def run_fuzz(options: argparse.Namespace, config: Config) -> dict[str, Any]:
 
         trio.run(over_sockets)
         return _stopped(result, server)
+
+
+def run_dialects(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
+    """The cost of each dialect."""
+    seconds = 60 * options.minutes / 5
+    with start_server(options.config, _server_settings(options, options.sessions + SPARE_LANES)) as server:
+        run = partial(measure_dialects, server, options.sessions, seconds, options.dialects)
+        return _stopped(trio.run(run), server)
 
 
 def run_ticks(options: argparse.Namespace, config: Config) -> dict[str, Any]:
@@ -193,6 +205,7 @@ SCENARIOS: Final[dict[str, Callable[[argparse.Namespace, Config], dict[str, Any]
     "steps": run_steps,
     "flood": run_flood,
     "fuzz": run_fuzz,
+    "dialects": run_dialects,
     "stall": run_stall,
     "ramp": run_ramp,
     "slow": run_slow,
@@ -261,7 +274,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ramp", type=int, metavar="MAX", help="run 1, 2, 4, 8, 12, … up to MAX sessions")
     parser.add_argument("--stall", type=float, metavar="SECONDS", help="suspend the server's process")
     parser.add_argument(
-        "--fuzz", type=int, metavar="PACKETS", help="random packets, 1 %% of them over sockets"
+        "--fuzz",
+        type=int,
+        metavar="MESSAGES",
+        help="random messages in every dialect, and 1 %% as many packets over sockets",
+    )
+    parser.add_argument(
+        "--dialects",
+        type=int,
+        metavar="ROUNDS",
+        help="measure the latency and processor time of --sessions sessions of each dialect, in so many "
+        "rounds of a fifth of --minutes each",
     )
     parser.add_argument(
         "--flood", choices=["all", *FLOODS], help="flood the server, and measure what a neighbour notices"

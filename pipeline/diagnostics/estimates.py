@@ -89,13 +89,20 @@ def layer_s(step_s: float, lm: LmConfig, products_s: float) -> float:
     return max(0.0, step_s - cost.flop / 2 * products_s) / cost.layers
 
 
-def estimate(model: str, weight_format: Format, measured: Measurements, free_bytes: int) -> Estimate:
-    """Estimate `model` in a weight format, on a machine with `free_bytes` of free memory."""
+def estimate(
+    model: str, weight_format: Format, measured: Measurements, free_bytes: int, *, on_cpu: bool = False
+) -> Estimate:
+    """Estimate `model` in a weight format, on a machine with `free_bytes` of free memory.
+
+    `on_cpu`: with native kernels, which keep bfloat16 weights beside float32 caches, and give the row of the
+    batch that is padding no memory.
+    """
     lm = PUBLISHED[model]
-    lane_bytes = kv_cache_bytes(lm, weight_format)
+    cached: Format = "float32" if on_cpu and weight_format not in QUANTIZED else weight_format
+    lane_bytes = kv_cache_bytes(lm, cached)
     model_bytes = weights_bytes(lm, weight_format)
     frame_ms = {
-        width: 1000 * _step_s(lm, weight_format, width, measured) + codec.p50_ms
+        width: 1000 * _step_s(lm, weight_format, cached, width, measured) + codec.p50_ms
         for width, codec in measured.codec.items()
     }
     lanes = 0
@@ -103,18 +110,16 @@ def estimate(model: str, weight_format: Format, measured: Measurements, free_byt
         if ms > USABLE_MS or model_bytes + (width + 1) * lane_bytes > free_bytes:
             break
         lanes = width
-    one_lane_bytes = model_bytes + 2 * lane_bytes  # one row of the batch is padding
+    one_lane_bytes = model_bytes + (1 if on_cpu else 2) * lane_bytes  # one row of the batch is padding
     return Estimate(
         model, weight_format, REPOSITORIES[model, weight_format], one_lane_bytes, lane_bytes, frame_ms, lanes
     )
 
 
-def _step_s(lm: LmConfig, weight_format: Format, width: int, measured: Measurements) -> float:
+def _step_s(lm: LmConfig, weight_format: Format, cached: Format, width: int, measured: Measurements) -> float:
     cost = step_cost(lm)
     products_s = cost.flop / 2 * measured.products_s[weight_format][width]
-    kv_cache_s = (
-        width * _kv_numbers(lm.transformer) * _number_bytes(weight_format) / measured.read_bytes_per_s
-    )
+    kv_cache_s = width * _kv_numbers(lm.transformer) * _number_bytes(cached) / measured.read_bytes_per_s
     return products_s + kv_cache_s + cost.layers * measured.layer_s
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import psutil
 
 from pipeline import backend
+from pipeline.kernels.library import Library
 from pipeline.system import resources
 
 Format = Literal["float32", "bfloat16", "8 bits", "4 bits"]
@@ -40,6 +41,7 @@ def describe() -> dict[str, Any]:
         "free_bytes": backend.free_bytes(),
         "device": chosen.device,
         "blas": chosen.blas.name,
+        "kernels": kernels.instruction_set if isinstance(kernels := backend.kernels(), Library) else "off",
         "mlx": chosen.mlx_version,
         "dtype": chosen.compute_dtype,
         "load": round(psutil.getloadavg()[0], 2),
@@ -51,6 +53,8 @@ def formats() -> tuple[Format, ...]:
     """The weight formats that this backend can use for a language model."""
     if backend.prepare().keeps_quantized:
         return ("bfloat16", "8 bits", "4 bits")
+    if isinstance(backend.kernels(), Library):
+        return ("float32", "bfloat16", "8 bits", "4 bits")
     return ("float32",)
 
 
@@ -74,6 +78,10 @@ def flop_per_s() -> float:
 
 def measure_product_s(rows: int, weight_format: Format) -> float:
     """Seconds of `x [rows, 4096] · W [11264, 4096]ᵀ` with W in the given format."""
+    kernels = backend.kernels()
+    if isinstance(kernels, Library):
+        x, matrix = mx.ones((rows, _IN)), _matrix(kernels, weight_format)
+        return _best_s(lambda: mx.eval(kernels.native.linear(x, matrix)))
     if weight_format in QUANTIZED:
         bits, group = QUANTIZED[weight_format]
         packed = mx.quantize(mx.ones((_OUT, _IN), mx.bfloat16), group_size=group, bits=bits)
@@ -86,6 +94,17 @@ def measure_product_s(rows: int, weight_format: Format) -> float:
     weights, x = mx.ones((_OUT, _IN), dtype), mx.ones((rows, _IN), dtype)
     mx.eval(weights, x)
     return _best_s(lambda: mx.eval(x @ weights.T))
+
+
+def _matrix(kernels: Library, weight_format: Format) -> Any:  # noqa: ANN401 - a class of the library
+    if weight_format not in QUANTIZED:
+        weights = mx.ones((_OUT, _IN), getattr(mx, weight_format))
+        mx.eval(weights)
+        return kernels.native.Matrix(weights)
+    bits, group = QUANTIZED[weight_format]
+    packed = mx.quantize(mx.ones((_OUT, _IN), mx.bfloat16), group_size=group, bits=bits)
+    mx.eval(packed)
+    return kernels.native.Matrix(*packed, bits, group)
 
 
 def product_s_per_weight(widths: list[int], weight_format: Format) -> dict[int, float]:

@@ -30,6 +30,14 @@ from pipeline.models.layers.embedding import Embedding, FusedEmbedding
 from pipeline.models.layers.fused_linear import FusedLinear
 from pipeline.models.layers.linear import Linear
 from pipeline.models.layers.norms import LayerNorm, RmsNorm
+from pipeline.models.native import (
+    DepformerKernel,
+    EmbeddingKernel,
+    LinearKernel,
+    QuantizerKernel,
+    SeanetKernel,
+    TransformerKernel,
+)
 from pipeline.models.quantizer import SplitResidualVectorQuantizer
 from pipeline.models.sampling import SamplingBatch
 from pipeline.models.seanet import Elu
@@ -50,9 +58,15 @@ KINDS: Final[dict[type, str]] = {
     RmsNorm: "norms",
     Embedding: "embeddings",
     FusedEmbedding: "embeddings",
+    LinearKernel: "products",
+    TransformerKernel: "transformer",
+    DepformerKernel: "depformer",
+    SeanetKernel: "convolutions",
+    QuantizerKernel: "quantizer",
+    EmbeddingKernel: "embeddings",
     SplitResidualVectorQuantizer: "quantizer",
 }
-_CALLED: Final = ("__call__", "encode", "decode", "embed_sampled", "attend")
+_CALLED: Final = ("__call__", "encode", "decode", "embed_sampled", "attend", "sample")
 WARM_FRAMES: Final = 20
 _PRIMITIVE: Final = re.compile(r'\[label ="(\w+)"')
 

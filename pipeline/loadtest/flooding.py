@@ -24,10 +24,13 @@ from typing import Any, Final
 
 import trio
 
+from pipeline.audio.noise import noise_frames
+from pipeline.client.scripts import scripts
 from pipeline.loadtest.client import LoadClient, connect_client
 from pipeline.loadtest.monitor import error_lines
 from pipeline.loadtest.server_process import ServerProcess
 from pipeline.percentiles import percentile
+from pipeline.protocol.dialect import Message
 from pipeline.protocol.packets import Packet, PacketType, Priority, encode
 
 CALM_S: Final = 4.0  # before the flood, for comparison
@@ -54,8 +57,11 @@ Flood = Callable[[Target], Awaitable[None]]
 
 
 def _frame(opcode: int, payload: bytes = b"", *, final: bool = True) -> bytes:
-    """A small WebSocket frame (RFC 6455 §5.2), masked with zeros."""
-    return struct.pack("!BB4x", (0x80 if final else 0) | opcode, 0x80 | len(payload)) + payload
+    """A WebSocket frame (RFC 6455 §5.2) of less than 64 KiB, masked with zeros."""
+    first, size = (0x80 if final else 0) | opcode, len(payload)
+    if size < 126:
+        return struct.pack("!BB4x", first, 0x80 | size) + payload
+    return struct.pack("!BBH4x", first, 0x80 | 126, size) + payload
 
 
 _HEARTBEAT: Final = encode(Packet(PacketType.HEARTBEAT, Priority.LOW, 0, 0.0, b""))
@@ -99,12 +105,12 @@ def _request(server: Target, path: str, headers: str = "", *, method: str = "GET
     return f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n{headers}\r\n".encode()
 
 
-async def _open_websocket(server: Target) -> trio.SocketStream:
+async def _open_websocket(server: Target, path: str = "/ws") -> trio.SocketStream:
     stream = await _connect(server)
     await stream.send_all(
         _request(
             server,
-            "/ws",
+            path,
             "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
             "Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\n",
         )
@@ -137,6 +143,24 @@ def _of_frames(unit: bytes, first: bytes = b"") -> Flood:
             await _pour(stream, unit)
 
     return flood
+
+
+def _of_audio(dialect: str) -> Flood:
+    """A client of this dialect whose audio never pauses."""
+
+    async def flood(server: Target) -> None:
+        (script,) = (each for each in scripts(noise_frames(1)) if each.dialect == dialect)
+        opening, unit = b"".join(map(_of_message, script.opening)), _of_message(script.frames[0])
+        async with await _open_websocket(server, script.path) as stream:
+            await stream.receive_some(1)
+            await stream.send_all(opening)
+            await _pour(stream, unit)
+
+    return flood
+
+
+def _of_message(message: Message) -> bytes:
+    return _frame(1, message.encode()) if isinstance(message, str) else _frame(2, message)
 
 
 async def pipelined_requests(server: Target) -> None:
@@ -196,6 +220,10 @@ FLOODS: Final[Mapping[str, Flood]] = {
     "pings": _again_and_again(_of_frames(_frame(9))),
     "continuations": _again_and_again(_of_frames(_frame(0, final=False), _frame(2, final=False))),
     "heartbeats": _again_and_again(_of_frames(_frame(2, _HEARTBEAT))),
+    "packets_audio": _again_and_again(_of_audio("packets")),
+    "live_audio": _again_and_again(_of_audio("live")),
+    "realtime_audio": _again_and_again(_of_audio("realtime")),
+    "moshi_audio": _again_and_again(_of_audio("moshi")),
     "websockets": _again_and_again(_of_frames(_frame(10)), tasks=CONNECTIONS),
     "chunks": _again_and_again(tiny_chunks, tasks=CONNECTIONS),
     "requests": _again_and_again(pipelined_requests, tasks=CONNECTIONS),

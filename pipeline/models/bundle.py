@@ -22,6 +22,7 @@ from pipeline import backend
 from pipeline.config import Config
 from pipeline.errors import ConfigError, UnsupportedModelError, WeightsError
 from pipeline.install import paths
+from pipeline.kernels.library import Library
 from pipeline.models import random_init
 from pipeline.models.checkpoint import formats
 from pipeline.models.checkpoint.files import DEFAULT_NAMES, shard_paths
@@ -34,6 +35,7 @@ from pipeline.models.checkpoint.mimi_key_map import detect_mimi_layout
 from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.lm import LmModel
 from pipeline.models.mimi import Mimi
+from pipeline.models.native import attach_lm, attach_mimi
 from pipeline.models.sharding import Shard, ShardRank
 from pipeline.system.inputs import parse_json, read_text
 
@@ -43,6 +45,7 @@ class Bundle:
     """A checkpoint: what it is and where its files are. `tokenizer` is None if it has none.
 
     `cfg_coef`: the coefficient of classifier-free guidance; 1 is none. `voices`: the archive of its voices.
+    `kernels`: the native kernels to compute with; None for MLX alone.
     """
 
     name: str
@@ -56,6 +59,7 @@ class Bundle:
     lora: Lora | None = None
     cfg_coef: float = 1.0
     voices: Path | None = None
+    kernels: Library | None = None
 
     @property
     def family(self) -> str:
@@ -80,6 +84,8 @@ class Bundle:
         """
         mimi = Mimi(self.mimi, self.lm.mimi_codebooks)
         mimi.load_weights(self.mimi_path)  # float32 on every device: fewer bits give other codes
+        if self.kernels is not None:
+            attach_mimi(mimi, self.kernels)
         return mimi
 
     def load_lm(self, shard_rank: ShardRank | None = None) -> LmModel:
@@ -88,7 +94,14 @@ class Bundle:
         Raises:
             WeightsError: the file does not match the config.
         """
-        return load_lm(self.lm, self.lm_path, cfg_coef=self.cfg_coef, lora=self.lora, shard_rank=shard_rank)
+        return load_lm(
+            self.lm,
+            self.lm_path,
+            cfg_coef=self.cfg_coef,
+            lora=self.lora,
+            shard_rank=shard_rank,
+            kernels=self.kernels,
+        )
 
     def check(self, shard: Shard | None = None) -> None:
         """Compare all files with the config, by name and shape, reading headers only.
@@ -142,10 +155,12 @@ def load_lm(
     cfg_coef: float = 1.0,
     lora: Lora | None = None,
     shard_rank: ShardRank | None = None,
+    kernels: Library | None = None,
 ) -> LmModel:
     """Load a language model in the dtype of this machine's device, quantized only where that is fast.
 
-    `shard_rank`: the rank whose shard to load; None loads the whole model.
+    `shard_rank`: the rank whose shard to load; None loads the whole model. `kernels`: native kernels, which
+    keep matrices as they are stored; ranks that share a model compute without.
 
     Raises:
         WeightsError: the file does not match the config.
@@ -153,7 +168,17 @@ def load_lm(
     machine = backend.prepare()
     model = LmModel(config, cfg_coef)
     dtype: mx.Dtype = getattr(mx, machine.compute_dtype)
-    model.load_weights(path, dtype, lora=lora, keep_quantized=machine.keeps_quantized, shard_rank=shard_rank)
+    native = kernels if shard_rank is None else None
+    model.load_weights(
+        path,
+        dtype,
+        lora=lora,
+        keep_quantized=machine.keeps_quantized,
+        keep_stored=native is not None,
+        shard_rank=shard_rank,
+    )
+    if native is not None:
+        attach_lm(model, native)
     return model
 
 
@@ -252,7 +277,13 @@ def open_bundle(config: Config) -> Bundle:
         lora=parse_lora(raw, config.folder),
         cfg_coef=_cfg_coef(lm, generation, config.settings.sampling.cfg_coef),
         voices=_voices(config.folder, raw.get("voices_name")),
+        kernels=_kernels(config),
     )
+
+
+def _kernels(config: Config) -> Library | None:
+    found = backend.kernels() if config.settings.kernels == "auto" else None
+    return found if isinstance(found, Library) else None
 
 
 def _voices(folder: Path, named: object) -> Path | None:

@@ -7,7 +7,7 @@ Source: Défossez et al. 2024, "Moshi", section 3.4.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -16,7 +16,7 @@ from mlx import nn
 from pipeline.models.checkpoint.lm_config import LmConfig
 from pipeline.models.evaluation import EvalSchedule
 from pipeline.models.layers.transformer import TransformerLayer, apply_position_embedding
-from pipeline.models.sampling import Sampler
+from pipeline.models.sampling import BatchSampler, Sampler
 
 
 class KVCache(NamedTuple):
@@ -27,6 +27,15 @@ class KVCache(NamedTuple):
 
 
 Predict = Callable[[int, mx.array, list[KVCache]], tuple[mx.array, list[KVCache]]]
+
+
+class DepformerKernel(Protocol):
+    """Samples all codes of a step at once."""
+
+    def sample(
+        self, context: mx.array, text: mx.array, sampler: BatchSampler, codebooks: int, cfg_coef: float
+    ) -> mx.array:
+        """Codes `[w, codebooks]` from the context `[w, D]` (`[2w, D]` with guidance) and the `text [w]`."""
 
 
 def sample_codes(text: mx.array, predict: Predict, sampler: Sampler, codebooks: int) -> mx.array:
@@ -52,6 +61,7 @@ class Depformer(nn.Module):
         self.config = config
         sizes = config.depformer_feedforward
         self.layers = [TransformerLayer(config.depformer, sizes) for _ in range(config.depformer.num_layers)]
+        self.kernel: DepformerKernel | None = None  # see `models.native`
 
     def step(
         self, x: mx.array, codebook: int, cache: list[KVCache], schedule: EvalSchedule | None = None

@@ -36,7 +36,7 @@ from pipeline.models.depformer import Depformer, KVCache, sample_codes
 from pipeline.models.evaluation import EvalSchedule
 from pipeline.models.layers.attention import Lanes
 from pipeline.models.layers.conditioning import ConditionProvider
-from pipeline.models.layers.embedding import Embedding, FusedEmbedding
+from pipeline.models.layers.embedding import Embedding, FusedEmbedding, InputEmbedding
 from pipeline.models.layers.fused_linear import FusedLinear
 from pipeline.models.layers.linear import Linear, materialize
 from pipeline.models.layers.norms import make_norm
@@ -82,6 +82,14 @@ class Logits(NamedTuple):
     text_mask: npt.NDArray[np.bool_]
     audio: mx.array
     audio_mask: npt.NDArray[np.bool_]
+
+
+def ring_bytes(assignments: Iterable[Assignment]) -> int:
+    """Bytes of a number in the rings where weights are kept as stored: 4, and 2 if they are quantized.
+
+    A quantized model was made to be computed with 16-bit rings; others give the official tokens in float32.
+    """
+    return 2 if any(each.quantization is not None for each in assignments) else 4
 
 
 class LmStep(Protocol):
@@ -140,7 +148,11 @@ class LmModel(nn.Module):
         if c.conditioners:
             self.condition_provider = ConditionProvider(c.conditioners, c.summed, c.dim)
         self._shapes = {name: p.shape for name, p in dict(tree_flatten(self.parameters())).items()}
-        self.dtype: mx.Dtype = mx.float32  # of weights and rings
+        self.dtype: mx.Dtype = (
+            mx.float32
+        )  # of what is computed, and of weights unless they are kept as stored
+        self.ring_dtype: mx.Dtype = mx.float32
+        self.embedding_kernel: InputEmbedding | None = None  # see `models.native`
         self._fuse_weights()
 
     def parameter_shapes(self) -> dict[str, Shape]:
@@ -154,29 +166,37 @@ class LmModel(nn.Module):
         *,
         lora: Lora | None = None,
         keep_quantized: bool = False,
+        keep_stored: bool = False,
         shard_rank: ShardRank | None = None,
     ) -> None:
         """Replace all weights by those of a checkpoint in any of the published layouts, with `lora` fused.
 
-        Quantized weights are made dense unless `keep_quantized`; with `lora` always. With a
-        `shard_rank`, only once and without `lora`, this rank's shard of the weights is kept.
+        Quantized weights are made dense unless `keep_quantized`; with `lora` always. With `keep_stored` every
+        matrix stays as it is in the file, for kernels (`models.native`), and rings are as `ring_bytes` says.
+        With a `shard_rank`, only once and without `lora`, this rank's shard of the weights is kept.
 
         Raises:
             WeightsError: the file is no language model, or is damaged, or does not fill
                 exactly these parameters (then `TensorMismatchError`); nothing was replaced.
         """
-        rules = self._rules(path, read(path))
+        header = read(path)
+        rules = self._rules(path, header)
         shapes = self.parameter_shapes()
+        assignments = match(path, header, shapes, rules) if keep_stored and lora is None else []
         if lora is not None:
             dense = dict(load_parameters(path, shapes, rules, dtype))
             lora.fuse(self.config, dense)
             install(self, dense.items())
         else:
-            weights = stream_parameters(path, shapes, rules, dtype, keep_quantized=keep_quantized)
+            weights = stream_parameters(
+                path, shapes, rules, dtype, keep_quantized=keep_quantized, keep_stored=keep_stored
+            )
             if shard_rank is not None:
                 weights = self._shard(weights, shard_rank.shard)
             install(self, list(weights))  # read completely before any of it is installed
-        self.dtype = dtype
+        self.dtype = self.ring_dtype = dtype
+        if keep_stored and ring_bytes(assignments) == 2:
+            self.ring_dtype = mx.bfloat16
         if shard_rank is not None:
             self._parallelize(shard_rank)
         self._fuse_weights()
@@ -237,7 +257,7 @@ class LmModel(nn.Module):
 
     def state(self, rows: int) -> RingKVCache:
         """The state of `rows` sessions that have taken no step."""
-        return self.transformer.state(rows * self.rows_per_session, self.dtype)
+        return self.transformer.state(rows * self.rows_per_session, self.ring_dtype)
 
     def reset(self, state: RingKVCache, row: int) -> RingKVCache:
         """The state with session `row` reset; the others are unchanged."""
@@ -266,7 +286,7 @@ class LmModel(nn.Module):
         An `LmStep`; nothing is evaluated yet. `schedule` gets intermediate results a few dozen
         operations apart.
         """
-        x = self._add_condition_sum(self._embedding(self.input_tokens(text, audio)))  # [w or 2w, 1, D]
+        x = self._add_condition_sum(self._embed(self.input_tokens(text, audio)))  # [w or 2w, 1, D]
         context, state = self.transformer(x, state, self._rows(state, lanes), schedule)
         sampler = BatchSampler(
             sampling or SamplingBatch.greedy(len(lanes)), self.config.existing_text_padding_id
@@ -298,6 +318,11 @@ class LmModel(nn.Module):
         """
         context = self.out_norm(context)
         text = sampler.text(self._apply_cfg(self.text_linear(context).astype(mx.float32)))
+        count = self.config.dep_q if codebooks is None else codebooks
+        kernel = self.depformer.kernel
+        if kernel is not None and isinstance(sampler, BatchSampler):
+            codes = kernel.sample(context, text, sampler, count, self.cfg_coef)
+            return text.astype(mx.int32), codes
         inputs = self._depformer_inputs(context)
 
         def predict(codebook: int, token: mx.array, cache: list[KVCache]) -> tuple[mx.array, list[KVCache]]:
@@ -307,7 +332,7 @@ class LmModel(nn.Module):
             logits, cache = self._depformer_step(codebook, x, cache, schedule)
             return self._apply_cfg(logits), cache
 
-        codes = sample_codes(text, predict, sampler, self.config.dep_q if codebooks is None else codebooks)
+        codes = sample_codes(text, predict, sampler, count)
         return text.astype(mx.int32), codes.astype(mx.int32)
 
     def logits(self, codes: Tokens) -> Logits:
@@ -318,7 +343,7 @@ class LmModel(nn.Module):
         c = self.config
         batch, _, frames = codes.shape
         sequence = delayed(codes, c.delays, np.array([c.text_card] + [c.card] * c.n_q)).astype(np.int32)
-        x = self._embedding(self.input_tokens(sequence[:, 0, :-1], sequence[:, 1:, :-1]))
+        x = self._embed(self.input_tokens(sequence[:, 0, :-1], sequence[:, 1:, :-1]))
         targets = mx.array(sequence[:, :, 1:])
         if self._conditions:
             x = x + self._conditions[0]
@@ -352,7 +377,11 @@ class LmModel(nn.Module):
 
     def embed_inputs(self, inputs: mx.array) -> mx.array:
         """`inputs [w, 1 + n_q, 1]` on the device → `[w, 1, D]` (`[2w, 1, D]` with guidance), conditioned."""
-        return self._add_condition_sum(self._embedding.embed_arrays(inputs))
+        return self._add_condition_sum((self.embedding_kernel or self._embedding).embed_arrays(inputs))
+
+    def _embed(self, inputs: Tokens) -> mx.array:
+        """`inputs [w, 1 + n_q, T]` on the host → `[w, T, D]`."""
+        return (self.embedding_kernel or self._embedding)(inputs)
 
     def _add_condition_sum(self, x: mx.array) -> mx.array:
         """Add the conditions to `x [w, T, D]`; with guidance → `[2w, T, D]`, the null conditions second."""

@@ -6,6 +6,7 @@ lanes; of prompts, the bound. How much memory is free: `pipeline.backend`.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -14,12 +15,13 @@ from mlx.utils import tree_flatten
 from pipeline import backend
 from pipeline.errors import WeightsError
 from pipeline.models.bundle import Bundle
-from pipeline.models.checkpoint.formats import PERSONA_FAMILY
-from pipeline.models.checkpoint.loading import Assignment
-from pipeline.models.checkpoint.safetensors_header import Shape
+from pipeline.models.checkpoint.formats import PERSONA_FAMILY, read
+from pipeline.models.checkpoint.loading import Assignment, companions, stays
+from pipeline.models.checkpoint.safetensors_header import Shape, TensorHeader
 from pipeline.models.layers.conv import conv_state_floats
 from pipeline.models.layers.transformer import TransformerConfig
 from pipeline.models.lm import LmModel
+from pipeline.models.lm import ring_bytes as lm_ring_bytes
 from pipeline.models.mimi import Mimi
 from pipeline.models.sharding import Shard
 from pipeline.system import resources
@@ -32,6 +34,7 @@ PROMPT_CACHE_BYTES: Final = 2**30
 KEPT_PROMPTS: Final = 64  # of a small model no more than as many full rows
 _FLOAT32_BYTES: Final = 4
 _DTYPE_BYTES: Final = {"float32": 4, "bfloat16": 2}
+_STORED_BYTES: Final = {"F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +83,22 @@ def memory_needs(bundle: Bundle, lanes: int, shard: Shard | None = None) -> Memo
     shapes = whole if shard is None else shard.shapes(bundle.lm, whole)
     keep = machine.keeps_quantized and bundle.lora is None
     assignments = lm.check_weights(bundle.lm_path, bundle.lora)
+    header = read(bundle.lm_path)
+    native = bundle.kernels is not None and bundle.lora is None and shard is None
     weights = [a for a in assignments if not a.copy]
-    read = [_kept_bytes(a, whole, dtype_bytes, keep=keep) for a in weights]
+
+    def kept(assignment: Assignment, shapes: Mapping[str, Shape]) -> int:
+        if native and stays(assignment, whole):
+            return _stored_bytes(assignment, shapes, header)
+        return _kept_bytes(assignment, shapes, dtype_bytes, keep=keep)
+
     rows = lanes + 1  # and the scratch row
     conv_floats = conv_state_floats(mimi.encoder) + conv_state_floats(mimi.downsample)
     conv_floats += conv_state_floats(mimi.upsample) + conv_state_floats(mimi.decoder)
-    ring_bytes = lm.rows_per_session * _ring_numbers(bundle.lm.transformer) * dtype_bytes
+    number_bytes = lm_ring_bytes(weights) if native else dtype_bytes
+    ring_bytes = lm.rows_per_session * _ring_numbers(bundle.lm.transformer) * number_bytes
     takes_prompts = bundle.family == PERSONA_FAMILY and lm.rows_per_session == 1 and shard is None
-    prompts_bytes = kept_prompts_bytes(bundle.lm.transformer, dtype_bytes) if takes_prompts else 0
+    prompts_bytes = kept_prompts_bytes(bundle.lm.transformer, number_bytes) if takes_prompts else 0
     codec_bytes = (2 * _ring_numbers(bundle.mimi.transformer) + conv_floats) * _FLOAT32_BYTES
     parameters = dict(tree_flatten(mimi.parameters()))
     mimi_bytes = sum(p.size * _FLOAT32_BYTES for p in parameters.values())
@@ -97,11 +108,12 @@ def memory_needs(bundle: Bundle, lanes: int, shard: Shard | None = None) -> Memo
             codec_bytes = mimi_bytes = 0
     return MemoryNeeds(
         lanes=lanes,
-        lm_bytes=sum(_kept_bytes(a, shapes, dtype_bytes, keep=keep) for a in weights),
+        lm_bytes=sum(kept(a, shapes) for a in weights),
         mimi_bytes=mimi_bytes,
-        rings_bytes=rows * (ring_bytes + codec_bytes),
+        # With kernels the scratch row, which is reset before it is used, takes no memory beyond a few slots.
+        rings_bytes=(lanes if native else rows) * ring_bytes + rows * codec_bytes,
         prompts_bytes=prompts_bytes,
-        working_bytes=_PROCESS_BYTES + max(read),
+        working_bytes=_PROCESS_BYTES + max(kept(a, whole) for a in weights),
     )
 
 
@@ -122,7 +134,19 @@ def require_memory(needs: MemoryNeeds, path: str) -> None:
         raise WeightsError(path, f"needs {needs}; {_gib(free_bytes)} are free{limit}")
 
 
-def _kept_bytes(assignment: Assignment, shapes: dict[str, Shape], dtype_bytes: int, *, keep: bool) -> int:
+def _stored_bytes(
+    assignment: Assignment, shapes: Mapping[str, Shape], header: Mapping[str, TensorHeader]
+) -> int:
+    """Memory of the parameters that one tensor becomes if it stays as it is stored."""
+    how = assignment.quantization
+    if how is not None:
+        scale_bytes = _STORED_BYTES[header[companions(assignment.source)[0]].dtype]
+        return sum(how.size_bytes(shapes[name], scale_bytes) for name in assignment.targets)
+    number_bytes = _STORED_BYTES[header[assignment.source].dtype]
+    return sum(math.prod(shapes[name]) * number_bytes for name in assignment.targets)
+
+
+def _kept_bytes(assignment: Assignment, shapes: Mapping[str, Shape], dtype_bytes: int, *, keep: bool) -> int:
     """Memory of the parameters that one tensor becomes."""
     how = assignment.quantization
     if how is not None and keep:

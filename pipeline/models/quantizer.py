@@ -6,6 +6,8 @@ a small error can change a code, and with it all levels after it. Source: Défos
 2024, "Moshi", section 3.3; package `moshi`, `quantization/`.
 """
 
+from typing import Protocol
+
 import mlx.core as mx
 from mlx import nn
 
@@ -50,6 +52,16 @@ class ResidualVectorQuantizer(nn.Module):
         return centroids.sum(axis=1) @ self.output_proj.T
 
 
+class QuantizerKernel(Protocol):
+    """Computes both quantizers at once."""
+
+    def encode(self, x: mx.array) -> mx.array:
+        """`x [N, D]` float32 → `[N, K]`."""
+
+    def decode(self, codes: mx.array) -> mx.array:
+        """Codes `[w, k ≤ K, T]` → `[w, T, D]`."""
+
+
 class SplitResidualVectorQuantizer(nn.Module):
     """Codebook 0 and the others, at least one; both quantize the same features."""
 
@@ -57,16 +69,21 @@ class SplitResidualVectorQuantizer(nn.Module):
         super().__init__()
         self.rvq_first = ResidualVectorQuantizer(1, width, config)
         self.rvq_rest = ResidualVectorQuantizer(num_codebooks - 1, width, config)
+        self.kernel: QuantizerKernel | None = None  # see `models.native`
 
     def encode(self, x: mx.array) -> mx.array:
         """`x [w, T, D]` → codes `[w, K, T]`."""
         w, steps, dimension = x.shape
         flat = x.reshape(w * steps, dimension).astype(mx.float32)
+        if self.kernel is not None:
+            return self.kernel.encode(flat).reshape(w, steps, -1).swapaxes(1, 2)
         codes = [self.rvq_first.encode(flat), self.rvq_rest.encode(flat)]  # [w · T, 1], [w · T, K - 1]
         return mx.concatenate(codes, axis=-1).reshape(w, steps, -1).swapaxes(1, 2)
 
     def decode(self, codes: mx.array) -> mx.array:
         """Codes `[w, k ≤ K, T]` → `[w, T, D]`, float32."""
+        if self.kernel is not None:
+            return self.kernel.decode(codes)
         w, levels, steps = codes.shape
         flat = codes.swapaxes(1, 2).reshape(w * steps, levels)  # [w · T, k]
         x = self.rvq_first.decode(flat[:, :1])

@@ -256,8 +256,15 @@ class BatchSampler:
         self._padding_id = padding_id
         self._text, self._audio = TokenSampler(batch.text), TokenSampler(batch.audio)
         uniforms = batch.uniforms
+        self.audio_tensors = batch.audio
         # Each [w, 1].
         self._uniforms = None if uniforms is None else mx.split(mx.array(uniforms), uniforms.shape[1], axis=1)
+
+    @property
+    def audio_uniforms(self) -> mx.array | None:
+        """Random numbers `[w, dep_q]` of all codebooks; None where all rows are greedy."""
+        uniforms = self._batch.uniforms
+        return None if uniforms is None else mx.array(uniforms[:, 1:])
 
     def text(self, logits: mx.array) -> mx.array:
         """`[w, V]` → `[w]` integers."""

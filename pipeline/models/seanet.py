@@ -5,6 +5,8 @@ tensors by it. Source: Tagliasacchi et al. 2020, "SEANet"; package `moshi`,
 `modules/seanet.py`.
 """
 
+from collections.abc import Callable
+
 import mlx.core as mx
 from mlx import nn
 
@@ -19,6 +21,31 @@ class Elu(nn.Module):
     def __call__(self, x: mx.array, _: ConvState) -> mx.array:
         """`[...]` → `[...]`."""
         return elu(x)
+
+
+Convolutions = list[tuple[nn.Module, bool, int]]
+Kernel = Callable[[mx.array, ConvState], mx.array]
+
+
+def convolutions(layers: list[nn.Module]) -> Convolutions:
+    """The convolutions of a list of layers in their order, for a kernel.
+
+    Each with whether an ELU comes before it, and, where its output is added to the input of a residual
+    block, the number of the block's first convolution; otherwise −1.
+    """
+    found: Convolutions = []
+    activated = False
+    for layer in layers:
+        if isinstance(layer, Elu):
+            activated = True
+        elif isinstance(layer, ResidualBlock):
+            first = len(found)
+            found += convolutions(layer.block)
+            found[-1] = (*found[-1][:2], first)
+        else:
+            found.append((layer, activated, -1))
+            activated = False
+    return found
 
 
 def _run(layers: list[nn.Module], x: mx.array, conv_state: ConvState) -> mx.array:
@@ -65,9 +92,12 @@ class SeanetEncoder(nn.Module):
             self.model += [Elu(), CausalConv1d(width, 2 * width, 2 * ratio, stride=ratio)]
             width *= 2
         self.model += [Elu(), CausalConv1d(width, config.dimension, config.last_kernel_size)]
+        self.kernel: Kernel | None = None  # see `models.native`
 
     def __call__(self, x: mx.array, conv_state: ConvState) -> mx.array:
         """Samples `x [w, S, 1]` → features `[w, S / hop, D]`."""
+        if self.kernel is not None:
+            return self.kernel(x, conv_state)
         return _run(self.model, x, conv_state)
 
 
@@ -83,7 +113,10 @@ class SeanetDecoder(nn.Module):
             width //= 2
             self.model += _residuals(width, config)
         self.model += [Elu(), CausalConv1d(width, 1, config.last_kernel_size)]
+        self.kernel: Kernel | None = None  # see `models.native`
 
     def __call__(self, x: mx.array, conv_state: ConvState) -> mx.array:
         """Features `x [w, T, D]` → samples `[w, T · hop, 1]`."""
+        if self.kernel is not None:
+            return self.kernel(x, conv_state)
         return _run(self.model, x, conv_state)

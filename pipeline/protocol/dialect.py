@@ -2,10 +2,11 @@
 
 A dialect is one end of one connection, sans-IO: messages in, events out; things to send in, messages
 out. It has phases and errors of its own, and knows nothing of sockets, clocks and samples: times are
-passed in, and audio is bytes in the dialect's `audio_format`. Things to send are `OutgoingPacket`s,
+passed in, and audio is bytes in the dialect's formats. Things to send are `OutgoingPacket`s,
 whatever the dialect; what a dialect has no words for is no message.
 
-The packet protocol (`packet_dialect`) is the first; `live` and `moshi` are those of other clients.
+The packet protocol (`packet_dialect`) is the first; `live`, `realtime` and `moshi` are those of other
+clients.
 """
 
 from collections.abc import Sequence
@@ -64,8 +65,28 @@ class Dialect(Protocol):
         ...
 
     @property
-    def audio_format(self) -> AudioFormat:
-        """How audio is encoded, both ways; fixed once the first audio has been received."""
+    def input_format(self) -> AudioFormat:
+        """How audio from the client is encoded; fixed once the first has been received."""
+        ...
+
+    @property
+    def output_format(self) -> AudioFormat:
+        """How audio for the client is encoded; fixed once the first has been sent."""
+        ...
+
+    @property
+    def input_buffer_s(self) -> float:
+        """Audio that the client may send ahead of real time; 0 where its pace is that of the session."""
+        ...
+
+    @property
+    def wants_silence(self) -> bool:
+        """Whether the session goes on with silence now while no audio comes; for dialects with a buffer."""
+        ...
+
+    @property
+    def has_heartbeats(self) -> bool:
+        """Whether its messages show that the client is alive; otherwise the transport's pings have to."""
         ...
 
     @property
@@ -88,7 +109,7 @@ class Dialect(Protocol):
         ...
 
     def messages(self, packet: OutgoingPacket, *, timestamp_ms: float) -> Sequence[Message]:
-        """The messages to write now for something to send; audio is in `audio_format`.
+        """The messages to write now for something to send; audio is in `output_format`.
 
         Raises:
             LocalProtocolError: it must not be sent now.

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pipeline.protocol.faults import RefusedCode
-from pipeline.protocol.metadata import Metadata
+from pipeline.protocol.metadata import Configure, Metadata
 from pipeline.protocol.outgoing import OutgoingPacket
 
 IgnoredReason = Literal[
@@ -35,6 +35,26 @@ class EncodedAudioReceived:
     """Audio in the dialect's format, in pieces of any length; Opus packets one by one."""
 
     pieces: tuple[bytes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InputEnded:
+    """The user has finished speaking; `silence`, encoded like the audio, completes the last frame."""
+
+    silence: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class InputCleared:
+    """Audio that was not processed yet is to be forgotten."""
+
+
+@dataclass(frozen=True, slots=True)
+class SessionChanged:
+    """A voice or a role is asked for; `unsupported` names what the client is not given."""
+
+    change: Configure | None
+    unsupported: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +109,9 @@ class Refused:
 Event = (
     AudioReceived
     | EncodedAudioReceived
+    | InputEnded
+    | InputCleared
+    | SessionChanged
     | TextReceived
     | MetadataReceived
     | Acked

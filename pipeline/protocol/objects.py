@@ -61,7 +61,7 @@ def from_fields(cls: type[T], fields: Mapping[str, Any], path: str) -> T:
 def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: ANN401 - any type, any JSON
     try:
         return msgspec.convert(value, hint)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, UnicodeEncodeError):  # half a surrogate pair where no text is expected
         if value is None:
             raise FieldError(path, "is missing") from None
     inner = next((arm for arm in get_args(hint) if NoneType in get_args(hint) and arm is not NoneType), hint)

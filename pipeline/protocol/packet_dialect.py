@@ -16,7 +16,11 @@ class PacketDialect(Conversation):
     name: ClassVar = "packets"
     resumable: ClassVar = True
     lifetime_s: ClassVar = math.inf
-    audio_format: ClassVar = AudioFormat("float32", SAMPLE_RATE_HZ)
+    input_format: ClassVar = AudioFormat("float32", SAMPLE_RATE_HZ)
+    output_format: ClassVar = AudioFormat("float32", SAMPLE_RATE_HZ)
+    input_buffer_s: ClassVar = 0.0
+    wants_silence: ClassVar = False
+    has_heartbeats: ClassVar = True
     request: ClassVar[Configure | None] = None
     unsupported: ClassVar[tuple[str, ...]] = ()
 

@@ -2,27 +2,33 @@
 
 import base64
 import dataclasses
+import itertools
 import json
+from collections import defaultdict
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 import trio
+from numpy.lib.stride_tricks import sliding_window_view
 from support.actors import fakes
 from support.actors.fakes import Client, MemoryTransport, make_engine, serve_client
 
 from actors.engine import Loaders
 from actors.sessions import transcoding
 from pipeline.audio.framing import Framer, payload_of
+from pipeline.audio.noise import noise_frames
 from pipeline.audio.sound_file import read_speech
 from pipeline.audio.transcoding import OpusStreamDecoder, OpusStreamEncoder
+from pipeline.client.scripts import scripts
 from pipeline.config import read_config
 from pipeline.protocol import outgoing
 from pipeline.protocol.live.dialect import LiveDialect
 from pipeline.protocol.moshi.dialect import MoshiDialect
 from pipeline.protocol.moshi.ogg import OggReader, OggWriter
 from pipeline.protocol.moshi.query import Query
+from pipeline.protocol.realtime.dialect import RealtimeDialect
 from pipeline.stages.model_stages import open_stages
 
 ROOT = Path(__file__).parent.parent.parent
@@ -32,7 +38,7 @@ GREEDY = {"sampling": {"seed": 0, "temperature": 0, "text_temperature": 0}}
 
 @pytest.fixture(scope="module")
 def loaders():
-    stages = open_stages(read_config(ROOT / "configs/tiny", ["lanes.max=4"]))
+    stages = open_stages(read_config(ROOT / "configs/tiny", ["lanes.max=8"]))
     return Loaders(stages.load_encoder, stages.load_stepper, stages.load_decoder)
 
 
@@ -95,6 +101,31 @@ async def talk_live(engine, question):
     return text, np.frombuffer(sound, "<i2")
 
 
+async def talk_realtime(engine, question):
+    transport, sound, text = MemoryTransport(buffer=1000), b"", ""
+
+    async def speak():
+        for frame in question:
+            pcm = np.rint(frame * 32_768).astype("<i2").tobytes()
+            audio = base64.b64encode(pcm).decode()
+            await transport.client_send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+            await trio.sleep(0.08)
+        await trio.sleep(1)
+        transport.vanish()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve, engine, transport, RealtimeDialect)
+        async for message in messages_of(transport):
+            event = json.loads(message)
+            if event["type"] == "session.created":
+                nursery.start_soon(speak)
+            elif event["type"] == "response.output_audio.delta":
+                sound += base64.b64decode(event["delta"])
+            elif event["type"] == "response.output_audio_transcript.delta":
+                text += event["delta"]
+    return text, np.frombuffer(sound, "<i2")
+
+
 async def talk_moshi(engine, question):
     transport, sound, text = MemoryTransport(buffer=1000), [], ""
     encoder, writer = OpusStreamEncoder(), OggWriter()
@@ -120,31 +151,52 @@ async def talk_moshi(engine, question):
     return text, np.concatenate(sound)
 
 
+def asked(speak):
+    """The opening messages of a client, and last the one with a frame of loud audio."""
+    (script,) = (
+        script
+        for script in scripts(noise_frames(1))
+        if script.dialect == (speak.func if isinstance(speak, partial) else speak).name
+    )
+    return [*script.opening, script.frames[0]]
+
+
+TALKS = {"packets": talk_packets, "live": talk_live, "realtime": talk_realtime, "moshi": talk_moshi}
+
+
 async def test_every_dialect_gets_the_answer(autojump_clock, monkeypatch, loaders, question):
-    """Greedy, side by side: the Live API's samples are those of `/ws` in 16 bits, and so its tokens."""
+    """Eight clients of four dialects at once, greedy: the samples of `/ws` in 16 bits, and so its tokens."""
     monkeypatch.setattr(transcoding, "ON_THREADS", ())  # the virtual clock would jump ahead of a thread
-    engine = make_engine(loaders=loaders, **GREEDY)
-    answers = {}
+    engine = make_engine(loaders=loaders, lanes=8, **GREEDY)
+    answers = defaultdict(list)
 
     async def keep(name, talk):
-        answers[name] = await talk(engine, question)
+        answers[name].append(await talk(engine, question))
 
     async with trio.open_nursery() as running:
         await running.start(engine.run)
         await engine.ready.wait()
         async with trio.open_nursery() as nursery:
-            for name, talk in (("packets", talk_packets), ("live", talk_live), ("moshi", talk_moshi)):
+            for name, talk in TALKS.items():
+                nursery.start_soon(keep, name, talk)
                 nursery.start_soon(keep, name, talk)
         statistics = engine.statistics()
         running.cancel_scope.cancel()
-    for text, _ in answers.values():
+    for text, _ in itertools.chain(*answers.values()):
         assert " ".join(text.split()) == ANSWER
-    sound = answers["packets"][1].reshape(-1)
+    sound = answers["packets"][0][1].reshape(-1)
     rounded = np.clip(np.rint(sound * 32_768), -32_768, 32_767)
-    np.testing.assert_array_equal(answers["live"][1], rounded)
-    assert len(answers["moshi"][1]) == len(question) - 1
-    assert np.abs(answers["moshi"][1]).max() > 0.05
-    assert statistics.dialect_endings == {"packets": 1, "live": 1, "moshi": 1}
+    np.testing.assert_array_equal(answers["packets"][1][1].reshape(-1), sound)
+    for _, samples in answers["live"]:
+        np.testing.assert_array_equal(samples, rounded)
+    for _, samples in answers["realtime"]:
+        assert len(samples) > 24_000
+        frames = sliding_window_view(rounded, len(samples))[::1920]
+        assert (frames == samples).all(axis=1).sum() == 1
+    for _, samples in answers["moshi"]:
+        assert len(samples) == len(question) - 1
+        assert np.abs(samples).max() > 0.05
+    assert statistics.dialect_endings == dict.fromkeys(TALKS, 2)
     assert statistics.counters.frames_dropped == 0
 
 
@@ -194,3 +246,40 @@ async def test_a_model_with_voices_begins_with_what_was_asked_for(autojump_clock
     assert (started["type"], started["client_event_id"]) == ("session.started", "deep")
     assert started["session"]["instructions"] == "1 2"
     assert started["session"]["audio"]["output"] == {"voice": "deep"}
+
+
+@pytest.mark.parametrize("speak", [LiveDialect, RealtimeDialect, partial(MoshiDialect, query=Query())])
+async def test_a_slow_client_of_any_dialect_climbs_the_same_ladder(autojump_clock, monkeypatch, speak):
+    """Old audio is dropped for it, it stays connected, and a neighbour gets everything."""
+    monkeypatch.setattr(transcoding, "ON_THREADS", ())
+    engine = make_engine(limits={"max_lag_ms": 400})
+    neighbour = Client(MemoryTransport(buffer=1000))
+    transport, frames, messages = MemoryTransport(buffer=2), fakes.speech(1, 60), asked(speak)
+
+    async def read_slowly():
+        async for _ in messages_of(transport):
+            await trio.sleep(0.2)
+
+    async with trio.open_nursery() as running:
+        await running.start(engine.run)
+        await engine.ready.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, engine, transport, speak)
+            nursery.start_soon(serve_client, engine, neighbour)
+            nursery.start_soon(neighbour.listen)
+            nursery.start_soon(read_slowly)
+            await neighbour.ready()
+            for message in messages[:-1]:
+                await transport.client_send(message)
+            await trio.sleep(1)
+            for frame in frames:
+                await transport.client_send(messages[-1])
+                await neighbour.send(outgoing.audio(payload_of(frame), 0.0))
+                await trio.sleep(0.08)
+            assert transport.close_reason is None
+            await neighbour.bye()
+            transport.vanish()
+        ladder = engine.health()["metrics"]["ladder"]
+        running.cancel_scope.cancel()
+    assert ladder["audioDropped"] > 0
+    assert all(map(np.array_equal, neighbour.frames, fakes.expected(frames, 0)))

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.loadtest import fuzzing
 from pipeline.loadtest.client import ViolationError, speech
+from pipeline.loadtest.dialect_fuzzing import fuzz_dialects
 from pipeline.loadtest.fuzzing import Fuzzer, Outcome, expected_outcome, fuzz_protocol
 from pipeline.protocol.packets import PacketType
 
@@ -65,3 +66,15 @@ def test_a_difference_is_detected(monkeypatch):
     monkeypatch.setattr(fuzzing, "expected_outcome", lambda message: Outcome("fatal", "unknown_packet"))
     with pytest.raises(ViolationError, match="expected Outcome"):
         fuzz_protocol(10, seed=1)
+
+
+def test_the_dialects_of_other_clients_bear_anything():
+    """Every random message has an answer in its dialect; most are refused, some are not."""
+    outcomes = fuzz_dialects(3000, seed=1)
+    assert outcomes.total() == 9000
+    for dialect in ("live", "realtime", "moshi"):
+        assert outcomes[f"{dialect} EncodedAudioReceived"] > 20
+        assert outcomes[f"{dialect} Answered"] > 100
+    assert outcomes["moshi text_frame"]
+    assert outcomes["moshi empty_message"]
+    assert outcomes == fuzz_dialects(3000, seed=1)

@@ -35,7 +35,8 @@ def bundle_of(folder: Path) -> Bundle:
 
 def test_the_needs_are_what_loading_takes(tmp_path: Path) -> None:
     """Weights and the state of every lane, measured after loading, are within 15 % of the computed needs."""
-    stages = open_stages(read_config(write_folder(tmp_path, lm=LARGER, settings={"lanes": {"max": 4}})))
+    settings = {"lanes": {"max": 4}, "kernels": "off"}
+    stages = open_stages(read_config(write_folder(tmp_path, lm=LARGER, settings=settings)))
     needs = stages.memory
     assert (needs.lanes, needs.prompts_bytes) == (4, 0)
     before_bytes = mx.get_active_memory()
@@ -93,8 +94,8 @@ def test_the_7b_model_keeps_a_gibibyte_of_prompts() -> None:
 
 
 def test_weights_take_the_memory_of_their_dtype(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Dense on the CPU whatever the file; where quantized weights are kept, a fraction."""
-    bundle = bundle_of(write_folder(tmp_path, lm=LARGER))
+    """Dense with MLX on the CPU whatever the file; where quantized weights are kept, a fraction."""
+    bundle = bundle_of(write_folder(tmp_path, lm=LARGER, settings={"kernels": "off"}))
     packed = tmp_path / "model.q4.safetensors"
     quantize_checkpoint(bundle.lm_path, packed, bundle.lm, 4)
     quantized = dataclasses.replace(bundle, lm_path=packed)

@@ -102,7 +102,7 @@ def test_the_client_chooses_the_format(field, audio_format):
     """PCM16 at two rates and both laws of G.711; the answer names what was chosen."""
     peer = Peer()
     (started,) = peer.send({**START, "session": {"model": "m", "audio": {"format": field}}})
-    assert peer.dialect.audio_format == audio_format
+    assert (peer.dialect.input_format, peer.dialect.output_format) == (audio_format, audio_format)
     assert started["session"]["audio"]["format"] == {"type": field["type"], "rate": audio_format.rate_hz}
 
 
@@ -110,7 +110,7 @@ def test_the_client_chooses_the_format(field, audio_format):
     ("session", "param"),
     [
         ({"instructions": "Be brief."}, "session.instructions"),
-        ({"audio": {"output": {"voice": "marin"}}}, "session.audio.output.voice"),
+        ({"audio": {"output": {"voice": "NATF0"}}}, "session.audio.output.voice"),
         ({"audio": {"output": {"voice": {"id": "v"}}}}, "session.audio.output.voice"),
         ({"input": [{"role": "user"}]}, "session.input"),
         ({"store": True}, "session.store"),
@@ -162,6 +162,30 @@ def test_a_default_that_is_impossible_by_now_is_no_error_of_the_clients():
     assert (told["type"], told["message"]) == ("info", "there is no voice Y")
     (started,) = peer.write(outgoing.metadata(Ready()))
     assert started["type"] == "session.started"
+
+
+def test_a_voice_that_clients_name_by_themselves_is_told_not_to_apply():
+    """The session starts, in the model's own voice, and says so."""
+    peer = Peer()
+    started, info = peer.send({**START, "session": {"model": "m", "audio": {"output": {"voice": "marin"}}}})
+    assert "output" not in started["session"]["audio"]
+    assert (info["type"], info["code"]) == ("info", "voice_not_applied")
+
+
+@pytest.mark.parametrize("lane_first", [True, False])
+@pytest.mark.parametrize("asked", [{}, {"voice": "NATF1"}])
+def test_a_server_may_have_a_voice_and_a_role_of_its_own(lane_first, asked):
+    """What the client leaves open is the server's, and shown."""
+    peer = Peer(lane=False, voices=("NATF0", "NATF1"))
+    start = {**START, "session": {"model": "m", "audio": {"output": asked}}}
+    ready = outgoing.metadata(Ready("NATF0", "You sell bread."))
+    answers = peer.write(ready) + peer.send(start) if lane_first else peer.send(start) + peer.write(ready)
+    if asked:
+        assert answers == []
+        answers = peer.write(outgoing.metadata(Ready("NATF1", "You sell bread.")))
+    (started,) = answers
+    assert started["session"]["audio"]["output"] == {"voice": asked.get("voice", "NATF0")}
+    assert started["session"]["instructions"] == "You sell bread."
 
 
 def test_instructions_are_bounded():

@@ -351,6 +351,14 @@ def test_any_text_of_ours_can_be_sent(text):
     assert metadata.decode(metadata.encode(notice), "server") == notice
 
 
+@pytest.mark.parametrize("field", ["seed", "topK", "temperature"])
+def test_half_a_surrogate_pair_is_no_number(field):
+    """It is refused by name, as any other text is."""
+    payload = f'{{"type":"configure","{field}":"\\ud800"}}'.encode()
+    with pytest.raises(RefusedPacketError, match=field):
+        metadata.decode(payload, "client")
+
+
 @pytest.mark.parametrize(
     ("field", "encoded"),
     [("seed", "seed"), ("top_k", "topK"), ("retry_after_ms", "retryAfterMs"), ("text_top_k", "textTopK")],

@@ -1,4 +1,4 @@
-"""The routes of other clients' dialects: `/v1/live/sessions` (Live API) and `/api/chat` (Moshi).
+"""The routes of other clients' dialects: `/v1/live/sessions`, `/v1/realtime` (OpenAI), `/api/chat` (Moshi).
 
 Access is checked as on `/ws`, before any of these is called. What is supported: docs/how-to/clients.md.
 
@@ -16,6 +16,7 @@ from actors.engine import Engine
 from pipeline.protocol.live.dialect import LiveDialect
 from pipeline.protocol.moshi.dialect import MoshiDialect
 from pipeline.protocol.moshi.query import QueryError, read_query
+from pipeline.protocol.realtime.dialect import RealtimeDialect
 from web.responses import error_response
 from web.security.rate_limit import RateLimiter
 from web.server.ws_handler import handle_websocket
@@ -27,6 +28,10 @@ def add_dialects(app: QuartTrio, engine: Engine, limiter: RateLimiter) -> None:
     @app.websocket("/v1/live/sessions")
     async def live_session() -> Response | None:
         return await handle_websocket(engine, websocket_ctx.websocket, limiter.log, LiveDialect)
+
+    @app.websocket("/v1/realtime")
+    async def realtime_session() -> Response | None:
+        return await handle_websocket(engine, websocket_ctx.websocket, limiter.log, RealtimeDialect)
 
     @app.websocket("/api/chat")
     async def moshi_chat() -> Response | None:

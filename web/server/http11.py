@@ -25,7 +25,7 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ASGISendEvent, H11SendableEvent
 
 from actors.sessions.transport import TransportClosedError
-from web.server.websocket import WebSocketStream
+from web.server.websocket import WEBSOCKET, WebSocketStream
 from web.server.work_budget import ConnectionWork
 
 BAD_REQUEST: Final = 400
@@ -153,6 +153,7 @@ class Http11Protocol(H11Protocol):
         )
         if _is_websocket_upgrade(request):
             self.stream = WebSocketStream(*stream, work=self._work)
+            self.connection_state[WEBSOCKET] = self.stream
             self.connection = H11WSConnection(cast("h11.Connection", self.connection))
         else:
             self.stream = HttpStream(*stream)

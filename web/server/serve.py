@@ -1,13 +1,14 @@
 """Listen, serve, and shut down within a bounded time, whatever the clients do.
 
-One task accepts connections, one more serves each (`web.server.connection`). Shutting down: no new
-connections, `drain_s` and one write for the sessions to finish, then cancellation, in which each
-connection may take one more write.
+One task accepts connections (`web.server.accept`), one more serves each (`web.server.connection`).
+Shutting down: no new connections, `drain_s` and one write for the sessions to finish, then cancellation,
+in which each connection may take one more write.
 
 Neighbours: `pipeline.run` calls `serve`; `web.app` handles requests. What does not belong here: signals.
 """
 
 import errno
+import socket
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,8 +24,9 @@ from pipeline.config import Server, Settings
 from pipeline.errors import ConfigError, PortInUseError
 from web.security.listen import ListenConfig
 from web.security.rate_limit import RateLimiter, address_of
+from web.server.accept import accept_connections
 from web.server.connection import Connection
-from web.server.socket_stream import LINGER_S, SocketStream
+from web.server.socket_stream import LINGER_S, SocketStream, abort
 from web.server.work_budget import ConnectionWork, Reports, WorkBudgets
 
 REQUEST_HEAD_BYTES = 16 * 1024
@@ -78,12 +80,16 @@ async def serve(
     open_connections: set[Connection] = set()
     budgets = WorkBudgets(settings.limits)
 
-    async def handle(accepted: trio.SocketStream) -> None:
-        stream = SocketStream(accepted, listen.tls)
+    def accept(accepted: socket.socket) -> None:
         host = peer_host(accepted)
         if host is None or (work := _admit(host, limiter, budgets)) is None:
-            stream.abort()
+            abort(accepted)
             return
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(accepted))
+        connections.start_soon(handle, stream, host, work)
+
+    async def handle(accepted: trio.SocketStream, host: str, work: ConnectionWork) -> None:
+        stream = SocketStream(accepted, listen.tls)
         connection = connect(stream, work)
         open_connections.add(connection)
         try:
@@ -101,9 +107,7 @@ async def serve(
     with budgets.meter.running():
         async with listener, trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(
-                    partial(trio.serve_listeners, handle, [listener], handler_nursery=connections)
-                )
+                accepting.start_soon(accept_connections, listener, accept)
                 task_status.started(Address(listen.scheme, name[0], name[1]))
                 await shutdown.wait()
                 accepting.cancel_scope.cancel()
@@ -161,10 +165,10 @@ def bind_errors(host: str, port: int, *, host_key: str, port_key: str = "server.
         raise ConfigError(host_key, f"cannot listen on {host}:{port} ({error.strerror})") from None
 
 
-def peer_host(stream: trio.SocketStream) -> str | None:
+def peer_host(accepted: socket.socket) -> str | None:
     """The client's address; None where it is gone already."""
     try:
-        host: str = stream.socket.getpeername()[0]
+        host: str = accepted.getpeername()[0]
     except OSError:
         return None
     return host

@@ -104,13 +104,18 @@ class SocketStream:
 
     def abort(self) -> None:
         """Close without waiting; unsent data is discarded."""
-        with contextlib.suppress(OSError):  # macOS refuses it where the peer has reset the connection
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP_UNSENT)
-        self.socket.close()
+        abort(self.socket)
 
     async def aclose(self) -> None:
         """Close; what was written is still delivered."""
         await trio.aclose_forcefully(self._stream)
+
+
+def abort(sock: socket.socket | trio.socket.SocketType) -> None:
+    """Close a socket without waiting; unsent data is discarded."""
+    with contextlib.suppress(OSError):  # macOS refuses it where the peer has reset the connection
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _DROP_UNSENT)
+    sock.close()
 
 
 class _PacedStream(trio.abc.Stream):

@@ -8,6 +8,7 @@
   before its size is known.
 * Frames before the handshake is accepted are closed with 1002 once it is, unread.
 * A refused handshake ends its connection.
+* The application can ping its peer, and ask when the last frame came: `WEBSOCKET` in the scope's state.
 * Frames are counted, and handled in fair turns (`web.server.work_budget`). A client that does not stop
   is reported to the application, which closes with 1008.
 * What the library cannot parse is answered with 1002, and logged as one line.
@@ -22,7 +23,7 @@ not belong here: packets, and access control.
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, NoReturn, cast
+from typing import Any, Final, NoReturn, cast
 
 import trio
 from hypercorn.protocol.events import Body, Data, Event, Request, StreamClosed
@@ -32,10 +33,12 @@ from wsproto.connection import ConnectionState
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from wsproto.frame_protocol import CloseReason
 
+from actors.runtime.awake_clock import awake_time
 from actors.sessions.transport import TransportClosedError
 from pipeline.protocol.faults import Fault, RemoteProtocolError
 from web.server.work_budget import ConnectionWork
 
+WEBSOCKET: Final = "websocket"  # key in the `state` of an ASGI scope: the connection's `WebSocketStream`
 _FAULTS: Mapping[Fault, str] = {
     Fault.TOO_BIG: "a message was over the size limit",
     Fault.BAD_FRAME: "a malformed WebSocket frame",
@@ -63,6 +66,7 @@ class WebSocketStream(WSStream):
         self._work = work
         self._code = int(CloseReason.ABNORMAL_CLOSURE)
         self._fault: Fault | None = None  # why this end closed; None where the peer did
+        self.received_s = awake_time()  # when any frame came last
         self._spoke_early = False  # frames came before the handshake was accepted
 
     async def handle(self, event: Event) -> None:
@@ -93,6 +97,13 @@ class WebSocketStream(WSStream):
         else:
             await super().app_send(message)
 
+    async def ping(self) -> None:
+        """Ask the peer for a pong; raises `TransportClosedError` where the connection is closed."""
+        if self.closed:
+            raise closed_by(self._code) if self._fault is None else fault_error(self._fault)
+        if self.state is ASGIWebsocketState.CONNECTED:
+            await self._send_wsproto_event(Ping())
+
     async def _accept(self, message: WebsocketAcceptEvent) -> None:
         await super()._accept(message)
         self._work.upgrade()
@@ -105,6 +116,7 @@ class WebSocketStream(WSStream):
 
     async def _handle_events(self) -> None:
         for event in self.connection.events():
+            self.received_s = awake_time()
             if isinstance(event, BytesMessage | TextMessage):
                 if self.connection.state is ConnectionState.OPEN:
                     await self._buffer_message(event)

@@ -31,7 +31,7 @@ from pipeline.protocol.metadata import ErrorNotice
 from pipeline.protocol.packet_dialect import PacketDialect
 from web.responses import session_refused
 from web.security.throttled_log import ThrottledLog
-from web.server.websocket import closed_by, fault_error
+from web.server.websocket import WEBSOCKET, WebSocketStream, closed_by, fault_error
 
 # RFC 6455 §7.4.1; 1012 to 1014 are in IANA's registry; 4000 and above are private.
 CLOSE_CODES: Mapping[CloseReason, int] = {
@@ -137,8 +137,23 @@ class WebSocketTransport:
 
     def __init__(self, websocket: Websocket) -> None:
         self._websocket = websocket
+        self._stream: WebSocketStream = websocket.scope["state"][WEBSOCKET]
         self._closed = False
         self.peer = _address(websocket)
+
+    @property
+    def received_s(self) -> float:
+        """When a frame came last from the peer, a pong included."""
+        return self._stream.received_s
+
+    async def ping(self) -> None:
+        """Send a ping frame, which every client has to answer (RFC 6455 §5.5.2).
+
+        Raises:
+            TransportClosedError: the peer closed, or is lost.
+            SlowPeerError: it does not read.
+        """
+        await self._stream.ping()
 
     async def receive(self) -> bytes | str:
         """The next message.

@@ -14,19 +14,27 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 import mlx.core as mx
+import numpy as np
 
+from pipeline import backend
 from pipeline.errors import TensorMismatchError, WeightsError
 from pipeline.models.checkpoint.files import shard_paths
 from pipeline.models.checkpoint.safetensors_header import Shape, TensorHeader, read_header
+from pipeline.models.layers.conditioning import PREFIX as CONDITIONS
 from pipeline.models.layers.quantized import Quantization, Quantized, quantization_of
 
 Weight = mx.array | Quantized
 
 _FLOATING = frozenset({"F16", "BF16", "F32"})  # no checkpoint has been published with 64-bit weights
 _WEIGHT, _SCALES, _BIASES = ".weight", ".scales", ".biases"
+KERNEL_BITS: Final = frozenset({4, 6, 8})  # of quantized numbers that native kernels compute with
+_MOST_GROUPS: Final = 960  # in a row of theirs
+# All bits of the exponent are set in infinite numbers and in NaN.
+_EXPONENTS: Final = {mx.bfloat16: np.uint16(0x7F80), mx.float16: np.uint16(0x7C00)}
+_FINITE_PART: Final = 2**18  # numbers that stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,10 +175,15 @@ def _rule_for(source: str, rules: Sequence[Rule]) -> tuple[Rule | None, list[str
     return None, [source]
 
 
+def companions(words: str) -> tuple[str, str]:
+    """The names of the scales and biases that belong to a tensor of packed words."""
+    return words.removesuffix(_WEIGHT) + _SCALES, words.removesuffix(_WEIGHT) + _BIASES
+
+
 def _quantized(header: Mapping[str, TensorHeader]) -> dict[str, tuple[str, str]]:
     """Tensors of packed words, with the names of their scales and biases."""
     return {
-        name: (name.removesuffix(_WEIGHT) + _SCALES, name.removesuffix(_WEIGHT) + _BIASES)
+        name: companions(name)
         for name, tensor in header.items()
         if name.endswith(_WEIGHT) and tensor.dtype == "U32"
     }
@@ -232,9 +245,11 @@ def stream_parameters(
     dtype: mx.Dtype,
     *,
     keep_quantized: bool = False,
+    keep_stored: bool = False,
 ) -> Iterator[tuple[str, Weight]]:
     """Read parameters one at a time, as `load_parameters`; quantized ones stay so if `keep_quantized`.
 
+    With `keep_stored`, matrices stay as they are in the file (`stays`), whatever `dtype` is.
     Only parameters with further copies to compare are kept in memory.
     """
     header = read_header(path)
@@ -245,7 +260,10 @@ def stream_parameters(
     for assignment in assignments:
         source = assignment.source
         file = str(header[source].file)
-        weight = _read(file, tensors, assignment, dtype, keep_quantized=keep_quantized)
+        kept = keep_stored and stays(assignment, parameters)
+        weight = _read(
+            file, tensors, assignment, None if kept else dtype, keep_quantized=keep_quantized or kept
+        )
         for name, piece in zip(assignment.targets, _pieces(weight, assignment.rule), strict=True):
             copies_left[name] -= 1
             if assignment.copy and not _equal(held[name], piece):
@@ -270,18 +288,41 @@ def _open(path: Path) -> dict[str, mx.array]:
     return tensors
 
 
+def stays(assignment: Assignment, parameters: Mapping[str, Shape]) -> bool:
+    """Whether kernels compute with this tensor as it is stored: a matrix of a layer or of an embedding."""
+    shapes = [parameters[name] for name in assignment.targets]
+    if any(len(shape) != 2 for shape in shapes) or assignment.targets[0].startswith(CONDITIONS):
+        return False
+    how, rule = assignment.quantization, assignment.rule
+    if how is None:
+        return True
+    packable = how.bits in KERNEL_BITS and shapes[0][-1] // how.group <= _MOST_GROUPS
+    return packable and (rule is None or rule.axes is None)
+
+
 def _read(
-    file: str, tensors: dict[str, mx.array], assignment: Assignment, dtype: mx.Dtype, *, keep_quantized: bool
+    file: str,
+    tensors: dict[str, mx.array],
+    assignment: Assignment,
+    dtype: mx.Dtype | None,
+    *,
+    keep_quantized: bool,
 ) -> Weight:
-    """The tensor of `assignment`, evaluated, and removed from `tensors` so that it is freed in time."""
+    """The tensor of `assignment`, evaluated, and removed from `tensors` so that it is freed in time.
+
+    `dtype`: None leaves it as it is stored.
+    """
     source, how = assignment.source, assignment.quantization
     if how is None:
-        dense = tensors.pop(source).astype(dtype)
+        dense = tensors.pop(source)
+        dense = dense if dtype is None else dense.astype(dtype)
         if not _is_finite(dense):
             raise WeightsError(file, f"{source} holds infinite numbers, or NaN")
         return dense
     name = source.removesuffix(_WEIGHT)
-    scales, biases = (tensors.pop(name + part).astype(dtype) for part in (_SCALES, _BIASES))
+    scales, biases = (tensors.pop(name + part) for part in (_SCALES, _BIASES))
+    if dtype is not None:
+        scales, biases = scales.astype(dtype), biases.astype(dtype)
     quantized = Quantized(tensors.pop(source), scales, biases, how)
     mx.eval(quantized.arrays())
     for part, numbers in ((_SCALES, scales), (_BIASES, biases)):
@@ -290,7 +331,7 @@ def _read(
     if not quantized.is_plausible():
         raise WeightsError(file, f"the scales of {source} are not those of {how.bits}-bit numbers")
     kept = keep_quantized and (assignment.rule is None or assignment.rule.axes is None)
-    return quantized if kept else quantized.dequantized(dtype)
+    return quantized if kept or dtype is None else quantized.dequantized(dtype)
 
 
 def _pieces(weight: Weight, rule: Rule | None) -> Sequence[Weight]:
@@ -309,6 +350,12 @@ def _is_finite(tensor: mx.array) -> bool:
     """Whether all numbers are finite, in one pass over memory and without a temporary of that size."""
     if tensor.size == 0:
         return True
+    if tensor.dtype in _EXPONENTS and backend.prepare().on_cpu:  # where products of 16 bits are very slow
+        mx.eval(tensor)
+        exponent = _EXPONENTS[tensor.dtype]
+        flat = np.asarray(tensor.view(mx.uint16)).reshape(-1)
+        parts = (flat[i : i + _FINITE_PART] for i in range(0, flat.size, _FINITE_PART))
+        return not any(((part & exponent) == exponent).any() for part in parts)
     # A product with ones, because BLAS is many times faster than a plain reduction on a CPU.
     rows = tensor.reshape(-1, tensor.shape[-1] if tensor.ndim else 1)
     total = mx.sum(rows @ mx.ones((rows.shape[1],), tensor.dtype))

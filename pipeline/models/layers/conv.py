@@ -8,11 +8,16 @@ Arithmetic after the published Mimi (Défossez et al. 2024, "Moshi", section 3.3
 `moshi`, `modules/conv.py` and `modules/resample.py`).
 """
 
+from collections.abc import Callable
+
 import mlx.core as mx
 from mlx import nn
 
 from pipeline import backend
 from pipeline.models.evaluation import EvalSchedule
+
+# From `x [w, T, in]` and the past samples `[w, floats]`: the output, and what becomes the past.
+Kernel = Callable[[mx.array, mx.array], tuple[mx.array, mx.array]]
 
 
 class ConvState:
@@ -116,16 +121,22 @@ class ConvDownsample1d(nn.Module):
         super().__init__()
         self.weight = mx.zeros((channels, 2 * stride, channels))
         self.stride = stride
+        self.channels = channels
+        self.kernel: Kernel | None = None  # see `models.native`
 
     @property
     def conv_state_floats(self) -> int:
         """Numbers that this layer keeps for each lane."""
-        return self.weight.size // (2 * len(self.weight))
+        return self.stride * self.channels
 
     def __call__(self, x: mx.array, conv_state: ConvState, fresh: mx.array) -> mx.array:
         """`x [w, n · stride, C]` → `[w, n, C]`; `fresh [w]`: the rows that have no past yet."""
         past = conv_state.pop(self.stride, x.shape[2])  # [w, stride, C]
         past = mx.where(fresh[:, None, None], x[:, :1], past)
+        if self.kernel is not None:
+            y, after = self.kernel(x, past.reshape(len(x), -1))
+            conv_state.push(after)
+            return y
         x = mx.concatenate([past, x], axis=1)  # [w, (1 + n) · stride, C]
         conv_state.push(x[:, -self.stride :])
         return mx.conv1d(x, self.weight, stride=self.stride)

@@ -1,6 +1,7 @@
 """Token embeddings; token −1 stands for no input and adds exactly zero."""
 
 from collections.abc import Sequence
+from typing import Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -21,6 +22,7 @@ class Embedding(nn.Module):
         self.normed = normed
         if normed:
             self.norm = LayerNorm(low_rank or dim, in_f32=False)
+        self.widens = False  # whether weights are stored in fewer bits than is computed in
         self.projected = low_rank is not None
         if low_rank is not None:
             self.low_rank = Linear(low_rank, dim, bias=False)
@@ -42,8 +44,18 @@ class Embedding(nn.Module):
         return not self.normed and not self.projected and "scales" not in self
 
     def _lookup(self, tokens: mx.array) -> mx.array:
-        x = rows(self, tokens)
+        x = rows(self, tokens, mx.float32 if self.widens else None)
         return self.norm(x) if self.normed else x
+
+
+class InputEmbedding(Protocol):
+    """The sum of one token's vector from each of several tables; −1 adds zero."""
+
+    def __call__(self, tokens: npt.NDArray[np.int32]) -> mx.array:
+        """`[w, tables, T]` on the host → `[w, T, D]`."""
+
+    def embed_arrays(self, tokens: mx.array) -> mx.array:
+        """The same for tokens on the device."""
 
 
 class FusedEmbedding:

@@ -31,6 +31,7 @@ class FusedLinear:
 
     def __call__(self, x: mx.array) -> list[mx.array]:
         """`x [w, in]` → one `[w, out]` for each layer."""
-        if self._transposed is None:
+        # A native kernel reads the weights as they are stored, which may be fewer bits than `x` has.
+        if self._transposed is None or getattr(self._layers[0], "kernel", None) is not None:
             return [layer(x) for layer in self._layers]
         return list(mx.split(x @ self._transposed, len(self._layers), axis=-1))

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import mlx.core as mx
 from mlx import nn
 
+Kernel = Callable[[mx.array], mx.array]
+
 
 class CachedTransform:
     """A function of a weight, computed again only when it is called with another array."""
@@ -27,6 +29,7 @@ class Linear(nn.Linear):
     def __init__(self, input_dims: int, output_dims: int, bias: bool = True) -> None:  # noqa: FBT001, FBT002 - the signature of nn.Linear
         super().__init__(input_dims, output_dims, bias)
         self._transposed = CachedTransform(lambda weight: weight.T)
+        self.kernel: Kernel | None = None  # see `models.native`
 
     def materialize(self) -> None:
         """Evaluate the transpose now, on the thread that loads the weights."""
@@ -34,6 +37,8 @@ class Linear(nn.Linear):
 
     def __call__(self, x: mx.array) -> mx.array:
         """`[..., in]` → `[..., out]`; one operation for two dimensions, three for more."""
+        if self.kernel is not None:
+            return self.kernel(x)
         transposed = self._transposed(self["weight"])
         return mx.addmm(self["bias"], x, transposed) if "bias" in self else x @ transposed
 

@@ -3,8 +3,9 @@
 Along each row, `group` numbers share one scale and one bias, and each number takes `bits` bits,
 packed into 32-bit words. Every tensor has its own bits and group, determined from shapes
 (`quantization_of`), never from its name. On Metal and CUDA products use the packed words
-(`install`); on the CPU, where that is unusably slow, weights are made dense while they are
-loaded (`Quantized.dequantized`). Making quantized checkpoints: `pipeline.models.quantization`.
+(`install`), as do native kernels on a CPU (`models.native`). With MLX alone a CPU would be unusably
+slow, so weights are made dense while they are loaded (`Quantized.dequantized`). Making quantized
+checkpoints: `pipeline.models.quantization`.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -107,9 +108,12 @@ class QuantizedLinear(nn.Module):
         keep(self, weight)
         if bias is not None:
             self.bias = bias
+        self.kernel: Callable[[mx.array], mx.array] | None = None  # see `models.native`
 
     def __call__(self, x: mx.array) -> mx.array:
         """`[..., in]` → `[..., out]`."""
+        if self.kernel is not None:
+            return self.kernel(x)
         kept = (self.weight, self.scales, self.biases)
         # In two dimensions: MLX's CUDA kernels would read the weight once for every leading index.
         rows = x if x.ndim == 2 else x.reshape(-1, x.shape[-1])
@@ -124,13 +128,18 @@ def keep(module: nn.Module, weight: Quantized) -> None:
     module.bits, module.group = weight.how
 
 
-def rows(table: nn.Module, indices: mx.array) -> mx.array:
-    """Rows of the weight of `table`, dense or quantized: `indices [...]`, none negative → `[..., D]`."""
+def rows(table: nn.Module, indices: mx.array, dtype: mx.Dtype | None = None) -> mx.array:
+    """Rows of the weight of `table`, dense or quantized: `indices [...]`, none negative → `[..., D]`.
+
+    They are computed in `dtype`, by default in that of the weight, or of its scales.
+    """
     if "scales" not in table:
         dense: mx.array = table.weight[indices]
-        return dense
-    kept = (table.weight[indices], table.scales[indices], table.biases[indices])
-    return mx.dequantize(*kept, group_size=table.group, bits=table.bits)
+        return dense if dtype is None else dense.astype(dtype)
+    scales, biases = table.scales[indices], table.biases[indices]
+    if dtype is not None:
+        scales, biases = scales.astype(dtype), biases.astype(dtype)
+    return mx.dequantize(table.weight[indices], scales, biases, group_size=table.group, bits=table.bits)
 
 
 def install(model: nn.Module, weights: Iterable[tuple[str, mx.array | Quantized]]) -> None:

@@ -8,7 +8,7 @@ Source: Défossez et al. 2024, "Moshi", and the behaviour of the `moshi` package
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import mlx.core as mx
 import numpy as np
@@ -172,6 +172,14 @@ def sinusoid(positions: Positions, dim: int, max_period: float) -> npt.NDArray[n
     return np.concatenate([np.cos(phase), np.sin(phase)], axis=-1).astype(np.float32)
 
 
+def apply_sinusoid(x: mx.array, positions: Positions, config: TransformerConfig) -> mx.array:
+    """Add sinusoids to `x [w · T, D]` where the config has them; `positions [w, T]`, or `[1, 1]` for all."""
+    if config.positional_embedding not in ("sin", "sin_rope"):
+        return x
+    added = sinusoid(positions, config.d_model, config.max_period).reshape(-1, config.d_model)
+    return x + mx.array(added).astype(x.dtype)
+
+
 def apply_position_embedding(
     x: mx.array, positions: Positions, config: TransformerConfig
 ) -> tuple[mx.array, RotaryEmbedding | None]:
@@ -179,14 +187,24 @@ def apply_position_embedding(
 
     `positions [w, T]`, or `[1, 1]` where all rows have the same.
     """
-    kind = config.positional_embedding
-    if kind in ("sin", "sin_rope"):
-        added = sinusoid(positions, config.d_model, config.max_period).reshape(-1, config.d_model)
-        x = x + mx.array(added).astype(x.dtype)
-    if kind in ("sin", "none"):
+    x = apply_sinusoid(x, positions, config)
+    if config.positional_embedding in ("sin", "none"):
         return x, None
-    interleaved = kind != "rope_concat"
+    interleaved = config.positional_embedding != "rope_concat"
     return x, RotaryEmbedding.at(positions, config.head_dim, config.max_period, interleaved=interleaved)
+
+
+class TransformerKernel(Protocol):
+    """Computes all layers of a `Transformer` at once."""
+
+    def ring(self, shape: tuple[int, ...], dtype: mx.Dtype) -> mx.array:
+        """A ring of keys or values without any past."""
+
+    def takes(self, rows: int) -> bool:
+        """Whether it computes so many positions."""
+
+    def __call__(self, x: mx.array, state: RingKVCache, lanes: Lanes) -> tuple[mx.array, RingKVCache]:
+        """As `Transformer.__call__`."""
 
 
 class Transformer(nn.Module):
@@ -196,6 +214,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.layers = [TransformerLayer(config) for _ in range(config.num_layers)]
+        self.kernel: TransformerKernel | None = None  # see `models.native`
 
     def state(self, rows: int, dtype: mx.Dtype = mx.float32) -> RingKVCache:
         """A cache of `rows` sessions without any past."""
@@ -204,7 +223,8 @@ class Transformer(nn.Module):
         shape = (rows, heads, c.context, c.head_dim)
 
         def rings() -> tuple[mx.array, ...]:
-            return tuple(mx.zeros(shape, dtype) for _ in range(c.num_layers))
+            make = mx.zeros if self.kernel is None else self.kernel.ring
+            return tuple(make(shape, dtype) for _ in range(c.num_layers))
 
         return RingKVCache(rings(), rings(), np.zeros(rows, np.int64), np.zeros(rows, np.int64))
 
@@ -226,6 +246,15 @@ class Transformer(nn.Module):
         Raises:
             ValueError: T is larger than the context.
         """
+        if (
+            x.shape[1] <= self.config.context
+            and self.kernel is not None
+            and self.kernel.takes(x.shape[0] * x.shape[1])
+        ):
+            x, state = self.kernel(x, state, lanes)
+            if schedule is not None:
+                schedule.add(x)
+            return x, state
         order = np.argsort(lanes, kind="stable")
         if (np.diff(order) < 0).any():  # rows that are adjacent in the rings attend in one call
             x, state = self(x[mx.array(order)], state, lanes[order], schedule)

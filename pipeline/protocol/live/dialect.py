@@ -9,13 +9,12 @@ whichever comes last. An event that cannot be honoured is answered with `error`,
 
 import base64
 import json
-from collections import Counter
 from collections.abc import Mapping
 from enum import Enum
-from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 from pipeline.protocol.conversation import ConversationStatistics
+from pipeline.protocol.counters import MessageCounters
 from pipeline.protocol.dialect import ConnectionParameters, Message
 from pipeline.protocol.events import Answered, EncodedAudioReceived, Event, Ignored, MetadataReceived
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
@@ -25,7 +24,6 @@ from pipeline.protocol.live.client_events import (
     AppendInstructions,
     ClientEvent,
     Close,
-    InvalidEventError,
     Mute,
     SessionField,
     Start,
@@ -46,6 +44,14 @@ from pipeline.protocol.metadata import (
     Ready,
     Stats,
 )
+from pipeline.protocol.openai_events import (
+    DEFAULT_FORMAT,
+    OPENAI_VOICES,
+    InvalidEventError,
+    format_fields,
+    has_persona,
+    silence,
+)
 from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.protocol.packets import PacketType, Priority
 from pipeline.protocol.text_deltas import TextDeltas
@@ -53,12 +59,6 @@ from pipeline.units import FRAME_MS, AudioFormat
 
 USAGE_EVERY_S: Final = 10
 _MS: Final = 1000
-_FORMATS: Final[Mapping[str, tuple[AudioFormat, ...]]] = {  # the first is the default
-    "audio/pcm": (AudioFormat("pcm16", 24_000), AudioFormat("pcm16", 16_000)),
-    "audio/pcmu": (AudioFormat("mulaw", 8_000),),
-    "audio/pcma": (AudioFormat("alaw", 8_000),),
-}
-_SILENCE: Final[Mapping[str, bytes]] = {"pcm16": b"\x00", "mulaw": b"\xff", "alaw": b"\xd5"}
 _CLOSE_REASONS: Final[Mapping[str, str]] = {
     "bye": "close_requested",
     "hangup": "close_requested",
@@ -84,12 +84,15 @@ class LiveDialect:
 
     name: ClassVar = "live"
     resumable: ClassVar = False
+    input_buffer_s: ClassVar = 0.0
+    wants_silence: ClassVar = False
+    has_heartbeats: ClassVar = False
     request: ClassVar[Configure | None] = None
     unsupported: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: ConnectionParameters) -> None:
         self.lifetime_s = parameters.lifetime_s
-        self.audio_format = _FORMATS["audio/pcm"][0]
+        self.input_format = self.output_format = DEFAULT_FORMAT
         self._expires_at = int(parameters.wall_clock_s + parameters.lifetime_s)
         self._start_by_s = parameters.now_s + parameters.heartbeat_timeout_s
         self._silent_s = parameters.heartbeat_timeout_s
@@ -97,8 +100,9 @@ class LiveDialect:
         self._established: ConnectionEstablished | None = None
         self._start: Start | None = None
         self._voices = parameters.voices
-        self._persona = Configure()  # what the client asked for
-        self._begins_with = Ready()  # with what the session begins
+        self._persona = Configure()  # what the session is to begin with
+        self._present = Configure()  # what it begins with
+        self._voice_not_applied: str | None = None
         self._has_lane = False
         self._announced = False  # session.started was sent
         self._muted = False
@@ -108,16 +112,11 @@ class LiveDialect:
         self._usage_s = 0
         self._events = 0
         self._close_event_id: str | None = None
-        self._sent: Counter[str] = Counter()
-        self._received: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
-        self._ignored: Counter[str] = Counter()
+        self._counters = MessageCounters()
 
     def statistics(self) -> ConversationStatistics:
         """The counters so far; unknown events count as one kind."""
-        counters = (self._sent, self._received, self._ignored, self._refused)
-        sent, received, ignored, refused = (MappingProxyType(dict(counter)) for counter in counters)
-        return ConversationStatistics(sent, received, ignored, refused, unacked=0)
+        return self._counters.statistics()
 
     def close(self) -> None:
         """The connection is over."""
@@ -135,13 +134,13 @@ class LiveDialect:
             raise LocalProtocolError("the conversation is closed; nothing can be received")
         try:
             event = client_events.decode(message)
-            self._received[event.TYPE] += 1
+            self._counters.received[event.TYPE] += 1
             if self._phase is Phase.CLOSING:
-                self._ignored["after_bye"] += 1
+                self._counters.ignored["after_bye"] += 1
                 return Ignored("after_bye"), ()
             return self._handle(event)
         except InvalidEventError as error:
-            self._refused[error.code] += 1
+            self._counters.refused[error.code] += 1
             return Answered(), (_error(error),)
 
     def _handle(self, event: ClientEvent) -> tuple[Event, tuple[OutgoingPacket, ...]]:
@@ -181,20 +180,17 @@ class LiveDialect:
                 "session_already_started", "the session has been started", event_id=start.event_id
             )
         audio_format = _audio_format(start.session, start.event_id)
-        _refuse_what_no_model_has(start.session, start.event_id, takes_persona=self._voices is not None)
-        self._persona = _persona(start.session, start.event_id)
-        self.audio_format = audio_format
+        _refuse_what_no_model_has(start.session, start.event_id, self._voices)
+        self._persona, self._voice_not_applied = _persona(start.session, start.event_id, self._voices)
+        self.input_format = self.output_format = audio_format
         self._start = start
         self._phase = Phase.STARTED
         if self._persona != Configure():
             return MetadataReceived(self._persona), ()  # the session says when it has them
-        if not self._has_lane:
-            return Answered(), ()
-        self._announced = True
-        return Answered(), (_reply("session.started", start.event_id),)
+        return Answered(), (_reply("session.started", start.event_id),) if self._has_lane else ()
 
     def _heard(self, audio: bytes) -> bytes:
-        return _SILENCE[self.audio_format.encoding] * len(audio) if self._muted else audio
+        return silence(self.input_format, len(audio)) if self._muted else audio
 
     # Sending
 
@@ -217,7 +213,7 @@ class LiveDialect:
             case PacketType.METADATA if packet.value is not None:
                 return self._notice(packet.value)
             case PacketType.METADATA:
-                return (self._answer(packet.kind, json.loads(bytes(packet.payload))),)
+                return self._answer(packet.kind, json.loads(bytes(packet.payload)))
             case _:
                 return ()
 
@@ -238,8 +234,8 @@ class LiveDialect:
         match value:
             case ConnectionEstablished():
                 self._established = value
-            case Ready():
-                events = self._ready(value)
+            case Ready(voice, role):
+                events = self._ready(voice, role)
             case Stats():
                 events = self._usage()
             case Queued(position):
@@ -253,36 +249,46 @@ class LiveDialect:
             case ErrorNotice("prompt_refused", message):
                 events = self._persona_refused(message)
             case ErrorNotice(code, message):
-                kind = "invalid_request_error" if code in _CLIENT_ERRORS else "server_error"
-                events = (self._encode("error", {"error": {"type": kind, "code": code, "message": message}}),)
+                events = (self._refusal(code, message),)
         return events
 
-    def _ready(self, ready: Ready) -> tuple[str, ...]:
+    def _refusal(self, code: str, message: str) -> str:
+        kind = "invalid_request_error" if code in _CLIENT_ERRORS else "server_error"
+        return self._encode("error", {"error": {"type": kind, "code": code, "message": message}})
+
+    def _ready(self, voice: str | None, role: str | None) -> tuple[str, ...]:
         if self._announced:
             return (self._info("ready", "the session has a lane again; audio is processed"),)
-        self._has_lane, self._begins_with = True, ready
-        if self._start is None or not self._has_persona(ready):
+        self._has_lane = True
+        self._present = Configure(voice=voice, role=role)
+        if self._start is None or not has_persona(self._present, self._persona):
+            return ()
+        return self._answer("session.started", _client_event_id(self._start.event_id))
+
+    def _started(self, fields: dict[str, Any]) -> tuple[str, ...]:
+        if self._announced:
             return ()
         self._announced = True
-        return (self._answer("session.started", _client_event_id(self._start.event_id)),)
-
-    def _has_persona(self, ready: Ready) -> bool:
-        """Whether it begins as was asked for; what was not is the server's default."""
-        asked = self._persona
-        return asked.voice in (None, ready.voice) and asked.role in (None, ready.role)
+        events = (self._encode("session.started", {"session": self._session(), **fields}),)
+        if self._voice_not_applied is None:
+            return events
+        message = f"the model on this server has no voice {self._voice_not_applied}, and speaks in its own"
+        return (*events, self._info("voice_not_applied", message))
 
     def _persona_refused(self, message: str) -> tuple[str, ...]:
         """The session did not start; the client may start it again with something else.
 
         What the client did not ask for is the server's default, without which it starts.
         """
+        if self._announced:
+            return (self._refusal("prompt_refused", message),)
         if self._persona == Configure():
             return (self._info("prompt_refused", message),)
         event_id = None if self._start is None else self._start.event_id
         self._start, self._persona = None, Configure()
         param = "session.instructions or session.audio.output.voice"
         error = InvalidEventError("invalid_value", message, param=param, event_id=event_id)
-        return (self._answer("error", json.loads(bytes(_error(error).payload))),)
+        return self._answer("error", json.loads(bytes(_error(error).payload)))
 
     def _usage(self) -> tuple[str, ...]:
         if self._seconds() < self._usage_s + USAGE_EVERY_S:
@@ -294,7 +300,7 @@ class LiveDialect:
         return self._position_ms // _MS
 
     def _audio(self, data: bytes) -> str:
-        self._sent["session.output_audio.delta"] += 1
+        self._counters.sent["session.output_audio.delta"] += 1
         return f'{{"type":"session.output_audio.delta","delta":"{base64.b64encode(data).decode()}"}}'
 
     def _transcript(self, delta: str) -> tuple[str, ...]:
@@ -308,14 +314,16 @@ class LiveDialect:
     def _info(self, code: str, message: str) -> str:
         return self._encode("info", {"code": code, "message": message})
 
-    def _answer(self, kind: str, fields: dict[str, Any]) -> str:
-        if kind in ("session.started", "session.updated"):
+    def _answer(self, kind: str, fields: dict[str, Any]) -> tuple[str, ...]:
+        if kind == "session.started":
+            return self._started(fields)
+        if kind == "session.updated":
             fields = {"session": self._session(), **fields}
-        return self._encode(kind, fields)
+        return (self._encode(kind, fields),)
 
     def _session(self) -> dict[str, Any]:
         """The session as it is, with what the server has chosen."""
-        established, start, begins_with = self._established, self._start, self._begins_with
+        established, start = self._established, self._start
         assert established is not None
         assert start is not None
         return {
@@ -324,10 +332,10 @@ class LiveDialect:
             "status": "active",
             "expires_at": self._expires_at,
             "audio": {
-                "format": _format_field(self.audio_format),
-                **({} if begins_with.voice is None else {"output": {"voice": begins_with.voice}}),
+                "format": format_fields(self.input_format),
+                **({} if self._present.voice is None else {"output": {"voice": self._present.voice}}),
             },
-            **({} if begins_with.role is None else {"instructions": begins_with.role}),
+            **({} if self._present.role is None else {"instructions": self._present.role}),
             "delegation": {"type": "client"},
             "input": [],
             "triggers": [],
@@ -341,7 +349,7 @@ class LiveDialect:
 
     def _encode(self, kind: str, fields: Mapping[str, Any]) -> str:
         self._events += 1
-        self._sent[kind] += 1
+        self._counters.sent[kind] += 1
         event_id = f"event_{self._events}"
         if self._established is not None:
             event_id = f"event_{self._established.session_id}_{self._events}"
@@ -373,18 +381,7 @@ class LiveDialect:
 
 def _audio_format(session: SessionField, event_id: str | None) -> AudioFormat:
     field = None if session.audio is None else session.audio.format
-    if field is None:
-        return _FORMATS["audio/pcm"][0]
-    for audio_format in _FORMATS[field.type]:
-        if field.rate in (None, audio_format.rate_hz):
-            return audio_format
-    rates = " or ".join(str(audio_format.rate_hz) for audio_format in _FORMATS[field.type])
-    raise InvalidEventError(
-        "invalid_value",
-        f"the rate of {field.type} must be {rates}",
-        param="session.audio.format.rate",
-        event_id=event_id,
-    )
+    return DEFAULT_FORMAT if field is None else field.resolve("session.audio.format", event_id)
 
 
 def _voice(session: SessionField) -> str | None:
@@ -394,9 +391,17 @@ def _voice(session: SessionField) -> str | None:
     return None if not name else str(name)
 
 
-def _persona(session: SessionField, event_id: str | None) -> Configure:
-    """The voice and the role; blank is none."""
-    persona = Configure(voice=_voice(session), role=(session.instructions or "").strip() or None)
+def _persona(
+    session: SessionField, event_id: str | None, voices: tuple[str, ...] | None
+) -> tuple[Configure, str | None]:
+    """The voice and the role, blank is none; and a voice that is not applied.
+
+    Clients name a voice of OpenAI's without having been asked to: that is no reason not to begin.
+    """
+    voice, not_applied = _voice(session), None
+    if voice in OPENAI_VOICES and voice not in (voices or ()):
+        voice, not_applied = None, voice
+    persona = Configure(voice=voice, role=(session.instructions or "").strip() or None)
     for param, text, characters in (
         ("session.audio.output.voice", persona.voice, VOICE_MAX),
         ("session.instructions", persona.role, ROLE_MAX),
@@ -404,16 +409,18 @@ def _persona(session: SessionField, event_id: str | None) -> Configure:
         if text is not None and len(text) > characters:
             why = f"{param} may have {characters} characters"
             raise InvalidEventError("invalid_value", why, param=param, event_id=event_id)
-    return persona
+    return persona, not_applied
 
 
-def _refuse_what_no_model_has(session: SessionField, event_id: str | None, *, takes_persona: bool) -> None:
+def _refuse_what_no_model_has(
+    session: SessionField, event_id: str | None, voices: tuple[str, ...] | None
+) -> None:
     """Name the first thing that the session would have to ignore."""
     _refuse_delegation(session.delegation, session.triggers, event_id)
-    persona = _persona(session, event_id)
+    persona, _ = _persona(session, event_id, voices)
     refused = {
-        "session.instructions": persona.role is not None and not takes_persona,
-        "session.audio.output.voice": persona.voice is not None and not takes_persona,
+        "session.instructions": persona.role is not None and voices is None,
+        "session.audio.output.voice": persona.voice is not None and voices is None,
         "session.input": bool(session.input),
         "session.store": bool(session.store),
         "session.client": bool(session.client),
@@ -446,16 +453,11 @@ def _refuse_delegation(
         )
 
 
-def _format_field(audio_format: AudioFormat) -> dict[str, object]:
-    names = {"pcm16": "audio/pcm", "mulaw": "audio/pcmu", "alaw": "audio/pcma"}
-    return {"type": names[audio_format.encoding], "rate": audio_format.rate_hz}
-
-
 def _error(error: InvalidEventError) -> OutgoingPacket:
-    fields = {"type": "invalid_request_error", "code": error.code, "message": str(error)}
-    if error.param is not None:
-        fields["param"] = error.param
-    answer = {"error": {**fields, **_client_event_id(error.event_id)}, **_client_event_id(error.event_id)}
+    answer = {
+        "error": {**error.fields(), **_client_event_id(error.event_id)},
+        **_client_event_id(error.event_id),
+    }
     return _packet("error", answer)
 
 

@@ -6,12 +6,11 @@ read errors in any form that they all know, so an error is message 5, which they
 """
 
 import json
-from collections import Counter
-from types import MappingProxyType
 from typing import ClassVar, Final
 
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import ConversationStatistics
+from pipeline.protocol.counters import MessageCounters
 from pipeline.protocol.dialect import ConnectionParameters, Message
 from pipeline.protocol.events import Answered, EncodedAudioReceived, Event, Ignored, IgnoredReason, Refused
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
@@ -39,7 +38,11 @@ class MoshiDialect:
     name: ClassVar = "moshi"
     resumable: ClassVar = False
     lifetime_s: ClassVar = float("inf")
-    audio_format: ClassVar = AudioFormat("opus", SAMPLE_RATE_HZ)
+    input_format: ClassVar = AudioFormat("opus", SAMPLE_RATE_HZ)
+    output_format: ClassVar = AudioFormat("opus", SAMPLE_RATE_HZ)
+    input_buffer_s: ClassVar = 0.0
+    wants_silence: ClassVar = False
+    has_heartbeats: ClassVar = False
 
     def __init__(self, parameters: ConnectionParameters, query: Query) -> None:
         self.request = query.request
@@ -53,16 +56,11 @@ class MoshiDialect:
         self._runs = False  # the session has a lane, and was not put back
         self._has_sound = False  # the headers of the stream were sent
         self._closed = False
-        self._sent: Counter[str] = Counter()
-        self._received: Counter[str] = Counter()
-        self._ignored: Counter[str] = Counter()
-        self._refused: Counter[str] = Counter()
+        self._counters = MessageCounters()
 
     def statistics(self) -> ConversationStatistics:
         """The counters so far; unknown kinds count as one."""
-        counters = (self._sent, self._received, self._ignored, self._refused)
-        sent, received, ignored, refused = (MappingProxyType(dict(counter)) for counter in counters)
-        return ConversationStatistics(sent, received, ignored, refused, unacked=0)
+        return self._counters.statistics()
 
     def close(self) -> None:
         """The connection is over."""
@@ -84,13 +82,13 @@ class MoshiDialect:
         if not message:
             raise RemoteProtocolError(Fault.EMPTY_MESSAGE, "a message has at least one byte")
         kind = message[0]
-        self._received[_NAMES.get(kind, "unknown")] += 1
+        self._counters.received[_NAMES.get(kind, "unknown")] += 1
         if kind != AUDIO:
             return self._ignore("unknown_packet"), ()
         try:
             packets = self._reader.push(message[1:])
         except OggError as error:
-            self._refused["audio_refused"] += 1
+            self._counters.refused["audio_refused"] += 1
             return Refused("audio_refused", str(error)), ()
         if not packets:
             return Answered(), ()
@@ -99,7 +97,7 @@ class MoshiDialect:
         return EncodedAudioReceived(tuple(packets)), ()
 
     def _ignore(self, reason: IgnoredReason) -> Ignored:
-        self._ignored[reason] += 1
+        self._counters.ignored[reason] += 1
         return Ignored(reason)
 
     # Sending
@@ -164,7 +162,7 @@ class MoshiDialect:
         return greeting, self._message(JSON, json.dumps(content).encode())
 
     def _message(self, kind: int, content: bytes) -> bytes:
-        self._sent[_NAMES[kind]] += 1
+        self._counters.sent[_NAMES[kind]] += 1
         return bytes([kind]) + content
 
     # Liveness

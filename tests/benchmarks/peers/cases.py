@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Final, Literal
 
 Kind = Literal["mimi", "lm", "chain"]
-WIDTHS: Final = (1, 4, 8)
+Stored = Literal["float32", "bfloat16", "8 bits", "4 bits"]
+WIDTHS: Final = (1, 4, 8, 16)
 STAGES: Final[Mapping[Kind, tuple[str, ...]]] = {
     "mimi": ("encode", "decode"),
     "lm": ("step",),
@@ -95,7 +96,8 @@ USUAL_CASES: Final = ("mimi", "small", "mid", "chain")
 class Contender:
     """An implementation: its driver, its environment (None: the project's own), its widths.
 
-    exact: it computes in float32, so that codes and tokens can be compared.
+    exact: it computes in float32, so that codes and tokens can be compared. stored: how the checkpoint of
+    its language model is stored.
     """
 
     name: str
@@ -105,12 +107,29 @@ class Contender:
     about: str
     options: tuple[str, ...] = ()
     exact: bool = True
+    stored: Stored = "float32"
 
 
 OURS: Final = "packet-voice"
 _EVERYTHING: Final[Mapping[Kind, tuple[int, ...]]] = {"mimi": WIDTHS, "lm": WIDTHS, "chain": WIDTHS}
+_STORED: Final[tuple[Stored, ...]] = ("bfloat16", "8 bits", "4 bits")
 CONTENDERS: Final = (
-    Contender(OURS, "drive_ours.py", None, _EVERYTHING, "this project, float32"),
+    Contender(OURS, "drive_ours.py", None, _EVERYTHING, "this project, a float32 checkpoint"),
+    Contender(
+        "MLX alone", "drive_ours.py", None, _EVERYTHING, "the same without native kernels", ("kernels=off",)
+    ),
+    *(
+        Contender(
+            f"ours, {stored}",
+            "drive_ours.py",
+            None,
+            {"lm": WIDTHS},
+            f"this project, the same weights in a checkpoint of {stored}",
+            exact=False,
+            stored=stored,
+        )
+        for stored in _STORED
+    ),
     Contender(
         "moshi",
         "drive_torch.py",
@@ -146,3 +165,7 @@ CONTENDERS: Final = (
     ),
     Contender("rustymimi", "drive_rustymimi.py", "mlx", {"mimi": WIDTHS}, "the official codec in Rust"),
 )
+# This project in other settings: none of them is a peer.
+VARIANTS: Final = frozenset(contender.name for contender in CONTENDERS if contender.environment is None) - {
+    OURS
+}

@@ -53,13 +53,16 @@ class Driver:
             "mlx": machine.mlx_version,
             "device": machine.device,
             "blas": machine.blas.name,
+            "kernels": getattr(backend.kernels(), "instruction_set", "off"),
         }
         self._job = job
 
     @cached_property
     def _stages(self) -> ModelStages:
         lanes = max(self._job["widths"])
-        return open_stages(read_config(Path(self._job["config"]), [f"lanes.max={lanes}"]))
+        return open_stages(
+            read_config(Path(self._job["config"]), [f"lanes.max={lanes}", *self._job["options"]])
+        )
 
     @cached_property
     def _codec_stages(self) -> tuple[EncoderStage, DecoderStage]:

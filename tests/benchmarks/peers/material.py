@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-from benchmarks.peers.cases import SIZES
+from benchmarks.peers.cases import SIZES, Stored
 
 from pipeline.audio.sound_file import read_speech
 from pipeline.models import random_init
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.checkpoint.mimi_config import MimiConfig, parse_mimi_config
 from pipeline.models.checkpoint.safetensors_header import Shape
+from pipeline.models.quantization import quantize_checkpoint
 from pipeline.units import FRAME_SAMPLES
 
 SEED: Final = 20240917
@@ -38,6 +39,23 @@ class Material:
     pcm: Path
     codes: Path
     lm: LmConfig
+
+    def stored(self, stored: Stored) -> Path:
+        """The config of the same weights in a checkpoint of another format, made if it is missing."""
+        if stored == "float32":
+            return self.config
+        name = stored.replace(" ", "-")
+        path = self.lm_path.with_name(f"{name}.safetensors")
+        if not path.exists():
+            if stored == "bfloat16":
+                random_init.write_checkpoint(path, packed(random_init.lm_tensors(self.lm)), SEED, "BF16")
+            else:
+                quantize_checkpoint(self.lm_path, path, self.lm, int(stored.partition(" ")[0]))
+        config = self.config.with_name(f"{name}.json")
+        config.write_text(
+            json.dumps(json.loads(self.config.read_text()) | {"moshi_name": path.name}, indent=1)
+        )
+        return config
 
 
 def packed(tensors: Iterator[tuple[str, Shape]]) -> Iterator[tuple[str, Shape]]:

@@ -18,7 +18,8 @@ from pipeline.diagnostics import microbenchmarks
 
 BUSY_LOAD: Final = 0.5
 _TOKENS: Final = {"codes": "codes", "text": "text tokens", "audio": "audio tokens"}
-_NO_VERSIONS: Final = frozenset({"device", "blas"})
+_INSTRUCTION_SETS: Final = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+_NO_VERSIONS: Final = frozenset({"device", "blas", "kernels"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +146,7 @@ def _processor() -> str:
     about = Path("/proc/cpuinfo")
     lines = about.read_text().splitlines() if about.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "processor"
+    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    sets = [name for name in _INSTRUCTION_SETS if name in flags]
+    name = names[0] if names else "processor"
+    return f"{name} ({', '.join(sets)})" if sets else name

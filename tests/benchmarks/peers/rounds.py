@@ -95,7 +95,7 @@ def _job(case: Case, contender: Contender, material: Material, plan: Plan) -> di
         "codebooks": max(CODEBOOKS, lm["dep_q"]),
         "user_codebooks": lm["n_q"] - lm["dep_q"],
         "lm_config": lm,
-        "config": str(material.config),
+        "config": str(material.stored(contender.stored)),
         "lm": str(material.lm_path),
         "mimi": str(material.mimi_path),
         "pcm": str(material.pcm),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from benchmarks.peers.cases import CONTENDERS, OURS, SIZES, STAGES, WIDTHS, Case
+from benchmarks.peers.cases import CONTENDERS, OURS, SIZES, STAGES, VARIANTS, WIDTHS, Case
 from benchmarks.peers.codec_cost import decode_cost, encode_cost
 from benchmarks.peers.material import MIMI
 from benchmarks.peers.rounds import CODEBOOKS, Rates, Run
@@ -51,7 +51,7 @@ class Row:
     @property
     def best_peer(self) -> str | None:
         """The fastest other contender."""
-        peers = {name: cell.ms for name, cell in self.cells.items() if name != OURS}
+        peers = {name: cell.ms for name, cell in self.cells.items() if name not in {OURS, *VARIANTS}}
         return min(peers, key=peers.__getitem__) if peers else None
 
     @property

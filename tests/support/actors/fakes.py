@@ -13,6 +13,7 @@ import numpy as np
 import trio
 
 from actors.engine import Engine, Loaders
+from actors.runtime.awake_clock import awake_time
 from actors.sessions.prompting import PersonaSource
 from actors.sessions.transport import SlowPeerError, TransportClosedError
 from pipeline.audio.framing import frames_of, payload_of
@@ -232,16 +233,25 @@ class MemoryTransport:
     send_timeout_s: float = 2.0
     peer: str = "memory"
     close_reason: CloseReason | None = None
+    answers_pings: bool = True
 
     def __post_init__(self) -> None:
+        self.received_s = awake_time()
         self._to_server, self._at_server = trio.open_memory_channel[bytes | str](64)
         self._to_client, self._at_client = trio.open_memory_channel[bytes](self.buffer)
 
     async def receive(self) -> bytes | str:
         try:
-            return await self._at_server.receive()
+            message = await self._at_server.receive()
         except (trio.EndOfChannel, trio.ClosedResourceError):
             raise TransportClosedError from None
+        self.received_s = awake_time()
+        return message
+
+    async def ping(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.answers_pings:
+            self.received_s = awake_time()
 
     async def send(self, message: bytes | str) -> None:
         with trio.move_on_after(self.send_timeout_s):

@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from pipeline.kernels.library import Library
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.checkpoint.lora import Lora
 from pipeline.models.lm import LmModel
+from pipeline.models.native import attach_lm
 from pipeline.stages.delays import DelayedTokenCache, DelayPattern
 
 DATA = Path(__file__).parents[2] / "data"
@@ -18,13 +20,21 @@ def config_of(folder: Path) -> LmConfig:
 
 
 def agree(
-    folder: Path, checkpoint: Path, trace: str = "trace.npz", cfg_coef: float = 1.0, lora: Lora | None = None
+    folder: Path,
+    checkpoint: Path,
+    trace: str = "trace.npz",
+    cfg_coef: float = 1.0,
+    *,
+    lora: Lora | None = None,
+    kernels: Library | None = None,
 ) -> None:
     """Step through the golden's user codes, and compare every token of every step."""
     config = config_of(folder)
     model = LmModel(config, cfg_coef)
     model.check_weights(checkpoint, lora)
-    model.load_weights(checkpoint, lora=lora)
+    model.load_weights(checkpoint, lora=lora, keep_stored=kernels is not None)
+    if kernels is not None:
+        attach_lm(model, kernels)
     golden = np.load(folder / trace)
     steps = len(golden["user"])
     assert steps >= 5 * config.context

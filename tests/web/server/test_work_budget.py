@@ -1,6 +1,7 @@
 """One client cannot take the others' time: a budget of events and processor time, in fair turns."""
 
 import time
+from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
 
@@ -114,10 +115,16 @@ async def test_an_address_that_is_far_over_budget_gets_no_new_connection():
     limits = Limits(requests_processor_share=0.0001)
     async with small_server(Settings(server=Server(port=0), limits=limits, drain_s=1.0)) as served:
         while not served.limiter.rejected["work"]:
+            with suppress(OSError):
+                async with await connect(served) as stream:
+                    await send_quietly(
+                        stream, f"GET /health HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode()
+                    )
+        answer = b""
+        with suppress(OSError):  # it may be reset before the client knows that it is connected
             async with await connect(served) as stream:
-                await send_quietly(stream, f"GET /health HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode())
-        async with await connect(served) as stream:
-            assert await read_to_end(stream) == b""
+                answer = await read_to_end(stream)
+        assert answer == b""
 
 
 async def test_the_clients_of_a_proxy_are_told_apart():
@@ -279,7 +286,7 @@ async def test_a_request_that_waits_too_long_is_refused(autojump_clock):
 async def test_a_client_whose_requests_wait_too_long_is_told(monkeypatch):
     """429 instead of the response, one line of the log, and the connection is closed."""
     monkeypatch.setattr(work_budget, "REQUEST_PATIENCE_S", 0.05)
-    limits = Limits(requests_processor_share=0.0001)
+    limits = Limits(requests_processor_share=0.01)
     async with small_server(Settings(server=Server(port=0), limits=limits, drain_s=1.0)) as served:
         request = f"GET /health/live HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode()
         with structlog.testing.capture_logs() as logs:

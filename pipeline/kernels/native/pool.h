@@ -1,0 +1,31 @@
+// Threads that share the outputs of one product, and sleep when there is none.
+//
+// One product at a time has helpers. A caller that finds them taken computes alone, and whoever calls always
+// takes part itself: nothing waits for a thread that the system has not scheduled yet, only for parts that a
+// helper has begun. After a product the helpers stay awake for `AWAKE`, longer than the time between two
+// products of a step and much shorter than a frame.
+
+#pragma once
+
+namespace packet_voice {
+
+// Let one product use `count` threads, the caller included, and start them; returns how many there are. To be
+// called by one thread at a time.
+int set_threads(int count);
+int threads();
+
+namespace detail {
+void run(int tasks, void (*call)(void*, int), void* context);
+}
+
+// Call `f(task)` for each task below `tasks`, in any order and on any of the threads.
+template <class F>
+void in_parallel(int tasks, F&& f) {
+  if (tasks <= 1 || threads() <= 1) {
+    for (int task = 0; task < tasks; task++) f(task);
+    return;
+  }
+  detail::run(tasks, [](void* context, int task) { (*static_cast<F*>(context))(task); }, &f);
+}
+
+}  // namespace packet_voice

@@ -1,0 +1,421 @@
+// Products of a few rows with a matrix whose numbers are widened in registers, never in memory.
+//
+// A block of R outputs is computed for up to four rows at once, so that a weight that has been loaded and
+// widened serves all of them. Every pair of output and row has one accumulator and one order of summation,
+// whatever R and the number of rows are: a row's result does not depend on the rows beside it.
+
+#pragma once
+
+#include "compute.h"
+#include "simd.h"
+
+namespace packet_voice {
+namespace {
+
+struct F32 {
+  static constexpr int bytes = 4;
+  PV_INLINE Floats vector(const char* p) { return load(reinterpret_cast<const float*>(p)); }
+  PV_INLINE float scalar(const char* p) {
+    float x;
+    __builtin_memcpy(&x, p, 4);
+    return x;
+  }
+};
+
+struct BF16 {
+  static constexpr int bytes = 2;
+  PV_INLINE Floats vector(const char* p) { return from_bfloat16(*reinterpret_cast<const LooseHalves*>(p)); }
+  PV_INLINE float scalar(const char* p) {
+    uint16_t x;
+    __builtin_memcpy(&x, p, 2);
+    return scalar_from_bfloat16(x);
+  }
+};
+
+struct F16 {
+  static constexpr int bytes = 2;
+  PV_INLINE Floats vector(const char* p) { return from_float16(*reinterpret_cast<const LooseHalves*>(p)); }
+  PV_INLINE float scalar(const char* p) {
+    uint16_t x;
+    __builtin_memcpy(&x, p, 2);
+    return scalar_from_float16(x);
+  }
+};
+
+template <class T, int R, int N>
+PV_INLINE void dense_block(const MatrixView& m, const Rows& rows, int output, int row) {
+  const char* w[R];
+  const float* x[N];
+  for (int r = 0; r < R; r++) w[r] = static_cast<const char*>(m.data) + size_t(output + r) * m.row_bytes;
+  for (int n = 0; n < N; n++) x[n] = rows.x + size_t(row + n) * rows.x_stride;
+  Floats acc[R][N] = {};
+  int k = 0;
+  for (; k + W <= m.in; k += W) {
+    Floats xs[N];
+    for (int n = 0; n < N; n++) xs[n] = load(x[n] + k);
+    for (int r = 0; r < R; r++) {
+      const Floats ws = T::vector(w[r] + k * T::bytes);
+      for (int n = 0; n < N; n++) acc[r][n] += ws * xs[n];
+    }
+  }
+  float totals[R][N];
+  sums<R * N>(&acc[0][0], &totals[0][0]);
+  for (int r = 0; r < R; r++) {
+    for (int n = 0; n < N; n++) {
+      float total = totals[r][n];
+      for (int i = k; i < m.in; i++) total += T::scalar(w[r] + i * T::bytes) * x[n][i];
+      if (rows.bias != nullptr) total += rows.bias[output + r];
+      rows.y[size_t(row + n) * rows.y_stride + output + r] = total;
+    }
+  }
+}
+
+// Rows of outputs per block: with one row of input all registers hold accumulators of different outputs.
+constexpr int block_rows(int n) { return W == 16 || PV_REGISTERS == 32 ? (n <= 2 ? 8 : 4) : (n == 1 ? 8 : n == 2 ? 4 : 2); }
+
+template <class T, int N>
+void dense_rows(const MatrixView& m, const Rows& rows, int begin, int end, int row) {
+  constexpr int R = block_rows(N);
+  int output = begin;
+  for (; output + R <= end; output += R) dense_block<T, R, N>(m, rows, output, row);
+  for (; output < end; output++) dense_block<T, 1, N>(m, rows, output, row);
+}
+
+// Outputs are taken in tiles that stay in the cache while all rows pass over them.
+constexpr size_t TILE_BYTES = 24 * 1024;
+
+template <class Run>
+PV_INLINE void in_tiles(const MatrixView& m, int count, int begin, int end, Run run) {
+  int tile = end - begin;
+  if (count > 4) {
+    tile = int(TILE_BYTES / (m.row_bytes + 1)) / 8 * 8;
+    if (tile < 8) tile = 8;
+  }
+  for (int first = begin; first < end; first += tile) {
+    const int last = first + tile < end ? first + tile : end;
+    int row = 0;
+    for (; row + 4 <= count; row += 4) run(first, last, row, 4);
+    if (row < count) run(first, last, row, count - row);
+  }
+}
+
+template <class T>
+void dense(const MatrixView& m, const Rows& rows, int begin, int end) {
+  in_tiles(m, rows.count, begin, end, [&](int first, int last, int row, int n) {
+    if (n == 4) dense_rows<T, 4>(m, rows, first, last, row);
+    if (n == 3) dense_rows<T, 3>(m, rows, first, last, row);
+    if (n == 2) dense_rows<T, 2>(m, rows, first, last, row);
+    if (n == 1) dense_rows<T, 1>(m, rows, first, last, row);
+  });
+}
+
+// --- packed numbers -------------------------------------------------------------------------------------
+//
+// A vector holds W pieces of `PER` adjacent numbers: a 32-bit word of eight, or, with 6 bits, 24 bits of four.
+// Number j of all pieces is taken out at once, so the input is arranged to match (`prepare`): PER vectors per
+// block, number j of every piece in the j-th. With 8 bits, a piece is one byte, and the order stays. The sum of
+// each group of the input comes after that, because (scale · q + bias) · x, summed, is scale · Σ q·x + bias · Σ x.
+
+constexpr int GROUPS_MAX = 1024;  // groups of a row that fit the scratch below: in ≤ 32768
+
+template <int B>
+struct Packing {
+  static constexpr int per = B == 4 ? 8 : B == 6 ? 4 : 1;
+  static constexpr int piece_bytes = B == 4 ? 4 : B == 6 ? 3 : 1;
+  static constexpr int values = W * per;  // numbers of one vector
+  static constexpr int block_bytes = W * piece_bytes;
+};
+
+template <int B>
+PV_INLINE Words load_pieces(const char* p) {
+  if constexpr (B == 4) {
+    return load_words(p);
+  } else if constexpr (B == 8) {
+    return __builtin_convertvector(*reinterpret_cast<const LooseBytes*>(p), Words);
+  } else {
+    const Bytes16 zero = {};
+#define PV_SPREAD(v, o) \
+  __builtin_shufflevector(v, zero, o, o + 1, o + 2, 16, o + 3, o + 4, o + 5, 16, o + 6, o + 7, o + 8, 16, o + 9, o + 10, o + 11, 16)
+    // The last 16 bytes start 4 bytes early, so that nothing beyond the block is read.
+#if PV_WIDTH == 16
+    const Bytes16 a = *reinterpret_cast<const LooseBytes16*>(p);
+    const Bytes16 b = *reinterpret_cast<const LooseBytes16*>(p + 12);
+    const Bytes16 c = *reinterpret_cast<const LooseBytes16*>(p + 24);
+    const Bytes16 d = *reinterpret_cast<const LooseBytes16*>(p + 32);
+    Bytes16 parts[4] = {PV_SPREAD(a, 0), PV_SPREAD(b, 0), PV_SPREAD(c, 0), PV_SPREAD(d, 4)};
+#else
+    const Bytes16 a = *reinterpret_cast<const LooseBytes16*>(p);
+    const Bytes16 b = *reinterpret_cast<const LooseBytes16*>(p + 8);
+    Bytes16 parts[2] = {PV_SPREAD(a, 0), PV_SPREAD(b, 4)};
+#endif
+#undef PV_SPREAD
+    Words words;
+    __builtin_memcpy(&words, parts, sizeof words);
+    return words;
+  }
+}
+
+// Number j of each piece.
+template <int B>
+PV_INLINE Floats number_at(Words pieces, int j) {
+  const Words shifted = pieces >> (B * j);
+#if defined(__AVX512F__)
+  if constexpr (B == 4) {  // a permutation of a table looks at the four lowest bits only
+    const Floats table = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    return reinterpret_cast<Floats>(
+        _mm512_permutexvar_ps(reinterpret_cast<__m512i>(shifted), reinterpret_cast<__m512>(table)));
+  }
+#endif
+  return to_floats(B == 8 ? shifted : shifted & ((1u << B) - 1));
+}
+
+PV_INLINE float scale_at(const void* p, Storage storage, size_t i) {
+  if (storage == Storage::F32) return F32::scalar(static_cast<const char*>(p) + i * 4);
+  if (storage == Storage::BF16) return BF16::scalar(static_cast<const char*>(p) + i * 2);
+  return F16::scalar(static_cast<const char*>(p) + i * 2);
+}
+
+template <class T>
+PV_INLINE void widen_scales(const char* p, int count, float* out) {
+  int i = 0;
+  for (; i + W <= count; i += W) store(out + i, T::vector(p + i * T::bytes));
+  for (; i < count; i++) out[i] = T::scalar(p + i * T::bytes);
+}
+
+PV_INLINE void scales_of(const void* p, Storage storage, size_t first, int count, float* out) {
+  if (storage == Storage::F32) {
+    widen_scales<F32>(static_cast<const char*>(p) + first * 4, count, out);
+  } else if (storage == Storage::BF16) {
+    widen_scales<BF16>(static_cast<const char*>(p) + first * 2, count, out);
+  } else {
+    widen_scales<F16>(static_cast<const char*>(p) + first * 2, count, out);
+  }
+}
+
+// The scales of the `M` groups that one vector of pieces covers.
+template <int M>
+PV_INLINE Floats spread(const float* s) {
+  typedef float F2 __attribute__((vector_size(8)));
+  typedef float F4 __attribute__((vector_size(16)));
+  if constexpr (M == 1) {
+    return broadcast(*s);
+  } else if constexpr (M == 2) {
+    F2 v;
+    __builtin_memcpy(&v, s, sizeof v);
+#if PV_WIDTH == 16
+    return __builtin_shufflevector(v, v, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+#else
+    return __builtin_shufflevector(v, v, 0, 0, 0, 0, 1, 1, 1, 1);
+#endif
+  } else {
+    F4 v;
+    __builtin_memcpy(&v, s, sizeof v);
+#if PV_WIDTH == 16
+    return __builtin_shufflevector(v, v, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+#else
+    return __builtin_shufflevector(v, v, 0, 0, 1, 1, 2, 2, 3, 3);
+#endif
+  }
+}
+
+template <int B>
+PV_INLINE int blocks_of(const MatrixView& m) { return (m.in + Packing<B>::values - 1) / Packing<B>::values; }
+
+template <int B>
+PV_INLINE int groups_padded(const MatrixView& m) {
+  const int covered = blocks_of<B>(m) * Packing<B>::values / m.group + 1;
+  return (covered + W - 1) / W * W;
+}
+
+template <int B>
+PV_INLINE size_t prepared_row(const MatrixView& m) {
+  return size_t(blocks_of<B>(m)) * Packing<B>::values + groups_padded<B>(m);
+}
+
+template <int B>
+void prepare_packed(const MatrixView& m, const Rows& rows, float* prepared) {
+  using P = Packing<B>;
+  for (int n = 0; n < rows.count; n++) {
+    const float* x = rows.x + size_t(n) * rows.x_stride;
+    float* out = prepared + n * prepared_row<B>(m);
+    const int blocks = blocks_of<B>(m);
+    for (int b = 0; b < blocks; b++) {
+      for (int j = 0; j < P::per; j++) {
+        for (int lane = 0; lane < W; lane++) {
+          const int k = b * P::values + lane * P::per + j;
+          out[(b * P::per + j) * W + lane] = k < m.in ? x[k] : 0.0f;
+        }
+      }
+    }
+    float* sums = out + size_t(blocks) * P::values;
+    const int groups = m.in / m.group;
+    for (int g = 0; g < groups_padded<B>(m); g++) {
+      float total = 0;
+      if (g < groups) {
+        Floats partial = {};
+        for (int i = 0; i + W <= m.group; i += W) partial += load(x + g * m.group + i);
+        total = sum(partial);
+      }
+      sums[g] = total;
+    }
+  }
+}
+
+template <int B, int M, int R, int N>
+PV_INLINE void packed_block(const MatrixView& m, const Rows& rows, const float* prepared, int output, int row) {
+  using P = Packing<B>;
+  const int blocks = blocks_of<B>(m), groups = m.in / m.group, padded = groups_padded<B>(m);
+  const size_t stride = prepared_row<B>(m);
+  const float* x[N];
+  for (int n = 0; n < N; n++) x[n] = prepared + (row + n) * stride;
+  alignas(64) float scales[R][GROUPS_MAX], biases[R][GROUPS_MAX];
+  const char* w[R];
+  Floats acc[R][N] = {};
+  for (int r = 0; r < R; r++) {
+    w[r] = static_cast<const char*>(m.data) + size_t(output + r) * m.row_bytes;
+    scales_of(m.scales, m.scale_storage, size_t(output + r) * groups, groups, scales[r]);
+    scales_of(m.biases, m.scale_storage, size_t(output + r) * groups, groups, biases[r]);
+    for (int g = groups; g < padded; g++) scales[r][g] = biases[r][g] = 0;
+    for (int g = 0; g < padded; g += W) {
+      const Floats b = load(biases[r] + g);
+      for (int n = 0; n < N; n++) acc[r][n] += b * load(x[n] + size_t(blocks) * P::values + g);
+    }
+  }
+  // With M = 1 a group is `vectors` vectors long, and is scaled once.
+  const int vectors = M > 1 ? 1 : m.group / P::values;
+  auto step = [&](int b, const char* const* pieces, int count) __attribute__((always_inline)) {
+    Floats part[R][N] = {};
+    for (int i = 0; i < count; i++) {
+      Words q[R];
+      for (int r = 0; r < R; r++) q[r] = load_pieces<B>(pieces[r] + i * P::block_bytes);
+      for (int j = 0; j < P::per; j++) {
+        Floats xs[N];
+        for (int n = 0; n < N; n++) xs[n] = load(x[n] + (size_t(b + i) * P::per + j) * W);
+        for (int r = 0; r < R; r++) {
+          const Floats v = number_at<B>(q[r], j);
+          for (int n = 0; n < N; n++) part[r][n] += v * xs[n];
+        }
+      }
+    }
+    for (int r = 0; r < R; r++) {
+      const Floats s = spread<M>(scales[r] + (M > 1 ? b * M : b / vectors));
+      for (int n = 0; n < N; n++) acc[r][n] += s * part[r][n];
+    }
+  };
+  const int whole = m.in / P::values / vectors * vectors;
+  for (int b = 0; b < whole; b += vectors) {
+    const char* pieces[R];
+    for (int r = 0; r < R; r++) pieces[r] = w[r] + size_t(b) * P::block_bytes;
+    step(b, pieces, vectors);
+  }
+  if (whole < blocks) {  // the rest of the row, followed by zeros; less than a vector, because groups are whole
+    char tail[R][P::block_bytes] = {};
+    const char* pieces[R];
+    for (int r = 0; r < R; r++) {
+      __builtin_memcpy(tail[r], w[r] + size_t(whole) * P::block_bytes, m.row_bytes - size_t(whole) * P::block_bytes);
+      pieces[r] = tail[r];
+    }
+    step(whole, pieces, 1);
+  }
+  float totals[R][N];
+  sums<R * N>(&acc[0][0], &totals[0][0]);
+  for (int r = 0; r < R; r++) {
+    for (int n = 0; n < N; n++) {
+      float total = totals[r][n];
+      if (rows.bias != nullptr) total += rows.bias[output + r];
+      rows.y[size_t(row + n) * rows.y_stride + output + r] = total;
+    }
+  }
+}
+
+template <int B, int M, int N>
+void packed_rows(const MatrixView& m, const Rows& rows, const float* prepared, int begin, int end, int row) {
+  constexpr int R = N == 1 ? 4 : 2;
+  int output = begin;
+  for (; output + R <= end; output += R) packed_block<B, M, R, N>(m, rows, prepared, output, row);
+  for (; output < end; output++) packed_block<B, M, 1, N>(m, rows, prepared, output, row);
+}
+
+template <int B, int M>
+void packed_groups(const MatrixView& m, const Rows& rows, const float* prepared, int begin, int end) {
+  in_tiles(m, rows.count, begin, end, [&](int first, int last, int row, int n) {
+    if (n == 4) packed_rows<B, M, 4>(m, rows, prepared, first, last, row);
+    if (n == 3) packed_rows<B, M, 3>(m, rows, prepared, first, last, row);
+    if (n == 2) packed_rows<B, M, 2>(m, rows, prepared, first, last, row);
+    if (n == 1) packed_rows<B, M, 1>(m, rows, prepared, first, last, row);
+  });
+}
+
+template <int B>
+void packed(const MatrixView& m, const Rows& rows, const float* prepared, int begin, int end) {
+  const int covered = Packing<B>::values / m.group;  // groups in one vector
+  if (covered >= 4) {
+    packed_groups<B, 4>(m, rows, prepared, begin, end);
+  } else if (covered == 2) {
+    packed_groups<B, 2>(m, rows, prepared, begin, end);
+  } else {
+    packed_groups<B, 1>(m, rows, prepared, begin, end);
+  }
+}
+
+size_t prepared_floats(const MatrixView& m, int count) {
+  switch (m.storage) {
+    case Storage::Q4: return prepared_row<4>(m) * count;
+    case Storage::Q6: return prepared_row<6>(m) * count;
+    case Storage::Q8: return prepared_row<8>(m) * count;
+    default: return 0;
+  }
+}
+
+void prepare(const MatrixView& m, const Rows& rows, float* prepared) {
+  switch (m.storage) {
+    case Storage::Q4: return prepare_packed<4>(m, rows, prepared);
+    case Storage::Q6: return prepare_packed<6>(m, rows, prepared);
+    case Storage::Q8: return prepare_packed<8>(m, rows, prepared);
+    default: return;
+  }
+}
+
+void multiply(const MatrixView& m, const Rows& rows, const float* prepared, int begin, int end) {
+  switch (m.storage) {
+    case Storage::F32: return dense<F32>(m, rows, begin, end);
+    case Storage::BF16: return dense<BF16>(m, rows, begin, end);
+    case Storage::F16: return dense<F16>(m, rows, begin, end);
+    case Storage::Q4: return packed<4>(m, rows, prepared, begin, end);
+    case Storage::Q6: return packed<6>(m, rows, prepared, begin, end);
+    case Storage::Q8: return packed<8>(m, rows, prepared, begin, end);
+  }
+}
+
+template <int B>
+void widen_packed(const MatrixView& m, int row, float* out) {
+  const unsigned char* data = static_cast<const unsigned char*>(m.data) + size_t(row) * m.row_bytes;
+  const int groups = m.in / m.group;
+  for (int i = 0; i < m.in; i++) {
+    const size_t bit = size_t(i) * B;
+    unsigned word = data[bit / 8];
+    if (bit % 8 + B > 8) word |= unsigned(data[bit / 8 + 1]) << 8;
+    const float q = float((word >> (bit % 8)) & ((1u << B) - 1));
+    const size_t g = size_t(row) * groups + i / m.group;
+    out[i] = scale_at(m.scales, m.scale_storage, g) * q + scale_at(m.biases, m.scale_storage, g);
+  }
+}
+
+template <class T>
+void widen_dense(const MatrixView& m, int row, float* out) {
+  widen_scales<T>(static_cast<const char*>(m.data) + size_t(row) * m.row_bytes, m.in, out);
+}
+
+void widen(const MatrixView& m, int row, float* out) {
+  switch (m.storage) {
+    case Storage::F32: return widen_dense<F32>(m, row, out);
+    case Storage::BF16: return widen_dense<BF16>(m, row, out);
+    case Storage::F16: return widen_dense<F16>(m, row, out);
+    case Storage::Q4: return widen_packed<4>(m, row, out);
+    case Storage::Q6: return widen_packed<6>(m, row, out);
+    case Storage::Q8: return widen_packed<8>(m, row, out);
+  }
+}
+
+}  // namespace
+}  // namespace packet_voice
