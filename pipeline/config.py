@@ -139,8 +139,8 @@ class Limits(Section, frozen=True):
     failures_per_minute: Count = 10
     events_per_second: Count = 250
     processor_share: Share = 0.2
-    requests_processor_share: Share = 0.2
-    address_processor_share: Share = 0.3
+    requests_processor_share: Share = 0.4
+    address_processor_share: Share = 0.6
 
 
 class Heartbeat(Section, frozen=True):

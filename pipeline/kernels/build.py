@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from pipeline.kernels import library
+from pipeline.system.command import run_command
 
 # Everything that is compiled without an instruction set runs on any processor of its kind.
 _COMMON: Final = (
@@ -175,25 +176,24 @@ def build(folder: Path | None = None) -> Path:
     return folder / library.file_name()
 
 
-def main() -> None:
+def main() -> int:
     """Build the kernels unless they are built already. Without `--require` the exit code is always 0."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.kernels.build", description=__doc__)
     parser.add_argument("--force", action="store_true", help="build even if there is a library already")
     parser.add_argument("--require", action="store_true", help="exit with 1 if they cannot be built")
     arguments = parser.parse_args()
     if library.find() is not None and not arguments.force:
-        return
+        return 0
     print("Compiling the CPU kernels: about a minute, once for each version.", file=sys.stderr)  # noqa: T201
     begin = time.monotonic()
     try:
         build()
     except BuildError as error:
         print(f"Without native kernels: {error}. Everything works, more slowly.", file=sys.stderr)  # noqa: T201
-        if arguments.require:
-            sys.exit(1)
-    else:
-        print(f"Compiled in {time.monotonic() - begin:.0f} s.", file=sys.stderr)  # noqa: T201
+        return int(arguments.require)
+    print(f"Compiled in {time.monotonic() - begin:.0f} s.", file=sys.stderr)  # noqa: T201
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(run_command(main))

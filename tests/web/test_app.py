@@ -33,7 +33,7 @@ async def test_health_shows_the_whole_server():
     assert health.keys() >= HEALTH_KEYS
     assert (health["status"], health["readiness"]) == ("ready", {"lm": True, "mimi": True})
     assert (health["clients"], health["lanes"]["open"], health["lanes"]["max"]) == (1, 1, 4)
-    assert health["backend"] == {"device": "abacus"}
+    assert health["backend"] == {"device": "abacus", "kernels": "off"}
     greeting = {"about": CARD.about, "suggestions": list(CARD.suggestions)}
     assert health["model"] == {"name": "small", "trained": False, "voices": None, **greeting}
     (established,) = client.metadata["connection_established"]

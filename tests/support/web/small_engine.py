@@ -134,7 +134,12 @@ async def small_server(
     engine = Engine(settings, small_loaders(before) if before else small_loaders(), CARD, lanes=lanes)
     limiter = RateLimiter(settings.limits, ReverseProxy.from_settings(settings.server))
     app = create_app(
-        engine, settings, backend={"device": "abacus"}, weights=weights, limiter=limiter, proxy=proxy
+        engine,
+        settings,
+        backend={"device": "abacus", "kernels": "off"},
+        weights=weights,
+        limiter=limiter,
+        proxy=proxy,
     )
 
     async def drain():
