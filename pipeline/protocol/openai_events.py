@@ -112,18 +112,24 @@ def has_persona(persona: Configure, asked: Configure) -> bool:
 E = TypeVar("E", bound=EventObject)
 
 
-def decode_audio(audio: str, event_id: str | None) -> bytes:
-    """The raw audio of an event.
+class AppendAudio(EventObject, frozen=True):
+    """Audio in the format of the session's input; each API has a name of its own for it."""
 
-    Raises:
-        InvalidEventError: it is not base64.
-    """
-    try:
-        return base64.b64decode(audio, validate=True)
-    except (binascii.Error, ValueError):
-        raise InvalidEventError(
-            "invalid_value", "audio must be base64", param="audio", event_id=event_id
-        ) from None
+    audio: str
+    event_id: EventId | None = None
+
+    def data(self) -> bytes:
+        """The raw audio.
+
+        Raises:
+            InvalidEventError: it is not base64.
+        """
+        try:
+            return base64.b64decode(self.audio, validate=True)
+        except (binascii.Error, ValueError):
+            raise InvalidEventError(
+                "invalid_value", "audio must be base64", param="audio", event_id=self.event_id
+            ) from None
 
 
 def decode(message: bytes | str, events: Mapping[str, type[E]], unsupported: frozenset[str]) -> E:

@@ -3,7 +3,7 @@
 from typing import Any, ClassVar, Final
 
 from pipeline.protocol import openai_events
-from pipeline.protocol.openai_events import AudioFormatField, EventId, EventObject
+from pipeline.protocol.openai_events import AppendAudio, AudioFormatField, EventId, EventObject
 
 # Events of the API for what no model here can do.
 UNSUPPORTED: Final = frozenset(
@@ -55,21 +55,10 @@ class Start(EventObject, frozen=True):
     event_id: EventId | None = None
 
 
-class Append(EventObject, frozen=True):
+class Append(AppendAudio, frozen=True):
     """Audio in the session's format."""
 
     TYPE: ClassVar = "session.input_audio.append"
-
-    audio: str
-    event_id: EventId | None = None
-
-    def data(self) -> bytes:
-        """The raw audio.
-
-        Raises:
-            InvalidEventError: it is not base64.
-        """
-        return openai_events.decode_audio(self.audio, self.event_id)
 
 
 class Mute(EventObject, frozen=True):

@@ -6,7 +6,7 @@ from msgspec import Meta
 
 from pipeline.protocol import openai_events
 from pipeline.protocol.objects import Natural
-from pipeline.protocol.openai_events import AudioFormatField, EventId, EventObject
+from pipeline.protocol.openai_events import AppendAudio, AudioFormatField, EventId, EventObject
 
 # Events of the API for what no model here can do.
 UNSUPPORTED: Final = frozenset(
@@ -67,21 +67,10 @@ class Update(EventObject, frozen=True):
     event_id: EventId | None = None
 
 
-class Append(EventObject, frozen=True):
+class Append(AppendAudio, frozen=True):
     """Audio in the session's input format."""
 
     TYPE: ClassVar = "input_audio_buffer.append"
-
-    audio: str
-    event_id: EventId | None = None
-
-    def data(self) -> bytes:
-        """The raw audio.
-
-        Raises:
-            InvalidEventError: it is not base64.
-        """
-        return openai_events.decode_audio(self.audio, self.event_id)
 
 
 class Commit(EventObject, frozen=True):
