@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.established import ESTABLISHED
 
 from pipeline.protocol import outgoing
 from pipeline.protocol.dialect import ConnectionParameters
@@ -15,12 +16,9 @@ from pipeline.protocol.live.client_events import EVENTS, UNSUPPORTED
 from pipeline.protocol.live.dialect import LiveDialect
 from pipeline.protocol.metadata import (
     Bye,
-    ConnectionEstablished,
     Draining,
     Dropped,
     ErrorNotice,
-    LimitsInfo,
-    ModelInfo,
     Queued,
     Ready,
     Stats,
@@ -28,16 +26,6 @@ from pipeline.protocol.metadata import (
 from pipeline.protocol.unacked import UnackedPackets
 from pipeline.units import AudioFormat
 
-ESTABLISHED = ConnectionEstablished(
-    protocol=1,
-    session_id="5e55",
-    resume_token=None,
-    server_time=0,
-    sample_rate=24_000,
-    frame_samples=1920,
-    model=ModelInfo("tiny", "", trained=True, model_delay_ms=80, text="text"),
-    limits=LimitsInfo(65_552, 8, 400, 5000, 15_000),
-)
 START = {"type": "session.start", "event_id": "e1", "session": {"model": "any"}}
 
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
+from support.established import ESTABLISHED
 
 from pipeline.audio import g711
 from pipeline.protocol import outgoing
@@ -18,10 +19,7 @@ from pipeline.protocol.events import Ignored, InputCleared, InputEnded, SessionC
 from pipeline.protocol.faults import LocalProtocolError
 from pipeline.protocol.metadata import (
     Configure,
-    ConnectionEstablished,
     ErrorNotice,
-    LimitsInfo,
-    ModelInfo,
     Ready,
 )
 from pipeline.protocol.realtime.client_events import EVENTS, UNSUPPORTED
@@ -30,16 +28,6 @@ from pipeline.protocol.realtime.loudness import is_loud
 from pipeline.protocol.unacked import UnackedPackets
 from pipeline.units import AudioFormat
 
-ESTABLISHED = ConnectionEstablished(
-    protocol=1,
-    session_id="5e55",
-    resume_token=None,
-    server_time=0,
-    sample_rate=24_000,
-    frame_samples=1920,
-    model=ModelInfo("tiny", "", trained=True, model_delay_ms=80, text="text"),
-    limits=LimitsInfo(65_552, 8, 400, 5000, 15_000),
-)
 PCM = AudioFormat("pcm16", 24_000)
 QUIET, LOUD = bytes(3840), array("h", [8000, -8000] * 960).tobytes()
 APPEND = {"type": "input_audio_buffer.append", "audio": base64.b64encode(QUIET).decode()}
