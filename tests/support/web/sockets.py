@@ -192,6 +192,15 @@ async def read_to_end(stream):
     return bytes(data)
 
 
+async def read_refused(served):
+    """What a new connection that the server closes at once gets; it may be reset while it connects."""
+    try:
+        async with await connect(served) as stream:
+            return await read_to_end(stream)
+    except OSError:
+        return b""
+
+
 async def read_frames(stream):
     """Every (opcode, payload) up to the end of the connection."""
     return frames_of(await read_to_end(stream))
