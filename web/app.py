@@ -101,7 +101,7 @@ def create_app(
         _add_authority(app, listen.credentials.authority_file.read_bytes())
     add_status(app, engine, backend, weights, limiter, proxy=proxy)
     add_selftest(app, engine, proxy)
-    add_dialects(app, engine, limiter)
+    add_dialects(app, engine, limiter, access)
     if proxy is not None:
         add_hub(app, proxy)
 
@@ -185,7 +185,9 @@ def _add_token_exchange(app: QuartTrio, auth: TokenAuth, access: AccessControl) 
     async def session() -> Response:
         if not auth.required:
             return _no_content()
-        if (denial := access.check_attempts(request_ctx.request)) is not None:
+        incoming = request_ctx.request
+        if (denial := access.check_attempts(incoming)) is not None:
+            access.log_refusal(incoming, denial.code)
             return denied(denial)
         try:
             body = await request.get_json(force=True)
@@ -193,11 +195,13 @@ def _add_token_exchange(app: QuartTrio, auth: TokenAuth, access: AccessControl) 
             body = None  # arrays nested too deep
         token = body.get("token") if isinstance(body, dict) else None
         if not isinstance(token, str):
+            access.log_refusal(incoming, "bad_request")
             return error_response(400, "bad_request", 'the body must be {"token": "…"}')
-        if (denial := access.check_token(request_ctx.request, token)) is not None:
+        if (denial := access.check_token(incoming, token)) is not None:
+            access.log_refusal(incoming, denial.code)
             return denied(denial)
         response = _no_content()
-        response.headers["Set-Cookie"] = auth.cookie(peer_and_port(request_ctx.request)[1])
+        response.headers["Set-Cookie"] = auth.cookie(peer_and_port(incoming)[1])
         return response
 
 

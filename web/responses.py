@@ -17,14 +17,24 @@ def error_response(status: int, code: str, message: str, *, retry_after_ms: int 
 
     retry_after_ms: also sent as Retry-After in whole seconds, rounded up so that no client is too early.
     """
+    response = jsonify(error_fields(code, message, retry_after_ms))
+    response.status_code = status
+    if retry_after_ms is not None:
+        response.headers["Retry-After"] = retry_after(retry_after_ms)
+    return response
+
+
+def error_fields(code: str, message: str, retry_after_ms: int | None = None) -> dict[str, object]:
+    """The body of an error as a JSON object."""
     error: dict[str, object] = {"code": code, "message": message}
     if retry_after_ms is not None:
         error["retryAfterMs"] = retry_after_ms
-    response = jsonify(error=error)
-    response.status_code = status
-    if retry_after_ms is not None:
-        response.headers["Retry-After"] = str(math.ceil(retry_after_ms / 1000))
-    return response
+    return {"error": error}
+
+
+def retry_after(retry_after_ms: int) -> str:
+    """The value of Retry-After."""
+    return str(math.ceil(retry_after_ms / 1000))
 
 
 def session_refused(refusal: SessionRefusedError) -> Response:

@@ -29,6 +29,13 @@ _PORTS: Final = {"ws": 80, "wss": 443}
 CONNECT_S: Final = 10.0  # for the WebSocket handshake
 RETRY_AFTER_MAX_S: Final = 60.0  # whatever a server says
 _RETRY_AFTER_S: Final = 0.5  # where no server is there to send a Retry-After
+_NO_SERVER: Final = "a proxy answers, but the server behind it does not"
+_NO_LOGIN: Final = "the request was refused on its way, by a proxy that asks for a login, for example"
+# By HTTP status, where the response is not one of our servers'.
+_NOT_OURS: Final = {
+    **dict.fromkeys((401, 403, 407), _NO_LOGIN),
+    **dict.fromkeys((502, 503, 504), _NO_SERVER),
+}
 _QUEUED_MESSAGES: Final = 64  # between the library's reader, which then also stops answering pings, and ours
 
 
@@ -201,9 +208,10 @@ def _rejected(url: str, rejection: ConnectionRejected) -> UnreachableError:
     """The error in an HTTP response: our servers send `{error: {message}}` and Retry-After."""
     try:
         message = str(json.loads(rejection.body or b"")["error"]["message"])
-    except (ValueError, TypeError, KeyError, RecursionError):
-        message = f"{url} is not a WebSocket"
-    problem = f"the server refused: {message} (HTTP {rejection.status_code})"
+        problem = f"the server refused: {message}"
+    except (ValueError, TypeError, KeyError, RecursionError):  # not from a server of ours
+        problem = _NOT_OURS.get(rejection.status_code, f"the server refused: {url} is not a WebSocket")
+    problem = f"{problem} (HTTP {rejection.status_code})"
     try:
         retry_after_s = float({name.lower(): value for name, value in rejection.headers}[b"retry-after"])
     except (KeyError, ValueError):

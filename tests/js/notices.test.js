@@ -24,11 +24,13 @@ const EVENTS = [
   ...Object.keys(REFUSALS).map((why) => ({ kind: "ended", why })),
   ...Object.keys(PROBLEMS).map((why) => ({ kind: "audio_failed", why })),
   { kind: "health", health: { status: "unauthorized" } },
-  { kind: "health", health: { status: "refused", code: null, retryAfterMs: null } },
+  { kind: "health", health: { status: "refused", code: "bad_gateway" } },
   { kind: "health", health: { status: "not_ready" } },
   { kind: "health", health: { status: "ready", lanes: LANES, model: { trained: false } } },
   { kind: "health", health: { status: "ready", lanes: LANES, capacity: { advice: "Use a smaller one." } } },
   { kind: "token_refused", why: "token_wrong" },
+  { kind: "token_refused", why: "request_timeout", message: "too slow", retryAfterMs: 7000 },
+  { kind: "connection_stats", droppedFrames: 3 },
   { kind: "microphone_changed", label: "", why: "lost" },
   { kind: "output_missing" },
   { kind: "audio_state", state: "suspended" },
@@ -108,4 +110,21 @@ test("a notice of limited duration is replaced by a newer one of its topic", () 
   send({ kind: "dropped", what: "audio", count: 3 });
   send({ kind: "dropped", what: "agent_audio", count: 3 });
   equal(root.childElementCount, 1);
+});
+
+test("a refusal that the page has no words for is told in the server's own, and one without any has a remedy too", () => {
+  const { root, send } = notices();
+  send({ kind: "token_refused", why: "request_timeout", message: "it took too long", retryAfterMs: 7000 });
+  ok(root.textContent.includes("It took too long. Try again in 7 s."), root.textContent);
+  send({ kind: "health", health: { status: "refused", code: "refused_elsewhere" } });
+  ok(root.textContent.includes(REFUSALS.refused_elsewhere.title), root.textContent);
+});
+
+test("audio that the page could not send is told as it happens, and once", () => {
+  const { root, send } = notices();
+  send({ kind: "connection_stats", droppedFrames: 25 });
+  ok(root.textContent.includes("2.0 s of your audio was not sent"), root.textContent);
+  root.querySelector(".close").click();
+  send({ kind: "connection_stats", droppedFrames: 25 });
+  equal(root.childElementCount, 0);
 });

@@ -1,7 +1,7 @@
 import { HistoryStore } from "voice/history-store.js";
 import { findRefusal } from "voice/protocol/refusal.js";
 import { recordingOf } from "voice/questions.js";
-import { describeState } from "voice/state.js";
+import { describeState, serverState } from "voice/state.js";
 import { TranscriptLog, sentenceCase } from "voice/transcript-log.js";
 import { Metrics } from "voice/ui/metrics.js";
 import { SampleEnd } from "voice/voice-sample.js";
@@ -205,6 +205,8 @@ const REFUSED = [
   [403, "origin_refused", true],
   [403, "cross_site_refused", true],
   [421, "host_refused", true],
+  [400, "client_address_unreadable", true],
+  [429, "too_many_requests", false],
   [429, "too_many_attempts", false],
   [503, "draining", false],
 ];
@@ -214,7 +216,7 @@ for (const [status, code, isPermanent] of REFUSED) {
     const refusal = await findRefusal("wss://host:1/ws?resume=x", ask);
     equal([refusal.why, refusal.isPermanent, refusal.retryAfterMs], [code, isPermanent, 7]);
     ok(!closeMessage(code).startsWith("Disconnected"), "no words for it");
-    ok(code in REFUSALS || code === "cross_site_refused", "no remedy");
+    ok(code in REFUSALS, "no remedy");
   });
 }
 
@@ -225,6 +227,13 @@ test("a server that is gone, a proxy without WebSockets and one without a server
   equal((await findRefusal("ws://host/ws", gone)).why, "unreachable");
   equal((await findRefusal("ws://host/ws", answering(405, { error: { code: "method_not_allowed" } }))).why, "no_websocket");
   equal((await findRefusal("ws://host/ws", answering(502))).why, "bad_gateway");
+  equal((await findRefusal("ws://host/ws", answering(403))).why, "refused_elsewhere");
+  equal((await findRefusal("ws://host/ws", answering(429))).why, "too_many_requests");
+});
+
+test("a proxy without its server is not a server that refuses this page", () => {
+  equal(serverState({ status: "refused", code: "bad_gateway" }), "unreachable");
+  equal(serverState({ status: "refused", code: "host_refused" }), "refused");
 });
 
 test("the probe of a refusal never contains the resume token", async () => {

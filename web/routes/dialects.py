@@ -18,11 +18,12 @@ from pipeline.protocol.moshi.dialect import MoshiDialect
 from pipeline.protocol.moshi.query import QueryError, read_query
 from pipeline.protocol.realtime.dialect import RealtimeDialect
 from web.responses import error_response
+from web.security.access import AccessControl
 from web.security.rate_limit import RateLimiter
 from web.server.ws_handler import handle_websocket
 
 
-def add_dialects(app: QuartTrio, engine: Engine, limiter: RateLimiter) -> None:
+def add_dialects(app: QuartTrio, engine: Engine, limiter: RateLimiter, access: AccessControl) -> None:
     """Add the routes to the application."""
 
     @app.websocket("/v1/live/sessions")
@@ -39,6 +40,7 @@ def add_dialects(app: QuartTrio, engine: Engine, limiter: RateLimiter) -> None:
         try:
             query = read_query(incoming.args, takes_prompts=engine.card.voices is not None)
         except QueryError as error:
+            access.log_refusal(incoming, "bad_request")
             return error_response(400, "bad_request", str(error))
         return await handle_websocket(engine, incoming, limiter.log, partial(MoshiDialect, query=query))
 

@@ -37,17 +37,21 @@ class AccessControl:
         """Why a request is refused, or None."""
         denial = self._check_sender(incoming) or self._check_credentials(incoming)
         if denial is not None:
-            headers = incoming.headers
-            self._limiter.log.warning(
-                "request_refused",
-                reason=denial.code,
-                peer=peer_and_port(incoming)[0],
-                path=incoming.path,
-                host=headers.get("Host"),
-                origin=headers.get("Origin"),
-                site=headers.get("Sec-Fetch-Site"),
-            )
+            self.log_refusal(incoming, denial.code)
         return denial
+
+    def log_refusal(self, incoming: BaseRequestWebsocket, reason: str) -> None:
+        """Log a request that is refused; `reason` is one of our own words."""
+        headers = incoming.headers
+        self._limiter.log.warning(
+            "request_refused",
+            reason=reason,
+            peer=peer_and_port(incoming)[0],
+            path=incoming.path,
+            host=headers.get("Host"),
+            origin=headers.get("Origin"),
+            site=headers.get("Sec-Fetch-Site"),
+        )
 
     def check_token(self, incoming: BaseRequestWebsocket, token: str) -> Denial | None:
         """Why a token is refused that a request carries, or None; a wrong one is counted."""

@@ -2,7 +2,8 @@
 
 * A refused handshake ends its connection; HTTP/2 is not supported.
 * Chunks and requests are counted, and handled in fair turns (`web.server.work_budget`).
-* What the libraries cannot parse is answered with 400, and logged as one line.
+* What the libraries cannot parse is answered with 400, and logged as one line. Every refusal has a body like
+  the application's, so that people and programs learn the reason.
 * Nothing is sent after a refusal, a failed write or the end of a response. An application learns of
   these at its next checkpoint only; until then h11 would refuse what it sends with an exception.
 
@@ -13,6 +14,8 @@ Neighbours: `web.server.connection` moves the bytes, `web.server.websocket` hand
 What does not belong here: access control.
 """
 
+import json
+from http import HTTPStatus
 from typing import Any, Final, cast
 from urllib.parse import unquote, urlparse
 
@@ -25,8 +28,9 @@ from hypercorn.protocol.http_stream import HTTPStream
 from hypercorn.typing import ASGISendEvent, H11SendableEvent
 
 from actors.sessions.transport import TransportClosedError
+from web.responses import error_fields, retry_after
 from web.server.websocket import WEBSOCKET, WebSocketStream
-from web.server.work_budget import ConnectionWork
+from web.server.work_budget import REQUEST_PATIENCE_S, ConnectionWork
 
 BAD_REQUEST: Final = 400
 TOO_MANY_REQUESTS: Final = 429
@@ -56,6 +60,7 @@ class Http11Protocol(H11Protocol):
         super().__init__(*args)
         self._work = work
         self._write_failed = False
+        self._is_head = False
 
     async def _check_protocol(self, event: h11.Request) -> None:
         """Ignore offers of HTTP/2, which RFC 9110 §7.8 allows: every request is HTTP/1.1."""
@@ -103,6 +108,7 @@ class Http11Protocol(H11Protocol):
 
     async def _start_request(self, request: h11.Request) -> None:
         await self.send(Updated(idle=False))
+        self._is_head = request.method == b"HEAD"
         self._work.begin_request(request.headers)
         if not await self._work.wait_for_request_turn():
             await self._refuse(TOO_MANY_REQUESTS, "too many requests")
@@ -120,8 +126,24 @@ class Http11Protocol(H11Protocol):
         self._work.report_bad_input("http", str(status), reason)
         await self._close_stream()  # an application that runs already sends nothing more
         if self.connection.our_state in {h11.IDLE, h11.SEND_RESPONSE}:
-            await self._send_error_response(status)
+            await self._send_refusal(status, reason)
         await self.send(Closed())
+
+    async def _send_refusal(self, status: int, reason: str) -> None:
+        code = HTTPStatus(status).phrase.lower().replace(" ", "_")
+        retry_ms = round(1000 * REQUEST_PATIENCE_S) if status == TOO_MANY_REQUESTS else None
+        body = json.dumps(error_fields(code, reason, retry_ms)).encode()
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"connection", b"close"),
+            *([] if retry_ms is None else [(b"retry-after", retry_after(retry_ms).encode())]),
+            *self.config.response_headers("h11"),
+        ]
+        await self._send_h11_event(h11.Response(status_code=status, headers=headers))
+        if not self._is_head:
+            await self._send_h11_event(h11.Data(data=body))
+        await self._send_h11_event(h11.EndOfMessage())
 
     async def _send_h11_event(self, event: H11SendableEvent) -> None:
         """Write one event; raises `TransportClosedError` where an earlier write has failed."""

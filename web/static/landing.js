@@ -5,6 +5,7 @@
  */
 
 import { serverState } from "./voice/state.js";
+import { refusalMessage } from "./voice/ui/messages.js";
 import { watchHealth } from "./voice/health.js";
 
 const STATES = Object.freeze({
@@ -14,7 +15,6 @@ const STATES = Object.freeze({
   draining: ["Shutting down", "Running sessions are finishing; no new ones can start."],
   unreachable: ["Offline", "The server does not answer. Is it still running?"],
   unauthorized: ["Token required", "Open the link that the server printed; it ends in #token=…"],
-  refused: ["Refused", "The server refuses this address. Open the one that it printed."],
 });
 
 const state = document.getElementById("state");
@@ -22,7 +22,7 @@ const facts = document.getElementById("facts");
 
 function show(health) {
   const now = serverState(health);
-  const [headline, sentence] = STATES[now];
+  const [headline, sentence] = now === "refused" ? refusalWords(health) : STATES[now];
   const [strong, span] = [state.querySelector("strong"), state.querySelector("span")];
   if (span.textContent !== sentence) {
     state.className = `state ${now === "ready" ? "ready" : "waiting"}`;
@@ -30,6 +30,11 @@ function show(health) {
     span.textContent = sentence;
   }
   if (health?.lanes) showFacts(health);
+}
+
+function refusalWords({ code, message, retryAfterMs }) {
+  const { title, text } = refusalMessage({ why: code, message, retryAfterMs }, location);
+  return [title, text];
 }
 
 function showFacts({ lanes, uptimeS, model, capacity }) {

@@ -11,6 +11,7 @@ from support.web.sockets import fetch
 from pipeline.config import Limits, Server, Settings
 
 TOKEN = "correct-horse-battery-staple"
+RIGHT = ("Authorization", f"Bearer {TOKEN}")
 WRONG = ("Authorization", "Bearer wrong-horse-battery-staple")
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 HANDSHAKE = [
@@ -55,12 +56,11 @@ async def test_a_wrong_token_is_counted_on_every_route():
 
 async def test_guessing_ends_on_every_route():
     """After too many wrong tokens at one route, no other route judges another one, not even the right one."""
-    right = ("Authorization", f"Bearer {TOKEN}")
     async with small_server(locked(failures_per_minute=3)) as served:
         for _ in range(3):
             await fetch(served, "/", headers=[WRONG])
         for path in paths(served.app):
-            assert (await fetch(served, path, headers=[right])).status == 429
+            assert (await fetch(served, path, headers=[RIGHT])).status == 429
         body = json.dumps({"token": TOKEN}).encode()
         assert (await fetch(served, "/api/session", method="POST", body=body)).status == 429
         assert (await fetch(served, "/")).status == 200
@@ -111,17 +111,22 @@ async def test_a_page_opened_through_a_forwarded_port_is_our_own(port):
         ({"headers": [("Origin", "https://evil.example")]}, "origin_refused"),
         ({"headers": [("Sec-Fetch-Site", "cross-site")]}, "cross_site_refused"),
         ({"headers": [WRONG]}, "unauthorized"),
+        ({"path": "/api/session", "method": "POST", "body": b'{"token": "wrong"}'}, "unauthorized"),
+        ({"path": "/api/session", "method": "POST", "body": b"[]"}, "bad_request"),
+        ({"path": "/api/chat?text_topk=many", "headers": [*HANDSHAKE, RIGHT]}, "bad_request"),
     ],
 )
 async def test_a_refusal_is_logged_with_its_reason(how, reason):
     """One line for a hundred of them, with what the client sent, and what it was told says what to do."""
+    request = {"path": "/health", **how}
     async with small_server(locked(failures_per_minute=1000)) as served:
         with structlog.testing.capture_logs() as logs:
             for _ in range(5):
-                answer = await fetch(served, "/health", **how)
+                answer = await fetch(served, **request)
     assert answer.error == reason
     (entry,) = logs
-    assert (entry["event"], entry["reason"], entry["path"]) == ("request_refused", reason, "/health")
+    path, _, _ = request["path"].partition("?")
+    assert (entry["event"], entry["reason"], entry["path"]) == ("request_refused", reason, path)
 
 
 async def test_what_a_peer_sends_is_bounded_in_the_log():

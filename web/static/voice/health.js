@@ -1,5 +1,6 @@
 /** Poll the server's /health, so that the page shows whether a call can be started. */
 
+import { refusalOf } from "./protocol/refusal.js";
 import { serverUrl } from "./server-url.js";
 
 const UNREADY_EVERY_MS = 2000;
@@ -8,7 +9,8 @@ const TIMEOUT_MS = 8000;
 
 /**
  * Call `onHealth(health)` regularly; null if the server does not respond, {status: "unauthorized"} or {status:
- * "refused", code, retryAfterMs} if it refuses, and then not before it may be asked again. Pauses while the page is hidden.
+ * "refused", code, message, retryAfterMs} if it refuses, and then not before it may be asked again. Pauses while the page
+ * is hidden.
  */
 export async function watchHealth(onHealth) {
   for (;;) {
@@ -24,8 +26,7 @@ async function fetchHealth() {
     const response = await fetch(serverUrl("health"), { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
     if (response.ok) return await response.json();
     if (response.status === 401) return { status: "unauthorized" };
-    const { error } = await response.json().catch(() => ({}));
-    return { status: "refused", code: error?.code ?? null, retryAfterMs: error?.retryAfterMs ?? null };
+    return { status: "refused", ...(await refusalOf(response)) };
   } catch (error) {
     if (error instanceof ReferenceError) throw error; // a mistake of this page
     return null; // the server is not reachable, or does not answer in time

@@ -34,7 +34,7 @@ const IDLE_MESSAGES = Object.freeze({
 /** The server's state for a new conversation, from its /health. */
 export function serverState(health) {
   if (health === undefined) return "waiting";
-  if (health === null) return "unreachable";
+  if (health === null || health.code === "bad_gateway") return "unreachable";
   if (health.status !== "ready") return health.status in IDLE_MESSAGES ? health.status : "not_ready";
   const { room, queued } = health.lanes;
   return room === 0 || queued > 0 ? "full" : "ready";

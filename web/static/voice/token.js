@@ -5,9 +5,10 @@
  * read, and it is removed from the address bar at once. Source: docs/how-to/operations.md.
  */
 
+import { refusalOf } from "./protocol/refusal.js";
 import { serverUrl } from "./server-url.js";
 
-/** Exchange `#token=…`, if the page was opened with one. → null, or {why, retryAfterMs?}; `why`: a key of REFUSALS. */
+/** Exchange `#token=…`, if the page was opened with one. → null, or {why, message?, retryAfterMs?}. */
 export async function exchangeToken() {
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token === null) return null;
@@ -20,8 +21,8 @@ export async function exchangeToken() {
     });
     if (response.ok) return null;
     if (response.status === 401) return { why: "token_wrong" };
-    const { error } = await response.json().catch(() => ({}));
-    return { why: error?.code ?? "bad_gateway", retryAfterMs: error?.retryAfterMs };
+    const { code, ...details } = await refusalOf(response);
+    return { why: code, ...details };
   } catch {
     return null; // the server is not reachable, which /health shows
   }

@@ -7,6 +7,21 @@
 
 import { AsrError } from "../errors.js";
 
+// Codes of the server's hub proxy (docs/reference/hub-proxy.md); with any other it refuses this page, whatever the file.
+const HUB_CODES = new Set([
+  "bad_path",
+  "repo_refused",
+  "gated",
+  "not_found",
+  "too_large",
+  "busy",
+  "cache_full",
+  "hub_error",
+  "hub_unreachable",
+  "hub_timeout",
+  "draining",
+]);
+
 export const CACHE_NAME = "packet-voice-whisper-1";
 
 /** One revision of one repository at `base`, the URL of the hub proxy (`…/api/hf/`). */
@@ -111,6 +126,12 @@ export class ModelRepository {
       .catch(() => ({}));
     const detail = message ? ` (${message})` : "";
     const facts = { file, status: response.status };
+    if (code !== undefined && !HUB_CODES.has(code)) {
+      return new AsrError(code, `The server refuses this page${detail}.`, facts);
+    }
+    if (code === "too_large" || code === "cache_full") {
+      return new AsrError("server_storage", `${this.name}, ${file}${detail}.`, facts);
+    }
     if (code === "gated" || response.status === 401) {
       return new AsrError(
         "gated",

@@ -4,9 +4,10 @@
  * Keyed by an error code of the engine (asr/errors.js), of the microphone, or of this page.
  */
 
-import { PROBLEMS, REFUSALS } from "../../voice/ui/messages.js";
+import { PROBLEMS, REFUSALS, refusalMessage } from "../../voice/ui/messages.js";
 
 const SET_TOKEN = "Set HF_TOKEN on the server to a token that has access, then restart the server.";
+const ALLOW = "Allow it for this page in the address bar or in the system's privacy settings";
 const CHECK_NETWORK =
   "Is the server online? It downloads from the hub in HF_ENDPOINT, by default huggingface.co; a mirror in your " +
   "network works too. Models stored in this browser need no download.";
@@ -21,6 +22,10 @@ const MESSAGES = Object.freeze({
     "The server's owner decides which repositories it serves: see the allow list in docs/reference/hub-proxy.md.",
   ],
   unreachable: ["Cannot download the model files", CHECK_NETWORK],
+  server_storage: [
+    "The server cannot store this model",
+    "Choose a smaller one, or make room there: see proxy.cache_bytes and proxy.file_bytes in docs/reference/hub-proxy.md.",
+  ],
   cut: ["Download interrupted", "Try again; files that were downloaded completely are kept."],
   storage: ["Not enough browser storage", "Delete another model under Storage, or choose a smaller one."],
   load: ["The model does not run on this device", "Choose another model or another device."],
@@ -31,10 +36,33 @@ const MESSAGES = Object.freeze({
   empty: ["No audio", "The recording contains no samples."],
   busy: ["A transcription is already running", "Wait until it is finished, or cancel it."],
   closed: ["The model was unloaded", "Load it again."],
+  // The microphone, where it means something else than in a conversation
+  microphone_denied: ["Microphone access is blocked", `${ALLOW}, then start again.`],
+  microphone_revoked: ["Microphone permission was taken back", `What was said before is transcribed. ${ALLOW}, then start again.`],
+  microphone_gone: [
+    "Microphone disconnected",
+    "What was said before is transcribed. Connect a microphone, then start again.",
+  ],
+  microphone_missing: ["No microphone found", "Connect one, then start again."],
+  microphone_rate: ["Microphone not supported", "This browser cannot use its sample rate. Connect another one."],
+  audio_suspended: ["The browser paused audio", "Press anywhere on the page to continue."],
   // Files
   not_sound: ["Unsupported file", "Browsers usually support WAV, MP3, FLAC, Ogg, MP4 and WebM."],
   unreadable: ["Cannot read the file", "It was moved or changed after you chose it. Choose it again."],
   too_long: ["The recording is too long for this browser", "Split it into parts of about an hour."],
+  // Sound that would be lost without a word
+  only_zeros: ["The recording is silent", "It contains only zeros, so there is nothing to transcribe."],
+  cancelled: ["The channels cancel each other out", "One of them is transcribed instead of their average."],
+  over_scale: ["The recording was far too loud", "It was scaled down. Its samples may be in another unit than its format says."],
+  quiet: ["The recording is very quiet", "If words are missing, make it louder first."],
+  no_signal: [
+    "No signal from the microphone",
+    "It delivers pure silence. Check its mute switch, or choose another one in the browser's settings for this page.",
+  ],
+  source_muted: [
+    "The system has muted the microphone",
+    "Turn it on in the system's settings, or with the key or switch that turned it off.",
+  ],
   // Information
   recycled: ["The model was restarted", "The part it was working on is missing or was transcribed again."],
   dropped: ["The model cannot keep up", "Some speech was skipped. A smaller model is faster."],
@@ -42,18 +70,15 @@ const MESSAGES = Object.freeze({
   not_kept: ["One hour of audio is kept", "Transcription continues, but later audio cannot be played back."],
 });
 
-const { token_wrong, too_many_attempts, unauthorized } = REFUSALS;
-const SHARED_REFUSALS = Object.freeze({ token_wrong, too_many_attempts, unauthorized });
-
 /** {title, text} for `why`; `message` is the specific message of the engine or the server. */
 export function messageFor(why, message, location) {
-  const shared = PROBLEMS[why] ?? SHARED_REFUSALS[why];
-  if (shared !== undefined) {
-    const { title, text } = shared;
-    return { title, text: text(location) };
+  if (why in MESSAGES) {
+    const [title, advice] = MESSAGES[why];
+    return { title, text: message ? `${withPeriod(message)} ${advice}` : advice };
   }
-  const [title, advice] = MESSAGES[why] ?? ["Something went wrong", "Reload the page."];
-  return { title, text: message ? `${withPeriod(message)} ${advice}` : advice };
+  if (why in REFUSALS) return refusalMessage({ why }, location);
+  if (why in PROBLEMS) return { title: PROBLEMS[why].title, text: PROBLEMS[why].text(location) };
+  return { title: "Something went wrong", text: `${message ? `${withPeriod(message)} ` : ""}Reload the page.` };
 }
 
 const withPeriod = (message) => (/[.!?]$/.test(message) ? message : `${message}.`);

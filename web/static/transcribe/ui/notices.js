@@ -1,5 +1,6 @@
 /** Notices at the top of the page: problems and what to do about them, until they are over. */
 
+import { refusalMessage } from "../../voice/ui/messages.js";
 import { messageFor } from "./messages.js";
 
 export class Notices {
@@ -15,14 +16,22 @@ export class Notices {
         this._hide("model");
         return;
       case "token_refused":
-        this._show("token", "bad", event.why);
+        this._showWords("token", "bad", event.why, refusalMessage(event, location));
         return;
       case "load_failed":
         this._show("model", "bad", event.why, event.message);
         return;
       case "decoding":
       case "opening":
-        for (const key of ["audio", "engine", "kept"]) this._hide(key);
+        for (const key of ["audio", "engine", "kept", "sound"]) this._hide(key);
+        return;
+      case "sound_problem":
+        if (event.why === null) this._hide("sound");
+        else this._show("sound", "warn", event.why);
+        return;
+      case "microphone_lost":
+        this._hide("sound");
+        this._show("audio", "bad", event.why);
         return;
       case "failed":
         this._show("audio", "bad", event.why, event.message);
@@ -46,8 +55,11 @@ export class Notices {
   }
 
   _show(key, tone, why, message) {
+    this._showWords(key, tone, why, messageFor(why, message, location));
+  }
+
+  _showWords(key, tone, why, { title, text }) {
     this._hide(key);
-    const { title, text } = messageFor(why, message, location);
     const box = document.createElement("div");
     box.className = `notice ${tone}`;
     box.dataset.why = why;

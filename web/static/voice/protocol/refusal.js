@@ -5,8 +5,15 @@
 
 const TIMEOUT_MS = 4000;
 const METHOD_NOT_ALLOWED = 405; // all checks passed: only the method is wrong
+const TOO_MANY_REQUESTS = 429;
 // Trying again changes nothing.
-const PERMANENT = new Set(["unauthorized", "origin_refused", "cross_site_refused", "host_refused"]);
+const PERMANENT = new Set([
+  "unauthorized",
+  "origin_refused",
+  "cross_site_refused",
+  "host_refused",
+  "client_address_unreadable",
+]);
 
 /** {why, message?, retryAfterMs?, isPermanent}; `socketUrl`: of the WebSocket. */
 export async function findRefusal(socketUrl, ask = (url, options) => fetch(url, options)) {
@@ -19,10 +26,17 @@ export async function findRefusal(socketUrl, ask = (url, options) => fetch(url, 
     return { why: "unreachable", isPermanent: false };
   }
   if (response.status === METHOD_NOT_ALLOWED) return { why: "no_websocket", isPermanent: false };
+  const { code, ...details } = await refusalOf(response);
+  return { why: code, ...details, isPermanent: PERMANENT.has(code) };
+}
+
+/** {code, message?, retryAfterMs?} of a response that is an error: the server's own words, or what its status means. */
+export async function refusalOf(response) {
   const { code, message, retryAfterMs } = await response
     .json()
     .then(({ error }) => error ?? {})
-    .catch(() => ({}));
-  if (code !== undefined) return { why: code, message, retryAfterMs, isPermanent: PERMANENT.has(code) };
-  return { why: response.status >= 500 ? "bad_gateway" : "refused", isPermanent: false };
+    .catch(() => ({})); // not from this server: a proxy's own page
+  if (typeof code === "string") return { code, message, retryAfterMs };
+  if (response.status === TOO_MANY_REQUESTS) return { code: "too_many_requests" };
+  return { code: response.status >= 500 ? "bad_gateway" : "refused_elsewhere" };
 }

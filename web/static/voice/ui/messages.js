@@ -92,12 +92,14 @@ const CLOSE_MESSAGES = Object.freeze({
   idle: "Session ended: no audio for too long.",
   unauthorized: "Token required.",
   origin_refused: "The server refuses this address.",
-  cross_site_refused: "The server refuses this address.",
+  cross_site_refused: "The server refuses this page.",
   host_refused: "The server does not accept this host name.",
   too_many_attempts: "Too many wrong tokens from this address.",
+  too_many_requests: "Too many requests from this address.",
+  client_address_unreadable: "The reverse proxy is not set up.",
   no_websocket: "The server answers, but the WebSocket connection fails.",
   bad_gateway: "A proxy answers, but the server behind it does not.",
-  refused: "The server refused the connection.",
+  refused_elsewhere: "The connection was refused on its way to the server.",
   replaced: "This conversation continues in another window.",
   out_of_turn: "Unexpected response from the server. Reload the page.",
   too_many_frames: "Disconnected: this page sent more than the server accepts. Reload the page.",
@@ -127,6 +129,26 @@ export const REFUSALS = Object.freeze({
     text: ({ origin }) =>
       `It accepts conversations only from its own address, and this page was opened as ${origin}. Open the address ` +
       "that the server printed. For a tunnel, a forwarded port or a reverse proxy, set server.public_url to this one.",
+  },
+  cross_site_refused: {
+    title: "The server refuses this page",
+    text: () =>
+      "The browser says that the request came from another site or another port. Open the page at the address that " +
+      "the server printed, in a tab of its own.",
+  },
+  client_address_unreadable: {
+    title: "The reverse proxy is not set up",
+    text: () =>
+      "It names its clients so that the server cannot read their addresses. Have it send them in X-Forwarded-For; the " +
+      "server's log says what it got.",
+  },
+  too_many_requests: {
+    title: "Too many requests from this address",
+    text: () => "The server answers others first. Close other pages and programs that use it; this page tries again.",
+  },
+  refused_elsewhere: {
+    title: "The request was refused on its way to the server",
+    text: () => "Something in between refused it, such as a proxy that asks for a login. Reload the page.",
   },
   host_refused: {
     title: "The server does not accept this host name",
@@ -225,9 +247,17 @@ export function formatDelay(ms) {
   return seconds < 100 ? `in ${seconds} s` : `in ${Math.ceil(seconds / 60)} min`;
 }
 
+/** What to do about any refusal; for a `why` without words of its own, what the server says. */
+export function refusalMessage({ why, message, retryAfterMs }, location) {
+  const known = REFUSALS[why];
+  if (known !== undefined) return { title: known.title, text: known.text(location, retryAfterMs) };
+  const text = message ? errorMessage({ message, retryAfterMs }) : "The server's log says why.";
+  return { title: "The server refused the request", text };
+}
+
 /** What the server's `error` says, with when to try again if it knows. */
 export function errorMessage({ message, retryAfterMs }) {
-  const sentence = `${message.slice(0, 1).toUpperCase()}${message.slice(1)}.`;
+  const sentence = `${message.slice(0, 1).toUpperCase()}${message.slice(1)}${/[.!?]$/.test(message) ? "" : "."}`;
   return retryAfterMs ? `${sentence} Try again ${formatDelay(retryAfterMs)}.` : sentence;
 }
 
@@ -242,6 +272,7 @@ export function pausedPosition(position) {
 /** For the `dropped` message of the server. */
 export function droppedMessage({ what, count }) {
   const duration = `${((count * FRAME_MS) / 1000).toFixed(1)} s`;
+  if (what === "unsent") return `${duration} of your audio was not sent because the network is too slow.`;
   if (what === "audio") return `${duration} of your audio was dropped because the server could not keep up.`;
   return `${duration} of the agent's audio was too late to play.`;
 }

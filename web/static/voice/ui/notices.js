@@ -8,7 +8,7 @@
 
 import { conditionOf } from "./diagnostics.js";
 import { moveFocusFrom } from "../focus.js";
-import { CONDITIONS, PROBLEMS, REFUSALS, droppedMessage, errorMessage } from "./messages.js";
+import { CONDITIONS, PROBLEMS, REFUSALS, droppedMessage, errorMessage, refusalMessage } from "./messages.js";
 
 const BRIEF_MS = 6000;
 const ERROR_MS = 12_000;
@@ -18,6 +18,7 @@ const CAPTION_CAUSES = Object.freeze({
   unreachable:
     "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
     "this browser needs none.",
+  browser: "This browser's own speech recognition does not run here. Choose Whisper in Settings.",
   storage: "There is not enough browser storage. Delete a model on the Transcribe page, or choose a smaller one.",
 });
 
@@ -30,6 +31,7 @@ export class Notices {
     this._facts = facts;
     this._shown = new Map(); // by key
     this._closed = new Map(); // by key: the title of the notice that the user closed
+    this._unsentFrames = 0; // that the user was told of
     if (!globalThis.isSecureContext) this._showProblem("audio", "insecure_context");
     else if (globalThis.AudioWorkletNode === undefined) this._showProblem("audio", "no_audio_worklet");
   }
@@ -45,6 +47,7 @@ export class Notices {
       case "opening":
         for (const key of ["audio", "server", "refusal", "output"]) this._hide(key);
         this._closed.clear();
+        this._unsentFrames = 0;
         return;
       case "failed":
       case "audio_failed":
@@ -62,6 +65,9 @@ export class Notices {
           help: "speaker",
           durationMs: BRIEF_MS,
         });
+        return;
+      case "output_found":
+        this._hide("output");
         return;
       case "audio_state":
         if (event.state === "suspended" || event.state === "interrupted") this._showSuspended();
@@ -90,6 +96,7 @@ export class Notices {
         this._onCaptions(event);
         return;
       case "connection_stats":
+        this._onUnsent(event.droppedFrames);
         this._onConditions();
         return;
       case "lost": // the call status shows why, and when the page reconnects
@@ -113,8 +120,7 @@ export class Notices {
   _onHealth(health, phase) {
     if (health?.status === "unauthorized") this._showRefusal("health", { why: "unauthorized" });
     else if (health?.status === "refused") {
-      const why = health.code in REFUSALS ? health.code : "bad_gateway";
-      this._showRefusal("health", { why, retryAfterMs: health.retryAfterMs });
+      this._showRefusal("health", { ...health, why: health.code });
     } else if (health === null && phase !== "live") {
       const text = "Is it still running? The page keeps trying.";
       this._show("health", "bad", "Cannot reach the server", text, { help: "server" });
@@ -130,6 +136,15 @@ export class Notices {
     const advice = health?.capacity?.advice;
     if (advice) this._show("capacity", "warn", "Too slow for a live conversation", advice, { help: "speed" });
     else this._hide("capacity");
+  }
+
+  /** Once a second: frames that the network was too slow for, in this call so far. */
+  _onUnsent(frames) {
+    const count = frames - this._unsentFrames;
+    if (!(count > 0)) return;
+    this._unsentFrames = frames;
+    const text = droppedMessage({ what: "unsent", count });
+    this._show("dropped", "warn", "Audio dropped", text, { durationMs: BRIEF_MS, help: "speed" });
   }
 
   /** Once a second during a call: what is wrong at the moment, with its remedy. */
@@ -174,7 +189,8 @@ export class Notices {
 
   _onCaptions({ state, why, message }) {
     if (state === "not_ready") {
-      const text = CAPTION_CAUSES[why] ?? `${message} Choose another model in Settings.`;
+      const refusal = why in REFUSALS ? refusalMessage({ why }, location).text : undefined;
+      const text = CAPTION_CAUSES[why] ?? refusal ?? `${message} Choose another model in Settings.`;
       this._show("captions", "warn", "Your words are not shown", text, { help: "captions" });
     } else if (state === "behind") {
       const text = "Whisper cannot keep up. A smaller model is faster; choose one in Settings.";
@@ -188,10 +204,10 @@ export class Notices {
     this._show(key, "bad", title, text(location), { help: why.startsWith("output") ? "speaker" : "microphone" });
   }
 
-  _showRefusal(key, { why, retryAfterMs }) {
-    const { title, text } = REFUSALS[why];
-    const tone = why === "full" || why === "draining" ? "warn" : "bad";
-    this._show(key, tone, title, text(location, retryAfterMs), { help: "server" });
+  _showRefusal(key, refusal) {
+    const { title, text } = refusalMessage(refusal, location);
+    const tone = refusal.why === "full" || refusal.why === "draining" ? "warn" : "bad";
+    this._show(key, tone, title, text, { help: "server" });
   }
 
   _showSuspended() {
