@@ -1,60 +1,14 @@
 import { AudioIO } from "voice/audio/audio-io.js";
-import { newContext, openContext } from "voice/audio/context.js";
+import { MicrophoneCapture } from "transcribe/microphone-capture.js";
+import { newContext, openContext, watchContext } from "voice/audio/context.js";
+import { BrowserCaptions } from "voice/captions/browser-captions.js";
 import { LevelDetector } from "voice/vad/level-detector.js";
 import { SpeechGate } from "voice/vad/speech-gate.js";
 import { applyVolume } from "voice/audio/limiter.js";
 import { AudioError, openMicrophone } from "voice/audio/microphone.js";
 import { DEFAULTS } from "voice/preferences.js";
+import { inFirefox } from "./fake-audio.js";
 import { equal, ok, test } from "./harness.js";
-
-/** A browser like Firefox, which refuses a microphone whose rate is not the context's. `run(world)` inside it. */
-async function inFirefox({ rates, devices = {} }, run) {
-  const world = { contexts: [], streams: [], events: [], denied: false };
-  const node = () => ({ connect() {}, disconnect() {}, port: { postMessage() {} } });
-  class Context {
-    constructor({ sampleRate = 48_000 } = {}) {
-      Object.assign(this, { sampleRate, state: "running", currentTime: 0, destination: {} });
-      this.audioWorklet = { addModule: async () => {} };
-      world.contexts.push(this);
-    }
-    createMediaStreamSource(stream) {
-      if (stream.rate !== this.sampleRate) throw new DOMException("another rate", "NotSupportedError");
-      return node();
-    }
-    async resume() {}
-    async close() {
-      this.state = "closed";
-    }
-  }
-  const getUserMedia = async ({ audio }) => {
-    const id = audio.deviceId?.exact ?? "builtin";
-    if (devices.missing?.includes(id)) throw new DOMException("", "OverconstrainedError");
-    const track = { label: id, muted: false, live: true, getSettings: () => ({ sampleRate: rates[id], deviceId: id }) };
-    track.stop = () => (track.live = false);
-    const stream = { rate: rates[id], getAudioTracks: () => [track], getTracks: () => [track], track };
-    world.streams.push(stream);
-    return stream;
-  };
-  const kept = [globalThis.AudioContext, globalThis.AudioWorkletNode];
-  const media = navigator.mediaDevices.getUserMedia;
-  const query = navigator.permissions.query;
-  globalThis.AudioContext = Context;
-  globalThis.AudioWorkletNode = class {
-    constructor() {
-      this.port = { postMessage() {}, onmessage: null };
-    }
-    connect() {}
-  };
-  navigator.mediaDevices.getUserMedia = getUserMedia;
-  navigator.permissions.query = async () => ({ state: world.denied ? "denied" : "granted" });
-  try {
-    await run(world);
-  } finally {
-    [globalThis.AudioContext, globalThis.AudioWorkletNode] = kept;
-    navigator.mediaDevices.getUserMedia = media;
-    navigator.permissions.query = query;
-  }
-}
 
 const RATES = { builtin: 48_000, headset: 16_000, usb: 48_000 };
 
@@ -143,6 +97,153 @@ test("a call without a microphone opens none, and can turn one on later", () =>
     equal([world.streams.length, audio.hasMicrophone], [1, true]);
     await audio.close();
   }));
+
+const devicesChanged = async () => {
+  navigator.mediaDevices.dispatchEvent(new Event("devicechange"));
+  for (let i = 0; i < 20; i += 1) await Promise.resolve();
+};
+
+test("a loudspeaker that is unplugged in mid-call is replaced by the default, told, and used again when it is back", () =>
+  inFirefox({ rates: RATES }, async (world) => {
+    world.outputs = ["headset", "usb"];
+    const kinds = () => world.events.map(({ kind }) => kind).filter((kind) => kind.startsWith("output"));
+    const audio = await AudioIO.open({ ...DEFAULTS, outputId: "usb" }, (event) => world.events.push(event));
+    const [context] = world.contexts.slice(-1);
+    equal([context.sinkId, kinds()], ["usb", []]);
+    world.outputs = ["headset"];
+    await devicesChanged();
+    equal([context.sinkId, kinds()], ["", ["output_missing"]]);
+    await devicesChanged();
+    equal(kinds(), ["output_missing"]);
+    world.outputs = ["headset", "usb"];
+    await devicesChanged();
+    equal([context.sinkId, kinds()], ["usb", ["output_missing", "output_found"]]);
+    await audio.close();
+  }));
+
+test("a loudspeaker that is not connected when the call starts is used as soon as it is", () =>
+  inFirefox({ rates: RATES }, async (world) => {
+    world.outputs = ["headset"];
+    const audio = await AudioIO.open({ ...DEFAULTS, outputId: "usb" }, (event) => world.events.push(event));
+    ok(world.events.some(({ kind }) => kind === "output_missing"), "it is not told");
+    world.outputs = ["usb"];
+    await devicesChanged();
+    equal(world.contexts.at(-1).sinkId, "usb");
+    await audio.close();
+  }));
+
+test("without a permission, by which devices could be told apart, the loudspeaker is left alone", () =>
+  inFirefox({ rates: RATES }, async (world) => {
+    world.outputs = ["usb"];
+    const audio = await AudioIO.open({ ...DEFAULTS, outputId: "usb" }, (event) => world.events.push(event));
+    world.outputs = [];
+    await devicesChanged();
+    equal(world.contexts.at(-1).sinkId, "usb");
+    await audio.close();
+  }));
+
+test("whatever a browser throws when a microphone is switched is an AudioError, as at the start", () =>
+  inFirefox({ rates: RATES }, async () => {
+    const audio = await AudioIO.open(DEFAULTS, () => {});
+    navigator.mediaDevices.getUserMedia = async () => {
+      throw new DOMException("", "InvalidStateError");
+    };
+    const { error: log } = console;
+    console.error = () => {}; // the page logs what it has no words for
+    const error = await audio.switchMicrophone({ ...DEFAULTS, deviceId: "headset" }).catch((one) => one);
+    console.error = log;
+    ok(error instanceof AudioError && error.why === "audio_failed", String(error));
+    equal(audio.describe().granted.label, "builtin");
+    await audio.close();
+  }));
+
+const gone = async () => {
+  throw new TypeError("failed to fetch");
+};
+for (const [what, fetched] of [["cannot be fetched", gone], ["cannot be decoded", async () => new Response("text")]]) {
+  test(`a recorded question that ${what} is an AudioError`, () =>
+    inFirefox({ rates: RATES }, async () => {
+      const kept = globalThis.fetch;
+      globalThis.fetch = fetched;
+      const audio = await AudioIO.open(DEFAULTS, () => {});
+      const error = await audio.ask("question.wav").catch((one) => one);
+      globalThis.fetch = kept;
+      ok(error instanceof AudioError && error.why === "question_failed", String(error));
+      await audio.close();
+    }));
+}
+
+test("a context that is interrupted is told, and resumed by the user's next action", () => {
+  const [told, calls] = [[], []];
+  const context = { state: "interrupted", resume: async () => calls.push(context.state) };
+  const act = () => document.dispatchEvent(new Event("pointerdown"));
+  const unwatch = watchContext(context, (state) => told.push(state));
+  context.onstatechange?.();
+  act();
+  equal([told, calls], [["interrupted"], ["interrupted"]]);
+  context.state = "suspended";
+  document.dispatchEvent(new Event("visibilitychange"));
+  document.dispatchEvent(new Event("keydown"));
+  equal(calls, ["interrupted", "suspended", "suspended"]);
+  context.state = "running";
+  act();
+  context.state = "interrupted";
+  unwatch();
+  act();
+  equal(calls.length, 3);
+});
+
+test("both pages watch the context that they use, whichever that is", () =>
+  inFirefox({ rates: RATES }, async (world) => {
+    const states = () => world.events.filter(({ kind }) => kind === "audio_state").map(({ state }) => state);
+    const pause = () => {
+      const [context] = world.contexts.filter(({ state }) => state === "running").slice(-1);
+      context.state = "suspended";
+      context.onstatechange?.();
+      context.state = "running";
+    };
+    const audio = await AudioIO.open(DEFAULTS, (event) => world.events.push(event));
+    pause();
+    await audio.switchMicrophone({ ...DEFAULTS, deviceId: "headset" }); // in another context
+    pause();
+    equal(states(), ["suspended", "suspended"]);
+    await audio.close();
+    const told = [];
+    const nothing = () => {};
+    const onState = (state) => told.push(state);
+    const callbacks = { onSamples: nothing, onLevel: nothing, onProblem: nothing, onLost: nothing, onState };
+    const capture = await MicrophoneCapture.open(callbacks);
+    pause();
+    equal(told, ["suspended"]);
+    await capture.close();
+  }));
+
+test("recognition by the browser that cannot go on ends, and says so", async () => {
+  const kept = globalThis.SpeechRecognition;
+  const [events, started] = [[], []];
+  globalThis.SpeechRecognition = class {
+    static async available() {
+      return "available";
+    }
+    start() {
+      started.push(this);
+    }
+    abort() {}
+  };
+  try {
+    const captions = new BrowserCaptions({ captions: "browser" }, { onEvent: (event) => events.push(event) });
+    await captions.onEvent({ kind: "ready" }, "live");
+    for (let i = 0; i < 5; i += 1) await Promise.resolve();
+    started[0].onerror({ error: "no-speech" });
+    started[0].onend();
+    equal([started.length, events.length], [2, 0]);
+    started[1].onerror({ error: "not-allowed" });
+    started[1].onend();
+    equal([started.length, events.map(({ state, why }) => [state, why])], [2, [["not_ready", "browser"]]]);
+  } finally {
+    globalThis.SpeechRecognition = kept;
+  }
+});
 
 test("the agent's volume never clips and leaves quiet sound exactly as it is", () => {
   const loud = Float32Array.from({ length: 128 }, (_, i) => Math.sin(i));

@@ -1,9 +1,16 @@
-import { mixToMono } from "transcribe/data/audio-file.js";
+import { AsrError } from "asr/errors.js";
+import { ModelRepository } from "asr/model/files.js";
+import { mixToMono, repairedMono } from "transcribe/data/audio-file.js";
 import { FORMATS, toJson, toSubRip, toText, toWebVtt } from "transcribe/data/exports.js";
+import { JobRunner } from "transcribe/jobs.js";
+import { MicrophoneCapture } from "transcribe/microphone-capture.js";
 import { PHASES, isBusy, nextPhase } from "transcribe/phase.js";
+import { messageFor } from "transcribe/ui/messages.js";
 import { Peaks, WordIndex, viewStart } from "transcribe/ui/timeline-model.js";
 import { deleteModel, listModels, partsOf } from "transcribe/data/storage.js";
 import { formatDuration, cueTime, formatPosition, formatBytes } from "transcribe/data/format.js";
+import { PROBLEMS, REFUSALS } from "voice/ui/messages.js";
+import { inFirefox } from "./fake-audio.js";
 import { equal, near, ok, seeded, test } from "./harness.js";
 
 const segment = (start, end, text) => ({ id: 1, start, end, text, words: [] });
@@ -184,3 +191,98 @@ test("a model is recognized by the URLs of its files, and listed and deleted as 
   equal((await cache.keys()).length, 3, "other cache entries are kept");
   await caches.delete(name);
 });
+
+const tone = (level) => Float32Array.from({ length: 1600 }, (_, i) => level * Math.sin(i / 5));
+
+test("what would spoil a transcript without any failure is told, and mended where it can be", () => {
+  const speech = tone(0.3);
+  const inverted = speech.map((sample) => -0.9 * sample);
+  equal(repairedMono([speech]), { samples: speech, problem: null });
+  equal(repairedMono([new Float32Array(8)]).problem, "only_zeros");
+  equal(repairedMono([inverted, speech]), { samples: speech, problem: "cancelled" });
+  equal(repairedMono([tone(0.01)]).problem, "quiet");
+  const { samples, problem } = repairedMono([tone(9000)]);
+  equal(problem, "over_scale");
+  ok(Math.max(...samples) <= 1, "it is still too loud");
+});
+
+const ELSEWHERE = /agent|Settings|question|Resume/; // there is none of them on this page
+const TOLD = [
+  ...Object.keys(PROBLEMS).filter((why) => !["output_missing", "question_failed"].includes(why)),
+  ...["only_zeros", "cancelled", "over_scale", "quiet", "no_signal", "source_muted", "server_storage"],
+];
+test("the transcription page gives no advice that only the voice page has a use for", () => {
+  for (const why of TOLD) {
+    const { title, text } = messageFor(why, "", { protocol: "http:", port: "1", pathname: "/", hostname: "h", origin: "o" });
+    ok(title !== "Something went wrong", `no words for ${why}`);
+    ok(!ELSEWHERE.test(text), `${why}: ${text}`);
+  }
+});
+
+test("a microphone that is muted by the system or delivers nothing is told, until that is over", () =>
+  inFirefox({ rates: { builtin: 48_000 } }, async (world) => {
+    const told = [];
+    const silent = () => {};
+    const callbacks = { onSamples: silent, onLevel: silent, onState: silent, onLost: silent };
+    const capture = await MicrophoneCapture.open({ ...callbacks, onProblem: (why) => told.push(why) });
+    const { track } = world.streams[0];
+    const frames = (rms, count) => {
+      for (let i = 0; i < count; i += 1) world.nodes[0].port.onmessage({ data: { rms } });
+    };
+    frames(0, 30);
+    frames(0.001, 1);
+    equal(told, []);
+    frames(0, 40);
+    frames(0.1, 1);
+    equal(told, ["no_signal", null]);
+    track.muted = true;
+    track.onmute();
+    frames(0, 40);
+    track.muted = false;
+    track.onunmute();
+    frames(0.1, 1);
+    equal(told.slice(2), ["source_muted", "no_signal", null]);
+    await capture.close();
+  }));
+
+test("what was said before the microphone was lost is transcribed to its end", async () => {
+  const events = [];
+  const sink = { loadRecording() {}, durationS: 3 };
+  const jobs = new JobRunner({ modelSettings() {}, options() {}, audioSink: sink, onEvent: (event) => events.push(event.kind) });
+  const calls = [];
+  jobs._stream = { flush: async () => calls.push("flush"), stop: () => calls.push("stop") };
+  jobs._microphone = { close: async () => calls.push("close") };
+  jobs._transcriber = { cancel: () => calls.push("cancel") };
+  jobs.phase = "listening";
+  await jobs._onMicrophoneLost("microphone_gone");
+  equal(calls, ["close", "flush", "stop"]);
+  equal(events, ["microphone_lost", "finishing", "done"]);
+});
+
+const answered = (status, error) => new Response(JSON.stringify({ error }), { status });
+for (const [status, code, expected] of [
+  [401, "unauthorized", "unauthorized"],
+  [403, "origin_refused", "origin_refused"],
+  [421, "host_refused", "host_refused"],
+  [429, "too_many_attempts", "too_many_attempts"],
+  [401, "gated", "gated"],
+  [403, "repo_refused", "refused"],
+  [507, "cache_full", "server_storage"],
+  [502, "hub_unreachable", "unreachable"],
+]) {
+  test(`a file that is refused with ${code} is told as ${expected}`, async () => {
+    const kept = globalThis.fetch;
+    globalThis.fetch = async () => answered(status, { code, message: "no" });
+    try {
+      const repository = new ModelRepository({ base: location.href, repository: "a/b", revision: "main" });
+      const error = await repository.fetchToCache("config.json", () => {}).catch((one) => one);
+      ok(error instanceof AsrError, String(error));
+      equal(error.code, expected);
+      const { title } = messageFor(error.code, error.message, location);
+      equal(title, REFUSALS[expected]?.title ?? title);
+      ok(title !== "Something went wrong", "no words for it");
+    } finally {
+      globalThis.fetch = kept;
+    }
+  });
+}

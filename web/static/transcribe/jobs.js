@@ -81,10 +81,11 @@ export class JobRunner {
     const jobId = this._nextJob();
     this._emit({ kind: "decoding", name: file.name });
     try {
-      const samples = await decodeAudioFile(file);
+      const { samples, problem } = await decodeAudioFile(file);
       await this._running;
       if (jobId !== this._jobId) return;
       this._reset();
+      if (problem !== null) this._emit({ kind: "sound_problem", why: problem });
       this._emit({ kind: "transcribing", name: file.name, durationS: samples.length / SAMPLE_RATE_HZ });
       this._audioSink.load(file, samples);
       const running = this._transcriber.transcribe(samples, options);
@@ -106,6 +107,7 @@ export class JobRunner {
         onSamples: (samples) => this._onSamples(samples),
         onLevel: ({ rms }) => this._emit({ kind: "captured", rms, seconds: this._audioSink.durationS }),
         onState: (state) => this._emit({ kind: "audio_state", state }),
+        onProblem: (why) => this._emit({ kind: "sound_problem", why }),
         onLost: (why) => this._onMicrophoneLost(why),
       });
       await this._running;
@@ -181,7 +183,13 @@ export class JobRunner {
     this._audioSink.append(samples);
   }
 
+  /** What was captured until then is transcribed to its end. */
   async _onMicrophoneLost(why) {
+    if (this.phase === "listening") {
+      this._emit({ kind: "microphone_lost", why });
+      await this.stopMicrophone();
+      return;
+    }
     this._abortJob();
     this._emit({ kind: "failed", why });
     await this._closeMicrophone();

@@ -11,6 +11,7 @@ import { Resampler } from "../voice/audio/resampler.js";
 import { RATE_HZ as CAPTURE_HZ } from "../voice/units.js";
 import { SAMPLE_RATE_HZ } from "./data/audio-file.js";
 
+const SILENT_FRAMES = 38; // of 80 ms: no microphone delivers pure zeros for 3 s
 const CONSTRAINTS = Object.freeze({
   deviceId: "",
   echoCancellation: false, // nothing is played
@@ -23,7 +24,8 @@ export class MicrophoneCapture {
    * Open the microphone. Must be called from a user gesture. Throws AudioError; then everything is closed again.
    *
    * `onSamples(samples)`: captured samples; `onLevel({rms})`: the level of each frame; `onState(state)`: of the audio
-   * context; `onLost(why)`: the microphone stopped working.
+   * context; `onProblem(why)`: it works, but nothing can be heard: `source_muted` or `no_signal`, null when that is over;
+   * `onLost(why)`: the microphone stopped working.
    */
   static async open(callbacks) {
     if (globalThis.AudioWorkletNode === undefined) {
@@ -39,11 +41,14 @@ export class MicrophoneCapture {
     return capture;
   }
 
-  constructor({ onSamples, onLevel, onState, onLost }) {
+  constructor({ onSamples, onLevel, onState, onProblem, onLost }) {
     this._onState = onState;
     this._unwatch = () => {};
     this._onSamples = onSamples;
     this._onLevel = onLevel;
+    this._onProblem = onProblem;
+    this._problem = null;
+    this._zeroFrames = 0;
     this._onLost = onLost;
     this._stream = null;
     this._resampler = new Resampler(CAPTURE_HZ, SAMPLE_RATE_HZ);
@@ -65,7 +70,7 @@ export class MicrophoneCapture {
     });
     const frames = new MessageChannel();
     frames.port2.onmessage = ({ data }) => this._onSamples(this._resampler.process(data.samples));
-    worklet.port.onmessage = ({ data }) => this._onLevel(data);
+    worklet.port.onmessage = ({ data }) => this._onFrame(data);
     worklet.port.postMessage({ connection: frames.port1 }, [frames.port1]);
     worklet.onprocessorerror = () => this._onLost("worklet_failed");
     node.connect(worklet);
@@ -73,8 +78,27 @@ export class MicrophoneCapture {
     this._worklet = worklet;
     this._frames = frames.port2;
     const [track] = this._stream?.getAudioTracks() ?? [];
-    if (track !== undefined) track.onended = () => this._onEnded();
+    if (track !== undefined) {
+      track.onended = () => this._onEnded();
+      track.onmute = track.onunmute = () => this._check();
+      this._track = track;
+    }
     this._unwatch = watchContext(context, this._onState);
+  }
+
+  _onFrame(report) {
+    this._zeroFrames = report.rms === 0 ? this._zeroFrames + 1 : 0;
+    this._check();
+    this._onLevel(report);
+  }
+
+  /** Tell when something begins or ends that keeps the user from being heard. */
+  _check() {
+    const silence = this._zeroFrames >= SILENT_FRAMES ? "no_signal" : null;
+    const problem = this._track?.muted ? "source_muted" : silence;
+    if (problem === this._problem) return;
+    this._problem = problem;
+    this._onProblem(problem);
   }
 
   async _onEnded() {

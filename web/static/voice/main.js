@@ -223,8 +223,9 @@ class Page {
     } catch (error) {
       if (!(error instanceof AudioError)) throw error;
       this.onEvent({ kind: "audio_failed", why: error.why });
+    } finally {
+      this.onEvent({ kind: "asking", asking: false });
     }
-    this.onEvent({ kind: "asking", asking: false });
   }
 
   /** Resolves when the call is live, or is over. */

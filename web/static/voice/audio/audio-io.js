@@ -7,7 +7,7 @@
  */
 
 import { newContext, openContext, watchContext } from "./context.js";
-import { AudioError, grantedBy, isMicrophoneDenied, openMicrophone, stopStream } from "./microphone.js";
+import { AudioError, grantedBy, hasOutput, isMicrophoneDenied, openMicrophone, stopStream } from "./microphone.js";
 import { RATE_HZ } from "../units.js";
 
 const WORKLETS = ["capture", "playback"];
@@ -45,7 +45,9 @@ export class AudioIO {
     this._bargeIn = null;
     this._recording = false;
     this._unwatch = () => {};
-    this._onDeviceChange = () => this._reopenMicrophone();
+    this._isMicrophoneLost = false;
+    this._isOutputLost = false;
+    this._onDeviceChange = () => this._adaptToDevices();
   }
 
   async _open(microphone) {
@@ -118,11 +120,24 @@ export class AudioIO {
     }
   }
 
-  /** Devices were connected or removed: if the microphone was lost, try again. */
-  async _reopenMicrophone() {
-    if (!this._isMicrophoneLost) return;
-    this._isMicrophoneLost = false;
-    await this._onMicrophoneLost();
+  /** Devices were connected or removed: what was lost may be back, and the selected output may be gone. */
+  async _adaptToDevices() {
+    if (this._isMicrophoneLost) {
+      this._isMicrophoneLost = false;
+      await this._onMicrophoneLost();
+    }
+    const { outputId } = this._preferences;
+    if (!outputId || this._context.setSinkId === undefined) return;
+    const isThere = await hasOutput(outputId);
+    if (isThere && this._isOutputLost) await this._selectOutput();
+    else if (isThere === false && !this._isOutputLost) await this._loseOutput();
+  }
+
+  /** Play through the default device until the selected one is connected again. */
+  async _loseOutput() {
+    this._isOutputLost = true;
+    this._onEvent({ kind: "output_missing" });
+    await this._context.setSinkId("").catch(() => {}); // the default is used already
   }
 
   get hasMicrophone() {
@@ -181,9 +196,7 @@ export class AudioIO {
 
   /** Play the recording at `url` into the capture path instead of the microphone, and to the loudspeaker. */
   async ask(url) {
-    const response = await fetch(url);
-    if (!response.ok) throw new AudioError("question_failed");
-    const buffer = await this._context.decodeAudioData(await response.arrayBuffer());
+    const buffer = await this._decode(url);
     this._endQuestion();
     const node = this._context.createBufferSource();
     node.buffer = buffer;
@@ -199,6 +212,16 @@ export class AudioIO {
     if (this._question === node) this._endQuestion();
   }
 
+  async _decode(url) {
+    try {
+      const response = await fetch(url);
+      if (response.ok) return await this._context.decodeAudioData(await response.arrayBuffer());
+    } catch (error) {
+      throw new AudioError("question_failed", error); // no connection, or not a recording
+    }
+    throw new AudioError("question_failed");
+  }
+
   /** Give the capture path back to the microphone. */
   _endQuestion() {
     if (this._question === null) return;
@@ -212,8 +235,9 @@ export class AudioIO {
   /** Switch the microphone, or open the first one. Throws AudioError; then the old one is kept. */
   async switchMicrophone(preferences) {
     if (globalThis.packetVoiceSource !== undefined) return;
-    const stream = await openMicrophone(preferences);
+    let stream = null;
     try {
+      stream = await openMicrophone(preferences);
       await this._use(stream);
     } catch (error) {
       stopStream(stream);
@@ -275,8 +299,10 @@ export class AudioIO {
     if (this._context.setSinkId === undefined || (!outputId && !this._context.sinkId)) return;
     try {
       await this._context.setSinkId(outputId);
+      if (this._isOutputLost) this._onEvent({ kind: "output_found" });
+      this._isOutputLost = false;
     } catch {
-      this._onEvent({ kind: "output_missing" }); // unplugged or refused; the default device is used
+      await this._loseOutput(); // unplugged or refused
     }
   }
 

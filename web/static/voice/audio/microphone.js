@@ -75,6 +75,13 @@ export function grantedBy(stream) {
   return { label: track.label, echoCancellation, noiseSuppression, autoGainControl, sampleRate, latency };
 }
 
+/** Whether this output device is connected; null where the browser does not tell. */
+export async function hasOutput(outputId) {
+  const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];
+  const ids = devices.filter(({ kind, deviceId }) => kind === "audiooutput" && deviceId !== "").map(({ deviceId }) => deviceId);
+  return ids.length === 0 ? null : ids.includes(outputId);
+}
+
 /** The available devices, by kind; without permission they have no labels and are omitted. */
 export async function listDevices() {
   const devices = (await navigator.mediaDevices?.enumerateDevices?.()) ?? [];

@@ -5,6 +5,9 @@
  * `processLocally`.
  */
 
+// Recognition goes on after these (Web Speech API, SpeechRecognitionErrorCode).
+const PASSING = new Set(["no-speech", "aborted"]);
+
 export class BrowserCaptions {
   constructor(preferences, { onEvent }) {
     this._preferences = preferences;
@@ -19,13 +22,22 @@ export class BrowserCaptions {
     this._update();
   }
 
+  get _isWanted() {
+    return this._isLive && this._preferences.captions === "browser";
+  }
+
   /** Start or stop, depending on the preference and the phase of the call. */
   async _update() {
-    const isWanted = this._isLive && this._preferences.captions === "browser";
-    if (!isWanted) {
+    if (!this._isWanted) {
       this._recognition?.abort();
       this._recognition = null;
-    } else if (this._recognition === null && (await isLocalRecognitionAvailable())) this._start();
+      return;
+    }
+    if (this._recognition !== null) return;
+    const isAvailable = await isLocalRecognitionAvailable();
+    if (!this._isWanted || this._recognition !== null) return; // changed meanwhile
+    if (isAvailable) this._start();
+    else this._fail("not available for your language");
   }
 
   _start() {
@@ -38,11 +50,20 @@ export class BrowserCaptions {
       const result = results[resultIndex];
       this._emit({ kind: "user_text", text: result[0].transcript.trim(), final: result.isFinal });
     };
+    recognition.onerror = ({ error }) => {
+      if (this._recognition !== recognition || PASSING.has(error)) return;
+      this._recognition = null; // it would fail again and again
+      this._fail(error);
+    };
     recognition.onend = () => {
       if (this._recognition === recognition) recognition.start(); // recognition ends by itself after a pause
     };
     recognition.start();
     this._recognition = recognition;
+  }
+
+  _fail(message) {
+    this._emit({ kind: "captions", state: "not_ready", why: "browser", message: `Speech recognition failed: ${message}.` });
   }
 }
 
