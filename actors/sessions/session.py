@@ -108,6 +108,7 @@ class Session:
         self._deadline_clock = DeadlineClock()
         self._last_audio_s = awake_time()
         self._next_index = 0  # of the frame that the dispatcher delivers next
+        self._told_over_scale = False
         self._reported_underruns = 0  # by the client
         self._reported_frames = self._reported_audio = 0  # dropped, as far as the client knows
 
@@ -220,7 +221,7 @@ class Session:
     def receive_audio(self, audio: AudioReceived, received_s: float) -> None:
         """Pass a packet's frames to the encoder; a malformed packet is refused, and the client informed."""
         try:
-            frames = frames_of(audio.payload)
+            frames = frames_of(audio.payload, self._tell_over_scale)
         except AudioRefusedError as refusal:
             self.refuse_audio(str(refusal))
             return
@@ -249,6 +250,17 @@ class Session:
                 self._counters.frames_in += 1
                 self._recording.record_audio(pcm)
                 self._user_frames.put_nowait(UserFrame(header, pcm))
+
+    def _tell_over_scale(self, peak: float) -> None:
+        """Once: everything is cut off at full scale, which leaves little of speech in another unit."""
+        if self._told_over_scale:
+            return
+        self._told_over_scale = True
+        why = (
+            f"the audio reaches {peak:.4g} where 1 is full scale, and is cut off there; "
+            "divide the samples by their full scale (32768 for 16-bit integers)"
+        )
+        self.send_metadata(ErrorNotice("audio_over_scale", why))
 
     def refuse_audio(self, why: str) -> None:
         """Audio of the client is unusable; the session goes on."""

@@ -5,6 +5,7 @@ length, from a microphone or a file. What belongs here: the shape of audio. What
 rates (`resampling`), time (`pacing`), files (`wav`).
 """
 
+from collections.abc import Callable
 from typing import Final, Literal
 
 import numpy as np
@@ -15,6 +16,8 @@ from pipeline.values import Pcm
 # NumPy lets go of the interpreter for arrays of more than 500 elements, and a thread that computes a model
 # may keep it for milliseconds then. For 20 µs of arithmetic on the event loop that is a bad bargain.
 BLOCK_SAMPLES: Final = 480
+
+OVER_FULL_SCALE: Final = 4.0  # 12 dB: no recording, but samples of another unit
 
 RefusalReason = Literal["empty", "ragged", "too_long", "not_finite"]
 
@@ -33,11 +36,11 @@ class AudioRefusedError(Exception):
         self.reason: RefusalReason = reason
 
 
-def frames_of(payload: bytes | memoryview) -> Pcm:
+def frames_of(payload: bytes | memoryview, on_over_scale: Callable[[float], None] = lambda _: None) -> Pcm:
     """A payload of little-endian float32 as `pcm [n, 1920]`, n from 1 to 8, all within ±1.
 
     The samples are a read-only view of the payload; only where one lies beyond ±1 are they
-    copied, and clipped.
+    copied, and clipped; `on_over_scale` gets a peak beyond `OVER_FULL_SCALE`, of which little is left.
 
     Raises:
         AudioRefusedError: the payload is not 1 to 8 whole frames of finite samples.
@@ -59,6 +62,8 @@ def frames_of(payload: bytes | memoryview) -> Pcm:
     peak = _peak(pcm)
     if not np.isfinite(peak):
         raise AudioRefusedError("not_finite", "the audio packet holds samples that are NaN or infinite")
+    if peak > OVER_FULL_SCALE:
+        on_over_scale(float(peak))
     return pcm if peak <= 1 else pcm.clip(-1, 1)
 
 

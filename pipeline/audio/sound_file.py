@@ -19,6 +19,7 @@ from typing import BinaryIO, Final, Self
 import numpy as np
 import soundfile
 
+from pipeline.audio.framing import OVER_FULL_SCALE
 from pipeline.audio.resampling import to_speech_rate
 from pipeline.errors import AudioFileError, OutputError
 from pipeline.system.outputs import STDOUT, OutputFile
@@ -34,6 +35,7 @@ FORMATS: Final = {
     ".opus": ("OGG", "OPUS"),
     ".mp3": ("MP3", "MPEG_LAYER_III"),
 }
+_BLOCK_SAMPLES: Final = 1 << 20
 _INT16_STEPS: Final = 32_768  # per unit of float, as in libsndfile
 _UNKNOWN_LENGTH: Final = 0xFFFF_FFFF  # in a WAV header; as written by sox and ffmpeg to a pipe
 _RATES_HZ: Final = (4_000, 768_000)
@@ -41,7 +43,6 @@ _RATES_HZ: Final = (4_000, 768_000)
 _USUAL_RATES_HZ: Final = frozenset(
     base * factor for base in (8_000, 11_025, 12_000) for factor in (1, 2, 3, 4, 6, 8, 16, 32, 64)
 )
-_OVER_FULL_SCALE: Final = 4.0  # 12 dB: no recording, but samples of another unit
 _CLIPPED_SHARE: Final = 1e-3
 _CANCELLED: Final = 0.1  # 20 dB: channels that have nothing in common lose 3
 _QUIET_DB: Final = -30.0
@@ -68,7 +69,7 @@ def read_sound(path: str | Path) -> Speech:
     """
     shown = "stdin" if str(path) == STDIN else str(path)
     try:
-        channels, rate_hz = soundfile.read(_source(path), dtype="float32", always_2d=True)
+        channels, rate_hz = _read_all_samples(path)
     except soundfile.LibsndfileError as error:
         raise AudioFileError(
             shown, f"cannot be read as a sound file ({error.error_string.rstrip('.')})"
@@ -89,6 +90,16 @@ def read_sound(path: str | Path) -> Speech:
     mono = channels.mean(axis=1)
     notices = tuple(f"{shown}: {notice}" for notice in _notices(channels, mono, rate_hz))
     return Speech(to_speech_rate(mono, rate_hz).clip(-1, 1), notices)
+
+
+def _read_all_samples(path: str | Path) -> tuple[Pcm, int]:
+    """`channels [S, C]` and the sample rate. The length in a header is not believed: it may be terabytes."""
+    with soundfile.SoundFile(_source(path)) as file:
+        block = max(1, _BLOCK_SAMPLES // file.channels)
+        blocks = [np.empty((0, file.channels), np.float32)]
+        while len(samples := file.read(block, dtype="float32", always_2d=True)):
+            blocks.append(samples)
+        return np.concatenate(blocks), file.samplerate
 
 
 def _source(path: str | Path) -> bytes | io.BytesIO:
@@ -122,7 +133,7 @@ def _notices(channels: Pcm, mono: Pcm, rate_hz: int) -> Iterable[str]:
         yield "holds only zeros: the model gets silence"
         return
     clipped = float((np.abs(channels) > 1).mean())
-    if peak > _OVER_FULL_SCALE:
+    if peak > OVER_FULL_SCALE:
         yield (
             f"reaches {peak:.4g} where 1 is full scale, and {clipped:.0%} of it is cut off; "
             "divide the samples by their full scale (32768 for 16-bit integers)"
@@ -160,6 +171,7 @@ class SoundWriter:
     def __init__(self, path: str | Path, *, inputs: Iterable[str | Path | None] = ()) -> None:
         self.path = str(path)
         self.samples = 0
+        self._clipped_samples = 0
         self._stream: BinaryIO | None = None
         self._output: OutputFile | None = None
         if self.path == STDOUT:
@@ -195,6 +207,7 @@ class SoundWriter:
 
     def write(self, pcm: Pcm) -> None:
         """Append `pcm [S]`, clipped at ±1."""
+        self._clipped_samples += int(np.count_nonzero(np.abs(pcm) > 1))
         steps = np.rint(pcm * _INT16_STEPS).clip(-_INT16_STEPS, _INT16_STEPS - 1).astype(np.int16)
         try:
             if self._stream is None:
@@ -207,6 +220,14 @@ class SoundWriter:
         except (soundfile.LibsndfileError, OSError) as error:
             raise self._failed(error) from None
         self.samples += len(pcm)
+
+    @property
+    def notice(self) -> str | None:
+        """A warning about what was written, for the user: how much of it was cut off."""
+        share = self._clipped_samples / max(1, self.samples)
+        if share <= _CLIPPED_SHARE:
+            return None
+        return f"{self.path}: the sound was louder than full scale, and {share:.1%} of it is cut off"
 
     def commit(self) -> None:
         """End the file, and put it in place of an earlier one."""

@@ -228,6 +228,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for pcm in trace.agent_pcm:
             sound.write(pcm)
         sound.commit()
+    if sound.notice is not None:
+        print(sound.notice, file=sys.stderr)
     if options.trace is not None:
         trace.save(options.trace, (options.input, options.output))
     for text in trace.text:

@@ -390,6 +390,20 @@ async def test_malformed_audio_is_refused_and_the_session_continues(autojump_clo
     assert engine.health()["metrics"]["audioRefused"] == len(bad)
 
 
+async def test_samples_in_another_unit_are_told_once(autojump_clock, engine):
+    """Floats that were never divided by 32768 are nothing but noise when they are cut off."""
+    client, frames = Client(), speech(1, 6)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve_client, engine, client)
+        nursery.start_soon(client.listen)
+        await client.ready()
+        await client.stream(frames[:3])
+        assert client.errors == []
+        await client.stream([32768 * frame for frame in frames[3:]])
+        await client.bye()
+    assert client.errors == ["audio_over_scale"]
+
+
 async def test_every_session_gets_statistics_each_second(autojump_clock, engine):
     """`stats` goes to every client, queued ones included, with the session's own counters."""
     client = await talk(engine, speech(6, 40), seed=1)

@@ -295,3 +295,27 @@ def test_a_damaged_sound_file_is_a_sentence(tmp_path_factory, data):
     path.write_bytes(content)
     with contextlib.suppress(AudioFileError):
         read_sound(path)
+
+
+def test_the_length_in_a_header_is_not_believed(tmp_path: Path) -> None:
+    """Flipped bits in it must not ask for terabytes of memory: what there is counts."""
+    path = tmp_path / "a.flac"
+    write_speech(path, VOICE)
+    content = bytearray(path.read_bytes())
+    content[21] |= 0x0F  # the number of samples: 36 bits (RFC 9639 §8.2)
+    content[22:26] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    with pytest.raises(AudioFileError, match="cannot be read as a sound file"):
+        read_speech(path)
+
+
+def test_what_is_cut_off_of_an_answer_is_told(tmp_path: Path) -> None:
+    """A few samples are not worth a word."""
+    with SoundWriter(tmp_path / "loud.wav") as out:
+        out.write(np.full(100, 1.5, np.float32))
+        out.write(np.zeros(100, np.float32))
+        assert "loud.wav: the sound was louder than full scale, and 50.0% of it is cut off" in str(out.notice)
+    with SoundWriter(tmp_path / "quiet.wav") as out:
+        out.write(np.full(10_000, 0.9, np.float32))
+        out.write(np.full(1, 1.1, np.float32))
+        assert out.notice is None

@@ -11,7 +11,7 @@ from pipeline.protocol import outgoing
 from pipeline.protocol.dialect import ConnectionParameters
 from pipeline.protocol.events import EncodedAudioReceived, Ignored, Refused
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
-from pipeline.protocol.metadata import Configure, Draining, ErrorNotice, Queued, Ready
+from pipeline.protocol.metadata import Configure, Draining, Dropped, ErrorNotice, Queued, Ready
 from pipeline.protocol.moshi import dialect as moshi
 from pipeline.protocol.moshi.dialect import MoshiDialect
 from pipeline.protocol.moshi.ogg import OggReader, OggWriter, checksum
@@ -114,6 +114,13 @@ def test_errors_are_a_message_of_their_own(running):
     """With a sentence; other notices are none."""
     assert write(running, outgoing.metadata(ErrorNotice("idle", "No audio."))) == [b"\x05No audio."]
     assert write(running, outgoing.metadata(Draining())) == []
+
+
+def test_audio_that_was_dropped_is_told(running):
+    """In a message that clients ignore or log, not in one that they take for the end."""
+    (notice,) = write(running, outgoing.metadata(Dropped("audio", 3)))
+    assert notice[0] == 4
+    assert json.loads(notice[1:]) == {"type": "dropped", "what": "audio", "count": 3}
 
 
 def test_another_codec_is_refused(running):

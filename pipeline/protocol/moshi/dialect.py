@@ -14,7 +14,7 @@ from pipeline.protocol.counters import MessageCounters
 from pipeline.protocol.dialect import ConnectionParameters, Message
 from pipeline.protocol.events import Answered, EncodedAudioReceived, Event, Ignored, IgnoredReason, Refused
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
-from pipeline.protocol.metadata import ErrorNotice, Queued, Ready
+from pipeline.protocol.metadata import Dropped, ErrorNotice, Queued, Ready
 from pipeline.protocol.moshi.ogg import OggError, OggReader, OggWriter
 from pipeline.protocol.moshi.query import Query
 from pipeline.protocol.outgoing import OutgoingPacket
@@ -144,6 +144,9 @@ class MoshiDialect:
             case Queued():
                 self._runs = False
                 return (self._message(PING, b""),)
+            case Dropped(what, count):
+                content: dict[str, object] = {"type": "dropped", "what": what, "count": count}
+                return (self._message(JSON, json.dumps(content).encode()),)
             case ErrorNotice(_, message):
                 return (self._message(ERROR, message.encode()),)
             case _:
