@@ -21,6 +21,7 @@ import numpy as np
 import structlog
 import trio
 
+from actors.runtime import awake_clock
 from actors.runtime.stage import Stage
 from actors.sessions.admission import Admission
 from actors.sessions.concurrency_limit import OBSERVE_EVERY_S, ConcurrencyLimit, Observation
@@ -36,6 +37,7 @@ BUSY_ADVICE: Final = (
     "This machine is too slow or too busy at present: a single conversation is late. "
     "Close other programs, or use a quantized checkpoint or a smaller model."
 )
+SETTLING_S: Final = 2.0  # after an absence of the process: what is late then says nothing about the machine
 NEARLY_SILENT: Final = 1e-3  # noise, so that no shortcut for zeros is measured
 
 log = structlog.get_logger()
@@ -172,12 +174,17 @@ class CapacityControl:
         """Observe and correct until cancelled."""
         before, before_s, began_s = self._dispatcher.punctuality(), self._busy_s(), trio.current_time()
         due_s = began_s
+        clock = awake_clock.install()
+        absent_s, settled_s = clock.absent_s, 0.0
         while True:
-            due_s = max(due_s + OBSERVE_EVERY_S, trio.current_time())
+            due_s = max(due_s, trio.current_time()) + OBSERVE_EVERY_S
             await trio.sleep_until(due_s)
             now, now_s, ended_s = self._dispatcher.punctuality(), self._busy_s(), trio.current_time()
-            stages_s = [after - before for after, before in zip(now_s, before_s, strict=True)]
-            self._observe(now.since(before), stages_s, ended_s - began_s)
+            if clock.absent_s > absent_s:
+                absent_s, settled_s = clock.absent_s, ended_s + SETTLING_S
+            if ended_s >= settled_s:
+                stages_s = [after - before for after, before in zip(now_s, before_s, strict=True)]
+                self._observe(now.since(before), stages_s, ended_s - began_s)
             before, before_s, began_s = now, now_s, ended_s
 
     def _observe(self, seen: Punctuality, stages_s: Sequence[float], elapsed_s: float) -> None:

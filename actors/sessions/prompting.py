@@ -23,6 +23,7 @@ from pipeline.units import FRAME_MS
 from pipeline.values import AgentCodes, Persona, Prompt, UserCodes
 
 SLICE_S: Final = FRAME_MS / 2000  # half a frame: the other half is left to the batch that waited
+READERS: Final = 4  # of voices, at once; Trio's own threads are shared by all that needs a thread
 MAX_POSITIONS: Final = 256
 # On a machine whose weights take most of a step's time, many positions take little longer than one.
 ALLOWED_SLOWDOWN: Final = 1.5
@@ -53,14 +54,17 @@ class NoPersonas:
 
 
 class ThreadedPersonas:
-    """Calls `build` (of `pipeline.stages.personas`), which reads files, on a thread."""
+    """Calls `build` (of `pipeline.stages.personas`), which reads files, on threads of its own."""
 
     def __init__(self, build: Callable[[Persona], Prompt | None]) -> None:
         self._build = build
+        self._threads = trio.CapacityLimiter(READERS)
 
     async def build(self, persona: Persona) -> Prompt | None:
-        """The prompt; a read that does not return delays no other session."""
-        return await trio.to_thread.run_sync(self._build, persona, abandon_on_cancel=True)
+        """The prompt; reads that do not return delay nobody who asks for no prompt."""
+        return await trio.to_thread.run_sync(
+            self._build, persona, abandon_on_cancel=True, limiter=self._threads
+        )
 
 
 class SliceSize:

@@ -66,7 +66,11 @@ def find_compiler() -> list[str]:
         BuildError: there is none.
     """
     given = os.environ.get("CXX")
-    for command in [shlex.split(given)] if given else [["g++"], ["c++"], ["clang++"]]:
+    try:
+        commands = [shlex.split(given)] if given else [["g++"], ["c++"], ["clang++"]]
+    except ValueError as error:
+        raise BuildError(f"CXX is not a command ({error})") from None
+    for command in commands:
         if command and shutil.which(command[0]):
             return command
     raise BuildError("no C++ compiler found; install one (Debian: apt-get install g++) and run make kernels")
@@ -165,15 +169,27 @@ def build(folder: Path | None = None) -> Path:
             link = ["-shared", f"-L{lib}", "-lmlx", f"-Wl,-rpath,{lib}", "-pthread", "-s"]
             _run([*compiler, *map(str, objects), *link, "-o", str(built)])
             _run([sys.executable, "-m", "pipeline.kernels.selftest", str(built)])
-            built.replace(folder / built.name)
+            _put(built, folder)
     except OSError as error:
         raise BuildError(f"{folder} cannot be written ({error.strerror})") from None
     except subprocess.TimeoutExpired:
         raise BuildError(f"the compiler took longer than {_TIMEOUT_S} seconds") from None
     for old in folder.glob("kernels-*"):
-        if old.name != library.file_name() and old.is_file():
+        if old.stem != Path(library.file_name()).stem and old.is_file():
             old.unlink(missing_ok=True)
     return folder / library.file_name()
+
+
+def _put(built: Path, folder: Path) -> None:
+    """Move the library into `folder`, once all of it is on disk, and its digest before it."""
+    with built.open("rb") as file:
+        os.fsync(file.fileno())
+    target = folder / built.name
+    digest = library.digest_path(built)
+    digest.write_text(library.digest_of(built), encoding="ascii")
+    target.unlink(missing_ok=True)  # never beside the digest of another
+    digest.replace(library.digest_path(target))
+    built.replace(target)
 
 
 def main() -> int:

@@ -3,7 +3,7 @@
 A library is loaded only if it was built from these sources, for this Python and this version of MLX: all of
 them are in its file name. `PACKET_VOICE_KERNELS` overrides what is chosen, for tests and comparisons:
 `off`, or the best instruction set to use (`avx512`, `avx2`, `neon`, or `none` for a processor that has none
-of them).
+of them). Beside it is the SHA-256 of its content: loading a file that is damaged could end the process.
 """
 
 import functools
@@ -80,8 +80,29 @@ def file_name() -> str:
 
 def find() -> Path | None:
     """The library that fits, if it has been built."""
-    candidates = (folder / file_name() for folder in folders())
-    return next((path for path in candidates if path.is_file()), None)
+    candidates = (str(folder / file_name()) for folder in folders())
+    # Not by pathlib, which raises an exception where a folder may not be searched or has too long a name.
+    return next((Path(path) for path in candidates if os.path.isfile(path)), None)  # noqa: PTH113
+
+
+def digest_path(path: Path) -> Path:
+    """The file with the SHA-256 of the library at `path`."""
+    return path.with_suffix(".sha256")
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether the library at `path` is as it was built; one without a digest is taken to be."""
+    try:
+        expected = digest_path(path).read_text(encoding="ascii", errors="replace")
+    except FileNotFoundError:
+        return True
+    return digest_of(path) == expected.strip()
 
 
 def open_library(path: Path, best: str = "") -> Library | Unavailable:
@@ -89,6 +110,11 @@ def open_library(path: Path, best: str = "") -> Library | Unavailable:
 
     `mlx.core` must have been imported, with the BLAS of its choice.
     """
+    try:
+        if not _is_whole(path):
+            return Unavailable("the library is damaged; build it again with make kernels")
+    except OSError as error:
+        return Unavailable(f"the library cannot be read ({error.strerror}); build it again with make kernels")
     loader = importlib.machinery.ExtensionFileLoader(MODULE, str(path))
     spec = importlib.util.spec_from_file_location(MODULE, path, loader=loader)
     assert spec is not None

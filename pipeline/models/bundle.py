@@ -210,16 +210,26 @@ def _weights(
     if path.is_file() or seed is None:
         return path, True
     made = paths.cache_folder() / "untrained" / key / name
-    if not made.is_file():
+    if not _is_whole(made):
         try:
             made.parent.mkdir(parents=True, exist_ok=True)
             with made.with_suffix(".lock").open("w") as turn:
                 fcntl.flock(turn, fcntl.LOCK_EX)  # another rank, or another server, may be writing it
-                if not made.is_file():
+                if not _is_whole(made):
+                    made.unlink(missing_ok=True)
                     make(made)
         except OSError as error:
             raise WeightsError(str(made), f"cannot be written ({error.strerror})") from None
     return made, False
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether there is a checkpoint, and none of it is missing."""
+    try:
+        read_header(path)
+    except WeightsError:
+        return False
+    return True
 
 
 def open_bundle(config: Config) -> Bundle:

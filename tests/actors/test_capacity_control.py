@@ -1,6 +1,7 @@
 """The engine admits what it was measured to hold, and a session that is put back loses nothing but time."""
 
 import functools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,10 +18,12 @@ from support.actors.fakes import (
     slow_inline,
     speech,
 )
+from support.actors.frozen_process import FrozenProcess
 
-from actors.capacity import BUSY_ADVICE, HEADROOM, Capacity, widths
+from actors.capacity import BUSY_ADVICE, HEADROOM, SETTLING_S, Capacity, CapacityControl, widths
 from actors.engine import Engine
 from actors.sessions.concurrency_limit import OBSERVE_EVERY_S
+from actors.sessions.dispatcher import Punctuality
 from pipeline.protocol import outgoing
 from pipeline.protocol.metadata import Configure, Dropped, Queued, Ready
 from pipeline.units import FRAME_MS
@@ -214,3 +217,41 @@ class cheap_again:  # noqa: N801 - a context manager around a runner that the te
 def test_observations_are_shorter_than_what_they_decide():
     """Several of them before anything is put back."""
     assert OBSERVE_EVERY_S <= 0.5
+
+
+def test_the_absence_of_the_process_is_not_held_against_the_machine():
+    """What is late because the process was suspended puts nobody back."""
+    process, observed = FrozenProcess(), []
+
+    class Limit:
+        limit = 4
+        is_late_alone = False
+
+        def observe(self, seen, now_s):
+            observed.append(now_s)
+            return 4
+
+    async def main():
+        admission = SimpleNamespace(statistics=lambda: SimpleNamespace(running=1, queued=0))
+        dispatcher = SimpleNamespace(punctuality=Punctuality)
+        control = CapacityControl(
+            admission, dispatcher, lambda: [0.0], Limit(), threads=1, on_late_alone=observed.append
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(control.run)
+            for seconds in (1, 1):
+                await trio.testing.wait_all_tasks_blocked()
+                process.trio.jump(seconds)
+            await trio.testing.wait_all_tasks_blocked()
+            before = len(observed)
+            process.suspend(12)
+            await trio.testing.wait_all_tasks_blocked()
+            process.trio.jump(SETTLING_S - 0.1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(observed) == before == 2
+            process.trio.jump(1)
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(observed) == 3
+            nursery.cancel_scope.cancel()
+
+    process.run(main)

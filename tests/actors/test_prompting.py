@@ -3,10 +3,12 @@
 import dataclasses
 import functools
 import json
+import threading
 
 import numpy as np
 import pytest
 import trio
+import trio.testing
 from structlog.testing import capture_logs
 from support.actors.fakes import (
     LOADERS,
@@ -23,7 +25,7 @@ from support.actors.fakes import (
 )
 
 from actors.engine import Engine
-from actors.sessions.prompting import MAX_POSITIONS, SLICE_S, SliceSize
+from actors.sessions.prompting import MAX_POSITIONS, SLICE_S, SliceSize, ThreadedPersonas
 from pipeline.audio.framing import payload_of
 from pipeline.errors import ConfigError, PromptError
 from pipeline.protocol import outgoing
@@ -443,3 +445,18 @@ def test_no_slice_takes_longer_than_a_frame(one_s, further_s):
         taken_s = one_s + further_s * (size.positions - 1)
         assert taken_s <= FRAME_S or count < CALIBRATING_SLICES
         size.record(taken_s)
+
+
+async def test_voices_that_cannot_be_read_leave_threads_to_all_others():
+    """On a disk that never answers, those who ask for a voice wait, and nobody else does."""
+    gate = threading.Event()
+    personas = ThreadedPersonas(lambda _: gate.wait() and None)
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2 * int(trio.to_thread.current_default_thread_limiter().total_tokens)):
+                nursery.start_soon(personas.build, Persona("anna"))
+            await trio.testing.wait_all_tasks_blocked()
+            assert trio.to_thread.current_default_thread_limiter().borrowed_tokens == 0
+            nursery.cancel_scope.cancel()
+    finally:
+        gate.set()

@@ -67,6 +67,39 @@ def test_a_damaged_library_is_not_loaded(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert "cannot be loaded" in found.reason
 
 
+def test_a_library_that_has_changed_since_it_was_built_is_not_loaded(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A page of zeros, as after a loss of power, could end the process that computes with it."""
+    (tmp_path / "built").mkdir()
+    built = tmp_path / "built" / library.file_name()
+    built.write_bytes(bytes(range(256)) * 64)
+    build._put(built, tmp_path)
+    kept = tmp_path / library.file_name()
+    kept.write_bytes(bytes(4096) + kept.read_bytes()[4096:])
+    monkeypatch.setattr(library, "folders", lambda: (tmp_path,))
+    monkeypatch.delenv(library.VARIABLE, raising=False)
+    found = loaded_afresh()
+    assert isinstance(found, Unavailable)
+    assert "is damaged" in found.reason
+
+
+def test_a_folder_that_cannot_be_searched_holds_no_library(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Whatever the environment calls the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", "/" + 300 * "x")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert library.find() is None
+
+
+def test_a_compiler_that_is_no_command_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A quote without its other half is what a person typed."""
+    monkeypatch.setenv("CXX", "'g++")
+    with pytest.raises(build.BuildError, match="CXX is not a command"):
+        build.find_compiler()
+
+
 def test_a_user_without_a_home_folder_gets_a_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the environment's own folder is left to search."""
 

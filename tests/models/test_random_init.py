@@ -1,16 +1,22 @@
 """Weights from a seed: ordinary checkpoints, the same everywhere, whole or not at all."""
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from support.checkpoints import LM, MIMI
 
+from pipeline.install import paths
 from pipeline.models import random_init
+from pipeline.models.bundle import _weights
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.checkpoint.mimi_config import parse_mimi_config
+from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.lm import LmModel
 from pipeline.models.mimi import Mimi
 
@@ -65,3 +71,25 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="negative"):
         random_init.write_checkpoint(tmp_path / "model.safetensors", tensors(), seed=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_kept_weights_that_were_cut_short_are_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a loss of power; whole ones are made once."""
+    monkeypatch.setattr(paths, "cache_folder", lambda: tmp_path / "cache")
+    made: list[Path] = []
+
+    def make(path: Path) -> None:
+        made.append(path)
+        save_file({"a": np.zeros(100, np.float32)}, path)
+
+    def kept() -> Path:
+        path, is_trained = _weights(tmp_path, "model.safetensors", 1, make, "key")
+        assert not is_trained
+        return path
+
+    path = kept()
+    assert (kept(), len(made)) == (path, 1)
+    os.truncate(path, path.stat().st_size - 10)
+    assert (list(read_header(kept())), len(made)) == (["a"], 2)

@@ -15,6 +15,7 @@ import re
 import shutil
 import tarfile
 import tempfile
+import weakref
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class VoiceStore:
         """
         self._archive = archive
         self._folder: Path | None = None  # of the archive's voices, once it is known
+        self._temporary: Path | None = None  # where there is no place for a cache
         self._given_own = own
         self._given_cache = cache
 
@@ -90,11 +92,18 @@ class VoiceStore:
         Raises:
             VoiceError: there is none, or its file is damaged.
         """
-        voices = {voice.name: voice.path for voice in self.list()}
+        voices = {voice.name: voice for voice in self.list()}
         if name not in voices:
             known = ", ".join(voices) or "no voices"
             raise VoiceError(name, f"there is no such voice; there are {known}")
-        return read_voice(voices[name])
+        try:
+            return read_voice(voices[name].path)
+        except VoiceError:
+            if voices[name].origin == "own" or self._folder is None:
+                raise
+        shutil.rmtree(self._folder, ignore_errors=True)  # what was converted is damaged: the archive is not
+        self.list()
+        return read_voice(self._folder / voices[name].path.name)
 
     def add(self, name: str, voice: Voice) -> Path:
         """Keep a voice of the user's, readable by no other user; one with the same name is replaced.
@@ -136,11 +145,11 @@ class VoiceStore:
         try:
             with archive.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
-            folder = self._cache / digest[:32]
+            cache = self._usable_cache()
+            folder = cache / digest[:32]
             if folder.is_dir():
                 return folder
-            self._cache.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=self._cache, prefix=".") as temporary:
+            with tempfile.TemporaryDirectory(dir=cache, prefix=".") as temporary:
                 whole = Path(temporary) / "voices"
                 whole.mkdir()
                 convert_archive(archive, whole)
@@ -152,6 +161,22 @@ class VoiceStore:
         except OSError as error:
             raise VoiceError(archive.name, f"cannot be unpacked ({error})") from None
         return folder
+
+    def _usable_cache(self) -> Path:
+        """The cache, or a temporary folder of this process where it cannot be written.
+
+        A model can be served where nothing can be kept: by a user without a home folder, or read-only.
+        """
+        try:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            if os.access(self._cache, os.W_OK):
+                return self._cache
+        except (OSError, ConfigError):
+            pass
+        if self._temporary is None:
+            self._temporary = Path(tempfile.mkdtemp(prefix="packet-voice-"))
+            weakref.finalize(self, shutil.rmtree, self._temporary, ignore_errors=True)
+        return self._temporary
 
 
 def convert_archive(archive: Path, folder: Path) -> None:

@@ -9,6 +9,7 @@ Source: PyTorch, `torch/serialization.py` and `torch/_weights_only_unpickler.py`
 NVIDIA/personaplex, `LMGen.load_voice_prompt_embeddings` (contents).
 """
 
+import hashlib
 import io
 import pickle
 import pickletools
@@ -21,13 +22,14 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from pipeline.errors import VoiceError
 from pipeline.values import Voice
 
 MAX_FILE_BYTES: Final = 64 * 2**20  # a published voice has 0.4 to 1.3 MB
+_DIGEST: Final = "sha256"  # key in the metadata of a file of ours
 MAX_MEMBERS: Final = 64
 MAX_PICKLE_BYTES: Final = 64 * 2**10
 MAX_FRAMES: Final = 1000  # 80 s
@@ -128,21 +130,34 @@ def checked(name: str, voice: Voice) -> Voice:
 
 
 def write_voice(path: Path, voice: Voice) -> None:
-    """Write a voice as safetensors: `codes`, or `embeddings` and `tail`."""
-    arrays = {"codes": voice.codes, "embeddings": voice.embeddings, "tail": voice.tail}
-    save_file({name: np.ascontiguousarray(each) for name, each in arrays.items() if each is not None}, path)
+    """Write a voice as safetensors: `codes`, or `embeddings` and `tail`, with the SHA-256 of them."""
+    given = {"codes": voice.codes, "embeddings": voice.embeddings, "tail": voice.tail}
+    arrays = {name: np.ascontiguousarray(each) for name, each in given.items() if each is not None}
+    save_file(arrays, path, {_DIGEST: _digest(arrays)})
+
+
+def _digest(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        digest.update(repr((name, arrays[name].shape, arrays[name].dtype.str)).encode())
+        digest.update(arrays[name].tobytes())
+    return digest.hexdigest()
 
 
 def read_voice(path: Path) -> Voice:
     """Read what `write_voice` wrote.
 
     Raises:
-        VoiceError: it is something else.
+        VoiceError: it is something else, or damaged.
     """
     try:
-        arrays = load_file(path)
+        with safe_open(path, "numpy") as file:
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            expected = (file.metadata() or {}).get(_DIGEST)
     except (OSError, SafetensorError, TypeError) as error:
         raise VoiceError(path.name, f"it cannot be read ({error})") from None
+    if expected is not None and expected != _digest(arrays):
+        raise VoiceError(path.name, "it is damaged")
     codes, embeddings, tail = (arrays.get(name) for name in ("codes", "embeddings", "tail"))
     as_codes = codes is not None and codes.ndim == 2 and codes.dtype == np.int32
     as_embeddings = embeddings is not None and embeddings.ndim == 2 and embeddings.dtype == np.float32

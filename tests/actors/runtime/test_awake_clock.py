@@ -7,30 +7,12 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from support.actors.frozen_process import FrozenProcess
 
 from actors.runtime import awake_clock
-from actors.runtime.awake_clock import ABSENT_S, AwakeClock, awake_time
+from actors.runtime.awake_clock import ABSENT_S, awake_time
 from actors.runtime.pinned_thread import PinnedThread
 from pipeline.errors import ThreadStalledError
-
-
-class FrozenProcess:
-    """Trio's clock and real time together, which a suspended process finds far ahead when it goes on."""
-
-    def __init__(self):
-        self.real_s = 1000.0
-        self.trio = trio.testing.MockClock()
-
-    def suspend(self, seconds):
-        self.real_s += seconds
-        self.trio.jump(seconds)
-
-    def run(self, call):
-        async def main():
-            awake_clock.install(AwakeClock(lambda: self.real_s))
-            await call()
-
-        trio.run(main, clock=self.trio)
 
 
 def test_an_absence_does_not_count():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from support.personas import GOLDENS, write_archive
 
-from pipeline.errors import VoiceError
+from pipeline.errors import ConfigError, VoiceError
 from pipeline.models.checkpoint.voice_store import VoiceStore
 from pipeline.models.checkpoint.voices import read_published_voice
 from pipeline.values import Voice
@@ -137,3 +137,49 @@ def test_an_unknown_voice_is_named_with_those_there_are(tmp_path):
         voices.read("NATF9")
     with pytest.raises(VoiceError, match="there are no voices"):
         store(tmp_path).read("anna")
+
+
+def test_a_converted_voice_that_is_damaged_is_made_anew(tmp_path):
+    """The cache is checked when it is read, and what is damaged is removed."""
+    voices = store(tmp_path, {"NATF0.pt": PUBLISHED})
+    due = voices.read("NATF0")
+    (kept,) = (tmp_path / "cache").rglob("NATF0.safetensors")
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    again = VoiceStore(tmp_path / "voices.tgz", tmp_path / "own", tmp_path / "cache").read("NATF0")
+    np.testing.assert_array_equal(again.tail, due.tail)
+    np.testing.assert_array_equal(again.embeddings, due.embeddings)
+
+
+def test_an_own_voice_that_is_damaged_is_told(tmp_path):
+    """Nobody can make it anew, so it stays where it is."""
+    voices = store(tmp_path)
+    path = voices.add("anna", OWN)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(VoiceError, match="it is damaged"):
+        voices.read("anna")
+    assert path.exists()
+
+
+@pytest.mark.parametrize("cache", ["/dev/null/voices", "/" + 300 * "x"])
+def test_voices_need_no_place_for_a_cache(tmp_path, cache):
+    """A server starts where nothing can be kept."""
+    archive = write_archive(tmp_path / "voices.tgz", {"NATF0.pt": PUBLISHED})
+    voices = VoiceStore(archive, tmp_path / "own", Path(cache))
+    assert [each.name for each in voices.list()] == ["NATF0"]
+    assert voices.read("NATF0").frames == 7
+
+
+def test_voices_need_no_home_folder(tmp_path, monkeypatch):
+    """As in a container that was started with --user."""
+
+    def no_home():
+        raise ConfigError("", "there is no home folder")
+
+    monkeypatch.setattr("pipeline.models.checkpoint.voice_store.paths.cache_folder", no_home)
+    monkeypatch.setattr("pipeline.models.checkpoint.voice_store.paths.data_folder", no_home)
+    archive = write_archive(tmp_path / "voices.tgz", {"NATF0.pt": PUBLISHED})
+    assert VoiceStore(archive).read("NATF0").frames == 7
