@@ -145,7 +145,7 @@ def test_a_server_with_half_a_model_is_never_ready(folder: Path) -> None:
     statuses = set()
     while process.poll() is None:
         try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=60)
             statuses.add(200)
         except urllib.error.HTTPError as error:
             statuses.add(error.code)

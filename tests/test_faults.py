@@ -29,7 +29,7 @@ QUICK = (
     "limits.resume_grace_ms=200",
     "drain_s=2",
 )
-HANG_S = 45  # turns a hang into a failure; no test depends on it
+HANG_S = 150  # turns a hang into a failure; no test depends on it
 GRACE_S = 0.2
 
 

@@ -14,6 +14,7 @@ import pytest
 from pipeline.log import LineWriter
 
 ROOT = Path(__file__).parents[1]
+HANG_S = 60  # no guarantee depends on it: it turns a hang into a failure
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def test_a_reader_that_has_left_costs_lines_and_nothing_else(pipe: tuple[int, in
     writer = LineWriter(writing)
     for _ in range(3):
         writer.write("line\n")
-    writer.flush()
+    writer.flush(HANG_S)
     assert writer.lost == 3
 
 
@@ -60,7 +61,7 @@ def test_a_full_disk_costs_lines_and_nothing_else() -> None:
     try:
         writer = LineWriter(full)
         writer.write("line\n")
-        writer.flush()
+        writer.flush(HANG_S)
         assert writer.lost == 1
     finally:
         os.close(full)
@@ -78,18 +79,19 @@ def test_lines_of_many_threads_are_not_mixed(pipe: tuple[int, int]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    writer.flush()
+    writer.flush(HANG_S)
     got = os.read(reading, 1 << 16).decode().splitlines()
     assert (len(got), writer.lost) == (400, 0)
     assert all(len(set(line)) == 1 for line in got)
 
 
 PROGRAM = """
-import logging, sys, threading, warnings
+import atexit, logging, sys, threading, warnings
 from pipeline import log
 from pipeline.config import Log
 
 log.configure(Log(format="json"))
+atexit.register(log.flush, 60)
 logging.getLogger("library").error("it %s", "failed", exc_info=ValueError("bad"))
 logging.getLogger("library").warning("%d", "not a number")
 warnings.warn("old")
@@ -139,10 +141,10 @@ kept = os.dup(2)
 os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
 log.events.info("a")
 log.events.info("b")
-log.flush()
+log.flush(60)
 os.dup2(kept, 2)
 log.events.info("c")
-log.flush()
+log.flush(60)
 assert log.lost_lines() == 2
 """
     done = subprocess.run(

@@ -24,11 +24,11 @@ from pipeline.loadtest.server_process import free_port
 
 ROOT = Path(__file__).parents[1]
 SPEECH = ROOT / "tests/data/speech.wav"
-READY_S = 60.0
+READY_S = 180.0
 
 
 def health(port: int) -> dict:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as response:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60) as response:
         return json.load(response)
 
 
@@ -58,7 +58,7 @@ def serving(
 
 def stop(process: subprocess.Popen[bytes]) -> int:
     process.terminate()
-    return process.wait(timeout=30)
+    return process.wait(timeout=120)
 
 
 def is_answered(port: int) -> bool:
@@ -114,7 +114,7 @@ def test_a_log_that_nobody_reads_keeps_nobody_waiting(checkpoint: Path) -> None:
 def test_a_lost_line_is_counted_in_the_metrics(checkpoint: Path) -> None:
     """The count of `/health` is a counter of `/metrics`."""
     with serving(checkpoint, redirect="2>/dev/full") as (port, process):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as response:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as response:
             lines = response.read().decode().splitlines()
         (line,) = [line for line in lines if line.startswith("packet_voice_log_lines_lost_total")]
         assert float(line.split()[1]) > 0

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Playwright, sync_playwright
+from playwright.sync_api import Browser, Playwright, expect, sync_playwright
 from support.browser.chromium import CHROMIUM, MICROPHONE, Visit, launch, visiting
 from support.browser.servers import Server, serving
+
+expect.set_options(timeout=30_000)  # no guarantee depends on it: it turns a hang into a failure
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -74,7 +74,7 @@ def server(
             assert ready["event"] == "ready", lines
             yield ready["open"].removesuffix("/packet-voice")
             process.terminate()
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=120) == 0
         finally:
             process.kill()
 
@@ -82,7 +82,7 @@ def server(
 def hub_answer(url: str) -> str:
     """What the hub proxy says to a request for a file that is not in its cache."""
     with pytest.raises(urllib.error.HTTPError) as failed, no_proxy_opener() as opener:
-        opener.open(f"{url}/api/hf/{REF.repo}/resolve/main/absent.json", timeout=20)
+        opener.open(f"{url}/api/hf/{REF.repo}/resolve/main/absent.json", timeout=60)
     with failed.value as response:
         message: str = json.load(response)["error"]["message"]
         return message

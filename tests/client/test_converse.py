@@ -44,8 +44,8 @@ FRAMES = 7
 
 @pytest.fixture
 def fast_clock():
-    """Trio's time at ten times the speed of everything else's."""
-    return MockClock(rate=10)
+    """Time passes while everything waits for it, and only then: a busy machine makes nobody late."""
+    return MockClock(autojump_threshold=0.01)
 
 
 class Recorder(EventHandler):
@@ -89,7 +89,7 @@ async def test_every_frame_is_answered_in_order(fast_clock):
     assert report.in_order
     assert report.underruns == 0
     latency = report.latency_ms
-    assert 0 < latency.p50 <= latency.p95 <= latency.p99 <= latency.max
+    assert 0 <= latency.p50 <= latency.p95 <= latency.p99 <= latency.max
     words = [f"w{k}" for k in range(FRAMES)]
     assert report.text == " ".join(words)
     partials = [(" ".join(words[: k + 1]), False) for k in range(FRAMES)]
@@ -427,6 +427,8 @@ async def test_a_connection_that_is_closed_at_once_is_one_sentence(heard, answer
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "is not a WebSocket (HTTP 200)"),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "is not a WebSocket (HTTP 404)"),
+        (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "behind it does not (HTTP 502)"),
+        (b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno", "for example (HTTP 403)"),
         (b"", "did not open a WebSocket within 10 s"),
     ],
 )

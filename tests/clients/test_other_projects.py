@@ -63,7 +63,7 @@ def test_the_first_test_of_the_page_works(server: ServerProcess) -> None:
         input=start,
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         check=False,
     )
     assert '"session.started"' in ran.stdout, ran.stderr

@@ -12,7 +12,7 @@ REPLICAS = {"REPLICA_1": "127.0.0.1:8801 agent-port 8901", "REPLICA_8": "[::1]:8
 
 def check(environment):
     command = [HAPROXY, "-c", "-dW", "-f", str(CONFIGURATION)]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
 
 @pytest.mark.parametrize("environment", [{}, REPLICAS, {"BALANCER_BIND": "*:8080", **REPLICAS}])

@@ -11,7 +11,7 @@ from actors.proxy import Proxy
 from pipeline import config
 
 REPO = "onnx-community/whisper-small"
-HANG_S = 30  # turns a hang into a failure; no test depends on it
+HANG_S = 120  # turns a hang into a failure; no test depends on it
 
 
 def proxy_of(hub, folder, *, token=None, offline=False, drain_s=1.0, **settings):

@@ -161,10 +161,11 @@ def test_a_reader_that_leaves_is_a_quiet_end(command: tuple[str, ...]) -> None:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device here is always full")
-def test_output_that_does_not_fit_is_a_sentence() -> None:
+@pytest.mark.parametrize("command", ["config-reference", "--help"])  # more than a buffer holds, and less
+def test_output_that_does_not_fit_is_a_sentence(command: str) -> None:
     """What was printed is not complete, and the exit code says so."""
     with Path("/dev/full").open("wb") as full:
-        done = run("pipeline", "config-reference", stdout=full)
+        done = run("pipeline", command, stdout=full)
     assert done.returncode == EXIT_FAILED
     assert done.stderr.decode() == f"{os.strerror(errno.ENOSPC)}\n"
 
@@ -225,6 +226,37 @@ def test_a_signal_between_the_imports_and_the_server_is_a_quiet_end(tmp_path: Pa
             assert process.wait(timeout=60) == 0
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+SWALLOWING = """
+import os, signal
+try:
+    os.kill(os.getpid(), signal.{name})
+    sum(range(1000))
+except BaseException:
+    print("swallowed")
+"""
+IMPORTING = """
+from pipeline.system.command import exits_on_signals, run_command
+
+def main():
+    with exits_on_signals(terminated=0):
+        import swallowing
+    return 5
+
+raise SystemExit(run_command(main))
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0)])
+def test_no_import_can_swallow_a_signal(name: str, code: int, tmp_path: Path) -> None:
+    """Code that imports something optional may catch whatever is raised."""
+    (tmp_path / "swallowing.py").write_text(SWALLOWING.format(name=name))
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING], cwd=tmp_path, env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (code, b"", b"")
 
 
 def test_every_module_that_can_be_run_ends_in_the_same_way() -> None:

@@ -57,11 +57,11 @@ def arguments(folder: Path, port: int) -> list[str]:
 
 
 def wait_ready(port: int, alive: Callable[[], bool]) -> None:
-    ends_s = time.monotonic() + 60
+    ends_s = time.monotonic() + 180
     while time.monotonic() < ends_s:
         assert alive(), "it ended before it was ready"
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=5):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/health/ready", timeout=60):
                 return
         except urllib.error.HTTPError as error:
             error.close()  # not ready yet

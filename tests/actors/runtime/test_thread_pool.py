@@ -39,7 +39,7 @@ def pool_of(threads: int, actors: int, stack: ExitStack) -> list[PooledRunner]:
 
 
 async def until(condition) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(120):
         while not condition():
             await trio.lowlevel.checkpoint()
 
@@ -126,7 +126,7 @@ async def test_with_a_thread_for_each_no_actor_waits_for_an_expected_one():
     with ExitStack() as stack:
         first, last = pool_of(2, 2, stack)
         last.expect(lambda: True)
-        with trio.fail_after(10):
+        with trio.fail_after(120):
             assert await first.run(lambda: "encode") == "encode"
 
 

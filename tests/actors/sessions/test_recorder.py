@@ -149,13 +149,15 @@ async def test_a_bug_in_the_recorder_is_raised(tmp_path):
 async def test_what_was_recorded_is_on_disk_at_once(tmp_path):
     """A process that is killed leaves everything but the last moment."""
     recorder = Recorder(Replay(folder=str(tmp_path)), "small", str)
-    with trio.fail_after(30):
+    with trio.fail_after(60):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(recorder.run)
             recording = recorder.begin("s", sampling={})
             recording.add_audio(FRAME)
-            audio = tmp_path / "s/audio.f32"
-            while not (audio.exists() and audio.stat().st_size == FRAME.nbytes):
+            audio, lines = tmp_path / "s/audio.f32", tmp_path / "s/session.jsonl"
+            while not (
+                audio.exists() and audio.stat().st_size == FRAME.nbytes and "began" in lines.read_text()
+            ):
                 await trio.lowlevel.checkpoint()
             nursery.cancel_scope.cancel()
 

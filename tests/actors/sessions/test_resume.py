@@ -280,6 +280,25 @@ async def test_a_silent_client_may_resume(autojump_clock, nursery):
     assert engine.health()["endings"] == {"bye": 1}
 
 
+async def test_a_client_that_does_not_read_may_resume(autojump_clock, nursery):
+    """A network that stands still looks like this: a write does not finish, and the session waits."""
+    engine = await resumable(nursery)
+    async with trio.open_nursery() as inner:
+        client = Returning(MemoryTransport(buffer=12)).follow(None)
+        inner.start_soon(serve_client, engine, client)
+        async with trio.open_nursery() as listening:
+            listening.start_soon(client.listen)
+            await client.ready()
+            listening.cancel_scope.cancel()
+        await client.stream(speech(1, 20))
+        await trio.sleep(5)
+        assert client.transport.close_reason is CloseReason.TRY_AGAIN_LATER
+        assert engine.health()["waiting"] == 1
+        second = await begin(engine, inner, token_of(client), client)
+        await second.bye()
+    assert engine.health()["endings"] == {"bye": 1}
+
+
 async def test_an_unused_reservation_does_not_hold_the_lane(autojump_clock, nursery):
     """If the upgrade fails, the session waits out its grace time, and then its lane is free."""
     engine = await resumable(nursery)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
 UNTRAINED = ROOT / "tests/data/untrained"  # random weights: it always produces text
-READY_TIMEOUT_S = 60.0
+READY_TIMEOUT_S = 180.0
 POLL_S = 0.05
 RUN = ("-m", "pipeline.run")
 # A busy machine that runs the tests must not limit the number of pages.
@@ -69,7 +69,7 @@ class Server:
             time.sleep(POLL_S)
 
     def health(self) -> dict[str, object]:
-        with urllib.request.urlopen(f"{self.origin}/health", timeout=5) as answer:
+        with urllib.request.urlopen(f"{self.origin}/health", timeout=60) as answer:
             return dict(json.load(answer))
 
     def kill(self) -> None:
@@ -103,12 +103,12 @@ class Server:
             return
         with contextlib.suppress(ProcessLookupError):
             os.kill(self._process.pid, number)
-        self._process.wait(15)
+        self._process.wait(60)
         self._process = None
 
     def _is_ready(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.origin}/health/ready", timeout=1) as answer:
+            with urllib.request.urlopen(f"{self.origin}/health/ready", timeout=30) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.HTTPError, OSError):
             return False

@@ -14,7 +14,7 @@ from pipeline.protocol.conversation import Conversation
 from pipeline.protocol.events import AudioReceived, MetadataReceived
 from pipeline.units import FRAME_MS
 
-HANG_S = 30  # turns a hang into a failure
+HANG_S = 120  # turns a hang into a failure
 
 
 class Caller:

@@ -18,7 +18,7 @@ HANDSHAKE = (
     b"GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: MDEyMzQ1Njc4OWFiY2RlZg==\r\nSec-WebSocket-Version: 13\r\n%s\r\n"
 )
-HANG_S = 30  # no guarantee depends on it: it turns a hang into a failure
+HANG_S = 120  # no guarantee depends on it: it turns a hang into a failure
 
 
 @dataclass

@@ -27,7 +27,7 @@ def test_a_started_server_is_a_proxy_and_shuts_down(tmp_path, monkeypatch):
         sets = [f"proxy.folder={tmp_path / 'cache'}", "drain_s=0.5", "log.format=json"]
         with start_server(ROOT / "configs/tiny", sets) as server, socket.socket() as idle:
             url = f"http://127.0.0.1:{server.port}/api/hf/{REPO}/resolve/main/config.json"
-            with urllib.request.urlopen(url, timeout=20) as answer:
+            with urllib.request.urlopen(url, timeout=60) as answer:
                 assert answer.read() == b"{}"
             status, probe = server.get(f"/api/test/hf-proxy?path={REPO}/resolve/main/model.onnx")
             assert (status, probe["ok"], probe["sizeBytes"]) == (200, True, LARGE_BYTES)

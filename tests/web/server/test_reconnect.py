@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 import trio
 from support.web.small_engine import PacketClient, packet_client, small_server, speech
-from support.web.sockets import frame, raw_websocket, read_to_end, websocket
+from support.web.sockets import HANG_S, frame, raw_websocket, read_to_end, websocket
 
 CLOSE = 8
 
 
 async def until(condition):
     """Run other tasks until the condition holds."""
-    with trio.fail_after(5):  # half the grace
+    with trio.fail_after(HANG_S):
         while not condition():  # noqa: ASYNC110 - of counters
             await trio.sleep(0.01)
 
