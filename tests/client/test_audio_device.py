@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.client.audio_device import (
     PIECES_MAX,
+    SILENT_FRAMES,
     AudioDeviceError,
     Loudspeaker,
     Microphone,
@@ -133,3 +134,25 @@ async def test_without_sounddevice_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "sounddevice", None)
     with pytest.raises(AudioDeviceError, match="-m pip install sounddevice"), open_audio_device():
         pass
+
+
+async def test_a_microphone_without_any_sound_is_told_once():
+    """No microphone delivers pure zeros on its own: it is muted, or the program may not use it."""
+    notices = []
+    microphone = Microphone(24_000, notices.append)
+    async with aclosing(microphone.frames()) as source, trio.open_nursery() as nursery:
+
+        async def read():
+            async for _ in source:
+                pass
+
+        nursery.start_soon(read)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(SILENT_FRAMES - 1):
+            microphone.push(np.zeros(1920, np.float32), now_ns())
+        await trio.testing.wait_all_tasks_blocked()
+        assert notices == []
+        microphone.push(np.zeros(1920, np.float32), now_ns())
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert [notice.startswith("the microphone delivers only silence") for notice in notices] == [True]
