@@ -2,7 +2,7 @@ import { Metrics } from "voice/ui/metrics.js";
 import { RollingPercentiles } from "voice/percentiles.js";
 import { nextPhase } from "voice/phase.js";
 import { DEFAULTS, loadPreferences, savePreferences } from "voice/preferences.js";
-import { Recorder, formatDuration } from "voice/audio/recorder.js";
+import { Recorder } from "voice/audio/recorder.js";
 import { diagnose } from "voice/ui/diagnostics.js";
 import { SpeechGate } from "voice/vad/speech-gate.js";
 import { Suggestions } from "voice/ui/suggestions.js";

@@ -13,6 +13,7 @@ import { CONDITIONS, PROBLEMS, REFUSALS, droppedMessage, errorMessage } from "./
 const BRIEF_MS = 6000;
 const ERROR_MS = 12_000;
 const SPEED = new Set(["server_slow", "device_slow", "gaps"]);
+const HELP_BY_KEY = Object.freeze({ loading: "server" });
 const CAPTION_CAUSES = Object.freeze({
   missing: "Whisper is not installed on this server: run “make vendor” there, then restart it.",
   unreachable:
@@ -46,7 +47,15 @@ export class Notices {
         for (const key of ["audio", "server", "refusal", "output"]) this._hide(key);
         this._closed.clear();
         return;
+      case "not_loaded":
+        this._showProblem("loading", "not_loaded");
+        return;
+      case "loaded":
+        this._hide("loading");
+        return;
       case "failed":
+        this._showProblem(event.why === "not_loaded" ? "loading" : "audio", event.why);
+        return;
       case "audio_failed":
         this._showProblem("audio", event.why);
         return;
@@ -185,7 +194,7 @@ export class Notices {
 
   _showProblem(key, why) {
     const { title, text } = PROBLEMS[why];
-    this._show(key, "bad", title, text(location), { help: why.startsWith("output") ? "speaker" : "microphone" });
+    this._show(key, "bad", title, text(location), { help: HELP_BY_KEY[key] ?? "microphone" });
   }
 
   _showRefusal(key, { why, retryAfterMs }) {

@@ -1,8 +1,9 @@
 /** Recording controls: the user starts and stops a recording, and saves or discards it. */
 
-import { Recorder, formatDuration } from "../audio/recorder.js";
+import { Recorder } from "../audio/recorder.js";
 import { moveFocusFrom } from "../focus.js";
 import { saveFile, timestamp } from "../save-file.js";
+import { formatDuration } from "../units.js";
 
 export class Recording {
   /** `record(on)`: start or stop copying the audio. */

@@ -4,9 +4,9 @@
  * Text from the model is inserted as text, never as markup.
  */
 
-import { formatDuration } from "../audio/recorder.js";
 import { sentenceCase } from "../transcript-log.js";
 import { copyText, saveFile, timestamp } from "../save-file.js";
+import { formatDuration } from "../units.js";
 
 const MAX_LINES = 500;
 const AUDIBLE_RMS = 0.01;
