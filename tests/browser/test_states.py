@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, CDPSession, Page, Route, expect
-from support.browser.actions import expect_phase, open_panel, start, stop
+from support.browser.actions import expect_loaded, expect_phase, open_panel, start, stop
 from support.browser.chromium import Visit, visiting
 from support.browser.servers import Server, serving
 
@@ -51,8 +51,8 @@ LOOKS = {
     "large text": Look(text_px=32),
     "light": Look(),  # the last: the page is used in it
 }
-# One look at the page, in one piece: wait until it is as wide, dense, coloured and large as it was told to be, end
-# the transitions of colours (neither's contrast holds between two), find problems and where the buttons are.
+# One look at the page: wait until it has the size, the colours and the text that it was told to have, end the
+# transitions of colours (between two neither's contrast holds), find problems and where the buttons are.
 LOOK = """async ({ media, width, density, text, hasDialog }) => {
   const rem = width / parseFloat(text);
   const isWorn = () =>
@@ -86,6 +86,12 @@ NEVER_ASKED = "(navigator.mediaDevices ?? {}).getUserMedia = () => new Promise((
 DENIED = """(navigator.mediaDevices ?? {}).getUserMedia = async () => {
   throw new DOMException("denied", "NotAllowedError");
 };"""
+BAR_HEIGHTS = """() => ["Ready", "Connected", "Token required"].flatMap((state) =>
+  ["tiny", "a model with a very long name, and more of it"].map((model) => {
+    document.getElementById("server-label").textContent = state;
+    document.getElementById("model").textContent = model;
+    return document.querySelector(".bar").getBoundingClientRect().height;
+  }))"""
 ROUNDING_PX = 0.5  # lines of text are not whole pixels high
 
 
@@ -221,6 +227,7 @@ def before_a_call(
     survey.look("permission denied", denied)
     survey.look("asking for permission", asked)
     page.bring_to_front()
+    expect_loaded(page)
     server.freeze()
     page.locator("#talk").click()
     expect_phase(page, "connecting")
@@ -298,3 +305,20 @@ def test_in_forced_colours_states_are_told_by_more_than_colour(browser: Browser,
         open_panel(page, "diagnostics")
         expect(page.locator("#checks .icon").first).to_have_attribute("aria-label", "Warning")
         stop(page)
+
+
+@pytest.mark.parametrize("width", [320, 390, 640, 768, 1024, 1440])
+def test_the_bar_has_one_line_whatever_it_says(browser: Browser, server: Server, width: int) -> None:
+    """Long states and names of models move nothing below it and make nothing wider, in any size of text."""
+    with visiting(browser, server.origin, viewport={"width": width, "height": 800}) as visit:
+        page = visit()
+        expect(page.locator("#model")).to_be_visible()
+        devtools = page.context.new_cdp_session(page)
+        for text_px in (16, 32):
+            devtools.send("Page.setFontSizes", {"fontSizes": {"standard": text_px}})
+            page.wait_for_function(
+                "(size) => getComputedStyle(document.documentElement).fontSize === size", arg=f"{text_px}px"
+            )
+            heights = page.evaluate(BAR_HEIGHTS)
+            assert len(set(heights)) == 1, (text_px, heights)
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), text_px

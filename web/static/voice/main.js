@@ -74,20 +74,21 @@ class Page {
 
   /** Load what a call needs, and the other views. → `Call`, or null if the server does not deliver them. */
   _loadRest() {
-    this._rest ??= this._addRest().catch((error) => {
-      if (!(error instanceof TypeError)) throw error; // not of an import
+    this._rest ??= this._addRest();
+    return this._rest;
+  }
+
+  async _addRest() {
+    let modules;
+    try {
+      modules = await Promise.all([import("./call.js"), import("./captions/whisper-captions.js"), import("./panels.js")]);
+    } catch (error) {
       console.warn(error);
       this._rest = null; // tried again with the next answer of the server
       this.onEvent({ kind: "not_loaded" });
       return null;
-    });
-    return this._rest;
-  }
-
-  /** The views get the events that they missed. */
-  async _addRest() {
-    const modules = [import("./call.js"), import("./captions/whisper-captions.js"), import("./panels.js")];
-    const [{ Call }, { WhisperCaptions }, { createPanels }] = await Promise.all(modules);
+    }
+    const [{ Call }, { WhisperCaptions }, { createPanels }] = modules;
     const onEvent = (event) => this.onEvent(event);
     this._captions = new WhisperCaptions(this._preferences, { onEvent });
     const { views, recording, history } = createPanels(
@@ -101,7 +102,7 @@ class Page {
       },
     );
     Object.assign(this, { _recording: recording, _history: history });
-    for (const missed of this._missed) views.forEach((view) => view.onEvent(...missed));
+    for (const missed of this._missed) for (const view of views) view.onEvent(...missed);
     this._views.push(...views);
     this._missed = null;
     for (const element of document.querySelectorAll("[inert]")) element.inert = false; // panels and their buttons
