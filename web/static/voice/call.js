@@ -12,12 +12,17 @@ import { Vad } from "./vad/vad.js";
 export class Call {
   /**
    * Open the audio path and start connecting; without `microphone` only recordings are sent. Throws AudioError; then
-   * everything is closed again.
+   * everything is closed again, and also if it is no longer wanted when the browser has asked the user: → null.
    */
-  static async open({ url, preferences, echo, microphone, captions, onEvent }) {
+  static async open({ url, preferences, echo, microphone, captions, isWanted, onEvent }) {
     const connection = startConnectionWorker(); // it loads while the microphone opens, and connects after that
     try {
       const audio = await AudioIO.open(preferences, onEvent, { microphone });
+      if (!isWanted()) {
+        await audio.close();
+        connection.worker.terminate();
+        return null;
+      }
       return new Call({ url, preferences, echo, captions, onEvent, audio, connection });
     } catch (error) {
       connection.worker.terminate();

@@ -32,6 +32,7 @@ class Page {
     this._preferences = loadPreferences(localStorage);
     this._phase = "idle";
     this._call = null;
+    this._attempt = null; // identifies the latest start
     this._sampleEnd = null; // of the sample of a voice that is being played
     this._log = new TranscriptLog();
     this._metrics = new Metrics();
@@ -184,29 +185,35 @@ class Page {
   }
 
   async _start({ echo, microphone = true, isSample = false }) {
+    const attempt = (this._attempt = {});
+    const isWanted = () => attempt === this._attempt;
     this.onEvent({ kind: "opening", echo, isSample });
     const url = serverUrl("ws").replace(/^http/, "ws");
     const Call = await this._loadRest();
+    if (!isWanted()) return;
     if (Call === null) {
       this.onEvent({ kind: "failed", why: "not_loaded" });
       return;
     }
+    let call;
     try {
-      this._call = await Call.open({
+      call = await Call.open({
         url,
         preferences: isSample ? { ...this._preferences, role: "" } : this._preferences,
         echo,
         microphone,
         captions: this._captions,
-        onEvent: (event) => this.onEvent(event),
+        isWanted,
+        onEvent: (event) => isWanted() && this.onEvent(event),
       });
     } catch (error) {
       if (!(error instanceof AudioError)) throw error;
-      this.onEvent({ kind: "failed", why: error.why });
+      if (isWanted()) this.onEvent({ kind: "failed", why: error.why });
       return;
     }
-    if (this._phase === "closing") this._call.close(); // stopped during the permission prompt
-    await this._call.ended;
+    if (call === null) return;
+    this._call = call;
+    await call.ended;
     this._call = null;
     this._question = null;
     this._sampleEnd = null;
@@ -214,8 +221,13 @@ class Page {
 
   _stop() {
     this._sampleEnd = null;
+    if (this._call === null) {
+      this._attempt = null; // still loading, or the browser asks for the microphone: whatever comes of it is not wanted
+      this.onEvent({ kind: "ended", why: "stopped" });
+      return;
+    }
     this.onEvent({ kind: "closing" });
-    this._call?.close();
+    this._call.close();
   }
 
   /** Ask the model a recorded question; without a call, in one that needs no microphone. */
@@ -278,7 +290,8 @@ class Page {
   async _testAudio() {
     if (this._phase !== "idle") return;
     const run = this._start({ echo: true });
-    setTimeout(() => this._call?.close(), ECHO_TEST_MS);
+    const attempt = this._attempt;
+    setTimeout(() => attempt === this._attempt && this._call?.close(), ECHO_TEST_MS);
     await run;
   }
 

@@ -17,6 +17,6 @@ const PHASE_AFTER = Object.freeze({
 /** idle, opening, connecting, queued, live, paused (put back into the queue), lost or closing. */
 export function nextPhase(phase, event) {
   // Once the user has ended the call, late events do not reopen it.
-  if (phase === "closing" && event.kind !== "ended" && event.kind !== "failed") return phase;
+  if (phase === "closing" && event.kind !== "ended") return phase;
   return PHASE_AFTER[event.kind] ?? phase;
 }
