@@ -153,7 +153,7 @@ def test_the_check_before_a_call_has_one_line_for_each_link(browser: Browser, se
 def test_a_start_can_be_cancelled_while_the_browser_asks(
     browser: Browser, server: Server, answer: str
 ) -> None:
-    """The page is idle at once, whatever the answer is later: the microphone is released, and nothing is reported."""
+    """The page is idle at once. The answer comes later: the microphone is released, nothing is reported."""
     with visiting(browser, server.origin, script=PROMPT) as visit:
         page = visit()
         page.locator("#talk").click()
