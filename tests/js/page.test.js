@@ -118,6 +118,11 @@ test("a click is not speech, and a pause between words does not end it", () => {
   equal([push(0.1, 13), gate.speaking], [true, false]);
 });
 
+test("a silent agent is not called playing", () => {
+  const [, , , , speaker] = diagnose({ ...HEALTHY, outputDb: -98 });
+  equal([speaker.state, speaker.text], ["ok", "The agent is not speaking at the moment."]);
+});
+
 test("late events do not reopen a call that the user has ended", () => {
   const phases = (kinds) => kinds.reduce((phase, kind) => nextPhase(phase, { kind }), "idle");
   equal(phases(["opening", "connecting", "queued", "ready"]), "live");

@@ -27,7 +27,7 @@ STATIC = Path(__file__).parents[1] / "static"
 CACHE_FOREVER = "public, max-age=31536000, immutable"
 VERSION_LENGTH = 12
 QUESTION = "voice/questions/what-is-three-plus-four.wav"  # for the command on the start page
-# Workers, worklets and what main.js imports after the first screen: fetched when the page has been loaded.
+# Workers, worklets and what main.js imports after the first screen.
 LATER: Mapping[str, Sequence[str]] = {
     "voice": (
         "voice/call.js",
@@ -137,14 +137,15 @@ def _fill_template(assets: Assets, folder: str) -> str:
     """The page in `folder`, with links to the files of this version.
 
     The modules of the first screen are preloaded, so that a browser fetches them in parallel; those
-    needed later are fetched in idle time. Links also name the installed third-party packages.
+    needed later are named for main.js, which has them fetched then. Links also name the installed
+    third-party packages.
     """
     base = f".{assets.base}"  # relative to the page, which may be under a path prefix
     main = f"{folder}/main.js"
     first = _transitive_imports(assets.files, main)
     later = _transitive_imports(assets.files, *LATER[folder]) - first - {main}
     links = [f'<link rel="modulepreload" href="{base}/{name}">' for name in sorted(first - {main})]
-    links += [f'<link rel="prefetch" href="{base}/{name}">' for name in sorted(later)]
+    links += [f'<link rel="later" href="{base}/{name}">' for name in sorted(later)]
     links += [
         f'<link rel="vendored" title="{package.name}" href="./vendor/{package.slug}/">'
         for package in read_lock()

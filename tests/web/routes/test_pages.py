@@ -52,14 +52,14 @@ async def test_every_static_import_is_preloaded(path):
     assert not any(name.endswith(("-worklet.js", "worker.js")) for name in named)
 
 
-async def test_what_is_needed_later_is_fetched_in_idle_time():
+async def test_what_is_needed_later_is_named():
     """What the voice page imports after its first screen, workers and worklets, all with their imports."""
     async with small_server() as served:
         page = (await fetch(served, "/packet-voice")).body.decode()
     files = read_assets().files
     first, later = (
         {link.split("/", 3)[3] for link in re.findall(rf'rel="{kind}" href="([^"]+)"', page)}
-        for kind in ("modulepreload", "prefetch")
+        for kind in ("modulepreload", "later")
     )
     assert not first & later
     for name in {"voice/main.js"} | first | later:

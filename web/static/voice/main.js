@@ -108,6 +108,8 @@ class Page {
     this._missed = null;
     for (const element of document.querySelectorAll("[inert]")) element.inert = false; // panels and their buttons
     this.onEvent({ kind: "loaded" });
+    // Workers and worklets, so that the first call does not wait for them.
+    for (const link of document.querySelectorAll('link[rel="later"]')) link.rel = "prefetch";
     return Call;
   }
 
