@@ -42,11 +42,11 @@ class Look:
         return {"media": self.media, "width": self.width, "density": self.density, "text": text}
 
 
-LOOKS = {
+LOOKS = {  # those that share the most beside each other
     "dark": Look(390, 844, has_touch=True, colours="dark"),
+    "landscape": Look(844, 390, has_touch=True, colours="dark"),
     "forced colours": Look(1280, colours="dark", forced_colours="active"),
     "reduced motion": Look(320, 640, motion="reduce"),
-    "landscape": Look(844, 390, has_touch=True, colours="dark"),
     "zoomed": Look(640, 450, density=2),
     "large text": Look(text_px=32),
     "light": Look(),  # the last: the page is used in it
@@ -66,7 +66,6 @@ LOOK = """async ({ media, width, density, text, hasDialog }) => {
     await frame();
   }
   for (const one of document.getAnimations()) if (one.transitionProperty?.endsWith("color")) one.finish();
-  await frame();
   await frame();
   const { violations } = await axe.run(document, { resultTypes: ["violations"], preload: false });
   const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(", ")}`);
@@ -109,6 +108,7 @@ class Survey:
         self.found: dict[str, list[str]] = {}
         self.places: dict[str, dict[str, list[float]]] = {name: {} for name in LOOKS}
         self._devtools: dict[Page, CDPSession] = {}
+        self._worn: dict[Page, Look] = {}
 
     def look(self, state: str, page: Page, *, has_dialog: bool = False) -> None:
         page.bring_to_front()
@@ -126,12 +126,16 @@ class Survey:
         if page not in self._devtools:
             self._devtools[page] = page.context.new_cdp_session(page)
         send: Callable[[str, dict[str, Any]], object] = self._devtools[page].send
+        worn, self._worn[page] = self._worn.get(page), look
         size = {"width": look.width, "height": look.height, "deviceScaleFactor": look.density}
         features = [{"name": name, "value": value} for name, value in look.media.items()]
         send("Emulation.setDeviceMetricsOverride", {**size, "mobile": False})
-        send("Emulation.setTouchEmulationEnabled", {"enabled": look.has_touch})
-        send("Emulation.setEmulatedMedia", {"features": features})
-        send("Page.setFontSizes", {"fontSizes": {"standard": look.text_px}})
+        if worn is None or worn.has_touch != look.has_touch:
+            send("Emulation.setTouchEmulationEnabled", {"enabled": look.has_touch})
+        if worn is None or worn.media != look.media:
+            send("Emulation.setEmulatedMedia", {"features": features})
+        if worn is None or worn.text_px != look.text_px:
+            send("Page.setFontSizes", {"fontSizes": {"standard": look.text_px}})
 
     def check(self) -> None:
         assert {state: found for state, found in self.found.items() if found} == {}

@@ -127,8 +127,9 @@ class Page {
     this._phase = nextPhase(this._phase, event);
     this._updateFacts(event);
     this._metrics.onEvent(event, performance.now());
-    for (const view of this._views) view.onEvent(event, this._phase, this._facts);
-    this._missed?.push([event, this._phase, this._facts]);
+    const isAudio = event.kind === "captured" || event.kind === "played"; // 25 a second, for views that say so
+    for (const view of this._views) if (!isAudio || view.wantsAudio) view.onEvent(event, this._phase, this._facts);
+    if (!isAudio) this._missed?.push([event, this._phase, this._facts]);
     if (event.kind === "ready" && this._isPushToTalk && !this._facts.isSample) this._setMuted(true);
     if (event.kind === "played" && this._sampleEnd?.isOver(event.rms, performance.now())) {
       this.onEvent({ kind: "sample_over", wasHeard: this._sampleEnd.wasHeard });

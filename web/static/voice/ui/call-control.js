@@ -18,6 +18,8 @@ const ATTACK = 0.6; // share of the way to a louder level per frame
 const RELEASE = 0.25;
 
 export class CallControl {
+  wantsAudio = true;
+
   /** `hold(held)`: the push-to-talk button; `openMicrophone()`: turn it on in a call that has none. */
   constructor(preferences, { toggle, mute, hold, openMicrophone }) {
     const get = (id) => document.getElementById(id);

@@ -11,7 +11,6 @@ export class PageTitle {
   }
 
   onEvent(event, phase, facts) {
-    if (event.kind === "captured" || event.kind === "played") return;
     if (event.kind === "health" && event.health?.model) this._showModel(event.health.model);
     const { title, icon, server } = describeState(facts);
     if (document.title !== title) document.title = title;

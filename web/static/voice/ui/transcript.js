@@ -12,6 +12,8 @@ const MAX_LINES = 500;
 const AUDIBLE_RMS = 0.01;
 
 export class Transcript {
+  wantsAudio = true;
+
   constructor(log) {
     const get = (id) => document.getElementById(id);
     this._log = log;
