@@ -12,7 +12,11 @@ NOT_LOADED = ("Failed to fetch dynamically imported module", "Failed to load res
 def visit_without_rest(page: Page, server: Server) -> list[Route]:
     """The requests for the rest of the page, which are not answered."""
     held: list[Route] = []
-    page.route(REST, lambda route: held.append(route))
+
+    def hold(route: Route) -> None:
+        held.append(route)
+
+    page.route(REST, hold)
     page.goto(server.origin + "/packet-voice", wait_until="commit")
     expect(page.locator("#server-label")).to_have_text("Ready")
     return held
