@@ -50,6 +50,11 @@ export class StatsPanel {
         this._health = event.health?.metrics === undefined ? null : event.health;
         this._render(phase);
         break;
+      case "ready":
+      case "resumed":
+      case "continued":
+      case "paused":
+      case "lost":
       case "connection_stats":
       case "ended":
         this._render(phase);
