@@ -378,10 +378,10 @@ def test_the_statistics_are_connected_as_soon_as_the_call_is(visit: Visit) -> No
     expect_loaded(page)
     page.evaluate(
         """() => {
-          const headline = document.getElementById("stats-headline");
+          const [call, headline] = ["call", "stats-headline"].map((id) => document.getElementById(id));
           new MutationObserver(() => {
-            if (document.getElementById("call").dataset.phase === "live") globalThis.first ??= headline.textContent;
-          }).observe(document.getElementById("call"), { attributeFilter: ["data-phase"] });
+            if (call.dataset.phase === "live") globalThis.first ??= headline.textContent;
+          }).observe(call, { attributeFilter: ["data-phase"] });
         }"""
     )
     start(page)
