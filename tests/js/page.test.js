@@ -4,6 +4,7 @@ import { nextPhase } from "voice/phase.js";
 import { DEFAULTS, loadPreferences, savePreferences } from "voice/preferences.js";
 import { Recorder } from "voice/audio/recorder.js";
 import { diagnose } from "voice/ui/diagnostics.js";
+import { formatDuration } from "voice/units.js";
 import { SpeechGate } from "voice/vad/speech-gate.js";
 import { Suggestions } from "voice/ui/suggestions.js";
 import { equal, near, ok, test } from "./harness.js";

@@ -33,6 +33,7 @@ LATER: Mapping[str, Sequence[str]] = {
         "voice/call.js",
         "voice/panels.js",
         "voice/captions/whisper-captions.js",
+        "asr/model/load-plan.js",
         "voice/protocol/connection-worker.js",
         "voice/audio/capture-worklet.js",
         "voice/audio/playback-worklet.js",

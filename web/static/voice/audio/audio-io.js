@@ -297,11 +297,13 @@ export class AudioIO {
 }
 
 function loadWorklets(context) {
-  if (!worklets.has(context)) {
-    const urls = WORKLETS.map((name) => new URL(`./${name}-worklet.js`, import.meta.url));
-    worklets.set(context, Promise.all(urls.map((url) => context.audioWorklet.addModule(url))));
-  }
+  if (!worklets.has(context)) worklets.set(context, addWorklets(context));
   return worklets.get(context);
+}
+
+async function addWorklets(context) {
+  const urls = WORKLETS.map((name) => new URL(`./${name}-worklet.js`, import.meta.url));
+  await Promise.all(urls.map((url) => context.audioWorklet.addModule(url)));
 }
 
 const rateOf = (stream) => stream?.getAudioTracks()[0]?.getSettings().sampleRate;

@@ -83,7 +83,18 @@ export class WhisperCaptions {
 
   async _openModel() {
     const loadId = this._loadId;
-    const model = await this._chooseModel();
+    let Transcriber;
+    let model;
+    try {
+      model = await this._chooseModel();
+      if (model !== null) ({ Transcriber } = await import("../../asr/transcriber.js")); // loaded on demand
+    } catch (error) {
+      if (loadId !== this._loadId) return false;
+      this._loading = null; // tried again with the next call
+      console.warn(error);
+      this._onEvent({ kind: "captions", state: "not_ready", why: "not_loaded", message: "Part of the page is missing." });
+      return false;
+    }
     if (loadId !== this._loadId) return false;
     if (model === null) {
       this._loading = null; // a model may be stored by the next call
@@ -91,8 +102,6 @@ export class WhisperCaptions {
       return false;
     }
     this._onEvent({ kind: "captions", state: "loading" });
-    const { Transcriber } = await import("../../asr/transcriber.js"); // loaded on demand
-    if (loadId !== this._loadId) return false;
     const { name, revision } = model;
     const transcriber = new Transcriber({
       onEvent: (event) => {

@@ -16,6 +16,7 @@ const SPEED = new Set(["server_slow", "device_slow", "gaps"]);
 const HELP_BY_KEY = Object.freeze({ loading: "server" });
 const CAPTION_CAUSES = Object.freeze({
   missing: "Whisper is not installed on this server: run “make vendor” there, then restart it.",
+  not_loaded: "Part of this page could not be loaded. Is the server still running? Reload the page.",
   unreachable:
     "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
     "this browser needs none.",
