@@ -21,7 +21,7 @@ WATCH_STATUS = """() => {
   watch("call-status", seen.status);
 }"""
 HAS_LOST_AND_RETRIES = """() =>
-  seen.status.includes("Connection lost.") && seen.retry.some((text) => text.startsWith("Trying again in "))"""
+  seen.status.includes("Connection lost.") && seen.retry.some((text) => /^Trying again in /.test(text))"""
 # Less than before, while waiting for the same attempt.
 HAS_COUNTED_DOWN = """() => {
   const seconds = seen.retry.map((text) => Number(/^Trying again in (\\d+) s\\.$/.exec(text)?.[1]));

@@ -89,10 +89,8 @@ export class WhisperCaptions {
       model = await this._chooseModel();
       if (model !== null) ({ Transcriber } = await import("../../asr/transcriber.js")); // loaded on demand
     } catch (error) {
-      if (loadId !== this._loadId) return false;
-      this._loading = null; // tried again with the next call
-      console.warn(error);
-      this._onEvent({ kind: "captions", state: "not_ready", why: "not_loaded", message: "Part of the page is missing." });
+      if (!(error instanceof TypeError)) throw error; // not of an import: the server has gone
+      if (loadId === this._loadId) this._onNotLoaded();
       return false;
     }
     if (loadId !== this._loadId) return false;
@@ -119,6 +117,14 @@ export class WhisperCaptions {
       this._fail(error);
       return false;
     }
+  }
+
+  /** Tried again with the next call; reported where captions were asked for. */
+  _onNotLoaded() {
+    this._loading = null;
+    if (this._preferences.captions !== "whisper") return;
+    const message = "part of the page could not be loaded.";
+    this._onEvent({ kind: "captions", state: "not_ready", why: "not_loaded", message });
   }
 
   /** The model of the preferences; with `auto` one that is stored already, or null. */
