@@ -149,6 +149,19 @@ def test_the_check_before_a_call_has_one_line_for_each_link(browser: Browser, se
         expect(rows.nth(2)).to_contain_text("ms to the server and back")
 
 
+def test_settings_can_be_changed_while_audio_is_tested(browser: Browser, server: Server) -> None:
+    with visiting(browser, server.origin) as visit:
+        page = visit()
+        open_panel(page, "diagnostics")
+        page.locator("#audio-test").click()
+        expect(page.locator("#audio-test-result")).to_contain_text("Say something")
+        page.locator("#open-settings").click()
+        page.locator("input[name=seed]").fill("7")
+        page.locator("select[name=vad]").select_option("off")
+        page.locator("#close-settings").click()
+        expect(page.locator("#audio-test-result")).to_contain_text("Audio works", timeout=30_000)
+
+
 @pytest.mark.parametrize("answer", ["allow", "deny"])
 def test_a_start_can_be_cancelled_while_the_browser_asks(
     browser: Browser, server: Server, answer: str

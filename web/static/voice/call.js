@@ -56,9 +56,11 @@ export class Call {
     this._vad = new Vad(vadPort.port2, onEvent, {
       onSpeaking: (speaking) => this._onSpeaking(speaking),
       setPortEnabled: (enabled) => this._connection.postMessage({ kind: "enable_port", name: "vad", enabled }),
+      setLevelDetection: (enabled) => this._connection.postMessage({ kind: "detect_speech", enabled }),
     });
     this._captionPort = captionPort.port2;
-    this._areListenersWanted = !echo;
+    this._isEcho = echo;
+    this._isListening = false; // speech detection and captions have been started
     onEvent({ kind: "audio_state", ...audio.describe() });
   }
 
@@ -95,8 +97,8 @@ export class Call {
     if (changed === "volume") this._audio.setVolume(preferences.volume);
     if (changed === "outputId") await this._audio.setOutput(preferences.outputId);
     if (changed === "microphone" && this._audio.hasMicrophone) await this.openMicrophone(preferences);
-    if (changed === "vad") this._vad.use(preferences.vad);
     this._preferences = preferences;
+    if (changed === "vad" && this._isListening) this._vad.use(preferences.vad);
   }
 
   /** Switch the microphone, or turn it on. Throws AudioError. */
@@ -125,8 +127,8 @@ export class Call {
 
   /** Speech detection and captions, once: their modules would delay a connection that is being made. */
   _startListeners() {
-    if (!this._areListenersWanted) return;
-    this._areListenersWanted = false;
+    if (this._isEcho || this._isListening) return;
+    this._isListening = true;
     this._vad.use(this._preferences.vad);
     this._captions.attach(this._captionPort, {
       send: ({ text, final }) => this._connection.postMessage({ kind: "caption", text, final }),
@@ -135,6 +137,10 @@ export class Call {
   }
 
   async _onConnectionEvent(event) {
+    if (event.kind === "speaking") {
+      this._onSpeaking(event.speaking);
+      return;
+    }
     if (event.kind === "ended") {
       this._vad.close();
       this._captions.detach();
