@@ -23,9 +23,9 @@ def visit_without_rest(page: Page, server: Server) -> list[Route]:
 
 
 def deliver(page: Page, held: list[Route]) -> None:
-    page.unroute(REST)
     for route in held:
         route.continue_()
+    page.unroute(REST)
 
 
 def test_a_call_can_be_started_at_once(browser: Browser, server: Server) -> None:
