@@ -325,4 +325,4 @@ def test_the_bar_has_one_line_whatever_it_says(browser: Browser, server: Server,
             )
             heights = page.evaluate(BAR_HEIGHTS)
             assert len(set(heights)) == 1, (text_px, heights)
-            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), text_px
+            assert page.locator(".bar").evaluate("(bar) => bar.scrollWidth <= innerWidth"), text_px
