@@ -24,6 +24,19 @@ globalThis.unplug = () => {
   track.dispatchEvent(new Event("ended"));
 };
 """
+# The browser asks, and a test answers.
+PROMPT = """
+const devices = navigator.mediaDevices ?? {};
+const ask = devices.getUserMedia?.bind(devices);
+globalThis.asked = [];
+devices.getUserMedia = (constraints) => new Promise((resolve, reject) => asked.push({
+  allow: async () => {
+    globalThis.granted = await ask(constraints);
+    resolve(granted);
+  },
+  deny: () => reject(new DOMException("denied", "NotAllowedError")),
+}));
+"""
 TAKE_BACK = """() => {
   refusal = "NotAllowedError";
   navigator.permissions.query = async () => ({ state: "denied" });
@@ -134,3 +147,39 @@ def test_the_check_before_a_call_has_one_line_for_each_link(browser: Browser, se
         page.locator("#audio-test").click()
         expect(rows.first).to_contain_text("No microphone found")
         expect(rows.nth(2)).to_contain_text("ms to the server and back")
+
+
+def test_settings_can_be_changed_while_audio_is_tested(browser: Browser, server: Server) -> None:
+    with visiting(browser, server.origin) as visit:
+        page = visit()
+        open_panel(page, "diagnostics")
+        page.locator("#audio-test").click()
+        expect(page.locator("#audio-test-result")).to_contain_text("Say something")
+        page.locator("#open-settings").click()
+        page.locator("input[name=seed]").fill("7")
+        page.locator("select[name=vad]").select_option("off")
+        page.locator("#close-settings").click()
+        expect(page.locator("#audio-test-result")).to_contain_text("Audio works", timeout=30_000)
+
+
+@pytest.mark.parametrize("answer", ["allow", "deny"])
+def test_a_start_can_be_cancelled_while_the_browser_asks(
+    browser: Browser, server: Server, answer: str
+) -> None:
+    """The page is idle at once. The answer comes later: the microphone is released, nothing is reported."""
+    with visiting(browser, server.origin, script=PROMPT) as visit:
+        page = visit()
+        page.locator("#talk").click()
+        expect_phase(page, "opening")
+        page.wait_for_function("() => asked.length === 1")
+        page.locator("#talk").click()
+        expect_phase(page, "idle")
+        page.evaluate(f"asked[0].{answer}()")
+        if answer == "allow":
+            page.wait_for_function("() => granted.getTracks()[0].readyState === 'ended'")
+        page.locator("#talk").click()
+        page.wait_for_function("() => asked.length === 2")
+        page.evaluate("asked[1].allow()")
+        expect_phase(page, "live")
+        expect(page.locator(".notice[data-key=audio]")).to_have_count(0)
+        stop(page)

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Playwright, expect
-from support.browser.actions import expect_phase, open_panel, start, stop
+from support.browser.actions import expect_loaded, expect_phase, open_panel, start, stop
 from support.browser.chromium import Visit, launch, visiting
 from support.browser.servers import ROOT, Server, serving
 
@@ -371,3 +371,19 @@ def test_new_states_have_no_axe_violations(browser: Browser, server: Server, loo
         assert violations(page) == []
         page.locator("#close-help").click()
         stop(page)
+
+
+def test_the_statistics_are_connected_as_soon_as_the_call_is(visit: Visit) -> None:
+    page = visit()
+    expect_loaded(page)
+    page.evaluate(
+        """() => {
+          const [call, headline] = ["call", "stats-headline"].map((id) => document.getElementById(id));
+          new MutationObserver(() => {
+            if (call.dataset.phase === "live") globalThis.first ??= headline.textContent;
+          }).observe(call, { attributeFilter: ["data-phase"] });
+        }"""
+    )
+    start(page)
+    assert page.evaluate("first") == "Measuring…"
+    stop(page)

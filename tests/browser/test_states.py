@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, CDPSession, Page, Route, expect
-from support.browser.actions import expect_phase, open_panel, start, stop
+from support.browser.actions import expect_loaded, expect_phase, open_panel, start, stop
 from support.browser.chromium import Visit, visiting
 from support.browser.servers import Server, serving
 
@@ -35,50 +35,63 @@ class Look:
             "prefers-reduced-motion": self.motion,
         }
 
+    @property
+    def as_seen(self) -> dict[str, Any]:
+        """By the page."""
+        text = f"{self.text_px}px"
+        return {"media": self.media, "width": self.width, "density": self.density, "text": text}
 
-LOOKS = {
+
+LOOKS = {  # those that share the most beside each other
     "dark": Look(390, 844, has_touch=True, colours="dark"),
+    "landscape": Look(844, 390, has_touch=True, colours="dark"),
     "forced colours": Look(1280, colours="dark", forced_colours="active"),
     "reduced motion": Look(320, 640, motion="reduce"),
-    "landscape": Look(844, 390, has_touch=True, colours="dark"),
     "zoomed": Look(640, 450, density=2),
     "large text": Look(text_px=32),
     "light": Look(),  # the last: the page is used in it
 }
-# What a look is made of, as the page sees it.
-SEEN = """([media, width, density, text]) =>
-  Object.entries(media).every(([name, value]) => matchMedia(`(${name}: ${value})`).matches) &&
-  innerWidth === width && devicePixelRatio === density &&
-  getComputedStyle(document.documentElement).fontSize === text &&
-  matchMedia(`(max-width: ${width / parseFloat(text)}rem)`).matches &&
-  matchMedia(`(min-width: ${width / parseFloat(text)}rem)`).matches"""
-# A colour on its way to another has neither's contrast.
-SETTLED = """async () => {
-  const moving = document.getAnimations().filter((one) => one.transitionProperty?.endsWith("color"));
-  await Promise.allSettled(moving.map((one) => one.finished));
-  await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
-}"""
-VIOLATIONS = """async () => {
-  const { violations } = await axe.run(document, { resultTypes: ["violations"] });
-  return violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(", ")}`);
+# One look at the page: wait until it has the size, the colours and the text that it was told to have, end the
+# transitions of colours (between two neither's contrast holds), find problems and where the buttons are.
+LOOK = """async ({ media, width, density, text, hasDialog }) => {
+  const rem = width / parseFloat(text);
+  const isWorn = () =>
+    Object.entries(media).every(([name, value]) => matchMedia(`(${name}: ${value})`).matches) &&
+    innerWidth === width && devicePixelRatio === density &&
+    getComputedStyle(document.documentElement).fontSize === text &&
+    matchMedia(`(max-width: ${rem}rem)`).matches && matchMedia(`(min-width: ${rem}rem)`).matches;
+  const frame = () => new Promise((resolve) => requestAnimationFrame(resolve));
+  for (let frames = 0; !isWorn(); frames += 1) {
+    if (frames === 1200) return { found: ["the page does not take this look"], places: null };
+    await frame();
+  }
+  for (const one of document.getAnimations()) if (one.transitionProperty?.endsWith("color")) one.finish();
+  await frame();
+  const { violations } = await axe.run(document, { resultTypes: ["violations"], preload: false });
+  const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map((node) => node.html).join(", ")}`);
+  const { scrollWidth } = document.documentElement;
+  if (scrollWidth > innerWidth) found.push(`scrolls sideways: ${scrollWidth} px`);
+  const talk = document.getElementById("talk");
+  if (talk === null || hasDialog) return { found, places: null };
+  scrollTo(0, 0);
+  const middle = ({ left, top, width, height }) => [left + width / 2, top + height / 2];
+  const hit = document.elementFromPoint(...middle(talk.getBoundingClientRect()));
+  if (hit === null || !talk.contains(hit)) found.push("the call button is covered, or not in view");
+  const buttons = ["talk", "mute", "record"].map((id) => document.getElementById(id));
+  return { found, places: buttons.map((button) => middle(button.getBoundingClientRect())[1]) };
 }"""
 # The empty page before the first one has no devices.
 NEVER_ASKED = "(navigator.mediaDevices ?? {}).getUserMedia = () => new Promise(() => {});"
 DENIED = """(navigator.mediaDevices ?? {}).getUserMedia = async () => {
   throw new DOMException("denied", "NotAllowedError");
 };"""
-COVERED = """() => {
-  const talk = document.getElementById("talk");
-  const { left, top, width, height } = talk.getBoundingClientRect();
-  const hit = document.elementFromPoint(left + width / 2, top + height / 2);
-  return hit === null || !talk.contains(hit);
-}"""
-
-STILL_PX = 4  # a line of larger text may be a few pixels higher in one state than in another
-PLACES = """() => ["talk", "mute", "record"].map((id) => {
-  const { top, height } = document.getElementById(id).getBoundingClientRect();
-  return Math.round(top + height / 2);
-})"""
+BAR_HEIGHTS = """() => ["Ready", "Connected", "Token required"].flatMap((state) =>
+  ["tiny", "a model with a very long name, and more of it"].map((model) => {
+    document.getElementById("server-label").textContent = state;
+    document.getElementById("model").textContent = model;
+    return document.querySelector(".bar").getBoundingClientRect().height;
+  }))"""
+ROUNDING_PX = 0.5  # lines of text are not whole pixels high
 
 
 @pytest.fixture
@@ -88,19 +101,6 @@ def server() -> Iterator[Server]:
         yield started
 
 
-def problems(page: Page, *, has_dialog: bool = False) -> list[str]:
-    if not page.evaluate("'axe' in globalThis"):
-        page.evaluate(AXE_SCRIPT)
-    found: list[str] = page.evaluate(VIOLATIONS)
-    if page.evaluate("document.documentElement.scrollWidth > innerWidth"):
-        found.append(f"scrolls sideways: {page.evaluate('document.documentElement.scrollWidth')} px")
-    if page.locator("#talk").count() and not has_dialog:
-        page.evaluate("scrollTo(0, 0)")
-        if page.evaluate(COVERED):
-            found.append("the call button is covered, or not in view")
-    return found
-
-
 class Survey:
     """The problems of each state in each look, and where the buttons were in it."""
 
@@ -108,29 +108,34 @@ class Survey:
         self.found: dict[str, list[str]] = {}
         self.places: dict[str, dict[str, list[float]]] = {name: {} for name in LOOKS}
         self._devtools: dict[Page, CDPSession] = {}
+        self._worn: dict[Page, Look] = {}
 
     def look(self, state: str, page: Page, *, has_dialog: bool = False) -> None:
         page.bring_to_front()
+        if not page.evaluate("'axe' in globalThis"):
+            page.evaluate(AXE_SCRIPT)
         for name, look in LOOKS.items():
             self._wear(page, look)
-            self.found[f"{state}, {name}"] = problems(page, has_dialog=has_dialog)
-            if page.locator("#talk").count() and not has_dialog:
-                self.places[name][state] = page.evaluate(PLACES)
+            seen = page.evaluate(LOOK, {**look.as_seen, "hasDialog": has_dialog})
+            self.found[f"{state}, {name}"] = seen["found"]
+            if seen["places"] is not None:
+                self.places[name][state] = seen["places"]
 
     def _wear(self, page: Page, look: Look) -> None:
         """As Playwright's contexts do, which keep the look that they were made with."""
         if page not in self._devtools:
             self._devtools[page] = page.context.new_cdp_session(page)
         send: Callable[[str, dict[str, Any]], object] = self._devtools[page].send
+        worn, self._worn[page] = self._worn.get(page), look
         size = {"width": look.width, "height": look.height, "deviceScaleFactor": look.density}
         features = [{"name": name, "value": value} for name, value in look.media.items()]
         send("Emulation.setDeviceMetricsOverride", {**size, "mobile": False})
-        send("Emulation.setTouchEmulationEnabled", {"enabled": look.has_touch})
-        send("Emulation.setEmulatedMedia", {"features": features})
-        send("Page.setFontSizes", {"fontSizes": {"standard": look.text_px}})
-        seen = [look.media, look.width, look.density, f"{look.text_px}px"]
-        page.wait_for_function(SEEN, arg=seen, timeout=5000)
-        page.evaluate(SETTLED)
+        if worn is None or worn.has_touch != look.has_touch:
+            send("Emulation.setTouchEmulationEnabled", {"enabled": look.has_touch})
+        if worn is None or worn.media != look.media:
+            send("Emulation.setEmulatedMedia", {"features": features})
+        if worn is None or worn.text_px != look.text_px:
+            send("Page.setFontSizes", {"fontSizes": {"standard": look.text_px}})
 
     def check(self) -> None:
         assert {state: found for state, found in self.found.items() if found} == {}
@@ -138,7 +143,9 @@ class Survey:
             f"{state}, {name}": (place, places["talking"])
             for name, places in self.places.items()
             for state, place in places.items()
-            if any(abs(y - talking) > STILL_PX for y, talking in zip(place, places["talking"], strict=True))
+            if any(
+                abs(y - talking) > ROUNDING_PX for y, talking in zip(place, places["talking"], strict=True)
+            )
         }
         assert moved == {}
 
@@ -224,6 +231,7 @@ def before_a_call(
     survey.look("permission denied", denied)
     survey.look("asking for permission", asked)
     page.bring_to_front()
+    expect_loaded(page)
     server.freeze()
     page.locator("#talk").click()
     expect_phase(page, "connecting")
@@ -301,3 +309,20 @@ def test_in_forced_colours_states_are_told_by_more_than_colour(browser: Browser,
         open_panel(page, "diagnostics")
         expect(page.locator("#checks .icon").first).to_have_attribute("aria-label", "Warning")
         stop(page)
+
+
+@pytest.mark.parametrize("width", [320, 390, 640, 768, 1024, 1440])
+def test_the_bar_has_one_line_whatever_it_says(browser: Browser, server: Server, width: int) -> None:
+    """Long states and names of models move nothing below it and make nothing wider, in any size of text."""
+    with visiting(browser, server.origin, viewport={"width": width, "height": 800}) as visit:
+        page = visit()
+        expect(page.locator("#model")).to_be_visible()
+        devtools = page.context.new_cdp_session(page)
+        for text_px in (16, 32):
+            devtools.send("Page.setFontSizes", {"fontSizes": {"standard": text_px}})
+            page.wait_for_function(
+                "(size) => getComputedStyle(document.documentElement).fontSize === size", arg=f"{text_px}px"
+            )
+            heights = page.evaluate(BAR_HEIGHTS)
+            assert len(set(heights)) == 1, (text_px, heights)
+            assert page.locator(".bar").evaluate("(bar) => bar.scrollWidth <= innerWidth"), text_px

@@ -244,6 +244,24 @@ def test_why_a_model_cannot_be_downloaded_is_shown(rig: WhisperServer, visit: Vi
     load(page)
 
 
+def test_help_is_within_reach(rig: WhisperServer, visit: Visit) -> None:
+    """At the top of the page and at each notice, at the topic; Escape closes it, and the focus goes back."""
+    page = visit(PATH)
+    page.locator("#open-help").click()
+    expect(page.get_by_role("dialog", name="Help")).to_contain_text("docs/reference/transcription-page.md")
+    page.keyboard.press("Escape")
+    expect(page.locator("#help")).to_be_hidden()
+    expect(page.locator("#open-help")).to_be_focused()
+    rig.hub.down = True
+    page.locator("#model-choice").select_option("base.en")
+    page.locator("#load").click()
+    page.get_by_role("button", name="Help: Cannot download the model files").click()
+    expect(page.locator("#help-model")).to_be_focused()
+    expect(page.locator("#help-model")).to_be_in_viewport()
+    page.locator("#close-help").click()
+    rig.hub.down = False
+
+
 def test_missing_vendored_files_are_reported_with_the_command(visit: Visit) -> None:
     page = visit("/health/live")
     whole = page.request.get(page.url.replace("/health/live", PATH)).text()
@@ -282,4 +300,7 @@ def test_there_are_no_axe_violations(browser: Browser, rig: WhisperServer, spoke
                 assert violations(page) == []
         page.locator("#open-storage").click()
         expect(page.locator("#storage-models li")).to_have_count(1)
+        assert violations(page) == []
+        page.locator("#close-storage").click()
+        page.locator("#open-help").click()
         assert violations(page) == []

@@ -23,6 +23,24 @@ def without_vendored(route: Route) -> None:
     route.fulfill(response=page, body=re.sub(r'<link rel="vendored"[^>]*>', "", page.text()))
 
 
+def test_speech_is_noticed_by_its_level_without_a_worker(visit: Visit) -> None:
+    """As shipped, switched off and on in a call."""
+    page = visit()
+    workers: list[str] = []
+    page.on("worker", lambda worker: workers.append(worker.url))
+    start(page)
+    speaking = page.locator("#waveforms[data-speaking=true]")
+    expect(speaking).to_be_visible(timeout=30_000)
+    page.locator("#open-settings").click()
+    page.locator("select[name=vad]").select_option("off")
+    expect(speaking).to_have_count(0)
+    page.locator("select[name=vad]").select_option("level")
+    expect(speaking).to_be_visible(timeout=30_000)
+    page.locator("#close-settings").click()
+    stop(page)
+    assert [url.rsplit("/", 1)[-1] for url in workers] == ["connection-worker.js"]
+
+
 def test_without_its_files_the_level_decides_and_the_call_works(visit: Visit) -> None:
     page = visit("/health/live")
     page.route("**/packet-voice", without_vendored)

@@ -2,8 +2,9 @@ import { Metrics } from "voice/ui/metrics.js";
 import { RollingPercentiles } from "voice/percentiles.js";
 import { nextPhase } from "voice/phase.js";
 import { DEFAULTS, loadPreferences, savePreferences } from "voice/preferences.js";
-import { Recorder, formatDuration } from "voice/audio/recorder.js";
+import { Recorder } from "voice/audio/recorder.js";
 import { diagnose } from "voice/ui/diagnostics.js";
+import { formatDuration } from "voice/units.js";
 import { SpeechGate } from "voice/vad/speech-gate.js";
 import { Suggestions } from "voice/ui/suggestions.js";
 import { equal, near, ok, test } from "./harness.js";
@@ -116,6 +117,11 @@ test("a click is not speech, and a pause between words does not end it", () => {
   equal([push(0.9, 2), gate.speaking], [true, true]);
   equal([push(0.1, 8), push(0.9, 1), push(0.1, 8), gate.speaking], [false, false, false, true]);
   equal([push(0.1, 13), gate.speaking], [true, false]);
+});
+
+test("a silent agent is not called playing", () => {
+  const [, , , , speaker] = diagnose({ ...HEALTHY, outputDb: -98 });
+  equal([speaker.state, speaker.text], ["ok", "The agent is not speaking at the moment."]);
 });
 
 test("late events do not reopen a call that the user has ended", () => {

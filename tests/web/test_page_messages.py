@@ -1,4 +1,4 @@
-"""The pages have their own words for every reason to end or refuse a conversation."""
+"""The pages have words for every reason to end or refuse a conversation, and help for every notice."""
 
 import ast
 import re
@@ -12,8 +12,14 @@ from pipeline.errors import HubFileErrorCode, RefusalCode
 from pipeline.protocol.faults import Fault
 
 ROOT = Path(__file__).parents[2]
-MESSAGES = ROOT / "web/static/voice/ui/messages.js"
-MODEL_FILES = ROOT / "web/static/asr/model/files.js"
+STATIC = ROOT / "web/static"
+MESSAGES = STATIC / "voice/ui/messages.js"
+MODEL_FILES = STATIC / "asr/model/files.js"
+# Where the pages name the topics of their help.
+TOPICS = {
+    "voice": (("ui/messages.js", "ui/notices.js"), r'\bhelp: "(\w+)"'),
+    "transcribe": (("ui/messages.js",), r"^  (\w+): (?:\[|Object\.keys)(?=.*\],$|.*\),$)"),
+}
 
 
 def denials() -> Iterator[str]:
@@ -52,3 +58,16 @@ def test_a_page_knows_the_codes_of_the_hub_proxy() -> None:
     source = MODEL_FILES.read_text(encoding="utf-8")
     (codes,) = re.findall(r"const HUB_CODES = new Set\(\[(.*?)\]\);", source, re.DOTALL)
     assert set(re.findall(r'"(\w+)"', codes)) == set(get_args(HubFileErrorCode))
+
+
+@pytest.mark.parametrize("page", TOPICS)
+def test_every_topic_of_the_help_is_there(page: str) -> None:
+    """A section of the help dialog for each topic that a notice leads to."""
+    names, pattern = TOPICS[page]
+    sources = [(STATIC / page / name).read_text(encoding="utf-8") for name in names]
+    if page == "transcribe":
+        sources = re.findall(r"const TOPICS = Object\.freeze\(\{(.*?)\n\}\);", sources[0], re.DOTALL)
+    topics = {topic for source in sources for topic in re.findall(pattern, source, re.MULTILINE)}
+    assert len(topics) >= 5
+    html = (STATIC / page / "index.html").read_text(encoding="utf-8")
+    assert topics <= set(re.findall(r'<section id="help-(\w+)"', html))

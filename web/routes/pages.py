@@ -12,7 +12,7 @@ import hashlib
 import mimetypes
 import posixpath
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,20 @@ STATIC = Path(__file__).parents[1] / "static"
 CACHE_FOREVER = "public, max-age=31536000, immutable"
 VERSION_LENGTH = 12
 QUESTION = "voice/questions/what-is-three-plus-four.wav"  # for the command on the start page
+# Workers, worklets and what main.js imports after the first screen.
+LATER: Mapping[str, Sequence[str]] = {
+    "voice": (
+        "voice/call.js",
+        "voice/panels.js",
+        "voice/captions/whisper-captions.js",
+        "asr/model/load-plan.js",
+        "voice/protocol/connection-worker.js",
+        "voice/audio/capture-worklet.js",
+        "voice/audio/playback-worklet.js",
+        "voice/vad/vad-worker.js",
+    ),
+    "transcribe": (),
+}
 IMPORT = re.compile(r'^(?:import|export|\}) .*?from "(\.{1,2}/[^"]+)";$', re.MULTILINE)
 # connect-src 'self' covers ws: of the same origin (CSP 3). A worker has the policy of its own script.
 POLICY = (
@@ -123,12 +137,16 @@ def add_pages(app: QuartTrio) -> str:
 def _fill_template(assets: Assets, folder: str) -> str:
     """The page in `folder`, with links to the files of this version.
 
-    All its modules are preloaded, so that a browser fetches them in parallel. Links also name the
-    installed third-party packages.
+    The modules of the first screen are preloaded, so that a browser fetches them in parallel; those
+    needed later are named for main.js, which has them fetched then. Links also name the installed
+    third-party packages.
     """
     base = f".{assets.base}"  # relative to the page, which may be under a path prefix
-    modules = _transitive_imports(assets.files, f"{folder}/main.js")
-    links = [f'<link rel="modulepreload" href="{base}/{name}">' for name in modules]
+    main = f"{folder}/main.js"
+    first = _transitive_imports(assets.files, main)
+    later = _transitive_imports(assets.files, *LATER[folder]) - first - {main}
+    links = [f'<link rel="modulepreload" href="{base}/{name}">' for name in sorted(first - {main})]
+    links += [f'<link rel="later" href="{base}/{name}">' for name in sorted(later)]
     links += [
         f'<link rel="vendored" title="{package.name}" href="./vendor/{package.slug}/">'
         for package in read_lock()
@@ -138,9 +156,9 @@ def _fill_template(assets: Assets, folder: str) -> str:
     return page.replace("{{static}}", base).replace("{{preload}}", "\n".join(links))
 
 
-def _transitive_imports(files: Mapping[str, bytes], start: str) -> list[str]:
-    """All modules that `start` imports, directly or not."""
-    found, waiting = {start}, [start]
+def _transitive_imports(files: Mapping[str, bytes], *start: str) -> set[str]:
+    """These modules and all that they import, directly or not."""
+    found, waiting = set(start), [*start]
     while waiting:
         name = waiting.pop()
         for target in IMPORT.findall(files[name].decode()):
@@ -148,7 +166,7 @@ def _transitive_imports(files: Mapping[str, bytes], start: str) -> list[str]:
             if module not in found:
                 found.add(module)
                 waiting.append(module)
-    return sorted(found - {start})
+    return found
 
 
 def _page(html: str) -> Response:

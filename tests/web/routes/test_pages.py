@@ -52,6 +52,24 @@ async def test_every_static_import_is_preloaded(path):
     assert not any(name.endswith(("-worklet.js", "worker.js")) for name in named)
 
 
+async def test_what_is_needed_later_is_named():
+    """What the voice page imports after its first screen, workers and worklets, all with their imports."""
+    async with small_server() as served:
+        page = (await fetch(served, "/packet-voice")).body.decode()
+    files = read_assets().files
+    first, later = (
+        {link.split("/", 3)[3] for link in re.findall(rf'rel="{kind}" href="([^"]+)"', page)}
+        for kind in ("modulepreload", "later")
+    )
+    assert not first & later
+    for name in {"voice/main.js"} | first | later:
+        source = files[name].decode()
+        loaded = re.findall(r'import\("(\./[^"]+)"\)|new URL\("(\.[^"]+\.js)", import', source)
+        for target in (*map("".join, loaded), *re.findall(r'from "(\.[^"]+)";', source)):
+            assert posixpath.normpath(f"{name}/../{target}") in first | later, (name, target)
+    assert {f"voice/audio/{name}-worklet.js" for name in ("capture", "playback")} <= later
+
+
 @pytest.mark.parametrize("path", PAGES)
 async def test_the_page_may_load_and_reach_only_this_server(path):
     """No inline code or styles, nothing from other origins, isolated from other pages."""

@@ -5,6 +5,7 @@
  */
 
 import { exchangeToken } from "../voice/token.js";
+import { HelpDialog } from "../voice/ui/help-dialog.js";
 import { guardUnsaved } from "../voice/unsaved.js";
 import { SAMPLE_RATE_HZ } from "./data/audio-file.js";
 import { JobRunner } from "./jobs.js";
@@ -46,6 +47,7 @@ class Page {
     });
     const exports = new ExportButtons({ result: () => this._jobs.result });
     guardUnsaved(() => exports.isUnsaved);
+    const help = new HelpDialog();
     this._views = [
       this._model,
       this._options,
@@ -59,7 +61,7 @@ class Page {
       this._transcript,
       exports,
       new Summary(),
-      new Notices(),
+      new Notices({ help: (topic) => help.open(topic) }),
       new PageTitle(),
     ];
     new StorageDialog({ onDelete: () => this._onStorageChange() });

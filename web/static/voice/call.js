@@ -12,25 +12,37 @@ import { Vad } from "./vad/vad.js";
 export class Call {
   /**
    * Open the audio path and start connecting; without `microphone` only recordings are sent. Throws AudioError; then
-   * everything is closed again.
+   * everything is closed again, and also if it is no longer wanted when the browser has asked the user: → null.
    */
-  static async open({ url, preferences, echo, microphone, captions, onEvent }) {
-    const audio = await AudioIO.open(preferences, onEvent, { microphone });
-    return new Call({ url, preferences, echo, captions, onEvent, audio });
+  static async open({ url, preferences, echo, microphone, captions, isWanted, onEvent }) {
+    const connection = startConnectionWorker(); // it loads while the microphone opens, and connects after that
+    try {
+      const audio = await AudioIO.open(preferences, onEvent, { microphone });
+      if (!isWanted()) {
+        await audio.close();
+        connection.worker.terminate();
+        return null;
+      }
+      return new Call({ url, preferences, echo, captions, onEvent, audio, connection });
+    } catch (error) {
+      connection.worker.terminate();
+      throw error;
+    }
   }
 
-  constructor({ url, preferences, echo, captions, onEvent, audio }) {
+  constructor({ url, preferences, echo, captions, onEvent, audio, connection }) {
     this._onEvent = onEvent;
     this._audio = audio;
+    this._preferences = preferences;
     this._bargeIn = preferences.bargeIn;
     this._isSpeaking = false;
     this._captions = captions;
     this._ended = new Promise((resolve) => {
       this._resolveEnded = resolve;
     });
-    this._connection = new Worker(new URL("./protocol/connection-worker.js", import.meta.url), { type: "module" });
+    this._connection = connection.worker;
     this._connection.onmessage = ({ data }) => this._onConnectionEvent(data);
-    this._connection.onerror = () => this._onConnectionEvent({ kind: "ended", why: "worker_failed" });
+    connection.failed.then(() => this._onConnectionEvent({ kind: "ended", why: "worker_failed" }));
     const vadPort = new MessageChannel();
     const captionPort = new MessageChannel();
     const ports = { vad: vadPort.port1, captions: captionPort.port1 };
@@ -44,14 +56,11 @@ export class Call {
     this._vad = new Vad(vadPort.port2, onEvent, {
       onSpeaking: (speaking) => this._onSpeaking(speaking),
       setPortEnabled: (enabled) => this._connection.postMessage({ kind: "enable_port", name: "vad", enabled }),
+      setLevelDetection: (enabled) => this._connection.postMessage({ kind: "detect_speech", enabled }),
     });
-    if (!echo) this._vad.use(preferences.vad);
-    if (!echo) {
-      captions.attach(captionPort.port2, {
-        send: ({ text, final }) => this._connection.postMessage({ kind: "caption", text, final }),
-        setPortEnabled: (enabled) => this._connection.postMessage({ kind: "enable_port", name: "captions", enabled }),
-      });
-    }
+    this._captionPort = captionPort.port2;
+    this._isEcho = echo;
+    this._isListening = false; // speech detection and captions have been started
     onEvent({ kind: "audio_state", ...audio.describe() });
   }
 
@@ -88,7 +97,8 @@ export class Call {
     if (changed === "volume") this._audio.setVolume(preferences.volume);
     if (changed === "outputId") await this._audio.setOutput(preferences.outputId);
     if (changed === "microphone" && this._audio.hasMicrophone) await this.openMicrophone(preferences);
-    if (changed === "vad") this._vad.use(preferences.vad);
+    this._preferences = preferences;
+    if (changed === "vad" && this._isListening) this._vad.use(preferences.vad);
   }
 
   /** Switch the microphone, or turn it on. Throws AudioError. */
@@ -115,7 +125,22 @@ export class Call {
     this._audio.setBargeIn(this._isSpeaking && this._bargeIn !== "off" ? this._bargeIn : null);
   }
 
+  /** Speech detection and captions, once: their modules would delay a connection that is being made. */
+  _startListeners() {
+    if (this._isEcho || this._isListening) return;
+    this._isListening = true;
+    this._vad.use(this._preferences.vad);
+    this._captions.attach(this._captionPort, {
+      send: ({ text, final }) => this._connection.postMessage({ kind: "caption", text, final }),
+      setPortEnabled: (enabled) => this._connection.postMessage({ kind: "enable_port", name: "captions", enabled }),
+    });
+  }
+
   async _onConnectionEvent(event) {
+    if (event.kind === "speaking") {
+      this._onSpeaking(event.speaking);
+      return;
+    }
     if (event.kind === "ended") {
       this._vad.close();
       this._captions.detach();
@@ -125,5 +150,15 @@ export class Call {
       this._resolveEnded();
     }
     this._onEvent(event);
+    if (event.kind === "ready" || event.kind === "queued") this._startListeners();
   }
+}
+
+/** {worker, failed}: `failed` resolves if its script cannot be loaded or run, however soon that happens. */
+function startConnectionWorker() {
+  const worker = new Worker(new URL("./protocol/connection-worker.js", import.meta.url), { type: "module" });
+  const failed = new Promise((resolve) => {
+    worker.onerror = resolve;
+  });
+  return { worker, failed };
 }

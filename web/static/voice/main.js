@@ -1,13 +1,11 @@
 /**
  * Entry point of the voice page: one call at a time, every event to every view, every user action to the call.
  *
+ * The first screen is loaded first; then, while the user reads it, what a call needs and the panels and dialogs.
  * Neighbours: views in ui/ decide how things look; call.js and below do the work.
  */
 
 import { AudioError } from "./audio/microphone.js";
-import { Call } from "./call.js";
-import { BrowserCaptions } from "./captions/browser-captions.js";
-import { WhisperCaptions } from "./captions/whisper-captions.js";
 import { watchHealth } from "./health.js";
 import { nextPhase } from "./phase.js";
 import { loadPreferences, savePreferences } from "./preferences.js";
@@ -16,21 +14,13 @@ import { exchangeToken } from "./token.js";
 import { TranscriptLog } from "./transcript-log.js";
 import { CallControl } from "./ui/call-control.js";
 import { conditionOf } from "./ui/diagnostics.js";
-import { DiagnosticsPanel } from "./ui/diagnostics-panel.js";
 import { HelpDialog } from "./ui/help-dialog.js";
-import { History } from "./ui/history.js";
 import { Metrics } from "./ui/metrics.js";
 import { Notices } from "./ui/notices.js";
 import { PageTitle } from "./ui/page-title.js";
-import { PersonaPanel } from "./ui/persona.js";
-import { Recording } from "./ui/recording.js";
-import { Report } from "./ui/report.js";
-import { SettingsDialog } from "./ui/settings-dialog.js";
 import { addShortcuts } from "./ui/shortcuts.js";
-import { StatsPanel } from "./ui/stats-panel.js";
 import { Suggestions } from "./ui/suggestions.js";
 import { Transcript } from "./ui/transcript.js";
-import { Waveforms } from "./ui/waveforms.js";
 import { guardUnsaved } from "./unsaved.js";
 import { SAMPLE_QUESTION, SampleEnd } from "./voice-sample.js";
 
@@ -42,14 +32,17 @@ class Page {
     this._preferences = loadPreferences(localStorage);
     this._phase = "idle";
     this._call = null;
+    this._attempt = null; // identifies the latest start
     this._sampleEnd = null; // of the sample of a voice that is being played
     this._log = new TranscriptLog();
     this._metrics = new Metrics();
     // What every view that shows the state gets; see state.js.
     this._facts = { phase: "idle", health: undefined, stalled: false, muted: false, recording: false, position: null };
-    this._captions = new WhisperCaptions(this._preferences, { onEvent: (event) => this.onEvent(event) });
+    this._captions = null; // until they are loaded
     const help = new HelpDialog();
     this._views = this._createViews(help);
+    this._missed = []; // events for the views that are not loaded yet
+    this._rest = null; // promise of what is loaded later
     const isHolding = () => this._phase === "live" && this._isPushToTalk && !this._facts.isSample;
     addShortcuts(this._preferences, { ...this._actions, help: () => help.open("keys"), isHolding });
     this._signIn();
@@ -59,38 +52,74 @@ class Page {
     return { toggle: () => this.toggle(), mute: () => this.mute(), hold: (held) => this.hold(held) };
   }
 
+  /** The views of the first screen. */
   _createViews(help) {
-    const onChange = (name) => this._onPreferenceChange(name);
-    const transcript = new Transcript(this._log);
-    const recording = new Recording({ record: (on) => this._record(on) });
-    const history = new History(this._log, this._preferences, { onChange });
-    guardUnsaved(() => recording.isUnsaved || (transcript.isUnsaved && !history.isKept));
+    this._transcript = new Transcript(this._log);
+    guardUnsaved(() => this._isUnsaved);
     return [
       new CallControl(this._preferences, { ...this._actions, openMicrophone: () => this._openMicrophone() }),
       new PageTitle(),
-      new PersonaPanel(this._preferences, { onChange, listen: () => this._listenToVoice() }),
       new Suggestions({ ask: (question, url) => this._ask(question, url) }),
-      new Waveforms(),
-      transcript,
+      this._transcript,
       new Notices({
         resume: () => this._call?.resume(),
         help: (topic) => help.open(topic),
         facts: () => this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now()),
       }),
-      new StatsPanel(this._metrics),
-      new DiagnosticsPanel(this._metrics, this._preferences, { testAudio: () => this._testAudio() }),
-      recording,
-      history,
-      new Report(this._metrics, this._preferences),
-      new SettingsDialog(this._preferences, { onChange }),
-      new BrowserCaptions(this._preferences, { onEvent: (event) => this.onEvent(event) }),
     ];
+  }
+
+  get _isUnsaved() {
+    return Boolean(this._recording?.isUnsaved) || (this._transcript.isUnsaved && !this._history?.isKept);
+  }
+
+  /** Load what a call needs, and the other views. → `Call`, or null if the server does not deliver them. */
+  _loadRest() {
+    this._rest ??= this._addRest();
+    return this._rest;
+  }
+
+  async _addRest() {
+    let modules;
+    try {
+      modules = await Promise.all([import("./call.js"), import("./captions/whisper-captions.js"), import("./panels.js")]);
+    } catch (error) {
+      console.warn(error);
+      this._rest = null; // tried again with the next answer of the server
+      this.onEvent({ kind: "not_loaded" });
+      return null;
+    }
+    const [{ Call }, { WhisperCaptions }, { createPanels }] = modules;
+    const onEvent = (event) => this.onEvent(event);
+    this._captions = new WhisperCaptions(this._preferences, { onEvent });
+    const { views, recording, history } = createPanels(
+      { log: this._log, metrics: this._metrics, preferences: this._preferences },
+      {
+        onChange: (name) => this._onPreferenceChange(name),
+        onEvent,
+        listen: () => this._listenToVoice(),
+        record: (on) => this._record(on),
+        testAudio: () => this._testAudio(),
+      },
+    );
+    Object.assign(this, { _recording: recording, _history: history });
+    for (const missed of this._missed) for (const view of views) view.onEvent(...missed);
+    this._views.push(...views);
+    this._missed = null;
+    for (const element of document.querySelectorAll("[inert]")) element.inert = false; // panels and their buttons
+    this.onEvent({ kind: "loaded" });
+    // Workers and worklets, so that the first call does not wait for them.
+    for (const link of document.querySelectorAll('link[rel="later"]')) link.rel = "prefetch";
+    return Call;
   }
 
   async _signIn() {
     const refusal = await exchangeToken();
     if (refusal !== null) this.onEvent({ kind: "token_refused", ...refusal });
-    await watchHealth((health) => this.onEvent({ kind: "health", health }));
+    await watchHealth((health) => {
+      this.onEvent({ kind: "health", health });
+      if (health !== null) this._loadRest();
+    });
   }
 
   /** Every event passes through here, in order. */
@@ -98,7 +127,9 @@ class Page {
     this._phase = nextPhase(this._phase, event);
     this._updateFacts(event);
     this._metrics.onEvent(event, performance.now());
-    for (const view of this._views) view.onEvent(event, this._phase, this._facts);
+    const isAudio = event.kind === "captured" || event.kind === "played"; // 25 a second, for views that say so
+    for (const view of this._views) if (!isAudio || view.wantsAudio) view.onEvent(event, this._phase, this._facts);
+    if (!isAudio) this._missed?.push([event, this._phase, this._facts]);
     if (event.kind === "ready" && this._isPushToTalk && !this._facts.isSample) this._setMuted(true);
     if (event.kind === "played" && this._sampleEnd?.isOver(event.rms, performance.now())) {
       this.onEvent({ kind: "sample_over", wasHeard: this._sampleEnd.wasHeard });
@@ -157,24 +188,35 @@ class Page {
   }
 
   async _start({ echo, microphone = true, isSample = false }) {
+    const attempt = (this._attempt = {});
+    const isWanted = () => attempt === this._attempt;
     this.onEvent({ kind: "opening", echo, isSample });
     const url = serverUrl("ws").replace(/^http/, "ws");
+    const Call = await this._loadRest();
+    if (!isWanted()) return;
+    if (Call === null) {
+      this.onEvent({ kind: "failed", why: "not_loaded" });
+      return;
+    }
+    let call;
     try {
-      this._call = await Call.open({
+      call = await Call.open({
         url,
         preferences: isSample ? { ...this._preferences, role: "" } : this._preferences,
         echo,
         microphone,
         captions: this._captions,
-        onEvent: (event) => this.onEvent(event),
+        isWanted,
+        onEvent: (event) => isWanted() && this.onEvent(event),
       });
     } catch (error) {
       if (!(error instanceof AudioError)) throw error;
-      this.onEvent({ kind: "failed", why: error.why });
+      if (isWanted()) this.onEvent({ kind: "failed", why: error.why });
       return;
     }
-    if (this._phase === "closing") this._call.close(); // stopped during the permission prompt
-    await this._call.ended;
+    if (call === null) return;
+    this._call = call;
+    await call.ended;
     this._call = null;
     this._question = null;
     this._sampleEnd = null;
@@ -182,8 +224,13 @@ class Page {
 
   _stop() {
     this._sampleEnd = null;
+    if (this._call === null) {
+      this._attempt = null; // still loading, or the browser asks for the microphone: whatever comes of it is not wanted
+      this.onEvent({ kind: "ended", why: "stopped" });
+      return;
+    }
     this.onEvent({ kind: "closing" });
-    this._call?.close();
+    this._call.close();
   }
 
   /** Ask the model a recorded question; without a call, in one that needs no microphone. */
@@ -196,7 +243,7 @@ class Page {
     }
     if (this._phase !== "live" || this._facts.isSample) return;
     this._question = null;
-    if (!this._captions.isActive) this.onEvent({ kind: "user_text", text: question, final: true });
+    if (!this._captions?.isActive) this.onEvent({ kind: "user_text", text: question, final: true });
     await this._play(url);
   }
 
@@ -247,7 +294,8 @@ class Page {
   async _testAudio() {
     if (this._phase !== "idle") return;
     const run = this._start({ echo: true });
-    setTimeout(() => this._call?.close(), ECHO_TEST_MS);
+    const attempt = this._attempt;
+    setTimeout(() => attempt === this._attempt && this._call?.close(), ECHO_TEST_MS);
     await run;
   }
 
@@ -255,7 +303,7 @@ class Page {
     savePreferences(localStorage, this._preferences);
     if (changed === "talkMode" && this._phase === "live") this._setMuted(this._isPushToTalk);
     this.onEvent({ kind: "preferences", changed });
-    if (changed === "captions" || changed === "captionsModel") this._captions.preferencesChanged();
+    if (changed === "captions" || changed === "captionsModel") this._captions?.preferencesChanged();
     if (changed === "sampling") this._call?.configure(this._preferences.sampling);
     try {
       await this._call?.applyPreferences(this._preferences, changed);

@@ -7,7 +7,7 @@
  * No clock and no page: times are passed in. Neighbour: ui/transcript.js shows it.
  */
 
-import { formatDuration } from "./audio/recorder.js";
+import { formatDuration } from "./units.js";
 
 const ANSWER_GAP_MS = 400; // words of one answer follow each other faster
 const TALKING_MS = 1000; // the agent is talking if its text grew within this time

@@ -16,3 +16,9 @@ export const samplesIn = (ms) => Math.round((ms * RATE_HZ) / 1000);
 
 /** Samples to milliseconds. */
 export const msOf = (samples) => (samples * 1000) / RATE_HZ;
+
+/** m:ss */
+export function formatDuration(ms) {
+  const seconds = Math.floor(ms / 1000);
+  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+}

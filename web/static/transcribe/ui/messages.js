@@ -81,4 +81,17 @@ export function messageFor(why, message, location) {
   return { title: "Something went wrong", text: `${message ? `${withPeriod(message)} ` : ""}Reload the page.` };
 }
 
+const TOPICS = Object.freeze({
+  model: ["missing", "gone", "gated", "refused", "unreachable", "cut", "storage", "load", "closed"],
+  speed: ["stalled", "crashed", "recycled", "dropped"],
+  files: ["empty", "not_sound", "unreadable", "too_long", "not_played", "not_kept"],
+  server: Object.keys(SHARED_REFUSALS),
+  microphone: Object.keys(PROBLEMS),
+});
+
+/** The section of the help that says more about `why`. */
+export function helpTopic(why) {
+  return Object.keys(TOPICS).find((topic) => TOPICS[topic].includes(why)) ?? "start";
+}
+
 const withPeriod = (message) => (/[.!?]$/.test(message) ? message : `${message}.`);

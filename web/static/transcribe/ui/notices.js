@@ -1,10 +1,14 @@
-/** Notices at the top of the page: problems and what to do about them, until they are over. */
+/**
+ * Notices over the page: problems and what to do about them, until they are over, each with a button for more help.
+ */
 
 import { refusalMessage } from "../../voice/ui/messages.js";
-import { messageFor } from "./messages.js";
+import { helpTopic, messageFor } from "./messages.js";
 
 export class Notices {
-  constructor() {
+  /** `help(topic)`: open the help. */
+  constructor({ help }) {
+    this._help = help;
     this._root = document.getElementById("notices");
     this._shown = new Map(); // by key
   }
@@ -67,13 +71,10 @@ export class Notices {
     strong.textContent = title;
     const words = document.createElement("p");
     words.append(strong, " ", text);
-    const close = document.createElement("button");
-    close.type = "button";
+    const help = button("Help", `Help: ${title}`, () => this._help(helpTopic(why)));
+    const close = button("✕", `Close: ${title}`, () => this._hide(key));
     close.className = "close";
-    close.textContent = "✕";
-    close.setAttribute("aria-label", `Close: ${title}`);
-    close.addEventListener("click", () => this._hide(key));
-    box.append(words, close);
+    box.append(words, help, close);
     this._root.append(box);
     this._shown.set(key, box);
   }
@@ -82,4 +83,13 @@ export class Notices {
     this._shown.get(key)?.remove();
     this._shown.delete(key);
   }
+}
+
+function button(label, name, run) {
+  const made = document.createElement("button");
+  made.type = "button";
+  made.textContent = label;
+  made.setAttribute("aria-label", name);
+  made.addEventListener("click", run);
+  return made;
 }

@@ -11,6 +11,7 @@ import { AudioError, grantedBy, hasOutput, isMicrophoneDenied, openMicrophone, s
 import { RATE_HZ } from "../units.js";
 
 const WORKLETS = ["capture", "playback"];
+const worklets = new WeakMap(); // by context: promise of their modules
 
 export class AudioIO {
   /**
@@ -52,6 +53,7 @@ export class AudioIO {
 
   async _open(microphone) {
     this._context = newContext(RATE_HZ);
+    loadWorklets(this._context).catch(() => {}); // while the microphone opens; reported by _start
     const source = globalThis.packetVoiceSource; // tests provide a bit-exact source
     if (microphone && source === undefined) this._stream = await openMicrophone(this._preferences);
     if (microphone) {
@@ -67,8 +69,7 @@ export class AudioIO {
 
   /** Build the path in the current context. */
   async _start() {
-    const modules = WORKLETS.map((name) => new URL(`./${name}-worklet.js`, import.meta.url));
-    await Promise.all(modules.map((url) => this._context.audioWorklet.addModule(url)));
+    await loadWorklets(this._context);
     await this._selectOutput();
     await this._context.resume();
     this._build();
@@ -319,6 +320,16 @@ export class AudioIO {
     if (this._context === null || this._context.state === "closed") return;
     await this._context.close();
   }
+}
+
+function loadWorklets(context) {
+  if (!worklets.has(context)) worklets.set(context, addWorklets(context));
+  return worklets.get(context);
+}
+
+async function addWorklets(context) {
+  const urls = WORKLETS.map((name) => new URL(`./${name}-worklet.js`, import.meta.url));
+  await Promise.all(urls.map((url) => context.audioWorklet.addModule(url)));
 }
 
 const rateOf = (stream) => stream?.getAudioTracks()[0]?.getSettings().sampleRate;

@@ -5,7 +5,7 @@
  * kept. Saving is up to the user, see ui/recording.js.
  */
 
-import { RATE_HZ } from "../units.js";
+import { RATE_HZ, formatDuration } from "../units.js";
 import { quantize, wav } from "./wav.js";
 
 const SECOND_SAMPLES = 2 * RATE_HZ; // stereo
@@ -72,10 +72,4 @@ export class Recorder {
   _growTo(second) {
     while (this._seconds.length <= second) this._seconds.push(new Int16Array(SECOND_SAMPLES));
   }
-}
-
-/** m:ss */
-export function formatDuration(ms) {
-  const seconds = Math.floor(ms / 1000);
-  return `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
 }

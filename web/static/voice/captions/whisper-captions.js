@@ -83,7 +83,16 @@ export class WhisperCaptions {
 
   async _openModel() {
     const loadId = this._loadId;
-    const model = await this._chooseModel();
+    let Transcriber;
+    let model;
+    try {
+      model = await this._chooseModel();
+      if (model !== null) ({ Transcriber } = await import("../../asr/transcriber.js")); // loaded on demand
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error; // not of an import: the server has gone
+      if (loadId === this._loadId) this._onNotLoaded();
+      return false;
+    }
     if (loadId !== this._loadId) return false;
     if (model === null) {
       this._loading = null; // a model may be stored by the next call
@@ -91,8 +100,6 @@ export class WhisperCaptions {
       return false;
     }
     this._onEvent({ kind: "captions", state: "loading" });
-    const { Transcriber } = await import("../../asr/transcriber.js"); // loaded on demand
-    if (loadId !== this._loadId) return false;
     const { name, revision } = model;
     const transcriber = new Transcriber({
       onEvent: (event) => {
@@ -110,6 +117,14 @@ export class WhisperCaptions {
       this._fail(error);
       return false;
     }
+  }
+
+  /** Tried again with the next call; reported where captions were asked for. */
+  _onNotLoaded() {
+    this._loading = null;
+    if (this._preferences.captions !== "whisper") return;
+    const message = "part of the page could not be loaded.";
+    this._onEvent({ kind: "captions", state: "not_ready", why: "not_loaded", message });
   }
 
   /** The model of the preferences; with `auto` one that is stored already, or null. */

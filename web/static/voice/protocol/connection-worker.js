@@ -4,8 +4,8 @@
  * Captured frames arrive through one MessagePort and leave as packets; received frames go to the playback worklet
  * through another. After a lost connection it reconnects with backoff, and resumes the session if it can.
  *
- * Messages from the page: open, audio_ports, configure, vad, caption, enable_port, close. To the page: objects with a `kind`,
- * see call.js.
+ * Messages from the page: open, audio_ports, configure, vad, caption, enable_port, detect_speech, close. To the page:
+ * objects with a `kind`, see call.js.
  */
 
 import { Backoff } from "./backoff.js";
@@ -17,6 +17,9 @@ import { ReceivedIds } from "./received-ids.js";
 import { SendQueue } from "./send-queue.js";
 import { RollingPercentiles } from "../percentiles.js";
 import { UnackedPackets } from "./unacked-packets.js";
+import { RATE_HZ } from "../units.js";
+import { LevelDetector } from "../vad/level-detector.js";
+import { SpeechGate } from "../vad/speech-gate.js";
 
 const NO_PERSONA = Object.freeze({ voice: "", role: "" });
 const TICK_MS = 250;
@@ -34,6 +37,7 @@ class Connection {
     this._url = url;
     this._ports = ports; // by name
     this._enabledPorts = new Set();
+    this._speech = null; // {detector, gate} while speech is detected here, by level
     this._settings = settings;
     this._persona = persona;
     this._isConfigured = false; // this session
@@ -84,6 +88,12 @@ class Connection {
     else this._enabledPorts.delete(name);
   }
 
+  /** Whether to report speech by its level, which takes less than a worker of its own. */
+  detectSpeech(enabled) {
+    if (this._speech?.gate.speaking) postMessage({ kind: "speaking", speaking: false });
+    this._speech = enabled ? { detector: new LevelDetector(RATE_HZ), gate: new SpeechGate() } : null;
+  }
+
   /** Send `bye`, give the server a moment to close the connection, then end. */
   close() {
     this._isClosing = true;
@@ -127,9 +137,17 @@ class Connection {
 
   _onCapturedFrame({ samples, lastMs }) {
     for (const name of this._enabledPorts) this._ports[name].postMessage({ samples });
+    if (this._speech !== null) this._detectSpeech(samples);
     if (this._conversation.isReady) this._recordSendTime(lastMs);
     this._conversation.sendAudio(samples, lastMs);
     this._flush();
+  }
+
+  _detectSpeech(samples) {
+    const { detector, gate } = this._speech;
+    for (const probability of detector.process(samples)) {
+      if (gate.push(probability)) postMessage({ kind: "speaking", speaking: gate.speaking });
+    }
   }
 
   /** Remember when a frame was sent; beyond the limit the oldest is forgotten. */
@@ -332,6 +350,9 @@ class EchoTest {
     };
   }
 
+  /** There is no server to configure. */
+  configure() {}
+
   close() {
     postMessage({ kind: "ended", why: "stopped" });
   }
@@ -358,6 +379,9 @@ onmessage = ({ data }) => {
       break;
     case "enable_port":
       current.enablePort(data.name, data.enabled);
+      break;
+    case "detect_speech":
+      current.detectSpeech(data.enabled);
       break;
     case "close":
       current.close();

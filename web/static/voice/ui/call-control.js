@@ -1,7 +1,7 @@
-/** The call button, the microphone buttons, the elapsed time, and one line of status. */
+/** The call button, the microphone buttons, the elapsed time, and one line of status with the time to the next attempt. */
 
-import { formatDuration } from "../audio/recorder.js";
 import { describeState } from "../state.js";
+import { formatDuration } from "../units.js";
 import { closeMessage, formatDelay, pausedPosition, queuePosition } from "./messages.js";
 
 const LABELS = Object.freeze({
@@ -18,6 +18,8 @@ const ATTACK = 0.6; // share of the way to a louder level per frame
 const RELEASE = 0.25;
 
 export class CallControl {
+  wantsAudio = true;
+
   /** `hold(held)`: the push-to-talk button; `openMicrophone()`: turn it on in a call that has none. */
   constructor(preferences, { toggle, mute, hold, openMicrophone }) {
     const get = (id) => document.getElementById(id);
@@ -26,18 +28,20 @@ export class CallControl {
     this._talk = get("talk");
     this._label = get("talk-label");
     this._status = get("call-status");
+    this._retry = get("retry"); // outside of the status, which is announced whenever it changes
     this._elapsed = get("elapsed");
     this._mute = get("mute");
     this._muteLabel = get("mute-label");
     this._hold = get("hold");
     this._levels = { user: 0, agent: 0 };
     this._startedMs = null;
+    this._retryMs = null; // when the next attempt to reconnect is due
     this._facts = { phase: "idle", health: undefined };
     this._outcome = ""; // why the last call ended
     this._talk.addEventListener("click", toggle);
     this._mute.addEventListener("click", () => (this._facts.withoutMicrophone ? openMicrophone() : mute()));
     this._listenToHold(hold);
-    setInterval(() => this._updateElapsed(), 1000);
+    setInterval(() => this._updateTimes(), 1000);
     this._render();
   }
 
@@ -56,7 +60,8 @@ export class CallControl {
         this._message = event.echo ? "Audio test: you should hear yourself." : "Waiting for the microphone…";
         break;
       case "connecting":
-        this._message = event.resuming ? "Reconnecting…" : "Connecting…";
+        this._retryMs = null;
+        this._message = this._startedMs === null ? "Connecting…" : "Reconnecting…";
         break;
       case "queued":
         this._message = queuePosition(event.position);
@@ -70,9 +75,11 @@ export class CallControl {
         this._startedMs ??= performance.now();
         break;
       case "lost":
-        this._message = `${closeMessage(event.why, event.message)} Reconnecting ${formatDelay(event.inMs)}.`;
+        this._retryMs = performance.now() + event.inMs;
+        this._message = closeMessage(event.why, event.message);
         break;
       case "closing":
+        this._retryMs = null;
         this._message = "Ending the conversation…";
         break;
       case "failed":
@@ -93,6 +100,7 @@ export class CallControl {
 
   _end(outcome) {
     this._startedMs = null;
+    this._retryMs = null;
     this._outcome = outcome;
     this._levels = { user: 0, agent: 0 };
     this._showLevel("user", 0);
@@ -119,7 +127,7 @@ export class CallControl {
     this._hold.setAttribute("aria-pressed", String(isLive && !muted));
     const outcome = phase === "idle" && server.state === "ready" ? this._outcome : "";
     this._setText(this._status, outcome || [phase === "idle" ? this._reason : "", message ?? this._message].filter(Boolean).join(" "));
-    this._updateElapsed();
+    this._updateTimes();
   }
 
   /** Why the last call ended, where the server's state is worth telling as well. */
@@ -149,8 +157,10 @@ export class CallControl {
     this._hold.addEventListener("keyup", () => hold(false));
   }
 
-  _updateElapsed() {
-    this._setText(this._elapsed, this._startedMs === null ? "" : formatDuration(performance.now() - this._startedMs));
+  _updateTimes() {
+    const nowMs = performance.now();
+    this._setText(this._elapsed, this._startedMs === null ? "" : formatDuration(nowMs - this._startedMs));
+    this._setText(this._retry, this._retryMs === null ? "" : `Trying again ${formatDelay(this._retryMs - nowMs)}.`);
   }
 
   /** Set the size of a ring from a level, smoothed: fast attack, slow release. */

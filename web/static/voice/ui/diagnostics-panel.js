@@ -12,6 +12,8 @@ const STATE_LABELS = Object.freeze({ ok: "OK", warn: "Warning", bad: "Problem", 
 const formatGaps = (count) => (count === 1 ? "1 gap" : `${count === 0 ? "no" : count} gaps`);
 
 export class DiagnosticsPanel {
+  wantsAudio = true;
+
   constructor(metrics, preferences, { testAudio }) {
     this._metrics = metrics;
     this._preferences = preferences;

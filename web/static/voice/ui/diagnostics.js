@@ -9,6 +9,7 @@ import { BUDGET_MS, FRAME_MS, FRAME_RATE_HZ } from "../units.js";
 
 const DIGITAL_SILENCE_DB = -100;
 const QUIET_DB = -55;
+const INAUDIBLE_DB = -60; // a codec's own noise
 const MIN_FRAME_SHARE = 0.8; // of the frames expected
 const MOSTLY_SILENT = 0.95;
 
@@ -109,6 +110,7 @@ function checkSpeaker({ phase, outputDb, bargingIn, recentUnderruns }) {
     const gaps = recentUnderruns === 1 ? "1 gap" : `${recentUnderruns} gaps`;
     return check(name, "warn", `Playing with gaps: ${gaps} in the last few seconds.`);
   }
+  if (outputDb < INAUDIBLE_DB) return check(name, "ok", "The agent is not speaking at the moment.");
   return check(name, "ok", `Playing, peak ${db(outputDb)}. If you hear nothing, check the volume.`);
 }
 

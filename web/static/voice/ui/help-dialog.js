@@ -1,4 +1,4 @@
-/** The help dialog: common problems by topic, and the keyboard reference. Its text is in index.html. */
+/** The help dialog of both pages: common problems by topic, and the keyboard reference. Its text is in index.html. */
 
 export class HelpDialog {
   constructor() {
@@ -10,7 +10,7 @@ export class HelpDialog {
     });
   }
 
-  /** `topic`: microphone, speaker, server, speed, interruptions, captions, privacy, model or keys. */
+  /** `topic`: the id of a section in the page's dialog, without “help-”. */
   open(topic) {
     if (!this._dialog.open) this._dialog.showModal();
     const section = topic === undefined ? null : document.getElementById(`help-${topic}`);

@@ -71,6 +71,10 @@ export const PROBLEMS = Object.freeze({
     title: "The browser paused audio",
     text: () => "Press Resume, or anywhere on the page, to continue.",
   },
+  not_loaded: {
+    title: "Part of this page could not be loaded",
+    text: () => "Is the server still running? Reload the page.",
+  },
   output_missing: {
     title: "Speaker disconnected",
     text: () => "Playing through the default device.",

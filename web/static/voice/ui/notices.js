@@ -13,8 +13,10 @@ import { CONDITIONS, PROBLEMS, REFUSALS, droppedMessage, errorMessage, refusalMe
 const BRIEF_MS = 6000;
 const ERROR_MS = 12_000;
 const SPEED = new Set(["server_slow", "device_slow", "gaps"]);
+const HELP_BY_KEY = Object.freeze({ loading: "server" });
 const CAPTION_CAUSES = Object.freeze({
   missing: "Whisper is not installed on this server: run “make vendor” there, then restart it.",
+  not_loaded: "Part of this page could not be loaded. Is the server still running? Reload the page.",
   unreachable:
     "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
     "this browser needs none.",
@@ -49,7 +51,15 @@ export class Notices {
         this._closed.clear();
         this._unsentFrames = 0;
         return;
+      case "not_loaded":
+        this._showProblem("loading", "not_loaded");
+        return;
+      case "loaded":
+        this._hide("loading");
+        return;
       case "failed":
+        this._showProblem(event.why === "not_loaded" ? "loading" : "audio", event.why);
+        return;
       case "audio_failed":
         this._showProblem("audio", event.why);
         return;
@@ -201,7 +211,7 @@ export class Notices {
 
   _showProblem(key, why) {
     const { title, text } = PROBLEMS[why];
-    this._show(key, "bad", title, text(location), { help: why.startsWith("output") ? "speaker" : "microphone" });
+    this._show(key, "bad", title, text(location), { help: HELP_BY_KEY[key] ?? "microphone" });
   }
 
   _showRefusal(key, refusal) {

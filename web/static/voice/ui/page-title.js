@@ -11,12 +11,20 @@ export class PageTitle {
   }
 
   onEvent(event, phase, facts) {
-    if (event.kind === "captured" || event.kind === "played") return;
+    if (event.kind === "health" && event.health?.model) this._showModel(event.health.model);
     const { title, icon, server } = describeState(facts);
     if (document.title !== title) document.title = title;
     const href = `${this._base}icon${icon === "idle" ? "" : `-${icon}`}.svg`;
     if (this._icon.href !== href) this._icon.href = href;
     this._server.dataset.state = server.state;
     if (this._label.textContent !== server.label) this._label.textContent = server.label;
+  }
+
+  /** Offline, it is still the last one known. */
+  _showModel({ name }) {
+    const chip = document.getElementById("model");
+    chip.textContent = name;
+    chip.title = `Model: ${name}`;
+    chip.hidden = false;
   }
 }

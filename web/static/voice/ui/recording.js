@@ -1,10 +1,13 @@
 /** Recording controls: the user starts and stops a recording, and saves or discards it. */
 
-import { Recorder, formatDuration } from "../audio/recorder.js";
+import { Recorder } from "../audio/recorder.js";
 import { moveFocusFrom } from "../focus.js";
 import { saveFile, timestamp } from "../save-file.js";
+import { formatDuration } from "../units.js";
 
 export class Recording {
+  wantsAudio = true;
+
   /** `record(on)`: start or stop copying the audio. */
   constructor({ record }) {
     this._record = record;

@@ -48,9 +48,13 @@ export class StatsPanel {
         break;
       case "health":
         this._health = event.health?.metrics === undefined ? null : event.health;
-        this._updateHeader();
         this._render(phase);
         break;
+      case "ready":
+      case "resumed":
+      case "continued":
+      case "paused":
+      case "lost":
       case "connection_stats":
       case "ended":
         this._render(phase);
@@ -67,16 +71,6 @@ export class StatsPanel {
     this._charts.step.add(stepMs ?? null);
     this._charts.decode.add(decodeMs ?? null);
     this._charts.buffer.add(played?.bufferMs ?? null);
-  }
-
-  /** The model's name, in the page header. */
-  _updateHeader() {
-    const chip = document.getElementById("model");
-    const model = this._health?.model;
-    if (!model) return; // offline, the model is still the last one known
-    chip.textContent = model.name;
-    chip.title = `Model: ${model.name}`;
-    chip.hidden = false;
   }
 
   _render(phase) {

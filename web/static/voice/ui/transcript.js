@@ -4,14 +4,16 @@
  * Text from the model is inserted as text, never as markup.
  */
 
-import { formatDuration } from "../audio/recorder.js";
 import { sentenceCase } from "../transcript-log.js";
 import { copyText, saveFile, timestamp } from "../save-file.js";
+import { formatDuration } from "../units.js";
 
 const MAX_LINES = 500;
 const AUDIBLE_RMS = 0.01;
 
 export class Transcript {
+  wantsAudio = true;
+
   constructor(log) {
     const get = (id) => document.getElementById(id);
     this._log = log;

@@ -62,6 +62,8 @@ class Waveform {
 }
 
 export class Waveforms {
+  wantsAudio = true;
+
   constructor() {
     this._user = new Waveform("user");
     this._agent = new Waveform("agent");
