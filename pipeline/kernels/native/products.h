@@ -192,27 +192,19 @@ PV_INLINE void scales_of(const void* p, Storage storage, size_t first, int count
   }
 }
 
-// The scales of the `M` groups that one vector of pieces covers.
+// The scales of the `M` groups that one vector of pieces covers. A whole vector is read, whose end is not used:
+// from a narrower one GCC makes a wide one through memory, which costs more than all products of the groups.
 template <int M>
 PV_INLINE Floats spread(const float* s) {
-  typedef float F2 __attribute__((vector_size(8)));
-  typedef float F4 __attribute__((vector_size(16)));
   if constexpr (M == 1) {
     return broadcast(*s);
-  } else if constexpr (M == 2) {
-    F2 v;
-    __builtin_memcpy(&v, s, sizeof v);
-#if PV_WIDTH == 16
-    return __builtin_shufflevector(v, v, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-#else
-    return __builtin_shufflevector(v, v, 0, 0, 0, 0, 1, 1, 1, 1);
-#endif
   } else {
-    F4 v;
-    __builtin_memcpy(&v, s, sizeof v);
+    const Floats v = load(s);
 #if PV_WIDTH == 16
+    if constexpr (M == 2) return __builtin_shufflevector(v, v, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     return __builtin_shufflevector(v, v, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
 #else
+    if constexpr (M == 2) return __builtin_shufflevector(v, v, 0, 0, 0, 0, 1, 1, 1, 1);
     return __builtin_shufflevector(v, v, 0, 0, 1, 1, 2, 2, 3, 3);
 #endif
   }
@@ -268,7 +260,7 @@ PV_INLINE void packed_block(const MatrixView& m, const Rows& rows, const float* 
   const size_t stride = prepared_row<B>(m);
   const float* x[N];
   for (int n = 0; n < N; n++) x[n] = prepared + (row + n) * stride;
-  alignas(64) float scales[R][GROUPS_MAX], biases[R][GROUPS_MAX];
+  alignas(64) float scales[R][GROUPS_MAX + W], biases[R][GROUPS_MAX + W];
   const char* w[R];
   Floats acc[R][N] = {};
   for (int r = 0; r < R; r++) {
