@@ -4,8 +4,8 @@
     PYTHONPATH=.:tests python tests/benchmarks/large_models.py --model 7b
 
 Makes a checkpoint with random weights of the architecture, packed as MLX packs them, one tensor at a time
-(`--folder`, default `.peers/large`; kept for the next run). Then loads it as a server for one session does, in a
-process of its own, writes every slot of the rings, and times steps.
+(`--folder`, default `.peers/large`; kept for the next run). Then loads it as a server for one session does,
+in a process of its own, writes every slot of the rings, and times steps.
 Floor: the bytes of all weights that a step reads ÷ the memory bandwidth, measured beside the steps.
 """
 
