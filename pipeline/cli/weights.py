@@ -15,7 +15,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from pipeline.values import GREEDY
 FILE_KEYS = ("moshi_name", "mimi_name", "mimi_config_name", "tokenizer_name", "lora_name", "voices_name")
 GB = 1e9
 LANE = 0
+FASTEST_BITS = 4  # on a CPU, of those that native kernels compute with (docs/reference/benchmarks.md)
 Report = dict[str, Any]
 
 
@@ -58,10 +59,29 @@ def inspect(options: argparse.Namespace) -> Report:
             needs = memory_needs(bundle, options.lanes or ModelStages(bundle, config.settings).lanes)
             report["memory"] = {**asdict(needs), "total_bytes": needs.total_bytes, "figures": str(needs)}
             report["memory"]["free_bytes"] = backend.free_bytes()
+            report["advice"] = _advice(bundle, set(report["lm"]["stored"]))
     except StartupError as error:
         report["problems"].append(str(error))
         report["exit_code"] = error.exit_code
     return report
+
+
+def _advice(bundle: Bundle, stored: Collection[str], *, quantized: bool = False) -> str | None:
+    """What this machine would rather compute with than weights that are `stored` so, in a sentence.
+
+    `quantized`: whether they have just been quantized, and could have been in another way.
+    """
+    if not backend.prepare().on_cpu:
+        return None
+    if bundle.kernels is None:
+        packed = any(" bits" in how for how in stored)
+        return "without native kernels this CPU makes float32 of them" if packed else None
+    if any(how.startswith(f"{FASTEST_BITS} bits") for how in stored):
+        return None
+    advice = f"on this CPU {FASTEST_BITS} bits are fastest and smallest, 8 bits are closest to the original"
+    if quantized or not bundle.trained or bundle.lora is not None or any(" bits" in how for how in stored):
+        return advice
+    return f"{advice}: {program('weights')} quantize --bits {FASTEST_BITS}"
 
 
 def _voices(stages: ModelStages) -> list[dict[str, str]] | None:
@@ -142,6 +162,7 @@ def quantize(options: argparse.Namespace) -> Report:
         "quantized": done.quantized,
         "kept": list(done.kept),
         "bytes": done.size_bytes,
+        "advice": _advice(bundle, {f"{options.bits} bits"}, quantized=True),
     }
 
 
@@ -201,6 +222,8 @@ def _format_inspection(report: Mapping[str, Any]) -> str:
     if "memory" in report:
         free = report["memory"]["free_bytes"] / 2**30
         lines.append(f"memory: {report['memory']['figures']}; {free:.2f} GiB free")
+    if report.get("advice") is not None:
+        lines.append(f"advice: {report['advice']}")
     return "\n".join(lines)
 
 
@@ -223,7 +246,8 @@ def _format_verification(report: Mapping[str, Any]) -> str:
 
 def _format_quantization(report: Mapping[str, Any]) -> str:
     page = f"{report['folder']}: {report['quantized']} tensors quantized, {report['bytes'] / GB:.3f} GB"
-    return "\n".join([page, *(f"not quantized: {name}" for name in report["kept"])])
+    advice = [] if report["advice"] is None else [f"advice: {report['advice']}"]
+    return "\n".join([page, *(f"not quantized: {name}" for name in report["kept"]), *advice])
 
 
 Subcommand = tuple[Callable[[argparse.Namespace], Report], Callable[[Mapping[str, Any]], str], str]
@@ -255,7 +279,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
         if name == "quantize":
             subparser.add_argument(
-                "--bits", type=int, choices=(4, 6, 8), default=4, help="bits per weight (default 4)"
+                "--bits",
+                type=int,
+                choices=(4, 6, 8),
+                default=4,
+                help="bits per weight (default 4: fastest on a CPU; 8: closest to the original)",
             )
             subparser.add_argument(
                 "--uniform",

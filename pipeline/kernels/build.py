@@ -43,7 +43,7 @@ _INSTRUCTION_SETS: Final[Mapping[str, dict[str, tuple[str, ...]]]] = {
     # Eight floats are two registers of NEON, of which there are 32.
     "aarch64": {"neon": ("-DPV_WIDTH=8", "-DPV_REGISTERS=16")},
 }  # fmt: skip
-_TIMEOUT_S: Final = 600
+_TIMEOUT_S: Final = 1800  # a compiler that hangs; a busy machine takes a while
 
 
 class BuildError(Exception):
@@ -119,7 +119,7 @@ def _units(machine: str) -> list[Unit]:
         Unit(nanobind / "src" / "nb_combined.cpp", ("-O1", *binding), "nanobind"),
         *(
             Unit(library.NATIVE / f"{n}.cpp", ("-O2", *include), n)
-            for n in ("transformer", "matrix", "seanet")
+            for n in ("transformer", "matrix", "seanet", "mapping")
         ),
         *compute_units(machine),
     ]

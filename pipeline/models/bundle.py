@@ -29,13 +29,14 @@ from pipeline.models.checkpoint.files import DEFAULT_NAMES, shard_paths
 from pipeline.models.checkpoint.generation_config import Generation, parse_generation
 from pipeline.models.checkpoint.lm_config import LmConfig, parse_lm_config
 from pipeline.models.checkpoint.lm_key_map import detect_layout
+from pipeline.models.checkpoint.loading import COPIES
 from pipeline.models.checkpoint.lora import Lora, parse_lora
 from pipeline.models.checkpoint.mimi_config import MimiConfig, parse_mimi_config
 from pipeline.models.checkpoint.mimi_key_map import detect_mimi_layout
 from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.lm import LmModel
 from pipeline.models.mimi import Mimi
-from pipeline.models.native import attach_lm, attach_mimi
+from pipeline.models.native import MappedReader, attach_lm, attach_mimi
 from pipeline.models.sharding import Shard, ShardRank
 from pipeline.system.inputs import parse_json, read_text
 
@@ -175,6 +176,7 @@ def load_lm(
         lora=lora,
         keep_quantized=machine.keeps_quantized,
         keep_stored=native is not None,
+        reader=COPIES if native is None else MappedReader(native),
         shard_rank=shard_rank,
     )
     if native is not None:

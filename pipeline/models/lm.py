@@ -23,8 +23,10 @@ from pipeline.models.checkpoint.formats import read
 from pipeline.models.checkpoint.lm_config import LmConfig
 from pipeline.models.checkpoint.lm_key_map import detect_layout, lm_rules
 from pipeline.models.checkpoint.loading import (
+    COPIES,
     Assignment,
     Rule,
+    TensorReader,
     Weight,
     load_parameters,
     match,
@@ -167,12 +169,14 @@ class LmModel(nn.Module):
         lora: Lora | None = None,
         keep_quantized: bool = False,
         keep_stored: bool = False,
+        reader: TensorReader = COPIES,
         shard_rank: ShardRank | None = None,
     ) -> None:
         """Replace all weights by those of a checkpoint in any of the published layouts, with `lora` fused.
 
         Quantized weights are made dense unless `keep_quantized`; with `lora` always. With `keep_stored` every
-        matrix stays as it is in the file, for kernels (`models.native`), and rings are as `ring_bytes` says.
+        matrix stays as it is in the file, for kernels (`models.native`), and rings are as `ring_bytes` says;
+        `reader` brings it into memory.
         With a `shard_rank`, only once and without `lora`, this rank's shard of the weights is kept.
 
         Raises:
@@ -189,7 +193,13 @@ class LmModel(nn.Module):
             install(self, dense.items())
         else:
             weights = stream_parameters(
-                path, shapes, rules, dtype, keep_quantized=keep_quantized, keep_stored=keep_stored
+                path,
+                shapes,
+                rules,
+                dtype,
+                keep_quantized=keep_quantized,
+                keep_stored=keep_stored,
+                reader=reader,
             )
             if shard_rank is not None:
                 weights = self._shard(weights, shard_rank.shard)
@@ -199,7 +209,8 @@ class LmModel(nn.Module):
             self.ring_dtype = mx.bfloat16
         if shard_rank is not None:
             self._parallelize(shard_rank)
-        self._fuse_weights()
+        # Kernels read each weight where it is.
+        self._fuse_weights(fuse=not keep_stored)
         self._embedding.materialize()
         self._depformer_inputs.materialize()
         materialize(self)
@@ -233,10 +244,10 @@ class LmModel(nn.Module):
         if shard.spec(self.config, "linears.0.weight") is not None:
             self["linears"] = [ColumnParallelLinear(linear, group) for linear in self.linears]
 
-    def _fuse_weights(self) -> None:
+    def _fuse_weights(self, *, fuse: bool = True) -> None:
         """Compute once what every step uses: sums of conditions, and weights that are applied together."""
-        self._embedding = FusedEmbedding([self.text_emb, *self.emb])
-        self._depformer_inputs = FusedLinear(self.depformer_in)
+        self._embedding = FusedEmbedding([self.text_emb, *self.emb], fuse=fuse)
+        self._depformer_inputs = FusedLinear(self.depformer_in, fuse=fuse)
         self._conditions: tuple[mx.array, ...] = ()  # each [1, 1, D]; with guidance the null one is second
         if self.config.summed:
             sums = [self.condition_provider.condition()]

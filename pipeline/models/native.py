@@ -7,6 +7,7 @@ code and its building: `pipeline.kernels`.
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
 
 import mlx.core as mx
@@ -15,6 +16,8 @@ import numpy.typing as npt
 from mlx import nn
 
 from pipeline.kernels.library import Library
+from pipeline.models.checkpoint.loading import COPIES
+from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.layers.attention import Lanes, ring_slots
 from pipeline.models.layers.conv import CausalConv1d, ConvDownsample1d, ConvState, ConvTranspose1d
 from pipeline.models.layers.conv import Kernel as ConvKernel
@@ -38,19 +41,20 @@ from pipeline.models.seanet import Convolutions, convolutions
 Matrix = Any  # of the native library, as are the other classes that it makes
 # Beyond so many positions MLX's wide products are as fast, and a prompt's are computed in one piece.
 _MOST_ROWS: Final = 64
+_MAPPED: Final = {"F32": mx.float32, "F16": mx.float16, "BF16": mx.bfloat16, "U32": mx.uint32}
 
 
 def matrix(library: Library, layer: nn.Module) -> Matrix:
     """The weight of a linear layer or of an embedding table, as kernels take it; nothing is copied."""
     if "scales" in layer:
-        parts = [mx.contiguous(part) for part in (layer.weight, layer.scales, layer.biases)]
+        parts = [library.native.contiguous(part) for part in (layer.weight, layer.scales, layer.biases)]
         mx.eval(parts)
         return library.native.Matrix(*parts, layer.bits, layer.group)
     return _matrix(library, layer.weight)
 
 
 def _matrix(library: Library, weight: mx.array) -> Matrix:
-    weight = mx.contiguous(weight)
+    weight = library.native.contiguous(weight)
     mx.eval(weight)
     return library.native.Matrix(weight)
 
@@ -60,6 +64,39 @@ def _floats(values: mx.array) -> mx.array:
     full = mx.contiguous(values.astype(mx.float32))
     mx.eval(full)
     return full
+
+
+class MappedReader:
+    """Reads no tensor, but maps its file into memory, which several processes share.
+
+    A server that starts while another has the file in memory copies nothing. Like any program that maps its
+    files it relies on them: a file is to be replaced, never written to, while it is in use.
+    """
+
+    def __init__(self, library: Library) -> None:
+        self._native = library.native
+
+    def open(self, path: Path) -> dict[str, mx.array]:
+        """All tensors of a checkpoint; what is not a whole number of its words into a file is read."""
+        tensors = COPIES.open(path)
+        mappings: dict[Path, Any] = {}
+        for name, header in read_header(path).items():
+            dtype = _MAPPED.get(header.dtype)
+            if dtype is None or header.offset % dtype.size or not header.size_bytes:
+                continue
+            if header.file not in mappings:
+                try:
+                    mappings[header.file] = self._native.Mapping(str(header.file))
+                except RuntimeError:  # a file system that has no mappings
+                    return tensors
+            kind = str(dtype).rpartition(".")[2]
+            tensors[name] = mappings[header.file].tensor(header.offset, list(header.shape), kind)
+        return tensors
+
+    def contiguous(self, tensor: mx.array) -> mx.array:
+        """The tensor itself, unless its rows are not beside each other."""
+        rows: mx.array = self._native.contiguous(tensor)
+        return rows
 
 
 class LinearKernel:

@@ -11,18 +11,21 @@ import numpy as np
 import pytest
 from benchmarks.peers import environments, rounds
 from benchmarks.peers.cases import CASES, CONTENDERS, OURS, SIZES, Contender
-from benchmarks.peers.driving import Clock, Inputs
+from benchmarks.peers.driving import Clock, Inputs, rows, weight
 from benchmarks.peers.environments import BuildError, interpreter
-from benchmarks.peers.material import Material, packed
+from benchmarks.peers.material import Material, packed, product_shapes
 from benchmarks.peers.page import Outcome, agreement, as_json, page
 from benchmarks.peers.rounds import Plan, Rates, Run, compete
-from benchmarks.peers.table import Cell, Row, rows_of, times_table, works
+from benchmarks.peers.table import Cell, Row, formats_table, rows_of, times_table, works
 from hypothesis import given
 from hypothesis import strategies as st
 from support.checkpoints import LM, MIMI
 
+from pipeline import backend
 from pipeline.audio.sound_file import read_speech
 from pipeline.config import read_config
+from pipeline.diagnostics.cost_model import step_cost
+from pipeline.kernels.library import Library
 from pipeline.models import random_init
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 from pipeline.models.checkpoint.lm_key_map import detect_layout
@@ -107,6 +110,54 @@ def test_the_best_peer_is_the_fastest_other_contender() -> None:
     assert Row("small", "step", 1, {OURS: Cell((1.0,))}, 0.5, 0.1).ratio is None
 
 
+def test_only_weights_of_the_same_format_are_compared() -> None:
+    """GGML in 4 bits is no peer of our float32, but of our 4 bits."""
+    names = {OURS: 8.0, "ours, 4 bits": 2.0, "GGML, float32": 10.0, "GGML, 4 bits": 4.0}
+    cells = {name: Cell((ms, ms)) for name, ms in names.items()}
+    row = Row("products", "products", 4, cells, reading_ms=0.5, arithmetic_ms=0.1)
+    assert row.best_peer == "GGML, float32"
+    _, _, packed, peer = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in formats_table([row])
+    )
+    assert packed == ["products (products) ÷ our float32", "4", "1.00", "—", "—", "0.25"]
+    assert peer == ["products (products) ÷ GGML, the same format", "4", "0.80", "—", "—", "0.50"]
+
+
+def test_every_matrix_of_a_step_is_a_product_once() -> None:
+    lm = parse_lm_config(SIZES["small"])
+    assert sum(out * width for out, width in product_shapes(lm)) == pytest.approx(
+        step_cost(lm).weights, rel=1e-3
+    )
+
+
+def test_our_products_are_those_of_the_common_weights(tmp_path: Path) -> None:
+    """Of every format; packed ones to their resolution."""
+    if not isinstance(backend.kernels(), Library):
+        pytest.skip("needs native kernels")
+    shapes = [(40, 64), (24, 128)]
+    expected = np.concatenate([
+        (rows(width, 1) @ weight(number, (out, width)).T)[0, :8]
+        for number, (out, width) in enumerate(shapes)
+    ])  # fmt: skip
+    for stored, tolerance in (("float32", 1e-5), ("bfloat16", 0.05), ("8 bits", 0.1), ("4 bits", 0.8)):
+        job = {
+            "kind": "products", "stored": stored, "products": shapes, "widths": [1, 3], "threads": 1,
+            "seconds": 0.01, "warmup_frames": 1, "frames": 3, "compared_frames": 1,
+            "answers": str(tmp_path / "answers.npz"),
+        }  # fmt: skip
+        (tmp_path / "job.json").write_text(json.dumps(job))
+        done = subprocess.run(
+            [sys.executable, rounds.HERE / "drive_ours.py", tmp_path / "job.json"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert set(json.loads(done.stdout.splitlines()[-1])["ms"]) == {"1", "3"}
+        with np.load(tmp_path / "answers.npz") as answers:
+            np.testing.assert_allclose(answers["products"], expected, atol=tolerance)
+
+
 def test_the_floor_is_the_longer_of_reading_and_computing_and_only_computing_grows_with_lanes() -> None:
     runs = {OURS: Run(ms=[{"step": {1: [9.0], 8: [9.0]}}])}
     alone, wide = rows_of(SMALL, runs, RATES)
@@ -181,6 +232,20 @@ def test_contenders_alternate_and_a_missing_one_is_skipped(
     assert [len(runs[name].ms) for name in names] == [PLAN.rounds] * 3
     assert runs["d"].cannot == {"": "there is none"}
     assert rates == Rates(1.0, 2.0)
+
+
+def test_no_round_begins_that_would_end_too_late(
+    tmp_path: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one is always made."""
+    monkeypatch.setattr(rounds, "CONTENDERS", [])
+    made: list[float] = []
+    monkeypatch.setattr(rounds, "_rates", lambda *_: made.append(1.0) or (1.0, 2.0))
+    material = small_material(tmp_path, checkpoint)
+    compete(SMALL, material, PLAN, {}, tmp_path, until=0.0)
+    assert len(made) == 1
+    compete(SMALL, material, PLAN, {}, tmp_path)
+    assert len(made) == 1 + PLAN.rounds
 
 
 def test_a_failed_driver_is_reported_with_its_last_line(tmp_path: Path, checkpoint: Path) -> None:

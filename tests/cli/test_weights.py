@@ -286,6 +286,21 @@ def test_a_quantized_folder_is_a_valid_checkpoint(
     assert "already exists and is not empty" in again["stderr"]
 
 
+def test_a_cpu_with_kernels_is_advised_to_take_4_bits(
+    command: Command, checkpoint: Path, tmp_path: Path
+) -> None:
+    """Unless the checkpoint has them; what the kernels do not compute with says so."""
+    if not isinstance(backend.kernels(), Library):
+        pytest.skip("needs native kernels")
+    assert "4 bits are fastest" in command("inspect", "--config", checkpoint)[1]["advice"]
+    quantize = ("quantize", "--config", checkpoint, "--group", 32)
+    assert "4 bits are fastest" in command(*quantize, "--bits", 8, tmp_path / "8")[1]["advice"]
+    assert command(*quantize, "--bits", 4, tmp_path / "4")[1]["advice"] is None
+    assert command("inspect", "--config", tmp_path / "4")[1]["advice"] is None
+    without = command("inspect", "--config", tmp_path / "4", "--set", "kernels=off")[1]
+    assert "makes float32 of them" in without["advice"]
+
+
 def test_random_weights_cannot_be_quantized(command: Command, tmp_path: Path) -> None:
     code, report = command("quantize", "--config", ROOT / "tests/data/untrained", tmp_path / "out")
     assert code == 2

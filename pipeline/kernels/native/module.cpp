@@ -7,6 +7,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "dispatch.h"
+#include "mapping.h"
 #include "matrix.h"
 #include "mlx/version.h"
 #include "pool.h"
@@ -44,6 +45,17 @@ NB_MODULE(packet_voice_kernels, m) {
         return embed(std::vector<MatrixPtr>(tables.begin(), tables.end()), tokens);
       },
       "tables"_a, "tokens"_a);
+
+  nb::class_<Mapping>(m, "Mapping")
+      .def(nb::init<const std::string&>(), "path"_a)
+      .def(
+          "tensor",
+          [](std::shared_ptr<Mapping> self, size_t offset, const std::vector<int>& shape, const std::string& dtype) {
+            return mapped(self, offset, shape, dtype);
+          },
+          "offset"_a, "shape"_a, "dtype"_a);
+
+  m.def("contiguous", &contiguous, "values"_a);
 
   nb::class_<Norm>(m, "Norm").def(
       nb::init<const mx::array&, const MaybeArray&, float>(), "weight"_a, "bias"_a.none(), "eps"_a);

@@ -15,6 +15,7 @@ namespace {
 struct F32 {
   static constexpr int bytes = 4;
   PV_INLINE Floats vector(const char* p) { return load(reinterpret_cast<const float*>(p)); }
+  PV_INLINE Floats first(const char* p, int count) { return first_floats(reinterpret_cast<const float*>(p), count); }
   PV_INLINE float scalar(const char* p) {
     float x;
     __builtin_memcpy(&x, p, 4);
@@ -25,6 +26,7 @@ struct F32 {
 struct BF16 {
   static constexpr int bytes = 2;
   PV_INLINE Floats vector(const char* p) { return from_bfloat16(*reinterpret_cast<const LooseHalves*>(p)); }
+  PV_INLINE Floats first(const char* p, int count) { return from_bfloat16(first_halves(p, count)); }
   PV_INLINE float scalar(const char* p) {
     uint16_t x;
     __builtin_memcpy(&x, p, 2);
@@ -35,6 +37,7 @@ struct BF16 {
 struct F16 {
   static constexpr int bytes = 2;
   PV_INLINE Floats vector(const char* p) { return from_float16(*reinterpret_cast<const LooseHalves*>(p)); }
+  PV_INLINE Floats first(const char* p, int count) { return from_float16(first_halves(p, count)); }
   PV_INLINE float scalar(const char* p) {
     uint16_t x;
     __builtin_memcpy(&x, p, 2);
@@ -42,18 +45,27 @@ struct F16 {
   }
 };
 
+// How far ahead of the weights being multiplied others are fetched. Rows that are too short for the processor to
+// see a pattern in follow each other in memory, so the next block of them is fetched; of longer ones what follows.
+constexpr size_t SHORT_ROW = 2048;
+
+template <int R>
+PV_INLINE size_t bytes_ahead(const MatrixView& m) { return m.row_bytes <= SHORT_ROW ? R * m.row_bytes : 1024; }
+
 template <class T, int R, int N>
 PV_INLINE void dense_block(const MatrixView& m, const Rows& rows, int output, int row) {
   const char* w[R];
   const float* x[N];
   for (int r = 0; r < R; r++) w[r] = static_cast<const char*>(m.data) + size_t(output + r) * m.row_bytes;
   for (int n = 0; n < N; n++) x[n] = rows.x + size_t(row + n) * rows.x_stride;
+  const size_t ahead = bytes_ahead<R>(m);
   Floats acc[R][N] = {};
   int k = 0;
   for (; k + W <= m.in; k += W) {
     Floats xs[N];
     for (int n = 0; n < N; n++) xs[n] = load(x[n] + k);
     for (int r = 0; r < R; r++) {
+      __builtin_prefetch(w[r] + k * T::bytes + ahead);
       const Floats ws = T::vector(w[r] + k * T::bytes);
       for (int n = 0; n < N; n++) acc[r][n] += ws * xs[n];
     }
@@ -131,7 +143,7 @@ PV_INLINE Words load_pieces(const char* p) {
   if constexpr (B == 4) {
     return load_words(p);
   } else if constexpr (B == 8) {
-    return __builtin_convertvector(*reinterpret_cast<const LooseBytes*>(p), Words);
+    return widened_bytes(p);
   } else {
     const Bytes16 zero = {};
 #define PV_SPREAD(v, o) \
@@ -149,9 +161,7 @@ PV_INLINE Words load_pieces(const char* p) {
     Bytes16 parts[2] = {PV_SPREAD(a, 0), PV_SPREAD(b, 4)};
 #endif
 #undef PV_SPREAD
-    Words words;
-    __builtin_memcpy(&words, parts, sizeof words);
-    return words;
+    return joined(parts);
   }
 }
 
@@ -182,37 +192,37 @@ PV_INLINE void widen_scales(const char* p, int count, float* out) {
   for (; i < count; i++) out[i] = T::scalar(p + i * T::bytes);
 }
 
+template <class T>
+PV_INLINE void widen_padded(const char* p, int count, float* out) {
+  int i = 0;
+  for (; i + W <= count; i += W) store(out + i, T::vector(p + i * T::bytes));
+  if (i < count) store(out + i, T::first(p + i * T::bytes, count - i));
+}
+
+// The scales of a row, and zeros up to a whole number of vectors.
 PV_INLINE void scales_of(const void* p, Storage storage, size_t first, int count, float* out) {
   if (storage == Storage::F32) {
-    widen_scales<F32>(static_cast<const char*>(p) + first * 4, count, out);
+    widen_padded<F32>(static_cast<const char*>(p) + first * 4, count, out);
   } else if (storage == Storage::BF16) {
-    widen_scales<BF16>(static_cast<const char*>(p) + first * 2, count, out);
+    widen_padded<BF16>(static_cast<const char*>(p) + first * 2, count, out);
   } else {
-    widen_scales<F16>(static_cast<const char*>(p) + first * 2, count, out);
+    widen_padded<F16>(static_cast<const char*>(p) + first * 2, count, out);
   }
 }
 
-// The scales of the `M` groups that one vector of pieces covers.
+// The scales of the `M` groups that one vector of pieces covers. A whole vector is read, whose end is not used:
+// from a narrower one GCC makes a wide one through memory, which costs more than all products of the groups.
 template <int M>
 PV_INLINE Floats spread(const float* s) {
-  typedef float F2 __attribute__((vector_size(8)));
-  typedef float F4 __attribute__((vector_size(16)));
   if constexpr (M == 1) {
     return broadcast(*s);
-  } else if constexpr (M == 2) {
-    F2 v;
-    __builtin_memcpy(&v, s, sizeof v);
-#if PV_WIDTH == 16
-    return __builtin_shufflevector(v, v, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-#else
-    return __builtin_shufflevector(v, v, 0, 0, 0, 0, 1, 1, 1, 1);
-#endif
   } else {
-    F4 v;
-    __builtin_memcpy(&v, s, sizeof v);
+    const Floats v = load(s);
 #if PV_WIDTH == 16
+    if constexpr (M == 2) return __builtin_shufflevector(v, v, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
     return __builtin_shufflevector(v, v, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
 #else
+    if constexpr (M == 2) return __builtin_shufflevector(v, v, 0, 0, 0, 0, 1, 1, 1, 1);
     return __builtin_shufflevector(v, v, 0, 0, 1, 1, 2, 2, 3, 3);
 #endif
   }
@@ -221,15 +231,12 @@ PV_INLINE Floats spread(const float* s) {
 template <int B>
 PV_INLINE int blocks_of(const MatrixView& m) { return (m.in + Packing<B>::values - 1) / Packing<B>::values; }
 
-template <int B>
-PV_INLINE int groups_padded(const MatrixView& m) {
-  const int covered = blocks_of<B>(m) * Packing<B>::values / m.group + 1;
-  return (covered + W - 1) / W * W;
-}
+// A whole number of vectors of groups, which no block of the row reaches beyond.
+PV_INLINE int groups_padded(const MatrixView& m) { return (m.in / m.group + W - 1) / W * W; }
 
 template <int B>
 PV_INLINE size_t prepared_row(const MatrixView& m) {
-  return size_t(blocks_of<B>(m)) * Packing<B>::values + groups_padded<B>(m);
+  return size_t(blocks_of<B>(m)) * Packing<B>::values + groups_padded(m);
 }
 
 template <int B>
@@ -249,7 +256,7 @@ void prepare_packed(const MatrixView& m, const Rows& rows, float* prepared) {
     }
     float* sums = out + size_t(blocks) * P::values;
     const int groups = m.in / m.group;
-    for (int g = 0; g < groups_padded<B>(m); g++) {
+    for (int g = 0; g < groups_padded(m); g++) {
       float total = 0;
       if (g < groups) {
         Floats partial = {};
@@ -264,18 +271,17 @@ void prepare_packed(const MatrixView& m, const Rows& rows, float* prepared) {
 template <int B, int M, int R, int N>
 PV_INLINE void packed_block(const MatrixView& m, const Rows& rows, const float* prepared, int output, int row) {
   using P = Packing<B>;
-  const int blocks = blocks_of<B>(m), groups = m.in / m.group, padded = groups_padded<B>(m);
+  const int blocks = blocks_of<B>(m), groups = m.in / m.group, padded = groups_padded(m);
   const size_t stride = prepared_row<B>(m);
   const float* x[N];
   for (int n = 0; n < N; n++) x[n] = prepared + (row + n) * stride;
-  alignas(64) float scales[R][GROUPS_MAX], biases[R][GROUPS_MAX];
+  alignas(64) float scales[R][GROUPS_MAX + W], biases[R][GROUPS_MAX + W];
   const char* w[R];
   Floats acc[R][N] = {};
   for (int r = 0; r < R; r++) {
     w[r] = static_cast<const char*>(m.data) + size_t(output + r) * m.row_bytes;
     scales_of(m.scales, m.scale_storage, size_t(output + r) * groups, groups, scales[r]);
     scales_of(m.biases, m.scale_storage, size_t(output + r) * groups, groups, biases[r]);
-    for (int g = groups; g < padded; g++) scales[r][g] = biases[r][g] = 0;
     for (int g = 0; g < padded; g += W) {
       const Floats b = load(biases[r] + g);
       for (int n = 0; n < N; n++) acc[r][n] += b * load(x[n] + size_t(blocks) * P::values + g);
@@ -283,8 +289,12 @@ PV_INLINE void packed_block(const MatrixView& m, const Rows& rows, const float* 
   }
   // With M = 1 a group is `vectors` vectors long, and is scaled once.
   const int vectors = M > 1 ? 1 : m.group / P::values;
+  const size_t ahead = bytes_ahead<R>(m);
   auto step = [&](int b, const char* const* pieces, int count) __attribute__((always_inline)) {
     Floats part[R][N] = {};
+    for (int at = 0; at < count * P::block_bytes; at += 64) {
+      for (int r = 0; r < R; r++) __builtin_prefetch(pieces[r] + at + ahead);
+    }
     for (int i = 0; i < count; i++) {
       Words q[R];
       for (int r = 0; r < R; r++) q[r] = load_pieces<B>(pieces[r] + i * P::block_bytes);
@@ -330,7 +340,7 @@ PV_INLINE void packed_block(const MatrixView& m, const Rows& rows, const float* 
 
 template <int B, int M, int N>
 void packed_rows(const MatrixView& m, const Rows& rows, const float* prepared, int begin, int end, int row) {
-  constexpr int R = N == 1 ? 4 : 2;
+  constexpr int R = PV_REGISTERS == 32 && B == 4 ? (N == 1 ? 8 : N == 2 ? 4 : 2) : (N == 1 ? 4 : 2);
   int output = begin;
   for (; output + R <= end; output += R) packed_block<B, M, R, N>(m, rows, prepared, output, row);
   for (; output < end; output++) packed_block<B, M, 1, N>(m, rows, prepared, output, row);

@@ -32,13 +32,71 @@ typedef uint8_t LooseBytes16 __attribute__((vector_size(16), aligned(1), may_ali
 PV_INLINE Floats load(const float* p) { return *reinterpret_cast<const LooseFloats*>(p); }
 PV_INLINE void store(float* p, Floats x) { *reinterpret_cast<LooseFloats*>(p) = x; }
 PV_INLINE Words load_words(const void* p) { return *static_cast<const LooseWords*>(p); }
+// The first `count` numbers, fewer than W, and zeros; nothing behind them is read.
+PV_INLINE Floats first_floats(const float* p, int count) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Floats>(_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1), p));
+#else
+  float all[W] = {};
+  for (int i = 0; i < count; i++) all[i] = p[i];
+  return load(all);
+#endif
+}
+
+PV_INLINE Halves first_halves(const void* p, int count) {
+#if defined(__AVX512BW__) && defined(__AVX512VL__)
+  return reinterpret_cast<Halves>(_mm256_maskz_loadu_epi16(__mmask16((1u << count) - 1), p));
+#else
+  uint16_t all[W] = {};
+  for (int i = 0; i < count; i++) __builtin_memcpy(all + i, static_cast<const char*>(p) + 2 * i, 2);
+  return *reinterpret_cast<const LooseHalves*>(all);
+#endif
+}
+
 PV_INLINE Floats broadcast(float x) { return Floats{} + x; }
 PV_INLINE Floats as_floats(Words x) { return reinterpret_cast<Floats>(x); }
 PV_INLINE Floats maximum(Floats a, Floats b) { return a > b ? a : b; }
 PV_INLINE Floats minimum(Floats a, Floats b) { return a < b ? a : b; }
 PV_INLINE Floats to_floats(Words x) { return __builtin_convertvector(reinterpret_cast<Ints>(x), Floats); }
 
-PV_INLINE Floats from_bfloat16(Halves x) { return as_floats(__builtin_convertvector(x, Words) << 16); }
+// From 16 or 8 bits to 32, and from parts to a whole. GCC 12 does with `__builtin_convertvector`, and through
+// memory, number by number what these functions do at once.
+PV_INLINE Words widened(Halves x) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(_mm512_cvtepu16_epi32(reinterpret_cast<__m256i>(x)));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(_mm256_cvtepu16_epi32(reinterpret_cast<__m128i>(x)));
+#else
+  return __builtin_convertvector(x, Words);
+#endif
+}
+
+PV_INLINE Words widened_bytes(const void* p) {
+#if defined(__AVX512F__)
+  return reinterpret_cast<Words>(_mm512_cvtepu8_epi32(_mm_loadu_si128(static_cast<const __m128i*>(p))));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(_mm256_cvtepu8_epi32(_mm_loadl_epi64(static_cast<const __m128i*>(p))));
+#else
+  return __builtin_convertvector(*static_cast<const LooseBytes*>(p), Words);
+#endif
+}
+
+PV_INLINE Words joined(const Bytes16* parts) {
+#if defined(__AVX512F__)
+  const __m256i low = _mm256_set_m128i(reinterpret_cast<__m128i>(parts[1]), reinterpret_cast<__m128i>(parts[0]));
+  const __m256i high = _mm256_set_m128i(reinterpret_cast<__m128i>(parts[3]), reinterpret_cast<__m128i>(parts[2]));
+  return reinterpret_cast<Words>(_mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1));
+#elif defined(__AVX2__)
+  return reinterpret_cast<Words>(
+      _mm256_set_m128i(reinterpret_cast<__m128i>(parts[1]), reinterpret_cast<__m128i>(parts[0])));
+#else
+  Words words;
+  __builtin_memcpy(&words, parts, sizeof words);
+  return words;
+#endif
+}
+
+PV_INLINE Floats from_bfloat16(Halves x) { return as_floats(widened(x) << 16); }
 
 PV_INLINE float scalar_from_bfloat16(uint16_t bits) {
   uint32_t word = uint32_t(bits) << 16;
@@ -66,7 +124,7 @@ PV_INLINE Floats from_float16(Halves x) {
 #elif defined(__F16C__)
   return reinterpret_cast<Floats>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(x)));
 #else
-  const Words bits = __builtin_convertvector(x, Words);
+  const Words bits = widened(x);
   const Floats size = as_floats((bits & 0x7fff) << 13) * 0x1p112f;
   const Words infinite = reinterpret_cast<Words>((bits & 0x7c00) == 0x7c00);
   const Words special = 0x7f800000u | ((bits & 0x3ff) << 13);

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -27,6 +27,38 @@ from pipeline.models.layers.conditioning import PREFIX as CONDITIONS
 from pipeline.models.layers.quantized import Quantization, Quantized, quantization_of
 
 Weight = mx.array | Quantized
+
+
+class TensorReader(Protocol):
+    """How the tensors of a checkpoint come into memory."""
+
+    def open(self, path: Path) -> dict[str, mx.array]:
+        """All of them by name. Each is read when it is evaluated, and released when it is removed."""
+        ...
+
+    def contiguous(self, tensor: mx.array) -> mx.array:
+        """The same numbers row by row."""
+        ...
+
+
+class Copies:
+    """Reads every tensor into memory of its own."""
+
+    def open(self, path: Path) -> dict[str, mx.array]:
+        """All tensors of a checkpoint, as MLX loads them."""
+        tensors: dict[str, mx.array] = {}
+        for shard in shard_paths(path):
+            shard_tensors = mx.load(str(shard), format="safetensors")
+            assert isinstance(shard_tensors, dict)
+            tensors |= shard_tensors
+        return tensors
+
+    def contiguous(self, tensor: mx.array) -> mx.array:
+        """A copy of what is part of a larger tensor, so that the rest of that can be released."""
+        return mx.contiguous(tensor)
+
+
+COPIES: Final = Copies()
 
 _FLOATING = frozenset({"F16", "BF16", "F32"})  # no checkpoint has been published with 64-bit weights
 _WEIGHT, _SCALES, _BIASES = ".weight", ".scales", ".biases"
@@ -246,6 +278,7 @@ def stream_parameters(
     *,
     keep_quantized: bool = False,
     keep_stored: bool = False,
+    reader: TensorReader = COPIES,
 ) -> Iterator[tuple[str, Weight]]:
     """Read parameters one at a time, as `load_parameters`; quantized ones stay so if `keep_quantized`.
 
@@ -254,7 +287,7 @@ def stream_parameters(
     """
     header = read_header(path)
     assignments = match(path, header, parameters, rules)
-    tensors = _open(path)
+    tensors = reader.open(path)
     copies_left = Counter(name for assignment in assignments for name in assignment.targets)
     held: dict[str, Weight] = {}
     for assignment in assignments:
@@ -264,7 +297,8 @@ def stream_parameters(
         weight = _read(
             file, tensors, assignment, None if kept else dtype, keep_quantized=keep_quantized or kept
         )
-        for name, piece in zip(assignment.targets, _pieces(weight, assignment.rule), strict=True):
+        pieces = _pieces(weight, assignment.rule, reader)
+        for name, piece in zip(assignment.targets, pieces, strict=True):
             copies_left[name] -= 1
             if assignment.copy and not _equal(held[name], piece):
                 raise WeightsError(file, f"{source} differs from its other copies")
@@ -275,17 +309,7 @@ def stream_parameters(
             if not assignment.copy:
                 yield name, piece
         # Released before the next is read, so that a caller who keeps a shard has one whole one in memory.
-        del weight, piece
-
-
-def _open(path: Path) -> dict[str, mx.array]:
-    """All tensors of a checkpoint; each is read when it is evaluated and released when it is removed."""
-    tensors: dict[str, mx.array] = {}
-    for shard in shard_paths(path):
-        shard_tensors = mx.load(str(shard), format="safetensors")
-        assert isinstance(shard_tensors, dict)
-        tensors |= shard_tensors
-    return tensors
+        del weight, pieces, piece
 
 
 def stays(assignment: Assignment, parameters: Mapping[str, Shape]) -> bool:
@@ -334,14 +358,16 @@ def _read(
     return quantized if kept or dtype is None else quantized.dequantized(dtype)
 
 
-def _pieces(weight: Weight, rule: Rule | None) -> Sequence[Weight]:
+def _pieces(weight: Weight, rule: Rule | None, reader: TensorReader) -> Sequence[Weight]:
     """The parameters that `rule` makes of a tensor, evaluated."""
     if isinstance(weight, Quantized):
         parts = [weight] if rule is None else weight.split(rule.convert)
         mx.eval([part.arrays() for part in parts])
         return parts
     # A transposed view would be copied by every product it is used in.
-    pieces = [mx.contiguous(piece) for piece in (rule.convert(weight) if rule is not None else [weight])]
+    pieces = rule.convert(weight) if rule is not None else [weight]
+    mx.eval(pieces)
+    pieces = [reader.contiguous(piece) for piece in pieces]
     mx.eval(pieces)
     return pieces
 

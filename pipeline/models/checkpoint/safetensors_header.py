@@ -27,11 +27,12 @@ _DTYPE_BITS = {
 
 @dataclass(frozen=True, slots=True)
 class TensorHeader:
-    """The header entry of one tensor; `file` is the one that holds it."""
+    """The header entry of one tensor; `file` is the one that holds it, from byte `offset` on."""
 
     dtype: str
     shape: Shape
     file: Path = field(default=Path(), compare=False)
+    offset: int = field(default=0, compare=False)
 
     @property
     def size_bytes(self) -> int:
@@ -71,6 +72,7 @@ def _check_index(path: Path, header: Mapping[str, TensorHeader]) -> None:
 
 def _read_file_header(path: Path) -> dict[str, TensorHeader]:
     text, data_bytes = _read_header_text(path)
+    data_begins = _LENGTH_BYTES + len(text)
     try:
         header = parse_json(text)
     except ValueError as error:  # not UTF-8, or not JSON
@@ -83,8 +85,8 @@ def _read_file_header(path: Path) -> dict[str, TensorHeader]:
     for name, entry in header.items():
         if not _is_entry(entry):
             raise WeightsError(str(path), f"the header entry of {name} is malformed")
-        tensor = TensorHeader(entry["dtype"], tuple(entry["shape"]), path)
         begin_bytes, end_bytes = entry["data_offsets"]
+        tensor = TensorHeader(entry["dtype"], tuple(entry["shape"]), path, data_begins + begin_bytes)
         if end_bytes - begin_bytes != tensor.size_bytes:
             raise WeightsError(str(path), f"the header entry of {name} is malformed")
         needed_bytes = max(needed_bytes, end_bytes)

@@ -62,13 +62,13 @@ class FusedEmbedding:
     """The sum of one token's vector from each of several tables, gathered at once.
 
     Plain tables are concatenated once and become views of the result, which takes no further
-    memory. If one of them is not plain, each is looked up separately.
+    memory. If one of them is not plain, or without `fuse`, each is looked up separately.
     """
 
-    def __init__(self, tables: Sequence[Embedding]) -> None:
+    def __init__(self, tables: Sequence[Embedding], *, fuse: bool = True) -> None:
         self._tables = tables
         self._fused: mx.array | None = None  # not evaluated yet
-        if all(table.is_plain for table in tables):
+        if fuse and all(table.is_plain for table in tables):
             sizes = [len(table.weight) for table in tables]
             self._begins = np.cumsum([0, *sizes[:-1]]).astype(np.int32)
             fused = self._fused = mx.concatenate([table.weight for table in tables])

@@ -12,13 +12,17 @@ class FusedLinear:
     """The outputs of several layers of one shape, without bias, for the same input.
 
     Their weights are concatenated once and become views of the result, which takes no further
-    memory. If one of them is quantized, each layer is computed separately.
+    memory. If one of them is quantized, or without `fuse`, each layer is computed separately.
     """
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
+    def __init__(self, layers: Sequence[nn.Module], *, fuse: bool = True) -> None:
         self._layers = layers
         self._transposed: mx.array | None = None  # not evaluated yet
-        if len(layers) > 1 and all(type(layer) is Linear and "bias" not in layer for layer in layers):
+        if (
+            fuse
+            and len(layers) > 1
+            and all(type(layer) is Linear and "bias" not in layer for layer in layers)
+        ):
             fused = mx.stack([layer.weight for layer in layers])  # [n, out, in]
             self._transposed = fused.reshape(-1, fused.shape[-1]).T
             for layer, weight in zip(layers, fused, strict=True):

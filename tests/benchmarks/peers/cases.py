@@ -7,13 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-Kind = Literal["mimi", "lm", "chain"]
+Kind = Literal["mimi", "lm", "chain", "products"]
 Stored = Literal["float32", "bfloat16", "8 bits", "4 bits"]
 WIDTHS: Final = (1, 4, 8, 16)
 STAGES: Final[Mapping[Kind, tuple[str, ...]]] = {
     "mimi": ("encode", "decode"),
     "lm": ("step",),
     "chain": ("all",),
+    "products": ("products",),
 }
 
 # Moshi in other sizes: everything else is as in the published 7B model.
@@ -86,10 +87,11 @@ CASES: Final = {
         Case("mid", "lm", "mid", "language model of 495 million parameters"),
         Case("chain", "chain", "small", "encode, step `small`, decode, one after the other"),
         Case("chain-mid", "chain", "mid", "encode, step `mid`, decode, one after the other"),
+        Case("products", "products", "mid", "the matrix products of a step of `mid`, by themselves"),
         Case("2b", "lm", "2b", "language model of the 2B architecture", widths=(1,)),
     )
 }
-USUAL_CASES: Final = ("mimi", "small", "mid", "chain")
+USUAL_CASES: Final = ("mimi", "small", "mid", "chain", "products")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,7 @@ class Contender:
     """An implementation: its driver, its environment (None: the project's own), its widths.
 
     exact: it computes in float32, so that codes and tokens can be compared. stored: how the checkpoint of
-    its language model is stored.
+    its language model is stored, or the weights of its products.
     """
 
     name: str
@@ -111,24 +113,42 @@ class Contender:
 
 
 OURS: Final = "packet-voice"
+
+
+def ours_in(stored: Stored) -> str:
+    """The name of this project with weights that are stored so."""
+    return OURS if stored == "float32" else f"ours, {stored}"
+
+
+def ggml_in(stored: Stored) -> str:
+    """The name of GGML with weights that are stored so."""
+    return f"GGML, {stored}"
+
+
 _EVERYTHING: Final[Mapping[Kind, tuple[int, ...]]] = {"mimi": WIDTHS, "lm": WIDTHS, "chain": WIDTHS}
-_STORED: Final[tuple[Stored, ...]] = ("bfloat16", "8 bits", "4 bits")
+STORED: Final[tuple[Stored, ...]] = ("bfloat16", "8 bits", "4 bits")
 CONTENDERS: Final = (
-    Contender(OURS, "drive_ours.py", None, _EVERYTHING, "this project, a float32 checkpoint"),
+    Contender(
+        OURS,
+        "drive_ours.py",
+        None,
+        {**_EVERYTHING, "products": WIDTHS},
+        "this project, a float32 checkpoint; each of the products by themselves is an operation of MLX",
+    ),
     Contender(
         "MLX alone", "drive_ours.py", None, _EVERYTHING, "the same without native kernels", ("kernels=off",)
     ),
     *(
         Contender(
-            f"ours, {stored}",
+            ours_in(stored),
             "drive_ours.py",
             None,
-            {"lm": WIDTHS},
+            {"lm": WIDTHS, "products": WIDTHS},
             f"this project, the same weights in a checkpoint of {stored}",
             exact=False,
             stored=stored,
         )
-        for stored in _STORED
+        for stored in STORED
     ),
     Contender(
         "moshi",
@@ -164,6 +184,28 @@ CONTENDERS: Final = (
         options=("mkl",),
     ),
     Contender("rustymimi", "drive_rustymimi.py", "mlx", {"mimi": WIDTHS}, "the official codec in Rust"),
+    *(
+        Contender(
+            ggml_in(stored),
+            "drive_ggml.py",
+            "ggml",
+            {"products": WIDTHS},
+            f"GGML, the library of llama.cpp, compiled for this processor: {how}",
+            options=(kind,),
+            exact=stored == "float32",
+            stored=stored,
+        )
+        for stored, kind, how in (
+            ("float32", "F32", "float32"),
+            ("bfloat16", "BF16", "bfloat16, the inputs too"),
+            ("8 bits", "Q8_0", "8 bits with a scale for 32 numbers, the inputs too"),
+            (
+                "4 bits",
+                "Q4_0",
+                "4 bits with a scale for 32, in its order for wide products; the inputs in 8 bits",
+            ),
+        )
+    ),
 )
 # This project in other settings: none of them is a peer.
 VARIANTS: Final = frozenset(contender.name for contender in CONTENDERS if contender.environment is None) - {

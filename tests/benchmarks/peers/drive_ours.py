@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from driving import drive, read_job
+from driving import drive, drive_products, read_job, rows, weight
 
 from pipeline import backend
 from pipeline.config import read_config
+from pipeline.kernels.library import Library
+from pipeline.models.quantization import PUBLISHED_GROUPS
 from pipeline.stages.decoder import DecoderStage
 from pipeline.stages.encoder import EncoderStage
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.stepper import StepperStage
 from pipeline.values import GREEDY, SamplingParams
+
+import mlx.core as mx  # isort: skip - after the BLAS
 
 
 class Codec:
@@ -43,18 +47,62 @@ class Language:
         return np.array([step.token for step in steps]), np.stack(agent) if agent else None
 
 
+def _versions() -> dict[str, str]:
+    machine = backend.prepare()
+    return {
+        "packet-voice": importlib.metadata.version("packet-voice"),
+        "mlx": machine.mlx_version,
+        "device": machine.device,
+        "blas": machine.blas.name,
+        "kernels": getattr(backend.kernels(), "instruction_set", "off"),
+    }
+
+
+class Products:
+    """Each product is an operation of its own, unlike in a step."""
+
+    def __init__(self, native: Any, matrices: list[Any], count: int) -> None:
+        self._native, self._matrices = native, matrices
+        widths = {matrix.shape[1] for matrix in matrices}
+        self._inputs = {width: mx.array(rows(width, count)) for width in widths}
+
+    def run(self) -> list[np.ndarray]:
+        ys = [self._native.linear(self._inputs[m.shape[1]], m) for m in self._matrices]
+        mx.eval(ys)
+        return [np.array(y, copy=False) for y in ys]
+
+
+class ProductDriver:
+    def __init__(self, job: dict[str, Any]) -> None:
+        self.versions = _versions()
+        library = backend.kernels()
+        if not isinstance(library, Library):
+            raise SystemExit(f"no native kernels: {library.reason}")
+        self._native = library.native
+        self._native.set_threads(job["threads"])
+        stored = job["stored"]
+        self._matrices = [self._matrix(weight(n, shape), stored) for n, shape in enumerate(job["products"])]
+
+    def _matrix(self, numbers: np.ndarray, stored: str) -> Any:
+        if stored.endswith(" bits"):
+            bits = int(stored.partition(" ")[0])
+            group = PUBLISHED_GROUPS[bits]
+            parts = mx.quantize(mx.array(numbers).astype(mx.bfloat16), group_size=group, bits=bits)
+            mx.eval(parts)
+            return self._native.Matrix(*parts, bits, group)
+        dense = mx.array(numbers).astype(getattr(mx, stored))
+        mx.eval(dense)
+        return self._native.Matrix(dense)
+
+    def products(self, width: int) -> Products:
+        return Products(self._native, self._matrices, width)
+
+
 class Driver:
     early_frames = 0
 
     def __init__(self, job: dict[str, Any]) -> None:
-        machine = backend.prepare()
-        self.versions = {
-            "packet-voice": importlib.metadata.version("packet-voice"),
-            "mlx": machine.mlx_version,
-            "device": machine.device,
-            "blas": machine.blas.name,
-            "kernels": getattr(backend.kernels(), "instruction_set", "off"),
-        }
+        self.versions = _versions()
         self._job = job
 
     @cached_property
@@ -80,4 +128,8 @@ class Driver:
 
 
 if __name__ == "__main__":
-    drive(Driver, read_job())
+    job = read_job()
+    if job["kind"] == "products":
+        drive_products(ProductDriver, job)
+    else:
+        drive(Driver, job)

@@ -8,9 +8,9 @@ contenders can be compared. Every timed call ends with its result in NumPy.
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -30,6 +30,21 @@ class Language(Protocol):
 
     def step(self, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         """Users' codes `[w, n_user]` → text `[w]`, whole agent frames `[w, dep_q]` or None."""
+
+
+class Products(Protocol):
+    """The products of a step by themselves, with some number of rows."""
+
+    def run(self) -> list[np.ndarray]:
+        """The output of each product, `[w, out]`."""
+
+
+class ProductDriver(Protocol):
+    """One contender in the products. `weight` and `rows` of this module are their numbers."""
+
+    versions: dict[str, str]
+
+    def products(self, width: int) -> Products: ...
 
 
 class Driver(Protocol):
@@ -87,6 +102,8 @@ class Inputs:
 
 def _answers(driver: Driver, job: dict[str, Any], inputs: Inputs) -> dict[str, np.ndarray]:
     """The contender's output for the first frames, in a batch of one with greedy sampling."""
+    if job["compared_frames"] == 0:
+        return {}
     frames, answers = range(job["compared_frames"]), {}
     if job["kind"] == "mimi":
         codec = driver.codec(1)
@@ -123,6 +140,33 @@ def _times(driver: Driver, job: dict[str, Any], inputs: Inputs, width: int) -> d
             codec.decode(agent)
 
     return {"all": clock.measure(whole)}
+
+
+_RANDOM: Final = np.random.default_rng(1).standard_normal(2**21, np.float32)
+
+
+def weight(number: int, shape: Sequence[int]) -> np.ndarray:
+    """The matrix of product `number`, the same for every contender; outputs are about as large as `rows`."""
+    out, width = shape
+    begin = 7919 * number % (_RANDOM.size // 2)
+    return np.resize(_RANDOM[begin:], out * width).reshape(out, width) / np.float32(width**0.5)
+
+
+def rows(width: int, count: int) -> np.ndarray:
+    """The input `[count, width]` of every product of that width."""
+    return np.ascontiguousarray(_RANDOM[: count * width].reshape(count, width))
+
+
+def drive_products(open_driver: Callable[[dict[str, Any]], ProductDriver], job: dict[str, Any]) -> None:
+    """As `drive`, for the products of a step by themselves."""
+    driver = open_driver(job)
+    first = [np.array(y[0, :8]) for y in driver.products(1).run()] if job["compared_frames"] else []
+    np.savez(job["answers"], products=np.concatenate(first) if first else np.zeros(0))
+    times: dict[str, Any] = {}
+    for width in job["widths"]:
+        products = driver.products(width)
+        times[str(width)] = {"products": Clock(job).measure(lambda _, each=products: each.run())}
+    print(json.dumps({"versions": driver.versions, "ms": times, "cannot": {}}), flush=True)
 
 
 def read_job() -> dict[str, Any]:

@@ -13,7 +13,8 @@ from typing import Final
 
 # Each list is one call of pip. The packages' own pins would bring an MLX that does not import on
 # Linux, hence --no-deps. PyTorch from PyPI brings CUDA's libraries, several gigabytes; who has an
-# index of CPU builds can set it as PIP_EXTRA_INDEX_URL.
+# index of CPU builds can set it as PIP_EXTRA_INDEX_URL. GGML is compiled for this processor, which needs
+# a C++ compiler and takes a few minutes.
 _SHARED: Final = ("numpy", "safetensors", "huggingface_hub", "sentencepiece")
 _PINNED: Final = {*_SHARED, "mlx", "mlx-cpu", "mkl"}
 _LINUX: Final = sys.platform == "linux"
@@ -27,6 +28,7 @@ INSTALLS: Final[dict[str, tuple[tuple[str, ...], ...]]] = {
         + (('mkl; platform_machine == "x86_64"',) if _LINUX else ()),
         ("--no-deps", "moshi_mlx==0.3.0"),
     ),
+    "ggml": (("ggml-python==0.0.45", "numpy"),),
 }
 
 

@@ -74,6 +74,15 @@ def packed(tensors: Iterator[tuple[str, Shape]]) -> Iterator[tuple[str, Shape]]:
         yield name, (count, columns[name])
 
 
+def product_shapes(lm: LmConfig) -> list[Shape]:
+    """The matrices `[out, in]` that a step multiplies with, each once: of an embedding only a row is read."""
+    return [
+        shape
+        for name, shape in random_init.lm_tensors(lm)
+        if len(shape) == 2 and "emb" not in name.partition(".")[0]
+    ]
+
+
 def make(folder: Path, size: str, speech: Path) -> Material:
     """The files of `size` in `folder`; missing ones are created."""
     raw = dict(SIZES[size])

@@ -12,13 +12,18 @@ from typing import Any, Final
 import numpy as np
 from benchmarks.peers.cases import CONTENDERS, OURS, Case
 from benchmarks.peers.rounds import Plan, Rates, Run
-from benchmarks.peers.table import Row, lanes_table, rows_of, times_table
+from benchmarks.peers.table import Row, formats_table, lanes_table, rows_of, times_table
 
 from pipeline.diagnostics import microbenchmarks
 
 BUSY_LOAD: Final = 0.5
 _TOKENS: Final = {"codes": "codes", "text": "text tokens", "audio": "audio tokens"}
-_INSTRUCTION_SETS: Final = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16")
+_NUMBERS: Final = {"pcm": "samples of given codes", "products": "outputs with the same weights"}
+# As Linux names them, of x86-64 and of 64-bit ARM.
+_INSTRUCTION_SETS: Final = (
+    *("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16"),
+    *("asimd", "asimddp", "bf16", "i8mm", "sve"),
+)
 _NO_VERSIONS: Final = frozenset({"device", "blas", "kernels"})
 
 
@@ -44,6 +49,7 @@ def page(outcomes: Sequence[Outcome], plan: Plan, skipped: Sequence[str], load: 
         [_how(outcomes, plan)],
         times_table(rows),
         lanes_table(rows),
+        formats_table(rows),
         [f"The same input, greedily, the first {plan.compared_frames} frames:"],
         [line for outcome in outcomes for line in _agreement_lines(outcome)],
         ["Contenders and cases:"],
@@ -92,8 +98,8 @@ def agreement(outcome: Outcome) -> Iterator[dict[str, Any]]:
         found: dict[str, Any] = {"case": outcome.case.name, "contender": name}
         for what in _TOKENS.keys() & ours.keys():
             found[what] = [int(np.sum(ours[what] == run.answers[what])), int(ours[what].size)]
-        if "pcm" in ours:
-            found["pcm"] = float(np.abs(ours["pcm"] - run.answers["pcm"]).max())
+        for what in _NUMBERS.keys() & ours.keys():
+            found[what] = float(np.abs(ours[what] - run.answers[what]).max())
         yield found
 
 
@@ -116,19 +122,24 @@ def _how(outcomes: Sequence[Outcome], plan: Plan) -> str:
     read_gb = max(outcome.rates.read_bytes_per_s for outcome in outcomes) / 1e9
     gflop = max(outcome.rates.flop_per_s for outcome in outcomes) / 1e9
     return (
-        f"Milliseconds of one frame of the whole batch: of {plan.rounds} rounds' medians the median "
-        "(lowest–highest). In each round every contender runs once, in a process of its own: "
+        f"Milliseconds of one frame of the whole batch: of the medians of {_rounds(outcomes)} rounds the "
+        "median (lowest–highest). In each round every contender runs once, in a process of its own: "
         f"{plan.warmup_frames} warm-up frames, then {plan.seconds:g} s or {plan.frames} frames. "
         "Ratios are taken within a round. Floor: the longer of the weights' bytes at "
         f"{read_gb:.1f} GB/s and the operations at {gflop:.0f} GFLOP/s, both measured in the same rounds."
     )
 
 
+def _rounds(outcomes: Sequence[Outcome]) -> str:
+    """How many rounds there were of each case: one number, or the least and the most."""
+    made = {max(len(run.ms) for run in outcome.runs.values()) for outcome in outcomes}
+    return " to ".join(str(count) for count in sorted({min(made), max(made)}))
+
+
 def _agreement_lines(outcome: Outcome) -> Iterator[str]:
     for found in agreement(outcome):
         parts = [f"{found[k][0]} of {found[k][1]} {name} equal" for k, name in _TOKENS.items() if k in found]
-        if "pcm" in found:
-            parts.append(f"samples of given codes within {found['pcm']:.0e}")
+        parts += [f"{about} within {found[what]:.0e}" for what, about in _NUMBERS.items() if what in found]
         yield f"- {found['case']}, {found['contender']}: {', '.join(parts)}"
 
 
@@ -146,7 +157,7 @@ def _processor() -> str:
     about = Path("/proc/cpuinfo")
     lines = about.read_text().splitlines() if about.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    flags = {flag for line in lines if line.startswith("flags") for flag in line.split()}
+    flags = {flag for line in lines if line.startswith(("flags", "Features")) for flag in line.split()}
     sets = [name for name in _INSTRUCTION_SETS if name in flags]
     name = names[0] if names else "processor"
     return f"{name} ({', '.join(sets)})" if sets else name

@@ -1,9 +1,11 @@
 """The order of runs: A B C D, A B C D, …, in separate processes, so that a busy minute affects all."""
 
 import json
+import math
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +13,7 @@ from typing import Any, Final
 
 import numpy as np
 from benchmarks.peers.cases import CONTENDERS, SIZES, Case, Contender
-from benchmarks.peers.material import Material
+from benchmarks.peers.material import Material, product_shapes
 
 HERE: Final = Path(__file__).parent
 CODEBOOKS: Final = 8  # of the codec, for every size but 2b
@@ -26,7 +28,10 @@ class DriverError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How long and how often to measure. `threads`: for every contender."""
+    """How long and how often to measure. `threads`: for every contender.
+
+    rounds: of each case, or fewer where the time for it is over; one at least.
+    """
 
     rounds: int
     seconds: float
@@ -59,21 +64,34 @@ class Rates:
 
 
 def compete(
-    case: Case, material: Material, plan: Plan, pythons: Mapping[str, Path | str], folder: Path
+    case: Case,
+    material: Material,
+    plan: Plan,
+    pythons: Mapping[str, Path | str],
+    folder: Path,
+    *,
+    until: float = math.inf,
 ) -> tuple[dict[str, Run], Rates]:
-    """All rounds of one case. `pythons`: the interpreter of each environment, or why there is none."""
+    """All rounds of one case. `pythons`: the interpreter of each environment, or why there is none.
+
+    After the first round, none begins that would not be done at the monotonic time `until`.
+    """
     chosen = [contender for contender in CONTENDERS if case.kind in contender.widths]
     runs = {contender.name: Run() for contender in chosen}
     rates = []
     for turn in range(plan.rounds):
+        began = time.monotonic()
         for contender in chosen:
             run, python = runs[contender.name], _python(contender, pythons)
             if isinstance(python, str):
                 run.cannot[""] = python
             if "" not in run.cannot:
                 print(f"{case.name}, round {turn + 1} of {plan.rounds}: {contender.name}", file=sys.stderr)
-                _turn(run, python, contender, _job(case, contender, material, plan), folder)
+                _turn(run, python, contender, _job(case, contender, material, plan, turn), folder)
         rates.append(_rates(plan, folder))
+        now = time.monotonic()
+        if now + (now - began) > until:
+            break
     return runs, Rates(*(max(each) for each in zip(*rates, strict=True)))
 
 
@@ -81,7 +99,7 @@ def _python(contender: Contender, pythons: Mapping[str, Path | str]) -> Path | s
     return Path(sys.executable) if contender.environment is None else pythons[contender.environment]
 
 
-def _job(case: Case, contender: Contender, material: Material, plan: Plan) -> dict[str, Any]:
+def _job(case: Case, contender: Contender, material: Material, plan: Plan, turn: int = 0) -> dict[str, Any]:
     lm = SIZES[case.size]
     return {
         "kind": case.kind,
@@ -90,11 +108,13 @@ def _job(case: Case, contender: Contender, material: Material, plan: Plan) -> di
         "seconds": plan.seconds,
         "warmup_frames": plan.warmup_frames,
         "frames": plan.frames,
-        "compared_frames": plan.compared_frames,
+        "compared_frames": plan.compared_frames if turn == 0 else 0,
         "threads": plan.threads,
         "codebooks": max(CODEBOOKS, lm["dep_q"]),
         "user_codebooks": lm["n_q"] - lm["dep_q"],
         "lm_config": lm,
+        "stored": contender.stored,
+        "products": product_shapes(material.lm) if case.kind == "products" else [],
         "config": str(material.stored(contender.stored)),
         "lm": str(material.lm_path),
         "mimi": str(material.mimi_path),
@@ -116,8 +136,9 @@ def _turn(run: Run, python: Path, contender: Contender, job: dict[str, Any], fol
             stages.setdefault(stage, {})[int(width)] = ms
     run.ms.append(stages)
     run.versions, run.cannot = result["versions"], result["cannot"]
-    with np.load(answers) as arrays:
-        run.answers = dict(arrays)
+    if job["compared_frames"]:
+        with np.load(answers) as arrays:
+            run.answers = dict(arrays)
 
 
 def _rates(plan: Plan, folder: Path) -> tuple[float, float]:

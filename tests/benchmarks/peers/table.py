@@ -5,7 +5,19 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Final
 
-from benchmarks.peers.cases import CONTENDERS, OURS, SIZES, STAGES, VARIANTS, WIDTHS, Case
+from benchmarks.peers.cases import (
+    CONTENDERS,
+    OURS,
+    SIZES,
+    STAGES,
+    STORED,
+    VARIANTS,
+    WIDTHS,
+    Case,
+    Stored,
+    ggml_in,
+    ours_in,
+)
 from benchmarks.peers.codec_cost import decode_cost, encode_cost
 from benchmarks.peers.material import MIMI
 from benchmarks.peers.rounds import CODEBOOKS, Rates, Run
@@ -14,6 +26,9 @@ from pipeline.diagnostics.cost_model import Cost, step_cost
 from pipeline.models.checkpoint.lm_config import parse_lm_config
 
 NUMBER_BYTES: Final = 4  # float32
+_STORED_AS: Final = {contender.name: contender.stored for contender in CONTENDERS}
+_FORMATS: Final[tuple[Stored, ...]] = ("float32", *STORED)
+_WIDE: Final = (8, WIDTHS[-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +65,12 @@ class Row:
 
     @property
     def best_peer(self) -> str | None:
-        """The fastest other contender."""
-        peers = {name: cell.ms for name, cell in self.cells.items() if name not in {OURS, *VARIANTS}}
+        """The fastest other contender with weights of float32."""
+        peers = {
+            name: cell.ms
+            for name, cell in self.cells.items()
+            if name not in {OURS, *VARIANTS} and _STORED_AS.get(name, "float32") == "float32"
+        }
         return min(peers, key=peers.__getitem__) if peers else None
 
     @property
@@ -65,6 +84,8 @@ def works(case: Case) -> Mapping[str, Cost]:
     """The cost of each stage of a case: a lower bound for any implementation."""
     lm = parse_lm_config(SIZES[case.size])
     stages = {"encode": encode_cost(MIMI, CODEBOOKS), "step": step_cost(lm), "decode": decode_cost(MIMI)}
+    if case.kind == "products":
+        return {"products": stages["step"]}
     if case.kind == "chain":
         weights, flop = (sum(getattr(w, what) for w in stages.values()) for what in ("weights", "flop"))
         return {"all": Cost(weights, flop)}
@@ -122,16 +143,41 @@ def times_table(rows: Sequence[Row]) -> list[str]:
 
 
 def lanes_table(rows: Sequence[Row]) -> list[str]:
-    """The time of the widest batch ÷ that of one lane, for each contender that ran both."""
-    wide = [row for row in rows if row.width == WIDTHS[-1]]
+    """The time of the wide batches ÷ that of one lane, for each contender that ran both."""
+    wide = [row for row in rows if row.width in _WIDE]
     names = [c.name for c in CONTENDERS if any(c.name in row.cells for row in wide)]
     if not wide:
         return []
-    head = [f"{WIDTHS[-1]} lanes ÷ 1", *names]
+    head = ["÷ one lane", "lanes", *names]
     lines = [_cells(head), _cells(["---"] * len(head))]
     for row in wide:
         alone = next(r for r in rows if (r.case, r.stage, r.width) == (row.case, row.stage, 1))
-        both = {name: row.cells[name].over(alone.cells[name]) for name in names if name in row.cells}
+        both = {
+            name: row.cells[name].over(alone.cells[name])
+            for name in names
+            if name in row.cells and name in alone.cells
+        }
         cells = [f"{both[name]:.1f}" if name in both else "—" for name in names]
-        lines.append(_cells([f"{row.stage} ({row.case})", *cells]))
+        lines.append(_cells([f"{row.stage} ({row.case})", str(row.width), *cells]))
     return lines
+
+
+def formats_table(rows: Sequence[Row]) -> list[str]:
+    """Our time with weights of each format ÷ that with float32, and ÷ that of GGML with the same format."""
+    lines = []
+    for row in rows:
+        for about, names in (
+            ("÷ our float32", dict.fromkeys(_FORMATS, OURS)),
+            ("÷ GGML, the same format", {stored: ggml_in(stored) for stored in _FORMATS}),
+        ):
+            ratios = [
+                row.cells[ours_in(stored)].over(row.cells[name])
+                if {ours_in(stored), name} <= row.cells.keys()
+                else None
+                for stored, name in names.items()
+            ]
+            if any(ratios[1:]):
+                cells = ["—" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+                lines.append(_cells([f"{row.stage} ({row.case}) {about}", str(row.width), *cells]))
+    head = ["ours", "lanes", *_FORMATS]
+    return [_cells(head), _cells(["---"] * len(head)), *lines] if lines else []
