@@ -22,6 +22,7 @@ from types import FrameType
 from typing import Any, Final
 
 import trio
+from msgspec.structs import fields
 
 from pipeline.audio.sound_file import FORMATS, SoundWriter, read_sound
 from pipeline.cli.arguments import CommandParser
@@ -31,9 +32,8 @@ from pipeline.client.report import Report
 from pipeline.client.session import ConversationError, EventHandler, ServerUnavailableError, converse
 from pipeline.errors import EXIT_INTERRUPTED
 from pipeline.install.program_name import program
-from pipeline.protocol import metadata
-from pipeline.protocol.faults import RefusedPacketError
 from pipeline.protocol.metadata import Configure
+from pipeline.protocol.objects import FieldError, from_fields, to_fields
 from pipeline.system.inputs import TOKEN_FILE_BYTES, read_text
 from pipeline.system.outputs import STDOUT
 from pipeline.values import Pcm
@@ -99,8 +99,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         parser.error(str(error))
     try:
         arguments.configure = _configure(arguments)
-    except RefusedPacketError as refusal:
-        parser.error(str(refusal))
+    except FieldError as error:
+        parser.error(f"{_option_of(error)} {error.problem}")
     return arguments
 
 
@@ -144,7 +144,7 @@ def _credentials(arguments: argparse.Namespace) -> ClientCredentials:
 
 
 def _configure(arguments: argparse.Namespace) -> Configure | None:
-    """The sampling options, checked against the same bounds as on the server."""
+    """The options for the session; a `FieldError` if one is not within the server's bounds."""
     greedy = 0.0 if arguments.greedy else None
     configure = Configure(
         temperature=arguments.temperature if greedy is None else greedy,
@@ -157,8 +157,14 @@ def _configure(arguments: argparse.Namespace) -> Configure | None:
         voice=arguments.voice,
         role=arguments.role,
     )
-    metadata.decode(metadata.encode(configure), "client")
+    from_fields(Configure, to_fields(configure), "")
     return None if configure == Configure() else configure
+
+
+def _option_of(error: FieldError) -> str:
+    """The option that sets a field of `Configure`."""
+    name = next(field.name for field in fields(Configure) if f".{field.encode_name}" == error.path)
+    return f"--{name.replace('_', '-')}"
 
 
 def printable(text: str) -> str:

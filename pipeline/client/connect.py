@@ -8,10 +8,10 @@ import json
 import math
 import os
 import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Self
+from typing import Final, Self, cast
 from urllib.parse import urlsplit
 
 import h11
@@ -112,8 +112,9 @@ async def open_websocket(
         try:
             with single_errors():
                 async with await _stream(address, credentials.tls) as stream, trio.open_nursery() as nursery:
+                    reader = _Reader(nursery, address.authority)
                     ws = await wrap_client_stream(
-                        nursery,
+                        cast("trio.Nursery", reader),
                         stream,
                         address.authority,
                         address.resource,
@@ -121,6 +122,7 @@ async def open_websocket(
                         max_message_size=MESSAGE_BYTES,
                         message_queue_size=_QUEUED_MESSAGES,
                     )
+                    reader.is_open = True
                     connecting.deadline = math.inf
                     yield ws
                     nursery.cancel_scope.cancel()
@@ -130,6 +132,27 @@ async def open_websocket(
             raise UnreachableError(f"the program at {url} does not speak HTTP", None) from None
     if connecting.cancelled_caught:
         raise UnreachableError(f"{url} did not open a WebSocket within {CONNECT_S:.0f} s", None)
+
+
+class _Reader:
+    """Where the library starts the task that reads.
+
+    When the peer closes the connection during the handshake, that task ends without a word, and the library
+    would wait for the handshake for ever.
+    """
+
+    def __init__(self, nursery: trio.Nursery, authority: str) -> None:
+        self.is_open = False
+        self._nursery = nursery
+        self._authority = authority
+
+    def start_soon(self, read: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(self._run, read)
+
+    async def _run(self, read: Callable[[], Awaitable[None]]) -> None:
+        await read()
+        if not self.is_open:
+            raise UnreachableError(f"{self._authority} closed the connection at once", _RETRY_AFTER_S)
 
 
 @contextmanager

@@ -88,6 +88,8 @@ class Personas:
         if role:
             if self._detokenizer.kind == "ids":
                 raise PromptError("this checkpoint has no tokenizer, so it takes no role")
+            if not role.isascii() and any("\ud800" <= character <= "\udfff" for character in role):
+                raise PromptError("the role has characters that are not Unicode text")
             tokens = tuple(self._detokenizer.encode(tagged(role)))
         prompt = Prompt(_key(voice, tokens), voice, tokens)
         c = self._config

@@ -46,12 +46,12 @@ def run_command(main: Callable[[], int], *, terminated: int = EXIT_TERMINATED) -
     terminated: the exit code after a SIGTERM that `main` does not handle itself.
     """
     open_standard_streams()
-    with _signals_raised():
+    with _signals_raised() as arrived:
         try:
             exit_code = _exit_code(main)
             sys.stdout.flush()
         except BaseException as error:  # noqa: BLE001 - the one place for unhandled errors
-            return _report(error, terminated)
+            return _report(error, terminated if signal.SIGTERM in arrived else EXIT_INTERRUPTED)
         return exit_code
 
 
@@ -169,8 +169,8 @@ def _exit_code(main: Callable[[], int]) -> int:
         return error.code or 0
 
 
-def _report(error: BaseException, terminated: int) -> int:
-    """Print what `error` means; returns the exit code."""
+def _report(error: BaseException, interrupted: int) -> int:
+    """Print what `error` means; returns the exit code, `interrupted` after a signal."""
     causes = list(leaves(error))
     if any(isinstance(cause, BrokenPipeError) for cause in causes) and _reader_left():
         _discard(sys.stdout)
@@ -179,10 +179,8 @@ def _report(error: BaseException, terminated: int) -> int:
     if os.environ.get(TRACEBACK):
         print_notice("".join(traceback.format_exception(error)))
     _discard_unwritable(sys.stdout)
-    if isinstance(cause, Terminated):
-        return terminated
-    if isinstance(cause, KeyboardInterrupt):
-        return EXIT_INTERRUPTED
+    if isinstance(cause, (Terminated, KeyboardInterrupt)):
+        return interrupted
     sentence, exit_code = describe(cause)
     print_notice(sentence)
     return exit_code
@@ -244,14 +242,24 @@ def _is_open(descriptor: int) -> bool:
 
 
 @contextlib.contextmanager
-def _signals_raised() -> Iterator[None]:
-    """Raise an exception on SIGINT and SIGTERM, so that temporary files are removed."""
+def _signals_raised() -> Iterator[list[signal.Signals]]:
+    """Raise an exception on SIGINT and SIGTERM, so that temporary files are removed; yields what arrived.
 
-    def terminate(_number: int, _frame: FrameType | None) -> None:
-        raise Terminated
+    An event loop has a handler of its own for SIGINT, which raises where the loop can bear it. In the
+    middle of its own code an exception would leave tasks that nobody ends, so SIGTERM takes the same way.
+    """
+    arrived: list[signal.Signals] = []
+
+    def terminate(_number: int, frame: FrameType | None) -> None:
+        arrived.append(signal.SIGTERM)
+        interrupt = signal.getsignal(signal.SIGINT)
+        if callable(interrupt) and interrupt is not signal.default_int_handler:
+            interrupt(signal.SIGINT, frame)
+        else:
+            raise Terminated
 
     with _handled({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}):
-        yield
+        yield arrived
 
 
 @contextlib.contextmanager

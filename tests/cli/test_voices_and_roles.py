@@ -89,6 +89,7 @@ def test_the_default_is_that_of_the_configuration(folder, tmp_path):
     ("arguments", "reason"),
     [
         (["--voice", "NATF9"], "NATF9: there is no such voice; there are NATF0"),
+        (["--role", "be \udcff"], "not Unicode text"),  # what a byte that is not UTF-8 becomes
         (["--role", "be kind " * 40], "shorten the role"),
         (["--set", "prompt.voice=NATF9"], "pipeline.prompt: NATF9: there is no such voice"),
         (["--set", "prompt.pin=true", "--role", "be kind be kind"], "more than half"),

@@ -1,6 +1,7 @@
 """Complete conversations over a real socket; Trio's clock runs fast, so that waits are short."""
 
 import itertools
+import struct
 
 import numpy as np
 import pytest
@@ -394,6 +395,30 @@ async def test_a_refused_connection_is_one_sentence(fast_clock):
     for host in ("127.0.0.1", "localhost"):
         with pytest.raises(ServerUnavailableError, match="connection refused"):
             await converse(f"ws://{host}:{port}/ws", SPEECH)
+
+
+async def reset(stream):
+    """Close a connection so that the peer gets a reset."""
+    stream.socket.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await trio.aclose_forcefully(stream)
+
+
+@pytest.mark.parametrize("heard", ["nothing", "the request"])
+@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 10"])
+@pytest.mark.parametrize("close", [trio.aclose_forcefully, reset])
+async def test_a_connection_that_is_closed_at_once_is_one_sentence(heard, answer, close):
+    """As by a server that is just being restarted: it is noticed then, and trying again may help."""
+
+    async def closing(stream):
+        if heard == "the request":
+            await stream.receive_some()
+        await stream.send_all(answer)
+        await close(stream)
+
+    async with tcp_server(closing) as port:
+        with pytest.raises(ServerUnavailableError, match="closed the connection at once") as failed:
+            await converse(f"ws://127.0.0.1:{port}/ws", SPEECH)
+    assert failed.value.retry_after_s > 0
 
 
 @pytest.mark.parametrize(

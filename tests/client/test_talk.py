@@ -170,7 +170,7 @@ async def test_an_interruption_sends_bye(tmp_path, number):
         (["--in", "a.wav", "--mic"], "not allowed with"),
         (["--in", "a.wav", "--url", "ftp://127.0.0.1"], "is not the address of a WebSocket"),
         (["--in", "a.wav", "--url", "ws://127.0.0.1:99999"], "out of range"),
-        (["--in", "a.wav", "--temperature", "-1"], "configure.temperature must be a number from 0"),
+        (["--in", "a.wav", "--temperature", "-1"], "--temperature must be a number from 0"),
         (["--in", "a.wav", "--temperature", "nan"], "'nan' is not a finite number"),
         (["--in", "a.wav", "--seed", "x"], "argument --seed: invalid int value"),
         (["--in", "a.wav", "--greedy", "--temperature", "1"], "--greedy"),
@@ -266,8 +266,27 @@ async def test_what_is_lost_of_a_recording_is_told(tmp_path):
 
 
 def test_a_voice_and_a_role_are_asked_for():
-    """As they are given; too long a role is a mistake on the command line."""
+    """As they are given."""
     configure = parse(["--in", "a.wav", "--voice", "NATF0", "--role", "be kind"]).configure
     assert configure == Configure(voice="NATF0", role="be kind")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--role", "x" * 4001),
+        ("--voice", "x" * 65),
+        ("--seed", "-1"),
+        ("--temperature", "11"),
+        ("--top-k", "-1"),
+        ("--text-temperature", "-1"),
+        ("--text-top-k", "1000000"),
+        ("--padding-bias", "1e9"),
+        ("--repetition-penalty", "0"),
+    ],
+)
+def test_an_option_that_is_out_of_range_is_named(option, value, capsys):
+    """As it is written on the command line, and not as it is called in the protocol."""
     with pytest.raises(SystemExit):
-        parse(["--in", "a.wav", "--role", "x" * 4001])
+        parse(["--in", "a.wav", option, value])
+    assert f" {option} must be " in capsys.readouterr().err

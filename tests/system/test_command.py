@@ -1,6 +1,7 @@
 """Whatever reaches a command line is one sentence and an exit code, for every command."""
 
 import errno
+import gc
 import os
 import signal
 import subprocess
@@ -8,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 
 from pipeline.errors import EXIT_BROKEN_INVARIANT, EXIT_INTERRUPTED, ConfigError
 from pipeline.system.command import (
@@ -15,7 +18,6 @@ from pipeline.system.command import (
     EXIT_FAILED,
     EXIT_TERMINATED,
     TRACEBACK,
-    Terminated,
     run_command,
 )
 
@@ -53,14 +55,40 @@ def test_an_error_is_one_sentence_and_its_exit_code(
     assert len(printed.splitlines()) == 1
 
 
+async def wait_in_tasks(depth: int) -> None:
+    """A tree of tasks that wait."""
+    async with trio.open_nursery() as nursery:
+        for _ in range(depth):
+            nursery.start_soon(wait_in_tasks, depth - 1)
+        await trio.sleep_forever()
+
+
+async def signalled_among_tasks(number: signal.Signals) -> None:
+    """Get the signal in the middle of the event loop's own code."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait_in_tasks, 3)
+        await trio.testing.wait_all_tasks_blocked()
+        trio.lowlevel.current_trio_token().run_sync_soon(signal.raise_signal, number)
+
+
+@pytest.mark.parametrize("place", ["plain", "tasks"])
 @pytest.mark.parametrize(
-    ("error", "code"), [(KeyboardInterrupt(), EXIT_INTERRUPTED), (Terminated(), EXIT_TERMINATED)]
+    ("number", "code"), [(signal.SIGINT, EXIT_INTERRUPTED), (signal.SIGTERM, EXIT_TERMINATED)]
 )
 def test_a_signal_is_an_exit_code_without_a_word(
-    capfd: pytest.CaptureFixture[str], error: BaseException, code: int
+    capfd: pytest.CaptureFixture[str], number: signal.Signals, code: int, place: str
 ) -> None:
-    """The user knows what happened."""
-    assert command_that_raises(error) == code
+    """The user knows what happened; an event loop ends its tasks first, wherever the signal finds it."""
+
+    def main() -> int:
+        if place == "tasks":
+            trio.run(signalled_among_tasks, number)
+        else:
+            signal.raise_signal(number)
+        return 0
+
+    assert run_command(main) == code
+    gc.collect()  # a nursery that was left alone complains when it is freed
     assert capfd.readouterr().err == ""
 
 
