@@ -50,7 +50,7 @@ test: dev
 	  echo "$$tool is not installed: tests of $${each#* } are skipped" >&2; done
 	$(BIN)/python -m pytest $(ARGS)
 
-clients: $(CLIENTS)/.ready
+clients: $(CLIENTS)/.ready $(CLIENTS)/.opus
 
 test-clients: dev clients
 	$(BIN)/python -m pytest tests/clients $(ARGS)
@@ -63,6 +63,13 @@ $(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt 
 	  --requirement tests/clients/requirements.txt
 	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps moshi==0.2.13
 	@touch $@
+
+# What the web clients of Moshi and PersonaPlex use; without npm their test is skipped.
+$(CLIENTS)/.opus: tests/clients/package-lock.json
+	@mkdir -p $(CLIENTS)
+	@cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)
+	@if command -v npm >/dev/null; then npm ci --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund --silent && \
+	  touch $@; else echo "npm is not installed: the test of the web clients is skipped" >&2; fi
 
 setup: $(VENV)/.setup $(VENV)/.kernels $(VENV)/.vendored
 dev: $(VENV)/.dev $(VENV)/.kernels $(VENV)/.vendored
