@@ -1,6 +1,7 @@
 # make run      set up and serve the embedded model on http://127.0.0.1:8788
 # make test     set up and run all tests
 # make test-clients  run the clients of other projects against a server, in a separate environment (about 900 MB)
+# make clients  install them there, for the examples of docs/how-to/clients.md
 # make setup    create .venv for the server; make dev adds the development tools
 # make kernels  compile the native CPU kernels, which make setup does where there is a C++ compiler
 # make lint     formatting, lint, types, import contracts, dead code
@@ -32,7 +33,7 @@ HOME_VENV := $(or $(filter /%,$(XDG_DATA_HOME)),$(HOME)/.local/share)/packet-voi
 HOME_BIN  := $(HOME)/.local/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: run test test-clients setup dev kernels lint format smoke loadtest soak bench bench-peers evaluate \
+.PHONY: run test test-clients clients setup dev kernels lint format smoke loadtest soak bench bench-peers evaluate \
   vendor install image-steps docs \
   goldens clean
 
@@ -49,7 +50,9 @@ test: dev
 	  echo "$$tool is not installed: tests of $${each#* } are skipped" >&2; done
 	$(BIN)/python -m pytest $(ARGS)
 
-test-clients: dev $(CLIENTS)/.ready
+clients: $(CLIENTS)/.ready $(CLIENTS)/.opus
+
+test-clients: dev clients
 	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 # `moshi` itself would bring PyTorch, which its client does not use.
@@ -60,6 +63,13 @@ $(CLIENTS)/.ready: tests/clients/requirements.txt tests/clients/constraints.txt 
 	  --requirement tests/clients/requirements.txt
 	$(CLIENTS)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps moshi==0.2.13
 	@touch $@
+
+# What the web clients of Moshi and PersonaPlex use; without npm their test is skipped.
+$(CLIENTS)/.opus: tests/clients/package-lock.json
+	@mkdir -p $(CLIENTS)
+	@cp tests/clients/package.json tests/clients/package-lock.json $(CLIENTS)
+	@if command -v npm >/dev/null; then npm ci --prefix $(CLIENTS) --ignore-scripts --no-audit --no-fund --silent && \
+	  touch $@; else echo "npm is not installed: the test of the web clients is skipped" >&2; fi
 
 setup: $(VENV)/.setup $(VENV)/.kernels $(VENV)/.vendored
 dev: $(VENV)/.dev $(VENV)/.kernels $(VENV)/.vendored

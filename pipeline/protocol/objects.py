@@ -11,6 +11,7 @@ what msgspec's own parser and writer do not: refuse a key given twice and a NaN,
 
 import json
 from collections.abc import Mapping
+from functools import cache
 from types import NoneType
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -54,8 +55,13 @@ def from_fields(cls: type[T], fields: Mapping[str, Any], path: str) -> T:
     """
     return cls(**{
         field.name: _convert(field.type, fields.get(field.encode_name), f"{path}.{field.encode_name}")
-        for field in structs.fields(cls)
+        for field in _fields_of(cls)
     })  # fmt: skip
+
+
+@cache
+def _fields_of(cls: type[WireObject]) -> tuple[structs.FieldInfo, ...]:
+    return structs.fields(cls)
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:  # noqa: ANN401 - any type, any JSON
@@ -82,6 +88,8 @@ def _description(hint: Any) -> str:  # noqa: ANN401 - any type
             expected = "a list"
         case inspect.LiteralType():
             expected = f"one of {', '.join(get_args(hint))}"
+        case inspect.BytesType():
+            expected = "base64"
         case inspect.BoolType():
             expected = "true or false"
         case inspect.IntType(ge=low, le=high):

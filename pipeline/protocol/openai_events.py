@@ -3,11 +3,10 @@
 Neighbours: `live` and `realtime` have the events of each. What does not belong here: phases.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping
 from typing import Annotated, Any, Final, Literal, TypeVar
 
+import msgspec
 from msgspec import Meta
 
 from pipeline.protocol import objects
@@ -115,21 +114,19 @@ E = TypeVar("E", bound=EventObject)
 class AppendAudio(EventObject, frozen=True):
     """Audio in the format of the session's input; each API has a name of its own for it."""
 
-    audio: str
+    audio: bytes
     event_id: EventId | None = None
 
-    def data(self) -> bytes:
-        """The raw audio.
 
-        Raises:
-            InvalidEventError: it is not base64.
-        """
-        try:
-            return base64.b64decode(self.audio, validate=True)
-        except (binascii.Error, ValueError):
-            raise InvalidEventError(
-                "invalid_value", "audio must be base64", param="audio", event_id=self.event_id
-            ) from None
+class _PlainAudio(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A message with audio, and nothing in it that needs a closer look."""
+
+    type: str
+    audio: bytes
+    event_id: EventId | None = None
+
+
+_PLAIN_AUDIO: Final = msgspec.json.Decoder(_PlainAudio)
 
 
 def decode(message: bytes | str, events: Mapping[str, type[E]], unsupported: frozenset[str]) -> E:
@@ -140,6 +137,9 @@ def decode(message: bytes | str, events: Mapping[str, type[E]], unsupported: fro
     """
     if isinstance(message, bytes):
         raise InvalidEventError("invalid_event", "events travel in text frames, this is a binary frame")
+    audio = _plain_audio(message, events)
+    if audio is not None:
+        return audio
     try:
         fields = objects.decode(message.encode("utf-8", "surrogatepass"))
     except RemoteProtocolError:
@@ -167,6 +167,23 @@ def decode(message: bytes | str, events: Mapping[str, type[E]], unsupported: fro
         param = error.path.removeprefix(".")
         code = "missing_parameter" if error.problem == "is missing" else "invalid_value"
         raise InvalidEventError(code, f"{param} {error.problem}", param=param, event_id=event_id) from None
+
+
+def _plain_audio(message: str, events: Mapping[str, type[E]]) -> E | None:
+    """The event, if it is audio as clients write it: most are, and this takes a tenth of the time.
+
+    None: anything else, which `decode` looks at closely. Four quotation marks a field, and none in a value,
+    mean that no key is given twice, which msgspec's parser would not notice.
+    """
+    try:
+        plain = _PLAIN_AUDIO.decode(message)
+    except (msgspec.DecodeError, UnicodeEncodeError):
+        return None
+    cls = events.get(plain.type)
+    fields = 2 if plain.event_id is None else 3
+    if cls is None or not issubclass(cls, AppendAudio) or message.count('"') != 4 * fields:
+        return None
+    return cls(plain.audio, plain.event_id)
 
 
 def _event_id(fields: dict[str, Any]) -> str | None:

@@ -3,13 +3,16 @@
 import math
 import struct
 
+import numpy as np
 import pytest
 
+from pipeline.audio.transcoding import DecodedAudio, OpusStreamDecoder
 from pipeline.loadtest import fuzzing
 from pipeline.loadtest.client import ViolationError, speech
 from pipeline.loadtest.dialect_fuzzing import fuzz_dialects
 from pipeline.loadtest.fuzzing import Fuzzer, Outcome, expected_outcome, fuzz_protocol
 from pipeline.protocol.packets import PacketType
+from pipeline.units import FRAME_SAMPLES
 
 
 def packet(kind, payload, *, stamp_ms=0.0, ack=0, announced=None):
@@ -75,6 +78,32 @@ def test_the_dialects_of_other_clients_bear_anything():
     for dialect in ("live", "realtime", "moshi"):
         assert outcomes[f"{dialect} EncodedAudioReceived"] > 20
         assert outcomes[f"{dialect} Answered"] > 100
+    assert outcomes["moshi Refused"]
     assert outcomes["moshi text_frame"]
     assert outcomes["moshi empty_message"]
     assert outcomes == fuzz_dialects(3000, seed=1)
+
+
+def test_audio_that_cannot_be_decoded_is_detected(monkeypatch):
+    """A decoder that fails on what a dialect accepts is reported."""
+
+    def fail(*_):
+        raise ValueError("no audio")
+
+    monkeypatch.setattr(OpusStreamDecoder, "decode", fail)
+    with pytest.raises(ViolationError, match="no audio"):
+        fuzz_dialects(1000, seed=1, names=["moshi"])
+
+
+@pytest.mark.parametrize(
+    ("samples", "problem"),
+    [
+        (np.full((1, FRAME_SAMPLES), np.inf, np.float32), "not finite"),
+        (np.zeros((20, FRAME_SAMPLES)), "became"),
+    ],
+)
+def test_audio_without_bounds_is_detected(monkeypatch, samples, problem):
+    """Infinite samples, and more of them than one message may hold, are reported."""
+    monkeypatch.setattr(OpusStreamDecoder, "decode", lambda *_: DecodedAudio(samples))
+    with pytest.raises(ViolationError, match=problem):
+        fuzz_dialects(1000, seed=1, names=["moshi"])

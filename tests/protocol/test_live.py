@@ -197,6 +197,8 @@ def test_empty_fields_ask_for_nothing():
         ("", "invalid_json", None),
         ("[]", "invalid_json", None),
         ('{"type":1', "invalid_json", None),
+        ('{"type":"session.input_audio.append","audio":"AAAA","audio":"AAAA"}', "invalid_json", None),
+        ('{"type":"session.close","type":"session.input_audio.append","audio":""}', "invalid_json", None),
         ({"event_id": "e2"}, "invalid_value", "type"),
         ({"type": 7, "event_id": "e2"}, "invalid_value", "type"),
         ({"type": "session.hop", "event_id": "e2"}, "unknown_event", "type"),
@@ -273,6 +275,21 @@ def test_a_transcript_only_grows(peer):
     assert "".join(fragment["delta"] for fragment in fragments) == "Hi there é Bye"
     times = [(fragment["start_ms"], fragment["end_ms"]) for fragment in fragments]
     assert times == [(80, 160), (240, 320), (320, 400), (720, 800)]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        '{"type":"session.input_audio.append","audio":"YWJj"}',
+        '{"event_id":"e\\"1","type":"session.input_audio.append","audio":"YWJj"}',
+        '{ "audio" : "Y\\u0057Jj", "type" : "session.input_audio.append", "event_id" : null }',
+        '{"type":"session.input_audio.append","audio":"YWJj","future":[1,{"audio":"?"}]}',
+    ],
+)
+def test_audio_is_the_same_however_its_event_is_written(peer, message):
+    """With more fields, escapes and spaces than clients usually write."""
+    assert peer.send(message) == []
+    assert peer.event == EncodedAudioReceived((b"abc",))
 
 
 def test_audio_is_base64_of_the_payload(peer):

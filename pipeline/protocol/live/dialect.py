@@ -158,7 +158,7 @@ class LiveDialect:
                     event_id=event.event_id,
                 )
             case Append():
-                return EncodedAudioReceived((self._heard(event.data()),)), ()
+                return EncodedAudioReceived((self._heard(event.audio),)), ()
             case Mute() | Unmute():
                 self._muted = isinstance(event, Mute)
                 kind = "session.input_audio.muted" if self._muted else "session.input_audio.unmuted"

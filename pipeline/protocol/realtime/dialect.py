@@ -151,16 +151,15 @@ class RealtimeDialect:
         return result, replies
 
     def _append(self, event: Append) -> Event:
-        data = event.data()
         if not self._created:
             self._counters.ignored["not_ready"] += 1
             return Ignored("not_ready")
         self._has_audio, self._turn_ended = True, False
         sample_bytes = _SAMPLE_BYTES[self.input_format.encoding]
-        appended_ms = 1000 * len(data) / (self.input_format.rate_hz * sample_bytes)
+        appended_ms = 1000 * len(event.audio) / (self.input_format.rate_hz * sample_bytes)
         self._waiting_ms = min(self._waiting_ms + appended_ms, 1000 * BUFFER_S)
         self._conversation.has_user_audio = True
-        return EncodedAudioReceived((data,))
+        return EncodedAudioReceived((event.audio,))
 
     def _update(self, event: Update) -> tuple[Event, tuple[OutgoingPacket, ...]]:
         change = read_change(event, self._voices)
