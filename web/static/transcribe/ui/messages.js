@@ -82,11 +82,11 @@ export function messageFor(why, message, location) {
 }
 
 const TOPICS = Object.freeze({
-  model: ["missing", "gone", "gated", "refused", "unreachable", "cut", "storage", "load", "closed"],
+  model: ["missing", "gone", "gated", "refused", "unreachable", "server_storage", "cut", "storage", "load", "closed"],
   speed: ["stalled", "crashed", "recycled", "dropped"],
-  files: ["empty", "not_sound", "unreadable", "too_long", "not_played", "not_kept"],
-  server: Object.keys(SHARED_REFUSALS),
-  microphone: Object.keys(PROBLEMS),
+  files: ["empty", "not_sound", "unreadable", "too_long", "only_zeros", "cancelled", "over_scale", "quiet", "not_played", "not_kept"],
+  server: Object.keys(REFUSALS),
+  microphone: [...Object.keys(PROBLEMS), "no_signal", "source_muted", "audio_suspended"],
 });
 
 /** The section of the help that says more about `why`. */
