@@ -87,6 +87,8 @@ def test_a_signal_is_an_exit_code_without_a_word(
             signal.raise_signal(number)
         return 0
 
+    gc.collect()  # of what other tests left, too
+    capfd.readouterr()
     assert run_command(main) == code
     gc.collect()  # a nursery that was left alone complains when it is freed
     assert capfd.readouterr().err == ""
