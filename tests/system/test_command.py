@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,14 @@ def test_an_error_is_one_sentence_and_its_exit_code(
     printed = capfd.readouterr().err
     assert sentence in printed
     assert len(printed.splitlines()) == 1
+
+
+@pytest.fixture(autouse=True)
+def _interrupts() -> Iterator[None]:
+    """SIGINT is what it is for a command in a terminal; in the background of a script it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 async def wait_in_tasks(depth: int) -> None:
