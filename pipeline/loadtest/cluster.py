@@ -8,13 +8,14 @@ not belong here: what clients do.
 
 import signal
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Source
-from pipeline.loadtest.haproxy import BACKENDS, Balancer, ReplicaPorts, wait_until
+from pipeline.loadtest.haproxy import BACKENDS, Balancer, ReplicaPorts, ServerState, wait_until
 from pipeline.loadtest.server_process import ServerProcess, free_port, start_server
 
 
@@ -67,19 +68,22 @@ class Cluster:
         )
 
     def wait_until_idle(self) -> None:
-        """Wait until every lane of every replica is free, and the balancer has noticed.
+        """Wait until every client has left, every lane is free, and the balancer has noticed.
 
         Raises:
             ServerStartError: a lane is still in use.
         """
 
+        def is_idle(health: Mapping[str, Any], state: ServerState) -> bool:
+            # A client that is queued gets the lane that another one has left, before it leaves itself.
+            lanes = health["lanes"]
+            are_free = not health["clients"] and not lanes["open"]
+            return are_free and state.accepts_sessions and state.weight == lanes["room"]
+
         def are_ready() -> bool:
-            lanes = {name: r.get("/health")[1]["lanes"] for name, r in self.replicas.items()}
+            found = {name: replica.get("/health")[1] for name, replica in self.replicas.items()}
             states = self.balancer.server_states("lanes")
-            return all(
-                not each["open"] and states[name].accepts_sessions and states[name].weight == each["room"]
-                for name, each in lanes.items()
-            )
+            return all(is_idle(health, states[name]) for name, health in found.items())
 
         wait_until(are_ready, lambda: f"a lane stays in use: {self.balancer.server_states('lanes')}")
 
