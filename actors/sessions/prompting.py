@@ -61,7 +61,7 @@ class ThreadedPersonas:
         self._threads = trio.CapacityLimiter(READERS)
 
     async def build(self, persona: Persona) -> Prompt | None:
-        """The prompt; reads that do not return delay nobody who asks for no prompt."""
+        """The prompt; reads that do not return delay only those who ask for one."""
         return await trio.to_thread.run_sync(
             self._build, persona, abandon_on_cancel=True, limiter=self._threads
         )

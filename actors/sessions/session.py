@@ -108,7 +108,7 @@ class Session:
         self._deadline_clock = DeadlineClock()
         self._last_audio_s = awake_time()
         self._next_index = 0  # of the frame that the dispatcher delivers next
-        self._told_over_scale = False
+        self._reported_over_scale = False
         self._reported_underruns = 0  # by the client
         self._reported_frames = self._reported_audio = 0  # dropped, as far as the client knows
 
@@ -221,7 +221,7 @@ class Session:
     def receive_audio(self, audio: AudioReceived, received_s: float) -> None:
         """Pass a packet's frames to the encoder; a malformed packet is refused, and the client informed."""
         try:
-            frames = frames_of(audio.payload, self._tell_over_scale)
+            frames = frames_of(audio.payload, self._report_over_scale)
         except AudioRefusedError as refusal:
             self.refuse_audio(str(refusal))
             return
@@ -251,11 +251,11 @@ class Session:
                 self._recording.record_audio(pcm)
                 self._user_frames.put_nowait(UserFrame(header, pcm))
 
-    def _tell_over_scale(self, peak: float) -> None:
+    def _report_over_scale(self, peak: float) -> None:
         """Once: everything is cut off at full scale, which leaves little of speech in another unit."""
-        if self._told_over_scale:
+        if self._reported_over_scale:
             return
-        self._told_over_scale = True
+        self._reported_over_scale = True
         why = (
             f"the audio reaches {peak:.4g} where 1 is full scale, and is cut off there; "
             "divide the samples by their full scale (32768 for 16-bit integers)"

@@ -91,7 +91,7 @@ class AudioFormatField(EventObject, frozen=True):
 
 
 def format_fields(audio_format: AudioFormat) -> dict[str, object]:
-    """The format as it is told to a client."""
+    """The format as the client gets it."""
     return {"type": _NAMES[audio_format.encoding], "rate": audio_format.rate_hz}
 
 

@@ -246,7 +246,7 @@ def _signals_raised() -> Iterator[list[signal.Signals]]:
     """Raise an exception on SIGINT and SIGTERM, so that temporary files are removed; yields what arrived.
 
     An event loop has a handler of its own for SIGINT, which raises where the loop can bear it. In the
-    middle of its own code an exception would leave tasks that nobody ends, so SIGTERM takes the same way.
+    middle of its own code an exception would leave tasks running, so SIGTERM takes the same way.
     """
     arrived: list[signal.Signals] = []
 

@@ -145,9 +145,9 @@ class RealtimeDialect:
             case CancelResponse():
                 result, replies = Answered(), (_packet(event.TYPE, event, response_id=event.response_id),)
             case Truncate():
-                heard = {"item_id": event.item_id, "content_index": event.content_index}
-                heard["audio_end_ms"] = event.audio_end_ms
-                result, replies = Answered(), (_packet(event.TYPE, event, **heard),)
+                position = {"item_id": event.item_id, "content_index": event.content_index}
+                position["audio_end_ms"] = event.audio_end_ms
+                result, replies = Answered(), (_packet(event.TYPE, event, **position),)
         return result, replies
 
     def _append(self, event: Append) -> Event:

@@ -2,7 +2,7 @@
  * Decode an audio or video file to mono samples at 16 kHz, with the browser's decoders.
  *
  * An offline audio context resamples while it decodes; channels are averaged. What would spoil a transcript without any
- * failure is told, and mended where it can be, as in pipeline/audio/sound_file.py.
+ * failure is reported, and mended where it can be, as in pipeline/audio/sound_file.py.
  */
 
 export const SAMPLE_RATE_HZ = 16_000;

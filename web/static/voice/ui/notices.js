@@ -33,7 +33,7 @@ export class Notices {
     this._facts = facts;
     this._shown = new Map(); // by key
     this._closed = new Map(); // by key: the title of the notice that the user closed
-    this._unsentFrames = 0; // that the user was told of
+    this._unsentFrames = 0; // as the user knows
     if (!globalThis.isSecureContext) this._showProblem("audio", "insecure_context");
     else if (globalThis.AudioWorkletNode === undefined) this._showProblem("audio", "no_audio_worklet");
   }
