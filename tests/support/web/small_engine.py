@@ -169,6 +169,11 @@ def speech(frames, seed=0):
     return np.random.default_rng(seed).uniform(-0.5, 0.5, (frames, FRAME_SAMPLES)).astype("<f4")
 
 
+def spoken(frames):
+    """`speech` to the nearest step of 16 bits, `[frames, 1920]` int16: what 16-bit clients send exactly."""
+    return np.rint(speech(frames) * 32_768).astype("<i2")
+
+
 class PacketClient:
     """A client that waits for every answer before it sends the next frame, so nothing is ever late."""
 

@@ -181,6 +181,12 @@ async def pour(stream, data):
         await stream.send_all(data)
 
 
+async def until_closed(served):
+    """Wait until every session has left its lane."""
+    while (await fetch(served, "/health")).json["lanes"]["open"]:  # noqa: ASYNC110 - there is no event for it
+        await trio.sleep(0.01)
+
+
 async def read_to_end(stream):
     """Everything up to the end of the connection."""
     data = bytearray()

@@ -10,7 +10,7 @@ import pytest
 import structlog
 import trio
 from support.web.live import PATH, START, live_client
-from support.web.small_engine import SETTINGS, packet_client, small_server, speech
+from support.web.small_engine import SETTINGS, packet_client, small_server, speech, spoken
 from support.web.sockets import (
     HANDSHAKE,
     closing_code,
@@ -19,6 +19,7 @@ from support.web.sockets import (
     pour,
     raw_websocket,
     read_frames,
+    until_closed,
     websocket,
 )
 
@@ -26,16 +27,6 @@ from pipeline.config import Heartbeat, Lanes, Limits, Server, Settings
 
 TEXT = 1  # opcode
 TOKEN = "correct-horse-battery-staple"
-
-
-def spoken(frames):
-    """Noise that 16 bits hold exactly."""
-    return np.rint(speech(frames) * 32_768).astype("<i2")
-
-
-async def until_closed(served):
-    while (await fetch(served, "/health")).json["lanes"]["open"]:  # noqa: ASYNC110 - there is no event for it
-        await trio.sleep(0.01)
 
 
 async def test_a_session_computes_what_it_would_through_packets():

@@ -7,7 +7,7 @@ import trio
 import trio.lowlevel
 import trio_websocket
 from support.web.small_engine import SETTINGS, packet_client, small_server, speech
-from support.web.sockets import HANDSHAKE, fetch, frame, pour, raw_websocket, websocket
+from support.web.sockets import HANDSHAKE, fetch, frame, pour, raw_websocket, until_closed, websocket
 
 from pipeline.audio.opus import OpusEncoder
 from pipeline.config import Lanes, Server, Settings
@@ -29,11 +29,6 @@ async def receive(connection, kind):
 
 async def frames_in(served):
     return (await fetch(served, "/health")).json["metrics"]["framesIn"]
-
-
-async def until_closed(served):
-    while (await fetch(served, "/health")).json["lanes"]["open"]:  # noqa: ASYNC110 - there is no event for it
-        await trio.sleep(0.01)
 
 
 async def test_a_client_of_moshi_is_answered():

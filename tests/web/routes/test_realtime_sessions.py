@@ -8,23 +8,13 @@ import pytest
 import structlog
 import trio
 from support.web.realtime import PATH, realtime_client
-from support.web.small_engine import SETTINGS, packet_client, small_server, speech
-from support.web.sockets import fetch, frame, pour, raw_websocket
+from support.web.small_engine import SETTINGS, packet_client, small_server, spoken
+from support.web.sockets import fetch, frame, pour, raw_websocket, until_closed
 
 from pipeline.config import Lanes, Limits, Server, Settings
 
 TEXT = 1  # opcode
 TOKEN = "correct-horse-battery-staple"
-
-
-def spoken(frames):
-    """Noise that 16 bits hold exactly."""
-    return np.rint(speech(frames) * 32_768).astype("<i2")
-
-
-async def until_closed(served):
-    while (await fetch(served, "/health")).json["lanes"]["open"]:  # noqa: ASYNC110 - there is no event for it
-        await trio.sleep(0.01)
 
 
 async def frames_in(served):
