@@ -12,6 +12,7 @@ to voices that the codec was not trained on, and the agent's codes stay what the
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.optim import Optimizer
 
+from pipeline.system.outputs import write_whole
 from pipeline.train.networks.adversary import AdversarialLoss
 from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.losses import SpectralLoss
@@ -46,6 +48,7 @@ _WEIGHTS: Final = {
     "matching": 0.6,
 }
 _CLIP: Final = 1.0
+_PHONEMES: Final = "phonemes.json"
 
 
 class PhonemeHead(nn.Module):
@@ -141,7 +144,7 @@ class Trainer:
         self.arguments = arguments
         self.device = machine.choose()
         self.sizes = mimi_sizes(arguments.recipe)
-        self.table = phoneme_table(self._shards())
+        self.table = self._phonemes()
         torch.manual_seed(arguments.seed)
         self.model = MimiNetwork(self.sizes).to(self.device)
         self.head = PhonemeHead(self.sizes.dim, len(self.table)).to(self.device)
@@ -174,6 +177,15 @@ class Trainer:
                 part.compile()
         self._natural = -1
         self.refresh()
+
+    def _phonemes(self) -> list[str]:
+        """The phonemes of this run, fixed when it began: a voice recorded later may have others."""
+        path = self.arguments.out / _PHONEMES
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(path, json.dumps(phoneme_table(self._shards())).encode())
+        table: list[str] = json.loads(path.read_text(encoding="utf-8"))
+        return table
 
     def _shards(self) -> list[Shard]:
         shards = read_shards(self.arguments.corpus, "train-")[: self.arguments.shards or None]

@@ -48,7 +48,6 @@ _SILENT_STEPS: Final = 256  # of a batch that the depth transformer is trained o
 _MASKED: Final = 0.2  # of the user's codes beyond the first codebook
 _MASKED_FIRST: Final = 0.08
 _DROP: Final = 0.1
-_DRILLS_A_SESSION: Final = 2.5
 _APART_SHARE: Final = 0.375  # of sessions
 _CLIP: Final = 1.0
 _TEST_EVERY: Final = 250  # steps
@@ -223,6 +222,9 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_run_arguments(parser, batch=8, rate=1e-3)
     add_recipe_argument(parser)
+    parser.add_argument(
+        "--drills", type=float, default=2.5, help="written sums a session (default 2.5; fewer once learnt)"
+    )
     parser.add_argument("--decay", type=float, default=0.1, help="weight decay")
     parser.add_argument("--compile", action="store_true", help="compile the networks first (pays on a card)")
     return parser.parse_args(argv)
@@ -265,7 +267,8 @@ def train(arguments: argparse.Namespace) -> None:
         batch = respoken(sessions.draw(arguments.batch), diction, sizes)
         with machine.half(device):
             parts_of_loss = losses(model, heads, batch, numbers["is"])
-            parts_of_loss |= drill_losses(model, heads, drills, round(_DRILLS_A_SESSION * arguments.batch))
+            sums = max(1, round(arguments.drills * arguments.batch))
+            parts_of_loss |= drill_losses(model, heads, drills, sums)
         loss = sum(
             (weight * parts_of_loss[name] for name, weight in _WEIGHTS.items()),
             torch.zeros((), device=device),

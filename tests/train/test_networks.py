@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from support.train.recipes import small_corpus, small_recipe
+from support.train.recipes import small_corpus, small_recipe, spoken
 
 torch = pytest.importorskip("torch")
 
@@ -13,17 +13,19 @@ from safetensors.torch import load_file, save_file  # noqa: E402 - after the ski
 from pipeline.errors import WeightsError  # noqa: E402
 from pipeline.models.lm import delayed as served_delayed  # noqa: E402
 from pipeline.train import codec, encode, export, language, verify  # noqa: E402
+from pipeline.train.conversation.phrases import Exchange  # noqa: E402
 from pipeline.train.networks.architecture import RECIPE, mimi_sizes, moshi_sizes  # noqa: E402
 from pipeline.train.networks.convolution import CausalConv, CausalTransposed, ConvTrUpsample1d  # noqa: E402
 from pipeline.train.networks.losses import SpectralLoss  # noqa: E402
 from pipeline.train.networks.mimi import MimiNetwork  # noqa: E402
 from pipeline.train.networks.moshi import MoshiNetwork, delayed  # noqa: E402
 from pipeline.train.networks.quantizer import Codebook, ResidualQuantizer  # noqa: E402
-from pipeline.train.recordings.bank import read_shards  # noqa: E402
+from pipeline.train.recordings.bank import read_shards, write_shard  # noqa: E402
 from pipeline.train.recordings.gathered import Recordings, phoneme_table  # noqa: E402
 from pipeline.train.recordings.windows import Windows  # noqa: E402
 from pipeline.train.runs.checkpoints import codec_of, fingerprint  # noqa: E402
 from pipeline.train.runs.journal import Journal, learning_rate  # noqa: E402
+from pipeline.train.synthesizers.voices import Voice  # noqa: E402
 from pipeline.units import FRAME_SAMPLES  # noqa: E402
 
 
@@ -277,3 +279,17 @@ def test_a_window_is_what_was_recorded(tmp_path):
     batch = Windows(recordings, agent, 6, 10, (2, 4)).draw()
     torch.testing.assert_close(batch.inputs[batch.agent[:, 0]], batch.targets[batch.agent[:, 0]])
     assert set(batch.levels.tolist()) <= {2, 4}
+
+
+def test_a_sentence_with_a_rare_word_is_drawn_often(tmp_path):
+    """Hundreds of sums have the same few words: by number alone, small talk would hardly be trained."""
+    sums = [f"one plus {number} is two" for number in ("one", "two", "three")] * 33
+    voice = Voice("a tone", 100, 50)
+    said = [(Exchange("unknown", text, ""), voice, spoken(text)) for text in (*sums, "nice to meet you")]
+    write_shard(tmp_path, "agent", said)
+    agent = read_shards(tmp_path, "agent")
+    recordings = Recordings(agent, phoneme_table(agent), torch.device("cpu"))
+    torch.manual_seed(1)
+    talk = (recordings.draw_rare(1000) == len(sums)).float().mean()
+    assert 0.1 < talk < 0.4
+    assert (recordings.draw(1000) == len(sums)).float().mean() < 0.05

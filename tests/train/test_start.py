@@ -5,17 +5,21 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import save_file  # noqa: E402
-from support.train.recipes import small_corpus, small_recipe  # noqa: E402
+from support.train.recipes import small_corpus, small_recipe, spoken  # noqa: E402
 
 from pipeline.train import codec, start  # noqa: E402
+from pipeline.train.conversation.phrases import Exchange  # noqa: E402
 from pipeline.train.conversation.speakers import agent_of  # noqa: E402
 from pipeline.train.conversation.vocabulary import PADDING, train_tokenizer  # noqa: E402
 from pipeline.train.networks.architecture import mimi_sizes, moshi_sizes  # noqa: E402
 from pipeline.train.networks.mimi import MimiNetwork  # noqa: E402
 from pipeline.train.networks.moshi import MoshiNetwork  # noqa: E402
-from pipeline.train.recordings.bank import read_shards  # noqa: E402
+from pipeline.train.recordings.bank import read_shard, read_shards, write_shard  # noqa: E402
+from pipeline.train.recordings.gathered import Recordings  # noqa: E402
 from pipeline.train.runs.checkpoints import codec_of, language_of  # noqa: E402
 from pipeline.train.start import renumbered  # noqa: E402
+from pipeline.train.synthesizers.spoken import Sound, Spoken  # noqa: E402
+from pipeline.train.synthesizers.voices import Voice  # noqa: E402
 
 CPU = torch.device("cpu")
 
@@ -93,6 +97,29 @@ def test_an_encoder_is_trained_alone(made):
     sound = torch.randn(1, 1, 1920 * 3) * 0.1
     codes = agent.encode(sound)
     assert torch.equal(users.decode(codes), agent.decode(codes))
+
+
+def test_voices_that_are_recorded_later_may_have_other_phonemes(made, tmp_path):
+    """The numbers of a run's phonemes stay what they were when it began; a phoneme that is new has none."""
+    _, recipe, _, mimi, _ = made
+    corpus, out = small_corpus(tmp_path / "corpus"), tmp_path / "run"
+    out.mkdir()
+    torch.save({"step": 0, "parts": {"model": mimi.state_dict()}}, out / "codec.pt")
+    few = ["--frames", "4", "--batch", "8", "--only", "encoder"]
+    arguments = ["--corpus", str(corpus), "--recipe", str(recipe), "--out", str(out), *few]
+    assert codec.main([*arguments, "--steps", "1"]) == 0
+    said = spoken("what is three plus four")
+    sounds = (Sound("A new one", 0), *said.sounds[1:])  # the first in alphabetical order
+    exchange = Exchange("sum", "Three plus four is seven.", "what is three plus four")
+    voice = Voice("a later tone", 100, 50)
+    write_shard(corpus, "natural-0000", [(exchange, voice, Spoken(said.pcm, said.word_starts, sounds))])
+    trainer = codec.Trainer(codec.parse([*arguments, "--steps", "2"]))
+    assert "A new one" not in trainer.table
+    later = Recordings([read_shard(corpus, "natural-0000")], trainer.table, CPU)
+    found = later.phonemes(torch.tensor([0]), torch.tensor([0]), 16)[0].flatten().tolist()
+    assert found[0] == -1
+    assert {trainer.table[number] for number in found if number >= 0} >= {"i", "t", "p", "f", "_"}
+    assert codec.main([*arguments, "--steps", "3"]) == 0
 
 
 def test_the_agents_codes_are_those_that_the_decoder_knows(made):

@@ -1,5 +1,6 @@
 """The bank on the device: windows of speech with their phonemes, gathered a batch at a time."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Final
 
@@ -14,6 +15,7 @@ from pipeline.units import FRAME_SAMPLES
 SOUNDS_PER_FRAME: Final = FRAME_SAMPLES // SOUND_SAMPLES
 _FULL_SCALE: Final = 32767
 _NATURAL_SHARE: Final = 0.8
+_UNKNOWN: Final = 255  # a phoneme that is not in the table
 
 
 def phoneme_table(shards: Sequence[Shard]) -> list[str]:
@@ -21,15 +23,25 @@ def phoneme_table(shards: Sequence[Shard]) -> list[str]:
     return [SILENCE, *sorted({phoneme for shard in shards for phoneme in shard.phonemes} - {SILENCE})]
 
 
+def _rarity(texts: Sequence[str]) -> list[float]:
+    """How rare the rarest word of each text is: 1 divided by the number of texts that have it."""
+    words = [set(text.split()) for text in texts]
+    counts = Counter(word for each in words for word in each)
+    return [max((1 / counts[word] for word in each), default=1.0) for each in words]
+
+
 class Recordings:
-    """Utterances of several shards: `pcm` int16 and `sounds` in rows, on one device."""
+    """Utterances of several shards: `pcm` int16 and `sounds` in rows, on one device.
+
+    Phonemes that `table` does not list count as unknown.
+    """
 
     def __init__(self, shards: Sequence[Shard], table: Sequence[str], device: torch.device) -> None:
         numbers = {phoneme: number for number, phoneme in enumerate(table)}
         pcm, sounds, starts, sound_starts, lengths = [], [], [], [], []
         samples_before = sounds_before = 0
         for shard in shards:
-            local = np.array([numbers[phoneme] for phoneme in shard.phonemes], np.uint8)
+            local = np.array([numbers.get(phoneme, _UNKNOWN) for phoneme in shard.phonemes], np.uint8)
             pcm.append(torch.from_numpy(np.array(shard.pcm)))
             sounds.append(torch.from_numpy(local[shard.sounds]))
             starts += [samples_before + one.start for one in shard.utterances]
@@ -43,6 +55,7 @@ class Recordings:
         self.starts = torch.tensor(starts, device=device)
         self.sound_starts = torch.tensor(sound_starts, device=device)
         self.lengths = torch.tensor(lengths, device=device)
+        self.rarity = torch.tensor(_rarity([one.text for shard in shards for one in shard.utterances]))
         self.device = device
         natural = sum(len(shard.utterances) for shard in shards if shard.name.startswith(NATURAL))
         is_natural = torch.tensor(
@@ -61,6 +74,10 @@ class Recordings:
         drawn = [one[torch.randint(len(one), (count,), device=self.device)] for one in self._which]
         return torch.where(torch.rand(count, device=self.device) < _NATURAL_SHARE, *drawn)
 
+    def draw_rare(self, count: int) -> Tensor:
+        """`[count]` utterances at random, so that a word is drawn often even if few texts have it."""
+        return torch.multinomial(self.rarity, count, replacement=True).to(self.device)
+
     def stretch(self, which: int, begin: int, end: int) -> Tensor:
         """Samples `[begin, end)` of one utterance."""
         start = self._starts[which]
@@ -74,7 +91,7 @@ class Recordings:
         return torch.where(inside, self.pcm[index].float() / _FULL_SCALE, 0.0)
 
     def phonemes(self, which: Tensor, offset: Tensor, frames: int) -> Tensor:
-        """`[B, T, 4]`: what sounds in each 20 ms of each frame of the same window."""
+        """`[B, T, 4]`: what sounds in each 20 ms of each frame of the same window; −1 if unknown."""
         middles = (
             torch.arange(frames * SOUNDS_PER_FRAME, device=self.device) * SOUND_SAMPLES + SOUND_SAMPLES // 2
         )
@@ -84,4 +101,5 @@ class Recordings:
             0, len(self.sounds) - 1
         )
         found = torch.where(inside, self.sounds[index].long(), 0)
+        found = torch.where(found == _UNKNOWN, -1, found)
         return found.unflatten(1, (frames, SOUNDS_PER_FRAME))

@@ -69,7 +69,7 @@ class Windows:
         clean = in_a_room(torch.where(silent[:, None], 0.0, clean))
         phonemes = torch.where(silent[:, None, None], 0, phonemes)
         users_with_noise = noisy(clean, self._babble(users, samples))
-        which_answers = torch.randint(len(self.agent), (agents,), device=device)
+        which_answers = self.agent.draw_rare(agents)
         start = self._offsets(self.agent.lengths[which_answers], step=FRAME_SAMPLES)
         spoken = self.agent.window(which_answers, start, samples)
         none = torch.full((agents, self.frames, SOUNDS_PER_FRAME), -1, device=device)
