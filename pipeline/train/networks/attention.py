@@ -33,6 +33,19 @@ def attention_mask(steps: int, context: int, chunk: int, device: torch.device) -
     return (position <= position[:, None]) & (position > last[:, None] - context)
 
 
+def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor) -> Tensor:
+    """`[B, H, T, Dh]` each, `mask [T, T]` → `[B, H, T, Dh]`.
+
+    On a CPU as two products: with their gradients, they take half as long as the fused attention.
+    """
+    if queries.device.type != "cpu":
+        return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+    hidden = torch.zeros(mask.shape, dtype=queries.dtype).masked_fill(~mask, -torch.inf)
+    batch, scale = queries.shape[:2], queries.shape[-1] ** -0.5
+    scores = torch.baddbmm(hidden, scale * queries.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2))
+    return torch.bmm(scores.softmax(-1).to(values.dtype), values.flatten(0, 1)).unflatten(0, batch)
+
+
 class SelfAttention(nn.Module):
     """The four products of one layer, heads packed as all queries, all keys, all values."""
 
@@ -46,9 +59,7 @@ class SelfAttention(nn.Module):
         """`x [B, T, D]`, `rope` from `rope_table`, `mask [T, T]` → `[B, T, D]`."""
         queries, keys, values = self.in_projs[0](x).unflatten(-1, (3, self.heads, -1)).unbind(2)
         queries, keys = apply_rope(queries, *rope), apply_rope(keys, *rope)
-        attended = functional.scaled_dot_product_attention(
-            queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), attn_mask=mask
-        )
+        attended = attend(queries.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), mask)
         return self.out_projs[0](attended.transpose(1, 2).flatten(-2))
 
 
