@@ -21,7 +21,7 @@ ANSWERS = {  # by family of voices
     "kokoro": "two plus five is seven",
     "piper": "three plus four is seven",
 }
-ANSWER_MS = 60_000  # the microphone repeats the question meanwhile
+ANSWER_MS = 120_000  # the microphone repeats the question meanwhile
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from support.browser.servers import ROOT
 
 FOLDER = ROOT / "tests/data/voices"
 RATE_HZ = 16_000
-SILENCE_S = 10.0  # after a question: longer than any answer
+SILENCE_S = 6.0  # after a question: longer than any answer
 NOISE = 1e-4  # a microphone's, −80 dB
 
 
