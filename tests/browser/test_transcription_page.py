@@ -244,6 +244,26 @@ def test_why_a_model_cannot_be_downloaded_is_shown(rig: WhisperServer, visit: Vi
     load(page)
 
 
+def test_the_page_starts_in_good_order_without_a_network(rig: WhisperServer, visit: Visit) -> None:
+    """It asks the hub for nothing and says what it would download, without a notice, for every model."""
+    rig.hub.down = True
+    requests = rig.requests
+    page = visit("/health/live")
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(rig.server.origin + PATH)
+    for name in offered():
+        page.locator("#model-choice").select_option(name)
+        expect(page.locator("#model-state")).to_contain_text(re.compile(r"about [\d.]+ MB to download"))
+        expect(page.locator("#load")).to_be_enabled()
+    page.locator("#open-help").click()
+    expect(page.locator("#help")).to_be_visible()
+    expect(page.locator(".notice")).to_have_count(0)
+    assert rig.requests == requests
+    assert not [url for url in asked if "/api/hf/" in url]
+    rig.hub.down = False
+
+
 def test_help_is_within_reach(rig: WhisperServer, visit: Visit) -> None:
     """At the top of the page and at each notice, at the topic; Escape closes it, and the focus goes back."""
     page = visit(PATH)

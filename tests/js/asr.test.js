@@ -10,7 +10,8 @@ import { readOptions } from "asr/options.js";
 import { LogitRules } from "asr/engine/logit-rules.js";
 import { splitSegments } from "asr/engine/segments.js";
 import { Stream } from "asr/streaming/stream.js";
-import { windowsOf } from "asr/engine/windows.js";
+import { SoundLevels } from "asr/engine/sound-levels.js";
+import { SpeechWindow, windowsOf } from "asr/engine/windows.js";
 import { splitWords, timedWords } from "asr/engine/word-timestamps.js";
 import { equal, errorOf, near, ok, seeded, test } from "./harness.js";
 
@@ -480,6 +481,74 @@ test("every word has ordered start and end times, and interpolated ones are mark
       [1, 3],
     ],
   );
+});
+
+/** Noise with these levels, in dB, one for each 0.1 s. */
+const noiseOf = (levels) => {
+  const random = seeded(5);
+  return Float32Array.from(
+    { length: levels.length * 0.1 * RATE_HZ },
+    (_, i) => 10 ** (levels[Math.floor(i / (0.1 * RATE_HZ))] / 20) * 1.7 * (2 * random() - 1),
+  );
+};
+const tenths = (count, level) => Array(count).fill(level);
+
+test("a word begins and ends with its sound, at any loudness and in front of any background", () => {
+  for (const [loud, silent] of [
+    [-20, -200],
+    [-20, -70],
+    [-55, -90],
+    [-20, -40],
+  ]) {
+    const levels = new SoundLevels(noiseOf([...tenths(7, silent), ...tenths(5, loud), ...tenths(10, silent)]));
+    const word = levels.soundIn(0.1, 2);
+    near(word.start, 0.7, 0.021, `start at ${loud} dB above ${silent} dB`);
+    near(word.end, 1.2, 0.021, `end at ${loud} dB above ${silent} dB`);
+    const inside = levels.soundIn(0.8, 1);
+    equal([inside.start, inside.end], [0.8, 1]);
+  }
+});
+
+test("of two sounds with a pause between them the longer one is the word; a short gap is part of it", () => {
+  const sounds = [...tenths(2, -20), ...tenths(4, -80), ...tenths(3, -20), ...tenths(1, -80), ...tenths(3, -20)];
+  const levels = new SoundLevels(noiseOf([...sounds, ...tenths(5, -80)]));
+  const word = levels.soundIn(0.1, 1.8);
+  near(word.start, 0.6, 0.021);
+  near(word.end, 1.3, 0.021);
+});
+
+test("silence contains no words, and where nothing tells sound from silence nothing is ruled out", () => {
+  const spoken = new SoundLevels(noiseOf([...tenths(10, -25), ...tenths(40, -80)]));
+  equal([spoken.mayContainSound(0, 1), spoken.mayContainSound(3, 5)], [true, false]);
+  equal(spoken.soundIn(3, 5), { start: 3, end: 5 });
+  for (const steady of [noiseOf(tenths(30, -30)), new Float32Array(3 * RATE_HZ), new Float32Array(100)]) {
+    const levels = new SoundLevels(steady);
+    equal([levels.hasContrast, levels.mayContainSound(0, 1)], [false, true]);
+    equal(levels.soundIn(1, 2), { start: 1, end: 2 });
+  }
+});
+
+test("a word that crosses a joint is where most of it lies, and words stay in order", () => {
+  const second = (at) => at * RATE_HZ;
+  const pieces = [
+    { start: second(1), end: second(3) },
+    { start: second(7), end: second(8) },
+  ];
+  const window = new SpeechWindow(pieces, new Float32Array(second(3)));
+  equal(window.spanOf({ start: 0.5, end: 1.5 }), { start: 1.5, end: 2.5 });
+  equal(window.spanOf({ start: 1.8, end: 2.5 }), { start: 7, end: 7.5 });
+  equal(window.spanOf({ start: 1, end: 2.5 }), { start: 2, end: 3 });
+  equal(window.spanOf({ start: 2, end: 2 }), { start: 7, end: 7 });
+  const random = seeded(3);
+  for (let run = 0; run < 200; run += 1) {
+    const cuts = Array.from({ length: 6 }, () => 3 * random()).sort((a, b) => a - b);
+    let before = 0;
+    for (let i = 0; i + 1 < cuts.length; i += 1) {
+      const { start, end } = window.spanOf({ start: cuts[i], end: cuts[i + 1] });
+      ok(start >= before && end >= start, `${cuts} at ${i}: ${start} to ${end} after ${before}`);
+      before = end;
+    }
+  }
 });
 
 test("options have faster-whisper's defaults, and invalid ones are named", () => {

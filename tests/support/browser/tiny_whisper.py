@@ -11,22 +11,29 @@ follow from where the audio is loud:
 Two more behaviours are scripted: audio with more treble than bass is German, and the task *translate*
 repeats "ha" endlessly at temperature 0.
 
-`python tests/support/browser/tiny_whisper.py FOLDER` writes the files.
+`PYTHONPATH=tests python tests/support/browser/tiny_whisper.py FOLDER` writes the files.
 """
 
 import json
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+
+from support.browser.whisper_graph import (
+    FRAMES,
+    NEVER,
+    TARGETS,
+    TOKENIZER_CONFIG,
+    Graph,
+    Sizes,
+    config_of,
+    features_of,
+)
 
 SLOT_S = 0.5
 SLOTS = 60
-FRAMES = 1500
 SLOT_FRAMES = FRAMES // SLOTS
 NAMES = """
 alpha bravo charlie del echo foxtrot golf hotel india juliett kilo lima mike november oscar papa
@@ -39,10 +46,8 @@ WORDS.insert(WORDS.index(" del") + 1, "ta")  # one word may be two tokens
 LOOP = " ha"
 LANGUAGES = ("en", "de", "fr")
 
-MELS, WIDTH, HEADS, LAYERS, TARGETS = 80, 16, 2, 2, 448
-HEAD = WIDTH // HEADS
+MELS, WIDTH, HEADS, LAYERS = 80, 16, 2, 2
 LOUD = -0.3  # mean log-mel of a slot: audio is above, silence below
-NEVER = -1e4
 
 Array = npt.NDArray[np.float32]
 
@@ -84,63 +89,28 @@ class Vocabulary:
         return self["0.00"] + slot * SLOT_FRAMES
 
 
-class Graph:
-    """Builds an ONNX graph from nested calls."""
+class RandomGraph(Graph):
+    """With random weights besides."""
 
-    def __init__(self, seed: int) -> None:
-        self._nodes: list[onnx.NodeProto] = []
-        self._constants: list[onnx.TensorProto] = []
+    def __init__(self, sizes: Sizes, seed: int) -> None:
+        super().__init__(sizes)
         self._random = np.random.default_rng(seed)
-
-    def constant(self, value: npt.ArrayLike, kind: npt.DTypeLike = np.float32) -> str:
-        name = f"c{len(self._constants)}"
-        self._constants.append(numpy_helper.from_array(np.asarray(value, kind), name))
-        return name
 
     def weight(self, *shape: int) -> str:
         return self.constant(0.05 * self._random.standard_normal(shape))
 
-    def ints(self, *values: int) -> str:
-        return self.constant(values, np.int64)
 
-    def __call__(self, kind: str, *inputs: str, out: str | None = None, **attributes: object) -> str:
-        name = out or f"n{len(self._nodes)}"
-        self._nodes.append(helper.make_node(kind, inputs, [name], **attributes))
-        return name
-
-    def heads(self, values: str) -> str:
-        """[B, T, D] → [B, H, T, D/H]."""
-        split = self("Reshape", values, self.ints(0, -1, HEADS, HEAD))
-        return self("Transpose", split, perm=[0, 2, 1, 3])
-
-    def attention(self, query: str, key: str, value: str, bias: str | None) -> tuple[str, str]:
-        """Its outcome [B, T, D] and its weights [B, H, T, S]; all three are [B, H, …, D/H]."""
-        turned = self("Transpose", key, perm=[0, 1, 3, 2])
-        scores = self("Div", self("MatMul", query, turned), self.constant(np.sqrt(HEAD)))
-        weights = self("Softmax", scores if bias is None else self("Add", scores, bias), axis=-1)
-        mixed = self("Transpose", self("MatMul", weights, value), perm=[0, 2, 1, 3])
-        return self("Reshape", mixed, self.ints(0, -1, WIDTH)), weights
-
-    def bytes(self, inputs: Mapping[str, tuple[int, list[int | str]]], outputs: Mapping[str, int]) -> bytes:
-        """The model file; `outputs` are named with their ranks."""
-        given = [helper.make_tensor_value_info(name, *info) for name, info in inputs.items()]
-        made = [
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, [f"{name}.{axis}" for axis in range(rank)])
-            for name, rank in outputs.items()
-        ]
-        graph = helper.make_graph(self._nodes, "tiny_whisper", given, made, self._constants)
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        onnx.checker.check_model(model)
-        return model.SerializeToString()
+def _sizes(vocabulary: Vocabulary) -> Sizes:
+    return Sizes(MELS, WIDTH, HEADS, 1, LAYERS, vocabulary.size)
 
 
-def encoder() -> bytes:
+def encoder(vocabulary: Vocabulary) -> bytes:
     """`input_features` [B, 80, 3000] → `last_hidden_state` [B, 1500, 16].
 
     Channel 0 is the loudness of its frame and channel 1 its treble less its bass; the other 14 are
     what two random convolutions and one self-attention make of the sound.
     """
-    graph = Graph(1)
+    graph = RandomGraph(_sizes(vocabulary), 1)
     probe = np.zeros((2, MELS, 3))
     probe[0] = 1 / (3 * MELS)
     probe[1, -20:] = 1 / 60
@@ -160,65 +130,37 @@ def encoder() -> bytes:
     kept = graph("Slice", graph("Add", seen, mixed), graph.ints(0), graph.ints(WIDTH - 2), graph.ints(2))
     turned = graph("Transpose", scripted, perm=[0, 2, 1])
     graph("Concat", turned, kept, axis=2, out="last_hidden_state")
-    shape: list[int | str] = ["batch_size", MELS, 2 * FRAMES]
-    return graph.bytes({"input_features": (TensorProto.FLOAT, shape)}, {"last_hidden_state": 3})
+    return graph.encoder_bytes()
 
 
 def decoder(vocabulary: Vocabulary) -> bytes:
     """`input_ids` [B, T] and the encoder's states → `logits` [B, T, V], caches, cross-attentions."""
-    graph = Graph(2)
-    cache: dict[str, tuple[int, list[int | str]]] = {}
-    for layer in range(LAYERS):
-        for side, length in (("decoder", "past_decoder_sequence_length"), ("encoder", "encoder_length_out")):
-            for part in ("key", "value"):
-                name = f"past_key_values.{layer}.{side}.{part}"
-                cache[name] = (TensorProto.FLOAT, ["batch_size", HEADS, length, HEAD])
+    graph = RandomGraph(_sizes(vocabulary), 2)
     loud, treble = _loudness(graph)
-    past = _length(graph, "past_key_values.0.decoder.key", 2)
-    total = graph("Add", past, _length(graph, "input_ids", 1))
-    positions = graph("Range", past, total, graph.constant(1, np.int64))
+    positions, causal = graph.positions()
     state = graph("Gather", graph.weight(vocabulary.size, WIDTH), "input_ids")
     state = graph("Add", state, graph("Gather", graph.weight(TARGETS, WIDTH), positions))
-    keys = graph("Range", graph.constant(0, np.int64), total, graph.constant(1, np.int64))
-    later = graph("Greater", keys, graph("Unsqueeze", positions, graph.ints(1)))
-    causal = graph("Where", later, graph.constant(NEVER), graph.constant(0.0))
     alignment = _alignment(graph, vocabulary, loud)
     for layer in range(LAYERS):
         state = graph("Add", state, _attend(graph, layer, "decoder", state=state, source=state, bias=causal))
         # Only the heads of the last layer attend to the words; they are the alignment heads.
         bias = alignment if layer == LAYERS - 1 else None
-        sound = "encoder_hidden_states"
+        sound = graph.unseen_states(layer)
         heard = _attend(graph, layer, "encoder", state=state, source=sound, bias=bias)
         state = graph("Add", state, heard)
     guessed = graph("MatMul", state, graph.weight(WIDTH, vocabulary.size))
     graph("Add", guessed, _script(graph, vocabulary, loud, treble), out="logits")
-    inputs = {
-        "input_ids": (TensorProto.INT64, ["batch_size", "decoder_sequence_length"]),
-        "encoder_hidden_states": (TensorProto.FLOAT, ["batch_size", "encoder_sequence_length", WIDTH]),
-        **cache,
-    }
-    made = {name.replace("past_key_values", "present"): 4 for name in cache}
-    made |= {f"cross_attentions.{layer}": 4 for layer in range(LAYERS)}
-    return graph.bytes(inputs, {"logits": 3, **made})
+    return graph.decoder_bytes()
 
 
-def _length(graph: Graph, name: str, axis: int) -> str:
-    return graph("Gather", graph("Shape", name), graph.constant(axis, np.int64), axis=0)
-
-
-def _attend(graph: Graph, layer: int, side: str, *, state: str, source: str, bias: str | None) -> str:
-    """Attention over what the cache holds and what is new; the cache goes out again."""
+def _attend(graph: RandomGraph, layer: int, side: str, *, state: str, source: str, bias: str | None) -> str:
+    """Attention over what the cache holds and what is new in `source`."""
     query = graph.heads(graph("MatMul", state, graph.weight(WIDTH, WIDTH)))
-    held = []
-    for part in ("key", "value"):
-        new = graph.heads(graph("MatMul", source, graph.weight(WIDTH, WIDTH)))
-        joined = graph("Concat", f"past_key_values.{layer}.{side}.{part}", new, axis=2)
-        present = f"present.{layer}.{side}.{part}"
-        if side == "encoder":  # what is cached is what was computed anew
-            held.append(graph("Slice", joined, graph.ints(0), graph.ints(FRAMES), graph.ints(2), out=present))
-        else:
-            held.append(graph("Identity", joined, out=present))
-    mixed, weights = graph.attention(query, held[0], held[1], bias)
+    key, value = (
+        graph.cached(layer, side, part, graph.heads(graph("MatMul", source, graph.weight(WIDTH, WIDTH))))
+        for part in ("key", "value")
+    )
+    mixed, weights = graph.attention(query, key, value, bias)
     if side == "encoder":
         graph("Identity", weights, out=f"cross_attentions.{layer}")
     return mixed
@@ -323,23 +265,7 @@ def files(*, multilingual: bool = True, aligned: bool = True, quantized: bool = 
     """
     vocabulary = Vocabulary()
     end, start = vocabulary["endoftext"], vocabulary["startoftranscript"]
-    config = {
-        "model_type": "whisper",
-        "architectures": ["WhisperForConditionalGeneration"],
-        "is_encoder_decoder": True,
-        "d_model": WIDTH,
-        "encoder_layers": 1,
-        "decoder_layers": LAYERS,
-        "encoder_attention_heads": HEADS,
-        "decoder_attention_heads": HEADS,
-        "num_mel_bins": MELS,
-        "vocab_size": vocabulary.size,
-        "max_source_positions": FRAMES,
-        "max_target_positions": TARGETS,
-        "median_filter_width": 7,
-        "decoder_start_token_id": start,
-        "eos_token_id": end,
-    }
+    sizes = _sizes(vocabulary)
     generation: dict[str, object] = {
         "decoder_start_token_id": start,
         "eos_token_id": end,
@@ -355,19 +281,6 @@ def files(*, multilingual: bool = True, aligned: bool = True, quantized: bool = 
     if multilingual:
         generation["lang_to_id"] = {f"<|{name}|>": vocabulary[name] for name in LANGUAGES}
         generation["task_to_id"] = {name: vocabulary[name] for name in ("transcribe", "translate")}
-    sound = {
-        "feature_extractor_type": "WhisperFeatureExtractor",
-        "processor_class": "WhisperProcessor",
-        "feature_size": MELS,
-        "sampling_rate": 16_000,
-        "hop_length": 160,
-        "n_fft": 400,
-        "chunk_length": 30,
-        "n_samples": 480_000,
-        "nb_max_frames": 2 * FRAMES,
-        "padding_value": 0.0,
-        "padding_side": "right",
-    }
     bytewise = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": True}
     added = [
         {
@@ -392,16 +305,15 @@ def files(*, multilingual: bool = True, aligned: bool = True, quantized: bool = 
         "decoder": bytewise,
         "model": bpe,
     }
-    names = {"tokenizer_class": "WhisperTokenizer", "eos_token": "<|endoftext|>", "model_max_length": 1024}
     objects = {
-        "config.json": config,
+        "config.json": config_of(sizes, start=start, end=end),
         "generation_config.json": generation,
-        "preprocessor_config.json": sound,
+        "preprocessor_config.json": features_of(sizes),
         "tokenizer.json": tokenizer,
-        "tokenizer_config.json": names,
+        "tokenizer_config.json": TOKENIZER_CONFIG,
     }
     made = {name: json.dumps(held).encode() for name, held in objects.items()}
-    made["onnx/encoder_model.onnx"] = encoder()
+    made["onnx/encoder_model.onnx"] = encoder(vocabulary)
     made["onnx/decoder_model_merged.onnx"] = decoder(vocabulary)
     if quantized:
         for name in ("encoder_model", "decoder_model_merged"):

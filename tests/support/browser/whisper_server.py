@@ -5,7 +5,7 @@ load them the same way as real ones.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,12 +51,17 @@ def offered() -> dict[str, tuple[bool, str]]:
 
 
 @contextmanager
-def serving_whisper(folder: Path, *overrides: str) -> Iterator[WhisperServer]:
-    """A hub with every offered model, and a server that caches its files in `folder`."""
+def serving_whisper(
+    folder: Path, *overrides: str, real: Mapping[str, dict[str, bytes]] | None = None
+) -> Iterator[WhisperServer]:
+    """A hub with every offered model, and a server that caches its files in `folder`.
+
+    `real` are the files of models, by name, that are not tiny ones.
+    """
     with ExitStack() as hubs:
         hub = hubs.enter_context(local_hub.serve())
         for name, (multilingual, revision) in offered().items():
-            files = tiny_whisper.files(multilingual=multilingual, quantized=True)
+            files = (real or {}).get(name) or tiny_whisper.files(multilingual=multilingual, quantized=True)
             hub.commits[repository(name)] = {"0" * 40 if revision == "main" else revision: files}
         environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "", "HF_HUB_OFFLINE": ""}
         sets = (f'proxy.folder="{folder}"', "proxy.absent_s=0", *overrides)

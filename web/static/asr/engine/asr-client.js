@@ -9,7 +9,7 @@
 import { AsrError } from "../errors.js";
 
 export const LIMITS = Object.freeze({
-  stallMs: 30_000, // between two messages: an encoder pass, or a token
+  stallMs: 90_000, // between two messages: an encoder pass, or a token
   clipMs: 300_000, // for one clip in total
   loadMs: 180_000, // between two messages while a model is loading
   clips: Object.freeze({ webgpu: 60, wasm: 600 }), // before the worker is replaced

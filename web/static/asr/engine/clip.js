@@ -10,6 +10,7 @@ import { decode, probabilities, seeded } from "./decoding.js";
 import { withFallback } from "./fallback.js";
 import { LogitRules } from "./logit-rules.js";
 import { splitSegments } from "./segments.js";
+import { SoundLevels } from "./sound-levels.js";
 import { AsrError } from "../errors.js";
 import { splitWords, timedWords } from "./word-timestamps.js";
 
@@ -54,15 +55,17 @@ export async function transcribeClip(model, samples, options, onToken) {
   encoded.states.dispose();
   const outcome = { ...detected, temperature: result.temperature, segments: [], consumed: duration };
   const { no_speech_threshold: maxNoSpeech, log_prob_threshold: minLogprob } = options;
+  const levels = new SoundLevels(samples);
   const isSilence = maxNoSpeech !== null && result.no_speech_prob > maxNoSpeech;
-  if (isSilence && !(minLogprob !== null && result.avg_logprob > minLogprob)) return outcome;
+  const isLikely = minLogprob !== null && result.avg_logprob > minLogprob;
+  if (isSilence && !(isLikely && levels.hasContrast)) return outcome;
 
   const { segments, consumed } = splitSegments(result.tokens, ids.timestampBegin, duration);
   const starts = options.word_timestamps ? alignTokens(result.attentions, encoded.frames) : null;
   for (const { start, end, from, to } of segments) {
     const tokens = result.tokens.slice(from, to);
     const text = model.text(tokens);
-    if (start === end || text.trim() === "") continue;
+    if (start === end || text.trim() === "" || !levels.mayContainSound(start, end)) continue;
     const segment = {
       start,
       end,
@@ -75,7 +78,8 @@ export async function transcribeClip(model, samples, options, onToken) {
       words: null,
     };
     if (options.word_timestamps) {
-      segment.words = wordsOf(model, result, { from, to, starts, segment, language: detected.language, duration });
+      const language = detected.language;
+      segment.words = wordsOf(model, result, { from, to, starts, levels, segment, language, duration });
       segment.start = segment.words[0].start;
       segment.end = segment.words.at(-1).end;
     }
@@ -112,7 +116,7 @@ function promptOf(model, language, { task, previous, initial_prompt }) {
   return prompt;
 }
 
-function wordsOf(model, result, { from, to, starts, segment, language, duration }) {
+function wordsOf(model, result, { from, to, starts, levels, segment, language, duration }) {
   const textIndices = [];
   for (let i = from; i < to; i += 1) if (result.tokens[i] < model.tokens.end) textIndices.push(i);
   const groups = splitWords(
@@ -125,9 +129,9 @@ function wordsOf(model, result, { from, to, starts, segment, language, duration 
     const ownIndices = textIndices.slice(taken, taken + count);
     taken += count;
     const probability = ownIndices.reduce((sum, i) => sum + Math.exp(result.logprobs[i]), 0) / count;
-    const start = starts?.[ownIndices[0]] ?? null;
-    const end = starts === null ? null : (starts[ownIndices.at(-1) + 1] ?? duration);
-    return { start, end, word, probability };
+    if (starts === null) return { start: null, end: null, word, probability };
+    const attended = { start: starts[ownIndices[0]], end: starts[ownIndices.at(-1) + 1] ?? duration };
+    return { ...levels.soundIn(attended.start, attended.end), word, probability };
   });
   return timedWords(words, segment);
 }

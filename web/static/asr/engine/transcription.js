@@ -81,16 +81,18 @@ export class Transcription {
   }
 
   _toRecordingTime(segment, offset, window) {
-    const at = (seconds, isEnd) => round(window.at(offset + seconds, { isEnd }));
+    const words = segment.words?.map((word) => {
+      const span = window.spanOf({ start: offset + word.start, end: offset + word.end });
+      return { ...word, start: round(span.start), end: round(span.end) };
+    });
     this._count += 1;
     const inRecording = {
       id: this._count,
       seek: Math.round(window.at(offset) * SEEK_HZ),
       ...segment,
-      start: at(segment.start, false),
-      end: at(segment.end, true),
-      words:
-        segment.words?.map((word) => ({ ...word, start: at(word.start, false), end: at(word.end, true) })) ?? null,
+      start: words?.[0].start ?? round(window.at(offset + segment.start)),
+      end: words?.at(-1).end ?? round(window.at(offset + segment.end, { isEnd: true })),
+      words: words ?? null,
     };
     this._onSegment(inRecording);
     return inRecording;

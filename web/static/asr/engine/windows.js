@@ -29,6 +29,23 @@ export class SpeechWindow {
     }
     return 0;
   }
+
+  /** A word's {start, end} in the recording; one that crosses a joint is where most of it lies. */
+  spanOf({ start, end }) {
+    const [from, to] = [start, end].map((seconds) => Math.round(seconds * RATE_HZ));
+    let offset = 0;
+    let longest = null;
+    for (const piece of this.pieces) {
+      const begin = Math.max(from, offset);
+      const length = Math.min(to, offset + piece.end - piece.start) - begin;
+      if (length > 0 && length > (longest?.length ?? 0)) {
+        longest = { length, start: piece.start + begin - offset };
+      }
+      offset += piece.end - piece.start;
+    }
+    if (longest === null) return { start: this.at(start), end: this.at(start) };
+    return { start: longest.start / RATE_HZ, end: (longest.start + longest.length) / RATE_HZ };
+  }
 }
 
 /** The windows of a recording, in order; `runs`: {start, end} in samples. */
