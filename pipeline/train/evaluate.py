@@ -6,7 +6,7 @@ Starts a server on the checkpoint and connects as a client, with held-out voices
 operands. Prints a table of conditions: accuracy of an independent recognizer on the questions (the
 control), accuracy of the agent's text, accuracy of the recognizer's transcript of the agent's speech, its
 word error rate against that text, and latency. Then the same by voice; false starts on noise, music and
-other people's talk; the reconstruction quality of the codec.
+other people's talk.
 """
 
 import argparse
@@ -21,7 +21,6 @@ from typing import Any, Final
 import numpy as np
 import trio
 
-from pipeline.audio.framing import Framer
 from pipeline.config import parse_source, read_config
 from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.stages.model_stages import open_stages
@@ -30,19 +29,16 @@ from pipeline.system.outputs import write_whole
 from pipeline.train.evaluation.conditions import CONDITIONS, Condition, is_answer, questions, voices
 from pipeline.train.evaluation.interference import music, noise, talk
 from pipeline.train.evaluation.judge import Judge, normalized, word_errors
-from pipeline.train.evaluation.measures import log_mel_distance_db, stoi
 from pipeline.train.evaluation.trial import Job, Outcome, ask_offline, listen, listen_offline, script, several
-from pipeline.train.recordings.bank import AGENT_SHARD, read_shard
 from pipeline.train.synthesizers.packages import CACHE_VARIABLE, cache_folder
 from pipeline.units import SAMPLE_RATE_HZ
-from pipeline.values import GREEDY, Pcm
+from pipeline.values import Pcm
 
 QUESTIONS_PER_SESSION: Final = 4
 _INTERFERENCE_DB: Final = -24.0  # of full scale
 _STOPS_WITHIN_MS: Final = 1000
 _FAILURES_SHOWN: Final = 5
 _MAX_SHOWN_CHARS: Final = 80
-_CODEC_RECORDINGS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,30 +154,6 @@ async def _false_starts(url: str, sounds: dict[str, Pcm]) -> dict[str, list[str]
     return {name: utterances[name] for name in sounds}
 
 
-def codec_quality(config: Path, corpus: Path) -> dict[str, float]:
-    """The agent's voice reconstructed by the codec, from the codebooks that the agent generates."""
-    stages = open_stages(read_config(config, ["lanes.max=1"]))
-    recordings = read_shard(corpus, AGENT_SHARD)
-    step = max(1, len(recordings.utterances) // _CODEC_RECORDINGS)
-    distances, intelligible = [], []
-    encoder, decoder = stages.load_encoder(), stages.load_decoder()
-    for index in range(0, len(recordings.utterances), step):
-        pcm = recordings.recording(index)
-        for stage in (encoder, decoder):
-            stage.open(0, GREEDY)
-        framer = Framer()
-        frames = np.concatenate([framer.push(pcm), framer.flush()])
-        codes = [encoder.encode([0], frame[None]) for frame in frames]
-        spoken = [decoder.decode([0], each[:, : stages.bundle.lm.dep_q])[0] for each in codes]
-        reconstructed = np.concatenate(spoken)
-        distances.append(log_mel_distance_db(reconstructed, pcm))
-        intelligible.append(stoi(reconstructed, pcm))
-    return {
-        "log_mel_distance_db": round(float(np.mean(distances)), 2),
-        "stoi": round(float(np.mean(intelligible)), 3),
-    }
-
-
 def transcripts(judge: Judge | None, outcomes: Sequence[Outcome]) -> list[Transcripts] | None:
     """Transcribe every question and answer."""
     if judge is None:
@@ -229,8 +201,6 @@ def table(report: dict[str, Any]) -> str:
         shown = [each[:_MAX_SHOWN_CHARS] for each in utterances[:_FAILURES_SHOWN]]
         per_ten = len(utterances) * 600 / report["interference_s"]
         lines.append(f"{name}: {len(utterances)} false starts, {per_ten:.1f} in 10 minutes {shown}")
-    codec = report["codec"]
-    lines.append(f"codec, agent: {codec['log_mel_distance_db']} dB log-mel, STOI {codec['stoi']}")
     if report["p99_ms"] is None:
         lines.append("without a server: the time of the first sound is that of the model's frames alone")
     else:
@@ -304,7 +274,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
         "families": by_family(answers, transcribed),
         "false_starts": findings.false_starts,
         "interference_s": arguments.interference_s,
-        "codec": codec_quality(arguments.config, corpus),
         "p99_ms": findings.p99_ms,
     }
     print(table(report))
