@@ -88,7 +88,7 @@ $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
 	@touch $@
 
 # Without a compiler this says so and succeeds: the server runs without them, more slowly. GPUs do not need them.
-$(VENV)/.kernels: $(wildcard pipeline/kernels/*.py pipeline/kernels/native/*) $(VENV)/.setup
+$(VENV)/.kernels: $(wildcard pipeline/kernels/*.py pipeline/kernels/native/* pipeline/kernels/native/*/*) $(VENV)/.setup
 	@$(if $(filter cpu,$(BACKEND)),$(BIN)/python -m pipeline.kernels.build)
 	@touch $@
 

@@ -32,13 +32,15 @@ _COMMON: Final = (
     "-Wall", "-Wno-psabi",
 )  # fmt: skip
 _AVX2: Final = ("-mavx2", "-mfma", "-mf16c")
+_AVX512: Final = (
+    *_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512",
+    "-DPV_WIDTH=16", "-DPV_REGISTERS=32",
+)  # fmt: skip
 _INSTRUCTION_SETS: Final[Mapping[str, dict[str, tuple[str, ...]]]] = {
     "x86_64": {
         "avx2": (*_AVX2, "-DPV_WIDTH=8", "-DPV_REGISTERS=16"),
-        "avx512": (
-            *_AVX2, "-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mprefer-vector-width=512",
-            "-DPV_WIDTH=16", "-DPV_REGISTERS=32",
-        ),
+        "avx512": _AVX512,
+        "avx512vnni": (*_AVX512, "-mavx512vnni", "-mavx512vbmi"),
     },
     # Eight floats are two registers of NEON, of which there are 32.
     "aarch64": {"neon": ("-DPV_WIDTH=8", "-DPV_REGISTERS=16")},
@@ -90,7 +92,9 @@ def instruction_sets(machine: str) -> dict[str, tuple[str, ...]]:
 def compute_units(machine: str) -> list[Unit]:
     """The files that need neither MLX nor Python: loops, once for each instruction set, and threads."""
     units = [
-        Unit(library.NATIVE / "compute.cpp", ("-O3", *flags, f"-DPV_NAME={name}"), f"compute_{name}")
+        Unit(
+            library.NATIVE / "loops" / "compute.cpp", ("-O3", *flags, f"-DPV_NAME={name}"), f"compute_{name}"
+        )
         for name, flags in instruction_sets(machine).items()
     ]
     units += [Unit(library.NATIVE / f"{name}.cpp", ("-O2",), name) for name in ("dispatch", "pool")]

@@ -2,8 +2,9 @@
 
 A library is loaded only if it was built from these sources, for this Python and this version of MLX: all of
 them are in its file name. `PACKET_VOICE_KERNELS` overrides what is chosen, for tests and comparisons:
-`off`, or the best instruction set to use (`avx512`, `avx2`, `neon`, or `none` for a processor that has none
-of them). Beside it is the SHA-256 of its content: loading a file that is damaged could end the process.
+`off`, or the best instruction set to use (`avx512vnni`, `avx512`, `avx2`, `neon`, or `none` for a processor
+that has none of them). Beside it is the SHA-256 of its content: loading a file that is damaged could end the
+process.
 """
 
 import functools
@@ -73,7 +74,7 @@ def file_name() -> str:
         platform.machine(),
     ):
         made_of.update(part.encode() + b"\0")
-    for source in sorted(NATIVE.iterdir()):
+    for source in sorted(NATIVE.glob("**/*.*")):
         made_of.update(source.name.encode() + b"\0" + source.read_bytes() + b"\0")
     return f"kernels-{made_of.hexdigest()[:16]}.so"
 

@@ -24,7 +24,7 @@ from support.install.image_recipe import ROOT, copy_context, named_in, recipes
 from support.install.image_roots import Container, Mounted, Stage, StepError, do
 
 SPEECH = ROOT / "tests/data/speech.wav"
-DEBIAN = "ca-certificates,python3,python3-venv,python3-pip"
+DEBIAN = "ca-certificates,python3,python3-venv,python3-pip,libpython3-dev"  # the image has the headers, too
 # Access to the registries is configured as on this machine.
 OWN_FILES = ("/etc/resolv.conf", "/etc/ssl/certs", "/etc/pip.conf", "/etc/apt")
 OWN_VARIABLES = re.compile(r"(?:PIP|SSL|NODE|NPM)_\w+|\w+_(?:proxy|PROXY)|npm_config_\w+")
@@ -200,6 +200,11 @@ def test_image(work: Path, stage: Stage) -> None:
             blas = "from pipeline import backend; print(backend.prepare().blas.name)"
             if stage.name == "cpu" and (used := container.run("python", "-c", blas).stdout.strip()) != "mkl":
                 raise StepError(f"the BLAS is {used}, not MKL")
+            kernels = "from pipeline import backend; print(backend.kernels().instruction_set)"
+            if stage.name == "cpu" and (failed := container.run("python", "-c", kernels)).returncode:
+                raise StepError(f"the server has no native kernels: {failed.stderr.strip()[-200:]}")
+            if container.run("sh", "-c", "command -v c++ || command -v g++ || command -v cc").returncode == 0:
+                raise StepError("the image contains a compiler")
             if container.run("touch", "/opt/packet-voice/new").returncode == 0:
                 raise StepError("the root file system is writable")
             exit_code = container.stop()

@@ -22,6 +22,7 @@ from support.install.own_network import Network, missing, own_network
 from support.install.users_systemd import until
 
 from pipeline.config import Settings, make_config
+from pipeline.kernels import library
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "configs/docker"
@@ -122,6 +123,57 @@ def test_every_kept_mkl_library_exists() -> None:
     assert kept
     for pattern in kept:
         assert any(fnmatch(name, pattern) for name in libraries), pattern
+
+
+def test_kernels_are_compiled_where_the_compiler_stays_behind() -> None:
+    """The image gets the library, where the server looks for it, and no compiler."""
+    compiling = [name for name, steps in stages().items() if any("g++" in value for _, value in steps)]
+    assert compiling == ["kernels"]
+    assert stages()["kernels"][-1][1].endswith("-m pipeline.kernels.build --require")
+    base = "cpu"
+    while base in stages():
+        assert base != "kernels"
+        base = stages()[base][0][1].split()[0]
+    copied = [value.split() for name, value in stages()["cpu"] if name == "COPY" and "from=kernels" in value]
+    assert copied == [["--from=kernels", *2 * ["/opt/packet-voice/lib/packet-voice"]]]
+    assert "kernels" not in "".join(value for name, value in stages()["cuda"])
+
+
+def test_the_package_contains_the_sources_of_the_kernels() -> None:
+    """The library's name is their digest: a server that lacks one of them would look for another library."""
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"][
+        "pipeline"
+    ]
+    packaged = {path for pattern in data for path in (ROOT / "pipeline").glob(pattern)}
+    sources = {path for path in library.NATIVE.rglob("*") if path.suffix in {".h", ".cpp"}}
+    assert sources
+    assert sources <= packaged
+
+
+def test_a_copied_library_needs_no_compiler(tmp_path: Path) -> None:
+    """As in the image: built in one environment, and used in another from which nothing can be compiled."""
+    built = library.find()
+    if built is None:
+        pytest.skip("the kernels have not been built")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "image"], check=True)
+    folder = tmp_path / "image/lib/packet-voice"
+    folder.mkdir()
+    for path in (built, library.digest_path(built)):
+        shutil.copy(path, folder)
+    code = (
+        "from pipeline import backend; from pipeline.kernels import library;"
+        "print(library.find(), getattr(backend.kernels(), 'reason', 'used'))"
+    )
+    environment = {
+        "PATH": str(tmp_path / "image/bin"),
+        "HOME": str(tmp_path),
+        "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+    }
+    done = subprocess.run(
+        [tmp_path / "image/bin/python", "-c", code],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.split() == [str(folder / built.name), "used"]
 
 
 def test_the_build_context_contains_only_the_project() -> None:

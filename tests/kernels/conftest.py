@@ -20,7 +20,7 @@ def library() -> Library:
     pytest.skip(found.reason)
 
 
-@pytest.fixture(params=["avx512", "avx2", "neon"])
+@pytest.fixture(params=["avx512vnni", "avx512", "avx2", "neon"])
 def instruction_set(library: Library, request: pytest.FixtureRequest) -> Iterator[str]:
     """Each instruction set that this processor has; afterwards the best one is chosen again."""
     if not library.native.choose(request.param):

@@ -73,6 +73,36 @@ def test_packed_weights(
             agree(library.native.linear(mx.array(x), matrix), x, exact)
 
 
+@pytest.mark.parametrize("bits", [4, 6, 8])
+def test_inputs_of_any_size(library: Library, instruction_set: str, bits: int) -> None:
+    """Large and small inputs side by side: an error is one of the largest in its group, by 22 bits."""
+    matrix, exact = packed(library, (11, 256), bits, 32, mx.bfloat16)
+    x = numbers(4, 256)
+    x[0] *= 10.0 ** np.arange(-4, 4).repeat(32)  # each group by another power
+    x[1, ::32] *= 1e5  # one in each group
+    x[2, 32:] = 0
+    x[3] *= 1e-36
+    y = np.array(library.native.linear(mx.array(x), matrix))
+    largest = np.abs(x).reshape(4, 8, 32).max(axis=2).repeat(32, axis=1).astype(np.float64)
+    # The products with scale and bias are summed apart, and both are larger than what they stand for.
+    sizes = np.abs(exact).reshape(11, 8, 32).max(axis=2).repeat(32, axis=1)
+    bound = 2.0**-22 * 4 * largest @ sizes.T + 1e-5 * np.abs(x).astype(np.float64) @ np.abs(exact.T) + 1e-33
+    assert (np.abs(y - x.astype(np.float64) @ exact.T) <= bound).all()
+
+
+@pytest.mark.parametrize("bits", [4, 6, 8])
+@pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_stays_so(library: Library, instruction_set: str, bits: int, wrong: float) -> None:
+    """In its row, whose outputs are no numbers that anybody would take for a result."""
+    matrix, exact = packed(library, (11, 128), bits, 64, mx.bfloat16)
+    x = numbers(3, 128)
+    x[1, 70] = wrong
+    y = np.array(library.native.linear(mx.array(x), matrix))
+    assert not np.isfinite(y[1]).any()
+    for row in (0, 2):
+        agree(mx.array(y[row]), x[row], exact)
+
+
 def test_a_bias_is_added(library: Library, instruction_set: str) -> None:
     weight, bias, x = numbers(5, 24), numbers(5), numbers(3, 24)
     matrix = library.native.Matrix(evaluated(mx.array(weight)))

@@ -15,7 +15,7 @@
 namespace packet_voice {
 namespace {
 
-constexpr int MOST_GROUPS = 960;  // see GROUPS_MAX in products.h
+constexpr int MOST_GROUPS = 960;  // see GROUPS_MAX in packed_floats.h
 constexpr size_t TASK_BYTES = 96 * 1024;  // of weights: below that, waking a thread costs more than it saves
 
 Storage storage_of(const mx::array& values) {

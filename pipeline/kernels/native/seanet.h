@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "matrix.h"
+#include "pages.h"
 
 namespace packet_voice {
 
@@ -36,7 +37,7 @@ class Convolution {
       const float* x, int width, int steps, const float* before, float* after, size_t stride, float* y) const;
 
   const Compute* compute_ = nullptr;  // whose order the weights are packed in
-  std::vector<float> packed_;
+  std::vector<float, LargePages<float>> packed_;
   std::vector<float> bias_;
   int in_ = 0, out_ = 0, kernel_ = 0, stride_ = 1, dilation_ = 1;
   bool transposed_ = false, activated_ = false;

@@ -9,12 +9,10 @@
 #include <random>
 #include <sstream>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "compute.h"
 #include "dispatch.h"
-#include "pool.h"
 
 using namespace packet_voice;
 
@@ -269,26 +267,6 @@ void convolutions(const Compute& c) {
   }
 }
 
-// Several callers at once, as the model threads are: every task runs exactly once.
-void parallel() {
-  set_threads(4);
-  std::vector<std::thread> callers;
-  std::vector<int> failed(3);
-  for (int caller = 0; caller < 3; caller++) {
-    callers.emplace_back([&failed, caller] {
-      for (int round = 0; round < 2000; round++) {
-        const int tasks = 1 + (round + caller) % 9;
-        std::vector<int> runs(tasks);
-        in_parallel(tasks, [&](int task) { runs[task]++; });
-        for (const int each : runs) failed[caller] += each != 1;
-      }
-    });
-  }
-  for (auto& each : callers) each.join();
-  for (const int each : failed) expect(each == 0, "the sharing of tasks", "pool");
-  set_threads(1);
-}
-
 }  // namespace
 
 int main() {
@@ -306,7 +284,6 @@ int main() {
   }
   expect(sets > 0, "this processor", "no instruction set");
   expect(!choose("mmx"), "the choice", "mmx");
-  parallel();
   std::printf("%d instruction sets, %d wrong\n", sets, wrong);
   return wrong == 0 ? 0 : 1;
 }

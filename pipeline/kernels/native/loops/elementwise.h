@@ -2,7 +2,7 @@
 
 #pragma once
 
-#include "compute.h"
+#include "../compute.h"
 #include "products.h"
 #include "simd.h"
 
@@ -134,7 +134,7 @@ void attend_stored(const AttentionHead& h) {
   keys.storage = h.storage;
   keys.row_bytes = size_t(h.head_dim) * T::bytes;
   const Rows rows = {h.query, h.scores, nullptr, 1, h.head_dim, h.slots};
-  dense_rows<T, 1>(keys, rows, 0, h.slots, 0);
+  dense_rows<T, 1>(keys, rows, 0, h.slots, 0, NEAR_BYTES);
   for (int i = 0; i < h.hidden_count; i++) h.scores[h.hidden[i]] = -3e38f;
   const float scale = 1.0f / __builtin_sqrtf(float(h.head_dim));
   float best = h.scores[0];

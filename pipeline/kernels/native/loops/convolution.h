@@ -5,7 +5,7 @@
 
 #pragma once
 
-#include "compute.h"
+#include "../compute.h"
 #include "simd.h"
 
 namespace packet_voice {
