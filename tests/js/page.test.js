@@ -3,7 +3,7 @@ import { RollingPercentiles } from "voice/percentiles.js";
 import { nextPhase } from "voice/phase.js";
 import { DEFAULTS, loadPreferences, savePreferences } from "voice/preferences.js";
 import { Recorder } from "voice/audio/recorder.js";
-import { diagnose } from "voice/ui/diagnostics.js";
+import { diagnose } from "voice/diagnostics/diagnostics.js";
 import { formatDuration } from "voice/units.js";
 import { SpeechGate } from "voice/vad/speech-gate.js";
 import { Suggestions } from "voice/ui/suggestions.js";

@@ -11,9 +11,9 @@ def expect_phase(page: Page, phase: str) -> None:
     expect(page.locator(f"#call[data-phase={phase}]")).to_be_visible(timeout=PHASE_TIMEOUT_MS)
 
 
-def expect_loaded(page: Page) -> None:
-    """Also what the page loads after its first screen."""
-    expect(page.locator("[inert]")).to_have_count(0)
+def expect_call_loaded(page: Page) -> None:
+    """Also what the page loads after its first screen, and what it fetches for later."""
+    expect(page.locator("link[rel=later]")).to_have_count(0)
 
 
 def start(page: Page) -> None:

@@ -54,6 +54,7 @@ export class Suggestions {
     const isHidden = isEmpty || this._isSample || (this._hasText && phase !== "idle" && !this._isNeeded);
     if (isHidden) moveFocusFrom(this._section, document.getElementById("talk"));
     this._section.hidden = isHidden;
+    this._section.classList.toggle("compact", this._hasText && phase !== "idle"); // the answers need the room
   }
 
   _show({ about, suggestions }) {
@@ -74,7 +75,7 @@ export class Suggestions {
     list.setAttribute("aria-labelledby", title.id);
     list.append(...suggestions.map((suggestion) => this._item(suggestion)));
     const isAnyRecorded = suggestions.some((suggestion) => recordingOf(suggestion) !== null);
-    const hint = isAnyRecorded ? [element("small", "Say it, or press it to play a recording to the agent.")] : [];
+    const hint = isAnyRecorded ? [element("small", "Say it in a conversation, or press it: a recording is played to the agent, without your microphone.")] : [];
     return [title, list, ...hint];
   }
 
