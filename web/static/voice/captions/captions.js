@@ -67,5 +67,9 @@ export class Captions {
 
 /** Whether a model may be stored here; WhisperCaptions finds out which. */
 async function isAnyModelStored() {
-  return globalThis.caches !== undefined && (await caches.has(CACHE_NAME));
+  try {
+    return globalThis.caches !== undefined && (await caches.has(CACHE_NAME));
+  } catch {
+    return false; // storage is switched off
+  }
 }
