@@ -102,7 +102,7 @@ export class ModelCard {
         break;
       case "load_failed":
         if (phase !== "idle") break;
-        this._setStatus(PASSING.has(event.why) ? event.message : "");
+        this._setStatus(PASSING.has(event.why) ? `The download failed: ${event.message}` : "");
         if (PASSING.has(event.why)) this._load.textContent = "Try again";
         break;
       case "cancelled":

@@ -54,7 +54,6 @@ export class Suggestions {
     const isHidden = isEmpty || this._isSample || (this._hasText && phase !== "idle" && !this._isNeeded);
     if (isHidden) moveFocusFrom(this._section, document.getElementById("talk"));
     this._section.hidden = isHidden;
-    this._section.classList.toggle("compact", this._hasText && phase !== "idle"); // the answers need the room
   }
 
   _show({ about, suggestions }) {
