@@ -7,6 +7,7 @@ import { diagnose } from "voice/diagnostics/diagnostics.js";
 import { formatDuration } from "voice/units.js";
 import { SpeechGate } from "voice/vad/speech-gate.js";
 import { Suggestions } from "voice/ui/suggestions.js";
+import { OnDemand } from "voice/on-demand.js";
 import { equal, near, ok, test } from "./harness.js";
 
 const HEALTHY = Object.freeze({
@@ -205,4 +206,20 @@ test("without suggestions nothing is shown, whichever fields are missing", () =>
   equal([section.hidden, section.querySelector("h2"), section.textContent], [false, null, "It adds."]);
   send("health", { health: { model: { suggestions: ["bye"] } } });
   equal([section.hidden, section.querySelector("p")], [false, null]);
+});
+
+test("a part of the page is loaded once, and a failure is not kept", async () => {
+  const failures = [];
+  let loads = 0;
+  const part = new OnDemand(
+    async () => {
+      loads += 1;
+      if (loads === 1) throw new TypeError("Failed to fetch dynamically imported module");
+      return "part";
+    },
+    (error) => failures.push(error.message),
+  );
+  equal([await part.get(), part.loaded, failures.length], [null, null, 1]);
+  equal(await Promise.all([part.get(), part.get()]), ["part", "part"]);
+  equal([loads, part.loaded, failures.length], [2, "part", 1]);
 });
