@@ -43,7 +43,6 @@ const CAUSES = [
   ["a lost connection", { phase: "lost" }, 1, "bad"],
   ["a server that cannot keep up", { modelMs: 95 }, 2, "bad"],
   ["a server that responds late", { modelMs: 45 }, 2, "warn"],
-  ["an agent that stays silent", { paddingShare: 0.99 }, 3, "warn"],
   ["an untrained model", { trained: false }, 3, "warn"],
   ["gaps", { recentUnderruns: 2 }, 4, "warn"],
   ["barge-in", { bargingIn: true }, 4, "warn"],

@@ -322,7 +322,7 @@ test("a sample of a voice does not say that it listens", () => {
 });
 
 test("a machine that is too slow at times is not called fast enough", () => {
-  const facts = { phase: "live", modelMs: 12, contextState: "running", muted: false, inputDb: -20 };
+  const facts = { phase: "live", modelMs: 12, contextState: "running", inputDb: -20, upHz: 12.5, downHz: 12.5, outputDb: -20 };
   const speed = (more) => diagnose({ ...facts, ...more }).find(({ name }) => name === "Model speed");
   equal(speed({ advice: null }).state, "ok");
   equal(speed({ advice: "Close other programs." }).state, "bad");
@@ -333,7 +333,7 @@ test("a machine that is too slow at times is not called fast enough", () => {
 });
 
 test("an agent that says nothing is no warning", () => {
-  const facts = { phase: "live", contextState: "running", inputDb: -20, paddingShare: 0.99, trained: true };
+  const facts = { phase: "live", contextState: "running", inputDb: -20, upHz: 12.5, downHz: 12.5, outputDb: -20, modelMs: 12, paddingShare: 0.99, trained: true };
   equal(diagnose(facts).find(({ name }) => name === "Agent").state, "ok");
 });
 
