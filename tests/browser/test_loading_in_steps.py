@@ -18,6 +18,11 @@ new MutationObserver(() => {
   globalThis.atReady ??= performance.getEntriesByType("resource").map(({ name }) => name);
 }).observe(document, { subtree: true, attributeFilter: ["data-state"] });
 """
+FETCHED = """() => {
+  const entries = performance.getEntriesByType("resource").filter(({ responseEnd }) => responseEnd > 0);
+  const names = new Set(entries.map(({ name }) => name));
+  return [...document.querySelectorAll("link[rel=prefetch]")].every(({ href }) => names.has(href));
+}"""
 FIRST_REQUESTS = 36  # 75ae221 had 40
 FIRST_MODULES = 32
 PANELS = {
@@ -133,7 +138,7 @@ def test_panels_open_although_the_server_has_gone(browser: Browser) -> None:
     with serving() as own, visiting(browser, own.origin) as visit:
         page = visit()
         expect_call_loaded(page)
-        page.wait_for_load_state("networkidle")
+        page.wait_for_function(FETCHED)
         own.kill()
         expect(page.locator("#server[data-state=unreachable]")).to_be_visible()
         open_panel(page, "diagnostics")
