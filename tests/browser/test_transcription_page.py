@@ -272,7 +272,7 @@ def test_models_are_put_on_a_server_without_a_network(
     page.locator("#close-help").click()
     load(page)
     copy = shutil.copytree(rig.folder, tmp_path / "hub")
-    environment = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_TOKEN": "", "HF_HUB_OFFLINE": ""}
+    environment = {"HF_ENDPOINT": rig.hub.url, "HF_TOKEN": "", "HF_HUB_OFFLINE": "1"}
     with (
         serving(f'proxy.folder="{copy}"', environment=environment) as offline,
         visiting(browser, offline.origin, forgiven=FORGIVEN) as visit_offline,
