@@ -251,7 +251,7 @@ def _lanes(lanes: AdmissionStatistics) -> dict[str, int]:
         "running": lanes.running,
         "putBack": lanes.put_back,
         "putBackTotal": lanes.put_back_total,
-        "room": lanes.room,
+        "room": lanes.room_soon,
         "queueRoom": lanes.queue_room,
     }
 

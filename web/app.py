@@ -29,7 +29,7 @@ from web.routes.hub import add_hub
 from web.routes.landing import POLICY, describe, render
 from web.routes.pages import add_pages
 from web.routes.selftest import add_selftest
-from web.routes.status import Weights, add_status, model_of
+from web.routes.status import Weights, add_status, health_of, model_of
 from web.security.access import AccessControl
 from web.security.auth import TokenAuth
 from web.security.forwarded import ForwardedMiddleware, ReverseProxy
@@ -94,7 +94,12 @@ def create_app(
     access = AccessControl(_origin_policy(listen, reverse_proxy), auth, limiter)
     _add_access_checks(app, access)
     prefix = "" if reverse_proxy.public is None else reverse_proxy.public.prefix
-    static = add_pages(app)
+
+    def visible_health() -> Mapping[str, object] | None:
+        has_access = access.has_cookie(request_ctx.request)
+        return health_of(engine, backend, weights, proxy) if has_access else None
+
+    static = add_pages(app, visible_health)
     _add_landing(app, engine, weights, access, url=("wss" if is_secure else "ws", prefix), static=static)
     _add_token_exchange(app, auth, access)
     if listen.credentials is not None:

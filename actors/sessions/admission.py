@@ -44,7 +44,8 @@ class AdmissionStatistics:
         lanes_max: lanes there are.
         lanes_open: lanes in use or being closed, those of sessions that were put back included.
         limit: sessions that may run at once.
-        running: sessions that run.
+        running: sessions that run, those that have ended but not come out of the last stage included.
+        closing: of these, those that have ended.
         queued: sessions that wait, those that were put back included.
         put_back: sessions that ran before and wait with their lanes.
         queue_max: new sessions that may wait.
@@ -55,6 +56,7 @@ class AdmissionStatistics:
     lanes_open: int
     limit: int
     running: int
+    closing: int
     queued: int
     put_back: int
     queue_max: int
@@ -66,6 +68,13 @@ class AdmissionStatistics:
         if self.queued:
             return 0
         return max(0, min(self.limit - self.running, self.lanes_max - self.lanes_open))
+
+    @property
+    def room_soon(self) -> int:
+        """The same once the sessions that have ended are out of the last stage: milliseconds, usually."""
+        if self.queued:
+            return 0
+        return max(0, min(self.limit - self.running, self.lanes_max - self.lanes_open) + self.closing)
 
     @property
     def queue_room(self) -> int:
@@ -250,6 +259,7 @@ class Admission:
             lanes_open=self._lanes_max - len(self._free),
             limit=self._limit,
             running=len(self._running) + self._closing,
+            closing=self._closing,
             queued=len(self._waiting),
             put_back=sum(lease.lane is not None for lease in self._waiting),
             queue_max=self._queue_max,

@@ -15,12 +15,18 @@ are counted over a window.
 | on time for `GROW_AFTER_S`, and a session waits | it grows by one, unless answers are tight or models busy |
 | late for `PROBE_LATE_S` soon after growing | the limit goes back, and the next attempt waits twice as long |
 | every frame costs clearly less than when a session was put back | it grows at once: the load has gone |
+| nobody waits, and the limit is below what was measured | it goes back there, see below |
 
 A machine that is slower for a minute loses sessions and takes them back. On one that stays slower the limit
-stays at what it can serve: the time between attempts to grow doubles, up to `MAX_BACKOFF_S`.
+stays at what it can serve: the time between attempts to grow doubles, up to `MAX_BACKOFF_S`. While nobody
+waits, the limit goes back to what was measured, by one each `GROW_AFTER_S` on time, or after `FORGET_AFTER_S`
+without sessions, but no sooner than the next attempt to grow; the first to run there is such an attempt.
 
 Source: additive increase with a probe, as in adaptive concurrency limits (Netflix's
-concurrency-limits, Envoy's adaptive concurrency filter), with lateness in place of round-trip times.
+concurrency-limits, Envoy's adaptive concurrency filter), with lateness in place of round-trip times. What was
+observed long ago says little about the machine now: a limit that nobody uses goes back to where it began, as
+TCP's congestion window does after an idle time (RFC 5681 §4.1) and as the long-term round-trip time of
+Netflix's gradient limit does once it is too high.
 
 Neighbours: `admission` keeps to the limit; the engine makes the observations. What does not belong here:
 clocks, lanes, sessions.
@@ -50,6 +56,7 @@ TIGHT_SHARE: Final = 0.1
 # quarter of them: answers were on time at 0.78, 0.71 and 0.44; with one or two sessions more, at 0.83, 0.87
 # and 0.91, they were late.
 BUSY_SHARE: Final = 0.8
+FORGET_AFTER_S: Final = 30.0  # without a session, lateness is forgotten
 CHEAPER: Final = 0.8  # a cost this much lower is another machine, not noise
 
 
@@ -82,6 +89,9 @@ class ConcurrencyLimit:
     def __init__(self, initial: int, maximum: int) -> None:
         self.maximum = maximum
         self.limit = max(1, min(initial, maximum))
+        self._measured = self.limit
+        self._known = self.limit  # sessions that ran, or are assumed to run, in time
+        self._idle_since_s: float | None = None
         self._recent: deque[tuple[float, Observation]] = deque()  # since the last reduction, of `WINDOW_S`
         self._on_time_since_s: float | None = None
         self._changed_s = -math.inf
@@ -112,8 +122,13 @@ class ConcurrencyLimit:
                 self._reduce(seen, now_s)
             elif self._on_time_since_s is None:
                 self._on_time_since_s = now_s
+        self._forget(seen, now_s)
+        if seen.running > self._known:  # in a place that was given back
+            self._known = seen.running
+            self._grown_s = now_s
         if not self.is_late:
             self._grow(seen, now_s)
+            self._recover(seen, now_s)
         return self.limit
 
     def _reduce(self, seen: Observation, now_s: float) -> None:
@@ -130,6 +145,7 @@ class ConcurrencyLimit:
         self._failed_cost_s = seen.cost_s
         if seen.running >= self.limit > 1:
             self.limit -= 1
+            self._known = self.limit
             self._changed_s = self._reduced_s = now_s
             self._recent.clear()
 
@@ -155,17 +171,47 @@ class ConcurrencyLimit:
             return
         if seen.cost_s < CHEAPER * self._failed_cost_s:
             self._backoff_s, self._failed_cost_s = 0.0, math.inf
-        if now_s - self._changed_s < max(GROW_AFTER_S, self._backoff_s):
-            return
-        lately = [each for when_s, each in self._recent if when_s > now_s - GROW_AFTER_S]
-        if sum(each.tight for each in lately) > TIGHT_SHARE * sum(each.frames for each in lately):
-            return
-        # A wider batch costs less per session, so one more session takes this much at most.
-        busy = sum(each.busy for each in lately) / max(1, len(lately))
-        if busy * (seen.running + 1) / seen.running > BUSY_SHARE:
+        if now_s - self._changed_s < max(GROW_AFTER_S, self._backoff_s) or not self._has_room(seen, now_s):
             return
         self.limit += 1
+        self._known = max(self._known, self.limit)
         self._changed_s = self._grown_s = now_s
+
+    def _has_room(self, seen: Observation, now_s: float) -> bool:
+        """Whether one more than those that run would probably be on time."""
+        lately = [each for when_s, each in self._recent if when_s > now_s - GROW_AFTER_S]
+        if sum(each.tight for each in lately) > TIGHT_SHARE * sum(each.frames for each in lately):
+            return False
+        # A wider batch costs less per session, so one more session takes this much at most.
+        busy = sum(each.busy for each in lately) / max(1, len(lately))
+        return busy * (seen.running + 1) / seen.running <= BUSY_SHARE
+
+    def _recover(self, seen: Observation, now_s: float) -> None:
+        """Towards what was measured, so that nobody has to wait for what the machine did long ago."""
+        if seen.waiting or self.limit >= self._measured:
+            return
+        if now_s - self._changed_s < max(GROW_AFTER_S, self._backoff_s):
+            return
+        if not self._is_forgotten(now_s):
+            if self._on_time_since_s is None or now_s - self._on_time_since_s < GROW_AFTER_S:
+                return
+            if seen.running >= self.limit and not self._has_room(seen, now_s):
+                return
+        self.limit += 1
+        self._changed_s = now_s
+
+    def _forget(self, seen: Observation, now_s: float) -> None:
+        """Without any session nothing can be observed, and lateness does not last for ever."""
+        if seen.running:
+            self._idle_since_s = None
+            return
+        if self._idle_since_s is None:
+            self._idle_since_s = now_s
+        if self._is_forgotten(now_s):
+            self._recent.clear()
+
+    def _is_forgotten(self, now_s: float) -> bool:
+        return self._idle_since_s is not None and now_s - self._idle_since_s >= FORGET_AFTER_S
 
     def _late_s_since(self, begin_s: float) -> float:
         """How much of the window after `begin_s` was late."""

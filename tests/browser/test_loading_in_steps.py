@@ -1,41 +1,94 @@
-"""The voice page before all of it is loaded: calls, panels and dialogs come after the first screen."""
+"""The voice page loads what is shown first, then what a call needs, and panels when they are opened."""
 
+import re
+from urllib.parse import urlsplit
+
+import pytest
 from playwright.sync_api import Browser, Page, Route, expect
-from support.browser.actions import expect_phase, open_panel, stop
-from support.browser.chromium import visiting
-from support.browser.servers import Server
+from support.browser.actions import expect_call_loaded, expect_phase, open_panel, start, stop
+from support.browser.chromium import Visit, visiting
+from support.browser.servers import Server, serving
 
-REST = "**/voice/panels.js"
+CALL = "**/voice/call.js"
 NOT_LOADED = ("Failed to fetch dynamically imported module", "Failed to load resource", "net::ERR_FAILED")
+# What the page has asked for at the moment when it first shows that the server is ready.
+AT_READY = """
+new MutationObserver(() => {
+  if (document.getElementById("server")?.dataset.state !== "ready") return;
+  globalThis.atReady ??= performance.getEntriesByType("resource").map(({ name }) => name);
+}).observe(document, { subtree: true, attributeFilter: ["data-state"] });
+"""
+FETCHED = """() => {
+  const entries = performance.getEntriesByType("resource").filter(({ responseEnd }) => responseEnd > 0);
+  const names = new Set(entries.map(({ name }) => name));
+  return [...document.querySelectorAll("link[rel=prefetch]")].every(({ href }) => names.has(href));
+}"""
+FIRST_REQUESTS = 36  # 75ae221 had 40
+FIRST_MODULES = 32
+PANELS = {
+    "open-settings": "ui/settings-dialog.js",
+    "diagnostics": "ui/diagnostics-panel.js",
+    "history": "ui/history.js",
+    "record": "ui/recording.js",
+}
 
 
-def visit_without_rest(page: Page, server: Server) -> list[Route]:
-    """The requests for the rest of the page, which are not answered."""
+def visit_holding(page: Page, server: Server, pattern: str) -> list[Route]:
+    """The requests for this part of the page, which are not answered."""
     held: list[Route] = []
 
     def hold(route: Route) -> None:
         held.append(route)
 
-    page.route(REST, hold)
+    page.route(pattern, hold)
     page.goto(server.origin + "/packet-voice", wait_until="commit")
     expect(page.locator("#server-label")).to_have_text("Ready")
     return held
 
 
-def deliver(page: Page, held: list[Route]) -> None:
+def deliver(page: Page, held: list[Route], pattern: str) -> None:
+    while not held:
+        page.wait_for_timeout(20)
     for route in held:
         route.continue_()
-    page.unroute(REST)
+    page.unroute(pattern)
+
+
+def evaluated(page: Page) -> set[str]:
+    """The modules that the page runs or has been told to run soon, not those that are only fetched."""
+    names = page.evaluate(
+        """() => performance.getEntriesByType("resource")
+          .filter(({ initiatorType }) => initiatorType === "script" || initiatorType === "other")
+          .map(({ name }) => name)"""
+    )
+    return {urlsplit(name).path.split("/", 3)[3] for name in names if name.endswith(".js")}
+
+
+def test_little_is_asked_for_before_the_page_is_ready(browser: Browser, server: Server) -> None:
+    """The page brings the server's state along, and its modules at once: nothing waits for an answer."""
+    with visiting(browser, server.origin, script=AT_READY) as visit:
+        page = visit()
+        page.wait_for_function("() => globalThis.atReady !== undefined")
+        asked = [urlsplit(name).path for name in page.evaluate("atReady")]
+        document = page.content()
+    preloaded = re.findall(r'rel="modulepreload" href="\.(/[^"]+)"', document)
+    modules = [path for path in asked if path.endswith(".js")]
+    assert "/health" not in asked
+    assert {path for path in modules if not path.endswith("/main.js")} <= set(
+        preloaded
+    )  # a chain of two requests
+    assert len(modules) <= FIRST_MODULES
+    assert len(asked) <= FIRST_REQUESTS
 
 
 def test_a_call_can_be_started_at_once(browser: Browser, server: Server) -> None:
     """It begins when what it needs has arrived, and its panels know all that happened until then."""
     with visiting(browser, server.origin) as visit:
         page = visit("/health/live")
-        held = visit_without_rest(page, server)
+        held = visit_holding(page, server, CALL)
         page.locator("#talk").click()
         expect_phase(page, "opening")
-        deliver(page, held)
+        deliver(page, held, CALL)
         expect_phase(page, "live")
         open_panel(page, "stats")
         expect(page.locator("#stat-server-status")).to_contain_text("ready")
@@ -45,16 +98,51 @@ def test_a_call_can_be_started_at_once(browser: Browser, server: Server) -> None
         stop(page)
 
 
-def test_nothing_can_be_pressed_that_does_nothing_yet(browser: Browser, server: Server) -> None:
+def test_panels_are_loaded_when_they_are_opened(visit: Visit) -> None:
+    """A call needs none of them."""
+    page = visit()
+    expect_call_loaded(page)
+    start(page)
+    loaded = evaluated(page)
+    assert "voice/call.js" in loaded
+    assert not {f"voice/{name}" for name in PANELS.values()} & loaded
+    assert "voice/captions/whisper-captions.js" not in loaded
+    stop(page)
+
+
+@pytest.mark.parametrize("name", ["settings-dialog", "diagnostics-panel"])
+def test_whatever_is_pressed_before_it_is_loaded_happens_then(
+    browser: Browser, server: Server, name: str
+) -> None:
+    pattern = f"**/{name}.js"
     with visiting(browser, server.origin) as visit:
         page = visit("/health/live")
-        held = visit_without_rest(page, server)
-        for selector in ("#open-settings", "#stats", "#diagnostics", "#history"):
-            assert page.locator(selector).evaluate("(one) => one.inert"), selector
+        held = visit_holding(page, server, pattern)
         page.keyboard.press("?")  # the help is there at once
         expect(page.locator("#help")).to_be_visible()
         page.locator("#close-help").click()
-        deliver(page, held)
+        if name == "settings-dialog":
+            page.locator("#open-settings").click()
+            deliver(page, held, pattern)
+            expect(page.locator("#settings")).to_be_visible()
+            return
+        open_panel(page, "diagnostics")
+        assert page.locator("#audio-test").evaluate("(one) => one.closest('[inert]') !== null")
+        deliver(page, held, pattern)
+        expect(page.locator("#checks li")).to_have_count(5)
+        assert page.locator("#audio-test").evaluate("(one) => one.closest('[inert]') === null")
+
+
+def test_panels_open_although_the_server_has_gone(browser: Browser) -> None:
+    """They were fetched when nothing else was to be done."""
+    with serving() as own, visiting(browser, own.origin) as visit:
+        page = visit()
+        expect_call_loaded(page)
+        page.wait_for_function(FETCHED)
+        own.kill()
+        expect(page.locator("#server[data-state=unreachable]")).to_be_visible()
+        open_panel(page, "diagnostics")
+        expect(page.locator("#checks li")).to_have_count(5)
         page.locator("#open-settings").click()
         expect(page.locator("#settings")).to_be_visible()
 
@@ -63,14 +151,14 @@ def test_a_page_that_cannot_be_loaded_whole_says_so(browser: Browser, server: Se
     """Also when the button is pressed; reloading helps."""
     with visiting(browser, server.origin, forgiven=NOT_LOADED) as visit:
         page = visit("/health/live")
-        page.route(REST, lambda route: route.abort())
+        page.route(CALL, lambda route: route.abort())
         page.goto(server.origin + "/packet-voice")
         notice = page.locator(".notice[data-key=loading]")
         expect(notice).to_contain_text("Part of this page could not be loaded")
         page.locator("#talk").click()
         expect_phase(page, "idle")
         expect(notice).to_be_visible()
-        page.unroute(REST)
+        page.unroute(CALL)
         page.reload()
         page.locator("#open-settings").click()
         expect(page.locator("#settings")).to_be_visible()

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, CDPSession, Page, Route, expect
-from support.browser.actions import expect_loaded, expect_phase, open_panel, start, stop
+from support.browser.actions import expect_call_loaded, expect_phase, open_panel, start, stop
 from support.browser.chromium import Visit, visiting
 from support.browser.servers import Server, serving
 
@@ -231,7 +231,7 @@ def before_a_call(
     survey.look("permission denied", denied)
     survey.look("asking for permission", asked)
     page.bring_to_front()
-    expect_loaded(page)
+    expect_call_loaded(page)
     server.freeze()
     page.locator("#talk").click()
     expect_phase(page, "connecting")
@@ -240,14 +240,18 @@ def before_a_call(
     expect_phase(page, "live")
     stop(page)
     health = server.health()
-    for state, change in {
-        "too slow": {"capacity": {"sessions": 0, "advice": "Use a smaller model. " * 4}},
-        "loading": {"status": "not_ready", "model": None},
-        "draining": {"status": "draining"},
-    }.items():
+    for state, change, shown in (
+        (
+            "too slow",
+            {"capacity": {"sessions": 0, "advice": "Use a smaller model. " * 4}},
+            "[data-key=capacity]",
+        ),
+        ("loading", {"status": "not_ready", "model": None}, "#server[data-state=not_ready]"),
+        ("draining", {"status": "draining"}, "#server[data-state=draining]"),
+    ):
         page.route("**/health", answering({**health, **change}))
         page.reload()
-        page.wait_for_function("() => document.getElementById('server-label').textContent !== 'Connecting…'")
+        expect(page.locator(shown)).to_be_visible()  # with the first answer after the one in the page
         survey.look(state, page)
         page.unroute("**/health")
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Literal
 import pytest
 from playwright.sync_api import Browser, Page, ViewportSize, expect
 from support.browser.chromium import Visit, visiting
+from support.browser.servers import serving
 from support.browser.whisper_server import (
     SPOKEN,
     SPOKEN_TEXT,
@@ -232,7 +234,9 @@ def test_why_a_model_cannot_be_downloaded_is_shown(rig: WhisperServer, visit: Vi
     expect(notice).to_have_count(0)  # nothing was asked for yet
     page.locator("#load").click()
     expect(notice).to_contain_text("Cannot download the model files")
-    expect(notice).to_contain_text("HF_ENDPOINT")
+    assert "HTTP" not in notice.inner_text()
+    expect(page.locator("#model-state")).to_contain_text("HTTP 50")  # for the server's owner
+    expect(page.locator("#load")).to_have_text("Try again")
     rig.hub.down = False
     rig.hub.gated.add(repository("small"))
     page.locator("#model-choice").select_option("small")
@@ -262,6 +266,55 @@ def test_the_page_starts_in_good_order_without_a_network(rig: WhisperServer, vis
     assert rig.requests == requests
     assert not [url for url in asked if "/api/hf/" in url]
     rig.hub.down = False
+
+
+def test_a_failed_download_is_tried_again_from_its_notice(rig: WhisperServer, visit: Visit) -> None:
+    page = visit(PATH)
+    rig.hub.down = True
+    page.locator("#model-choice").select_option("base")
+    page.locator("#load").click()
+    again = page.locator(".notice.bad").get_by_role("button", name="Try again")
+    expect(again).to_be_visible()
+    rig.hub.down = False
+    again.click()
+    expect(page.locator(".notice")).to_have_count(0)
+    expect(page.locator("#model-state")).to_contain_text("Ready", timeout=60_000)
+
+
+def test_models_are_put_on_a_server_without_a_network(
+    browser: Browser, rig: WhisperServer, visit: Visit, tmp_path: Path
+) -> None:
+    """As the help says: by copying the folder of another server."""
+    page = visit(PATH)
+    page.locator("#open-help").click()
+    for words in ("environment variable HF_ENDPOINT", "proxy.folder", "not the models"):
+        expect(page.locator("#help-model")).to_contain_text(words)
+    page.locator("#close-help").click()
+    load(page)
+    copy = shutil.copytree(rig.folder, tmp_path / "hub")
+    environment = {"HF_ENDPOINT": rig.hub.url, "HF_TOKEN": "", "HF_HUB_OFFLINE": "1"}
+    with (
+        serving(f'proxy.folder="{copy}"', environment=environment) as offline,
+        visiting(browser, offline.origin, forgiven=FORGIVEN) as visit_offline,
+    ):
+        load(visit_offline(PATH))
+
+
+def test_nothing_stays_under_a_notice_on_a_phone(browser: Browser, rig: WhisperServer) -> None:
+    """The page can be scrolled until the next step is above it."""
+    with visiting(
+        browser, rig.server.origin, forgiven=FORGIVEN, viewport={"width": 390, "height": 664}
+    ) as visit:
+        page = visit(PATH)
+        rig.hub.down = True
+        page.locator("#model-choice").select_option("small.en")
+        page.locator("#load").click()
+        expect(page.locator(".notice.bad")).to_be_visible()
+        rig.hub.down = False
+        page.evaluate("scrollTo(0, document.body.scrollHeight)")
+        bottom = page.evaluate("document.querySelector('footer').getBoundingClientRect().bottom")
+        top = page.evaluate("document.querySelector('.notice').getBoundingClientRect().top")
+        assert bottom <= top
 
 
 def test_help_is_within_reach(rig: WhisperServer, visit: Visit) -> None:

@@ -128,3 +128,20 @@ test("audio that the page could not send is told as it happens, and once", () =>
   send({ kind: "connection_stats", droppedFrames: 25 });
   equal(root.childElementCount, 0);
 });
+
+test("silence that is dropped is not reported as audio", () => {
+  const cases = [
+    [{ inputDb: -70 }, { kind: "dropped", what: "audio", count: 9 }],
+    [{ muted: true }, { kind: "dropped", what: "audio", count: 9 }],
+    [{ inputDb: null }, { kind: "connection_stats", droppedFrames: 9 }],
+    [{ outputDb: -80 }, { kind: "dropped", what: "agent_audio", count: 9 }],
+  ];
+  for (const [quiet, event] of cases) {
+    const { root, send } = notices({ ...CALL, ...quiet });
+    send(event);
+    equal(root.querySelectorAll("[data-key=dropped]").length, 0, JSON.stringify(event));
+    const audible = notices({ ...CALL, outputDb: -20 });
+    audible.send(event);
+    equal(audible.root.querySelectorAll("[data-key=dropped]").length, 1, JSON.stringify(event));
+  }
+});

@@ -3,10 +3,11 @@ import { RollingPercentiles } from "voice/percentiles.js";
 import { nextPhase } from "voice/phase.js";
 import { DEFAULTS, loadPreferences, savePreferences } from "voice/preferences.js";
 import { Recorder } from "voice/audio/recorder.js";
-import { diagnose } from "voice/ui/diagnostics.js";
+import { diagnose } from "voice/diagnostics/diagnostics.js";
 import { formatDuration } from "voice/units.js";
 import { SpeechGate } from "voice/vad/speech-gate.js";
 import { Suggestions } from "voice/ui/suggestions.js";
+import { OnDemand } from "voice/on-demand.js";
 import { equal, near, ok, test } from "./harness.js";
 
 const HEALTHY = Object.freeze({
@@ -42,7 +43,6 @@ const CAUSES = [
   ["a lost connection", { phase: "lost" }, 1, "bad"],
   ["a server that cannot keep up", { modelMs: 95 }, 2, "bad"],
   ["a server that responds late", { modelMs: 45 }, 2, "warn"],
-  ["an agent that stays silent", { paddingShare: 0.99 }, 3, "warn"],
   ["an untrained model", { trained: false }, 3, "warn"],
   ["gaps", { recentUnderruns: 2 }, 4, "warn"],
   ["barge-in", { bargingIn: true }, 4, "warn"],
@@ -205,4 +205,20 @@ test("without suggestions nothing is shown, whichever fields are missing", () =>
   equal([section.hidden, section.querySelector("h2"), section.textContent], [false, null, "It adds."]);
   send("health", { health: { model: { suggestions: ["bye"] } } });
   equal([section.hidden, section.querySelector("p")], [false, null]);
+});
+
+test("a part of the page is loaded once, and a failure is not kept", async () => {
+  const failures = [];
+  let loads = 0;
+  const part = new OnDemand(
+    async () => {
+      loads += 1;
+      if (loads === 1) throw new TypeError("Failed to fetch dynamically imported module");
+      return "part";
+    },
+    (error) => failures.push(error.message),
+  );
+  equal([await part.get(), part.loaded, failures.length], [null, null, 1]);
+  equal(await Promise.all([part.get(), part.get()]), ["part", "part"]);
+  equal([loads, part.loaded, failures.length], [2, "part", 1]);
 });

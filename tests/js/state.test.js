@@ -1,12 +1,13 @@
 import { HistoryStore } from "voice/history-store.js";
 import { findRefusal } from "voice/protocol/refusal.js";
 import { recordingOf } from "voice/questions.js";
-import { describeState, serverState } from "voice/state.js";
+import { describeState, serverState, withoutOwnSession } from "voice/state.js";
 import { TranscriptLog, sentenceCase } from "voice/transcript-log.js";
 import { Metrics } from "voice/ui/metrics.js";
 import { SampleEnd } from "voice/voice-sample.js";
 import { CONDITIONS, PROBLEMS, REFUSALS, closeMessage, errorMessage, formatDelay } from "voice/ui/messages.js";
-import { checkBeforeCall, conditionOf, diagnose } from "voice/ui/diagnostics.js";
+import { conditionOf } from "voice/diagnostics/condition.js";
+import { checkBeforeCall, diagnose } from "voice/diagnostics/diagnostics.js";
 import { equal, ok, test } from "./harness.js";
 
 const READY = Object.freeze({ status: "ready", lanes: { room: 2, queued: 0 } });
@@ -318,4 +319,51 @@ test("a sample of a voice ends in the pause after the answer, without one soon, 
 test("a sample of a voice does not say that it listens", () => {
   const { message } = describeState({ phase: "live", health: READY, withoutMicrophone: true, isSample: true });
   ok(message.startsWith("A sample of the voice"), message);
+});
+
+test("a machine that is too slow at times is not called fast enough", () => {
+  const facts = { phase: "live", modelMs: 12, contextState: "running", inputDb: -20, upHz: 12.5, downHz: 12.5, outputDb: -20 };
+  const speed = (more) => diagnose({ ...facts, ...more }).find(({ name }) => name === "Model speed");
+  equal(speed({ advice: null }).state, "ok");
+  equal(speed({ advice: "Close other programs." }).state, "bad");
+  equal(speed({ advice: "Close other programs.", phase: "idle", modelMs: null }).state, "bad");
+  const health = { status: "ready", metrics: { step: { count: 9, p50: 12 } }, capacity: { advice: "Close other programs." } };
+  const rows = checkBeforeCall({ frames: 60, underruns: 0, inputPeak: 0.5, roundTripMs: 5, health });
+  equal(rows.find(({ name }) => name === "Machine").state, "bad");
+});
+
+test("an agent that says nothing is no warning", () => {
+  const facts = { phase: "live", contextState: "running", inputDb: -20, upHz: 12.5, downHz: 12.5, outputDb: -20, modelMs: 12, paddingShare: 0.99, trained: true };
+  equal(diagnose(facts).find(({ name }) => name === "Agent").state, "ok");
+});
+
+test("a session of this page that has ended takes no place", () => {
+  const health = { status: "ready", lanes: { room: 0, queued: 0, running: 1, limit: 1 } };
+  equal(serverState(health), "full");
+  equal(serverState(withoutOwnSession(health)), "ready");
+  equal(serverState(withoutOwnSession({ ...health, lanes: { ...health.lanes, queued: 1 } })), "full");
+  equal(withoutOwnSession(null), null);
+});
+
+test("a sentence that Stop cuts is interrupted, a finished one is not", () => {
+  for (const [stoppedMs, isAudible, interrupted] of [[1200, false, true], [9000, true, true], [9000, false, false]]) {
+    const log = conversation();
+    log.agentText({ text: "three plus", final: false }, 1000);
+    log.cutOff(stoppedMs, isAudible);
+    log.agentText({ text: "three plus", final: true }, stoppedMs + 10); // the server closes the utterance
+    log.close("agent");
+    equal(log.toJSON().lines[0].interrupted, interrupted);
+  }
+});
+
+test("a transcript without the user's words says so wherever it goes", () => {
+  const log = conversation();
+  log.agentText({ text: "hello", final: true }, 1000);
+  equal([log.isOneSided, "note" in log.toJSON()], [false, false]); // nobody else has spoken
+  log.speaking(true, 2000);
+  equal(log.isOneSided, true);
+  ok(log.text().includes("Only the agent's words"), log.text());
+  ok(log.toJSON().note.includes("Only the agent's words"));
+  log.userText({ text: "hi", final: true }, 3000);
+  equal([log.isOneSided, "note" in log.toJSON()], [false, false]);
 });

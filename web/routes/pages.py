@@ -9,10 +9,12 @@ sessions, which use the WebSocket.
 """
 
 import hashlib
+import html
+import json
 import mimetypes
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,13 +33,22 @@ QUESTION = "voice/questions/what-is-three-plus-four.wav"  # for the command on t
 LATER: Mapping[str, Sequence[str]] = {
     "voice": (
         "voice/call.js",
-        "voice/panels.js",
-        "voice/captions/whisper-captions.js",
-        "asr/model/load-plan.js",
+        "voice/captions/captions.js",
+        "voice/ui/stats-panel.js",
+        "voice/ui/waveforms.js",
         "voice/protocol/connection-worker.js",
         "voice/audio/capture-worklet.js",
         "voice/audio/playback-worklet.js",
         "voice/vad/vad-worker.js",
+        "voice/ui/diagnostics-panel.js",
+        "voice/ui/report.js",
+        "voice/ui/history.js",
+        "voice/ui/recording.js",
+        "voice/ui/settings-dialog.js",
+        "voice/ui/persona.js",
+        "voice/captions/browser-captions.js",
+        "voice/captions/whisper-captions.js",
+        "asr/model/load-plan.js",
     ),
     "transcribe": (),
 }
@@ -85,10 +96,11 @@ def read_assets(folder: Path = STATIC) -> Assets:
     return Assets(files, digest.hexdigest()[:VERSION_LENGTH])
 
 
-def add_pages(app: QuartTrio) -> str:
+def add_pages(app: QuartTrio, health: Callable[[], Mapping[str, object] | None]) -> str:
     """Register `/packet-voice`, `/whisperx`, `/static/…`, `/vendor/…`, `/favicon.ico` and error pages.
 
-    Returns the path of the files, relative to a page.
+    `health`: what /health answers, or None if the visitor may not see it; the voice page is delivered with
+    it, so that it need not ask before it shows anything. Returns the path of the files, relative to a page.
     """
     assets = read_assets()
     add_error_pages(app, f"{assets.base}/icon.svg".lstrip("/"))
@@ -97,7 +109,8 @@ def add_pages(app: QuartTrio) -> str:
 
     @app.get("/packet-voice")
     async def packet_voice() -> Response:
-        return _page(voice)
+        now = health()
+        return _page(voice.replace("{{health}}", "" if now is None else html.escape(json.dumps(now))))
 
     @app.get("/whisperx")
     async def transcribe() -> Response:
@@ -169,8 +182,8 @@ def _transitive_imports(files: Mapping[str, bytes], *start: str) -> set[str]:
     return found
 
 
-def _page(html: str) -> Response:
-    response = Response(html, mimetype="text/html")
+def _page(content: str) -> Response:
+    response = Response(content, mimetype="text/html")
     response.headers["Content-Security-Policy"] = POLICY
     return response
 

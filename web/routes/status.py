@@ -67,17 +67,7 @@ def _add_health(
 ) -> None:
     @app.get("/health")
     async def health() -> Response:
-        hub = None if proxy is None else _hub_state(proxy.statistics())
-        model = model_of(weights)
-        if model is not None:
-            model = {
-                **model,
-                "about": engine.card.about,
-                "suggestions": engine.card.suggestions,
-                "voices": engine.card.voices,
-            }
-        logged = {"lostLines": log.lost_lines()}
-        return jsonify({**engine.health(), "backend": backend, "model": model, "hub": hub, "log": logged})
+        return jsonify(health_of(engine, backend, weights, proxy))
 
     @app.get("/health/live")
     async def live() -> Response:
@@ -111,6 +101,23 @@ def _add_profile(app: QuartTrio, engine: Engine, weights: Weights) -> None:
         except SessionRefusedError as refusal:
             return session_refused(refusal)
         return jsonify(steps=steps, warmup=warmup, model=model_of(weights), stepMs=_summary_ms(taken_s))
+
+
+def health_of(
+    engine: Engine, backend: Mapping[str, object], weights: Weights, proxy: Proxy | None
+) -> dict[str, object]:
+    """What `/health` answers; the voice page is delivered with it."""
+    hub = None if proxy is None else _hub_state(proxy.statistics())
+    model = model_of(weights)
+    if model is not None:
+        model = {
+            **model,
+            "about": engine.card.about,
+            "suggestions": engine.card.suggestions,
+            "voices": engine.card.voices,
+        }
+    logged = {"lostLines": log.lost_lines()}
+    return {**engine.health(), "backend": backend, "model": model, "hub": hub, "log": logged}
 
 
 def _hub_state(now: ProxyStatistics) -> dict[str, object]:

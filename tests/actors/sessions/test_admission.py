@@ -57,6 +57,7 @@ async def test_an_opened_lane_is_free_once_its_closing_has_come_out():
     assert not lease.is_open
     assert (await inbox.take_batch()).events == (LaneOpened(0, SAMPLING), LaneClosed(0))
     assert refusal(admission).code == "full"
+    assert (admission.statistics().room, admission.statistics().room_soon) == (0, 1)
     admission.free(0)
     assert admission.request().lane == 0
 

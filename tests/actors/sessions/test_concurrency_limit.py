@@ -181,6 +181,48 @@ def test_growth_waits_for_demand():
     assert machine.law.limit == 2
 
 
+def test_a_place_that_was_lost_is_given_back_before_somebody_waits_for_it():
+    """A machine that was busy while one session ran serves the next ones at once when it is not any more."""
+    machine = Machine(
+        ConcurrencyLimit(4, 4), lambda t: 4, lambda t: 1 if t < 90 else 4, stalls=((20, 26),)
+    ).run(120)
+    limits = {when: running for when, running, _ in machine.history}
+    assert limits[90.5] == 4  # as soon as they come
+    assert machine.late_share(30, 120) == 0
+
+
+@pytest.mark.parametrize("begin_s", [20, 36])
+def test_what_was_late_is_forgotten_while_nobody_runs(begin_s):
+    """Also if the last session left a machine that was late."""
+    machine = Machine(
+        ConcurrencyLimit(4, 4),
+        always(4),
+        lambda t: 1 if t < 40 else 0 if t < 120 else 4,
+        stalls=((begin_s, 40),),
+    ).run(130)
+    assert machine.law.limit == 4
+    assert machine.at(120.5) == 4
+
+
+def test_a_place_that_is_given_back_in_vain_is_a_failed_attempt():
+    """Sessions that come and go on a machine that stays slower make those that run late ever more rarely."""
+    machine = Machine(
+        ConcurrencyLimit(2, 2),
+        lambda t: 2 if t < 20 else 1,
+        lambda t: 2 if t < 40 or t % 40 < 20 else 1,
+    ).run(2400)
+    assert machine.late_share(1200, 2400) < 0.02
+    assert machine.late_share(1200, 2400) < machine.late_share(40, 400)
+
+
+def test_recovery_stops_at_what_was_measured():
+    """Beyond it, the limit grows only for somebody who waits."""
+    machine = Machine(
+        ConcurrencyLimit(2, 16), always(16), lambda t: 1 if t < 90 else 2, stalls=((20, 26),)
+    ).run(200)
+    assert machine.law.limit == 2
+
+
 def test_no_frames_are_no_evidence():
     """Silence after lateness neither reduces nor restores anything."""
     law = ConcurrencyLimit(4, 4)

@@ -24,11 +24,12 @@ SPOKEN_TEXT = "alpha bravo charlie echo foxtrot"
 
 @dataclass
 class WhisperServer:
-    """The server, and the hub behind it."""
+    """The server, the hub behind it, and the folder in which the server keeps the hub's files."""
 
     hub: Hub
     server: Server
     hubs: ExitStack
+    folder: Path
 
     @property
     def requests(self) -> int:
@@ -66,7 +67,7 @@ def serving_whisper(
         environment = {"HF_ENDPOINT": hub.url, "HF_TOKEN": "", "HF_HUB_OFFLINE": ""}
         sets = (f'proxy.folder="{folder}"', "proxy.absent_s=0", *overrides)
         with serving(*sets, environment=environment) as server:
-            yield WhisperServer(hub, server, hubs)
+            yield WhisperServer(hub, server, hubs, folder)
 
 
 def spoken_file(folder: Path, *loud: int) -> Path:

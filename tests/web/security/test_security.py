@@ -1,7 +1,9 @@
 """Token, TLS and rate limits, with a whole engine over real sockets."""
 
 import contextlib
+import html
 import json
+import re
 import socket
 import ssl
 from contextlib import asynccontextmanager
@@ -105,6 +107,29 @@ async def test_a_page_exchanges_the_token_for_a_cookie():
         assert (await fetch(served, "/health", headers=[jar, origin])).status == 200
         async with packet_client(served, headers=[jar, origin]) as page:
             assert len(await page.exchange(speech(3))) == 2
+
+
+async def test_the_voice_page_brings_the_servers_state_to_those_who_may_see_it():
+    """What /health answers is in the page, but not without a cookie, whatever else the request has."""
+    async with small_server(LOCKED) as served:
+        origin = ("Origin", f"http://{served.host}")
+        jar = ("Cookie", (await log_in(served, headers=[origin])).headers["set-cookie"].split("; ")[0])
+        health = json.loads((await fetch(served, "/health", headers=[jar, origin])).body)
+        stranger, bearer, guest = [
+            re.search(r'<meta name="health" content="([^"]*)">', page.body.decode())
+            for page in (
+                await fetch(served, "/packet-voice"),
+                await fetch(served, "/packet-voice", headers=[BEARER]),
+                await fetch(served, "/packet-voice", headers=[jar]),
+            )
+        ]
+    assert stranger is not None
+    assert bearer is not None
+    assert guest is not None
+    assert (stranger[1], bearer[1]) == ("", "")
+    delivered = json.loads(html.unescape(guest[1]))
+    assert delivered.keys() == health.keys()
+    assert (delivered["status"], delivered["lanes"]) == (health["status"], health["lanes"])
 
 
 @pytest.mark.parametrize(

@@ -1,23 +1,28 @@
 /**
  * Entry point of the voice page: one call at a time, every event to every view, every user action to the call.
  *
- * The first screen is loaded first; then, while the user reads it, what a call needs and the panels and dialogs.
+ * The first screen is loaded first; then, when the browser has nothing else to do, what a call needs. Panels and dialogs
+ * are loaded when they are opened.
  * Neighbours: views in ui/ decide how things look; call.js and below do the work.
  */
 
 import { AudioError } from "./audio/microphone.js";
+import { conditionOf } from "./diagnostics/condition.js";
+import { EventLog } from "./diagnostics/event-log.js";
 import { watchHealth } from "./health.js";
+import { OnDemand } from "./on-demand.js";
 import { nextPhase } from "./phase.js";
 import { loadPreferences, savePreferences } from "./preferences.js";
 import { serverUrl } from "./server-url.js";
+import { withoutOwnSession } from "./state.js";
 import { exchangeToken } from "./token.js";
 import { TranscriptLog } from "./transcript-log.js";
 import { CallControl } from "./ui/call-control.js";
-import { conditionOf } from "./ui/diagnostics.js";
 import { HelpDialog } from "./ui/help-dialog.js";
 import { Metrics } from "./ui/metrics.js";
 import { Notices } from "./ui/notices.js";
 import { PageTitle } from "./ui/page-title.js";
+import { Panels } from "./ui/panels.js";
 import { addShortcuts } from "./ui/shortcuts.js";
 import { Suggestions } from "./ui/suggestions.js";
 import { Transcript } from "./ui/transcript.js";
@@ -25,11 +30,13 @@ import { guardUnsaved } from "./unsaved.js";
 import { SAMPLE_QUESTION, SampleEnd } from "./voice-sample.js";
 
 const ECHO_TEST_MS = 5000;
+const HOLDING = new Set(["live", "paused", "lost", "closing"]); // this page's session has a place on the server
 const UNHEARD = new Set(["no_signal", "source_muted"]);
 
 class Page {
   constructor() {
     this._preferences = loadPreferences(localStorage);
+    this._askHealth = null; // once it is watched
     this._phase = "idle";
     this._call = null;
     this._attempt = null; // identifies the latest start
@@ -39,10 +46,13 @@ class Page {
     // What every view that shows the state gets; see state.js.
     this._facts = { phase: "idle", health: undefined, stalled: false, muted: false, recording: false, position: null };
     this._captions = null; // until they are loaded
+    this._latest = new Map(); // the latest event of each kind, for views that are loaded later
+    this._eventLog = new EventLog();
     const help = new HelpDialog();
     this._views = this._createViews(help);
-    this._missed = []; // events for the views that are not loaded yet
-    this._rest = null; // promise of what is loaded later
+    const onFailure = (error) => this._onNotLoaded(error);
+    this._panels = this._createPanels(onFailure);
+    this._callPart = new OnDemand(() => this._loadCallPart(), onFailure);
     const isHolding = () => this._phase === "live" && this._isPushToTalk && !this._facts.isSample;
     addShortcuts(this._preferences, { ...this._actions, help: () => help.open("keys"), isHolding });
     this._signIn();
@@ -69,77 +79,104 @@ class Page {
     ];
   }
 
+  /** The views that are loaded when they are needed. */
+  _createPanels(onFailure) {
+    const page = {
+      log: this._log,
+      metrics: this._metrics,
+      preferences: this._preferences,
+      events: this._eventLog,
+      onChange: (name) => this._onPreferenceChange(name),
+      onEvent: (event) => this.onEvent(event),
+      listen: () => this._listenToVoice(),
+      record: (on) => this._record(on),
+      testAudio: () => this._testAudio(),
+    };
+    return new Panels(page, { add: (view) => this._addView(view), onFailure, onLoaded: () => this._onLoaded() });
+  }
+
   get _isUnsaved() {
-    return Boolean(this._recording?.isUnsaved) || (this._transcript.isUnsaved && !this._history?.isKept);
+    return this._panels.isRecordingUnsaved || (this._transcript.isUnsaved && !this._panels.isKept);
   }
 
-  /** Load what a call needs, and the other views. → `Call`, or null if the server does not deliver them. */
-  _loadRest() {
-    this._rest ??= this._addRest();
-    return this._rest;
+  /** A view that was loaded later learns what the others know. */
+  _addView(view) {
+    for (const latest of this._latest.values()) view.onEvent(...latest);
+    this._views.push(view);
   }
 
-  async _addRest() {
-    let modules;
-    try {
-      modules = await Promise.all([import("./call.js"), import("./captions/whisper-captions.js"), import("./panels.js")]);
-    } catch (error) {
-      console.warn(error);
-      this._rest = null; // tried again with the next answer of the server
-      this.onEvent({ kind: "not_loaded" });
-      return null;
-    }
-    const [{ Call }, { WhisperCaptions }, { createPanels }] = modules;
-    const onEvent = (event) => this.onEvent(event);
-    this._captions = new WhisperCaptions(this._preferences, { onEvent });
-    const { views, recording, history } = createPanels(
-      { log: this._log, metrics: this._metrics, preferences: this._preferences },
-      {
-        onChange: (name) => this._onPreferenceChange(name),
-        onEvent,
-        listen: () => this._listenToVoice(),
-        record: (on) => this._record(on),
-        testAudio: () => this._testAudio(),
-      },
-    );
-    Object.assign(this, { _recording: recording, _history: history });
-    for (const missed of this._missed) for (const view of views) view.onEvent(...missed);
-    this._views.push(...views);
-    this._missed = null;
-    for (const element of document.querySelectorAll("[inert]")) element.inert = false; // panels and their buttons
-    this.onEvent({ kind: "loaded" });
-    // Workers and worklets, so that the first call does not wait for them.
-    for (const link of document.querySelectorAll('link[rel="later"]')) link.rel = "prefetch";
+  /** What a call needs, and what shows it. → `Call` */
+  async _loadCallPart() {
+    const [{ Call }, { Captions }, { StatsPanel }, { Waveforms }] = await Promise.all([
+      import("./call.js"),
+      import("./captions/captions.js"),
+      import("./ui/stats-panel.js"),
+      import("./ui/waveforms.js"),
+    ]);
+    this._captions = new Captions(this._preferences, { onEvent: (event) => this.onEvent(event) });
+    for (const view of [new Waveforms(), new StatsPanel(this._metrics)]) this._addView(view);
+    this._onLoaded();
+    whenIdle(prefetch);
     return Call;
+  }
+
+  _onLoaded() {
+    this.onEvent({ kind: "loaded" });
+  }
+
+  _onNotLoaded(error) {
+    console.warn(error);
+    this.onEvent({ kind: "not_loaded" });
   }
 
   async _signIn() {
     const refusal = await exchangeToken();
     if (refusal !== null) this.onEvent({ kind: "token_refused", ...refusal });
-    await watchHealth((health) => {
+    this._askHealth = watchHealth((health) => {
       this.onEvent({ kind: "health", health });
-      if (health !== null) this._loadRest();
+      if (health !== null) whenIdle(() => this._callPart.get());
     });
   }
 
   /** Every event passes through here, in order. */
   onEvent(event) {
+    if (event.kind === "captured" || event.kind === "played") {
+      this._onAudio(event);
+      return;
+    }
     this._phase = nextPhase(this._phase, event);
     this._updateFacts(event);
     this._metrics.onEvent(event, performance.now());
-    const isAudio = event.kind === "captured" || event.kind === "played"; // 25 a second, for views that say so
-    for (const view of this._views) if (!isAudio || view.wantsAudio) view.onEvent(event, this._phase, this._facts);
-    if (!isAudio) this._missed?.push([event, this._phase, this._facts]);
+    for (const view of this._views) view.onEvent(event, this._phase, this._facts);
+    this._remember(event);
+    if (event.kind === "ended") this._askHealth?.(); // a place is free again
     if (event.kind === "ready" && this._isPushToTalk && !this._facts.isSample) this._setMuted(true);
-    if (event.kind === "played" && this._sampleEnd?.isOver(event.rms, performance.now())) {
+  }
+
+  /** 25 times a second, for views that say so: audio changes nothing else. */
+  _onAudio(event) {
+    const nowMs = performance.now();
+    this._metrics.onEvent(event, nowMs);
+    for (const view of this._views) if (view.wantsAudio) view.onEvent(event, this._phase, this._facts);
+    if (event.kind === "played" && this._sampleEnd?.isOver(event.rms, nowMs)) {
       this.onEvent({ kind: "sample_over", wasHeard: this._sampleEnd.wasHeard });
       this._stop();
     }
   }
 
+  _remember(event) {
+    this._eventLog.onEvent(event);
+    this._latest.delete(event.kind); // the order is that of the latest ones
+    this._latest.set(event.kind, [event, this._phase, this._facts]);
+    this._panels.onEvent(event);
+  }
+
   _updateFacts(event) {
     const facts = { ...this._facts, phase: this._phase };
-    if (event.kind === "health") facts.health = event.health;
+    if (event.kind === "health") Object.assign(facts, { health: event.health, isCounted: HOLDING.has(this._phase) });
+    if (event.kind === "ended" && facts.isCounted) {
+      Object.assign(facts, { health: withoutOwnSession(facts.health), isCounted: false });
+    }
     if (event.kind === "connection_stats") facts.isUnheard = this._isUnheard();
     if (event.kind === "stalled") facts.stalled = event.stalled;
     if (event.kind === "muted") facts.muted = event.muted;
@@ -190,9 +227,9 @@ class Page {
   async _start({ echo, microphone = true, isSample = false }) {
     const attempt = (this._attempt = {});
     const isWanted = () => attempt === this._attempt;
-    this.onEvent({ kind: "opening", echo, isSample });
+    this.onEvent({ kind: "opening", echo, isSample, microphone });
     const url = serverUrl("ws").replace(/^http/, "ws");
-    const Call = await this._loadRest();
+    const Call = await this._callPart.get();
     if (!isWanted()) return;
     if (Call === null) {
       this.onEvent({ kind: "failed", why: "not_loaded" });
@@ -312,6 +349,21 @@ class Page {
       this.onEvent({ kind: "audio_failed", why: error.why });
     }
   }
+}
+
+/** Load the rest into the browser's cache: workers and worklets for the first call, panels for a server that goes. */
+function prefetch() {
+  const loaded = new Set(performance.getEntriesByType("resource").map(({ name }) => name));
+  for (const link of document.querySelectorAll('link[rel="later"]')) {
+    if (loaded.has(link.href)) link.remove();
+    else link.rel = "prefetch";
+  }
+}
+
+/** When the page is drawn and nothing waits; browsers without idle callbacks get a moment. */
+function whenIdle(run) {
+  if (globalThis.requestIdleCallback === undefined) setTimeout(run, 200);
+  else requestIdleCallback(run, { timeout: 1000 });
 }
 
 new Page();

@@ -40,6 +40,13 @@ export function serverState(health) {
   return room === 0 || queued > 0 ? "full" : "ready";
 }
 
+/** /health from before this page's session ended, which no longer takes a place. */
+export function withoutOwnSession(health) {
+  if (!health?.lanes) return health;
+  const { running, room } = health.lanes;
+  return { ...health, lanes: { ...health.lanes, running: Math.max(0, running - 1), room: room + 1 } };
+}
+
 /** {server: {state, label}, message, title, icon}; `message` is null where the event at hand says more. */
 export function describeState(facts) {
   const state = stateOf(facts);

@@ -11,6 +11,7 @@ import { formatDuration } from "./units.js";
 
 const ANSWER_GAP_MS = 400; // words of one answer follow each other faster
 const TALKING_MS = 1000; // the agent is talking if its text grew within this time
+const ONE_SIDED = "Only the agent's words: nothing wrote down what you said.";
 const NAMES = Object.freeze({ agent: "Agent", user: "You" });
 
 export class TranscriptLog {
@@ -20,6 +21,7 @@ export class TranscriptLog {
     this.model = null;
     this._startedMs = null; // of the current conversation, on the clock of `nowMs`
     this._open = { agent: null, user: null };
+    this._hasUserSpoken = false;
     this._utterance = ""; // the agent's, so far
     this._shown = 0; // characters of it that earlier lines contain
     this._grewMs = -Infinity;
@@ -28,6 +30,11 @@ export class TranscriptLog {
 
   get isEmpty() {
     return !this.lines.some(({ text }) => text);
+  }
+
+  /** Whether the user has spoken, and none of it was written down. */
+  get isOneSided() {
+    return this._hasUserSpoken && !this.lines.some(({ who }) => who === "user");
   }
 
   /** A conversation starts; the first one needs no divider. */
@@ -74,9 +81,15 @@ export class TranscriptLog {
       if (this._turn !== null) this._turn.isOver = true;
       return;
     }
+    this._hasUserSpoken = true;
     if (this._open.agent === null) return;
-    const wasTalking = isAudible || nowMs - this._grewMs < TALKING_MS;
+    const wasTalking = this._isTalking(nowMs, isAudible);
     this._turn = { wasTalking: wasTalking || (this._turn?.wasTalking ?? false), isOver: false };
+  }
+
+  /** The conversation ends here, whether or not the agent has finished. */
+  cutOff(nowMs, isAudible = false) {
+    if (this._open.agent !== null && this._isTalking(nowMs, isAudible)) this._open.agent.interrupted = true;
   }
 
   /** The open line of one side is final as it is. */
@@ -91,7 +104,7 @@ export class TranscriptLog {
 
   /** As plain text: one line each, with its time. */
   text() {
-    const head = `Conversation of ${new Date(this.startedAt ?? 0).toLocaleString()}${this.model ? `, model ${this.model}` : ""}\n\n`;
+    const head = `Conversation of ${new Date(this.startedAt ?? 0).toLocaleString()}${this.model ? `, model ${this.model}` : ""}\n${this.isOneSided ? `${ONE_SIDED}\n` : ""}\n`;
     const line = ({ divider, who, text, atMs, interrupted }) =>
       divider !== undefined
         ? `--- ${divider} ---\n`
@@ -106,8 +119,13 @@ export class TranscriptLog {
     return {
       startedAt: this.startedAt === null ? null : new Date(this.startedAt).toISOString(),
       model: this.model,
+      ...(this.isOneSided ? { note: ONE_SIDED } : {}),
       lines: this.lines.map(line),
     };
+  }
+
+  _isTalking(nowMs, isAudible) {
+    return isAudible || nowMs - this._grewMs < TALKING_MS;
   }
 
   _isNewAnswer(nowMs) {

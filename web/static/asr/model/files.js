@@ -5,6 +5,7 @@
  * is where transformers.js looks first. Files are streamed into the cache; a truncated one is not kept.
  */
 
+import { CACHE_NAME } from "./cache-name.js";
 import { AsrError } from "../errors.js";
 
 // Codes of the server's hub proxy (docs/reference/hub-proxy.md); with any other it refuses this page, whatever the file.
@@ -21,8 +22,6 @@ const HUB_CODES = new Set([
   "hub_timeout",
   "draining",
 ]);
-
-export const CACHE_NAME = "packet-voice-whisper-1";
 
 /** One revision of one repository at `base`, the URL of the hub proxy (`…/api/hf/`). */
 export class ModelRepository {

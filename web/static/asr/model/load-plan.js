@@ -1,7 +1,8 @@
 /** What loading a model involves, known before anything is loaded: device, precision, files and their sizes. */
 
 import { candidates, chooseDevice } from "./device.js";
-import { CACHE_NAME, ModelRepository } from "./files.js";
+import { CACHE_NAME } from "./cache-name.js";
+import { ModelRepository } from "./files.js";
 import { resolveModel } from "./model-list.js";
 import { serverUrl } from "../../voice/server-url.js";
 import { vendored } from "./vendored.js";

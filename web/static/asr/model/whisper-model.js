@@ -6,7 +6,7 @@
  * cache already, and any other request is answered with 404.
  */
 
-import { CACHE_NAME } from "./files.js";
+import { CACHE_NAME } from "./cache-name.js";
 import { AsrError } from "../errors.js";
 
 const ENCODER_STRIDE_SAMPLES = 320; // one frame of the encoder: 20 ms at 16 kHz

@@ -9,8 +9,7 @@ import { PROBLEMS, REFUSALS, refusalMessage } from "../../voice/ui/messages.js";
 const SET_TOKEN = "Set HF_TOKEN on the server to a token that has access, then restart the server.";
 const ALLOW = "Allow it for this page in the address bar or in the system's privacy settings";
 const CHECK_NETWORK =
-  "Is the server online? It downloads from the hub in HF_ENDPOINT, by default huggingface.co; a mirror in your " +
-  "network works too. Models stored in this browser need no download.";
+  "The server has no network, or the hub does not answer. Help says how to put a model on the server without one.";
 
 const MESSAGES = Object.freeze({
   // Engine and model files
@@ -70,11 +69,16 @@ const MESSAGES = Object.freeze({
   not_kept: ["One hour of audio is kept", "Transcription continues, but later audio cannot be played back."],
 });
 
+const SHOWN_ELSEWHERE = new Set(["unreachable"]); // what the server says is for its owner: see model-card.js
+
+/** Problems that may be over the next time. */
+export const PASSING = new Set(["unreachable", "cut"]);
+
 /** {title, text} for `why`; `message` is the specific message of the engine or the server. */
 export function messageFor(why, message, location) {
   if (why in MESSAGES) {
     const [title, advice] = MESSAGES[why];
-    return { title, text: message ? `${withPeriod(message)} ${advice}` : advice };
+    return { title, text: message && !SHOWN_ELSEWHERE.has(why) ? `${withPeriod(message)} ${advice}` : advice };
   }
   if (why in REFUSALS) return refusalMessage({ why }, location);
   if (why in PROBLEMS) return { title: PROBLEMS[why].title, text: PROBLEMS[why].text(location) };

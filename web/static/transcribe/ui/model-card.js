@@ -8,6 +8,7 @@ import { AsrError } from "../../asr/errors.js";
 import { MODELS } from "../../asr/model/model-list.js";
 import { formatBytes } from "../data/format.js";
 import { estimateBytes, modelTitle } from "../data/model-title.js";
+import { PASSING } from "./messages.js";
 
 const KEY = "whisperx-model"; // in localStorage
 const DEVICE_NAMES = Object.freeze({ webgpu: "the GPU (WebGPU)", wasm: "the CPU (WebAssembly)" });
@@ -100,6 +101,10 @@ export class ModelCard {
         this._setStatus("Whisper is not installed on this server. Run “make vendor” there, then restart it.");
         break;
       case "load_failed":
+        if (phase !== "idle") break;
+        this._setStatus(PASSING.has(event.why) ? `The download failed: ${event.message}` : "");
+        if (PASSING.has(event.why)) this._load.textContent = "Try again";
+        break;
       case "cancelled":
         if (phase === "idle") this._setStatus("");
         break;

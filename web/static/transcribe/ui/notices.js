@@ -3,12 +3,13 @@
  */
 
 import { refusalMessage } from "../../voice/ui/messages.js";
-import { helpTopic, messageFor } from "./messages.js";
+import { PASSING, helpTopic, messageFor } from "./messages.js";
 
 export class Notices {
-  /** `help(topic)`: open the help. */
-  constructor({ help }) {
+  /** `help(topic)`: open the help; `load()`: load the model again. */
+  constructor({ help, load }) {
     this._help = help;
+    this._load = load;
     this._root = document.getElementById("notices");
     this._shown = new Map(); // by key
   }
@@ -74,7 +75,8 @@ export class Notices {
     const help = button("Help", `Help: ${title}`, () => this._help(helpTopic(why)));
     const close = button("✕", `Close: ${title}`, () => this._hide(key));
     close.className = "close";
-    box.append(words, help, close);
+    const retry = PASSING.has(why) ? [button("Try again", `Try again: ${title}`, this._load)] : [];
+    box.append(words, ...retry, help, close);
     this._root.append(box);
     this._shown.set(key, box);
   }

@@ -17,6 +17,11 @@ const LABELS = Object.freeze({
 const ATTACK = 0.6; // share of the way to a louder level per frame
 const RELEASE = 0.25;
 
+function openingMessage({ echo, microphone }) {
+  if (echo) return "Audio test: you should hear yourself.";
+  return microphone ? "Waiting for the microphone…" : "Connecting without the microphone…";
+}
+
 export class CallControl {
   wantsAudio = true;
 
@@ -33,6 +38,7 @@ export class CallControl {
     this._mute = get("mute");
     this._muteLabel = get("mute-label");
     this._hold = get("hold");
+    this._record = get("record");
     this._levels = { user: 0, agent: 0 };
     this._startedMs = null;
     this._retryMs = null; // when the next attempt to reconnect is due
@@ -57,7 +63,7 @@ export class CallControl {
         this._isAudioTest = event.echo;
         this._isSample = event.isSample;
         this._outcome = "";
-        this._message = event.echo ? "Audio test: you should hear yourself." : "Waiting for the microphone…";
+        this._message = openingMessage(event);
         break;
       case "connecting":
         this._retryMs = null;
@@ -116,6 +122,7 @@ export class CallControl {
     this._setText(this._label, LABELS[phase] ?? "Stop");
     this._talk.setAttribute("aria-disabled", String(phase === "closing")); // a disabled button would lose the focus
     const isLive = phase === "live" && !isSample;
+    this._record.disabled = !isLive && !this._facts.recording;
     this._mute.disabled = !isLive;
     this._mute.setAttribute("aria-pressed", String(Boolean(muted) && isLive));
     this._setText(this._muteLabel, withoutMicrophone && isLive ? "Turn on mic" : "Mute");

@@ -1,7 +1,7 @@
 /** The troubleshooting panel: the result of each check, and an audio test that works without the server. */
 
 import { serverUrl } from "../server-url.js";
-import { checkBeforeCall, diagnose } from "./diagnostics.js";
+import { checkBeforeCall, diagnose } from "../diagnostics/diagnostics.js";
 import { PROBLEMS } from "./messages.js";
 
 const REFRESH_MS = 500;
@@ -9,6 +9,7 @@ const ROUND_TRIPS = 4;
 const ICONS = Object.freeze({ ok: "✓", warn: "!", bad: "✕", idle: "·" });
 const STATE_LABELS = Object.freeze({ ok: "OK", warn: "Warning", bad: "Problem", idle: "Not checked" });
 
+const namesOf = (rows) => rows.map(({ name }) => name).join(" and ");
 const formatGaps = (count) => (count === 1 ? "1 gap" : `${count === 0 ? "no" : count} gaps`);
 
 export class DiagnosticsPanel {
@@ -23,6 +24,9 @@ export class DiagnosticsPanel {
     this._results = document.getElementById("test-results");
     this._testButton = document.getElementById("audio-test");
     this._testButton.addEventListener("click", testAudio);
+    this._resultElement = document.getElementById("audio-test-result");
+    this._result = this._resultElement.textContent;
+    this._isTesting = false;
     this._panel.addEventListener("toggle", () => this._render());
     setInterval(() => this._render(), REFRESH_MS);
   }
@@ -48,22 +52,30 @@ export class DiagnosticsPanel {
       this._showChecks(PROBLEMS[event.why]);
     } else if (event.kind === "ended" && this._isTesting) {
       this._isTesting = false;
-      this._showResult();
+      this._setResult("Checking the network and the machine…");
       this._showChecks();
     }
     this._testButton.disabled = phase !== "idle";
+    this._showTestState();
   }
 
-  _showResult() {
+  /** Why the test cannot be made now, or what came of it. */
+  _showTestState() {
+    const isElse = this._phase !== "idle" && !this._isTesting;
+    const text = isElse ? "Stop the conversation to test audio." : this._result;
+    if (this._resultElement.textContent !== text) this._resultElement.textContent = text;
+  }
+
+  /** What the rows say, in one sentence. */
+  _summaryOf([microphone, loudspeaker, ...others]) {
     const { p50 } = this._metrics.micToSpeaker.summary();
-    if (this._frames === 0) this._setResult("No audio from the microphone: the browser did not start it.");
-    else if (this._maxRms === 0) this._setResult("Audio works, but the microphone delivered only silence.");
-    else {
-      this._setResult(
-        `Audio works: ${this._frames} frames played back after ${p50.toFixed(0)} ms, with ` +
-          `${formatGaps(this._underruns)}. If you heard nothing, check the volume and the selected speaker.`,
-      );
-    }
+    const failed = [microphone, loudspeaker].filter(({ state }) => state === "bad");
+    if (failed.length > 0) return `Audio does not work yet: see ${namesOf(failed)} below.`;
+    const doubtful = [microphone, loudspeaker, ...others].filter(({ state }) => state === "warn" || state === "bad");
+    const played = `${this._frames} frames played back after ${p50.toFixed(0)} ms, with ${formatGaps(this._underruns)}`;
+    const advice =
+      doubtful.length > 0 ? `But see ${namesOf(doubtful)} below.` : "If you heard nothing, check the volume and the selected speaker.";
+    return `Audio works: ${played}. ${advice}`;
   }
 
   /** One line each: microphone, loudspeaker, network, machine. */
@@ -72,12 +84,14 @@ export class DiagnosticsPanel {
     const [frames, underruns, inputPeak] = [this._frames, this._underruns, this._inputPeak];
     const health = this._health ?? null;
     const rows = checkBeforeCall({ frames, underruns, inputPeak, roundTripMs, health, problem });
+    if (problem === null) this._setResult(this._summaryOf(rows));
     this._results.hidden = false;
     this._results.replaceChildren(...rows.map(rowOf));
   }
 
   _setResult(text) {
-    document.getElementById("audio-test-result").textContent = text;
+    this._result = text;
+    this._showTestState();
   }
 
   _render() {

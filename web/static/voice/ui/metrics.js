@@ -46,6 +46,7 @@ class RecentValues {
 export class Metrics {
   constructor() {
     this.trained = null;
+    this._advice = null; // of the server, whose machine is too slow
     this._microphoneProblem = null; // why the last call could not open it
     this.clear();
   }
@@ -85,6 +86,9 @@ export class Metrics {
 
   onEvent(event, nowMs) {
     switch (event.kind) {
+      case "health":
+        this._advice = event.health?.capacity?.advice ?? null;
+        break;
       case "opening":
         this.clear();
         this._microphoneProblem = null;
@@ -200,6 +204,7 @@ export class Metrics {
       downHz: this.stepHz,
       paddingShare: this.paddingShare,
       modelMs: this.modelMs,
+      advice: this._advice,
       outputDb: this._outputs.max === null ? null : decibels(this._outputs.max),
       microphoneProblem: this._microphoneProblem,
       hasMicrophone: this._hasMicrophone,

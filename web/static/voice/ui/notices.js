@@ -6,7 +6,7 @@
  * Neighbours: messages.js has the words, help-dialog.js the longer advice.
  */
 
-import { conditionOf } from "./diagnostics.js";
+import { INAUDIBLE_DB, QUIET_DB, conditionOf } from "../diagnostics/condition.js";
 import { moveFocusFrom } from "../focus.js";
 import { CONDITIONS, PROBLEMS, REFUSALS, droppedMessage, errorMessage, refusalMessage } from "./messages.js";
 
@@ -97,7 +97,7 @@ export class Notices {
         });
         return;
       case "dropped":
-        this._show("dropped", "warn", "Audio dropped", droppedMessage(event), { durationMs: BRIEF_MS, help: "speed" });
+        this._onDropped(event);
         return;
       case "vad":
         this._onVad(event);
@@ -153,8 +153,15 @@ export class Notices {
     const count = frames - this._unsentFrames;
     if (!(count > 0)) return;
     this._unsentFrames = frames;
-    const text = droppedMessage({ what: "unsent", count });
-    this._show("dropped", "warn", "Audio dropped", text, { durationMs: BRIEF_MS, help: "speed" });
+    this._onDropped({ what: "unsent", count });
+  }
+
+  /** Nothing is lost with silence; the statistics count it. */
+  _onDropped(event) {
+    const { muted, inputDb, outputDb } = this._facts();
+    const isOwn = event.what === "audio" || event.what === "unsent";
+    if (isOwn ? muted || inputDb === null || inputDb < QUIET_DB : outputDb === null || outputDb < INAUDIBLE_DB) return;
+    this._show("dropped", "warn", "Audio dropped", droppedMessage(event), { durationMs: BRIEF_MS, help: "speed" });
   }
 
   /** Once a second during a call: what is wrong at the moment, with its remedy. */

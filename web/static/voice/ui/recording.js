@@ -18,24 +18,28 @@ export class Recording {
     this._time = document.getElementById("record-time");
     this._savePanel = document.getElementById("recording");
     this._summary = document.getElementById("recording-summary");
-    this._button.addEventListener("click", () => (this._running ? this._stop() : this._start()));
     this._onClick("save-wav", () => this._save(this._recorder.wav(), "wav"));
     this._onClick("save-text", () => this._save(this._recorder.transcript(), "txt"));
     this._onClick("discard", () => this._discard());
   }
 
-  onEvent(event, phase, { isSample }) {
+  onEvent(event) {
     if (event.kind === "captured") this._addAudio("user", event);
     else if (event.kind === "played") this._addAudio("agent", event);
     else if (event.kind === "text" && event.final) this._addText("Agent", event.text);
     else if (event.kind === "user_text" && event.final) this._addText("You", event.text);
     else if (event.kind === "ended" && this._running) this._stop();
-    this._button.disabled = !this._running && (phase !== "live" || isSample);
   }
 
   /** Whether a recording is running, or was not saved. */
   get isUnsaved() {
     return this._running || (this._recorder !== null && !this._recorder.isEmpty && !this._isSaved);
+  }
+
+  /** The button was pressed; it is disabled where there is nothing to record. */
+  toggle() {
+    if (this._running) this._stop();
+    else if (!this._button.disabled) this._start();
   }
 
   _onClick(id, action) {

@@ -3,19 +3,15 @@
  * names, no addresses.
  */
 
-import { diagnose } from "./diagnostics.js";
+import { diagnose } from "../diagnostics/diagnostics.js";
 import { copyText, saveFile, timestamp } from "../save-file.js";
 
-const MAX_EVENTS = 200;
-const IGNORED = new Set(["captured", "played", "connection_stats", "text", "user_text", "stats"]);
-const FIELDS = ["why", "code", "state", "position", "inMs", "what", "count", "stalled", "resuming", "muted", "on"];
-
 export class Report {
-  constructor(metrics, preferences) {
+  /** `log`: the EventLog of the page. */
+  constructor(metrics, preferences, log) {
     this._metrics = metrics;
     this._preferences = preferences;
-    this._events = [];
-    this._health = null;
+    this._log = log;
     const result = document.getElementById("report-result");
     document.getElementById("copy-report").addEventListener("click", async () => {
       const isCopied = await copyText(this.text());
@@ -27,10 +23,8 @@ export class Report {
     });
   }
 
-  onEvent(event, phase) {
+  onEvent(_event, phase) {
     this._phase = phase;
-    if (event.kind === "health") this._onHealth(event.health);
-    else if (!IGNORED.has(event.kind)) this._add(event);
   }
 
   text() {
@@ -53,24 +47,16 @@ export class Report {
       latencyMs: micToSpeaker.summary(),
       connection,
       stats,
-      health: this._health,
-      events: this._events,
+      health: healthOf(this._log),
+      events: this._log.events,
     };
     return `${JSON.stringify(report, null, 2)}\n`;
   }
+}
 
-  _onHealth(health) {
-    const status = health === null ? "unreachable" : health.status;
-    if (status !== this._status) this._add({ kind: `health: ${status}` });
-    this._status = status;
-    if (health?.metrics === undefined) return;
-    const { model, ...others } = health;
-    this._health = { ...others, model: model && { name: model.name, trained: model.trained } };
-  }
-
-  _add(event) {
-    const fields = FIELDS.filter((name) => event[name] !== undefined).map((name) => [name, event[name]]);
-    this._events.push({ ms: Math.round(performance.now()), kind: event.kind, ...Object.fromEntries(fields) });
-    if (this._events.length > MAX_EVENTS) this._events.shift();
-  }
+/** The server's figures, without the words of its model. */
+function healthOf({ health }) {
+  if (health === null) return null;
+  const { model, ...others } = health;
+  return { ...others, model: model && { name: model.name, trained: model.trained } };
 }

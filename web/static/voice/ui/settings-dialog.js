@@ -33,7 +33,6 @@ export class SettingsDialog {
       this._onChange("volume");
     });
     this._form.addEventListener("submit", (event) => event.preventDefault());
-    document.getElementById("open-settings").addEventListener("click", () => this._open());
     document.getElementById("close-settings").addEventListener("click", () => this._dialog.close());
     document.getElementById("reset-sampling").addEventListener("click", () => this._resetSampling());
     this._dialog.addEventListener("click", ({ target }) => {
@@ -48,8 +47,8 @@ export class SettingsDialog {
     if (event.kind === "captions") this._captionsState.textContent = captionsMessage(event);
   }
 
-  async _open() {
-    this._dialog.showModal();
+  async open() {
+    if (!this._dialog.open) this._dialog.showModal();
     await this._listDevices();
     const option = this._field("captions").options.namedItem("browser-captions");
     option.disabled = !(await isLocalRecognitionAvailable());

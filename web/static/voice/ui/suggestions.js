@@ -74,7 +74,7 @@ export class Suggestions {
     list.setAttribute("aria-labelledby", title.id);
     list.append(...suggestions.map((suggestion) => this._item(suggestion)));
     const isAnyRecorded = suggestions.some((suggestion) => recordingOf(suggestion) !== null);
-    const hint = isAnyRecorded ? [element("small", "Say it, or press it to play a recording to the agent.")] : [];
+    const hint = isAnyRecorded ? [element("small", "Say it in a conversation, or press it: a recording is played to the agent, without your microphone.")] : [];
     return [title, list, ...hint];
   }
 

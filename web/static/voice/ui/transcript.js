@@ -10,6 +10,7 @@ import { formatDuration } from "../units.js";
 
 const MAX_LINES = 500;
 const AUDIBLE_RMS = 0.01;
+const NEAR_END_PX = 120;
 
 export class Transcript {
   wantsAudio = true;
@@ -31,6 +32,9 @@ export class Transcript {
     get("save-lines-txt").addEventListener("click", () => this._save(this._log.text(), "text/plain", "txt"));
     const json = () => `${JSON.stringify(this._log.toJSON(), null, 2)}\n`;
     get("save-lines-json").addEventListener("click", () => this._save(json(), "application/json", "json"));
+    this._isAtEnd = true;
+    this._list.addEventListener("scroll", () => (this._isAtEnd = this._distanceToEnd < NEAR_END_PX), { passive: true });
+    new ResizeObserver(() => this._keepAtEnd()).observe(this._list); // a notice takes part of its place
     this._render();
   }
 
@@ -72,9 +76,13 @@ export class Transcript {
       case "opening":
         this._hasStarted = false;
         return;
+      case "closing":
+        this._log.cutOff(nowMs, this._agentRms > AUDIBLE_RMS);
+        break;
       case "ended":
       case "failed":
         this._wasInterrupted = false;
+        if (event.why !== "stopped") this._log.cutOff(nowMs, this._agentRms > AUDIBLE_RMS);
         this._log.close("agent");
         this._log.close("user");
         break;
@@ -93,7 +101,6 @@ export class Transcript {
 
   /** Bring the list up to date with the log. */
   _render() {
-    const wasAtEnd = this._list.scrollHeight - this._list.clientHeight - this._list.scrollTop < 120;
     const { lines } = this._log;
     for (const [line, element] of this._shown) {
       if (lines.includes(line)) continue;
@@ -104,7 +111,16 @@ export class Transcript {
     while (this._list.childElementCount > MAX_LINES) this._list.firstElementChild.remove();
     this._empty.hidden = lines.length > 0;
     for (const button of this._buttons) button.disabled = this._log.isEmpty;
-    if (wasAtEnd) this._list.scrollTop = this._list.scrollHeight; // unless the reader has scrolled up
+    this._keepAtEnd();
+  }
+
+  get _distanceToEnd() {
+    return this._list.scrollHeight - this._list.clientHeight - this._list.scrollTop;
+  }
+
+  /** Show the latest line, unless the reader has scrolled up. */
+  _keepAtEnd() {
+    if (this._isAtEnd) this._list.scrollTop = this._list.scrollHeight;
   }
 
   _show(line) {
@@ -143,18 +159,22 @@ export class Transcript {
     const text = this._log.text();
     const isCopied = await copyText(text);
     if (isCopied) this._savedLength = text.length;
-    this._announce(isCopied ? "Copied." : "The browser did not allow copying. Save the transcript instead.");
+    this._announce(isCopied ? `Copied.${this._warning}` : "The browser did not allow copying. Save the transcript instead.");
   }
 
   _save(content, type, suffix) {
     saveFile(new Blob([content], { type: `${type};charset=utf-8` }), `conversation-${timestamp()}.${suffix}`);
     this._savedLength = this._log.text().length;
-    this._announce("Saved.");
+    this._announce(`Saved.${this._warning}`);
+  }
+
+  get _warning() {
+    return this._log.isOneSided ? " Without your own words: captions need a Whisper model, see Settings." : "";
   }
 
   _announce(text) {
     this._status.textContent = text;
     clearTimeout(this._timer);
-    this._timer = setTimeout(() => (this._status.textContent = ""), 4000);
+    this._timer = setTimeout(() => (this._status.textContent = ""), 4000 + 50 * text.length);
   }
 }

@@ -6,11 +6,9 @@
  */
 
 import { BUDGET_MS, FRAME_MS, FRAME_RATE_HZ } from "../units.js";
+import { INAUDIBLE_DB, MIN_FRAME_SHARE, QUIET_DB } from "./condition.js";
 
 const DIGITAL_SILENCE_DB = -100;
-const QUIET_DB = -55;
-const INAUDIBLE_DB = -60; // a codec's own noise
-const MIN_FRAME_SHARE = 0.8; // of the frames expected
 const MOSTLY_SILENT = 0.95;
 
 const check = (name, state, text) => ({ name, state, text });
@@ -22,28 +20,6 @@ const db = (value) => `${Math.round(value)} dB`;
  */
 export function diagnose(facts) {
   return [checkMicrophone(facts), checkConnection(facts), checkModel(facts), checkAgent(facts), checkSpeaker(facts)];
-}
-
-const LOUD_SHARE = 0.02; // of frames that clip
-
-/**
- * The condition of the call that the user should know about, by the keys of CONDITIONS; null if there is none.
- * `facts`: as for diagnose(), with `liveMs` (since the call is live), `zeroMs` (of pure silence), `wasHeard`,
- * `clippedShare`, `slowMs` (since the model is too slow).
- */
-export function conditionOf(facts) {
-  const { phase, muted, sourceMuted, hasMicrophone, asking, liveMs, zeroMs, inputDb, wasHeard } = facts;
-  if (phase !== "live" || facts.contextState !== "running") return null;
-  if (hasMicrophone && !muted && !asking) {
-    if (sourceMuted) return "source_muted";
-    if (zeroMs >= (wasHeard ? 8000 : 3000)) return "no_signal";
-    if (!wasHeard && liveMs >= 12_000 && inputDb !== null && inputDb < QUIET_DB) return "not_heard";
-    if (facts.clippedShare > LOUD_SHARE) return "clipping";
-  }
-  if (facts.slowMs >= 3000) return "server_slow";
-  if (liveMs >= 6000 && facts.upHz < MIN_FRAME_SHARE * FRAME_RATE_HZ) return "device_slow";
-  if (facts.recentUnderruns >= 4) return "gaps";
-  return null;
 }
 
 function checkMicrophone({ contextState, muted, sourceMuted, inputDb, microphoneProblem, hasMicrophone }) {
@@ -81,10 +57,11 @@ function checkConnection({ phase, upHz, downHz }) {
   return check(name, "ok", `Sending ${upHz.toFixed(1)} and receiving ${downHz.toFixed(1)} frames per second.`);
 }
 
-function checkModel({ phase, modelMs }) {
+function checkModel({ phase, modelMs, advice = null }) {
   const name = "Model speed";
-  if (phase !== "live" || modelMs === null) return check(name, "idle", "Not measured yet.");
+  if (phase !== "live" || modelMs === null) return advice ? check(name, "bad", advice) : check(name, "idle", "Not measured yet.");
   const time = `${modelMs.toFixed(0)} ms per frame`;
+  if (advice) return check(name, "bad", `${time} at the moment, but not at all times. ${advice}`);
   if (modelMs > FRAME_MS) {
     return check(name, "bad", `${time}, more than the ${FRAME_MS} ms available: the server cannot keep up.`);
   }
@@ -97,7 +74,7 @@ function checkAgent({ phase, paddingShare, trained }) {
   if (phase !== "live" || paddingShare === null) return check(name, "idle", "Not measured yet.");
   const share = `${Math.round(100 * paddingShare)} % of its steps are pauses`;
   if (trained === false) return check(name, "warn", `The model is untrained; its output is noise. ${share}.`);
-  if (paddingShare > MOSTLY_SILENT) return check(name, "warn", `Silent by choice of the model: ${share}.`);
+  if (paddingShare > MOSTLY_SILENT) return check(name, "ok", `Listening, and saying nothing at the moment: ${share}.`);
   return check(name, "ok", `Talking: ${share}.`);
 }
 
@@ -167,5 +144,7 @@ function checkMachine(health) {
   if (!step?.count) return check(name, "idle", "Not measured yet: no conversation since the server started.");
   const modelMs = (encode?.p50 ?? 0) + step.p50 + (decode?.p50 ?? 0);
   const time = `${modelMs.toFixed(0)} ms for ${FRAME_MS} ms of audio`;
+  const advice = health.capacity?.advice;
+  if (advice) return check(name, "bad", `${time} in the last conversation, but not at all times. ${advice}`);
   return modelMs > FRAME_MS ? check(name, "bad", `${time}: too slow to talk.`) : check(name, "ok", `${time}.`);
 }
