@@ -32,7 +32,6 @@ from pipeline.config import Config, Settings, Source
 from pipeline.diagnostics.machine_capacity import model_threads
 from pipeline.errors import (
     EXIT_BROKEN_INVARIANT,
-    EXIT_INTERRUPTED,
     BrokenInvariantError,
     ConfigError,
     PortInUseError,
@@ -44,7 +43,7 @@ from pipeline.lan.invitation import PAGE, Invitation
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.stages.tensor_parallel.collective import Coordinator
-from pipeline.system.command import describe, leaves
+from pipeline.system.command import describe, ending_signals, exit_code_after, leaves
 from web.app import create_app
 from web.routes.haproxy_agent import serve_agent
 from web.security.forwarded import ReverseProxy
@@ -53,7 +52,6 @@ from web.security.rate_limit import RateLimiter
 from web.server.serve import Address, serve
 
 _PORT_MAX = 65_535
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 events = structlog.get_logger()
 
 
@@ -104,12 +102,13 @@ async def _serve(
 
     async def handle_signals() -> None:
         nonlocal exit_code
-        with trio.open_signal_receiver(*_SIGNALS) as signals:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        ending = ending_signals()
+        with trio.open_signal_receiver(*ending) as signals:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
             async for number in signals:
                 if shutdown.is_set():
                     nursery.cancel_scope.cancel()
-                exit_code = EXIT_INTERRUPTED if number == signal.SIGINT else 0
+                exit_code = exit_code_after(number, terminated=0)
                 events.info("draining", signal=signal.Signals(number).name)
                 shutdown.set()
 
@@ -321,9 +320,10 @@ def _run(
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the server receives them: none is lost while Trio starts."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    """Hold signals back until the server receives them: none is lost while Trio starts."""
+    ending = ending_signals()
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ending)
