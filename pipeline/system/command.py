@@ -37,6 +37,9 @@ _LIMITS: Final = {
 }
 
 
+_SHORTAGES: Final = (*_LIMITS, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT)
+
+
 class Terminated(BaseException):
     """SIGTERM or SIGHUP arrived while the command was not handling it."""
 
@@ -64,7 +67,8 @@ def ending_signals() -> tuple[signal.Signals, ...]:
 
 def exit_code_after(number: int, terminated: int) -> int:
     """The exit code after this signal, `terminated` after SIGTERM."""
-    return {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGHUP: EXIT_HUNG_UP}.get(number, terminated)
+    codes: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGHUP: EXIT_HUNG_UP}
+    return codes.get(number, terminated)
 
 
 def exit_now(exit_code: int) -> NoReturn:
@@ -104,6 +108,18 @@ def describe(error: BaseException) -> tuple[str, int]:
         f"internal error: {kind}: {problem}; with {TRACEBACK}=1 in the environment, a traceback is shown"
     )
     return sentence, EXIT_BROKEN_INVARIANT
+
+
+def shortage(error: BaseException) -> str | None:
+    """What the machine has too little of, if that is why this was raised; the program may go on later."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or _is_thread_start(cause):
+            return _machine_problem(cause)
+        if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
+            return _LIMITS.get(cause.errno) or os.strerror(cause.errno)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _machine_problem(error: BaseException) -> str | None:
