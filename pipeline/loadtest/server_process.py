@@ -143,8 +143,12 @@ def start_server(
         try:
             while not _is_ready(server_process):
                 waited_s = time.monotonic() - began_s
-                if process.poll() is not None or waited_s > READY_TIMEOUT_S:
-                    last = server_process.logged().strip().splitlines()[-3:]
+                last = server_process.logged().strip().splitlines()[-3:]
+                if process.poll() is not None:
+                    raise ServerStartError(
+                        f"the server ended with exit code {process.returncode}: {''.join(last[-1:])}"
+                    )
+                if waited_s > READY_TIMEOUT_S:
                     raise ServerStartError(
                         f"the server was not ready after {waited_s:.1f} s: {' / '.join(last)}"
                     )

@@ -3,16 +3,14 @@
 import base64
 import hashlib
 import re
-import resource
-import socket
 import threading
-from contextlib import contextmanager
 from pathlib import Path
 
 import h11
 import pytest
 import structlog
 import trio
+from support.limits import no_more_files
 from support.web.small_engine import CARD, SETTINGS, WEIGHTS, packet_client, small_server, speech
 from support.web.sockets import close_code, connect, fetch, read_response, read_to_end, serving, websocket
 
@@ -338,19 +336,6 @@ async def test_a_failing_request_is_logged_once_and_reveals_nothing():
     assert (answer.status, answer.error) == (500, "internal_error")
     assert b"secret" not in answer.body
     assert [(entry["event"], entry["path"]) for entry in logs] == [("request_failed", "/health")]
-
-
-@contextmanager
-def no_more_files():
-    """This process, which is the server too, may not open another file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with socket.socket() as lowest:  # a limit is on the number of a descriptor, not on how many there are
-        free = lowest.fileno()
-    resource.setrlimit(resource.RLIMIT_NOFILE, (free, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 async def test_a_server_that_may_open_no_more_files_goes_on():

@@ -4,7 +4,9 @@ import contextlib
 import threading
 
 import pytest
+import structlog
 import trio
+from support.limits import no_more_files
 from support.web.small_engine import SETTINGS, small_server
 
 from pipeline.config import Lanes, Server, Settings
@@ -100,6 +102,18 @@ async def test_silent_connections_are_bounded_and_closed(monkeypatch):
         assert await replies(served.agent_port) == b""
         await first.send_all(b"lanes\n")
         assert await first.receive_some() == b"up ready 300%\n"
+
+
+async def test_a_balancer_waits_while_no_more_files_can_be_opened():
+    """It gets its reply as soon as there is room; meanwhile the log has one line, and no traceback."""
+    async with agent_server() as served:
+        with trio.socket.socket() as waiting:
+            with no_more_files(), structlog.testing.capture_logs() as logs:
+                await waiting.connect(("127.0.0.1", served.agent_port))
+                while not logs:
+                    await trio.lowlevel.checkpoint()
+            assert await waiting.recv(100) == b"up ready 300%\n"
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [("cannot_accept", "EMFILE")]
 
 
 async def test_an_unusable_address_is_an_error():
