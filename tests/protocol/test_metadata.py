@@ -74,9 +74,9 @@ ENCODED = [
     ),
     (Queued(3), {"type": "queued", "position": 3}),
     (Ready(), {"type": "ready"}),
-    (RecordingNotice(True, "5f2c"), {"type": "recording", "on": True, "name": "5f2c"}),
+    (RecordingNotice(True, "5e55"), {"type": "recording", "on": True, "name": "5e55"}),
     (
-        Resumed("5f2c", "t0", (3, 5), 6),
+        Resumed("5e55", "t0", (3, 5), 6),
         {"type": "resumed", "sessionId": "5e55", "resumeToken": "t0", "unacked": [3, 5], "nextId": 6},
     ),
     (ErrorNotice("bad_ack", "No."), {"type": "error", "code": "bad_ack", "message": "No."}),

@@ -45,7 +45,7 @@ from web.server.socket_stream import READ_BYTES, SocketStream
 from web.server.work_budget import ConnectionWork
 
 EXTEND_SEND_TIMEOUT = "extend_send_timeout"  # key in the `state` of an ASGI scope
-HALF_CLOSED_S = 30.0  # for a response whose client has ended its side, and may have left
+HALF_CLOSED_S = 30.0  # for the next part of a response whose client has ended its side, and may have left
 APP_END_S = 5.0  # an application still running this long after its client has gone is cancelled
 
 AppSend = Callable[[ASGISendEvent | None], Awaitable[None]]
@@ -81,6 +81,7 @@ class Connection:
         self._reading = trio.CancelScope()
         self._idle = True
         self._responded = trio.Event()  # nothing more is to be written
+        self._writes = 0
         self._ended = False  # nothing more is written
         self._aborted = False
         self._extended_timeout_s: float | None = None
@@ -176,8 +177,15 @@ class Connection:
                 if len(data) < READ_BYTES:
                     self._work.caught_up()
             if not self._stream.is_broken and self._protocol is not None and self._protocol.is_responding:
-                with awake_clock.move_on_after(HALF_CLOSED_S):
-                    await self._responded.wait()
+                await self._finish_response()
+
+    async def _finish_response(self) -> None:
+        """Wait for the rest of a response, as long as parts of it are sent."""
+        writes = -1
+        while not self._responded.is_set() and writes != self._writes:
+            writes = self._writes
+            with awake_clock.move_on_after(HALF_CLOSED_S):
+                await self._responded.wait()
 
     def _set_idle(self, *, idle: bool) -> None:
         self._idle = idle
@@ -211,6 +219,7 @@ class Connection:
                 except (TransportClosedError, trio.Cancelled):
                     self._abort()
                     raise
+                self._writes += 1
             return
         self._abort()
         raise SlowPeerError

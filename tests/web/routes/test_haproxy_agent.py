@@ -104,15 +104,15 @@ async def test_silent_connections_are_bounded_and_closed(monkeypatch):
         assert await first.receive_some() == b"up ready 300%\n"
 
 
-async def test_a_balancer_waits_while_no_more_files_can_be_opened():
-    """It gets its reply as soon as there is room; meanwhile the log has one line, and no traceback."""
+async def test_the_agent_goes_on_when_files_can_be_opened_again():
+    """There is one line of the log meanwhile, and no traceback; the next connection gets its reply."""
     async with agent_server() as served:
-        with trio.socket.socket() as waiting:
-            with no_more_files(), structlog.testing.capture_logs() as logs:
-                await waiting.connect(("127.0.0.1", served.agent_port))
-                while not logs:
-                    await trio.lowlevel.checkpoint()
-            assert await waiting.recv(100) == b"up ready 300%\n"
+        with trio.socket.socket() as refused, no_more_files(), structlog.testing.capture_logs() as logs:
+            with contextlib.suppress(OSError):  # some kernels reset what they cannot hand over
+                await refused.connect(("127.0.0.1", served.agent_port))
+            while not logs:
+                await trio.lowlevel.checkpoint()
+        assert await replies(served.agent_port) == b"up ready 300%\n"
     assert [(entry["event"], entry["reason"]) for entry in logs] == [("cannot_accept", "EMFILE")]
 
 

@@ -171,6 +171,21 @@ async def test_a_response_that_nobody_may_want_is_not_waited_for_without_end(aut
         assert trio.current_time() >= HALF_CLOSED_S
 
 
+async def test_a_client_that_ends_its_side_may_download_for_long(autojump_clock):
+    """As long as there is progress."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        for more in (True, True, True, False):
+            await trio.sleep(0.6 * HALF_CLOSED_S)
+            await send({"type": "http.response.body", "body": b"part", "more_body": more})
+
+    async with serving(app, SETTINGS) as served, await connect(served) as stream:
+        await stream.send_all(GET % b"/")
+        await stream.send_eof()
+        assert (await read_to_end(stream)).count(b"part") == 4
+
+
 async def test_a_refusal_while_the_application_responds(monkeypatch):
     """A request that is refused for its chunks gets this one response, whatever the application sends."""
     async with quiet_server("bad_input") as (app, served), await connect(served) as stream:
