@@ -70,16 +70,16 @@ async def serve_agent(
             open_connections -= 1
             await trio.aclose_forcefully(stream)
 
-    async def listen(listener: trio.SocketListener) -> None:
+    async def listen(listener: trio.SocketListener, task_status: trio.TaskStatus[None]) -> None:
         async with listener:
-            await accept_connections(listener, accept)
+            await accept_connections(listener, accept, task_status=task_status)
 
     listeners = await _bind(server)
     port: int = listeners[0].socket.getsockname()[1]
     log.info("agent_listening", host=server.agent_host, port=port)
     async with trio.open_nursery() as nursery:
         for listener in listeners:
-            nursery.start_soon(listen, listener)
+            await nursery.start(listen, listener)
         task_status.started(port)
 
 

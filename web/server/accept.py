@@ -27,12 +27,21 @@ _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NOT_NOW: Final = (errno.EAGAIN, errno.EWOULDBLOCK)
 
 
-async def accept_connections(listener: trio.SocketListener, accept: Callable[[socket.socket], None]) -> None:
-    """Call `accept`, which never waits, with each new connection, until cancelled."""
+async def accept_connections(
+    listener: trio.SocketListener,
+    accept: Callable[[socket.socket], None],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Call `accept`, which never waits, with each new connection, until cancelled.
+
+    Once it has started, it needs no other file than those of the connections.
+    """
     allowance, log = Allowance(PROCESSOR_SHARE), ThrottledLog()
     # Trio's own socket accepts one connection for each of its checkpoints.
     with socket.socket(fileno=os.dup(listener.socket.fileno())) as listening:
         listening.settimeout(0)
+        task_status.started()
         while True:
             await trio.lowlevel.wait_readable(listening)
             began_s = time.thread_time()

@@ -107,7 +107,7 @@ async def serve(
     with budgets.meter.running():
         async with listener, trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(accept_connections, listener, accept)
+                await accepting.start(accept_connections, listener, accept)
                 task_status.started(Address(listen.scheme, name[0], name[1]))
                 await shutdown.wait()
                 accepting.cancel_scope.cancel()
