@@ -33,6 +33,10 @@ HOME_VENV := $(or $(filter /%,$(XDG_DATA_HOME)),$(HOME)/.local/share)/packet-voi
 HOME_BIN  := $(HOME)/.local/bin
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# pip says what failed, in its own words; what it is for, and what to do, is said here.
+NOT_INSTALLED = { echo "The packages could not be installed, see above. It takes the network and free disk space;" \
+  "behind a proxy set HTTPS_PROXY, for an index of your own PIP_INDEX_URL. Run make again to continue." >&2; exit 1; }
+
 .PHONY: run test test-clients clients setup dev kernels lint format smoke loadtest soak bench bench-peers evaluate \
   vendor install image-steps docs \
   goldens clean
@@ -77,14 +81,16 @@ dev: $(VENV)/.dev $(VENV)/.kernels $(VENV)/.vendored
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "Python 3.11 or newer is required; choose one with: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -m venv $(VENV) || \
-	  { echo "Python's venv module is missing (Debian: apt-get install python3-venv)" >&2; rm -rf $(VENV); exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+	  echo "$(VENV) cannot be created here: is the folder writable, and the disk not full?" >&2; exit 1; }
 
 # About 350 MB with the CPU backend: MKL 130, NumPy 75, MLX 40.
 $(VENV)/.setup: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing the server in $(VENV): $(if $(filter cuda%,$(BACKEND)),several GB with CUDA,about 350 MB)," \
 	  "a few minutes the first time." >&2
-	$(INSTALL) --editable ".$(if $(BACKEND),[$(BACKEND)])"
+	@$(INSTALL) --editable ".$(if $(BACKEND),[$(BACKEND)])" || $(NOT_INSTALLED)
 	@touch $@
 
 # Without a compiler this says so and succeeds: the server runs without them, more slowly. GPUs do not need them.
@@ -102,7 +108,7 @@ $(VENV)/.vendored: web/vendor.lock.json | $(VENV)/.setup
 
 $(VENV)/.dev: $(VENV)/.setup
 	@echo "Installing the development tools in $(VENV): about 450 MB more, a few minutes the first time." >&2
-	$(INSTALL) --editable ".[$(if $(BACKEND),$(BACKEND)$(comma))test,lint]"
+	@$(INSTALL) --editable ".[$(if $(BACKEND),$(BACKEND)$(comma))test,lint]" || $(NOT_INSTALLED)
 	@touch $@
 
 lint: dev

@@ -1,7 +1,8 @@
 """`python -m pipeline.run`: load a model and serve it until a signal arrives.
 
-SIGTERM drains and exits with 0, SIGINT drains and exits with 130; a second signal of either kind exits at
-once. Before the server handles signals, the first one ends the process with the same exit code.
+SIGTERM drains and exits with 0, SIGINT drains and exits with 130, SIGHUP, unless it is ignored, with 129; a
+second signal of any kind exits at once. Before the server handles signals, the first one ends the process
+with the same exit code.
 
 The libraries are imported when they are needed, so that a signal that arrives meanwhile, or a library that
 cannot be loaded, ends as every other error does.
@@ -23,13 +24,13 @@ from typing import NoReturn
 from pipeline.system.command import exit_now, exits_on_signals, run_command
 
 DESCRIPTION = """\
-Serve a model until SIGTERM or SIGINT.
+Serve a model until SIGTERM, SIGINT or SIGHUP.
 
-Either signal lets the open sessions finish, for at most drain_s seconds; a second one exits at once.
+Each signal lets the open sessions finish, for at most drain_s seconds; a second one exits at once.
 """
 EXIT_CODES = """\
-exit codes: 0 after SIGTERM, 130 after SIGINT, 1 the machine refused something, 2 configuration error,
-3 weights error, 4 port in use, 70 internal error
+exit codes: 0 after SIGTERM, 129 after SIGHUP, 130 after SIGINT, 1 the machine refused something,
+2 configuration error, 3 weights error, 4 port in use, 70 internal error
 """
 # Three model threads and Trio share one interpreter lock. At Python's default of 5 ms, Trio waits for a
 # computing thread each time it wakes up; at 0.5 ms the wait is negligible (docs/explanation/performance.md).

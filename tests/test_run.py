@@ -60,6 +60,31 @@ def test_speech_is_answered_frame_by_frame_in_order(server: ServerProcess) -> No
     assert report.text  # token ids: there is no tokenizer
 
 
+# Prints how many objects a full garbage collection looks at, and how many it leaves out.
+COLLECTED = """
+import gc, signal, sys
+
+def show(*_):
+    print("objects", len(gc.get_objects()), gc.get_freeze_count(), file=sys.stderr, flush=True)
+
+signal.signal(signal.SIGUSR1, show)
+from pipeline.run import run_and_exit
+
+run_and_exit()
+"""
+
+
+def test_garbage_collection_does_not_look_at_modules_and_models() -> None:
+    """A full one holds the interpreter lock, so that every session waits for it."""
+    with start_server(UNTRAINED, program=("-c", COLLECTED)) as running:
+        talk(running, seconds=0.4)
+        os.kill(running.pid, signal.SIGUSR1)
+        while not (lines := [line for line in running.logged().splitlines() if line.startswith("objects ")]):
+            running.get("/health/live")
+        collected, left_out = map(int, lines[0].split()[1:])
+    assert collected < left_out / 4
+
+
 def test_random_weights_are_reported_as_untrained(server: ServerProcess) -> None:
     report = talk(server, seconds=0.4)
     assert report.model is not None

@@ -23,6 +23,7 @@ from actors.engine import Engine
 from actors.proxy import Proxy
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, PeerError
+from pipeline.system.command import shortage
 from web.responses import add_security_headers, denied, error_response
 from web.routes.dialects import add_dialects
 from web.routes.hub import add_hub
@@ -37,18 +38,28 @@ from web.security.listen import ListenConfig
 from web.security.origin import OriginPolicy
 from web.security.rate_limit import RateLimiter
 from web.security.request_info import peer_and_port
+from web.security.throttled_log import ThrottledLog
 from web.server.ws_handler import OrderedWebsocketConnection, handle_websocket
 
 REQUEST_BODY_BYTES = 4 * 1024  # the longest body is a token
 REQUEST_BODY_S = 5.0
+SHORTAGE_RETRY_MS = 5000
 
 log = structlog.get_logger()
 
 
 class WebApp(QuartTrio):
-    """Quart, with each failure logged in full once and answered with a bare 500."""
+    """Quart, with each failure logged in full once and answered with a bare 500.
+
+    What fails because the machine has too few files, memory or space is no fault of the program: a line
+    without a traceback, and 503.
+    """
 
     asgi_websocket_class = OrderedWebsocketConnection
+
+    def __init__(self, name: str, throttled_log: ThrottledLog) -> None:
+        super().__init__(name, static_folder=None)
+        self._throttled_log = throttled_log
 
     async def handle_exception(self, error: Exception) -> ResponseTypes:
         """Log a failed request and answer it; a broken invariant is raised again."""
@@ -61,6 +72,15 @@ class WebApp(QuartTrio):
     async def _fail(self, error: Exception, path: str) -> ResponseTypes:
         if isinstance(error, BrokenInvariantError | PeerError):
             raise error  # the process ends, or the connection does
+        if (problem := shortage(error)) is not None:
+            self._throttled_log.warning("request_failed", reason="shortage", path=path, problem=problem)
+            response = error_response(
+                503,
+                "shortage",
+                "the server's machine is short of resources",
+                retry_after_ms=SHORTAGE_RETRY_MS,
+            )
+            return await self.make_response(response)
         log.error("request_failed", path=path, exc_info=error)
         response = error_response(500, "internal_error", "the server failed to handle this request")
         return await self.make_response(response)
@@ -87,7 +107,7 @@ def create_app(
     reverse_proxy = ReverseProxy.from_settings(settings.server)
     is_secure = listen.tls is not None or reverse_proxy.is_secure
     auth = TokenAuth(listen.token, secure=is_secure)
-    app = WebApp(__name__, static_folder=None)
+    app = WebApp(__name__, limiter.log)
     app.asgi_app = ForwardedMiddleware(app.asgi_app, reverse_proxy)  # type: ignore[method-assign]  # as Quart documents it
     app.config["MAX_CONTENT_LENGTH"] = REQUEST_BODY_BYTES
     app.config["BODY_TIMEOUT"] = REQUEST_BODY_S

@@ -30,6 +30,7 @@ from pipeline.errors import (
 from pipeline.stages.batch import bucket_widths
 from pipeline.stages.model_stages import ModelStages
 from pipeline.stages.tensor_parallel.collective import Collective, Coordinator
+from pipeline.system.command import ending_signals
 
 _POLL_S: Final = 0.1
 _STEP_TIMEOUT_FACTOR: Final = 6  # of `stall_s`, for a step that may have to compile first
@@ -135,7 +136,7 @@ def run_follower(stages: ModelStages, settings: Settings) -> int:
         except BaseException as error:  # noqa: BLE001 - carried to the main thread
             outcome.append(error)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in ending_signals():
         signal.signal(number, lambda *_: follower.leave())
     # Signals are handled on the main thread, so the thread that blocks inside MLX is another one.
     worker = threading.Thread(target=run, name="follower", daemon=True)

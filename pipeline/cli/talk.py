@@ -34,6 +34,7 @@ from pipeline.errors import EXIT_INTERRUPTED
 from pipeline.install.program_name import program
 from pipeline.protocol.metadata import Configure
 from pipeline.protocol.objects import FieldError, from_fields, to_fields
+from pipeline.system.command import ending_signals
 from pipeline.system.inputs import TOKEN_FILE_BYTES, read_text
 from pipeline.system.outputs import STDOUT
 from pipeline.values import Pcm
@@ -208,16 +209,14 @@ class Terminal(EventHandler):
 
 @contextmanager
 def _stopped_by_signals(stop: trio.Event) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM sets `stop`; the second has its previous effect."""
+    """The first Ctrl-C, SIGTERM or SIGHUP sets `stop`; the second has its previous effect."""
     token = trio.lowlevel.current_trio_token()
 
     def interrupt(number: int, _frame: FrameType | None) -> None:
         signal.signal(number, previous[number])
         token.run_sync_soon(stop.set)
 
-    previous: dict[int, Any] = {
-        number: signal.signal(number, interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    previous: dict[int, Any] = {number: signal.signal(number, interrupt) for number in ending_signals()}
     try:
         yield
     finally:

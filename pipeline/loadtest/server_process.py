@@ -18,6 +18,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import IO, Any
 
 from pipeline.backend import user_environment
@@ -57,6 +58,17 @@ class ServerProcess:
     def socket_url(self) -> str:
         """The URL of its packet WebSocket."""
         return f"ws://127.0.0.1:{self.port}/ws"
+
+    def processor_wait_s(self) -> float:
+        """How long its event loop has waited for a processor so far; 0 where the system does not say.
+
+        Source: Documentation/scheduler/sched-stats.rst of Linux, /proc/PID/schedstat.
+        """
+        try:
+            _, waited_ns, _ = Path(f"/proc/{self.pid}/schedstat").read_text(encoding="ascii").split()
+        except (OSError, ValueError):
+            return 0.0
+        return int(waited_ns) / 1e9
 
     def get(self, path: str) -> tuple[int, Any]:
         """GET `path`: the status, and the body as JSON or else as text."""
@@ -131,8 +143,12 @@ def start_server(
         try:
             while not _is_ready(server_process):
                 waited_s = time.monotonic() - began_s
-                if process.poll() is not None or waited_s > READY_TIMEOUT_S:
-                    last = server_process.logged().strip().splitlines()[-3:]
+                last = server_process.logged().strip().splitlines()[-3:]
+                if process.poll() is not None:
+                    raise ServerStartError(
+                        f"the server ended with exit code {process.returncode}: {''.join(last[-1:])}"
+                    )
+                if waited_s > READY_TIMEOUT_S:
                     raise ServerStartError(
                         f"the server was not ready after {waited_s:.1f} s: {' / '.join(last)}"
                     )

@@ -28,6 +28,7 @@ from pipeline.errors import EXIT_BROKEN_INVARIANT, EXIT_INTERRUPTED, StartupErro
 EXIT_FAILED: Final = 1  # the machine: a disk, a limit of the system, memory
 EXIT_CLOSED_PIPE: Final = 128 + signal.SIGPIPE
 EXIT_TERMINATED: Final = 128 + signal.SIGTERM
+EXIT_HUNG_UP: Final = 128 + signal.SIGHUP
 MOST_OF_MEMORY: Final = 0.5  # one library maps hundreds of megabytes at once
 TRACEBACK: Final = "PACKET_VOICE_TRACEBACK"
 _LIMITS: Final = {
@@ -36,8 +37,11 @@ _LIMITS: Final = {
 }
 
 
+_SHORTAGES: Final = (*_LIMITS, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.EDQUOT)
+
+
 class Terminated(BaseException):
-    """SIGTERM arrived while the command was not handling it."""
+    """SIGTERM or SIGHUP arrived while the command was not handling it."""
 
 
 def run_command(main: Callable[[], int], *, terminated: int = EXIT_TERMINATED) -> int:
@@ -51,8 +55,20 @@ def run_command(main: Callable[[], int], *, terminated: int = EXIT_TERMINATED) -
             exit_code = _exit_code(main)
             sys.stdout.flush()
         except BaseException as error:  # noqa: BLE001 - the one place for unhandled errors
-            return _report(error, terminated if signal.SIGTERM in arrived else EXIT_INTERRUPTED)
+            return _report(error, exit_code_after(arrived[0] if arrived else signal.SIGINT, terminated))
         return exit_code
+
+
+def ending_signals() -> tuple[signal.Signals, ...]:
+    """The signals that end a command: SIGHUP, when its terminal closes, unless it is ignored (`nohup`)."""
+    ignored = signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    return (signal.SIGINT, signal.SIGTERM, *(() if ignored else (signal.SIGHUP,)))
+
+
+def exit_code_after(number: int, terminated: int) -> int:
+    """The exit code after this signal, `terminated` after SIGTERM."""
+    codes: dict[int, int] = {signal.SIGINT: EXIT_INTERRUPTED, signal.SIGHUP: EXIT_HUNG_UP}
+    return codes.get(number, terminated)
 
 
 def exit_now(exit_code: int) -> NoReturn:
@@ -65,15 +81,15 @@ def exit_now(exit_code: int) -> NoReturn:
 
 @contextlib.contextmanager
 def exits_on_signals(terminated: int = EXIT_TERMINATED) -> Iterator[None]:
-    """End the process on SIGINT and SIGTERM, without a word: for a block that only imports modules.
+    """End the process on a signal, without a word: for a block that only imports modules.
 
     An exception raised by a signal inside an import could be swallowed by the code that imports.
     """
 
     def end(number: int, _frame: FrameType | None) -> None:
-        os._exit(EXIT_INTERRUPTED if number == signal.SIGINT else terminated)
+        os._exit(exit_code_after(number, terminated))
 
-    with _handled({signal.SIGINT: end, signal.SIGTERM: end}):
+    with _handled(dict.fromkeys(ending_signals(), end)):
         yield
 
 
@@ -92,6 +108,18 @@ def describe(error: BaseException) -> tuple[str, int]:
         f"internal error: {kind}: {problem}; with {TRACEBACK}=1 in the environment, a traceback is shown"
     )
     return sentence, EXIT_BROKEN_INVARIANT
+
+
+def shortage(error: BaseException) -> str | None:
+    """What the machine has too little of, if that is why this was raised; the program may go on later."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, MemoryError) or _is_thread_start(cause):
+            return _machine_problem(cause)
+        if isinstance(cause, OSError) and cause.errno in _SHORTAGES:
+            return _LIMITS.get(cause.errno) or os.strerror(cause.errno)
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _machine_problem(error: BaseException) -> str | None:
@@ -243,22 +271,22 @@ def _is_open(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def _signals_raised() -> Iterator[list[signal.Signals]]:
-    """Raise an exception on SIGINT and SIGTERM, so that temporary files are removed; yields what arrived.
+    """Raise an exception on a signal, so that temporary files are removed; yields those that are not SIGINT.
 
     An event loop has a handler of its own for SIGINT, which raises where the loop can bear it. In the
-    middle of its own code an exception would leave tasks running, so SIGTERM takes the same way.
+    middle of its own code an exception would leave tasks running, so the others take the same way.
     """
     arrived: list[signal.Signals] = []
 
-    def terminate(_number: int, frame: FrameType | None) -> None:
-        arrived.append(signal.SIGTERM)
+    def terminate(number: int, frame: FrameType | None) -> None:
+        arrived.append(signal.Signals(number))
         interrupt = signal.getsignal(signal.SIGINT)
         if callable(interrupt) and interrupt is not signal.default_int_handler:
             interrupt(signal.SIGINT, frame)
         else:
             raise Terminated
 
-    with _handled({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: terminate}):
+    with _handled(dict.fromkeys(ending_signals(), terminate) | {signal.SIGINT: signal.default_int_handler}):
         yield arrived
 
 

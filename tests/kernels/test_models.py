@@ -11,6 +11,7 @@ import pytest
 from support.checkpoints import LM, write_folder
 from support.models import golden_mimi
 from support.models.golden_lm import DATA, agree
+from support.models.transformers import forms_of
 
 from pipeline.config import read_config
 from pipeline.kernels.library import Library
@@ -25,15 +26,7 @@ from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.values import SamplingParams
 
 ROPE = TransformerConfig(d_model=48, num_heads=4, num_layers=2, dim_feedforward=72, context=5)
-VARIANTS = [
-    ROPE,
-    replace(ROPE, norm="rms_norm_f32", gating="silu", kv_repeat=2, layer_scale=0.3),
-    replace(ROPE, positional_embedding="rope_concat", norm="layer_norm_f32"),
-    replace(ROPE, positional_embedding="sin_rope", norm="rms_norm"),
-    replace(ROPE, positional_embedding="sin", gating="silu"),
-    replace(ROPE, positional_embedding="none", kv_repeat=4),
-    replace(ROPE, d_model=160, num_heads=2, context=40),
-]
+VARIANTS = [*forms_of(ROPE), replace(ROPE, d_model=160, num_heads=2, context=40)]
 
 
 @pytest.mark.parametrize("steps", [1, 2])

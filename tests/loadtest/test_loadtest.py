@@ -13,7 +13,7 @@ from pipeline.loadtest.client import ViolationError, connect_client
 from pipeline.loadtest.fuzzing import Fuzzer
 from pipeline.loadtest.misbehaving import FAULTS, fuzz_socket
 from pipeline.loadtest.monitor import ServerMonitor
-from pipeline.loadtest.server_process import start_server
+from pipeline.loadtest.server_process import ServerStartError, start_server
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("lanes.admit=16", "limits.resume_grace_ms=100", "heartbeat.every_s=0.3")
@@ -40,6 +40,16 @@ def loadtest(checkpoint, *arguments):
     return subprocess.run(
         [*command, *sets], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
+
+
+def test_a_server_that_ends_is_a_sentence_of_its_own(checkpoint):
+    """With its exit code and the last thing it said; what it logged before is not repeated."""
+    with (
+        pytest.raises(ServerStartError) as failed,
+        start_server(checkpoint, ["replay.folder=/dev/null/x", "lanes.max=0"]),
+    ):
+        pass
+    assert str(failed.value).startswith("the server ended with exit code 2: pipeline.lanes.max")
 
 
 def test_a_load_is_reported(checkpoint):

@@ -6,10 +6,9 @@ import json
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.established import ESTABLISHED
+from support.established import DialectPeer
 
 from pipeline.protocol import outgoing
-from pipeline.protocol.dialect import ConnectionParameters
 from pipeline.protocol.events import EncodedAudioReceived, MetadataReceived
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
 from pipeline.protocol.live.client_events import EVENTS, UNSUPPORTED
@@ -23,35 +22,18 @@ from pipeline.protocol.metadata import (
     Ready,
     Stats,
 )
-from pipeline.protocol.unacked import UnackedPackets
 from pipeline.units import AudioFormat
 
 START = {"type": "session.start", "event_id": "e1", "session": {"model": "any"}}
 
 
-class Peer:
-    """A client of one dialect; `receive` returns what the server sends in reply, parsed."""
+class Peer(DialectPeer):
+    """A client, which has a lane or not."""
 
     def __init__(self, *, lane=True, voices=None):
-        parameters = ConnectionParameters(5, 15, 3600, 0.0, 1_000_000.5, UnackedPackets(), voices=voices)
-        self.dialect = LiveDialect(parameters)
-        self.write(outgoing.metadata(ESTABLISHED))
+        super().__init__(LiveDialect, voices=voices)
         if lane:
             assert self.write(outgoing.metadata(Ready())) == []
-
-    def write(self, packet):
-        return [json.loads(message) for message in self.dialect.messages(packet, timestamp_ms=0.0)]
-
-    def send(self, message):
-        text = message if isinstance(message, bytes | str) else json.dumps(message)
-        self.event, replies = self.dialect.receive(text, now_s=0.0)
-        return [answer for reply in replies for answer in self.write(reply)]
-
-    def error(self, message):
-        (answer,) = self.send(message)
-        assert answer["type"] == "error"
-        assert answer["event_id"]
-        return answer["error"]
 
 
 @pytest.fixture

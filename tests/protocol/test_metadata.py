@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import fields, replace
+from support.established import ESTABLISHED
 
 from pipeline.protocol import metadata
 from pipeline.protocol.faults import Fault, LocalProtocolError, RefusedPacketError, RemoteProtocolError
@@ -15,12 +16,9 @@ from pipeline.protocol.metadata import (
     CapacityInfo,
     ClientStats,
     Configure,
-    ConnectionEstablished,
     Draining,
     Dropped,
     ErrorNotice,
-    LimitsInfo,
-    ModelInfo,
     Queued,
     Ready,
     RecordingNotice,
@@ -29,30 +27,19 @@ from pipeline.protocol.metadata import (
     Vad,
 )
 
-ESTABLISHED = ConnectionEstablished(
-    protocol=1,
-    session_id="5f2c",
-    resume_token=None,
-    server_time=1767225600000.25,
-    sample_rate=24_000,
-    frame_samples=1920,
-    model=ModelInfo("tiny", "moshi", trained=False, model_delay_ms=160, text="ids"),
-    limits=LimitsInfo(65_552, 8, 400, 5_000, 15_000),
-)
-
 SUGGESTING = replace(
     ESTABLISHED,
     model=replace(ESTABLISHED.model, about="Sums, “spoken”.", suggestions=("what is <b>1</b> plus 2", "bye")),
 )
 
 # What docs/reference/protocol.md promises a client in another language, field by field.
-ENCODED_MODEL = {"name": "tiny", "shape": "moshi", "trained": False, "modelDelayMs": 160, "text": "ids"}
+ENCODED_MODEL = {"name": "tiny", "shape": "moshi", "trained": True, "modelDelayMs": 80, "text": "text"}
 ENCODED_ESTABLISHED = {
     "type": "connection_established",
     "protocol": 1,
-    "sessionId": "5f2c",
+    "sessionId": "5e55",
     "resumeToken": None,
-    "serverTime": 1767225600000.25,
+    "serverTime": 0.25,
     "sampleRate": 24000,
     "frameSamples": 1920,
     "model": ENCODED_MODEL,
@@ -87,10 +74,10 @@ ENCODED = [
     ),
     (Queued(3), {"type": "queued", "position": 3}),
     (Ready(), {"type": "ready"}),
-    (RecordingNotice(True, "5f2c"), {"type": "recording", "on": True, "name": "5f2c"}),
+    (RecordingNotice(True, "5e55"), {"type": "recording", "on": True, "name": "5e55"}),
     (
-        Resumed("5f2c", "t0", (3, 5), 6),
-        {"type": "resumed", "sessionId": "5f2c", "resumeToken": "t0", "unacked": [3, 5], "nextId": 6},
+        Resumed("5e55", "t0", (3, 5), 6),
+        {"type": "resumed", "sessionId": "5e55", "resumeToken": "t0", "unacked": [3, 5], "nextId": 6},
     ),
     (ErrorNotice("bad_ack", "No."), {"type": "error", "code": "bad_ack", "message": "No."}),
     (

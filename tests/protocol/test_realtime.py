@@ -10,11 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from openai.types.realtime import RealtimeServerEvent
 from pydantic import TypeAdapter
-from support.established import ESTABLISHED
+from support.established import DialectPeer
 
 from pipeline.audio import g711
 from pipeline.protocol import outgoing
-from pipeline.protocol.dialect import ConnectionParameters
 from pipeline.protocol.events import Ignored, InputCleared, InputEnded, SessionChanged
 from pipeline.protocol.faults import LocalProtocolError
 from pipeline.protocol.metadata import (
@@ -25,7 +24,6 @@ from pipeline.protocol.metadata import (
 from pipeline.protocol.realtime.client_events import EVENTS, UNSUPPORTED
 from pipeline.protocol.realtime.dialect import RealtimeDialect
 from pipeline.protocol.realtime.loudness import is_loud
-from pipeline.protocol.unacked import UnackedPackets
 from pipeline.units import AudioFormat
 
 PCM = AudioFormat("pcm16", 24_000)
@@ -50,40 +48,24 @@ ENDED = [
 ]
 
 
-class Peer:
+class Peer(DialectPeer):
     """A client; every event that it receives has to be one of the API's, as `openai` has them."""
 
     def __init__(self, *, lane=True, voices=None):
-        self.dialect = RealtimeDialect(
-            ConnectionParameters(5, 15, 3600, 0.0, 1_000_000.5, UnackedPackets(), voices)
-        )
         self.ids = set()
-        self.write(outgoing.metadata(ESTABLISHED))
+        super().__init__(RealtimeDialect, voices=voices)
         if lane:
             (self.created,) = self.ready()
 
     def ready(self, **persona):
         return self.write(outgoing.metadata(Ready(**persona)))
 
-    def write(self, packet):
-        return list(map(self._parse, self.dialect.messages(packet, timestamp_ms=0.0)))
-
-    def _parse(self, message):
-        event = json.loads(message)
+    def parse(self, message):
+        event = super().parse(message)
         EVENT.validate_json(message)
         assert event["event_id"] not in self.ids
         self.ids.add(event["event_id"])
         return event
-
-    def send(self, message):
-        text = message if isinstance(message, bytes | str) else json.dumps(message)
-        self.event, replies = self.dialect.receive(text, now_s=0.0)
-        return [answer for reply in replies for answer in self.write(reply)]
-
-    def error(self, message):
-        (answer,) = self.send(message)
-        assert answer["type"] == "error"
-        return answer["error"]
 
     def update(self, **session):
         return self.send(

@@ -17,6 +17,7 @@ from pipeline.errors import EXIT_BROKEN_INVARIANT, EXIT_INTERRUPTED, ConfigError
 from pipeline.system.command import (
     EXIT_CLOSED_PIPE,
     EXIT_FAILED,
+    EXIT_HUNG_UP,
     EXIT_TERMINATED,
     TRACEBACK,
     run_command,
@@ -82,7 +83,8 @@ async def signalled_among_tasks(number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("place", ["plain", "tasks"])
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, EXIT_INTERRUPTED), (signal.SIGTERM, EXIT_TERMINATED)]
+    ("number", "code"),
+    [(signal.SIGINT, EXIT_INTERRUPTED), (signal.SIGTERM, EXIT_TERMINATED), (signal.SIGHUP, EXIT_HUNG_UP)],
 )
 def test_a_signal_is_an_exit_code_without_a_word(
     capfd: pytest.CaptureFixture[str], number: signal.Signals, code: int, place: str
@@ -194,7 +196,9 @@ def test_closed_streams_do_not_matter(closed: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("seen", ["msgspec", "numpy", "mlx.core", "trio", "quart"])
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 0), (signal.SIGHUP, 129)]
+)
 def test_a_signal_while_the_server_starts_is_a_quiet_end(number: int, code: int, seen: str) -> None:
     """Whatever is being imported, the exit code is that of the same signal later on."""
     command = [sys.executable, "-X", "importtime", "-m", "pipeline.run", "--config", "configs/tiny"]
@@ -226,17 +230,48 @@ def test_an_interrupt_before_any_of_that_is_a_quiet_end_too(module: str) -> None
     assert "Traceback" not in rest
 
 
-def test_a_signal_between_the_imports_and_the_server_is_a_quiet_end(tmp_path: Path) -> None:
-    """While a config is opened, or weights are made, SIGTERM ends with 0."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGHUP, 129)])
+def test_a_signal_between_the_imports_and_the_server_is_a_quiet_end(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    """While a config is opened, or weights are made."""
     fifo = tmp_path / "config.json"
     os.mkfifo(fifo)  # opening the config waits for the other end
     command = [sys.executable, "-m", "pipeline.run", "--config", str(fifo)]
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE) as process:
         with fifo.open("wb"):  # it is reading now
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(timeout=60) == 0
+            process.send_signal(number)
+            assert process.wait(timeout=120) == code
         assert process.stderr is not None
         assert process.stderr.read() == b""
+
+
+WRITING = """
+import signal, sys
+import numpy as np
+from pipeline.audio.sound_file import SoundWriter
+from pipeline.system.command import run_command
+
+def main():
+    with SoundWriter(sys.argv[1]) as out:
+        out.write(np.zeros(1920, np.float32))
+        signal.raise_signal(signal.SIGHUP)
+        out.commit()
+    return 0
+
+raise SystemExit(run_command(main))
+"""
+
+
+@pytest.mark.parametrize("ignored", [False, True], ids=["closed", "nohup"])
+def test_a_terminal_that_is_closed_leaves_no_output_in_part(tmp_path: Path, *, ignored: bool) -> None:
+    """Nor a temporary file beside it; a command started with nohup goes on."""
+    out = tmp_path / "out.wav"
+    prefix = "trap '' HUP; " if ignored else ""
+    command = ["/bin/sh", "-c", f'{prefix}exec "$@"', "sh", sys.executable, "-c", WRITING, str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, check=False)
+    assert done.stderr == b""
+    assert (done.returncode, list(tmp_path.iterdir())) == ((0, [out]) if ignored else (129, []))
 
 
 SWALLOWING = """
@@ -259,7 +294,7 @@ raise SystemExit(run_command(main))
 """
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0)])
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0), ("SIGHUP", 129)])
 def test_no_import_can_swallow_a_signal(name: str, code: int, tmp_path: Path) -> None:
     """Code that imports something optional may catch whatever is raised."""
     (tmp_path / "swallowing.py").write_text(SWALLOWING.format(name=name))

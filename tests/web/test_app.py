@@ -4,12 +4,15 @@ import base64
 import hashlib
 import re
 import threading
+from pathlib import Path
 
+import h11
 import pytest
 import structlog
 import trio
+from support.limits import no_more_files
 from support.web.small_engine import CARD, SETTINGS, WEIGHTS, packet_client, small_server, speech
-from support.web.sockets import close_code, fetch, read_to_end, serving, websocket
+from support.web.sockets import close_code, connect, fetch, read_response, read_to_end, serving, websocket
 
 from actors.capacity import Capacity
 from pipeline.config import Lanes, Server, Settings
@@ -333,6 +336,37 @@ async def test_a_failing_request_is_logged_once_and_reveals_nothing():
     assert (answer.status, answer.error) == (500, "internal_error")
     assert b"secret" not in answer.body
     assert [(entry["event"], entry["path"]) for entry in logs] == [("request_failed", "/health")]
+
+
+async def test_a_server_that_may_open_no_more_files_goes_on():
+    """Metrics and health are there, a session is answered; what needs a file is refused in one line."""
+
+    async def get(stream, path):
+        await stream.send_all(f"GET {path} HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode())
+        return await read_response(opened(path), stream)
+
+    def opened(path):
+        client = h11.Connection(h11.CLIENT)
+        client.send(h11.Request(method="GET", target=path, headers=[("Host", served.host)]))
+        client.send(h11.EndOfMessage())
+        return client
+
+    spoken = speech(3)
+    async with small_server() as served, packet_client(served) as session:
+        served.engine.health = lambda: Path("/dev/null").read_bytes()
+        async with await connect(served) as stream:
+            assert (await get(stream, "/health/live")).status == 200  # it has been accepted
+            with no_more_files(), structlog.testing.capture_logs() as logs:
+                metrics = await get(stream, "/metrics")
+                refused = [await get(stream, "/health") for _ in range(3)]
+                answers = await session.exchange(spoken)
+    assert metrics.status == 200
+    assert b"packet_voice_tasks" in metrics.body
+    assert {(each.status, each.error) for each in refused} == {(503, "shortage")}
+    assert len(answers) == 2
+    (entry,) = logs
+    assert (entry["event"], entry["reason"]) == ("request_failed", "shortage")
+    assert "ulimit -n" in entry["problem"]
 
 
 async def test_a_failing_session_is_closed_as_an_internal_error():

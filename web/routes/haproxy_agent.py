@@ -9,6 +9,7 @@ Neighbours: `actors.sessions.admission` has the numbers, `configs/haproxy.cfg` q
 belong here: liveness, which is /health/live, over HTTP.
 """
 
+import socket
 from typing import Final
 
 import structlog
@@ -16,6 +17,7 @@ import trio
 
 from actors.engine import Engine
 from pipeline.config import Server
+from web.server.accept import accept_connections
 from web.server.serve import bind_errors
 
 QUERY_TIMEOUT_S: Final = 0.1  # a query arrives with the first segment
@@ -52,23 +54,33 @@ async def serve_agent(
     """
     open_connections = 0
 
-    async def handle(stream: trio.SocketStream) -> None:
+    def accept(accepted: socket.socket) -> None:
         nonlocal open_connections
         if open_connections >= MAX_CONNECTIONS:
-            await trio.aclose_forcefully(stream)
+            accepted.close()
             return
         open_connections += 1
+        nursery.start_soon(handle, trio.SocketStream(trio.socket.from_stdlib_socket(accepted)))
+
+    async def handle(stream: trio.SocketStream) -> None:
+        nonlocal open_connections
         try:
             await _reply(stream, engine)
         finally:
             open_connections -= 1
             await trio.aclose_forcefully(stream)
 
+    async def listen(listener: trio.SocketListener, task_status: trio.TaskStatus[None]) -> None:
+        async with listener:
+            await accept_connections(listener, accept, task_status=task_status)
+
     listeners = await _bind(server)
     port: int = listeners[0].socket.getsockname()[1]
     log.info("agent_listening", host=server.agent_host, port=port)
-    task_status.started(port)
-    await trio.serve_listeners(handle, listeners)
+    async with trio.open_nursery() as nursery:
+        for listener in listeners:
+            await nursery.start(listen, listener)
+        task_status.started(port)
 
 
 async def _reply(stream: trio.SocketStream, engine: Engine) -> None:

@@ -9,6 +9,7 @@ Neighbours: `actors.health` and `actors.proxy` (the numbers), `web.security.rate
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import accumulate
 from typing import Final, TypeVar, get_args
 
@@ -99,8 +100,11 @@ class Metrics(Collector):
         )
 
     def _process_metrics(self) -> Iterator[Metric]:
-        """The process, under the names that Prometheus' own clients use."""
-        with self._process.oneshot():
+        """The process, under the names that Prometheus' own clients use, as far as the system says.
+
+        Where no more files can be opened, it says nothing; the other metrics matter most then.
+        """
+        with suppress(OSError, psutil.Error), self._process.oneshot():
             times = self._process.cpu_times()
             gauges = {
                 "process_resident_memory_bytes": ("Resident memory.", self._process.memory_info().rss),
@@ -111,11 +115,11 @@ class Metrics(Collector):
                     self._process.create_time(),
                 ),
             }
-        for name, (what, value) in gauges.items():
-            yield GaugeMetricFamily(name, what, value=value)
-        yield CounterMetricFamily(
-            "process_cpu_seconds", "User and system CPU time.", times.user + times.system
-        )
+            for name, (what, value) in gauges.items():
+                yield GaugeMetricFamily(name, what, value=value)
+            yield CounterMetricFamily(
+                "process_cpu_seconds", "User and system CPU time.", times.user + times.system
+            )
         tasks = trio.lowlevel.current_statistics().tasks_living
         yield _gauge("tasks", "Trio tasks.", tasks)
         yield _counter("log_lines_lost", "Lines of the log that could not be written.", log.lost_lines())

@@ -14,9 +14,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-import structlog
 import trio
 
+from pipeline.system.command import shortage
+from web.security.throttled_log import ThrottledLog
 from web.server.work_budget import Allowance
 
 AT_ONCE: Final = 64
@@ -25,22 +26,30 @@ PAUSE_S: Final = 0.1  # where the system has no room for another connection
 _NO_ROOM: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 _NOT_NOW: Final = (errno.EAGAIN, errno.EWOULDBLOCK)
 
-log = structlog.get_logger()
 
+async def accept_connections(
+    listener: trio.SocketListener,
+    accept: Callable[[socket.socket], None],
+    *,
+    task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Call `accept`, which never waits, with each new connection, until cancelled.
 
-async def accept_connections(listener: trio.SocketListener, accept: Callable[[socket.socket], None]) -> None:
-    """Call `accept`, which never waits, with each new connection, until cancelled."""
-    allowance = Allowance(PROCESSOR_SHARE)
+    Once it has started, it needs no other file than those of the connections.
+    """
+    allowance, log = Allowance(PROCESSOR_SHARE), ThrottledLog()
     # Trio's own socket accepts one connection for each of its checkpoints.
     with socket.socket(fileno=os.dup(listener.socket.fileno())) as listening:
         listening.settimeout(0)
+        task_status.started()
         while True:
             await trio.lowlevel.wait_readable(listening)
             began_s = time.thread_time()
             no_room = _accept_waiting(listening, accept)
             allowance.spend(time.thread_time() - began_s)
             if no_room is not None:
-                log.warning("cannot_accept", problem=os.strerror(no_room))
+                problem = shortage(OSError(no_room, os.strerror(no_room)))
+                log.warning("cannot_accept", reason=errno.errorcode[no_room], problem=problem)
             await trio.sleep(PAUSE_S if no_room is not None else allowance.wait_s())
 
 

@@ -9,6 +9,7 @@ keep the whole server from shutting down.
   more time (`Connection.extend_send_timeout`): its writes are not shielded, and abort when cancelled.
 * Between requests a connection is idle, from its first byte (of TLS, if there is TLS) to the last of
   a request's head; it is closed after `keep_alive_timeout`, or when the server shuts down.
+* A client may end its side after a request (`nc -N`, some health checkers); the response is still sent.
 * After the last byte it is closed gracefully (`web.server.socket_stream`).
 
 Neighbours: `web.server.socket_stream` (the socket), `web.server.http11` (HTTP and WebSocket on these
@@ -44,6 +45,7 @@ from web.server.socket_stream import READ_BYTES, SocketStream
 from web.server.work_budget import ConnectionWork
 
 EXTEND_SEND_TIMEOUT = "extend_send_timeout"  # key in the `state` of an ASGI scope
+HALF_CLOSED_S = 30.0  # for the next part of a response whose client has ended its side, and may have left
 APP_END_S = 5.0  # an application still running this long after its client has gone is cancelled
 
 AppSend = Callable[[ASGISendEvent | None], Awaitable[None]]
@@ -56,7 +58,7 @@ class Connection:
     """One client's socket and the requests on it; also Hypercorn's `TaskGroup` for them."""
 
     _nursery: trio.Nursery
-    _protocol: Http11Protocol
+    _protocol: Http11Protocol | None = None  # until something has arrived: many only connect
 
     def __init__(
         self,
@@ -78,6 +80,8 @@ class Connection:
         self._write_lock = trio.Lock()
         self._reading = trio.CancelScope()
         self._idle = True
+        self._responded = trio.Event()  # nothing more is to be written
+        self._writes = 0
         self._ended = False  # nothing more is written
         self._aborted = False
         self._extended_timeout_s: float | None = None
@@ -91,11 +95,11 @@ class Connection:
         clock = awake_clock.install()
         try:
             async with trio.open_nursery() as self._nursery:
-                self._protocol = self._make_protocol()
                 await self._read_loop()
                 if self._ended and not self._aborted:
                     await self._stream.close_gracefully()
-                await self._protocol.handle(Closed())
+                if self._protocol is not None:
+                    await self._protocol.handle(Closed())
                 clock.track(self._nursery.cancel_scope)
                 self._nursery.cancel_scope.deadline = trio.current_time() + APP_END_S
         except* BrokenInvariantError:
@@ -159,18 +163,36 @@ class Connection:
 
     async def _read_loop(self) -> None:
         with awake_clock.tracked(self._reading):
+            self._set_idle(idle=True)
+            await self._work.begin()
             if self._stream.is_tls and not await self._work.wait_for_request_turn():
                 return
             self._set_idle(idle=True)
             if not await self._stream.do_handshake():
                 return
             while not self._ended and (data := await self._stream.receive_some()):
+                if self._protocol is None:
+                    self._protocol = self._make_protocol()
                 await self._protocol.handle(RawData(data))
                 if len(data) < READ_BYTES:
                     self._work.caught_up()
+            if not self._stream.is_broken and self._protocol is not None and self._protocol.is_responding:
+                await self._finish_response()
+
+    async def _finish_response(self) -> None:
+        """Wait for the rest of a response, as long as parts of it are sent."""
+        writes = -1
+        while not self._responded.is_set() and writes != self._writes:
+            writes = self._writes
+            with awake_clock.move_on_after(HALF_CLOSED_S):
+                await self._responded.wait()
 
     def _set_idle(self, *, idle: bool) -> None:
         self._idle = idle
+        if idle:
+            self._responded.set()
+        elif self._responded.is_set():
+            self._responded = trio.Event()
         self._extended_timeout_s = None
         wait_s = self._config.keep_alive_timeout if idle else math.inf
         self._reading.deadline = trio.current_time() + wait_s
@@ -183,7 +205,8 @@ class Connection:
             self._set_idle(idle=event.idle)
         elif isinstance(event, Closed):
             await self._end()
-            await self._protocol.handle(Closed())
+            if self._protocol is not None:
+                await self._protocol.handle(Closed())
 
     async def _write(self, data: bytes) -> None:
         wait_s, shield = self._extended_timeout_s or self._send_timeout_s, self._extended_timeout_s is None
@@ -196,6 +219,7 @@ class Connection:
                 except (TransportClosedError, trio.Cancelled):
                     self._abort()
                     raise
+                self._writes += 1
             return
         self._abort()
         raise SlowPeerError
@@ -205,6 +229,7 @@ class Connection:
         if self._ended:
             return
         self._ended = True
+        self._responded.set()
         with awake_clock.move_on_after(self._send_timeout_s, shield=True):
             async with self._write_lock:
                 self._reading.cancel()
@@ -215,4 +240,5 @@ class Connection:
         """Close without waiting; unsent data is discarded."""
         if not self._aborted:
             self._ended = self._aborted = True
+            self._responded.set()
             self._stream.abort()

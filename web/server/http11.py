@@ -62,6 +62,12 @@ class Http11Protocol(H11Protocol):
         self._write_failed = False
         self._is_head = False
 
+    @property
+    def is_responding(self) -> bool:
+        """Whether a request has arrived whole, and its response is not complete yet."""
+        whole = (h11.DONE, h11.MUST_CLOSE)
+        return isinstance(self.stream, HttpStream) and self.connection.their_state in whole
+
     async def _check_protocol(self, event: h11.Request) -> None:
         """Ignore offers of HTTP/2, which RFC 9110 §7.8 allows: every request is HTTP/1.1."""
 

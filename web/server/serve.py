@@ -107,7 +107,7 @@ async def serve(
     with budgets.meter.running():
         async with listener, trio.open_nursery() as connections:
             async with trio.open_nursery() as accepting:
-                accepting.start_soon(accept_connections, listener, accept)
+                await accepting.start(accept_connections, listener, accept)
                 task_status.started(Address(listen.scheme, name[0], name[1]))
                 await shutdown.wait()
                 accepting.cancel_scope.cancel()
@@ -129,15 +129,16 @@ def _admit(host: str, limiter: RateLimiter, budgets: WorkBudgets) -> ConnectionW
     def bad_input(protocol: str, kind: str, detail: str) -> None:
         limiter.log.warning("bad_input", reason=f"{protocol}_{kind}", peer=host, detail=detail)
 
-    reports = Reports(partial(limiter.reject, host, "work"), bad_input)
     # Behind a proxy the clients of one address are many; it names that of each request.
     is_proxy = limiter.is_proxy(host)
-    client_of = partial(limiter.client_of, host) if is_proxy else None
-    work = budgets.connection(None if is_proxy else address_of(host), reports, client_of)
-    if work.is_hopeless():
+    address = None if is_proxy else address_of(host)
+    if address is not None and budgets.is_hopeless(address):
         limiter.reject(host, "work")
         return None
-    return work if limiter.connect(host) else None
+    if not limiter.connect(host):
+        return None
+    reports = Reports(partial(limiter.reject, host, "work"), bad_input)
+    return budgets.connection(address, reports, partial(limiter.client_of, host) if is_proxy else None)
 
 
 async def bind(server: Server, listen: ListenConfig) -> trio.SocketListener:

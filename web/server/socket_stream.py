@@ -30,6 +30,7 @@ class SocketStream:
 
     Attributes:
         before_read: awaited before each read of the socket, also within TLS.
+        is_broken: the connection was reset, rather than ended by the peer.
     """
 
     before_read: Callable[[], Awaitable[None]] = staticmethod(trio.lowlevel.checkpoint)
@@ -39,6 +40,7 @@ class SocketStream:
         self.handshake_done = False
         self.left_silently = False
         self.certificate_rejected = False
+        self.is_broken = False
         self._stream = stream
         self._paced = _PacedStream(self, stream)
         # `https_compatible`: end of file without a TLS close is an end of file.
@@ -79,6 +81,7 @@ class SocketStream:
         try:
             return bytes(await (self._tls or self._paced).receive_some(READ_BYTES))
         except _GONE:
+            self.is_broken = True
             return b""
 
     async def send_all(self, data: bytes) -> None:

@@ -86,12 +86,12 @@ class WorkBudget:
         """How long until the next turn, if nobody else waits."""
         return max(self._events.wait_s(), self._processor.wait_s())
 
-    async def take_turn(self) -> None:
-        """Wait for a turn; always a checkpoint."""
+    async def take_turn(self, cost_s: float = TURN_S) -> None:
+        """Wait for a turn, charged ahead with `cost_s`; always a checkpoint."""
         async with self._turns:
             while (wait_s := self.wait_s()) > 0:  # noqa: ASYNC110 - time refills it, and nothing else
                 await trio.sleep(wait_s)
-            self._processor.spend(TURN_S)
+            self._processor.spend(cost_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +150,13 @@ class ConnectionWork:
         """The peer sent what a library could not parse."""
         self._reports.bad_input(protocol, kind, detail)
 
-    def is_hopeless(self) -> bool:
-        """Whether a new connection of this address would only wait: accepting it costs the others' time."""
-        return max(budget.wait_s() for budget in self.budgets) > CONNECT_PATIENCE_S
+    async def begin(self) -> None:
+        """Wait for a turn to be served at all, after the other new connections of this address.
+
+        So one of them begins in a turn of the event loop, however many there are, and the turns stay short:
+        a frame or a request of somebody else takes several of them on its way.
+        """
+        await self.budgets[0].take_turn(cost_s=0.0)  # what it does is charged when it is done
 
     async def before_read(self) -> None:
         """Wait while over budget: what arrives may cost work and be no event, such as a record of TLS."""
@@ -228,6 +232,11 @@ class WorkBudgets:
             work = ConnectionWork(requests, own, (total,), reports)
         _work.set(work)
         return work
+
+    def is_hopeless(self, address: str) -> bool:
+        """Whether a new connection of this address would only wait: accepting it costs the others' time."""
+        budgets = self._addresses.get(address, ())
+        return any(budget.wait_s() > CONNECT_PATIENCE_S for budget in budgets)
 
     def _of_address(self, address: str) -> tuple[WorkBudget, WorkBudget]:
         """The budgets of its requests, and of everything."""

@@ -1,7 +1,6 @@
 """The server's end of one Live connection.
 
     STARTING ──session.start──▶ STARTED ──session.close──▶ CLOSING
-    any ──close──▶ CLOSED
 
 `session.started` is sent once the client has sent `session.start` and the session has a lane,
 whichever comes last. An event that cannot be honoured is answered with `error`, and the session goes on.
@@ -13,8 +12,6 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, ClassVar, Final
 
-from pipeline.protocol.conversation import ConversationStatistics
-from pipeline.protocol.counters import MessageCounters
 from pipeline.protocol.dialect import ConnectionParameters, Message
 from pipeline.protocol.events import Answered, EncodedAudioReceived, Event, Ignored, MetadataReceived
 from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
@@ -54,6 +51,7 @@ from pipeline.protocol.openai_events import (
 )
 from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.protocol.packets import PacketType, Priority
+from pipeline.protocol.single_connection import SingleConnection
 from pipeline.protocol.text_deltas import TextDeltas
 from pipeline.units import FRAME_MS, AudioFormat
 
@@ -76,21 +74,19 @@ class Phase(Enum):
     STARTING = "connected; session.start was not received"
     STARTED = "session.start was received"
     CLOSING = "session.close was received"
-    CLOSED = "the connection is over"
 
 
-class LiveDialect:
+class LiveDialect(SingleConnection):
     """One Live session, which ends with its connection."""
 
     name: ClassVar = "live"
-    resumable: ClassVar = False
     input_buffer_s: ClassVar = 0.0
     wants_silence: ClassVar = False
-    has_heartbeats: ClassVar = False
     request: ClassVar[Configure | None] = None
     unsupported: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: ConnectionParameters) -> None:
+        super().__init__()
         self.lifetime_s = parameters.lifetime_s
         self.input_format = self.output_format = DEFAULT_FORMAT
         self._expires_at = int(parameters.wall_clock_s + parameters.lifetime_s)
@@ -112,15 +108,6 @@ class LiveDialect:
         self._usage_s = 0
         self._events = 0
         self._close_event_id: str | None = None
-        self._counters = MessageCounters()
-
-    def statistics(self) -> ConversationStatistics:
-        """The counters so far; unknown events count as one kind."""
-        return self._counters.statistics()
-
-    def close(self) -> None:
-        """The connection is over."""
-        self._phase = Phase.CLOSED
 
     # Receiving
 
@@ -130,8 +117,7 @@ class LiveDialect:
         Raises:
             LocalProtocolError: the conversation was closed.
         """
-        if self._phase is Phase.CLOSED:
-            raise LocalProtocolError("the conversation is closed; nothing can be received")
+        self._check_open("received")
         try:
             event = client_events.decode(message)
             self._counters.received[event.TYPE] += 1
@@ -200,8 +186,7 @@ class LiveDialect:
         Raises:
             LocalProtocolError: the conversation was closed.
         """
-        if self._phase is Phase.CLOSED:
-            raise LocalProtocolError("the conversation is closed; nothing can be sent")
+        self._check_open("sent")
         match packet.type:
             case PacketType.AUDIO_CHUNK:
                 self._position_ms = int(packet.timestamp_ms or 0)
@@ -363,7 +348,7 @@ class LiveDialect:
         After that a client may be silent: the session advances with its audio, and one without any is
         ended when it has been idle for too long.
         """
-        if self._phase is Phase.STARTING and now_s >= self._start_by_s:
+        if now_s >= self.next_deadline_s():
             raise RemoteProtocolError(Fault.SILENT, f"no session.start within {self._silent_s:g} s")
 
     def heartbeat_due(self, now_s: float) -> bool:  # noqa: ARG002
@@ -376,7 +361,7 @@ class LiveDialect:
 
     def next_deadline_s(self) -> float:
         """When `session.start` has to be there."""
-        return self._start_by_s if self._phase is Phase.STARTING else float("inf")
+        return self._start_by_s if self._phase is Phase.STARTING and not self._closed else float("inf")
 
 
 def _audio_format(session: SessionField, event_id: str | None) -> AudioFormat:

@@ -9,16 +9,15 @@ import json
 from typing import ClassVar, Final
 
 from pipeline.protocol import outgoing
-from pipeline.protocol.conversation import ConversationStatistics
-from pipeline.protocol.counters import MessageCounters
 from pipeline.protocol.dialect import ConnectionParameters, Message
 from pipeline.protocol.events import Answered, EncodedAudioReceived, Event, Ignored, IgnoredReason, Refused
-from pipeline.protocol.faults import Fault, LocalProtocolError, RemoteProtocolError
+from pipeline.protocol.faults import Fault, RemoteProtocolError
 from pipeline.protocol.metadata import Dropped, ErrorNotice, Queued, Ready
 from pipeline.protocol.moshi.ogg import OggError, OggReader, OggWriter
 from pipeline.protocol.moshi.query import Query
 from pipeline.protocol.outgoing import OutgoingPacket
 from pipeline.protocol.packets import PacketType
+from pipeline.protocol.single_connection import SingleConnection
 from pipeline.protocol.text_deltas import TextDeltas
 from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ, AudioFormat
 
@@ -32,19 +31,18 @@ _NAMES: Final = {0: "handshake", 1: "audio", 2: "text", 3: "control", 4: "json",
 _LOOKAHEAD_SAMPLES: Final = 156  # of libopus at 24 kHz, application VOIP
 
 
-class MoshiDialect:
+class MoshiDialect(SingleConnection):
     """One session, which ends with its connection."""
 
     name: ClassVar = "moshi"
-    resumable: ClassVar = False
     lifetime_s: ClassVar = float("inf")
     input_format: ClassVar = AudioFormat("opus", SAMPLE_RATE_HZ)
     output_format: ClassVar = AudioFormat("opus", SAMPLE_RATE_HZ)
     input_buffer_s: ClassVar = 0.0
     wants_silence: ClassVar = False
-    has_heartbeats: ClassVar = False
 
     def __init__(self, parameters: ConnectionParameters, query: Query) -> None:
+        super().__init__()
         self.request = query.request
         self.unsupported = query.prompts
         self._every_s = parameters.heartbeat_every_s
@@ -55,16 +53,6 @@ class MoshiDialect:
         self._greeted = False  # the handshake was sent
         self._runs = False  # the session has a lane, and was not put back
         self._has_sound = False  # the headers of the stream were sent
-        self._closed = False
-        self._counters = MessageCounters()
-
-    def statistics(self) -> ConversationStatistics:
-        """The counters so far; unknown kinds count as one."""
-        return self._counters.statistics()
-
-    def close(self) -> None:
-        """The connection is over."""
-        self._closed = True
 
     # Receiving
 
@@ -75,8 +63,7 @@ class MoshiDialect:
             RemoteProtocolError: a text frame, or an empty message.
             LocalProtocolError: the conversation was closed.
         """
-        if self._closed:
-            raise LocalProtocolError("the conversation is closed; nothing can be received")
+        self._check_open("received")
         if isinstance(message, str):
             raise RemoteProtocolError(Fault.TEXT_FRAME, "messages travel in binary frames")
         if not message:
@@ -108,8 +95,7 @@ class MoshiDialect:
         Raises:
             LocalProtocolError: the conversation was closed.
         """
-        if self._closed:
-            raise LocalProtocolError("the conversation is closed; nothing can be sent")
+        self._check_open("sent")
         match packet.type:
             case PacketType.AUDIO_CHUNK:
                 return (self._audio(bytes(packet.payload)),)

@@ -10,8 +10,6 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
 
-from pipeline.protocol.conversation import ConversationStatistics
-from pipeline.protocol.counters import MessageCounters
 from pipeline.protocol.dialect import ConnectionParameters, Message
 from pipeline.protocol.events import (
     Answered,
@@ -50,6 +48,7 @@ from pipeline.protocol.realtime.loudness import is_loud
 from pipeline.protocol.realtime.responses import Event as ServerEvent
 from pipeline.protocol.realtime.responses import Response
 from pipeline.protocol.realtime.session_update import Change, read_change
+from pipeline.protocol.single_connection import SingleConnection
 from pipeline.protocol.text_deltas import TextDeltas
 from pipeline.units import FRAME_MS
 
@@ -61,24 +60,22 @@ _SAMPLE_BYTES: Final = {"pcm16": 2, "mulaw": 1, "alaw": 1}
 _CLIENT_ERRORS: Final = frozenset({"audio_refused", "too_big", "bad_frame", "silent", "idle"})
 
 
-class RealtimeDialect:
+class RealtimeDialect(SingleConnection):
     """One Realtime session, which ends with its connection."""
 
     name: ClassVar = "realtime"
-    resumable: ClassVar = False
-    has_heartbeats: ClassVar = False
     input_buffer_s: ClassVar = BUFFER_S
     request: ClassVar[Configure | None] = None
     unsupported: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, parameters: ConnectionParameters) -> None:
+        super().__init__()
         self.lifetime_s = parameters.lifetime_s
         self.input_format = self.output_format = DEFAULT_FORMAT
         self._expires_at = int(parameters.wall_clock_s + parameters.lifetime_s)
         self._voices = parameters.voices
         self._established: ConnectionEstablished | None = None
         self._created = False  # session.created was sent
-        self._closed = False
         self._persona = Configure()  # what the session has
         self._asked: tuple[Configure, Update] | None = None  # what it is to have, and who asked for it
         self._not_applied: set[str] = set()  # what was asked for in vain, and logged
@@ -90,15 +87,6 @@ class RealtimeDialect:
         self._conversation = TurnConversation(self._new_name, lambda: self.output_format)
         self._text = TextDeltas()
         self._numbers = 0
-        self._counters = MessageCounters()
-
-    def statistics(self) -> ConversationStatistics:
-        """The counters so far; unknown events count as one kind."""
-        return self._counters.statistics()
-
-    def close(self) -> None:
-        """The connection is over."""
-        self._closed = True
 
     @property
     def wants_silence(self) -> bool:
@@ -114,8 +102,7 @@ class RealtimeDialect:
         Raises:
             LocalProtocolError: the conversation was closed.
         """
-        if self._closed:
-            raise LocalProtocolError("the conversation is closed; nothing can be received")
+        self._check_open("received")
         try:
             event = client_events.decode(message)
             self._counters.received[event.TYPE] += 1
@@ -223,8 +210,7 @@ class RealtimeDialect:
         Raises:
             LocalProtocolError: the conversation was closed.
         """
-        if self._closed:
-            raise LocalProtocolError("the conversation is closed; nothing can be sent")
+        self._check_open("sent")
         match packet.type:
             case PacketType.AUDIO_CHUNK:
                 return self._audio(bytes(packet.payload))

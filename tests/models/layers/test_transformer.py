@@ -7,19 +7,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.models.transformers import forms_of
 
 from pipeline.models.layers.attention import AttentionMetadata, RotaryEmbedding
 from pipeline.models.layers.transformer import Transformer, TransformerConfig, gating_width, gelu
 
 ROPE = TransformerConfig(d_model=16, num_heads=4, num_layers=2, dim_feedforward=24, context=5)
-VARIANTS = [
-    ROPE,
-    replace(ROPE, norm="rms_norm_f32", gating="silu", kv_repeat=2, layer_scale=0.3),
-    replace(ROPE, positional_embedding="rope_concat", norm="layer_norm_f32"),
-    replace(ROPE, positional_embedding="sin_rope", norm="rms_norm"),
-    replace(ROPE, positional_embedding="sin", gating="silu"),
-    replace(ROPE, positional_embedding="none", kv_repeat=4),
-]
+VARIANTS = forms_of(ROPE)
 
 
 def model_and_input(config: TransformerConfig, frames: int) -> tuple[Transformer, mx.array]:

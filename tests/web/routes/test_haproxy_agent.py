@@ -4,7 +4,9 @@ import contextlib
 import threading
 
 import pytest
+import structlog
 import trio
+from support.limits import no_more_files
 from support.web.small_engine import SETTINGS, small_server
 
 from pipeline.config import Lanes, Server, Settings
@@ -100,6 +102,18 @@ async def test_silent_connections_are_bounded_and_closed(monkeypatch):
         assert await replies(served.agent_port) == b""
         await first.send_all(b"lanes\n")
         assert await first.receive_some() == b"up ready 300%\n"
+
+
+async def test_the_agent_goes_on_when_files_can_be_opened_again():
+    """There is one line of the log meanwhile, and no traceback; the next connection gets its reply."""
+    async with agent_server() as served:
+        with trio.socket.socket() as refused, no_more_files(), structlog.testing.capture_logs() as logs:
+            with contextlib.suppress(OSError):  # some kernels reset what they cannot hand over
+                await refused.connect(("127.0.0.1", served.agent_port))
+            while not logs:
+                await trio.lowlevel.checkpoint()
+        assert await replies(served.agent_port) == b"up ready 300%\n"
+    assert [(entry["event"], entry["reason"]) for entry in logs] == [("cannot_accept", "EMFILE")]
 
 
 async def test_an_unusable_address_is_an_error():

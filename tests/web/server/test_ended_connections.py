@@ -24,7 +24,7 @@ from support.web.sockets import (
 )
 
 from pipeline.config import Lanes, Limits, Server, Settings
-from web.server.connection import EXTEND_SEND_TIMEOUT
+from web.server.connection import EXTEND_SEND_TIMEOUT, HALF_CLOSED_S
 from web.server.socket_stream import SocketStream
 from web.server.work_budget import ConnectionWork
 from web.server.ws_handler import OrderedWebsocketConnection
@@ -121,6 +121,69 @@ async def test_a_client_that_is_gone_before_the_response(sent):
                 await ended.wait()
                 await trio.testing.wait_all_tasks_blocked()
     assert logs == []
+
+
+@pytest.mark.parametrize("pieces", [[b"", b""], [b"a", b""], [b"", b"a"]], ids=["none", "before", "after"])
+async def test_a_client_that_ends_its_side_gets_the_response(pieces):
+    """As `nc -N` and some health checkers do: after a request with or without a body, and after another."""
+    head = b"%s %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: %d\r\n\r\n"
+    async with quiet_server() as (app, served), await connect(served) as stream:
+        for piece in pieces:
+            await stream.send_all(head % (b"POST", b"/late", len(piece)) + piece)
+        await stream.send_eof()
+        await app.asked.wait()
+        await trio.testing.wait_all_tasks_blocked()
+        app.may_respond.set()
+        answer = await read_to_end(stream)
+    assert answer.count(b"HTTP/1.1 200") == 2
+    assert answer.endswith(b"late")
+
+
+async def test_a_client_that_ends_its_side_within_a_request_has_left():
+    """What it began is not completed: the application learns of it, and nothing is sent."""
+    gone = trio.Event()
+
+    async def app(scope, receive, send):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    async with serving(app, SETTINGS) as served, await connect(served) as stream:
+        await stream.send_all(b"POST / HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 9\r\n\r\nhalf")
+        await stream.send_eof()
+        await gone.wait()
+        assert await read_to_end(stream) == b""
+
+
+async def test_a_response_that_nobody_may_want_is_not_waited_for_without_end(autojump_clock):
+    """A client that has ended its side and one that has left look the same until something is written."""
+    gone = trio.Event()
+
+    async def app(scope, receive, send):
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone.set()
+
+    async with serving(app, SETTINGS) as served, await connect(served) as stream:
+        await stream.send_all(GET % b"/")
+        await stream.send_eof()
+        await gone.wait()
+        assert trio.current_time() >= HALF_CLOSED_S
+
+
+async def test_a_client_that_ends_its_side_may_download_for_long(autojump_clock):
+    """As long as there is progress."""
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"connection", b"close")]})
+        for more in (True, True, True, False):
+            await trio.sleep(0.6 * HALF_CLOSED_S)
+            await send({"type": "http.response.body", "body": b"part", "more_body": more})
+
+    async with serving(app, SETTINGS) as served, await connect(served) as stream:
+        await stream.send_all(GET % b"/")
+        await stream.send_eof()
+        assert (await read_to_end(stream)).count(b"part") == 4
 
 
 async def test_a_refusal_while_the_application_responds(monkeypatch):

@@ -5,6 +5,7 @@ import time
 from contextlib import suppress
 from contextvars import copy_context
 from functools import partial
+from itertools import pairwise
 
 import pytest
 import structlog
@@ -140,6 +141,50 @@ async def test_an_address_that_is_far_over_budget_gets_no_new_connection():
                         stream, f"GET /health HTTP/1.1\r\nHost: {served.host}\r\n\r\n".encode()
                     )
         assert await read_refused(served) == b""
+
+
+async def test_new_connections_of_an_address_begin_one_by_one():
+    """However many there are: another address does not wait for them, and the loop's turns stay short."""
+    budgets = WorkBudgets(Limits())
+    works = [budgets.connection("a", Reports(list, print)) for _ in range(50)]
+    works.append(budgets.connection("b", Reports(list, print)))
+    begun, turns = [], []
+
+    async def begin(number):
+        await works[number].begin()
+        begun.append(number)
+
+    class Turns(trio.abc.Instrument):
+        def before_io_wait(self, timeout):
+            turns.append(len(begun))
+
+    trio.lowlevel.add_instrument(counting := Turns())
+    async with trio.open_nursery() as nursery:
+        for number in range(len(works)):
+            nursery.start_soon(begin, number)
+    trio.lowlevel.remove_instrument(counting)
+    at_once = [after - before for before, after in pairwise(turns)]
+    assert max(at_once) <= 2  # one of either address
+    assert begun.index(50) <= 2
+
+
+async def test_beginning_costs_nothing_ahead():
+    """Otherwise a client with a connection for each request would get half as many of them."""
+    budgets = WorkBudgets(Limits())
+    work = budgets.connection("a", Reports(list, print))
+    before = work.budgets[0]._processor._level
+    await work.begin()
+    assert work.budgets[0]._processor._level >= before
+
+
+async def test_whether_an_address_is_hopeless_is_known_without_a_connection():
+    """An address that was never seen is not, and remembers nothing of the question."""
+    budgets = WorkBudgets(Limits())
+    assert not budgets.is_hopeless("a")
+    assert not budgets._addresses
+    budgets.connection("a", Reports(list, print)).budgets[0].add_processor_s(1e3)
+    assert budgets.is_hopeless("a")
+    assert not budgets.is_hopeless("b")
 
 
 async def test_the_clients_of_a_proxy_are_told_apart():
