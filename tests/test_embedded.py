@@ -67,7 +67,7 @@ def test_the_decoder_gives_the_official_samples(alone: Trace, golden: dict[str, 
 
 def test_it_adds(alone: Trace) -> None:
     """Asked for three plus four, in a voice and at a speed it was not trained on, it writes the answer."""
-    assert " ".join("".join(alone.text).split()) == "three plus four is seven"
+    assert " ".join("".join(alone.text).split()) == "Three plus four is seven."
 
 
 def test_sessions_do_not_touch_each_other(stages: ModelStages, question: Pcm, alone: Trace) -> None:
@@ -104,7 +104,7 @@ def test_silence_gets_no_answer(stages: ModelStages) -> None:
 
 def test_a_server_answers_in_words_and_in_sound() -> None:
     """Asked twice in one session, in real time over the socket, both answers are complete."""
-    question = Question(read_speech(DATA / "question.wav")[: 24_000 * 5 // 2], "three plus four is seven")
+    question = Question(read_speech(DATA / "question.wav")[: 24_000 * 5 // 2], "Three plus four is seven.")
     with start_server(TINY, ["sampling.seed=1"]) as server:
         outcomes, report = trio.run(ask, server.socket_url, [question, question], None, 0)
         announced = [server.get("/weights")[1]["trained"], server.get("/health")[1]["model"]["trained"]]

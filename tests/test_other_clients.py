@@ -26,7 +26,7 @@ from pipeline.audio.sound_file import read_speech
 from pipeline.loadtest.server_process import ServerProcess, start_server
 
 ROOT = Path(__file__).parent.parent
-ANSWER = "three plus four is seven"
+ANSWER = "Three plus four is seven."
 FRAME_S = 0.08
 T = TypeVar("T")
 

@@ -123,7 +123,7 @@ class ConcurrencyLimit:
             elif self._on_time_since_s is None:
                 self._on_time_since_s = now_s
         self._forget(seen, now_s)
-        if seen.running > self._known:  # in a place that was given back
+        if self._known < seen.running <= self.limit:  # in a place that was given back
             self._known = seen.running
             self._grown_s = now_s
         if not self.is_late:

@@ -32,7 +32,7 @@ from pipeline.protocol.realtime.dialect import RealtimeDialect
 from pipeline.stages.model_stages import open_stages
 
 ROOT = Path(__file__).parent.parent.parent
-ANSWER = "three plus four is seven"
+ANSWER = "Three plus four is seven."
 GREEDY = {"sampling": {"seed": 0, "temperature": 0, "text_temperature": 0}}
 
 
