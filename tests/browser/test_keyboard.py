@@ -122,6 +122,7 @@ def test_the_keyboard_reference_is_one_key_away(visit: Visit) -> None:
         expect(page.locator("#help-keys kbd").get_by_text(key, exact=True)).to_be_visible()
     page.keyboard.press("Escape")
     page.locator("#open-settings").click()
+    expect(page.locator("#settings")).to_be_visible()
     page.locator("input[name=shortcuts]").uncheck()
     page.locator("#close-settings").click()
     page.evaluate("document.activeElement.blur()")

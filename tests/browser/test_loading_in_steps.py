@@ -133,6 +133,21 @@ def test_whatever_is_pressed_before_it_is_loaded_happens_then(
         assert page.locator("#audio-test").evaluate("(one) => one.closest('[inert]') === null")
 
 
+def test_captions_that_are_chosen_before_they_are_loaded_are_prepared_then(
+    browser: Browser, server: Server
+) -> None:
+    pattern = "**/captions/captions.js"
+    with visiting(browser, server.origin, forgiven=("Failed to load resource",)) as visit:
+        page = visit("/health/live")
+        held = visit_holding(page, server, pattern)
+        page.locator("#open-settings").click()
+        page.get_by_label("Captions").select_option("whisper")
+        state = page.locator("#captions-state")
+        before = state.inner_text()
+        deliver(page, held, pattern)
+        expect(state).not_to_have_text(before)
+
+
 def test_panels_open_although_the_server_has_gone(browser: Browser) -> None:
     """They were fetched when nothing else was to be done."""
     with serving() as own, visiting(browser, own.origin) as visit:

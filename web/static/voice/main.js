@@ -336,11 +336,16 @@ class Page {
     await run;
   }
 
+  async _onCaptionsChange() {
+    await this._callPart.get();
+    this._captions?.preferencesChanged();
+  }
+
   async _onPreferenceChange(changed) {
     savePreferences(localStorage, this._preferences);
     if (changed === "talkMode" && this._phase === "live") this._setMuted(this._isPushToTalk);
     this.onEvent({ kind: "preferences", changed });
-    if (changed === "captions" || changed === "captionsModel") this._captions?.preferencesChanged();
+    if (changed === "captions" || changed === "captionsModel") this._onCaptionsChange();
     if (changed === "sampling") this._call?.configure(this._preferences.sampling);
     try {
       await this._call?.applyPreferences(this._preferences, changed);

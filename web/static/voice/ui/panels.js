@@ -62,9 +62,14 @@ export class Panels {
     };
     onOpen("diagnostics", this._diagnostics, this._report);
     onOpen("history", this._history);
-    const onClick = (id, part, run) =>
-      document.getElementById(id).addEventListener("click", async () => run(await part.get()));
-    onClick("open-settings", this._settings, (settings) => settings?.open());
+    const onClick = (id, part, run) => {
+      const button = document.getElementById(id);
+      button.addEventListener("click", async () => run(await part.get(), button));
+    };
+    onClick("open-settings", this._settings, (settings, button) => {
+      button.focus(); // where the focus returns to, even if it went on while the dialog was loaded
+      settings?.open();
+    });
     onClick("record", this._recording, (recording) => recording?.toggle());
   }
 
