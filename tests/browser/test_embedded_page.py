@@ -5,12 +5,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Playwright, expect
 from support.browser.servers import ROOT
-from support.browser.spoken_question import ANSWER_MS, asking, right_answer
-
-FAMILIES = ("espeak",)  # of those in `spoken_question.ANSWERS`
+from support.browser.spoken_question import ANSWER_MS, ANSWERS, asking, right_answer
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ANSWERS)
 def test_a_spoken_sum_is_answered(playwright: Playwright, tmp_path: Path, family: str) -> None:
     """Of a voice the model was not trained on; suggestions are shown until then."""
     with asking(playwright, family, ROOT / "configs/tiny", tmp_path) as page:
