@@ -8,6 +8,7 @@ const RECORDED = Object.freeze([
   "what is three plus four",
   "how much is nine minus twelve",
   "who are you",
+  "can you hear me",
   "what can you do",
   "how are you",
 ]);
