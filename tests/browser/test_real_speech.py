@@ -85,7 +85,7 @@ def transcribed(page: Page, file: Path) -> dict[str, Any]:
     page.locator("#file").set_input_files(file)
     expect(page.locator("#summary")).to_contain_text("of audio", timeout=WAIT_MS)
     with page.expect_download() as download:
-        page.get_by_role("button", name="JSON", exact=True).click()
+        page.get_by_role("button", name="Save as JSON").click()
     return dict(json.loads(Path(download.value.path()).read_text(encoding="utf-8")))
 
 

@@ -86,7 +86,7 @@ def sought(page: Page, act: Callable[[], None]) -> float:
 
 def saved(page: Page, kind: str) -> str:
     with page.expect_download() as download:
-        page.get_by_role("button", name=kind, exact=True).click()
+        page.get_by_role("button", name=f"Save as {kind}").click()
     assert download.value.suggested_filename == f"spoken.{kind.lower()}"
     return Path(download.value.path()).read_text(encoding="utf-8")
 
@@ -271,7 +271,7 @@ def test_the_page_starts_in_good_order_without_a_network(rig: WhisperServer, vis
 def test_a_failed_download_is_tried_again_from_its_notice(rig: WhisperServer, visit: Visit) -> None:
     page = visit(PATH)
     rig.hub.down = True
-    page.locator("#model-choice").select_option("base")
+    page.locator("#model-choice").select_option("base.en")
     page.locator("#load").click()
     again = page.locator(".notice.bad").get_by_role("button", name="Try again")
     expect(again).to_be_visible()
@@ -326,7 +326,7 @@ def test_help_is_within_reach(rig: WhisperServer, visit: Visit) -> None:
     expect(page.locator("#help")).to_be_hidden()
     expect(page.locator("#open-help")).to_be_focused()
     rig.hub.down = True
-    page.locator("#model-choice").select_option("base.en")
+    page.locator("#model-choice").select_option("small.en")
     page.locator("#load").click()
     page.get_by_role("button", name="Help: Cannot download the model files").click()
     expect(page.locator("#help-model")).to_be_focused()

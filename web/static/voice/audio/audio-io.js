@@ -198,6 +198,7 @@ export class AudioIO {
   /** Play the recording at `url` into the capture path instead of the microphone, and to the loudspeaker. */
   async ask(url) {
     const buffer = await this._decode(url);
+    if (this._context.state === "closed") return; // the call ended meanwhile
     this._endQuestion();
     const node = this._context.createBufferSource();
     node.buffer = buffer;
