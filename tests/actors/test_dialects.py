@@ -44,7 +44,9 @@ def loaders():
 
 @pytest.fixture(scope="module")
 def question():
-    return Framer().push(read_speech(ROOT / "tests/data/question.wav"))
+    """"What is three plus four", and three seconds of silence."""
+    asked = read_speech(ROOT / "tests/data/voices/question-piper.wav")
+    return Framer().push(np.pad(asked, (12_000, 72_000)))
 
 
 async def talk_packets(engine, question):
