@@ -44,7 +44,7 @@ def loaders():
 
 @pytest.fixture(scope="module")
 def question():
-    """"What is three plus four", and three seconds of silence."""
+    """ "What is three plus four", and three seconds of silence."""
     asked = read_speech(ROOT / "tests/data/voices/question-piper.wav")
     return Framer().push(np.pad(asked, (12_000, 72_000)))
 
