@@ -65,16 +65,17 @@ class AdmissionStatistics:
     @property
     def room(self) -> int:
         """New sessions that would run at once."""
-        if self.queued:
-            return 0
-        return max(0, min(self.limit - self.running, self.lanes_max - self.lanes_open))
+        return self._room(leaving=0)
 
     @property
     def room_soon(self) -> int:
         """The same once the sessions that have ended are out of the last stage: milliseconds, usually."""
+        return self._room(leaving=self.closing)
+
+    def _room(self, leaving: int) -> int:
         if self.queued:
             return 0
-        return max(0, min(self.limit - self.running, self.lanes_max - self.lanes_open) + self.closing)
+        return max(0, min(self.limit - self.running, self.lanes_max - self.lanes_open) + leaving)
 
     @property
     def queue_room(self) -> int:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Final
 
 import numpy as np
@@ -55,7 +56,7 @@ class Recordings:
         self.starts = torch.tensor(starts, device=device)
         self.sound_starts = torch.tensor(sound_starts, device=device)
         self.lengths = torch.tensor(lengths, device=device)
-        self.rarity = torch.tensor(_rarity([one.text for shard in shards for one in shard.utterances]))
+        self._texts = [one.text for shard in shards for one in shard.utterances]
         self.device = device
         natural = sum(len(shard.utterances) for shard in shards if shard.name.startswith(NATURAL))
         is_natural = torch.tensor(
@@ -76,7 +77,12 @@ class Recordings:
 
     def draw_rare(self, count: int) -> Tensor:
         """`[count]` utterances at random, so that a word is drawn often even if few texts have it."""
-        return torch.multinomial(self.rarity, count, replacement=True).to(self.device)
+        return torch.multinomial(self._rarity, count, replacement=True).to(self.device)
+
+    @cached_property
+    def _rarity(self) -> Tensor:
+        """Of each utterance; only the agent's are drawn by it."""
+        return torch.tensor(_rarity(self._texts))
 
     def stretch(self, which: int, begin: int, end: int) -> Tensor:
         """Samples `[begin, end)` of one utterance."""
