@@ -29,5 +29,19 @@ PV_INLINE void widen_scales(const char* p, int count, float* out) {
 // The groups of a row, up to a whole number of vectors.
 PV_INLINE int groups_padded(const MatrixView& m) { return (m.in / m.group + W - 1) / W * W; }
 
+// A block of outputs: the sum of each vector, and the output's bias.
+template <int R, int N>
+PV_INLINE void write_sums(const Floats (&acc)[R][N], const Rows& rows, int output, int row) {
+  float totals[R][N];
+  sums<R * N>(&acc[0][0], &totals[0][0]);
+  for (int r = 0; r < R; r++) {
+    for (int n = 0; n < N; n++) {
+      float total = totals[r][n];
+      if (rows.bias != nullptr) total += rows.bias[output + r];
+      rows.y[size_t(row + n) * rows.y_stride + output + r] = total;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace packet_voice

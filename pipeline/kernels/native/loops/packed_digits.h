@@ -187,15 +187,7 @@ void packed_block(const MatrixView& m, const Rows& rows, const float* prepared, 
       }
     }
   }
-  float totals[R][N];
-  sums<R * N>(&acc[0][0], &totals[0][0]);
-  for (int r = 0; r < R; r++) {
-    for (int n = 0; n < N; n++) {
-      float total = totals[r][n];
-      if (rows.bias != nullptr) total += rows.bias[output + r];
-      rows.y[size_t(row + n) * rows.y_stride + output + r] = total;
-    }
-  }
+  write_sums<R, N>(acc, rows, output, row);
 }
 
 template <int B, int N>
