@@ -7,6 +7,7 @@ RecursionError. Only the standard library is imported. What does not belong here
 import errno
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,21 @@ def read_text(path: Path, at_most_bytes: int = FILE_BYTES) -> str:
     if len(content) > at_most_bytes:
         raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
     return content.decode()
+
+
+def read_bytes(path: Path, at_most_bytes: int) -> bytes:
+    """The content of a regular file, which never blocks: another kind may have no writer, or no end.
+
+    Raises:
+        OSError: it cannot be read, is of another kind, or has more than `at_most_bytes`.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "not a file", str(path))
+        content = file.read(at_most_bytes + 1)
+    if len(content) > at_most_bytes:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+    return content
 
 
 def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON

@@ -22,14 +22,16 @@ from typing import Any, Final, NoReturn
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from pipeline.errors import VoiceError
+from pipeline.system.inputs import parse_json, read_bytes
 from pipeline.values import Voice
 
 MAX_FILE_BYTES: Final = 64 * 2**20  # a published voice has 0.4 to 1.3 MB
 _DIGEST: Final = "sha256"  # key in the metadata of a file of ours
+_LENGTH_BYTES: Final = 8  # of a safetensors header's own length, before it
 MAX_MEMBERS: Final = 64
 MAX_PICKLE_BYTES: Final = 64 * 2**10
 MAX_FRAMES: Final = 1000  # 80 s
@@ -130,10 +132,14 @@ def checked(name: str, voice: Voice) -> Voice:
 
 
 def write_voice(path: Path, voice: Voice) -> None:
-    """Write a voice as safetensors: `codes`, or `embeddings` and `tail`, with the SHA-256 of them."""
+    """Write a voice as safetensors: `codes`, or `embeddings` and `tail`, with the SHA-256 of them.
+
+    Raises:
+        OSError: the disk refuses it.
+    """
     given = {"codes": voice.codes, "embeddings": voice.embeddings, "tail": voice.tail}
     arrays = {name: np.ascontiguousarray(each) for name, each in given.items() if each is not None}
-    save_file(arrays, path, {_DIGEST: _digest(arrays)})
+    path.write_bytes(save(arrays, {_DIGEST: _digest(arrays)}))  # the library's own error would be no OSError
 
 
 def _digest(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
@@ -145,16 +151,18 @@ def _digest(arrays: Mapping[str, npt.NDArray[Any]]) -> str:
 
 
 def read_voice(path: Path) -> Voice:
-    """Read what `write_voice` wrote.
+    """Read what `write_voice` wrote. The file is not mapped: one that is cut short meanwhile is damaged.
 
     Raises:
         VoiceError: it is something else, or damaged.
     """
     try:
-        with safe_open(path, "numpy") as file:
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-            expected = (file.metadata() or {}).get(_DIGEST)
-    except (OSError, SafetensorError, TypeError) as error:
+        content = read_bytes(path, MAX_FILE_BYTES)
+        arrays = load(content)
+        size = int.from_bytes(content[:_LENGTH_BYTES], "little")
+        header = parse_json(content[_LENGTH_BYTES : _LENGTH_BYTES + size])
+        expected = (header.get("__metadata__") or {}).get(_DIGEST)
+    except (OSError, ValueError, KeyError, AttributeError, SafetensorError, TypeError) as error:
         raise VoiceError(path.name, f"it cannot be read ({error})") from None
     if expected is not None and expected != _digest(arrays):
         raise VoiceError(path.name, "it is damaged")

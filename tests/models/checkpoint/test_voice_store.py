@@ -1,6 +1,8 @@
 """Voices by name: published ones from an archive whatever it contains, and the user's own in private."""
 
 import io
+import os
+import resource
 import tarfile
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 from support.personas import GOLDENS, write_archive
 
 from pipeline.errors import ConfigError, VoiceError
+from pipeline.models.checkpoint import voice_store
 from pipeline.models.checkpoint.voice_store import VoiceStore
 from pipeline.models.checkpoint.voices import read_published_voice
 from pipeline.values import Voice
@@ -162,6 +165,44 @@ def test_an_own_voice_that_is_damaged_is_told(tmp_path):
     with pytest.raises(VoiceError, match="it is damaged"):
         voices.read("anna")
     assert path.exists()
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """No file may become larger than 100 bytes: as on a full disk, writes of more fail."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    write = voice_store.write_voice
+
+    def write_voice(path, voice):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # Python ignores SIGXFSZ
+        try:
+            write(path, voice)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    monkeypatch.setattr(voice_store, "write_voice", write_voice)
+
+
+def test_a_voice_that_the_disk_refuses_is_one_sentence(tmp_path, full_disk):
+    """Added or converted; nothing of it stays."""
+    voices = store(tmp_path, {"NATF0.pt": PUBLISHED})
+    with pytest.raises(VoiceError, match=r"cannot be written \(File too large"):
+        voices.add("anna", OWN)
+    with pytest.raises(VoiceError, match=r"cannot be unpacked \(.*File too large"):
+        voices.list()
+    assert not list((tmp_path / "own").iterdir())
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_what_is_no_file_is_no_voice(tmp_path):
+    """A FIFO has nobody who writes: it is refused and not waited for; so is a device without an end."""
+    voices = store(tmp_path)
+    voices.add("anna", OWN)
+    os.mkfifo(tmp_path / "own" / "fifo.safetensors")
+    (tmp_path / "own" / "zero.safetensors").symlink_to("/dev/zero")
+    for name in ("fifo", "zero"):
+        with pytest.raises(VoiceError, match="not a file"):
+            voices.read(name)
 
 
 @pytest.mark.parametrize("cache", ["/dev/null/voices", "/" + 300 * "x"])

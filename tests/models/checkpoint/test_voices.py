@@ -4,6 +4,8 @@ import contextlib
 import io
 import os
 import pickle
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -164,3 +166,33 @@ def test_a_memo_that_would_fill_the_memory_is_refused(tmp_path):
     [name] = [name for name in members() if name.endswith("data.pkl")]
     with pytest.raises(VoiceError, match="remembers"):
         read_published_voice(repacked(tmp_path / "v.pt", {name: b"\x80\x02}r\xff\xff\xff\xff."}))
+
+
+_READ = """
+import sys
+from pathlib import Path
+
+from pipeline.errors import VoiceError
+from pipeline.models.checkpoint.voices import read_voice
+
+print("begins", flush=True)
+for _ in range(300):
+    try:
+        read_voice(Path(sys.argv[1]))
+    except VoiceError:
+        pass
+"""
+
+
+def test_a_voice_may_be_cut_short_while_it_is_read(tmp_path):
+    """It is damaged then, which is one sentence; a file that is mapped would end the process."""
+    path = tmp_path / "anna.safetensors"
+    write_voice(path, Voice(codes=np.zeros((1000, 8), np.int32)))
+    content = path.read_bytes()
+    with subprocess.Popen([sys.executable, "-c", _READ, str(path)], stdout=subprocess.PIPE) as reading:
+        assert reading.stdout is not None
+        reading.stdout.readline()
+        while reading.poll() is None:
+            path.write_bytes(content)
+            os.truncate(path, 100)
+    assert reading.returncode == 0
