@@ -23,6 +23,7 @@
     * `StateLostError` — a model failure left the state of every lane unusable.
     * `ThreadStalledError` — a model thread does not return from a call.
     * `RanksLostError` — a process that shares the model has exited or stopped responding.
+    * `WeightsLostError` — a checkpoint was cut short while it was in use; also a `WeightsError`.
 
 Classes carry fields; no code matches on message text. The two exit codes that belong to no `StartupError`
 are constants: `EXIT_BROKEN_INVARIANT` and `EXIT_INTERRUPTED`.
@@ -251,3 +252,19 @@ class ThreadStalledError(BrokenInvariantError):
 
 class RanksLostError(BrokenInvariantError):
     """Another rank of the same model has exited or stopped responding; the message has the cause."""
+
+
+class WeightsLostError(BrokenInvariantError, WeightsError):
+    """A checkpoint that is in use was cut short, or its disk failed: what is computed now is worth nothing.
+
+    Its exit code is that of a broken invariant, after which service managers start the server again.
+    """
+
+    exit_code = EXIT_BROKEN_INVARIANT
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            path,
+            "a part of it is gone while it is in use: it was written to, or its disk failed; "
+            "replace a checkpoint instead of writing to it",
+        )

@@ -21,7 +21,7 @@ from typing import Any, Final, TextIO
 import structlog
 
 from pipeline.config import Log
-from pipeline.errors import EXIT_BROKEN_INVARIANT
+from pipeline.errors import EXIT_BROKEN_INVARIANT, StartupError
 from pipeline.system.command import describe
 
 QUEUED_BYTES: Final = 1 << 20  # of lines that wait for the descriptor; about 5,000
@@ -204,7 +204,8 @@ def error_facts(error: BaseException | None) -> dict[str, Any]:
     if error is None:
         return {}
     sentence, exit_code = describe(error)
-    return {"exc_info": error} if exit_code == EXIT_BROKEN_INVARIANT else {"problem": sentence}
+    ours = exit_code == EXIT_BROKEN_INVARIANT and not isinstance(error, StartupError)
+    return {"exc_info": error} if ours else {"problem": sentence}
 
 
 def _include_libraries() -> None:

@@ -181,6 +181,7 @@ def load_lm(
     )
     if native is not None:
         attach_lm(model, native)
+        model.check_files()
     return model
 
 

@@ -8,7 +8,7 @@ function: `compiled.lm`.
 Source: Défossez et al. 2024, "Moshi", section 3.4; the arithmetic of the `moshi` package.
 """
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from mlx import nn
 from mlx.utils import tree_flatten
 
-from pipeline.errors import WeightsError
+from pipeline.errors import WeightsError, WeightsLostError
 from pipeline.models.checkpoint.formats import read
 from pipeline.models.checkpoint.lm_config import LmConfig
 from pipeline.models.checkpoint.lm_key_map import detect_layout, lm_rules
@@ -155,7 +155,18 @@ class LmModel(nn.Module):
         )  # of what is computed, and of weights unless they are kept as stored
         self.ring_dtype: mx.Dtype = mx.float32
         self.embedding_kernel: InputEmbedding | None = None  # see `models.native`
+        self.lost_file: Callable[[], str | None] = lambda: None  # of weights, where it is not whole any more
         self._fuse_weights()
+
+    def check_files(self) -> None:
+        """Check, once results are there and before they are used, that the weights were.
+
+        Raises:
+            WeightsLostError: a part of a file that they are read from was missing.
+        """
+        path = self.lost_file()
+        if path is not None:
+            raise WeightsLostError(path)
 
     def parameter_shapes(self) -> dict[str, Shape]:
         """Name and dense shape of every weight; nothing is computed."""

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mlx import nn
 
 from pipeline.kernels.library import Library
-from pipeline.models.checkpoint.loading import COPIES
+from pipeline.models.checkpoint.loading import COPIES, changed_meanwhile
 from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.layers.attention import Lanes, ring_slots
 from pipeline.models.layers.conv import CausalConv1d, ConvDownsample1d, ConvState, ConvTranspose1d
@@ -90,7 +90,10 @@ class MappedReader:
                 except RuntimeError:  # a file system that has no mappings
                     return tensors
             kind = str(dtype).rpartition(".")[2]
-            tensors[name] = mappings[header.file].tensor(header.offset, list(header.shape), kind)
+            try:
+                tensors[name] = mappings[header.file].tensor(header.offset, list(header.shape), kind)
+            except ValueError:  # it was whole when `COPIES` opened it
+                raise changed_meanwhile(header.file) from None
         return tensors
 
     def contiguous(self, tensor: mx.array) -> mx.array:
@@ -332,6 +335,7 @@ def _transformer(
 
 def attach_lm(model: LmModel, library: Library) -> None:
     """Let `model`, whose weights are loaded, compute with kernels."""
+    model.lost_file = library.native.lost_file
     for module in model.modules():
         if isinstance(module, Linear | QuantizedLinear):
             module.kernel = LinearKernel(library, module)

@@ -89,6 +89,7 @@ class StepperStage:
         self._pins = pins_prompts
         self._prefills: dict[int, _Prefill] = {}
         self._prepared: dict[int, PromptSnapshot] = {}  # complete, until the lane begins with it
+        self._check_files = (lambda: None) if isinstance(model, Leader) else model.check_files
         machine = backend.prepare()
         self._in_buckets = machine.pads_batches
         self._schedule = EvalSchedule()
@@ -140,6 +141,7 @@ class StepperStage:
         x = _embed(model, prefill.inputs, prefill.done, end)
         context, self._state = model.prefill(x, self._state, lane, self._schedule)
         evaluate("stepper", context, state=self._state, schedule=self._schedule)
+        self._check_files()
         prefill.done = end
         if end < prefill.inputs.positions:
             return False
@@ -253,6 +255,7 @@ class StepperStage:
         self._schedule.clear()  # of a step that failed
         text, audio, self._state = self._lm_step(inputs[:, :1], inputs[:, 1:, None], self._state, rows, batch)
         evaluate("stepper", text, audio, state=self._state, schedule=self._schedule)
+        self._check_files()
         return np.array(text), np.array(audio)
 
 

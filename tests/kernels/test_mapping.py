@@ -1,6 +1,10 @@
 """Weights stay in the file, which is mapped into memory."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import mlx.core as mx
@@ -9,13 +13,16 @@ import pytest
 from support.checkpoints import LM, write_folder
 
 from pipeline.config import read_config
-from pipeline.errors import WeightsError
+from pipeline.errors import WeightsError, WeightsLostError
 from pipeline.kernels.library import Library
 from pipeline.models.bundle import load_lm, open_bundle
 from pipeline.models.checkpoint.loading import COPIES
 from pipeline.models.checkpoint.safetensors_header import read_header
 from pipeline.models.native import MappedReader
 from pipeline.models.quantization import quantize_checkpoint
+from pipeline.stages.stepper import StepperStage
+from pipeline.stages.text import TokenIds, UtteranceRules
+from pipeline.values import SamplingParams
 
 WIDE = {**LM, "dim": 256, "depformer_dim": 128, "depformer_dim_feedforward": 384, "hidden_scale": 4.0}
 
@@ -86,6 +93,83 @@ def test_a_file_may_be_replaced_while_it_is_in_use(library: Library, tmp_path: P
     (tmp_path / "new").write_bytes(b"shorter")
     (tmp_path / "new").replace(path)
     np.testing.assert_array_equal(np.array(tensor), np.arange(1000))
+
+
+_CUT_SHORT = """
+import os, sys
+import numpy as np
+from pipeline import backend
+
+native, path = backend.kernels().native, sys.argv[1]
+tensor = native.Mapping(path).tensor(64, [100_000], "float32")
+assert native.lost_file() is None
+os.truncate(path, 70_000)
+numbers = np.array(tensor)
+print(native.lost_file() == path, numbers.shape, set(numbers[50_000:].tolist()))
+del tensor
+print(native.lost_file())
+"""
+
+
+def test_a_file_that_is_cut_short_does_not_end_the_process(library: Library, tmp_path: Path) -> None:
+    """Zeros are read in place of what is gone, and it is known for as long as the file is mapped."""
+    path = tmp_path / "numbers"
+    path.write_bytes(bytes(64) + np.arange(100_000, dtype=np.float32).tobytes())
+    done = subprocess.run(
+        [sys.executable, "-c", _CUT_SHORT, path], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\n")[:2] == ["True (100000,) {0.0}", "None"]
+
+
+def test_another_bus_error_ends_the_process_as_before(library: Library, tmp_path: Path) -> None:
+    """Only what is mapped here is replaced."""
+    script = """
+import mmap, os, sys
+from pipeline import backend
+
+native, path = backend.kernels().native, sys.argv[1]
+mapping = native.Mapping(path)
+with open(path, "r+b") as file:
+    other = mmap.mmap(file.fileno(), 0)
+    os.truncate(path, 0)
+    other[5000]
+"""
+    path = tmp_path / "numbers"
+    path.write_bytes(bytes(10_000))
+    done = subprocess.run([sys.executable, "-c", script, path], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGBUS
+
+
+def test_nothing_is_computed_from_a_file_that_is_not_whole(library: Library, tmp_path: Path) -> None:
+    """The step raises what ends the server; loading raises what names the file."""
+    path = quantized(tmp_path)
+    config = open_bundle(read_config(tmp_path)).lm
+    model = load_lm(config, path, kernels=library)
+    stage = StepperStage(model, 1, TokenIds(), UtteranceRules(frozenset({3}), 13, 750))
+    stage.open(0, SamplingParams())
+    codes = np.zeros((1, config.n_q - config.dep_q), np.int32)
+    stage.step([0], codes)
+    os.truncate(path, 4096)
+    with pytest.raises(WeightsLostError, match="replace a checkpoint"):
+        stage.step([0], codes)
+
+
+def test_a_file_that_is_cut_short_while_it_is_loaded_is_named(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between its header and its numbers, before it is mapped."""
+    path = quantized(tmp_path)
+    config = open_bundle(read_config(tmp_path)).lm
+    opened = COPIES.open(path)
+
+    def cut(path: Path) -> dict[str, mx.array]:
+        os.truncate(path, path.stat().st_size // 2)
+        return opened
+
+    monkeypatch.setattr(COPIES, "open", cut)
+    with pytest.raises(WeightsError, match="removed or changed while it was read"):
+        load_lm(config, path, kernels=library)
 
 
 def test_a_tensor_between_two_words_is_read(library: Library, tmp_path: Path) -> None:

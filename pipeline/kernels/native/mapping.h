@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -29,7 +30,13 @@ class Mapping {
  private:
   size_t size_;
   char* data_;
+  int region_;
 };
+
+// The path of a mapped file of which a part was not there when it was read, because it was cut short or its disk
+// failed. Otherwise the system would end the process (SIGBUS). Its numbers are zeros from then on, so whoever computes
+// with them has to ask before a result leaves.
+std::optional<std::string> lost_file();
 
 // The tensor whose numbers begin `offset` bytes into the file: float32, float16, bfloat16 or uint32, at a multiple
 // of its size.

@@ -55,6 +55,8 @@ NB_MODULE(packet_voice_kernels, m) {
           },
           "offset"_a, "shape"_a, "dtype"_a);
 
+  m.def("lost_file", &lost_file);
+
   m.def("contiguous", &contiguous, "values"_a);
 
   nb::class_<Norm>(m, "Norm").def(

@@ -12,6 +12,7 @@ import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol, TypeVar
@@ -41,14 +42,24 @@ class TensorReader(Protocol):
         ...
 
 
+def changed_meanwhile(path: Path | str) -> WeightsError:
+    """The error for a file whose header was read, and whose tensors cannot be."""
+    return WeightsError(str(path), "it was removed or changed while it was read")
+
+
 class Copies:
     """Reads every tensor into memory of its own."""
 
     def open(self, path: Path) -> dict[str, mx.array]:
-        """All tensors of a checkpoint, as MLX loads them."""
+        """All tensors of a checkpoint, as MLX loads them.
+
+        Raises:
+            WeightsError: the file is not what its header was any more.
+        """
         tensors: dict[str, mx.array] = {}
         for shard in shard_paths(path):
-            shard_tensors = mx.load(str(shard), format="safetensors")
+            with _as_weights_error(shard):
+                shard_tensors = mx.load(str(shard), format="safetensors")
             assert isinstance(shard_tensors, dict)
             tensors |= shard_tensors
         return tensors
@@ -56,6 +67,17 @@ class Copies:
     def contiguous(self, tensor: mx.array) -> mx.array:
         """A copy of what is part of a larger tensor, so that the rest of that can be released."""
         return mx.contiguous(tensor)
+
+
+@contextmanager
+def _as_weights_error(path: Path | str) -> Iterator[None]:
+    """MLX has one exception for everything, which begins with the function that raised it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not str(error).startswith(("[load", "[read]")):
+            raise
+        raise changed_meanwhile(path) from error
 
 
 COPIES: Final = Copies()
@@ -294,10 +316,11 @@ def stream_parameters(
         source = assignment.source
         file = str(header[source].file)
         kept = keep_stored and stays(assignment, parameters)
-        weight = _read(
-            file, tensors, assignment, None if kept else dtype, keep_quantized=keep_quantized or kept
-        )
-        pieces = _pieces(weight, assignment.rule, reader)
+        with _as_weights_error(file):
+            weight = _read(
+                file, tensors, assignment, None if kept else dtype, keep_quantized=keep_quantized or kept
+            )
+            pieces = _pieces(weight, assignment.rule, reader)
         for name, piece in zip(assignment.targets, pieces, strict=True):
             copies_left[name] -= 1
             if assignment.copy and not _equal(held[name], piece):

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import os
 import struct
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.errors import TensorMismatchError, WeightsError
+from pipeline.models.checkpoint import loading
 from pipeline.models.checkpoint.loading import Rule, load_parameters, stream_parameters
 from pipeline.models.checkpoint.safetensors_header import TensorHeader, read_header
 
@@ -77,6 +79,21 @@ def test_everything_wrong_is_named_at_once(path: Path) -> None:
     assert caught.value.extra == ("stray",)
     assert set(caught.value.misshaped) == {("packed", (6, 2), (4, 2)), ("alpha", (1, 1, 2), (2,))}
     assert caught.value.exit_code == 3
+
+
+@pytest.mark.parametrize(
+    "change", [Path.unlink, lambda path: os.truncate(path, 300), lambda path: path.write_bytes(b"")]
+)
+def test_a_file_that_changes_between_its_header_and_its_numbers_is_named(
+    path: Path, monkeypatch, change
+) -> None:
+    """Another program may write or remove it meanwhile; MLX's own error would be an internal one."""
+    save(path)
+    header = read_header(path)
+    change(path)
+    monkeypatch.setattr(loading, "read_header", lambda _: header)
+    with pytest.raises(WeightsError, match="changed while it was read"):
+        load_parameters(path, PARAMETERS, RULES, mx.float32)
 
 
 def test_two_tensors_for_one_parameter_are_one_too_many(path: Path) -> None:
