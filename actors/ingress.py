@@ -104,6 +104,7 @@ class Ingress:
 
     async def _receive_encoded(self, pieces: Sequence[bytes], received_s: float) -> None:
         decoded = await self._transcoding.decode(pieces)
+        self._transport.charge(decoded.thread_s)
         refusal = decoded.refusal
         for audio in decoded.audio:
             if self._buffer is None:

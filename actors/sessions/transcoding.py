@@ -9,6 +9,7 @@ each from its own task and in order.
 
 import dataclasses
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -36,10 +37,16 @@ ON_THREADS: Final = ("opus",)  # encodings that are too slow for the event loop
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """The audio of one message, in bursts; `refusal`: why some of it was not used, if so."""
+    """The audio of one message, in bursts.
+
+    Attributes:
+        refusal: why some of it was not used; None where all was.
+        thread_s: processor time of the thread that decoded it; 0 where none did.
+    """
 
     audio: Sequence[AudioReceived]
     refusal: str | None
+    thread_s: float = 0.0
 
 
 class Transcoding:
@@ -60,11 +67,14 @@ class Transcoding:
         """The frames that are complete with these pieces of audio."""
         audio_format = self.dialect.input_format
         self._decoder = decoder = self._decoder or decoder_of(audio_format)
+        thread_s = 0.0
         if audio_format.encoding in ON_THREADS:
-            decoded = await trio.to_thread.run_sync(partial(decoder.decode, pieces), limiter=self._threads)
+            decoded, thread_s = await trio.to_thread.run_sync(
+                partial(_timed, decoder, pieces), limiter=self._threads
+            )
         else:
             decoded = decoder.decode(pieces)
-        return Decoded(list(self._bursts(decoded)), decoded.refusal)
+        return Decoded(list(self._bursts(decoded)), decoded.refusal, thread_s)
 
     async def encode(self, packet: OutgoingPacket) -> OutgoingPacket:
         """The packet with its audio as the client wants it; any other packet as it is."""
@@ -86,6 +96,12 @@ class Transcoding:
             self._frames += len(frames)
             bursts.append(AudioReceived(0, float(FRAME_MS * self._frames), payload_of(frames)))
         return bursts
+
+
+def _timed(decoder: AudioDecoder, pieces: Sequence[bytes]) -> tuple[DecodedAudio, float]:
+    began_s = time.thread_time()
+    decoded = decoder.decode(pieces)
+    return decoded, time.thread_time() - began_s
 
 
 _LIMITER = trio.lowlevel.RunVar[trio.CapacityLimiter]("_LIMITER")

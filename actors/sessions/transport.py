@@ -35,6 +35,10 @@ class Transport(Protocol):
         """When anything came last from the peer, a reply to a ping included (`awake_time`)."""
         ...
 
+    def charge(self, processor_s: float) -> None:
+        """What the peer sent has cost this much of a processor on a thread; it may be read later for it."""
+        ...
+
     async def ping(self) -> None:
         """Ask the peer for a sign of life, below the messages.
 

@@ -35,7 +35,9 @@ from pipeline.loadtest.monitor import error_lines
 from pipeline.loadtest.server_process import ServerProcess
 from pipeline.percentiles import percentile
 from pipeline.protocol.dialect import Message
-from pipeline.protocol.packets import Packet, PacketType, Priority, encode
+from pipeline.protocol.moshi.ogg import SERIAL as OGG_SERIAL
+from pipeline.protocol.moshi.ogg import OggWriter, checksum
+from pipeline.protocol.packets import MESSAGE_BYTES, Packet, PacketType, Priority, encode
 
 CALM_S: Final = 4.0  # before the flood, for comparison
 FLOOD_S: Final = 6.0
@@ -63,11 +65,13 @@ Flood = Callable[[Target], Awaitable[None]]
 
 
 def _frame(opcode: int, payload: bytes = b"", *, final: bool = True) -> bytes:
-    """A WebSocket frame (RFC 6455 §5.2) of less than 64 KiB, masked with zeros."""
+    """A WebSocket frame (RFC 6455 §5.2), masked with zeros."""
     first, size = (0x80 if final else 0) | opcode, len(payload)
     if size < 126:
         return struct.pack("!BB4x", first, 0x80 | size) + payload
-    return struct.pack("!BBH4x", first, 0x80 | 126, size) + payload
+    if size < 1 << 16:
+        return struct.pack("!BBH4x", first, 0x80 | 126, size) + payload
+    return struct.pack("!BBQ4x", first, 0x80 | 127, size) + payload
 
 
 _HEARTBEAT: Final = encode(Packet(PacketType.HEARTBEAT, Priority.LOW, 0, 0.0, b""))
@@ -169,6 +173,23 @@ def _of_message(message: Message) -> bytes:
     return _frame(1, message.encode()) if isinstance(message, str) else _frame(2, message)
 
 
+def _tiny_packets() -> bytes:
+    """An Ogg page (RFC 3533) of as many packets as it can have, each of one byte and invalid."""
+    head = b"OggS" + bytes(10) + OGG_SERIAL.to_bytes(4, "little") + bytes(4)
+    tail = bytes([255]) + b"\x01" * 255 + b"\xff" * 255
+    return head + checksum(head + bytes(4) + tail).to_bytes(4, "little") + tail
+
+
+async def tiny_packets(server: Target) -> None:
+    """Messages with as many Opus packets as they can hold: a decoder would look at each."""
+    page = _tiny_packets()
+    unit = _of_message(b"\x01" + page * (MESSAGE_BYTES // len(page)))
+    async with await _open_websocket(server, "/api/chat") as stream:
+        await stream.receive_some(1)
+        await stream.send_all(_of_message(b"\x01" + OggWriter().headers()))
+        await _pour(stream, unit)
+
+
 async def pipelined_requests(server: Target) -> None:
     """Requests, without waiting for the responses."""
     async with await _connect(server) as stream:
@@ -230,6 +251,7 @@ FLOODS: Final[Mapping[str, Flood]] = {
     "live_audio": _again_and_again(_of_audio("live")),
     "realtime_audio": _again_and_again(_of_audio("realtime")),
     "moshi_audio": _again_and_again(_of_audio("moshi")),
+    "moshi_packets": _again_and_again(tiny_packets),
     "websockets": _again_and_again(_of_frames(_frame(10)), tasks=CONNECTIONS),
     "chunks": _again_and_again(tiny_chunks, tasks=CONNECTIONS),
     "requests": _again_and_again(pipelined_requests, tasks=CONNECTIONS),

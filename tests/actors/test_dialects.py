@@ -153,6 +153,24 @@ async def talk_moshi(engine, question):
     return text, np.concatenate(sound)
 
 
+async def test_opus_is_charged_to_its_client():
+    """It is decoded on a thread, whose time no meter of the event loop sees."""
+    engine = make_engine()
+    transport, writer = MemoryTransport(buffer=1000), OggWriter()
+    async with trio.open_nursery() as running:
+        await running.start(engine.run)
+        await engine.ready.wait()
+        running.start_soon(serve, engine, transport, partial(MoshiDialect, query=Query()))
+        while (await transport.client_receive())[0] != 0:
+            pass
+        page = writer.page(OpusStreamEncoder().encode(noise_frames(1)[0]), 1920)
+        await transport.client_send(b"\x01" + writer.headers() + page + writer.page(b"\xff", 1920))
+        while (await transport.client_receive())[0] != 5:  # an error, because of the last packet
+            pass
+        running.cancel_scope.cancel()
+    assert transport.charged_s > 0
+
+
 def asked(speak):
     """The opening messages of a client, and last the one with a frame of loud audio."""
     (script,) = (

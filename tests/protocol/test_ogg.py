@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.protocol.moshi.ogg import PACKET_BYTES_MAX, OggError, OggReader, OggWriter, checksum
+from pipeline.protocol.moshi.ogg import (
+    PACKET_BYTES_MAX,
+    PACKETS_MAX,
+    OggError,
+    OggReader,
+    OggWriter,
+    checksum,
+)
 
 PACKETS = st.lists(st.binary(min_size=1, max_size=1300), max_size=12)
 
@@ -117,3 +124,13 @@ def test_any_bytes_are_packets_or_an_error(pieces):
         with contextlib.suppress(OggError):
             reader.push(piece)
         assert len(reader._buffer) <= 27 + 255 + 255 * 255
+
+
+@pytest.mark.parametrize("unit", [page(b"", [0] * 255), page(b"\xff" * 255, [1] * 255), page(b"", [])])
+def test_a_message_of_thousands_of_packets_or_pages_is_refused(unit):
+    """Each would cost as much as a real one; what comes in the next message is read."""
+    reader = OggReader()
+    reader.push(OggWriter().headers())
+    with pytest.raises(OggError, match=f"more than {PACKETS_MAX} packets"):
+        reader.push(unit * (65_000 // len(unit)))
+    assert reader.push(OggWriter().page(b"sound", 1920)) == [b"sound"]

@@ -97,6 +97,10 @@ class WebSocketStream(WSStream):
         else:
             await super().app_send(message)
 
+    def charge(self, processor_s: float) -> None:
+        """Work for the peer that a thread has done, of which the event loop's meter knows nothing."""
+        self._work.charge(processor_s)
+
     async def ping(self) -> None:
         """Ask the peer for a pong; raises `TransportClosedError` where the connection is closed."""
         if self.closed:

@@ -8,7 +8,8 @@ that comes from one address shares another one, in turns: a connection that is i
 up in its turn, one that never stops does not.
 
 The processor time is that of the thread, so a busy machine is not held against a client. It is taken
-from the budget of the connection in whose context a task was started.
+from the budget of the connection in whose context a task was started; what another thread does for a client,
+such as decoding its audio, is charged by whoever has it done.
 
 Neighbours: `web.server.connection`, `http11` and `websocket` take the turns; `web.security.rate_limit`
 counts connections and failures. What does not belong here: what a session does with a message.
@@ -142,6 +143,11 @@ class ConnectionWork:
         """The connection is a WebSocket from now on."""
         self.budgets = self._websocket
 
+    def charge(self, processor_s: float) -> None:
+        """Time that a processor has spent elsewhere than in a task of this connection."""
+        for budget in self.budgets:
+            budget.add_processor_s(processor_s)
+
     def caught_up(self) -> None:
         """Everything that had arrived has been handled."""
         self._behind_since_s = math.inf
@@ -274,8 +280,7 @@ class ProcessorMeter(trio.abc.Instrument):
         now_s = time.thread_time()
         work = task.context.get(_work)
         if work is not None:
-            for budget in work.budgets:
-                budget.add_processor_s(now_s - self._last_s)
+            work.charge(now_s - self._last_s)
         self._last_s = now_s
 
 

@@ -146,6 +146,10 @@ class WebSocketTransport:
         """When a frame came last from the peer, a pong included."""
         return self._stream.received_s
 
+    def charge(self, processor_s: float) -> None:
+        """Charge the client's budget with time that a thread has spent for it."""
+        self._stream.charge(processor_s)
+
     async def ping(self) -> None:
         """Send a ping frame, which every client has to answer (RFC 6455 §5.5.2).
 

@@ -1,7 +1,8 @@
 """One Opus stream in Ogg pages (RFC 3533, RFC 7845): bytes to packets and back, with bounds.
 
 A reader takes any bytes. What is not a page of its stream, or has a wrong checksum, is skipped. What it
-keeps is at most one page and one packet, and its work grows with the bytes and not faster.
+keeps is at most one page and one packet. Its work is bounded by `PACKETS_MAX`, not by the bytes: 64 KiB hold
+sixty thousand packets, each of which costs a decoder as much as a real one.
 """
 
 import zlib
@@ -9,6 +10,7 @@ from typing import Final
 
 from pipeline.units import SAMPLE_RATE_HZ
 
+PACKETS_MAX: Final = 128  # of one message, and as many pages: what a session accepts at once, in 10 ms each
 PACKET_BYTES_MAX: Final = 48 * 1275 + 4  # 120 ms of the largest frames (RFC 6716 §3.2)
 _CAPTURE: Final = b"OggS"
 _HEADER_BYTES: Final = 27
@@ -16,12 +18,12 @@ _CONTINUED: Final = 1
 _FIRST: Final = 2
 _NO_SEGMENT: Final = 255  # the lacing value of a packet that goes on
 _GRANULE_HZ: Final = 48_000  # of Opus in Ogg, whatever the input (RFC 7845 §4)
-_SERIAL: Final = 42  # that of the original servers
+SERIAL: Final = 42  # that of the original servers
 _REVERSED: Final = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 
 
 class OggError(Exception):
-    """The stream is not mono or stereo Opus; what follows may be."""
+    """The stream is not mono or stereo Opus, or has too many packets; what follows may be accepted."""
 
 
 def checksum(page: bytes) -> int:
@@ -45,11 +47,12 @@ class OggReader:
         """Append bytes; the Opus packets that are complete with them.
 
         Raises:
-            OggError: a stream begins that is not one of Opus; its packets are skipped.
+            OggError: a stream begins that is not one of Opus, whose packets are skipped; or there are more
+                than `PACKETS_MAX`, or more pages, and the rest of the bytes is skipped.
         """
         self._buffer += data
         packets: list[bytes] = []
-        at = 0
+        at = pages = 0
         while (begin := self._buffer.find(_CAPTURE, at)) >= 0:
             size = self._page_bytes(begin)
             if size is None:
@@ -62,6 +65,11 @@ class OggReader:
             except OggError:
                 del self._buffer[:at]
                 raise
+            pages += 1
+            if max(pages, len(packets)) > PACKETS_MAX:
+                self._buffer.clear()
+                self._open = False
+                raise OggError(f"more than {PACKETS_MAX} packets in one message")
         else:
             at = max(at, len(self._buffer) - len(_CAPTURE) + 1)
         del self._buffer[:at]
@@ -141,7 +149,7 @@ class OggWriter:
     def _page(self, packet: bytes, *, flags: int = 0) -> bytes:
         lacing = bytes([_NO_SEGMENT] * (len(packet) // _NO_SEGMENT) + [len(packet) % _NO_SEGMENT])
         head = _CAPTURE + bytes([0, flags]) + self._samples.to_bytes(8, "little")
-        head += _SERIAL.to_bytes(4, "little") + self._pages.to_bytes(4, "little")
+        head += SERIAL.to_bytes(4, "little") + self._pages.to_bytes(4, "little")
         tail = bytes([len(lacing)]) + lacing + packet
         self._pages += 1
         return head + checksum(head + bytes(4) + tail).to_bytes(4, "little") + tail

@@ -237,6 +237,7 @@ class MemoryTransport:
 
     def __post_init__(self) -> None:
         self.received_s = awake_time()
+        self.charged_s = 0.0
         self._to_server, self._at_server = trio.open_memory_channel[bytes | str](64)
         self._to_client, self._at_client = trio.open_memory_channel[bytes](self.buffer)
 
@@ -247,6 +248,9 @@ class MemoryTransport:
             raise TransportClosedError from None
         self.received_s = awake_time()
         return message
+
+    def charge(self, processor_s: float) -> None:
+        self.charged_s += processor_s
 
     async def ping(self) -> None:
         await trio.lowlevel.checkpoint()

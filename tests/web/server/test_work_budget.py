@@ -115,6 +115,15 @@ async def test_a_client_that_does_not_stop_is_reported(autojump_clock):
     assert floods == [1]
 
 
+async def test_work_on_a_thread_is_charged_like_that_of_a_task(autojump_clock):
+    """To the connection and to its address: it is not read until that is made up for."""
+    budgets = WorkBudgets(Limits(processor_share=0.5, address_processor_share=0.5))
+    work = budgets.connection("a", Reports(list, print))
+    work.upgrade()
+    work.charge(0.5 * (BURST_S + 4))
+    assert [budget.wait_s() for budget in work.budgets] == pytest.approx([4, 4])
+
+
 async def test_all_connections_of_an_address_share_a_budget():
     """However many they are; those of another address, or behind a proxy, have no part in it."""
     budgets = WorkBudgets(Limits())
