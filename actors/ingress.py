@@ -68,6 +68,7 @@ class Ingress:
             RemoteProtocolError: the peer broke the protocol.
         """
         while True:
+            await queue.wait_room()
             message = await self._transport.receive()
             received_s = trio.current_time()
             event, replies = self._dialect.receive(message, now_s=awake_time())

@@ -15,6 +15,7 @@ Neighbours: `dispatcher` reports which lanes came out; `session` holds the lease
 """
 
 import heapq
+import itertools
 from collections import deque
 from dataclasses import dataclass
 from types import TracebackType
@@ -239,8 +240,9 @@ class Admission:
     def end_lease(self, lease: LaneLease, *, opened: bool) -> None:
         """Take back what a lease held; a lane that was opened is closed after its last frame."""
         if lease in self._waiting:
-            self._waiting.remove(lease)
-            self._move_up()
+            place = self._waiting.index(lease)
+            del self._waiting[place]
+            self._move_up(place)
         else:
             self._running.remove(lease)
         if lease.lane is not None:
@@ -283,8 +285,9 @@ class Admission:
         if moved:
             self._move_up()
 
-    def _move_up(self) -> None:
-        for lease in self._waiting:
+    def _move_up(self, begin: int = 0) -> None:
+        """Inform those behind a place; for those ahead of it, whoever comes and goes changes nothing."""
+        for lease in itertools.islice(self._waiting, begin, None):
             lease.change()
 
 

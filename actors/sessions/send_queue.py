@@ -46,6 +46,7 @@ class SendQueue:
         self._capacity = capacity
         self._queues: dict[Priority, deque[QueuedPacket]] = {p: deque() for p in sorted(Priority)}
         self._takers = trio.lowlevel.ParkingLot()
+        self._room = trio.lowlevel.ParkingLot()  # of those who wait for it
         self._closed = False
         self._failure: Exception | None = None
         self._peak = self._sent = self._taken = 0
@@ -66,6 +67,15 @@ class SendQueue:
         self._peak = max(self._peak, self._depth())
         self._takers.unpark()
 
+    async def wait_room(self) -> None:
+        """Wait while many packets that must not be dropped wait already; a checkpoint only then.
+
+        What a client sends may cause replies faster than they can be written. It is read more slowly then;
+        one that does not read them is found by the deadline of the write.
+        """
+        while len(self._queues[Priority.HIGH]) > self._capacity // 2 and not self._closed:
+            await self._room.park()
+
     async def take(self) -> QueuedPacket:
         """Wait for the most urgent packet, the oldest of its priority.
 
@@ -80,6 +90,7 @@ class SendQueue:
             for queue in self._queues.values():
                 if queue:
                     self._taken += 1
+                    self._room.unpark_all()
                     return queue.popleft()
             if self._closed:
                 raise trio.EndOfChannel
@@ -89,6 +100,7 @@ class SendQueue:
         """Accept no more packets; those that wait can still be taken."""
         self._closed = True
         self._takers.unpark_all()
+        self._room.unpark_all()
 
     def fail(self, failure: Exception) -> None:
         """Accept no more packets, and raise `failure` where they are taken. The first failure is kept."""

@@ -4,7 +4,7 @@ import base64
 import dataclasses
 import itertools
 import json
-from collections import defaultdict
+from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path
 
@@ -266,6 +266,32 @@ async def test_a_model_with_voices_begins_with_what_was_asked_for(autojump_clock
     assert (started["type"], started["client_event_id"]) == ("session.started", "deep")
     assert started["session"]["instructions"] == "1 2"
     assert started["session"]["audio"]["output"] == {"voice": "deep"}
+
+
+async def test_a_burst_of_events_is_answered_event_by_event(autojump_clock):
+    """As of an application that begins with a history: its client is read as fast as it reads the replies."""
+    engine = make_engine()
+    transport, events = MemoryTransport(buffer=1), Counter()
+
+    async def read_slowly():
+        async for message in messages_of(transport):
+            events[json.loads(message)["type"]] += 1
+            await trio.sleep(0.01)
+
+    async with trio.open_nursery() as running:
+        await running.start(engine.run)
+        await engine.ready.wait()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve, engine, transport, RealtimeDialect)
+            nursery.start_soon(read_slowly)
+            for number in range(300):
+                item = {"id": f"item_{number}", "type": "message", "role": "user", "content": []}
+                await transport.client_send(json.dumps({"type": "conversation.item.create", "item": item}))
+            await trio.sleep(5)
+            assert transport.close_reason is None
+            transport.vanish()
+        running.cancel_scope.cancel()
+    assert events == {"session.created": 1, "error": 300}
 
 
 @pytest.mark.parametrize("speak", [LiveDialect, RealtimeDialect, partial(MoshiDialect, query=Query())])

@@ -164,6 +164,12 @@ def test_instructions_are_bounded():
     assert (error["code"], error["param"]) == ("invalid_value", "session.instructions")
 
 
+def test_what_is_sent_back_each_time_is_bounded():
+    """Otherwise a short event, sent over and over, would have an answer as long as a message."""
+    error = Peer().error({**START, "session": {"model": "m", "safety_identifier": "a" * 513}})
+    assert (error["code"], error["param"]) == ("invalid_value", "session.safety_identifier")
+
+
 def test_empty_fields_ask_for_nothing():
     """Blank instructions, no voice, an empty history and the client's own delegation are the defaults."""
     session = {"model": "m", "instructions": " ", "input": [], "audio": {"output": {"voice": None}}}

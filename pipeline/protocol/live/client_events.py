@@ -36,7 +36,7 @@ class SessionField(EventObject, frozen=True):
     triggers: tuple[Any, ...] | None = None
     store: bool | None = None
     client: dict[str, Any] | None = None
-    safety_identifier: str | None = None
+    safety_identifier: EventId | None = None  # sent back with the session, every time
 
 
 class UpdateField(EventObject, frozen=True):

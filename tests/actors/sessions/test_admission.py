@@ -112,6 +112,29 @@ async def test_the_queue_moves_up_in_order(autojump_clock):
     assert seen[1] == []
 
 
+async def test_whoever_comes_and_goes_is_no_news_for_those_ahead():
+    """A client that joins the queue and leaves it all the time causes no message to anybody."""
+    admission, _ = make(lanes=1, queue=3)
+    admission.request()
+    waiting = [admission.request() for _ in range(2)]
+    news = []
+
+    async def watch(lease: LaneLease) -> None:
+        while True:
+            await lease.wait_changed()
+            news.append(lease.position)
+
+    async with trio.open_nursery() as nursery:
+        for lease in waiting:
+            nursery.start_soon(watch, lease)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(10):
+            admission.request().close()
+            await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert news == []
+
+
 def test_the_newest_session_is_put_back_with_its_lane():
     """It waits ahead of those that have never run, and gets its own lane again."""
     admission, _ = make(lanes=3, queue=2)
