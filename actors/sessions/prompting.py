@@ -128,8 +128,10 @@ class Prompter:
         done = self._under_way[prompt.key] = trio.Event()
         complete = False
         try:
-            while not complete and is_open():
+            while not complete:
                 async with self._slice:
+                    if not is_open():  # asked here: while others had their slices, it may have been closed
+                        break
                     advance = partial(_advance, lane=lane, prompt=prompt, positions=self._size.positions)
                     complete, taken_s = await self._stepper.call_between_batches(advance)
                     if not complete:  # what is kept already, or the rest of a prompt, says nothing

@@ -25,7 +25,7 @@ from support.actors.fakes import (
 )
 
 from actors.engine import Engine
-from actors.sessions.prompting import MAX_POSITIONS, SLICE_S, SliceSize, ThreadedPersonas
+from actors.sessions.prompting import MAX_POSITIONS, SLICE_S, Prompter, SliceSize, ThreadedPersonas
 from pipeline.audio.framing import payload_of
 from pipeline.errors import ConfigError, PromptError
 from pipeline.protocol import outgoing
@@ -396,6 +396,31 @@ async def test_who_says_bye_before_the_prompt_is_ready_leaves_the_lane_to_others
     await second.bye()
     assert opened == [len(Watched.made.slices)]
     assert 5 < opened[0] < 75
+
+
+class OneByOne:
+    """A stepper whose slices wait for each other; `order` has their lanes."""
+
+    def __init__(self) -> None:
+        self.order: list[int] = []
+
+    async def call_between_batches(self, call):
+        self.order.append(call.keywords["lane"])
+        await trio.sleep(1)
+        return True, 0.02
+
+
+async def test_a_lane_that_was_closed_while_others_had_their_slices_is_left_alone(autojump_clock):
+    """It may be another session's by the time that its turn comes."""
+    stepper, is_open = OneByOne(), True
+    prompter = Prompter(stepper, SumPersonas())
+    async with trio.open_nursery() as nursery:
+        for lane in range(2):
+            prompt = Prompt(str(lane), None, (lane,))
+            nursery.start_soon(functools.partial(prompter.prepare, lane, prompt, is_open=lambda: is_open))
+            await trio.testing.wait_all_tasks_blocked()
+        is_open = False
+    assert stepper.order == [0]
 
 
 async def test_a_recording_has_what_the_session_began_with(autojump_clock, nursery, tmp_path):
