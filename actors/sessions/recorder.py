@@ -13,6 +13,7 @@ continues.
 
 import contextlib
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -63,6 +64,10 @@ class Recording:
         facts = {"reason": reason, "frames": frames, "complete": self.is_whole}
         self._recorder.post(_Item(self, _line("ended", facts), last=True))
 
+    def discard(self) -> None:
+        """Nothing was said, and it is not wanted any more: nothing of it stays."""
+        self._recorder.post(_Item(self, "", last=True, discard=True))
+
     def abort(self, problem: str) -> None:
         """Record nothing more; only the first call has an effect."""
         if self.is_whole:
@@ -79,6 +84,7 @@ class _Item(NamedTuple):
     recording: Recording
     content: bytes | str  # audio, or a line
     last: bool = False
+    discard: bool = False  # the last: remove what was written
 
 
 class _BoundError(Exception):
@@ -196,6 +202,8 @@ class Recorder:
         file.write(content)
         if item.last:
             self._close(recording)
+        if item.discard:
+            shutil.rmtree(recording.folder)
 
     def _check_room(self) -> None:
         """Whether there may be one more recording.

@@ -5,10 +5,13 @@ Neighbours: `recorder` writes the files; `session` calls this with whatever its 
 
 import dataclasses
 from collections.abc import Callable
+from typing import Final
 
 from actors.sessions.recorder import Recorder, Recording
 from pipeline.protocol.metadata import ErrorNotice, RecordingNotice, ServerMetadata
 from pipeline.values import Pcm, Persona, Prompt, SamplingParams
+
+BEGUN_MAX: Final = 8  # recordings of one session, of which all but the last were taken back
 
 
 class RecordingSwitch:
@@ -27,6 +30,7 @@ class RecordingSwitch:
         self._session_id = session_id
         self._send_metadata = send_metadata
         self._recording: Recording | None = None
+        self._begun = 0
 
     def turn_on(
         self, sampling: SamplingParams, frames_in: int, persona: Persona, prompt: Prompt | None
@@ -41,7 +45,10 @@ class RecordingSwitch:
             self._send_metadata(
                 ErrorNotice("not_recorded", "a recording has to begin before the first frame")
             )
+        elif self._recording is None and self._begun >= BEGUN_MAX:
+            self._send_metadata(ErrorNotice("not_recorded", "this session was switched on and off too often"))
         elif self._recording is None:
+            self._begun += 1
             recording = self._recorder.begin(
                 self._session_id, self._report_abort, sampling=dataclasses.asdict(sampling)
             )
@@ -53,9 +60,12 @@ class RecordingSwitch:
                 self._report_abort("the disk cannot keep up")
 
     def turn_off(self, reason: str, frames_in: int) -> None:
-        """End the recording, which has `frames_in` frames."""
+        """End the recording, which has `frames_in` frames; one without any that is not wanted is removed."""
         if self._recording is not None:
-            self._recording.end(reason, frames_in)
+            if reason == "asked" and not frames_in:
+                self._recording.discard()
+            else:
+                self._recording.end(reason, frames_in)
             self._recording = None
             self._send_metadata(RecordingNotice(on=False))
 

@@ -12,12 +12,14 @@ import trio
 from support.actors.fakes import DELAY, Client, MemoryTransport, make_engine, serve_client, speech
 
 from actors.sessions.recorder import CLOSING_S, WAITING_ITEMS, Recorder
+from actors.sessions.recording_switch import BEGUN_MAX, RecordingSwitch
 from pipeline.audio.recordings import read_replay
 from pipeline.config import Replay
 from pipeline.errors import ConfigError
 from pipeline.protocol import outgoing
 from pipeline.protocol.close_reason import CloseReason
 from pipeline.protocol.metadata import Configure, ErrorNotice, RecordingNotice
+from pipeline.values import Persona, SamplingParams
 
 (FRAME,) = speech(3, 1)
 
@@ -210,3 +212,36 @@ async def test_a_session_learns_at_once_that_the_disk_refuses(tmp_path):
     assert notice.code == "not_recorded"
     assert os.strerror(errno.ENOTDIR) in notice.message or os.strerror(errno.EEXIST) in notice.message
     assert len(client.audio) == 10 - DELAY
+
+
+async def test_a_recording_may_be_taken_back_and_begun_again(tmp_path):
+    """Before anything was said nothing of it stays, and the last one is whole; but not again and again."""
+    engine = make_engine(replay={"folder": str(tmp_path)})
+    async with trio.open_nursery() as nursery:
+        await nursery.start(engine.run)
+        await engine.ready.wait()
+        client = Client(MemoryTransport())
+        nursery.start_soon(serve_client, engine, client)
+        nursery.start_soon(client.listen)
+        await client.ready()
+        for on in (True, False) * (BEGUN_MAX - 1) + (True,):
+            await client.send(outgoing.metadata(Configure(replay=on)))
+        await client.stream(speech(1, 3), every_s=0)
+        await client.bye()
+        nursery.cancel_scope.cancel()
+    (session,) = tmp_path.iterdir()
+    assert "not_recorded" not in client.errors
+    assert read_replay(session).complete
+    assert len(read_replay(session).frames) == 3
+
+
+async def test_a_client_cannot_begin_recordings_without_end(tmp_path):
+    """Each costs the disk that all recordings share, and can cost a line in the log."""
+    recorder, notices = Recorder(Replay(folder=str(tmp_path)), "small", str), []
+    switch = RecordingSwitch(recorder, "s", notices.append)
+    for _ in range(BEGUN_MAX + 10):
+        switch.turn_on(SamplingParams(), 0, Persona(), None)
+        switch.turn_off("asked", 0)
+    await write_all(recorder)
+    assert sum(isinstance(each, ErrorNotice) for each in notices) == 10
+    assert not list(tmp_path.iterdir())
