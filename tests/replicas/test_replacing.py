@@ -1,5 +1,6 @@
 """When a process ends, in any way, no session hangs and the other sessions are not affected."""
 
+import os
 import signal
 from contextlib import AsyncExitStack
 
@@ -35,6 +36,27 @@ async def test_a_replica_that_ends_affects_only_its_own_sessions(servers, number
             for client in clients:
                 if client is not lost:
                     await client.finish()
+
+
+async def test_a_replica_that_hangs_gets_no_new_session(servers):
+    """Whoever was sent to it, before health checks could notice, is sent to another one."""
+    homes, all_here = [], trio.Event()
+
+    async def visit():
+        async with visiting(servers.balancer.port) as client:
+            homes.append(home(client))
+            if len(homes) == 3:
+                all_here.set()
+            await all_here.wait()
+
+    os.kill(servers.replicas["r2"].pid, signal.SIGSTOP)
+    try:
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(visit)
+    finally:
+        os.kill(servers.replicas["r2"].pid, signal.SIGCONT)
+    assert set(homes) == {"r1", "r3"}
 
 
 async def test_a_drained_replica_keeps_its_sessions(servers):

@@ -10,6 +10,7 @@ Neighbours: `voices` reads and writes one voice; `pipeline.cli.voices` makes one
 import gzip
 import hashlib
 import io
+import json
 import os
 import re
 import shutil
@@ -25,11 +26,14 @@ from typing import Final, Literal
 from pipeline.errors import ConfigError, VoiceError
 from pipeline.install import paths
 from pipeline.models.checkpoint.voices import MAX_FILE_BYTES, read_published_voice, read_voice, write_voice
+from pipeline.system.inputs import parse_json, read_bytes
 from pipeline.values import Voice
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_ARCHIVE_BYTES: Final = 256 * 2**20  # unpacked; the published one has 20 MB
+MAX_INDEX_BYTES: Final = 2**20
 _SUFFIX: Final = ".safetensors"
+_INDEX: Final = "index.json"  # the names of all files of an archive, beside them
 
 Origin = Literal["published", "own"]
 
@@ -81,7 +85,7 @@ class VoiceStore:
         except ConfigError:  # a user without a home folder has no voices of their own
             own = []
         names = {voice.name for voice in own}
-        if self._archive is not None and (self._folder is None or not self._folder.is_dir()):
+        if self._archive is not None and (self._folder is None or not _is_whole(self._folder)):
             self._folder = self._converted(self._archive)
         published = () if self._folder is None else _files(self._folder)
         return own + [VoiceInfo(path.stem, "published", path) for path in published if path.stem not in names]
@@ -147,16 +151,18 @@ class VoiceStore:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             cache = self._usable_cache()
             folder = cache / digest[:32]
-            if folder.is_dir():
+            if _is_whole(folder):
                 return folder
+            shutil.rmtree(folder, ignore_errors=True)  # a part of it was cleaned away
             with tempfile.TemporaryDirectory(dir=cache, prefix=".") as temporary:
                 whole = Path(temporary) / "voices"
                 whole.mkdir()
                 convert_archive(archive, whole)
+                (whole / _INDEX).write_text(json.dumps([path.name for path in _files(whole)]))
                 try:
                     whole.rename(folder)
                 except OSError:
-                    if not folder.is_dir():  # another process was first
+                    if not _is_whole(folder):  # another process was first
                         raise
         except OSError as error:
             raise VoiceError(archive.name, f"cannot be unpacked ({error})") from None
@@ -232,6 +238,15 @@ class _Bounded(io.RawIOBase):
         if self._left_bytes < 0:
             raise OSError("it is too large to be an archive of voices")
         return content
+
+
+def _is_whole(folder: Path) -> bool:
+    """Whether everything that was converted is still there: caches are cleaned, file by file."""
+    try:
+        names = parse_json(read_bytes(folder / _INDEX, MAX_INDEX_BYTES))
+    except (OSError, ValueError):
+        return False
+    return isinstance(names, list) and all(isinstance(n, str) and (folder / n).is_file() for n in names)
 
 
 def _files(folder: Path) -> list[Path]:

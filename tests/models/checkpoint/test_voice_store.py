@@ -155,6 +155,19 @@ def test_a_converted_voice_that_is_damaged_is_made_anew(tmp_path):
     np.testing.assert_array_equal(again.embeddings, due.embeddings)
 
 
+def test_a_converted_voice_that_was_cleaned_away_is_made_anew(tmp_path):
+    """Programs that clean caches remove what was not used for a while: a part of it, or all but its folder."""
+    voices = store(tmp_path, {"NATF0.pt": PUBLISHED, "VARM4.pt": PUBLISHED})
+    voices.list()
+    for left in (["NATF0"], []):
+        for kept in (tmp_path / "cache").rglob("*.safetensors"):
+            if kept.stem not in left:
+                kept.unlink()
+        again = VoiceStore(tmp_path / "voices.tgz", tmp_path / "own", tmp_path / "cache")
+        for served in (voices, again):
+            assert served.read("VARM4").frames == 7
+
+
 def test_an_own_voice_that_is_damaged_is_told(tmp_path):
     """Nobody can make it anew, so it stays where it is."""
     voices = store(tmp_path)
