@@ -156,7 +156,7 @@ def test_a_converted_voice_that_is_damaged_is_made_anew(tmp_path):
 
 
 def test_a_converted_voice_that_was_cleaned_away_is_made_anew(tmp_path):
-    """Programs that clean caches remove what was not used for a while: a part of it, or all but its folder."""
+    """Programs that clean caches remove what was not used for a while: some of it, or all but its folder."""
     voices = store(tmp_path, {"NATF0.pt": PUBLISHED, "VARM4.pt": PUBLISHED})
     voices.list()
     for left in (["NATF0"], []):
