@@ -88,7 +88,8 @@ class StepperStage:
         self._prompts = PromptCache(prompt_cache_bytes)
         self._pins = pins_prompts
         self._prefills: dict[int, _Prefill] = {}
-        self._prepared: dict[int, PromptSnapshot] = {}  # complete, until the lane begins with it
+        # Complete, until the lane begins with it: by then the cache may have dropped it for another.
+        self._prepared: dict[int, tuple[str, PromptSnapshot]] = {}
         self._check_files = (lambda: None) if isinstance(model, Leader) else model.check_files
         machine = backend.prepare()
         self._in_buckets = machine.pads_batches
@@ -124,7 +125,8 @@ class StepperStage:
         """
         if prompt.key in self._prompts:
             self._prefills.pop(lane, None)
-            self._prepared[lane] = self._prompts[prompt.key]
+            self._prepared[lane] = (prompt.key, self._prompts[prompt.key])
+        if lane in self._prepared and self._prepared[lane][0] == prompt.key:
             return True
         model = self._model
         if isinstance(model, Leader) or model.rows_per_session != 1:
@@ -148,7 +150,7 @@ class StepperStage:
         del self._prefills[lane]
         snapshot = PromptSnapshot.take(self._state, lane, end, context, prefill.inputs.ahead)
         self._prompts.add(prompt.key, snapshot)
-        self._prepared[lane] = snapshot
+        self._prepared[lane] = (prompt.key, snapshot)
         return True
 
     def begin(self, lane: int, prompt: Prompt | None) -> None:
@@ -165,7 +167,7 @@ class StepperStage:
             return
         while not self.advance_prompt(lane, prompt, PREFILL_POSITIONS):
             pass
-        snapshot = self._prepared.pop(lane)
+        _, snapshot = self._prepared.pop(lane)
         session.prompt = snapshot.end
         self._state = snapshot.restore(
             self._state, lane, pinned=session.prompt.positions if self._pins else 0
