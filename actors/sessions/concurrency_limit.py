@@ -1,7 +1,7 @@
 """How many sessions run at once: measured at the start, then corrected by how punctual the answers are.
 
 The control rules, for observations a fixed time apart. A frame is *late* if its answer came out of the
-models more than half a frame's duration past its deadline, or if it was dropped or skipped on the way; a
+models more than half a frame's duration past its deadline, or if it was dropped after that, or skipped; a
 frame is *tight* if it came out past its deadline at all. An observation is late if more than `LATE_SHARE` of
 its frames are; one without frames changes nothing. Overload need not show in every observation, so late ones
 are counted over a window.

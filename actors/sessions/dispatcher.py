@@ -48,8 +48,8 @@ class Punctuality:
     """Frames of clients that read, and how many were in time.
 
     Attributes:
-        frames: frames that came out of the decoder or were dropped before a model.
-        late: of those, dropped, not decoded, or `TOLERANCE_S` past their deadline.
+        frames: frames that came out of the decoder, or were dropped before a model when they were late.
+        late: of those, not decoded, or `TOLERANCE_S` past their deadline.
         tight: of those, past their deadline at all; late ones included.
     """
 
@@ -83,9 +83,15 @@ class Dispatcher:
         self._sinks[lane] = sink
 
     def report_leak(self, before: str, frame: Frame) -> None:
-        """A channel dropped a frame: inform the holder of its lane at once."""
+        """A channel dropped a frame: inform the holder of its lane at once.
+
+        One that was dropped before it was due had no room beside those that its client sent after it, which
+        says nothing about the models: otherwise a client that sends too much would have others put back.
+        """
         self._sinks[frame.lane].frame_dropped(frame.index, before)
-        self._count_lateness(frame, math.inf)
+        late_s = trio.current_time() - frame.header.due_s
+        if late_s > TOLERANCE_S:
+            self._count_lateness(frame, late_s)
 
     def punctuality(self) -> Punctuality:
         """The counters now."""

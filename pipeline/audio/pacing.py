@@ -14,13 +14,17 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
-from pipeline.units import FRAME_MS
+from pipeline.units import BURST_FRAMES, FRAME_MS
 
 MS_NS: Final = 1_000_000
 FRAME_NS: Final = FRAME_MS * MS_NS
 
 _WINDOW_FRAMES: Final = 375  # 30 s, in which clocks 50 ppm apart drift by 1.5 ms
 _PAUSE_NS: Final = 10 * FRAME_NS  # more than network jitter: the client paused
+# A client's frames are taken one after another. Those that arrive together are given this much for each, a
+# little less than real time, so that what a burst has earned is used up again; and the credit at most.
+_TURN_NS: Final = FRAME_NS * 7 // 8
+_TURNS_NS: Final = FRAME_NS * BURST_FRAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class DeadlineClock:
         self._target_ns = target_ms * MS_NS
         self._budget_ns = budget_ms * MS_NS
         self._last_arrival_ns: int | None = None
+        self._turn_ns = 0  # when the frames before this one may be done
         # (index, arrival − 80·index), both increasing: the first is the window's minimum,
         # and each later one is the minimum once those before it have left the window.
         self._minima: deque[tuple[int, int]] = deque()
@@ -65,11 +70,13 @@ class DeadlineClock:
     def due_ns(self, index: int, arrived_ns: int) -> int:
         """When the answer to a frame that arrived just now is due; call once per frame, in order.
 
-        A frame that arrived late is given as long as one that arrived in time: its lateness is not
-        caused by this server's load.
+        A frame that arrived late is given as long as one that arrived in time, and the turns of those that
+        arrived with it: its lateness is not caused by this server's load.
         """
         self._anchor(index, arrived_ns)
-        return max(self.deadline_ns(index), arrived_ns + self._target_ns)
+        begins_ns = min(max(arrived_ns, self._turn_ns), arrived_ns + _TURNS_NS)
+        self._turn_ns = begins_ns + _TURN_NS
+        return max(self.deadline_ns(index), begins_ns + self._target_ns)
 
     def deadline_ns(self, index: int) -> int:
         """When the answer to frame `index` has to have left; known once any frame has arrived."""

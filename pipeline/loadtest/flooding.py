@@ -328,6 +328,7 @@ async def _measure(server: ServerProcess, name: str) -> dict[str, float]:
         "worst_ms": round(max(during_ms, default=1000 * FLOOD_S), 1),
         "live_before_s": round(max(live_s[: calm.probes], default=0.0), 3),
         "live_s": round(max(live_s[calm.probes :], default=FLOOD_S), 3),
+        "put_back": neighbour.put_back_total,
         "processor_wait_percent": round(waited_percent, 1),
     }
 
@@ -372,6 +373,8 @@ def _violations(figures: Mapping[str, float]) -> list[str]:
         found.append(f"{figures['answered_percent']} % of a neighbour's frames were answered")
     if figures["worst_ms"] > figures["worst_before_ms"] + LATER_MS:
         found.append(f"a neighbour's latest answer came after {figures['worst_ms']} ms")
+    if figures["put_back"]:  # what it would have sent meanwhile is not in the other figures
+        found.append("a neighbour was put back into the queue")
     if figures["live_s"] > LIVE_S:
         found.append(f"/health/live took {figures['live_s']} s")
     waited = figures["processor_wait_percent"]

@@ -12,6 +12,7 @@ from support.actors.fakes import (
     DELAY,
     Client,
     Inline,
+    MemoryTransport,
     expected,
     make_engine,
     serve_client,
@@ -24,6 +25,7 @@ from actors.capacity import BUSY_ADVICE, HEADROOM, SETTLING_S, Capacity, Capacit
 from actors.engine import Engine
 from actors.sessions.concurrency_limit import OBSERVE_EVERY_S
 from actors.sessions.dispatcher import Punctuality
+from pipeline.audio.framing import payload_of
 from pipeline.protocol import outgoing
 from pipeline.protocol.metadata import Configure, Dropped, Queued, Ready
 from pipeline.units import FRAME_MS
@@ -255,3 +257,23 @@ def test_the_absence_of_the_process_is_not_held_against_the_machine():
             nursery.cancel_scope.cancel()
 
     process.run(main)
+
+
+async def test_a_client_that_sends_too_much_has_nobody_put_back(autojump_clock, nursery):
+    """What it loses of its own audio, because there is no room, says nothing about the models."""
+    runner = functools.partial(slow_inline, batch_s=0.01)
+    engine = await serving(make_engine(admit="auto", runner=runner), nursery)
+    flooding, *others = [Client(MemoryTransport(buffer=10_000)) for _ in range(3)]
+    for client in (flooding, *others):
+        nursery.start_soon(serve_client, engine, client)
+        nursery.start_soon(client.listen)
+        await client.ready()
+    burst = outgoing.audio(payload_of(np.concatenate([speech(1, 8)])), 0.0)
+    for client in others:
+        nursery.start_soon(client.stream, speech(2, 100))
+    for _ in range(100):
+        await flooding.send(burst, burst, burst)
+        await trio.sleep(FRAME_S)
+    assert engine.statistics().counters.frames_dropped > 1000
+    assert engine.admission.statistics().put_back_total == 0
+    assert [admitted(client) for client in others] == [["Ready"], ["Ready"]]

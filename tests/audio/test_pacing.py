@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.audio.pacing import FRAME_NS, MS_NS, DeadlineClock, Pace, Playout
+from pipeline.units import BURST_FRAMES
 
 DAY_FRAMES = 24 * 3600 * 1000 // 80
 TARGET_NS = 80 * MS_NS
@@ -97,6 +98,23 @@ def test_a_burst_is_anchored_by_its_first_frame():
             answered_ns = arrived_ns + 15 * MS_NS * (place + 1)
             assert not clock.is_underrun(index, arrived_ns, answered_ns)
             assert clock.deadline_ns(index) == arrived_ns + FRAME_NS * place + TARGET_NS
+
+
+def test_frames_that_arrive_together_are_due_one_after_another():
+    """They are taken one by one; what a burst has earned is used up again, and is the credit at most."""
+    clock = DeadlineClock()
+    for index in range(20):
+        assert clock.due_ns(index, FRAME_NS * index) == FRAME_NS * index + TARGET_NS
+    stalled_ns = FRAME_NS * 28
+    for place in range(9):
+        turn_ns = FRAME_NS * 7 // 8 * place
+        assert clock.due_ns(20 + place, stalled_ns + place) == stalled_ns + TARGET_NS + turn_ns
+    for index in range(29, 100):
+        due_ns = clock.due_ns(index, FRAME_NS * index)
+    assert due_ns == FRAME_NS * 99 + TARGET_NS
+    for index in range(100, 200):
+        due_ns = clock.due_ns(index, FRAME_NS * 100 + index)
+    assert due_ns == FRAME_NS * 100 + 199 + BURST_FRAMES * FRAME_NS + TARGET_NS
 
 
 def test_the_anchor_follows_after_the_window():

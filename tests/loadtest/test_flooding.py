@@ -14,6 +14,7 @@ CALM = {
     "worst_before_ms": 40.0,
     "worst_ms": 200.0,
     "live_s": 0.2,
+    "put_back": 0,
     "processor_wait_percent": 3.0,
 }
 
@@ -25,6 +26,7 @@ CALM = {
         ({"answered_percent": 97.9}, 1),
         ({"worst_ms": 541.0}, 1),
         ({"live_s": 1.1}, 1),
+        ({"put_back": 1}, 1),
         ({"answered_percent": 10.0, "worst_ms": 8000.0, "live_s": 25.0}, 3),
     ],
 )
