@@ -25,7 +25,13 @@ from typing import Final, Literal
 
 from pipeline.errors import ConfigError, VoiceError
 from pipeline.install import paths
-from pipeline.models.checkpoint.voices import MAX_FILE_BYTES, read_published_voice, read_voice, write_voice
+from pipeline.models.checkpoint.voices import (
+    MAX_FILE_BYTES,
+    problem_of,
+    read_published_voice,
+    read_voice,
+    write_voice,
+)
 from pipeline.system.inputs import parse_json, read_bytes
 from pipeline.values import Voice
 
@@ -165,7 +171,7 @@ class VoiceStore:
                     if not _is_whole(folder):  # another process was first
                         raise
         except OSError as error:
-            raise VoiceError(archive.name, f"cannot be unpacked ({error})") from None
+            raise VoiceError(archive.name, f"cannot be unpacked ({problem_of(error)})") from None
         return folder
 
     def _usable_cache(self) -> Path:
@@ -220,7 +226,7 @@ def _voice_files(archive: Path, folder: Path) -> Iterator[tuple[str, Path]]:
                     copy.flush()
                     yield path.stem, Path(copy.name)
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise VoiceError(archive.name, f"it is no archive of voices ({error})") from None
+        raise VoiceError(archive.name, f"it is no archive of voices ({problem_of(error)})") from None
 
 
 class _Bounded(io.RawIOBase):

@@ -118,6 +118,11 @@ def read_published_voice(path: Path) -> Voice:
     return checked(path.name, Voice(embeddings=embeddings[:, 0, 0].copy(), tail=tail))
 
 
+def problem_of(error: Exception) -> str:
+    """What is wrong, without the path that errors of the system have: clients are told of voices, too."""
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
 def checked(name: str, voice: Voice) -> Voice:
     """The voice, if its length and numbers are possible.
 
@@ -163,7 +168,7 @@ def read_voice(path: Path) -> Voice:
         header = parse_json(content[_LENGTH_BYTES : _LENGTH_BYTES + size])
         expected = (header.get("__metadata__") or {}).get(_DIGEST)
     except (OSError, ValueError, KeyError, AttributeError, SafetensorError, TypeError) as error:
-        raise VoiceError(path.name, f"it cannot be read ({error})") from None
+        raise VoiceError(path.name, f"it cannot be read ({problem_of(error)})") from None
     if expected is not None and expected != _digest(arrays):
         raise VoiceError(path.name, "it is damaged")
     codes, embeddings, tail = (arrays.get(name) for name in ("codes", "embeddings", "tail"))
@@ -226,7 +231,7 @@ def _read_tensors(path: Path, names: frozenset[str]) -> dict[str, npt.NDArray[An
             folder = PurePosixPath(pickles[0]).parent / "data"
             return {name: _array(archive, folder, tensor) for name, tensor in described.items()}
     except (OSError, zipfile.BadZipFile, NotImplementedError, RuntimeError) as error:
-        refuse(f"it is no readable PyTorch file ({error})")
+        refuse(f"it is no readable PyTorch file ({problem_of(error)})")
     except Exception as error:
         if isinstance(error, VoiceError):
             raise

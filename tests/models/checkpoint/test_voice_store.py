@@ -3,6 +3,7 @@
 import io
 import os
 import resource
+import shutil
 import tarfile
 from pathlib import Path
 
@@ -205,6 +206,21 @@ def test_a_voice_that_the_disk_refuses_is_one_sentence(tmp_path, full_disk):
         voices.list()
     assert not list((tmp_path / "own").iterdir())
     assert not list((tmp_path / "cache").iterdir())
+
+
+def test_no_path_of_the_server_is_in_a_refusal(tmp_path):
+    """A client that asks for a voice is told why it cannot have it."""
+    voices = store(tmp_path, {"NATF0.pt": PUBLISHED})
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "anna.safetensors").mkdir()
+    refusals = []
+    for name in ("anna", "NATF0"):
+        with pytest.raises(VoiceError) as refused:
+            voices.read(name)
+        refusals.append(str(refused.value))
+        (tmp_path / "voices.tgz").unlink(missing_ok=True)
+        shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    assert not [each for each in refusals if str(tmp_path) in each]
 
 
 def test_what_is_no_file_is_no_voice(tmp_path):
