@@ -17,6 +17,7 @@ Neighbours: `dispatcher` reports which lanes came out; `session` holds the lease
 import heapq
 import itertools
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
@@ -88,6 +89,9 @@ class LaneLease:
     """One session's right to run: `lane` from the first time that it may, None before.
 
     `running` is false while it waits in the queue, for its first turn or, put back, for its next.
+
+    Attributes:
+        is_ahead: whether its client sends more than real time, which makes the models busier than it should.
     """
 
     def __init__(self, admission: "Admission", lane: int | None) -> None:
@@ -97,6 +101,7 @@ class LaneLease:
         self._closed = False
         self.lane = lane
         self.running = lane is not None
+        self.is_ahead: Callable[[], bool] = lambda: False
 
     @property
     def position(self) -> int:
@@ -213,11 +218,15 @@ class Admission:
     def set_limit(self, limit: int) -> None:
         """Let so many run at once: the next in the queue, or back into it, the newest first.
 
+        Before them those whose clients send more than real time: without these there may be room for all.
+
         A session that is put back is informed by a change of its lease.
         """
         self._limit = limit
         while len(self._running) > limit:
-            lease = self._running.pop()
+            newest_first = self._running[::-1]
+            lease = next((each for each in newest_first if each.is_ahead()), newest_first[0])
+            self._running.remove(lease)
             lease.running = False
             self._waiting.appendleft(lease)
             self._put_back_total += 1

@@ -34,7 +34,7 @@ from actors.sessions.recorder import Recorder
 from actors.sessions.recording_switch import RecordingSwitch
 from actors.sessions.send_queue import SendQueue
 from pipeline.audio.framing import AudioRefusedError, frames_of, payload_of
-from pipeline.audio.pacing import DeadlineClock
+from pipeline.audio.pacing import DeadlineClock, SenderPace
 from pipeline.errors import LaneFailedError, PromptError, SessionError
 from pipeline.protocol import outgoing
 from pipeline.protocol.conversation import capture_ms
@@ -106,6 +106,8 @@ class Session:
         self._recording = RecordingSwitch(recorder, self.id, self.send_metadata)
         self._counters = SessionCounters()
         self._deadline_clock = DeadlineClock()
+        self._pace = SenderPace()
+        lease.is_ahead = lambda: self._pace.is_ahead(nanoseconds(trio.current_time()))
         self._last_audio_s = awake_time()
         self._next_index = 0  # of the frame that the dispatcher delivers next
         self._reported_over_scale = False
@@ -237,6 +239,7 @@ class Session:
         lane = self.lease.lane
         assert lane is not None
         for place, pcm in enumerate(frames):
+            self._pace.record(nanoseconds(received_s))
             index = self._counters.frames_in
             header = FrameHeader(
                 lane,

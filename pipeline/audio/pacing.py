@@ -1,6 +1,6 @@
 """When a frame is due: integer nanoseconds in, integer nanoseconds out, no clock of its own.
 
-All three classes are about the instants `start + 80 ms · index`:
+The first three classes are about the instants `start + 80 ms · index`:
 
 * `Pace` — of a client's microphone: when frame k is complete. It never drifts, because every
   instant is computed from the start and none from the one before.
@@ -8,6 +8,7 @@ All three classes are about the instants `start + 80 ms · index`:
   and a frame that has not arrived by then is an underrun.
 * `DeadlineClock` — of the server, which knows neither clock: it infers the instants from arrivals,
   and from them whether its answers are late.
+* `SenderPace` — of a client, as a whole: whether it sends more than real time.
 """
 
 from collections import deque
@@ -122,3 +123,25 @@ class Playout:
         if arrived_ns > self._start_ns + FRAME_NS * index:
             self.underruns += 1
         self._next_index = index + 1
+
+
+class SenderPace:
+    """Whether a client has sent more than real time lately, beyond a credit of `BURST_FRAMES`.
+
+    It has until real time has caught up with what it was ahead, or with twice the credit.
+    """
+
+    def __init__(self) -> None:
+        self._ahead_ns = 0  # of audio, at `_at_ns`
+        self._at_ns = 0
+        self._is_ahead = False
+
+    def record(self, now_ns: int) -> None:
+        """A frame arrived."""
+        ahead_ns = max(0, self._ahead_ns - (now_ns - self._at_ns)) + FRAME_NS
+        self._is_ahead = self.is_ahead(now_ns) or ahead_ns > _TURNS_NS + FRAME_NS
+        self._ahead_ns, self._at_ns = min(ahead_ns, 2 * _TURNS_NS), now_ns
+
+    def is_ahead(self, now_ns: int) -> bool:
+        """Whether it has."""
+        return self._is_ahead and self._ahead_ns > now_ns - self._at_ns

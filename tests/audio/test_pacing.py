@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.audio.pacing import FRAME_NS, MS_NS, DeadlineClock, Pace, Playout
+from pipeline.audio.pacing import FRAME_NS, MS_NS, DeadlineClock, Pace, Playout, SenderPace
 from pipeline.units import BURST_FRAMES
 
 DAY_FRAMES = 24 * 3600 * 1000 // 80
@@ -162,3 +162,18 @@ def test_a_pause_of_the_loudspeaker_is_no_underrun():
     assert playout.underruns == 0
     playout.record_arrival(8, 200 * FRAME_NS)
     assert playout.underruns == 1
+
+
+def test_a_client_that_sends_more_than_real_time_is_ahead_until_time_has_caught_up():
+    """A burst of the credit is not too much, and no more than twice the credit counts."""
+    pace = SenderPace()
+    for burst in range(10):
+        for _ in range(BURST_FRAMES):
+            pace.record(FRAME_NS * BURST_FRAMES * burst)
+            assert not pace.is_ahead(FRAME_NS * BURST_FRAMES * burst)
+    now_ns = FRAME_NS * 1000
+    for frame in range(100):
+        pace.record(now_ns)
+        assert pace.is_ahead(now_ns) == (frame > BURST_FRAMES)
+    assert pace.is_ahead(now_ns + 2 * BURST_FRAMES * FRAME_NS - 1)
+    assert not pace.is_ahead(now_ns + 2 * BURST_FRAMES * FRAME_NS)

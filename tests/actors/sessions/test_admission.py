@@ -155,6 +155,17 @@ def test_the_newest_session_is_put_back_with_its_lane():
     assert leases[3].lane == 0
 
 
+def test_who_sends_more_than_real_time_is_put_back_first():
+    """However long it has been there: it makes the models busier than those that are newer."""
+    admission, _ = make(lanes=3, queue=2)
+    leases = [admission.request() for _ in range(3)]
+    leases[0].is_ahead = lambda: True
+    admission.set_limit(2)
+    assert [t.running for t in leases] == [False, True, True]
+    admission.set_limit(1)
+    assert [t.running for t in leases] == [False, True, False]
+
+
 def test_a_session_that_is_put_back_may_leave():
     """Its lane is free for the next one."""
     admission, _ = make(lanes=2, queue=2)
