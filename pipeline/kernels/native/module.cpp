@@ -28,6 +28,8 @@ NB_MODULE(packet_voice_kernels, m) {
   m.def("choose", &choose, "name"_a);
   m.def("chosen", [] { return compute() == nullptr ? std::string() : std::string(compute()->name); });
   m.def("set_threads", &set_threads, "count"_a);
+  m.def("set_turns", &set_turns, "path"_a);
+  m.def("helped", &helped);
 
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<mx::array>(), "weight"_a)
