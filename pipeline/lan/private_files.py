@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from pipeline.system.inputs import read_stream
+
 _PRIVATE_FOLDER: Final = 0o700
 _PRIVATE_FILE: Final = 0o600
 _PUBLIC_FILE: Final = 0o644
+_FILE_BYTES: Final = 1 << 20
 _OTHERS: Final = 0o077
 _OTHERS_WRITE: Final = 0o022
 
@@ -45,7 +48,7 @@ def read(path: Path, *, public: bool = False) -> bytes | None:
         with path.open("rb") as file:
             if not public and os.fstat(file.fileno()).st_mode & _OTHERS:
                 os.fchmod(file.fileno(), _PRIVATE_FILE)
-            return file.read()
+            return read_stream(file, _FILE_BYTES)
     except FileNotFoundError:
         return None
 

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.cli.main import GROUPS
+
 ROOT = Path(__file__).parents[2]
 NOWHERE = "ws://127.0.0.1:9/ws"
 COMMANDS = [
@@ -85,23 +87,52 @@ def test_any_streams(seed: int) -> None:
     check(done.returncode, done.stderr, ENDS, line)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-@pytest.mark.parametrize("seed", range(5))
-def test_interrupted_at_any_moment(seed: int, number: int) -> None:
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+EMBEDDED = ["--config", "configs/tiny"]
+SPEECH = "tests/data/question.wav"
+# Every command, and how many modules it imports at least.
+INTERRUPTED = {
+    "run": (["pipeline.run", *EMBEDDED, "--set", "server.port=0"], 1150),
+    "invite": (["pipeline", "invite"], 230),
+    "health": (["pipeline", "health"], 150),
+    "talk": (["pipeline", "talk", "--in", SPEECH], 320),
+    "offline": (["pipeline", "offline", *EMBEDDED, SPEECH, "-"], 270),
+    "weights": (["pipeline", "weights", "inspect", *EMBEDDED], 280),
+    "voices": (["pipeline", "voices", "list", *EMBEDDED], 270),
+    "config-reference": (["pipeline", "config-reference"], 150),
+    "doctor": (["pipeline", "doctor", *EMBEDDED], 850),
+    "bench": (["pipeline", "bench", *EMBEDDED], 250),
+    "bench-tensor-parallel": (["pipeline", "bench-tensor-parallel", *EMBEDDED], 250),
+    "capacity": (["pipeline", "capacity", *EMBEDDED], 250),
+    "loadtest": (["pipeline", "loadtest", *EMBEDDED], 250),
+    "smoke": (["pipeline", "smoke", *EMBEDDED, "--in", SPEECH], 250),
+    "trace": (["pipeline", "trace", "/dev/null"], 150),
+    "service": (["pipeline", "service", "status"], 150),
+    "uninstall": (["pipeline", "uninstall", "--help"], 150),
+}
+MOMENTS = [
+    *((name, number, 0) for name in ("run", "talk", "weights") for number in SIGNALS),
+    *((name, SIGNALS[each % 3], 1) for each, name in enumerate(INTERRUPTED)),
+]
+
+
+def test_every_command_is_interrupted() -> None:
+    """A new one, too."""
+    assert set(INTERRUPTED) == {name for commands in GROUPS.values() for name in commands}
+
+
+@pytest.mark.parametrize(("name", "number", "seed"), MOMENTS)
+def test_interrupted_at_any_moment(name: str, number: int, seed: int, tmp_path: Path) -> None:
     """From the first import on: as if it had not begun, or was interrupted later, or had ended before."""
-    rng = random.Random(seed)
+    rng = random.Random(f"{name} {number} {seed}")
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        url = f"ws://127.0.0.1:{silent.getsockname()[1]}/ws"  # which does not answer
-        command, imports = rng.choice(
-            [
-                (["pipeline", "talk", "--url", url, "--in", "tests/data/question.wav"], 320),
-                (["pipeline", "weights", "inspect", "--config", "configs/tiny"], 280),
-                (["pipeline.run", "--config", "configs/tiny", "--set", "server.port=0"], 1150),
-            ]
-        )
+        command, imports = INTERRUPTED[name]
+        if name in ("health", "talk"):
+            command = [*command, "--url", f"http://127.0.0.1:{silent.getsockname()[1]}"]  # it does not answer
         with subprocess.Popen(
             [sys.executable, "-X", "importtime", "-m", *command],
             cwd=ROOT,
+            env={**os.environ, "XDG_DATA_HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path)},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         ) as process:
@@ -111,8 +142,8 @@ def test_interrupted_at_any_moment(seed: int, number: int) -> None:
                 pass
             process.send_signal(number)
             printed = b"".join(line for line in lines if b"import time:" not in line)
-        interrupted = 128 + number
-        check(process.returncode, printed, (0, 1, -number, interrupted), command)  # 1: nobody answered talk
+        ends = (0, 1, 2, 3, -number, 128 + number)  # it may have ended before
+        check(process.returncode, printed, ends, (command, number))
 
 
 def after_own_code(lines: Iterator[bytes]) -> Iterator[bytes]:

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -183,7 +184,10 @@ def test_output_that_does_not_fit_is_a_sentence(command: str) -> None:
     assert done.stderr.decode() == f"{os.strerror(errno.ENOSPC)}\n"
 
 
-@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+CLOSED = [" ".join(some) for count in (1, 2, 3) for some in combinations(("<&-", ">&-", "2>&-"), count)]
+
+
+@pytest.mark.parametrize("closed", CLOSED)
 def test_closed_streams_do_not_matter(closed: str, tmp_path: Path) -> None:
     """What is printed goes nowhere, and into no file that the command writes."""
     page = tmp_path / "page.md"
