@@ -333,3 +333,33 @@ def test_too_little_of_the_machine_is_a_sentence(checkpoint: Path, limit: str) -
     *logged, sentence = done.stderr.splitlines()
     assert {json.loads(line)["level"] for line in logged} <= {"info", "warning"}
     assert "internal error" not in sentence
+
+
+CLIENT = f"talk --url ws://127.0.0.1:9/ws --in {SPEECH}"
+
+
+@pytest.mark.parametrize(
+    ("command", "limit"),
+    [
+        (CLIENT, "-n 5"),
+        (CLIENT, "-n 8"),
+        (CLIENT, "-v 300000"),
+        ("weights verify", "-v 300000"),
+        ("weights verify", "-v 600000"),
+        ("loadtest --minutes 0.02", "-n 7"),
+        ("loadtest --minutes 0.02", "-v 600000"),
+    ],
+)
+def test_too_little_of_the_machine_is_a_sentence_of_every_command(command: str, limit: str) -> None:
+    """The last line, and an exit code."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"ulimit {limit}; exec {sys.executable} -m pipeline {command}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode in (1, 2, 3), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr.splitlines()[-1]
