@@ -7,6 +7,7 @@ time take turns.
 import errno
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -46,7 +47,8 @@ def read(path: Path, *, public: bool = False) -> bytes | None:
     """The content of the file, None if there is none. Unless `public`, remove the access of other users."""
     try:
         with path.open("rb") as file:
-            if not public and os.fstat(file.fileno()).st_mode & _OTHERS:
+            mode = os.fstat(file.fileno()).st_mode
+            if not public and stat.S_ISREG(mode) and mode & _OTHERS:  # a device is everybody's
                 os.fchmod(file.fileno(), _PRIVATE_FILE)
             return read_stream(file, _FILE_BYTES)
     except FileNotFoundError:

@@ -142,8 +142,8 @@ def test_interrupted_at_any_moment(name: str, number: int, seed: int, tmp_path: 
                 pass
             process.send_signal(number)
             printed = b"".join(line for line in lines if b"import time:" not in line)
-        ends = (0, 1, 2, 3, -number, 128 + number)  # it may have ended before
-        check(process.returncode, printed, ends, (command, number))
+        # It may have ended before.
+        check(process.returncode, printed, (*ENDS, -number, 128 + number), (command, number))
 
 
 def after_own_code(lines: Iterator[bytes]) -> Iterator[bytes]:
