@@ -5,6 +5,7 @@ The seed is fixed, so that a failure can be repeated. Each ends with an exit cod
 
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.cli.main import GROUPS
+from pipeline.system.command import TRACEBACK
 
 ROOT = Path(__file__).parents[2]
 NOWHERE = "ws://127.0.0.1:9/ws"
@@ -31,12 +33,28 @@ COMMANDS = [
 ]
 VARIABLES = [
     *("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"),
+    *("all_proxy", "https_proxy", "http_proxy", "no_proxy"),
+    *("HF_HUB_DOWNLOAD_TIMEOUT", "HF_HUB_ETAG_TIMEOUT", "HF_HUB_VERBOSITY", "HF_HUB_DISABLE_XET"),
     *("HF_ENDPOINT", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HF_TOKEN_PATH"),
-    *("LM_REPO", "MIMI_REPO", "MIMI_LOCAL", "PACKET_VOICE_DEVICE", "PACKET_VOICE_STARTED_BY"),
+    *(
+        "LM_REPO",
+        "MIMI_REPO",
+        "MIMI_LOCAL",
+        "PACKET_VOICE_DEVICE",
+        "PACKET_VOICE_KERNELS",
+        "PACKET_VOICE_STARTED_BY",
+    ),
     *("HOME", "TMPDIR", "USER", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_RUNTIME_DIR"),
     *("COLUMNS", "LANG", "LC_ALL", "LINES", "NO_COLOR", "TERM", "TZ"),
     *("MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"),
-    *("MLX_RANK", "MLX_WORLD_SIZE", "MLX_HOSTFILE", "SYSTEMD_EXEC_PID", "XPC_SERVICE_NAME"),
+    *(
+        "MLX_RANK",
+        "MLX_WORLD_SIZE",
+        "MLX_HOSTFILE",
+        "MLX_IBV_DEVICES",
+        "SYSTEMD_EXEC_PID",
+        "XPC_SERVICE_NAME",
+    ),
 ]
 VALUES = [
     *(b"", b"0", b"-1", b"9" * 30, b"x", b"a b", b"{", b"[", b"\n", b"\x1b[2J", b"\xff\xfe", b"~nobody/x"),
@@ -54,6 +72,14 @@ def check(code: int, printed: bytes, ends: tuple[int, ...], case: object) -> Non
     assert code in ends, (case, code, printed)
     assert b"Traceback" not in printed, (case, printed)
     assert b"internal error" not in printed, (case, printed)
+
+
+def test_every_variable_that_the_code_reads_is_among_them() -> None:
+    """Except the one that shows a traceback on request."""
+    sources = [path for room in ("pipeline", "actors", "web") for path in (ROOT / room).rglob("*.py")]
+    names = re.compile(r'"((?:PACKET_VOICE|HF|LM|MIMI|MLX|XDG)_[A-Z_]+)"')
+    read = {name for path in sources if "train" not in path.parts for name in names.findall(path.read_text())}
+    assert read - {TRACEBACK} <= set(VARIABLES)
 
 
 @pytest.mark.parametrize("seed", range(16))

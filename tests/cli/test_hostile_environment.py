@@ -341,10 +341,8 @@ CLIENT = f"talk --url ws://127.0.0.1:9/ws --in {SPEECH}"
 @pytest.mark.parametrize(
     ("command", "limit"),
     [
-        (CLIENT, "-n 5"),
         (CLIENT, "-n 8"),
         (CLIENT, "-v 300000"),
-        ("weights verify", "-v 300000"),
         ("weights verify", "-v 600000"),
         ("loadtest --minutes 0.02", "-n 7"),
         ("loadtest --minutes 0.02", "-v 600000"),
