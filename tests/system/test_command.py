@@ -152,7 +152,9 @@ def test_what_fails_for_lack_of_memory_is_told_as_that(limit_kib: str, code: int
 
 def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[bytes]:
     command = [sys.executable, "-m", *arguments]
-    return subprocess.run(command, cwd=ROOT, stderr=subprocess.PIPE, check=False, **options)
+    # Without a buffer, writing would fail where flushing should.
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(command, cwd=ROOT, env=buffered, stderr=subprocess.PIPE, check=False, **options)
 
 
 @pytest.mark.parametrize(
