@@ -32,6 +32,7 @@ import trio
 
 from pipeline.cli.arguments import CommandParser, add_config_arguments
 from pipeline.config import Config, Server, Source
+from pipeline.errors import ConfigError
 from pipeline.install.program_name import program
 from pipeline.lan.credentials import prepare
 from pipeline.loadtest.client import ViolationError
@@ -232,6 +233,9 @@ SCENARIOS: Final[dict[str, Callable[[argparse.Namespace, Config], dict[str, Any]
 }
 
 
+WITHOUT_SERVER: Final = frozenset({"ticks", "steps"})
+
+
 def _stopped(result: dict[str, Any], server: ServerProcess) -> dict[str, Any]:
     """The result, with a violation added where the server does not exit normally after the load."""
     log_bytes = len(server.logged())
@@ -240,6 +244,18 @@ def _stopped(result: dict[str, Any], server: ServerProcess) -> dict[str, Any]:
         last = server.logged()[log_bytes:][-2000:]
         result["violations"].append(f"after SIGTERM the server exited with {exit_code}, not 0: {last}")
     return result
+
+
+def _check_server(server: Server) -> None:
+    """Raise a `ConfigError` if the clients of a load test could not talk to a server with these settings."""
+    needed = {"tls": None, "tls_cert": None, "token": None, "token_file": None, "host": "127.0.0.1"}
+    for key, value in needed.items():
+        if getattr(server, key) not in (value, value and "localhost"):
+            raise ConfigError(
+                f"pipeline.server.{key}",
+                "a load test connects to 127.0.0.1, without TLS and without a token: "
+                f"add --set server.{key}={value or 'null'}",
+            )
 
 
 def _grace_s(config: Config) -> float:
@@ -324,6 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config = open_config(options.config, options.set, check=open_stages)
     chosen = {name: run for name, run in SCENARIOS.items() if getattr(options, name) is not None}
+    if not chosen or chosen.keys() - WITHOUT_SERVER:
+        _check_server(config.settings.server)
     results = {name: run(options, config) for name, run in (chosen or {"load": run_mixed_load}).items()}
     for name, result in results.items():
         _print(name, result)

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 import trio
 
-from pipeline.cli.loadtest import _with_former_keys, serving
+from pipeline.cli.loadtest import _with_former_keys, main, serving
+from pipeline.errors import ConfigError
 from pipeline.loadtest.client import ViolationError, connect_client
 from pipeline.loadtest.fuzzing import Fuzzer
 from pipeline.loadtest.misbehaving import FAULTS, fuzz_socket
@@ -53,6 +54,14 @@ def test_a_server_that_ends_is_a_sentence_of_its_own(checkpoint):
     ):
         pass
     assert str(failed.value).startswith("the server ended with exit code 2: pipeline.lanes.max")
+
+
+@pytest.mark.parametrize("setting", ["host=::1", "tls=auto", "token=0123456789abcdef"])
+def test_a_server_that_its_clients_could_not_talk_to_is_not_started(checkpoint, setting):
+    """The error says which setting to leave out, instead of after a minute that the server is not ready."""
+    key = f"server.{setting.partition('=')[0]}"
+    with pytest.raises(ConfigError, match=f"add --set {key}="):
+        main(["--config", str(checkpoint), "--set", f"server.{setting}"])
 
 
 def measure_one_that_is_killed(checkpoint):
