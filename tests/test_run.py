@@ -1,5 +1,6 @@
 """`pipeline.run` as a real process: speech over a socket, signals, and every start-up error."""
 
+import contextlib
 import json
 import os
 import pty
@@ -161,12 +162,15 @@ def test_on_a_terminal_the_server_says_what_to_open(checkpoint: Path) -> None:
     command = [sys.executable, "-m", "pipeline.run", "--config", str(checkpoint), "--set", "server.port=0"]
     with subprocess.Popen(command, cwd=ROOT, stderr=terminal) as process, os.fdopen(ours, "rb") as shown:
         os.close(terminal)
-        while not (line := shown.readline()).startswith(b"Open "):
-            assert line, "the server has ended"
-        process.terminate()
-    assert re.fullmatch(
-        rb"Open http://127\.0\.0\.1:\d+/packet-voice in a browser\. Ctrl-C stops the server\.\s+", line
-    )
+        lines = []
+        with contextlib.suppress(OSError):  # which is the end of a terminal
+            for line in iter(shown.readline, b""):
+                lines.append(line.strip())
+                if b"model_delay_ms" in line:  # it is ready
+                    process.terminate()
+    (line,) = (line for line in lines if line.startswith(b"Open "))
+    page = rb"Open http://127\.0\.0\.1:\d+/packet-voice in a browser\. Ctrl-C stops the server\."
+    assert re.fullmatch(page, line)
 
 
 def failed(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
