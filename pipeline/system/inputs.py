@@ -7,9 +7,8 @@ RecursionError. Only the standard library is imported. What does not belong here
 import errno
 import json
 import os
-import stat
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 FILE_BYTES: Final = 1 << 26  # of a file that is read at once: the longest index of a checkpoint is 10 MB
 TOKEN_FILE_BYTES: Final = 1 << 16
@@ -22,25 +21,31 @@ def read_text(path: Path, at_most_bytes: int = FILE_BYTES) -> str:
         OSError: it cannot be read, or has more than `at_most_bytes`.
         ValueError: it is something else.
     """
-    with path.open("rb") as file:
-        content = file.read(at_most_bytes + 1)
-    if len(content) > at_most_bytes:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    return content.decode()
+    return read_bytes(path, at_most_bytes).decode()
 
 
-def read_bytes(path: Path, at_most_bytes: int) -> bytes:
-    """The content of a regular file, which never blocks: another kind may have no writer, or no end.
+def read_bytes(path: Path, at_most_bytes: int = FILE_BYTES) -> bytes:
+    """The content of a file.
 
     Raises:
-        OSError: it cannot be read, is of another kind, or has more than `at_most_bytes`.
+        OSError: it cannot be read, or has more than `at_most_bytes`; with its name.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(errno.EINVAL, "not a file", str(path))
-        content = file.read(at_most_bytes + 1)
+    try:
+        with path.open("rb") as file:
+            return read_stream(file, at_most_bytes)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def read_stream(file: BinaryIO, at_most_bytes: int = FILE_BYTES) -> bytes:
+    """What is left of an open file, or of a pipe.
+
+    Raises:
+        OSError: it cannot be read, or has more than `at_most_bytes`.
+    """
+    content = file.read(at_most_bytes + 1)
     if len(content) > at_most_bytes:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
     return content
 
 

@@ -21,7 +21,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import IO, Final, Literal
 
 from pipeline.errors import ConfigError, VoiceError
 from pipeline.install import paths
@@ -38,6 +38,7 @@ from pipeline.values import Voice
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_ARCHIVE_BYTES: Final = 256 * 2**20  # unpacked; the published one has 20 MB
 MAX_INDEX_BYTES: Final = 2**20
+_PIECE_BYTES: Final = 1 << 20
 _SUFFIX: Final = ".safetensors"
 _INDEX: Final = "index.json"  # the names of all files of an archive, beside them
 
@@ -153,10 +154,13 @@ class VoiceStore:
     def _converted(self, archive: Path) -> Path:
         """The folder with the archive's voices as safetensors, made if it is not there."""
         try:
+            digest = hashlib.sha256()
             with archive.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                content = _Bounded(file)
+                while piece := content.read(_PIECE_BYTES):
+                    digest.update(piece)
             cache = self._usable_cache()
-            folder = cache / digest[:32]
+            folder = cache / digest.hexdigest()[:32]
             if _is_whole(folder):
                 return folder
             shutil.rmtree(folder, ignore_errors=True)  # a part of it was cleaned away
@@ -232,7 +236,7 @@ def _voice_files(archive: Path, folder: Path) -> Iterator[tuple[str, Path]]:
 class _Bounded(io.RawIOBase):
     """A file that fails beyond `MAX_ARCHIVE_BYTES`, whatever its reader wants to skip or keep."""
 
-    def __init__(self, file: gzip.GzipFile) -> None:
+    def __init__(self, file: gzip.GzipFile | IO[bytes]) -> None:
         super().__init__()
         self._file = file
         self._left_bytes = MAX_ARCHIVE_BYTES
@@ -256,4 +260,5 @@ def _is_whole(folder: Path) -> bool:
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"*{_SUFFIX}") if NAME.fullmatch(path.stem))
+    found = folder.glob(f"*{_SUFFIX}")
+    return sorted(path for path in found if NAME.fullmatch(path.stem) and path.is_file())

@@ -111,6 +111,22 @@ def test_what_is_no_archive_is_refused(tmp_path, content):
         VoiceStore(tmp_path / "voices.tgz", tmp_path / "own", tmp_path / "cache").list()
 
 
+def test_an_archive_without_an_end_is_refused(tmp_path):
+    """Nobody waits until a terabyte has been read."""
+    with (tmp_path / "voices.tgz").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(VoiceError, match="too large"):
+        VoiceStore(tmp_path / "voices.tgz", tmp_path / "own", tmp_path / "cache").list()
+
+
+def test_what_is_no_file_is_no_voice(tmp_path):
+    """Nobody waits for a pipe among the user's own."""
+    (tmp_path / "own").mkdir()
+    os.mkfifo(tmp_path / "own" / "a.safetensors")
+    with pytest.raises(VoiceError, match="no such voice"):
+        VoiceStore(None, tmp_path / "own", tmp_path / "cache").read("a")
+
+
 def test_an_own_voice_is_private_and_can_be_removed(tmp_path):
     """Nobody else can read it; removed, it is gone, and a published one cannot be removed."""
     voices = store(tmp_path, {"NATF0.pt": PUBLISHED})
@@ -221,17 +237,6 @@ def test_no_path_of_the_server_is_in_a_refusal(tmp_path):
         (tmp_path / "voices.tgz").unlink(missing_ok=True)
         shutil.rmtree(tmp_path / "cache", ignore_errors=True)
     assert not [each for each in refusals if str(tmp_path) in each]
-
-
-def test_what_is_no_file_is_no_voice(tmp_path):
-    """A FIFO has nobody who writes: it is refused and not waited for; so is a device without an end."""
-    voices = store(tmp_path)
-    voices.add("anna", OWN)
-    os.mkfifo(tmp_path / "own" / "fifo.safetensors")
-    (tmp_path / "own" / "zero.safetensors").symlink_to("/dev/zero")
-    for name in ("fifo", "zero"):
-        with pytest.raises(VoiceError, match="not a file"):
-            voices.read(name)
 
 
 @pytest.mark.parametrize("cache", ["/dev/null/voices", "/" + 300 * "x"])
