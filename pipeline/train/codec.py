@@ -8,7 +8,9 @@ from those alone. Phonemes are predicted from the first codebook as an auxiliary
 `--only decoder` continues from a trained codec with its encoder and quantizer frozen, beside or after
 the training of a language model. `--only encoder` continues with its decoder and codebooks frozen:
 the users' codes are never decoded, so they need to represent only the words. The encoder then adapts
-to voices that the codec was not trained on, and the agent's codes stay what they were.
+to voices that the codec was not trained on, and the agent's codes stay what they were. `--only voice`
+teaches a new voice of the agent: its decoder, and an encoder that encodes the agent alone, so that the
+codebooks and the users' codes stay what they were.
 """
 
 import argparse
@@ -30,9 +32,9 @@ from pipeline.train.networks.losses import SpectralLoss
 from pipeline.train.networks.mimi import Coded, MimiNetwork
 from pipeline.train.recordings.bank import NATURAL, Shard, read_shard, read_shards
 from pipeline.train.recordings.gathered import SOUNDS_PER_FRAME, Recordings, phoneme_table
-from pipeline.train.recordings.windows import DECODING, ENCODING, WHOLE, Batch, Windows
+from pipeline.train.recordings.windows import DECODING, ENCODING, SPEAKING, WHOLE, Batch, Windows
 from pipeline.train.runs import device as machine
-from pipeline.train.runs.checkpoints import CODEC, DECODER, ENCODER, codec_of, take
+from pipeline.train.runs.checkpoints import CODEC, DECODER, ENCODER, VOICE, codec_of, latest, take
 from pipeline.train.runs.command import run
 from pipeline.train.runs.journal import Journal, add_run_arguments
 
@@ -110,14 +112,15 @@ _ENCODER_PARTS: Final = ("encoder", "encoder_transformer", "downsample")
 
 
 def _trainable(model: MimiNetwork, only: str | None) -> list[nn.Parameter]:
-    """The trainable parameters: of the whole codec, of the decoder, or of the encoder."""
+    """The trainable parameters: of the whole codec, of the decoder, of the encoder, or of both."""
     if only is not None:
         encoding = {parameter for name in _ENCODER_PARTS for parameter in getattr(model, name).parameters()}
         encoding |= {part.input_proj.weight for part in model.quantizer.values()}
         codebooks = set(model.quantizer.parameters()) - encoding
         for parameter in model.parameters():
             encodes = parameter in encoding
-            is_trained = encodes if only == "encoder" else not encodes and parameter not in codebooks
+            decodes = not encodes and parameter not in codebooks
+            is_trained = encodes if only == "encoder" else decodes or (encodes and only == "voice")
             parameter.requires_grad_(requires_grad=is_trained)
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -129,7 +132,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_recipe_argument(parser)
     parser.add_argument("--frames", type=int, default=16, help="80 ms frames a window")
     parser.add_argument("--shards", type=int, default=0, help="training shards to keep in memory; 0: all")
-    parser.add_argument("--only", choices=("decoder", "encoder"))
+    parser.add_argument("--only", choices=("decoder", "encoder", "voice"))
     parser.add_argument(
         "--adversary", action="store_true", help="also train against spectrogram discriminators"
     )
@@ -164,14 +167,15 @@ class Trainer:
                 "adversary": self.adversarial.discriminators,
                 "judging": self.adversarial.optimizer,
             }
-        names = {"decoder": DECODER, "encoder": ENCODER, None: CODEC}
+        names = {"decoder": DECODER, "encoder": ENCODER, "voice": VOICE, None: CODEC}
+        before = {"decoder": (VOICE, CODEC), "voice": (DECODER, CODEC)}
         self.journal = Journal(arguments.out, names[arguments.only], arguments.minutes, arguments.finish)
         if self.journal.resume(self.parts, self.device):
             torch.manual_seed(arguments.seed + self.journal.step)  # new data, not the first again
         elif arguments.only == "encoder":
             self.model.load_state_dict(self.kept.state_dict())
         elif arguments.only:
-            take(arguments.out / f"{CODEC}.pt", {"model": self.model}, self.device)
+            take(latest(arguments.out, *before[arguments.only]), {"model": self.model}, self.device)
         if arguments.compile:
             for part in (self.model.encoder, self.model.decoder):
                 part.compile()
@@ -199,7 +203,7 @@ class Trainer:
         if natural == self._natural:
             return
         self._natural = natural
-        shares = {"encoder": ENCODING, "decoder": DECODING, None: WHOLE}
+        shares = {"encoder": ENCODING, "decoder": DECODING, "voice": SPEAKING, None: WHOLE}
         self.windows = Windows(
             Recordings(shards, self.table, self.device),
             Recordings(read_shards(self.arguments.corpus, "agent"), self.table, self.device),

@@ -3,8 +3,9 @@
     python -m pipeline.train.encode --corpus build/train/corpus --out build/train/run --sessions 8192
 
 A file at a time, each from a seed of its own: rooms, noise, voices and timings differ in every
-session. Files that are there are left as they are. They belong to one encoder: their folder
-is named after it, and a codec trained further has another, unless only its decoder was.
+session. Files that are there are left as they are. They belong to one encoder of the user and one of
+the agent: their folder is named after both, and a codec trained further has another, unless only its
+decoder was.
 """
 
 import argparse
@@ -27,13 +28,15 @@ from pipeline.train.conversation.vocabulary import PADDING, word_numbers
 from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.mimi import MimiNetwork
 from pipeline.train.recordings.bank import NATURAL, Shard, read_shards
+from pipeline.train.recordings.perturbation import perturbed
 from pipeline.train.runs import device as machine
-from pipeline.train.runs.checkpoints import codec_of, fingerprint
+from pipeline.train.runs.checkpoints import codec_of, codes_folder, fingerprint
 from pipeline.train.runs.command import run
 
 SESSION_FRAMES: Final = 300
 FILE_SESSIONS: Final = 64
 _VALIDATION_SESSIONS: Final = 32
+_UTTERANCES: Final = 600  # of which the sessions of a file are composed
 _CPU_GROUP: Final = 8  # sessions encoded at once
 _CUDA_GROUP: Final = 64
 VALIDATION: Final = "validation"
@@ -118,9 +121,9 @@ def encode(arguments: argparse.Namespace) -> None:
     began_s = time.monotonic()
     device = machine.choose()
     model = codec_of(arguments.out, mimi_sizes(arguments.recipe), device)
-    folder = arguments.out / f"codes-{fingerprint(model)}"
-    spoken = moshi_sizes(arguments.recipe).dep_q
     speaking = codec_of(arguments.out, mimi_sizes(arguments.recipe), device, agent=True)
+    folder = codes_folder(arguments.out, model, speaking)
+    spoken = moshi_sizes(arguments.recipe).dep_q
     kept = arguments.out / f"agent-{fingerprint(speaking)}.npz"
     agent = agent_of(read_shards(arguments.corpus, "agent")[0], speaking, spoken, device, kept)
     elapsed_s = time.monotonic() - began_s
@@ -134,7 +137,9 @@ def encode(arguments: argparse.Namespace) -> None:
         path = folder / f"train-{index:04d}.npz"
         if path.is_file():
             continue
-        speech = Speech.of(_training(arguments.corpus), device)  # `record` may have added to it
+        rng = np.random.default_rng((arguments.seed, 7, index))
+        shards = perturbed(_training(arguments.corpus), rng, _UTTERANCES)  # `record` may have added to them
+        speech = Speech.of(shards, device)
         encoding = Encoding(arguments.corpus, speech, agent, model)
         encoding.write(path, (arguments.seed, 3, index), FILE_SESSIONS)
         elapsed_s = time.monotonic() - began_s

@@ -29,7 +29,7 @@ from pipeline.train.encode import VALIDATION
 from pipeline.train.networks.architecture import MoshiSizes, add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.moshi import Delayed, MoshiNetwork, delayed
 from pipeline.train.runs import device as machine
-from pipeline.train.runs.checkpoints import LANGUAGE, codec_of, fingerprint
+from pipeline.train.runs.checkpoints import LANGUAGE, codec_of, codes_folder
 from pipeline.train.runs.command import run
 from pipeline.train.runs.journal import Journal, add_run_arguments
 
@@ -235,8 +235,11 @@ def train(arguments: argparse.Namespace) -> None:
     device = machine.choose()
     sizes = moshi_sizes(arguments.recipe)
     numbers = word_numbers(arguments.corpus)
-    folder = (
-        arguments.out / f"codes-{fingerprint(codec_of(arguments.out, mimi_sizes(arguments.recipe), device))}"
+    codec = mimi_sizes(arguments.recipe)
+    folder = codes_folder(
+        arguments.out,
+        codec_of(arguments.out, codec, device),
+        codec_of(arguments.out, codec, device, agent=True),
     )
     sessions = Sessions(folder, "train-*.npz", device)
     held_out = Sessions(folder, f"{VALIDATION}.npz", device)

@@ -24,11 +24,11 @@ from pipeline.train.conversation.phrases import Exchange, Manner, answers, draw
 from pipeline.train.conversation.wording import Kind, Split
 from pipeline.train.recordings.bank import AGENT_SHARD, NATURAL, write_shard
 from pipeline.train.runs.command import run
+from pipeline.train.synthesizers.agent_speech import AgentSpeech
 from pipeline.train.synthesizers.packages import CACHE_VARIABLE, cache_folder
 from pipeline.train.synthesizers.speaker import Speaker
 from pipeline.train.synthesizers.spoken import Sound, Spoken
 from pipeline.train.synthesizers.synthesis import Synthesizers, with_tract
-from pipeline.train.synthesizers.time_scale import on_frames
 from pipeline.train.synthesizers.voice_split import draw_speaker, evaluation_speakers
 
 SHARD_UTTERANCES: Final = 100
@@ -106,9 +106,9 @@ def evaluation_questions(
 def agent_answers(synthesizers: Synthesizers, voice: str) -> Iterator[tuple[Exchange, Speaker, Spoken]]:
     """Every sentence of the agent in a neural voice, its words on the grid of frames."""
     speaker = Speaker("kokoro", ((voice, 1.0),))
+    speech = AgentSpeech(synthesizers, speaker)
     for answer in answers("held_out"):
-        spoken = on_frames(synthesizers.synthesize(answer, speaker))
-        yield Exchange("unknown", answer, ""), speaker, spoken
+        yield Exchange("unknown", answer, ""), speaker, speech.speak(answer)
 
 
 def record(arguments: argparse.Namespace) -> None:

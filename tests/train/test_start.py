@@ -16,7 +16,7 @@ from pipeline.train.networks.mimi import MimiNetwork  # noqa: E402
 from pipeline.train.networks.moshi import MoshiNetwork  # noqa: E402
 from pipeline.train.recordings.bank import read_shard, read_shards, write_shard  # noqa: E402
 from pipeline.train.recordings.gathered import Recordings  # noqa: E402
-from pipeline.train.runs.checkpoints import codec_of, language_of  # noqa: E402
+from pipeline.train.runs.checkpoints import codec_of, codes_folder, language_of  # noqa: E402
 from pipeline.train.start import renumbered  # noqa: E402
 from pipeline.train.synthesizers.spoken import Sound, Spoken  # noqa: E402
 from pipeline.train.synthesizers.voices import Voice  # noqa: E402
@@ -139,3 +139,29 @@ def test_the_agents_codes_are_those_that_the_decoder_knows(made):
     assert all((kept[text] == direct[text]).all() for text in direct)
     lengths = {one.text: one.samples // 1920 for one in shard.utterances}
     assert {text: codes.shape for text, codes in kept.items()} == {t: (2, n) for t, n in lengths.items()}
+
+
+def test_the_agent_gets_another_voice(made, tmp_path):
+    """Its decoder and the encoder of its own are trained; codebooks and the users' codes stay bit for bit."""
+    _, recipe, _, mimi, _ = made
+    sizes, sound = mimi_sizes(recipe), torch.randn(1, 1, 1920 * 3) * 0.1
+    corpus, out = small_corpus(tmp_path / "corpus"), tmp_path / "run"
+    out.mkdir()
+    for name in ("codec", "encoder"):
+        torch.save({"step": 0, "parts": {"model": mimi.state_dict()}}, out / f"{name}.pt")
+    arguments = ["--corpus", str(corpus), "--recipe", str(recipe), "--out", str(out)]
+    few = ["--steps", "3", "--frames", "4", "--batch", "10", "--rate", "0.01"]
+    before = codes_folder(out, codec_of(out, sizes, CPU), codec_of(out, sizes, CPU, agent=True))
+    assert codec.main([*arguments, *few, "--only", "voice"]) == 0
+    users, agent = (codec_of(out, sizes, CPU, agent=which) for which in (False, True))
+    assert torch.equal(users.encode(sound), mimi.eval().encode(sound))
+    books = {name for name in mimi.state_dict() if "_codebook" in name or "output_proj" in name}
+    for name, tensor in agent.state_dict().items():
+        assert torch.equal(tensor, mimi.state_dict()[name]) == (name in books), name
+    codes = mimi.encode(sound)
+    assert torch.equal(users.decode(codes), agent.decode(codes))
+    assert codes_folder(out, users, agent) != before
+    assert codec.main([*arguments, *few, "--only", "decoder"]) == 0
+    later = codec_of(out, sizes, CPU, agent=True)
+    assert torch.equal(later.encode(sound), agent.encode(sound))
+    assert not torch.equal(later.decode(codes), agent.decode(codes))

@@ -40,7 +40,7 @@ _PAIR_SEED: Final = 20
 
 LARGEST_WRITTEN: Final = 49  # that the agent's words can name
 Manner = Literal["fluent", "filler", "repeat", "correction"]
-_MANNERS: Final[dict[Manner, float]] = {"fluent": 0.72, "filler": 0.14, "repeat": 0.05, "correction": 0.09}
+_MANNERS: Final[dict[Manner, float]] = {"fluent": 0.60, "filler": 0.15, "repeat": 0.05, "correction": 0.20}
 _PUNCTUATION: Final = str.maketrans("", "", ",.?!")
 
 

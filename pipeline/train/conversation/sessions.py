@@ -9,13 +9,13 @@ A question or "stop" interrupts it; "okay" and "mm hm" do not.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
 
 from pipeline.train.conversation.phrases import LARGEST_OPERAND, complete_phrases, in_words
-from pipeline.train.conversation.wording import ANSWERS
+from pipeline.train.conversation.wording import ANSWERS, SHARES, Kind
 from pipeline.train.recordings.bank import Utterance
 from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
@@ -34,6 +34,7 @@ _ABANDONED: Final = 0.04  # questions of which only the beginning is spoken
 _SILENT: Final = 0.1  # sessions without speech
 _FORMANT: Final = "en"  # how the names of espeak-ng's voices begin
 _FORMANT_SHARE: Final = 0.2  # of questions, where there are natural voices as well
+_NOTHING_BEFORE: Final = 0.2  # of the requests to say it again, where nothing was said, those that stay
 _SHORT: Final = 12  # frames of an answer that is never interrupted
 _UNANSWERED: Final = frozenset({"stop", "backchannel"})
 NO_RESULT: Final = -100
@@ -148,17 +149,26 @@ class Questions:
     def __init__(self, users: Sequence[Utterance]) -> None:
         self.users = users
         asked = [index for index, one in enumerate(users) if one.kind not in _UNANSWERED]
-        formant = [index for index in asked if users[index].voice.startswith(_FORMANT)]
-        natural = sorted(set(asked) - set(formant))
-        self._groups = [group for group in (natural, formant) if group]
-        self._shares = (1 - _FORMANT_SHARE, _FORMANT_SHARE) if len(self._groups) == 2 else (1.0,)
+        formant = {index for index in asked if users[index].voice.startswith(_FORMANT)}
+        voices = [group for group in (sorted(set(asked) - formant), sorted(formant)) if group]
+        self._shares = (1 - _FORMANT_SHARE, _FORMANT_SHARE) if len(voices) == 2 else (1.0,)
+        self._groups = [self._by_kind(group) for group in voices]
         self._unanswered = {
             kind: [index for index, one in enumerate(users) if one.kind == kind] for kind in _UNANSWERED
         }
 
-    def question(self, rng: np.random.Generator) -> int:
-        """Something to be answered."""
-        group = self._groups[int(rng.choice(len(self._groups), p=self._shares))]
+    def _by_kind(self, which: Sequence[int]) -> dict[Kind, list[int]]:
+        groups: dict[Kind, list[int]] = {kind: [] for kind in SHARES}
+        for index in which:
+            groups[cast("Kind", self.users[index].kind)].append(index)
+        return {kind: group for kind, group in groups.items() if group}
+
+    def question(self, rng: np.random.Generator, *, again: bool = True) -> int:
+        """Something to be answered, each kind as often as it is asked; `again`: also to say it again."""
+        groups = self._groups[int(rng.choice(len(self._groups), p=self._shares))]
+        kinds = [kind for kind in groups if again or kind != "repeat"] or list(groups)
+        shares = np.array([SHARES[kind] for kind in kinds])
+        group = groups[kinds[int(rng.choice(len(kinds), p=shares / shares.sum()))]]
         return group[int(rng.integers(len(group)))]
 
     def other(self, rng: np.random.Generator, kind: str, share: float) -> int | None:
@@ -179,7 +189,11 @@ def compose(
     interrupting = False
     while at < (frames - 20) * FRAME_SAMPLES:
         alone = None if interrupting else questions.other(rng, "backchannel", _ALONE * _BACKCHANNELLED)
-        which = questions.question(rng) if alone is None else alone
+        if alone is None:
+            again = before is not None or rng.random() < _NOTHING_BEFORE
+            which = questions.question(rng, again=again)
+        else:
+            which = alone
         asked = questions.users[which]
         end, whole = _speak(rng, session, questions.users, which, at)
         if alone is not None or not whole:

@@ -131,7 +131,7 @@ PHRASINGS: Final[dict[tuple[Kind, Split], tuple[str, ...]]] = {
 # As it is written, with capitals and a full stop; a kind that is not here is answered with
 # arithmetic ("sum", "difference"), with the answer before ("repeat") or not at all.
 ANSWERS: Final[dict[Kind, str]] = {
-    "greeting": "Hello, how can I help you?",
+    "greeting": "Hello, how can I help you? I can add and subtract.",
     "wellbeing": "I am fine, thank you.",
     "name": "I am a small voice model.",
     "age": "I do not know how old I am.",
@@ -142,30 +142,33 @@ ANSWERS: Final[dict[Kind, str]] = {
     "goodbye": "Goodbye.",
     "unknown": "Sorry, I can only add and subtract.",
 }
-# How often each is asked; arithmetic has the most to learn. Those that are not questions, but spoken
-# beside a question ("stop", "backchannel", "repeat"), are placed by `sessions`.
+# How often each is asked; arithmetic has the most to learn, refusals have the most varied questions.
+# Those that are spoken beside a question ("stop", "backchannel") are placed by `sessions`.
 SHARES: Final[dict[Kind, float]] = {
-    "sum": 0.30,
-    "difference": 0.26,
-    "greeting": 0.04,
-    "wellbeing": 0.03,
-    "name": 0.035,
-    "age": 0.025,
-    "ability": 0.04,
-    "audible": 0.035,
-    "introduction": 0.03,
-    "repeat": 0.025,
-    "thanks": 0.03,
-    "goodbye": 0.03,
+    "sum": 0.21,
+    "difference": 0.18,
+    "greeting": 0.045,
+    "wellbeing": 0.04,
+    "name": 0.045,
+    "age": 0.035,
+    "ability": 0.045,
+    "audible": 0.045,
+    "introduction": 0.035,
+    "repeat": 0.06,
+    "thanks": 0.035,
+    "goodbye": 0.035,
     "stop": 0.02,
     "backchannel": 0.03,
-    "unknown": 0.07,
+    "unknown": 0.14,
 }
 
 NAMES: Final[dict[Split, tuple[str, ...]]] = {
     "train": (
         "anna", "tom", "peter", "maria", "john", "sarah", "david", "emma", "paul", "lucy", "james", "julia",
-        "ben", "nina", "alex", "laura",
+        "ben", "nina", "alex", "laura", "daniel", "olivia", "jack", "sophie", "robert", "hannah", "mark",
+        "amy",
+        "chris", "rachel", "kevin", "susan", "max", "claire", "oscar", "zoe", "henry", "grace", "eric",
+        "molly",
     ),
     "held_out": ("michael", "lisa", "george", "clara", "sam", "kate"),
 }  # fmt: skip
@@ -174,6 +177,12 @@ SUBJECTS: Final[dict[Split, tuple[str, ...]]] = {
     "train": (
         "the weather", "the train", "the old house", "the garden", "the radio", "the river", "the kitchen",
         "a doctor", "the blue door", "the meeting", "the window", "my phone", "the president", "the moon",
+        "my mother", "my father", "our neighbour", "the teacher", "the children", "a friend of mine",
+        "my cat",
+        "the bird", "a green bicycle", "the bus", "the airport", "the station", "the hospital", "the shop",
+        "breakfast", "lunch", "the party", "the film", "this book", "that picture", "the letter", "the game",
+        "basketball", "the queen", "the king of spain", "the capital of italy", "the sea", "the mountain",
+        "the snow", "the traffic", "the computer", "the internet", "a good hotel", "the money", "the price",
     ),
     "held_out": (
         "my sister", "your friend", "this song", "a red car", "my brother", "our dog", "the news",
@@ -184,6 +193,8 @@ PREDICATES: Final = (
     "is very nice today", "comes home late", "needs some water", "was not here yesterday", "looks strange",
     "will be cold tomorrow", "goes to the city", "makes a loud noise", "sleeps in the sun", "costs too much",
     "should be open", "runs along the road", "has a new colour", "is under the table", "can wait",
+    "is broken", "is too far away", "starts at nine", "has been sold", "makes me happy", "is not mine",
+    "was better before", "will never work", "is on the left", "tastes good", "needs to be cleaned",
 )  # fmt: skip
 REQUESTS: Final[dict[Split, tuple[str, ...]]] = {
     "train": (
@@ -192,6 +203,30 @@ REQUESTS: Final[dict[Split, tuple[str, ...]]] = {
         "order a pizza", "switch off the heating", "tell me a joke", "what time is it",
         "what's the weather like", "where are you from", "do you speak french", "what day is it today",
         "who made you", "i am hungry", "do you like me", "what is the meaning of life",
+        "what's the date today", "how late is it", "is it going to rain", "will it be sunny tomorrow",
+        "what's the temperature outside", "tell me something funny", "tell me something interesting",
+        "do you know a poem", "sing me a lullaby", "play a game with me", "play the radio",
+        "put on some jazz",
+        "make it louder", "turn down the volume", "turn off the lamp", "close the door", "lock the door",
+        "call a taxi", "call the doctor", "send a message", "send an email to my boss", "write an email",
+        "translate this sentence", "say something in spanish", "do you speak chinese", "spell my name",
+        "remind me to buy milk", "wake me up at seven", "start a timer", "buy me a ticket", "order a coffee",
+        "find my keys", "where am i", "where do you live", "where is the nearest bank",
+        "show me the way home",
+        "show me a map", "how do i get to the station", "who won the game", "who is the president",
+        "who wrote this book", "why is the sky blue", "how tall is the tower",
+        "how many people live in london",
+        "how do i cook rice", "what should i eat tonight", "what should i wear", "give me some advice",
+        "i am tired", "i am bored", "i don't feel well", "i love you", "i hate this", "you are stupid",
+        "that was wrong", "that's not right", "are you human", "are you a person", "are you alive",
+        "are you married", "do you have friends", "do you have feelings", "do you sleep", "do you dream",
+        "can you see me", "can you sing", "can you dance", "can you drive a car", "can you read",
+        "can you write a letter", "what is your favourite colour", "what do you like", "what are you doing",
+        "what are you thinking", "what happened yesterday", "what's new", "what's on television",
+        "what is love", "what is a computer", "how does it work", "read the newspaper", "tell me a secret",
+        "tell me about yourself", "tell me about the war", "let's go outside", "let's talk about music",
+        "i want to go home", "i need some help with my homework", "i lost my wallet", "it's cold in here",
+        "the coffee is ready", "we are going on holiday", "she is my sister", "he is not here",
     ),
     "held_out": (
         "sing a song", "book a table", "show me the pictures", "buy some bread", "what's the time",
@@ -201,13 +236,20 @@ REQUESTS: Final[dict[Split, tuple[str, ...]]] = {
 QUESTIONS: Final = (
     "where is {s}", "when did you see {s}", "why do you like {s}", "who painted {s}", "do you remember {s}",
     "what happened to {s}", "how far away is {s}", "did you hear about {s}", "is {s} ready",
-    "what do you think of {s}", "tell me about {s}",
+    "what do you think of {s}", "tell me about {s}", "how old is {s}", "how is {s}", "what is {s}",
+    "who is {s}", "what's wrong with {s}", "can you find {s}", "i am looking for {s}", "have you seen {s}",
+    "when does {s} start", "how much does {s} cost", "is there {s} near here", "show me {s}",
+    "what can {s} do", "what colour is {s}", "do you like {s}", "who brought {s}",
 )  # fmt: skip
 BEYOND: Final[dict[Split, tuple[str, ...]]] = {
     "train": (
         "what is {a} times {b}", "what is {a} divided by {b}", "how much is {a} times {b}",
         "please multiply {a} by {b}", "{a} times {b} please", "count to {a}", "what comes after {a}",
-        "{a} times {b}",
+        "{a} times {b}", "what is {a} percent of {b}", "multiply {a} and {b}", "divide {a} by {b}",
+        "is {a} more than {b}", "what is half of {a}", "what is the square root of {a}",
+        "what comes before {a}",
+        "double {a}", "count backwards from {a}", "wake me at {a}", "set a timer for {a} minutes",
+        "i am {a} years old", "it is {a} o'clock", "i have {a} apples",
     ),
     "held_out": ("what's {a} times {b}", "{a} divided by {b}", "count from one to {a}"),
 }  # fmt: skip

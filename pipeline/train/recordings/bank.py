@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from pipeline.errors import StartupError
 from pipeline.train.conversation.phrases import Exchange
+from pipeline.train.conversation.wording import ANSWERS
 from pipeline.train.synthesizers.spoken import SILENCE, Sound, Spoken
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
@@ -126,10 +127,12 @@ def write_shard(folder: Path, name: str, spoken: Iterable[tuple[Exchange, Named,
 
 
 def _utterance(raw: dict[str, Any]) -> Utterance:
+    """As it was recorded, with the answer that its kind of question has by now."""
     operands = raw["operands"]
     return Utterance(
         **{
             **raw,
+            "answer": raw["answer"] and ANSWERS.get(raw["kind"], raw["answer"]),
             "word_starts": tuple(raw["word_starts"]),
             "operands": None if operands is None else (operands[0], operands[1]),
         }

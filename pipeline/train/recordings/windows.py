@@ -24,6 +24,7 @@ class Shares:
 
 WHOLE: Final = Shares(agent=0.4, few=0.6)
 ENCODING: Final = Shares(agent=0.125, few=0.0)  # the agent only to preserve its codes
+SPEAKING: Final = Shares(agent=0.9, few=1.0)  # for a new voice of the agent
 DECODING: Final = Shares(agent=0.8, few=1.0)  # as the decoder is used when the model is
 
 

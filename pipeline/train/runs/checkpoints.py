@@ -14,6 +14,7 @@ from pipeline.train.networks.moshi import MoshiNetwork
 
 CODEC: Final = "codec"
 DECODER: Final = "decoder"
+VOICE: Final = "voice"  # decoder and encoder of a new voice of the agent
 ENCODER: Final = "encoder"
 LANGUAGE: Final = "language"
 
@@ -31,11 +32,17 @@ def take(path: Path, parts: dict[str, nn.Module], device: torch.device) -> None:
         RunError: it is not there.
     """
     if not path.is_file():
-        step = CODEC if path.stem in (DECODER, ENCODER) else path.stem
+        step = path.stem if path.stem == LANGUAGE else CODEC
         raise RunError(f"{path} is missing: python -m pipeline.train.{step} makes it")
     saved = torch.load(path, map_location=device, weights_only=True)["parts"]
     for name, part in parts.items():
         part.load_state_dict(saved[name])
+
+
+def latest(folder: Path, *names: str) -> Path:
+    """The checkpoint of the first of these steps that has been run, or else of the last."""
+    paths = [folder / f"{name}.pt" for name in names]
+    return next((path for path in paths if path.is_file()), paths[-1])
 
 
 def codec_of(folder: Path, sizes: MimiSizes, device: torch.device, *, agent: bool = False) -> MimiNetwork:
@@ -47,8 +54,8 @@ def codec_of(folder: Path, sizes: MimiSizes, device: torch.device, *, agent: boo
         RunError: there is none.
     """
     model = MimiNetwork(sizes).to(device)
-    decoder, encoder = folder / f"{DECODER}.pt", folder / f"{ENCODER}.pt"
-    take(decoder if decoder.is_file() else folder / f"{CODEC}.pt", {"model": model}, device)
+    take(latest(folder, DECODER, VOICE, CODEC), {"model": model}, device)
+    encoder = folder / f"{ENCODER}.pt"
     if encoder.is_file() and not agent:
         later = MimiNetwork(sizes).to(device)
         take(encoder, {"model": later}, device)
@@ -78,3 +85,8 @@ def fingerprint(model: MimiNetwork) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().float().cpu().numpy().tobytes())
     return digest.hexdigest()[:12]
+
+
+def codes_folder(folder: Path, user: MimiNetwork, agent: MimiNetwork) -> Path:
+    """Where a run keeps the sessions that these two encoders encoded."""
+    return folder / f"codes-{fingerprint(user)}-{fingerprint(agent)}"

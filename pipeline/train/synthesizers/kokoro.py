@@ -6,6 +6,7 @@ and moved, which makes hundreds of speakers of 28.
 """
 
 import json
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,11 +16,16 @@ import numpy.typing as npt
 from pipeline.train.synthesizers.packages import KOKORO, fetched, joined
 from pipeline.train.synthesizers.phonemes import kokoro_phonemes
 from pipeline.train.synthesizers.speaker import Blend, Speaker
+from pipeline.train.synthesizers.spoken import SILENCE, Sound, Spoken
+from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 
 _ROWS: Final = 510
 _WIDTH: Final = 256
 _HALF: Final = 128
+_DURATIONS: Final = "/encoder/Clip_output_0"  # of each token, in the published graph
+_DURATION_SAMPLES: Final = SAMPLE_RATE_HZ // 40
+_EARLY_SAMPLES: Final = 2 * SAMPLE_RATE_HZ // 25  # by which a sound precedes its duration, measured at stops
 
 Style = npt.NDArray[np.float32]
 
@@ -35,7 +41,7 @@ class Kokoro:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = options.inter_op_num_threads = 1
         self._session: Any = onnxruntime.InferenceSession(
-            str(joined(parts, cache / "packages" / "kokoro.onnx")),
+            _with_durations(joined(parts, cache / "packages" / "kokoro.onnx")),
             options,
             providers=["CPUExecutionProvider"],
         )
@@ -69,13 +75,38 @@ class Kokoro:
 
     def synthesize(self, text: str, speaker: Speaker) -> Pcm:
         """`[S]` at 24 kHz, with the silence around it."""
+        return self.timed(text, speaker).pcm
+
+    def timed(self, text: str, speaker: Speaker) -> Spoken:
+        """As `synthesize`, with the start of every word, in units of 25 ms, and of the silence at the end.
+
+        A word is what espeak-ng separates from the next: "I am" may be one.
+        """
         phonemes = kokoro_phonemes(text, british=speaker.voice.startswith("b"))
-        tokens = [self._numbers[letter] for letter in phonemes if letter in self._numbers]
+        letters = [letter for letter in phonemes if letter in self._numbers]
         inputs = {
-            "tokens": np.array([[0, *tokens, 0]], np.int64),
-            "style": self.style(speaker, len(tokens)),
+            "tokens": np.array([[0, *(self._numbers[letter] for letter in letters), 0]], np.int64),
+            "style": self.style(speaker, len(letters)),
             "speed": np.array([speaker.pace], np.float32),
         }
-        (sound,) = self._session.run(None, inputs)
+        sound, durations = self._session.run(["audio", _DURATIONS], inputs)
+        spans = accumulate(np.ravel(durations).tolist())
+        ends = [max(round(end) * _DURATION_SAMPLES - _EARLY_SAMPLES, 0) for end in spans]
+        begins = [
+            at
+            for (before, letter), at in zip(pairwise([" ", *letters]), ends, strict=False)
+            if before == " " != letter
+        ]
         pcm: Pcm = np.asarray(sound, np.float32).ravel()
-        return pcm
+        last = max(at for at, letter in enumerate(letters, start=1) if letter.isalpha())
+        return Spoken(pcm, tuple(begins), (Sound(phonemes, begins[0]), Sound(SILENCE, ends[last])))
+
+
+def _with_durations(path: Path) -> bytes:
+    """The published graph, which computes the durations of its tokens, with them as an output."""
+    import onnx  # noqa: PLC0415 - an optional extra
+
+    model = onnx.load(path)
+    model.graph.output.append(onnx.helper.make_tensor_value_info(_DURATIONS, onnx.TensorProto.FLOAT, None))
+    serialized: bytes = model.SerializeToString()
+    return serialized

@@ -1,6 +1,7 @@
 """Text as phonemes, by espeak-ng, and in the spelling that neural voices were trained on."""
 
 import functools
+import re
 import subprocess
 from typing import Final
 
@@ -16,6 +17,11 @@ _KOKORO: Final = (
 _AMERICAN: Final = (("o^ʊ", "O"), ("ɜːɹ", "ɜɹ"), ("ɜː", "ɜɹ"), ("ɪə", "iə"), ("ː", ""))
 _BRITISH: Final = (("e^ə", "ɛː"), ("iə", "ɪə"), ("ə^ʊ", "Q"))
 _PAUSES: Final = ",.?!"
+# What espeak-ng runs together or swallows, as misaki's lexicon spells it.
+_WORDS: Final = tuple(
+    (re.compile(rf"(?<!\S){old}(?=[\s{_PAUSES}]|$)"), new)
+    for old, new in (("I", "ˌI"), ("Iəm", "ˌI ˈæm"), ("Iˈæm", "ˌI ˈæm"), ("dunˌɑt", "dˈu nˌɑt"))
+)
 
 
 @functools.lru_cache(maxsize=100_000)
@@ -60,4 +66,7 @@ def kokoro_phonemes(text: str, *, british: bool) -> str:
         for old, new in (*_KOKORO, *(_BRITISH if british else _AMERICAN)):
             sounds = sounds.replace(old, new)
         spelled.append(sounds.replace("e", "A").replace("^", "").replace("o", "ɔ") + mark)
-    return " ".join(spelled)
+    text = " ".join(spelled)
+    for word, misaki in _WORDS:
+        text = word.sub(misaki, text)
+    return text

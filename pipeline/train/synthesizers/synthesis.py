@@ -46,10 +46,24 @@ class Synthesizers:
         known = self._espeak.synthesize(plain(text), Voice("en-us", speed=160, pitch=50))
         return timed(pcm / max(float(np.abs(pcm).max()), 1e-6) * _PEAK, known)
 
+    def timed(self, text: str, speaker: Speaker) -> Spoken:
+        """`text` as a neural voice speaks it, unscaled, with the times that the model itself reports.
+
+        Raises:
+            ValueError: some words were spoken as one.
+        """
+        spoken = self._neural().timed(text, speaker)
+        if len(spoken.word_starts) != len(text.split()):
+            raise ValueError(f"{text!r} was spoken in {len(spoken.word_starts)} words")
+        return spoken
+
+    def _neural(self) -> Kokoro:
+        self._kokoro = self._kokoro or Kokoro(self._cache)
+        return self._kokoro
+
     def _render(self, text: str, speaker: Speaker) -> Pcm:
         if speaker.family == "kokoro":
-            self._kokoro = self._kokoro or Kokoro(self._cache)
-            return self._kokoro.synthesize(text, speaker)
+            return self._neural().synthesize(text, speaker)
         if speaker.family == "piper":
             self._piper = self._piper or Piper(self._cache)
             return self._piper.synthesize(text, speaker)
