@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Playwright, expect
-from support.browser.actions import expect_call_loaded, expect_phase, open_panel, start, stop
+from support.browser.actions import AT_WORK, expect_call_loaded, expect_phase, open_panel, start, stop
 from support.browser.chromium import Visit, launch, visiting
 from support.browser.servers import ROOT, Server, serving
 
@@ -50,7 +50,7 @@ def test_after_stop_nothing_looks_like_an_open_microphone(visit: Visit) -> None:
     """Meters at their lowest, no waveform, no ring, and the title says that nothing runs."""
     page = visit()
     start(page)
-    expect(page).to_have_title("● Live · packet-voice")
+    expect(page).to_have_title(re.compile("^● (Listening|Answering) · packet-voice$"))
     expect(page.locator("link[rel=icon]")).to_have_attribute("href", re.compile("icon-live"))
     page.wait_for_function("() => document.getElementById('user-meter').value > -60")
     stop(page)
@@ -175,7 +175,7 @@ def test_a_silent_server_is_not_listened_to(browser: Browser) -> None:
         expect(page.locator("#call-status")).to_contain_text("No response from the server", timeout=20_000)
         expect(page.locator("#server-label")).to_have_text("Not responding")
         server.thaw()
-        expect(page.locator("#call-status")).to_have_text("Listening. Just talk.", timeout=20_000)
+        expect(page.locator("#call-status")).to_have_text(AT_WORK, timeout=20_000)
         stop(page)
 
 
@@ -287,11 +287,13 @@ def test_past_conversations_are_kept_only_if_asked_and_can_be_deleted(visit: Vis
     stop(page)
     assert page.evaluate("localStorage.getItem('packet-voice-history')") is None
     open_panel(page, "history")
-    page.get_by_label("Keep transcripts in this browser").check()
+    page.get_by_label("Keep every conversation").check()
     expect(page.locator("#history-list li")).to_have_count(1)
     page.reload()
     open_panel(page, "history")
-    expect(page.get_by_label("Keep transcripts in this browser")).to_be_checked()
+    expect(page.get_by_label("Keep every conversation")).to_be_checked()
+    page.locator("#history-list summary").click()
+    page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete the conversation of").click()
     expect(page.locator("#history-empty")).to_be_visible()
 

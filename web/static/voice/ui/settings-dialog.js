@@ -47,8 +47,10 @@ export class SettingsDialog {
     if (event.kind === "captions") this._captionsState.textContent = captionsMessage(event);
   }
 
-  async open() {
+  /** `name`: the field to go to. */
+  async open(name) {
     if (!this._dialog.open) this._dialog.showModal();
+    if (name !== undefined) this._field(name).focus();
     await this._listDevices();
     const option = this._field("captions").options.namedItem("browser-captions");
     option.disabled = !(await isLocalRecognitionAvailable());
