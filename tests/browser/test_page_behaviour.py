@@ -32,7 +32,14 @@ BLANK = """(id) => {
   for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 0) colours.add(data.slice(i, i + 3).join());
   return colours.size <= 2;  // the middle line only
 }"""
-SIZES = [(320, 640), (390, 844), (844, 390), (768, 1024), (1440, 900)]
+SIZES = [(320, 640), (390, 844), (844, 390), (640, 400), (768, 1024), (1280, 800)]
+LOW_PX = 480
+FIVE_LINES_PX = 5 * 24
+# Of the latest notice: whether its last pixels are seen.
+IS_WHOLE = """(button) => {
+  const { right, bottom } = button.getBoundingClientRect();
+  return button.contains(document.elementFromPoint(right - 12, bottom - 12));
+}"""
 
 
 def violations(page: Page) -> list[str]:
@@ -195,11 +202,15 @@ def test_reconnecting_is_not_stopped_but_given_up(browser: Browser) -> None:
 def test_notices_and_messages_move_no_control(
     browser: Browser, server: Server, width: int, height: int
 ) -> None:
-    """Transcript and controls are in view without scrolling; three notices later they are where they were."""
+    """Transcript and controls are in view without scrolling; three notices later they are where they were.
+
+    In a low window the transcript has five lines all the same. No button sticks out of its column.
+    """
     with visiting(browser, server.origin, viewport={"width": width, "height": height}) as visit:
         page = visit()
         expect(page.locator(".notice[data-key=untrained]")).to_be_visible()
         start(page)
+        until_text(page)
         boxes = [page.locator(one).bounding_box() for one in ("#talk", "#mute", "#record")]
         for _ in range(3):
             page.evaluate(
@@ -216,6 +227,23 @@ def test_notices_and_messages_move_no_control(
             assert box["x"] >= 0, one
             assert box["x"] + box["width"] <= width, one
             assert box["y"] + min(box["height"], 40) <= height, one
+        page.locator("#record").click()
+        page.locator("#mute").click()
+        expect(page.locator("#record")).to_contain_text("Stop recording")
+        column = page.locator("#controls").bounding_box()
+        assert column is not None
+        for one in ("#mute", "#record"):
+            box = page.locator(one).bounding_box()
+            assert box is not None, one
+            assert column["x"] <= box["x"], one
+            assert box["x"] + box["width"] <= column["x"] + column["width"], one
+        page.locator("#record").click()
+        if height < LOW_PX:
+            lines = page.locator("#lines").bounding_box()
+            assert lines is not None
+            assert lines["height"] >= FIVE_LINES_PX
+            assert page.locator(".notice .close").last.evaluate(IS_WHOLE)
+        page.on("dialog", lambda dialog: dialog.accept())
         stop(page)
 
 

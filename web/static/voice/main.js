@@ -13,6 +13,7 @@ import { watchHealth } from "./health.js";
 import { OnDemand } from "./on-demand.js";
 import { nextPhase } from "./phase.js";
 import { loadPreferences, savePreferences } from "./preferences.js";
+import { asQuestion } from "./questions.js";
 import { serverUrl } from "./server-url.js";
 import { AgentLevel, withoutOwnSession } from "./state.js";
 import { exchangeToken } from "./token.js";
@@ -286,7 +287,7 @@ class Page {
     }
     if (this._phase !== "live" || this._facts.isSample) return;
     this._question = null;
-    if (!this._captions?.isActive) this.onEvent({ kind: "user_text", text: question, final: true });
+    if (!this._captions?.isActive) this.onEvent({ kind: "user_text", text: asQuestion(question), final: true });
     await this._play(url);
   }
 

@@ -104,6 +104,7 @@ export class DiagnosticsPanel {
 
   _render() {
     if (!this._panel.open) return;
+    if (this._isTesting) return; // a test is no conversation: these checks say nothing about it
     const checks = diagnose(this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now()));
     this._checks.replaceChildren(...checks.map(rowOf));
   }

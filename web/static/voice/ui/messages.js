@@ -301,8 +301,24 @@ export function droppedMessage({ what, count }, location) {
   return `${duration} of the agent's audio was too late to play.`;
 }
 
-/** The state of captions by Whisper; `message` is the engine's. */
-export function captionsMessage({ state, model, device, loaded, total, message }) {
+const CAPTION_CAUSES = Object.freeze({
+  missing: "Whisper is not installed on this server: run “make vendor” there, then restart it.",
+  not_loaded: "Part of this page could not be loaded. Is the server still running? Reload the page.",
+  unreachable:
+    "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
+    "this browser needs none.",
+  browser: "This browser's own speech recognition does not run here. Choose Whisper in Settings.",
+  storage: "There is not enough browser storage. Delete a model on the Transcribe page, or choose a smaller one.",
+});
+
+/** Why there are no captions, and what to do about it; `message` is the engine's. */
+export function captionsProblem({ why, message }, location) {
+  const refusal = why in REFUSALS ? refusalMessage({ why }, location).text : undefined;
+  return CAPTION_CAUSES[why] ?? refusal ?? `${message} Choose another model in Settings.`;
+}
+
+/** The state of captions by Whisper. */
+export function captionsMessage({ state, why, model, device, loaded, total, message }, location) {
   switch (state) {
     case "loading":
       return total ? `Downloading the model: ${megabytes(loaded)} of ${megabytes(total)}…` : "Loading the model…";
@@ -311,11 +327,11 @@ export function captionsMessage({ state, model, device, loaded, total, message }
     case "behind":
       return "Whisper cannot keep up, so some captions are missing. A smaller model is faster.";
     case "not_ready":
-      return `Captions not available: ${message}`;
+      return captionsProblem({ why, message }, location);
     case "none_stored":
       return "Off: no Whisper model is stored in this browser. Choose Whisper here to download one.";
     default:
-      return "Captions appear next to the agent's text and are sent to the server.";
+      return "Captions appear in the transcript, and go to the server and no further.";
   }
 }
 

@@ -8,7 +8,16 @@
 
 import { INAUDIBLE_DB, QUIET_DB, conditionOf } from "../diagnostics/condition.js";
 import { moveFocusFrom } from "../focus.js";
-import { CONDITIONS, PROBLEMS, REFUSALS, adviceHere, droppedMessage, errorMessage, refusalMessage } from "./messages.js";
+import {
+  CONDITIONS,
+  PROBLEMS,
+  REFUSALS,
+  adviceHere,
+  captionsProblem,
+  droppedMessage,
+  errorMessage,
+  refusalMessage,
+} from "./messages.js";
 
 const BRIEF_MS = 6000;
 const ERROR_MS = 12_000;
@@ -17,15 +26,6 @@ const MIN_DROPPED_FRAMES = 6; // half a second; less is not worth a notice
 const SPEED = new Set(["server_slow", "device_slow", "gaps"]);
 const SLOWNESS = new Set(["server_slow", "device_slow"]);
 const HELP_BY_KEY = Object.freeze({ loading: "server" });
-const CAPTION_CAUSES = Object.freeze({
-  missing: "Whisper is not installed on this server: run “make vendor” there, then restart it.",
-  not_loaded: "Part of this page could not be loaded. Is the server still running? Reload the page.",
-  unreachable:
-    "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
-    "this browser needs none.",
-  browser: "This browser's own speech recognition does not run here. Choose Whisper in Settings.",
-  storage: "There is not enough browser storage. Delete a model on the Transcribe page, or choose a smaller one.",
-});
 
 export class Notices {
   /** `resume()`: resume audio; `help(topic)`: open the help; `facts()`: what diagnose() gets. */
@@ -229,8 +229,7 @@ export class Notices {
 
   _onCaptions({ state, why, message }) {
     if (state === "not_ready") {
-      const refusal = why in REFUSALS ? refusalMessage({ why }, location).text : undefined;
-      const text = CAPTION_CAUSES[why] ?? refusal ?? `${message} Choose another model in Settings.`;
+      const text = captionsProblem({ why, message }, location);
       this._show("captions", "warn", "Your words are not shown", text, { help: "captions" });
     } else if (state === "behind") {
       const text = "Whisper cannot keep up. A smaller model is faster; choose one in Settings.";
