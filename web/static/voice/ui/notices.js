@@ -303,7 +303,7 @@ export class Notices {
     if (shown === undefined) return;
     clearTimeout(shown.timer);
     const next = shown.box.nextElementSibling ?? shown.box.previousElementSibling;
-    if (next !== null && shown.box.nextElementSibling === null) this._root.append(next); // a low window shows only the last
+    if (next !== null && shown.box.nextElementSibling === null) this._root.append(next); // a small window shows only the last
     moveFocusFrom(shown.box, next?.querySelector(".close"), document.getElementById("talk"));
     shown.box.remove();
     this._shown.delete(key);
