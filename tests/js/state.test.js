@@ -426,6 +426,15 @@ test("a sentence that Stop cuts is interrupted, a finished one is not", () => {
   }
 });
 
+test("a second conversation has its own date, since its times begin anew", () => {
+  const log = conversation();
+  log.agentText({ text: "hello", final: true }, 9000);
+  const secondMs = Date.UTC(2026, 5, 1);
+  log.start(60_000, secondMs);
+  log.agentText({ text: "again", final: true }, 61_000);
+  ok(log.text().includes(`--- New conversation, ${new Date(secondMs).toLocaleString()} ---\n0:01  Agent: Again`), log.text());
+});
+
 test("the user's words are missing until there are some", () => {
   const log = conversation();
   equal(log.isWithoutUser, false); // nothing was said

@@ -58,6 +58,8 @@ button { font: inherit; font-size: .92rem; color: inherit; min-height: 44px; pad
 code { font: .88rem/1.6 ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", monospace; }
 a { color: inherit; text-underline-offset: .2em; }
 footer { margin-top: 2.5rem; color: var(--faint); font-size: .92rem; }
+@media (max-height: 30rem) { main { padding-top: 1rem; } .wave { display: none; }
+  .lead, .start { margin-bottom: 1rem; } }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin: 0 0 .6rem; } }
 """
 STYLE_HASH = f"sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}"
@@ -82,8 +84,8 @@ _PAGE = """<!doctype html>
 {% for speaker, x, height in bars %}<rect class="{{ speaker }}" x="{{ x }}" y="{{ 40 - height / 2 }}"
  width="5" height="{{ height }}" rx="2.5"/>{% endfor %}</svg>
 <h1>Talk to a local speech model</h1>
-<p class="lead">Talk and listen at the same time: the model hears you while it speaks. Audio and words
-go to {{ computer }} and no further.</p>
+<p class="lead">Talk in real time: the model listens while it speaks.
+Audio and words go to {{ computer }} and no further.</p>
 <div class="start"><a class="talk" href="./packet-voice">Open the voice page</a>
 <p class="state {{ 'ready' if ready else 'waiting' }}" id="state" role="status">
 <strong>{{ headline }}.</strong> <span>{{ sentence }}</span></p></div>

@@ -42,8 +42,8 @@ export class TranscriptLog {
     return this._hasUserSpoken && !this.lines.some(({ who }) => who === "user");
   }
 
-  /** A conversation starts; the first one needs no divider. */
-  start(nowMs, epochMs, divider = "New conversation") {
+  /** A conversation starts; the first one needs no divider. Times begin anew, so the divider has the date. */
+  start(nowMs, epochMs, divider = `New conversation, ${new Date(epochMs).toLocaleString()}`) {
     if (this.lines.length > 0) this._divide(divider);
     this.startedAt ??= epochMs;
     this._startedMs = nowMs;
