@@ -1,6 +1,6 @@
 import { HistoryStore } from "voice/history-store.js";
 import { findRefusal } from "voice/protocol/refusal.js";
-import { recordingOf } from "voice/questions.js";
+import { asQuestion, recordingOf } from "voice/questions.js";
 import { AgentLevel, describeState, serverState, withoutOwnSession } from "voice/state.js";
 import { TranscriptLog, plainText, sentenceCase } from "voice/transcript-log.js";
 import { Metrics } from "voice/ui/metrics.js";
@@ -350,6 +350,7 @@ test("when storage is full the oldest conversations make room", () => {
 test("a question has a recording whatever its case and punctuation; others have none", () => {
   ok(recordingOf("What is three plus four?")?.endsWith("/questions/what-is-three-plus-four.wav"), "not found");
   equal([recordingOf("what is five"), recordingOf("")], [null, null]);
+  equal(["who are you", "Who are you?", "Say yes."].map(asQuestion), ["who are you?", "Who are you?", "Say yes."]);
 });
 
 test("when to try again is said where the server says it", () => {
