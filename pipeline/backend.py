@@ -20,6 +20,7 @@ import os
 import platform
 import signal
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,11 +180,24 @@ def set_blas_threads(*, all_cores: bool) -> None:
     native = kernels()
     if isinstance(native, Library):
         given = os.environ[_THREADS]
+        if all_cores:  # with a third of them two servers may have enough cores
+            native.native.set_turns(_turns_path())
         native.native.set_threads(int(given) if machine.threads_from_user and given.isdecimal() else threads)
     if machine.threads_from_user or machine.blas.name not in _SET_THREADS:
         return
     ctypes.CDLL(machine.blas.path)[_SET_THREADS[machine.blas.name]](threads)
     os.environ[_THREADS] = str(threads)  # read by `core_affinity`
+
+
+def _turns_path() -> str:
+    """The file by which servers of one user take turns in using all cores for a product; "" for none."""
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR", ""))
+    if not (folder.is_absolute() and os.access(folder, os.W_OK)):
+        try:
+            folder = Path(tempfile.gettempdir())
+        except FileNotFoundError:
+            return ""
+    return str(folder / f"packet-voice-threads-{os.getuid()}")
 
 
 def kernels() -> Library | Unavailable:

@@ -463,7 +463,7 @@ def read_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file cannot be read, is not a JSON object, or has an invalid setting.
     """
     file = path / "config.json" if path.is_dir() else path
-    bare = path.is_dir() and not file.exists() and any(path.glob("*.safetensors"))
+    bare = path.is_dir() and not (file.exists() or file.is_symlink()) and any(path.glob("*.safetensors"))
     name = file.parent.resolve().name if file.name == "config.json" else file.stem
     return make_config({} if bare else read_object(file), file, overrides, name)
 

@@ -10,6 +10,7 @@ What belongs here: requests to the hub. What does not: which files a model needs
 """
 
 import errno
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +40,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # documented, 
 
 from pipeline.config import HubAddress
 from pipeline.errors import HubError
+from pipeline.system.inputs import TOKEN_FILE_BYTES, read_bytes
 
 # The client would send the hub information about the program, and look it up there.
 constants.HF_HUB_DISABLE_TELEMETRY = True
@@ -48,6 +50,7 @@ _HEAD_BYTES: Final = 1 << 20  # holds the header of every published checkpoint i
 _LENGTH_BYTES: Final = 8  # the first bytes of a safetensors file: the length of its header
 _ELSEWHERE: Final = "set HF_HOME to a folder on another disk"
 _ENVIRONMENT: Final = "check HF_ENDPOINT, HF_HOME, SSL_CERT_FILE and the proxy variables of the environment"
+_TOKEN_VARIABLES: Final = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -62,7 +65,19 @@ class Access:
 
 def access() -> Access:
     """How huggingface_hub would reach the hub in this process."""
+    _check_token_file()
     return Access(constants.ENDPOINT, client.get_token(), constants.HF_HUB_OFFLINE)
+
+
+def _check_token_file() -> None:
+    """Raise an OSError where the client would wait for the token's file, or read it without an end."""
+    path = Path(constants.HF_TOKEN_PATH)
+    if any(os.environ.get(name) for name in _TOKEN_VARIABLES):
+        return  # these come first
+    if path.is_fifo() or path.is_socket():
+        raise OSError(errno.EINVAL, "not a file with a token", str(path))
+    if path.exists():
+        read_bytes(path, TOKEN_FILE_BYTES)
 
 
 class Repository:
@@ -85,6 +100,7 @@ class Repository:
         self._folder: Path | None = None
         try:
             with self._failing():
+                _check_token_file()
                 info = self._api.model_info(
                     address.repo, revision=address.revision, timeout=_TIMEOUT_S, files_metadata=True
                 )

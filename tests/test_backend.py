@@ -4,7 +4,9 @@ import ctypes
 import os
 import subprocess
 import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import pytest
 
@@ -92,3 +94,18 @@ def test_a_child_process_does_not_inherit_what_prepare_added() -> None:
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["True", "True"]
+
+
+def test_servers_find_the_same_file_for_turns(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the folder of the user's session, else in that for temporary files; without either there is none."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    assert Path(backend._turns_path()).parent == tmp_path
+    monkeypatch.setenv("XDG_RUNTIME_DIR", "relative")
+    monkeypatch.setattr(tempfile, "gettempdir", lambda: str(tmp_path / "temporary"))
+    assert Path(backend._turns_path()).parent == tmp_path / "temporary"
+
+    def refuse() -> str:
+        raise FileNotFoundError
+
+    monkeypatch.setattr(tempfile, "gettempdir", refuse)
+    assert backend._turns_path() == ""

@@ -91,3 +91,12 @@ def test_sampling_defaults_come_from_settings_then_checkpoint_then_lmgen(tmp_pat
     sampling = settings.sampling_for({"temp": 0.9, "temp_text": 0.6}, seed=7)
     assert (sampling.temperature, sampling.text_temperature, sampling.top_k) == (0.5, 0.6, 250)
     assert sampling.seed == 7
+
+
+def test_a_link_that_leads_nowhere_is_no_absent_config(tmp_path: Path) -> None:
+    """As where a cache was emptied: a folder without a config would be served with other files."""
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert read_config(tmp_path).model == {}
+    (tmp_path / "config.json").symlink_to(tmp_path / "absent")
+    with pytest.raises(ConfigError, match="no such file"):
+        read_config(tmp_path)

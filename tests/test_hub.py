@@ -1,5 +1,6 @@
 """Repositories are downloaded by the real client: over sockets, interrupted, refused, and without network."""
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,3 +192,25 @@ def test_access_is_that_of_huggingface_hub(hub: Hub, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert (access().token, access().offline) == (TOKEN, True)
     assert TOKEN not in repr(access())
+
+
+@pytest.mark.parametrize("kind", ["zero", "fifo", "socket"])
+def test_a_token_file_that_cannot_be_one_is_an_error_of_the_hub(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
+) -> None:
+    """Nobody waits for what nobody writes, or reads what does not end; HF_TOKEN comes before it."""
+    path = tmp_path / "token"
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(path))
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "zero":
+            path.symlink_to("/dev/zero")
+        elif kind == "fifo":
+            os.mkfifo(path)
+        else:
+            listener.bind(str(path))
+        with pytest.raises(OSError, match="token"):
+            access()
+        with pytest.raises(HubError, match="HF_HOME"):
+            open_repository()
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        assert access().token == TOKEN

@@ -1,7 +1,10 @@
 """`pipeline.run` as a real process: speech over a socket, signals, and every start-up error."""
 
+import contextlib
 import json
 import os
+import pty
+import re
 import shutil
 import signal
 import socket
@@ -151,6 +154,23 @@ def test_the_exit_code_depends_on_the_signal(checkpoint: Path, number: int, code
         process.send_signal(number)
         process.stderr.read()
     assert process.returncode == code
+
+
+def test_on_a_terminal_the_server_says_what_to_open(checkpoint: Path) -> None:
+    """Once it is ready, and how to stop it: whoever typed `make run` sees that."""
+    ours, terminal = pty.openpty()
+    command = [sys.executable, "-m", "pipeline.run", "--config", str(checkpoint), "--set", "server.port=0"]
+    with subprocess.Popen(command, cwd=ROOT, stderr=terminal) as process, os.fdopen(ours, "rb") as shown:
+        os.close(terminal)
+        lines = []
+        with contextlib.suppress(OSError):  # which is the end of a terminal
+            for line in iter(shown.readline, b""):
+                lines.append(line.strip())
+                if b"model_delay_ms" in line:  # it is ready
+                    process.terminate()
+    (line,) = (line for line in lines if line.startswith(b"Open "))
+    page = rb"Open http://127\.0\.0\.1:\d+/packet-voice in a browser\. Ctrl-C stops the server\."
+    assert re.fullmatch(page, line)
 
 
 def failed(done: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -69,8 +69,8 @@ def is_answered(port: int) -> bool:
 
 @pytest.mark.parametrize("redirect", ["2>/dev/full", "2>&-", "<&- >&- 2>&-"])
 def test_a_log_that_cannot_be_written_costs_its_lines(checkpoint: Path, redirect: str) -> None:
-    """On a full disk and with closed streams the server starts, answers and drains."""
-    with serving(checkpoint, redirect=redirect) as (port, process):
+    """On a full disk and with closed streams the server starts, answers and drains; traces are lines, too."""
+    with serving(checkpoint, "log.trace_every=1", redirect=redirect) as (port, process):
         assert is_answered(port)
         assert (health(port)["log"]["lostLines"] > 0) == (redirect == "2>/dev/full")
         assert stop(process) == 0

@@ -169,6 +169,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.lanes < 1:
         parser.error("--lanes must be positive")
 
+    # First, because a mistake in the command line is told by it.
+    measured = _measure(options, wanted) if wanted & {"stages", "memory", "server", "profile"} else {}
     machine = backend.prepare()
     result: dict[str, Any] = {"device": machine.device, "blas": machine.blas.name}
     if "load" in wanted:
@@ -176,8 +178,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result |= {"name": str(config or "random"), "load": _load(config, options.set)}
     if "dialects" in wanted:
         result["dialects"] = time_dialects(10 * options.frames)
-    if wanted & {"stages", "memory", "server", "profile"}:
-        result |= _measure(options, wanted)
+    result |= measured
     print(json.dumps(result) if options.json else _table(result))
     return 0
 

@@ -22,7 +22,8 @@ import json
 import ssl
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final
@@ -30,7 +31,8 @@ from typing import Any, Final
 import trio
 
 from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.config import Config, Server
+from pipeline.config import Config, Server, Source
+from pipeline.errors import ConfigError
 from pipeline.install.program_name import program
 from pipeline.lan.credentials import prepare
 from pipeline.loadtest.client import ViolationError
@@ -83,26 +85,44 @@ def _server_settings(options: argparse.Namespace, lanes: int) -> list[str]:
     ]
 
 
+@contextmanager
+def serving(
+    config: Source, settings: Sequence[str], *, tls: ssl.SSLContext | None = None
+) -> Iterator[ServerProcess]:
+    """The server of a scenario. Where it ends in the middle, that is the error, not what came of it.
+
+    Raises:
+        ServerStartError: it did not start.
+        ServerEndedError: it ended before the scenario did.
+    """
+    with start_server(config, settings, tls=tls) as server:
+        try:
+            yield server
+        except Exception:
+            server.check_running()
+            raise
+
+
 def run_mixed_load(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     """Normal and faulty sessions together."""
     faulty = round(options.sessions * options.misbehaving)
     load = Load(options.sessions - faulty, faulty, round(60 * options.minutes, 3), options.seed)
     lanes = max(config.settings.lanes.max or 0, options.sessions + faulty + SPARE_LANES)
-    with start_server(options.config, _server_settings(options, lanes)) as server:
+    with serving(options.config, _server_settings(options, lanes)) as server:
         return _stopped(trio.run(partial(run_load, server, load, grace_s=_grace_s(config))), server)
 
 
 def run_ramp(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     """More and more normal sessions."""
     most, seconds = options.ramp, round(60 * options.minutes, 3)
-    with start_server(options.config, _server_settings(options, most)) as server:
+    with serving(options.config, _server_settings(options, most)) as server:
         run = partial(ramp, server, most, seconds, options.seed, grace_s=_grace_s(config), report=_progress)
         return _stopped(trio.run(run), server)
 
 
 def run_stall(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
     """A server that is suspended for a while."""
-    with start_server(options.config, _server_settings(options, STALLED_SESSIONS)) as server:
+    with serving(options.config, _server_settings(options, STALLED_SESSIONS)) as server:
         return _stopped(trio.run(stall, server, STALLED_SESSIONS, options.stall), server)
 
 
@@ -118,7 +138,7 @@ def run_flood(options: argparse.Namespace, config: Config) -> dict[str, Any]:  #
             continue
         with tempfile.TemporaryDirectory() as folder:
             tls, own = _own_tls(folder) if encrypted else (None, [])
-            with start_server(options.config, [*settings, *own], tls=tls) as server:
+            with serving(options.config, [*settings, *own], tls=tls) as server:
                 part = _stopped(trio.run(measure_floods, server, some), server)
         result["floods"] |= part["floods"]
         result["violations"] += part["violations"]
@@ -141,7 +161,7 @@ def run_fuzz(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     except ViolationError as error:
         result["violations"].append(str(error))
     packets = max(1, options.fuzz // SOCKET_SHARE)
-    with start_server(options.config, _server_settings(options, STALLED_SESSIONS)) as server:
+    with serving(options.config, _server_settings(options, STALLED_SESSIONS)) as server:
 
         async def over_sockets() -> None:
             monitor = ServerMonitor(server, grace_s=_grace_s(config))
@@ -159,7 +179,7 @@ def run_fuzz(options: argparse.Namespace, config: Config) -> dict[str, Any]:
 def run_dialects(options: argparse.Namespace, config: Config) -> dict[str, Any]:  # noqa: ARG001
     """The cost of each dialect."""
     seconds = 60 * options.minutes / 5
-    with start_server(options.config, _server_settings(options, options.sessions + SPARE_LANES)) as server:
+    with serving(options.config, _server_settings(options, options.sessions + SPARE_LANES)) as server:
         run = partial(measure_dialects, server, options.sessions, seconds, options.dialects)
         return _stopped(trio.run(run), server)
 
@@ -213,6 +233,9 @@ SCENARIOS: Final[dict[str, Callable[[argparse.Namespace, Config], dict[str, Any]
 }
 
 
+WITHOUT_SERVER: Final = frozenset({"ticks", "steps"})
+
+
 def _stopped(result: dict[str, Any], server: ServerProcess) -> dict[str, Any]:
     """The result, with a violation added where the server does not exit normally after the load."""
     log_bytes = len(server.logged())
@@ -221,6 +244,18 @@ def _stopped(result: dict[str, Any], server: ServerProcess) -> dict[str, Any]:
         last = server.logged()[log_bytes:][-2000:]
         result["violations"].append(f"after SIGTERM the server exited with {exit_code}, not 0: {last}")
     return result
+
+
+def _check_server(server: Server) -> None:
+    """Raise a `ConfigError` if the clients of a load test could not talk to a server with these settings."""
+    needed = {"tls": None, "tls_cert": None, "token": None, "token_file": None, "host": "127.0.0.1"}
+    for key, value in needed.items():
+        if getattr(server, key) not in (value, value and "localhost"):
+            raise ConfigError(
+                f"pipeline.server.{key}",
+                "a load test connects to 127.0.0.1, without TLS and without a token: "
+                f"add --set server.{key}={value or 'null'}",
+            )
 
 
 def _grace_s(config: Config) -> float:
@@ -305,6 +340,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     config = open_config(options.config, options.set, check=open_stages)
     chosen = {name: run for name, run in SCENARIOS.items() if getattr(options, name) is not None}
+    if not chosen or chosen.keys() - WITHOUT_SERVER:
+        _check_server(config.settings.server)
     results = {name: run(options, config) for name, run in (chosen or {"load": run_mixed_load}).items()}
     for name, result in results.items():
         _print(name, result)

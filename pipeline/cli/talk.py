@@ -35,13 +35,14 @@ from pipeline.install.program_name import program
 from pipeline.protocol.metadata import Configure
 from pipeline.protocol.objects import FieldError, from_fields, to_fields
 from pipeline.system.command import ending_signals
-from pipeline.system.inputs import TOKEN_FILE_BYTES, read_text
+from pipeline.system.inputs import TOKEN_FILE_BYTES, read_bytes, read_text
 from pipeline.system.outputs import STDOUT
 from pipeline.values import Pcm
 
 URL: Final = "ws://127.0.0.1:8788/ws"
 _LOOPBACK: Final = ("127.0.0.1", "::1", "localhost")
 FAILED: Final = 1
+AUTHORITIES_BYTES: Final = 1 << 22  # those of a system are 220 kB
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -132,9 +133,13 @@ def _credentials(arguments: argparse.Namespace) -> ClientCredentials:
             token = read_text(arguments.token_file, TOKEN_FILE_BYTES).strip()
         if arguments.ca is not None:
             tls = ssl.create_default_context()
-            tls.load_verify_locations(arguments.ca)
-    except OSError as error:  # ssl.SSLError is one
-        raise ValueError(f"{error.filename or arguments.ca}: {error.strerror or 'not a PEM file'}") from None
+            pem = read_bytes(arguments.ca, AUTHORITIES_BYTES)
+            # Comments may be in any language; only ASCII is accepted, and no empty text.
+            tls.load_verify_locations(cadata=pem.decode("ascii", errors="ignore") or "none")
+    except ssl.SSLError:
+        raise ValueError(f"{arguments.ca}: not a PEM file") from None
+    except OSError as error:
+        raise ValueError(f"{error.filename}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{arguments.token_file} does not contain a token") from None
     if token is not None and not (token.isascii() and token.isprintable()):

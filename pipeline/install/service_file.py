@@ -14,6 +14,7 @@ import msgspec
 
 from pipeline.errors import ConfigError
 from pipeline.install.paths import config_folder
+from pipeline.system.inputs import read_bytes
 
 FILE_NAME: Final = "service.json"
 _PRIVATE: Final = 0o600  # the environment may hold a token
@@ -41,7 +42,7 @@ class ServiceOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """
         file = _file()
         try:
-            return msgspec.json.decode(file.read_bytes(), type=cls)
+            return msgspec.json.decode(read_bytes(file), type=cls)
         except FileNotFoundError:
             return None
         except OSError as error:

@@ -75,6 +75,8 @@ def find_compiler() -> list[str]:
     for command in commands:
         if command and shutil.which(command[0]):
             return command
+    if given:
+        raise BuildError(f"there is no compiler {given}, which CXX names")
     raise BuildError("no C++ compiler found; install one (Debian: apt-get install g++) and run make kernels")
 
 

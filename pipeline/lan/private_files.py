@@ -7,15 +7,19 @@ time take turns.
 import errno
 import fcntl
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+from pipeline.system.inputs import read_stream
+
 _PRIVATE_FOLDER: Final = 0o700
 _PRIVATE_FILE: Final = 0o600
 _PUBLIC_FILE: Final = 0o644
+_FILE_BYTES: Final = 1 << 20
 _OTHERS: Final = 0o077
 _OTHERS_WRITE: Final = 0o022
 
@@ -43,9 +47,10 @@ def read(path: Path, *, public: bool = False) -> bytes | None:
     """The content of the file, None if there is none. Unless `public`, remove the access of other users."""
     try:
         with path.open("rb") as file:
-            if not public and os.fstat(file.fileno()).st_mode & _OTHERS:
+            mode = os.fstat(file.fileno()).st_mode
+            if not public and stat.S_ISREG(mode) and mode & _OTHERS:  # a device is everybody's
                 os.fchmod(file.fileno(), _PRIVATE_FILE)
-            return file.read()
+            return read_stream(file, _FILE_BYTES)
     except FileNotFoundError:
         return None
 

@@ -16,7 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -27,11 +27,18 @@ from pipeline.errors import StartupError
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 15.0
+ENDING_S = 1.0  # from when its sockets are closed until its process has ended
 _POLL_S = 0.05
 
 
 class ServerStartError(StartupError):
     """The server did not start, or did not become ready."""
+
+    exit_code = 1
+
+
+class ServerEndedError(StartupError):
+    """The server's process ended in the middle of a measurement."""
 
     exit_code = 1
 
@@ -94,6 +101,13 @@ class ServerProcess:
         """Stop it with a signal; its exit code, None where it had to be killed."""
         self._process.send_signal(number)
         return self.wait()
+
+    def check_running(self) -> None:
+        """Raise a `ServerEndedError` with its last log line if it has ended."""
+        with suppress(subprocess.TimeoutExpired):
+            exit_code = self._process.wait(ENDING_S)
+            last = "".join(self.logged().strip().splitlines()[-1:])
+            raise ServerEndedError(f"the server ended with exit code {exit_code} under the load: {last}")
 
     def wait(self) -> int | None:
         """Wait until it has exited; its exit code, None where it had to be killed."""

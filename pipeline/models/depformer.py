@@ -16,7 +16,7 @@ from mlx import nn
 from pipeline.models.checkpoint.lm_config import LmConfig
 from pipeline.models.evaluation import EvalSchedule
 from pipeline.models.layers.transformer import TransformerLayer, apply_position_embedding
-from pipeline.models.sampling import BatchSampler, Sampler
+from pipeline.models.sampling import Sampler, SamplingBatch
 
 
 class KVCache(NamedTuple):
@@ -30,12 +30,15 @@ Predict = Callable[[int, mx.array, list[KVCache]], tuple[mx.array, list[KVCache]
 
 
 class DepformerKernel(Protocol):
-    """Samples all codes of a step at once."""
+    """Samples all tokens of a step at once."""
 
     def sample(
-        self, context: mx.array, text: mx.array, sampler: BatchSampler, codebooks: int, cfg_coef: float
-    ) -> mx.array:
-        """Codes `[w, codebooks]` from the context `[w, D]` (`[2w, D]` with guidance) and the `text [w]`."""
+        self, context: mx.array, batch: SamplingBatch, codebooks: int, cfg_coef: float
+    ) -> tuple[mx.array, mx.array]:
+        """Text `[w]` and codes `[w, codebooks]`.
+
+        `context [w, D]`, with guidance `[2w, D]`: the temporal transformer's output.
+        """
 
 
 def sample_codes(text: mx.array, predict: Predict, sampler: Sampler, codebooks: int) -> mx.array:

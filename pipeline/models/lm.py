@@ -327,13 +327,12 @@ class LmModel(nn.Module):
 
         `context` is the temporal transformer's output in this step. `codebooks`: how many, from the first.
         """
-        context = self.out_norm(context)
-        text = sampler.text(self._apply_cfg(self.text_linear(context).astype(mx.float32)))
         count = self.config.dep_q if codebooks is None else codebooks
         kernel = self.depformer.kernel
         if kernel is not None and isinstance(sampler, BatchSampler):
-            codes = kernel.sample(context, text, sampler, count, self.cfg_coef)
-            return text.astype(mx.int32), codes
+            return kernel.sample(context, sampler.batch, count, self.cfg_coef)
+        context = self.out_norm(context)
+        text = sampler.text(self._apply_cfg(self.text_linear(context).astype(mx.float32)))
         inputs = self._depformer_inputs(context)
 
         def predict(codebook: int, token: mx.array, cache: list[KVCache]) -> tuple[mx.array, list[KVCache]]:

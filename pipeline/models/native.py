@@ -35,7 +35,7 @@ from pipeline.models.layers.transformer import (
 from pipeline.models.lm import LmModel
 from pipeline.models.mimi import Mimi
 from pipeline.models.quantizer import ResidualVectorQuantizer, SplitResidualVectorQuantizer
-from pipeline.models.sampling import BatchSampler
+from pipeline.models.sampling import SamplingBatch
 from pipeline.models.seanet import Convolutions, convolutions
 
 Matrix = Any  # of the native library, as are the other classes that it makes
@@ -166,7 +166,7 @@ class TransformerKernel:
 
 
 class DepformerKernel:
-    """All codebooks of a step in one operation: the depth transformer's layers, its heads, and sampling."""
+    """All tokens of a step in one operation: output norm, text, the depth transformer, their sampling."""
 
     def __init__(self, library: Library, model: LmModel) -> None:
         config = model.config
@@ -187,8 +187,15 @@ class DepformerKernel:
                     _floats(head.bias) if "bias" in head else None,
                 )
             )
-        self._native = library.native.Depformer(layers, books)
-        self._shared = None if config.depformer_multi_linear else model.depformer_in[0]
+        text = model.text_linear
+        head = library.native.TextHead(
+            _norm(library, model.out_norm),
+            matrix(library, text),
+            _floats(text.bias) if "bias" in text else None,
+            config.existing_text_padding_id,
+        )
+        shared = None if config.depformer_multi_linear else matrix(library, model.depformer_in[0])
+        self._native = library.native.Depformer(layers, head, shared, books)
 
     @staticmethod
     def supports(model: LmModel) -> bool:
@@ -198,20 +205,27 @@ class DepformerKernel:
         return not sinusoids and not any(table.normed for table in tables)
 
     def sample(
-        self, context: mx.array, text: mx.array, sampler: BatchSampler, codebooks: int, cfg_coef: float
-    ) -> mx.array:
-        """Codes `[w, codebooks]` from the context `[w, D]` (`[2w, D]` with guidance) and the `text [w]`."""
-        tensors = sampler.audio_tensors
-        codes: mx.array = self._native.sample(
-            context if self._shared is None else self._shared(context),
-            text,
-            sampler.audio_uniforms,
+        self, context: mx.array, batch: SamplingBatch, codebooks: int, cfg_coef: float
+    ) -> tuple[mx.array, mx.array]:
+        """As the protocol says: the output norm is applied here, too."""
+        repeated = [
+            np.unique(tokens).tolist() if penalty != 1 else []
+            for tokens, penalty in zip(batch.repetition_context, batch.repetition_penalty, strict=True)
+        ]
+        tokens: mx.array = self._native.sample(
+            context,
             codebooks,
-            tensors.temperature.tolist(),
-            tensors.top_k.tolist(),
+            batch.text.temperature.tolist(),
+            batch.text.top_k.tolist(),
+            batch.padding_bias.tolist(),
+            batch.repetition_penalty.tolist(),
+            repeated,
+            batch.audio.temperature.tolist(),
+            batch.audio.top_k.tolist(),
+            [] if batch.uniforms is None else batch.uniforms[:, : 1 + codebooks].ravel().tolist(),
             cfg_coef,
         )
-        return codes
+        return tokens[:, 0], tokens[:, 1:]
 
 
 class QuantizerKernel:

@@ -8,6 +8,7 @@ which takes one uniform. Sampling inside a compiled function: `pipeline.models.c
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Final, Protocol
 
 import mlx.core as mx
@@ -249,26 +250,32 @@ class TokenSampler:
 
 
 class BatchSampler:
-    """Samples by a `SamplingBatch`; parameters that no row uses take no operations."""
+    """Samples by a `SamplingBatch`; parameters that no row uses take no operations.
+
+    A kernel looks at the `batch` instead (`models.native`), and then nothing is computed here.
+    """
 
     def __init__(self, batch: SamplingBatch, padding_id: int) -> None:
-        self._batch = batch
+        self.batch = batch
         self._padding_id = padding_id
-        self._text, self._audio = TokenSampler(batch.text), TokenSampler(batch.audio)
-        uniforms = batch.uniforms
-        self.audio_tensors = batch.audio
-        # Each [w, 1].
-        self._uniforms = None if uniforms is None else mx.split(mx.array(uniforms), uniforms.shape[1], axis=1)
 
-    @property
-    def audio_uniforms(self) -> mx.array | None:
-        """Random numbers `[w, dep_q]` of all codebooks; None where all rows are greedy."""
-        uniforms = self._batch.uniforms
-        return None if uniforms is None else mx.array(uniforms[:, 1:])
+    @cached_property
+    def _text(self) -> TokenSampler:
+        return TokenSampler(self.batch.text)
+
+    @cached_property
+    def _audio(self) -> TokenSampler:
+        return TokenSampler(self.batch.audio)
+
+    @cached_property
+    def _uniforms(self) -> Sequence[mx.array] | None:
+        """Each `[w, 1]`; None where all rows are greedy."""
+        uniforms = self.batch.uniforms
+        return None if uniforms is None else tuple(mx.split(mx.array(uniforms), uniforms.shape[1], axis=1))
 
     def text(self, logits: mx.array) -> mx.array:
         """`[w, V]` → `[w]` integers."""
-        return self._text.sample(process_text_logits(logits, self._batch, self._padding_id), self._uniform(0))
+        return self._text.sample(process_text_logits(logits, self.batch, self._padding_id), self._uniform(0))
 
     def audio(self, logits: mx.array, codebook: int) -> mx.array:
         """The same, of one codebook."""

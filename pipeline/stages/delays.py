@@ -60,6 +60,8 @@ class DelayedTokenCache:
         self._delays = np.array(pattern.delays)
         self._agent = self._delays[: 1 + pattern.dep_q]
         self._user = self._delays[1 + pattern.dep_q :]
+        columns = np.arange(len(self._delays))
+        self._agent_columns, self._user_columns = columns[: 1 + pattern.dep_q], columns[1 + pattern.dep_q :]
         self._span = pattern.max_delay + 2
         self._tokens: Ints = np.zeros((rows, len(pattern.delays), self._span), np.int32)
         self.steps = np.zeros(rows, np.int64)
@@ -82,10 +84,8 @@ class DelayedTokenCache:
         """Write the users' frames `[w, n_user]` and read the step's input `[w, 1 + n_q]`."""
         index = np.asarray(rows)
         step = self.steps[index, None]
-        first_user = 1 + self.pattern.dep_q
-        codebooks = np.arange(first_user, len(self._delays))
-        self._tokens[index[:, None], codebooks, (step + self._user) % self._span] = user
-        current = np.take_along_axis(self._tokens[index], step[:, :, None] % self._span, axis=2)[..., 0]
+        self._tokens[index[:, None], self._user_columns, (step + self._user) % self._span] = user
+        current = self._tokens[index, :, step[:, 0] % self._span]
         return np.where(step <= self._delays, self.pattern.initial, current)
 
     def push(self, rows: Sequence[int] | Ints, text: Ints, audio: Ints) -> list[Codes | None]:
@@ -96,10 +96,9 @@ class DelayedTokenCache:
         index = np.asarray(rows)
         self.steps[index] += 1
         step = self.steps[index, None]
-        codebooks = np.arange(len(self._agent))
         produced = np.concatenate([text[:, None], audio], axis=1)
-        self._tokens[index[:, None], codebooks, step % self._span] = produced
+        self._tokens[index[:, None], self._agent_columns, step % self._span] = produced
         positions = (step - self.pattern.max_delay + self._agent) % self._span
-        frames = self._tokens[index[:, None], codebooks, positions][:, 1:]
+        frames = self._tokens[index[:, None], self._agent_columns, positions][:, 1:]
         ready = self.steps[index] > self.pattern.max_delay
         return [codes if complete else None for codes, complete in zip(frames, ready, strict=True)]

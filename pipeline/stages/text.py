@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 import sentencepiece
 
 from pipeline.errors import WeightsError
+from pipeline.system.inputs import read_bytes
 from pipeline.values import Text, TextFinal, TextPartial
 
 
@@ -58,10 +59,15 @@ class SentencePiece:
         """
         if not path.is_file():
             raise WeightsError(str(path), "no such file")
-        try:
-            self._pieces = sentencepiece.SentencePieceProcessor(model_file=str(path))
-        except (OSError, RuntimeError) as error:
+        try:  # the library would read all of a file, however long it is
+            model = read_bytes(path)
+            self._pieces = sentencepiece.SentencePieceProcessor(model_proto=model)
+        except OSError as error:
+            raise WeightsError(str(path), f"cannot be read ({error.strerror})") from None
+        except RuntimeError as error:
             raise WeightsError(str(path), "not a SentencePiece model") from error
+        if not model:  # which the library takes for none given
+            raise WeightsError(str(path), "not a SentencePiece model: the file is empty")
         pieces = self._pieces.vocab_size()
         if pieces != vocabulary:
             raise WeightsError(str(path), f"has {pieces} pieces, but the model's text_card is {vocabulary}")

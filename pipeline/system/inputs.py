@@ -8,7 +8,7 @@ import errno
 import json
 import os
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 FILE_BYTES: Final = 1 << 26  # of a file that is read at once: the longest index of a checkpoint is 10 MB
 TOKEN_FILE_BYTES: Final = 1 << 16
@@ -21,11 +21,32 @@ def read_text(path: Path, at_most_bytes: int = FILE_BYTES) -> str:
         OSError: it cannot be read, or has more than `at_most_bytes`.
         ValueError: it is something else.
     """
-    with path.open("rb") as file:
-        content = file.read(at_most_bytes + 1)
+    return read_bytes(path, at_most_bytes).decode()
+
+
+def read_bytes(path: Path, at_most_bytes: int = FILE_BYTES) -> bytes:
+    """The content of a file.
+
+    Raises:
+        OSError: it cannot be read, or has more than `at_most_bytes`; with its name.
+    """
+    try:
+        with path.open("rb") as file:
+            return read_stream(file, at_most_bytes)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+def read_stream(file: BinaryIO, at_most_bytes: int = FILE_BYTES) -> bytes:
+    """What is left of an open file, or of a pipe.
+
+    Raises:
+        OSError: it cannot be read, or has more than `at_most_bytes`.
+    """
+    content = file.read(at_most_bytes + 1)
     if len(content) > at_most_bytes:
-        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-    return content.decode()
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return content
 
 
 def parse_json(text: str | bytes) -> Any:  # noqa: ANN401 - any JSON

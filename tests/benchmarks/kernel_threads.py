@@ -5,8 +5,9 @@ Measures the threads of the native kernels by the products of a step of a large 
 
 - `threads`: wall and processor time of a step with one thread, with as many as there are cores, and with each
   helper kept on a core of its own (`pinned`);
-- `processes`: two processes that compute at the same time, each with one thread and each with all cores:
-  steps a second of both together; of a step, processor time and context switches, voluntary and not.
+- `processes`: two processes that compute at the same time, each with one thread, with all cores, and with all
+  cores in turns, as servers do: steps a second of both together; of a step, processor time and switches,
+  voluntary and not.
 
 The variants take turns, and each figure is the best of its rounds, so that other work on the machine matters
 little to the ratios between them.
@@ -18,6 +19,7 @@ import os
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -127,6 +129,7 @@ def keep_best(best: dict[str, dict[str, float]], name: str, found: dict[str, flo
 def compute_beside(stored: str, threads: int, options: argparse.Namespace) -> None:
     """One of several processes: start when a line comes, and print what was measured."""
     library = load_library()
+    library.native.set_turns(options.turns)
     library.native.set_threads(threads)
     step = make_step(library, stored, options.megabytes)
     print("ready", flush=True)
@@ -135,15 +138,21 @@ def compute_beside(stored: str, threads: int, options: argparse.Namespace) -> No
 
 
 def compare_processes(stored: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
-    """Two processes at once, each with one thread, and each with all cores."""
+    """Two processes at once, each with one thread, with all cores, and with all cores in turns."""
     count = resources.usable_cores()
     pairs: dict[str, list[subprocess.Popen[str]]] = {}
+    folder = tempfile.TemporaryDirectory()
+    variants = (
+        ("two of one thread", 1, ""),
+        ("two of all cores", count, ""),
+        ("two in turns", count, str(Path(folder.name, "turns"))),
+    )
     try:
-        for name, threads in (("two of one thread", 1), ("two of all cores", count)):
+        for name, threads, turns in variants:
             pairs[name] = []
             for _ in range(2):
                 command = [
-                    sys.executable, __file__, "--beside", stored, "--threads", str(threads),
+                    sys.executable, __file__, "--beside", stored, "--threads", str(threads), "--turns", turns,
                     "--seconds", str(options.seconds), "--megabytes", str(options.megabytes),
                 ]  # fmt: skip
                 pairs[name].append(
@@ -167,6 +176,7 @@ def compare_processes(stored: str, options: argparse.Namespace) -> dict[str, dic
             for each in pair:
                 each.kill()
                 each.communicate()
+        folder.cleanup()
 
 
 def _line(process: "subprocess.Popen[str]") -> str:
@@ -190,6 +200,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--megabytes", type=float, default=256, help="of weights of a step")
     parser.add_argument("--beside", help=argparse.SUPPRESS)
+    parser.add_argument("--turns", default="", help=argparse.SUPPRESS)
     parser.add_argument("--threads", type=int, default=1, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.beside is not None:

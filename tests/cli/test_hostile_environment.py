@@ -9,9 +9,11 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,11 +23,16 @@ from hypothesis import strategies as st
 
 from actors.hub_proxy.client import HubClient
 from actors.hub_proxy.request import FileRef
-from pipeline.cli import offline, talk, trace, weights
+from pipeline.cli import config_reference, offline, talk, trace, weights
+from pipeline.config import Server
 from pipeline.errors import HubFileError
+from pipeline.stages.text import SentencePiece
 from pipeline.system.command import run_command
+from web.security.listen import ListenConfig
 
 ROOT = Path(__file__).parents[2]
+EMBEDDED = ROOT / "configs/tiny"
+RAW = json.loads((EMBEDDED / "config.json").read_text())
 SPEECH = ROOT / "tests/data/speech.wav"
 DEEP = 100_000 * "["
 REF = FileRef("Xenova/whisper-tiny", "main", "config.json")
@@ -198,16 +205,41 @@ def test_files_of_any_name_and_content_are_a_sentence(
         path.unlink()
 
 
-KINDS = ["folder", "fifo", "socket", "null", "zero", "full", "loop", "nothing", "unreadable"]
-READERS = {
+KINDS = [
+    *("folder", "fifo", "socket", "null", "zero", "full", "loop", "nothing", "unreadable"),
+    *("endless", "huge"),
+]
+
+
+def inspect_with(key: str, path: Path) -> int:
+    """Inspect the embedded model with another file as one of its own."""
+    config = {name: EMBEDDED / each if name.endswith("_name") else each for name, each in RAW.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.json"
+        file.write_text(json.dumps({**config, key: path}, default=str))
+        return weights.main(["inspect", "--config", folder])
+
+
+READERS: dict[str, Callable[[Path], object]] = {
     "talk --in": lambda path: talk.main(["--url", "ws://127.0.0.1:9/ws", "--in", str(path)]),
     "talk --token-file": lambda path: talk.main(
         ["--url", "ws://127.0.0.1:9/ws", "--in", str(SPEECH), "--token-file", str(path)]
     ),
+    "talk --ca": lambda path: talk.main(
+        ["--url", "wss://127.0.0.1:9/ws", "--in", str(SPEECH), "--ca", str(path)]
+    ),
     "offline": lambda path: offline.main([str(path), "-"]),
     "weights": lambda path: weights.main(["inspect", "--config", str(path)]),
+    "config-reference": lambda path: config_reference.main(["--write", str(path)]),
+    "certificate": lambda path: ListenConfig.from_settings(Server(tls_cert=str(path))),
+    "token": lambda path: ListenConfig.from_settings(Server(token_file=str(path))),
+    "tokenizer": lambda path: SentencePiece(path, 8000),
     "trace": lambda path: trace.main([str(path)]),
+    **{key: partial(inspect_with, key) for key in ("moshi_name", "mimi_name", "mimi_config_name")},
 }
+
+# A log may be followed; it is read line by line.
+CASES = [(reader, kind) for reader in READERS for kind in KINDS if (reader, kind) != ("trace", "endless")]
 
 
 @contextlib.contextmanager
@@ -222,9 +254,18 @@ def file_of_kind(kind: str, folder: Path) -> Iterator[Path]:
                 os.mkfifo(path)
                 writer = subprocess.Popen([sys.executable, "-c", f"open({str(path)!r}, 'wb').close()"])
                 stack.callback(writer.wait)
+                stack.callback(writer.kill)  # nobody opened the other end
             case "socket":
                 listener = stack.enter_context(socket.socket(socket.AF_UNIX))
                 listener.bind(str(path))
+            case "endless":
+                os.mkfifo(path)
+                endless = subprocess.Popen(["/bin/sh", "-c", f"exec yes '' >{path}"])
+                stack.callback(endless.wait)
+                stack.callback(endless.kill)
+            case "huge":
+                with path.open("wb") as file:
+                    file.truncate(1 << 40)  # without a block on the disk
             case "loop":
                 path.symlink_to(path)
             case "unreadable":
@@ -237,18 +278,23 @@ def file_of_kind(kind: str, folder: Path) -> Iterator[Path]:
         yield path
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize(("reader", "kind"), CASES)
 def test_files_of_any_kind_are_a_sentence(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], reader: str, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sentence and an exit code, for every argument that names a file to read."""
+    """A sentence and an exit code, for every argument and setting that names a file to read."""
     monkeypatch.setattr("pipeline.audio.sound_file.PIPED_BYTES_MAX", 1 << 16)
+
+    def read() -> int:
+        result = READERS[reader](path)
+        return result if isinstance(result, int) else 0
+
     with file_of_kind(kind, tmp_path) as path:
-        assert run_command(lambda: READERS[reader](path)) in (1, 2, 3)
+        assert run_command(read) in (1, 2, 3)
     printed = capfd.readouterr().err
     assert len(printed.splitlines()) in (1, 2), printed  # the second is where to find help
     assert "internal error" not in printed
+    assert "memory" not in printed  # it was not read until there was no more
 
 
 @pytest.mark.parametrize(
@@ -287,3 +333,31 @@ def test_too_little_of_the_machine_is_a_sentence(checkpoint: Path, limit: str) -
     *logged, sentence = done.stderr.splitlines()
     assert {json.loads(line)["level"] for line in logged} <= {"info", "warning"}
     assert "internal error" not in sentence
+
+
+CLIENT = f"talk --url ws://127.0.0.1:9/ws --in {SPEECH}"
+
+
+@pytest.mark.parametrize(
+    ("command", "limit"),
+    [
+        (CLIENT, "-n 8"),
+        (CLIENT, "-v 300000"),
+        ("weights verify", "-v 600000"),
+        ("loadtest --minutes 0.02", "-n 7"),
+        ("loadtest --minutes 0.02", "-v 600000"),
+    ],
+)
+def test_too_little_of_the_machine_is_a_sentence_of_every_command(command: str, limit: str) -> None:
+    """The last line, and an exit code."""
+    done = subprocess.run(
+        ["/bin/sh", "-c", f"ulimit {limit}; exec {sys.executable} -m pipeline {command}"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode in (1, 2, 3), done.stderr
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr.splitlines()[-1]

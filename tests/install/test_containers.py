@@ -219,6 +219,16 @@ def test_image_names_have_a_version_and_no_registry_host() -> None:
         assert not image.endswith(":latest")
 
 
+def test_images_have_a_digest_or_the_reason_why_not_is_written() -> None:
+    """The reason names what pins one, which the Dockerfile has."""
+    recipe = DOCKERFILE.read_text()
+    named = re.findall(r"^ARG PYTHON_IMAGE=(.+)$", recipe, re.MULTILINE)
+    named += [each["image"] for each in services().values()]
+    reason = (ROOT / "docs/explanation/dependencies.md").read_text()
+    assert all("@sha256:" in image for image in named) or "by tag and not by digest, so that" in reason
+    assert "`--build-arg PYTHON_IMAGE=python@sha256:" in reason
+
+
 @pytest.mark.parametrize("name", list(services()))
 def test_every_service_is_hardened(name: str) -> None:
     """Read-only root, no capabilities, no new privileges, limits on memory and processes."""

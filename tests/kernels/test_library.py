@@ -124,10 +124,17 @@ def test_without_a_compiler_there_is_a_sentence(
     """Set-up goes on, and says what to install."""
     monkeypatch.setattr(library, "folders", lambda: (tmp_path,))
     monkeypatch.setattr(sys, "argv", ["build", "--force"])
-    monkeypatch.setenv("CXX", str(tmp_path / "missing"))
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
     build.main()
     assert "no C++ compiler found" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_compiler_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler -O2")
+    with pytest.raises(build.BuildError, match="no compiler no-such-compiler -O2, which CXX names"):
+        build.find_compiler()
 
 
 def test_a_failing_compiler_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

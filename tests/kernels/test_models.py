@@ -20,8 +20,9 @@ from pipeline.models.layers.transformer import Transformer, TransformerConfig
 from pipeline.models.lm import LmModel
 from pipeline.models.memory import memory_needs
 from pipeline.models.mimi import Mimi
-from pipeline.models.native import TransformerKernel, attach_lm, attach_mimi
+from pipeline.models.native import DepformerKernel, TransformerKernel, attach_lm, attach_mimi
 from pipeline.models.quantization import quantize_checkpoint
+from pipeline.models.sampling import SamplingBatch
 from pipeline.stages.model_stages import ModelStages, open_stages
 from pipeline.values import SamplingParams
 
@@ -277,29 +278,101 @@ def test_kernels_are_a_setting(library: Library, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["pipeline"] == {}
 
 
-def sampled(stages: ModelStages, seeds: list[int], steps: int) -> np.ndarray:
-    """Codes of lanes that draw by different parameters, `[steps, lanes, dep_q]`."""
+def sampled(stages: ModelStages, seeds: list[int], steps: int) -> tuple[np.ndarray, np.ndarray]:
+    """Text `[steps, lanes]` and codes `[steps, lanes, dep_q]` of lanes that draw by different parameters."""
     stepper = stages.load_stepper()
     lanes = list(range(len(seeds)))
+    limits = [0, 3, 1000, 7]  # none; so few that the greatest are kept; more than there are; half of them
     for lane, seed in zip(lanes, seeds, strict=True):
-        stepper.open(lane, SamplingParams(seed=seed, temperature=0.4 * lane, top_k=[0, 3, 1000, 7][lane]))
+        stepper.open(
+            lane,
+            SamplingParams(
+                seed=seed,
+                temperature=0.4 * lane,
+                top_k=limits[lane],
+                text_temperature=0.5 * (3 - lane),
+                text_top_k=limits[3 - lane],
+                padding_bias=[0, 1.5, -2, 0][lane],
+                repetition_penalty=[1, 1.3, 1, 2][lane],
+            ),
+        )
     random = np.random.default_rng(2)
-    frames = []
+    texts, frames = [], []
     for _ in range(steps):
         codes = random.integers(0, LM["card"], (len(lanes), 4), np.int32)
-        frames.append([result.codes for result in stepper.step(lanes, codes) if result.codes is not None])
-    return np.array([frame for frame in frames if frame])
+        results = stepper.step(lanes, codes)
+        texts.append([result.token for result in results])
+        frames.append([result.codes for result in results if result.codes is not None])
+    return np.array(texts), np.array([frame for frame in frames if frame])
 
 
-def test_codes_are_drawn_as_by_mlx(library: Library, instruction_set: str, tmp_path: Path) -> None:
-    """Greedy, with a limit and without, with the same random numbers."""
+def test_tokens_are_drawn_as_by_mlx(library: Library, instruction_set: str, tmp_path: Path) -> None:
+    """Greedy, with limits, biases and penalties and without, with the same random numbers."""
     write_folder(tmp_path)
     on, off = (
         sampled(open_stages(read_config(tmp_path, [f"kernels={k}", "lanes.max=4"])), [1, 2, 3, 4], 40)
         for k in ("auto", "off")
     )
-    np.testing.assert_array_equal(on, off)
-    assert len(np.unique(on[:, 1:])) > LM["card"] / 2
+    for found, expected in zip(on, off, strict=True):
+        np.testing.assert_array_equal(found, expected)
+        assert len(np.unique(found)) > LM["card"] / 2
+
+
+def sampling_kernel(library: Library, folder: Path) -> tuple[LmModel, DepformerKernel]:
+    """A small model, and the kernel that samples its tokens."""
+    write_folder(folder)
+    model = open_bundle(read_config(folder)).load_lm()
+    kernel = model.depformer.kernel
+    assert isinstance(kernel, DepformerKernel)
+    return model, kernel
+
+
+def test_sampling_without_numbers_gives_tokens(library: Library, tmp_path: Path) -> None:
+    """A row that is not finite gets tokens of the vocabulary, and the rows beside it get theirs."""
+    model, kernel = sampling_kernel(library, tmp_path)
+    c = model.config
+    batch = SamplingBatch.of([SamplingParams(seed=1), SamplingParams(seed=2)], [3, 3], [(), ()], c.dep_q)
+    x = mx.random.normal((2, c.dim))
+    text, codes = kernel.sample(x, batch, c.dep_q, 1)
+    for wrong in (np.nan, np.inf):
+        found_text, found = kernel.sample(mx.stack([mx.full(c.dim, wrong), x[1]]), batch, c.dep_q, 1)
+        assert 0 <= int(found_text[0]) < c.text_vocabulary
+        assert (np.array(found[0]) < c.card).all()
+        assert int(found_text[1]) == int(text[1])
+        np.testing.assert_array_equal(np.array(found[1]), np.array(codes[1]))
+
+
+def test_wrong_sampling_raises(library: Library, tmp_path: Path) -> None:
+    """Settings that do not fit the rows, tokens and codebooks of a model are refused."""
+    model, kernel = sampling_kernel(library, tmp_path)
+    c = model.config
+    good: dict[str, Any] = {
+        "x": mx.zeros((2, c.dim)), "codebooks": 1, "text_temperatures": [0.0, 1.0], "text_top_k": [0, 0],
+        "padding_bias": [0.0, 0.0], "penalties": [1.0, 2.0], "repeated": [[], [3]],
+        "temperatures": [0.0, 0.0], "top_k": [0, 0], "uniforms": [0.5] * 4, "cfg_coef": 1.0,
+    }  # fmt: skip
+    mx.eval(kernel._native.sample(**good))
+    for bad in (
+        {"x": mx.zeros((3, c.dim))},
+        {"x": mx.zeros((2, c.dim + 1))},
+        {"x": mx.zeros((2, c.dim), mx.bfloat16)},
+        {"codebooks": c.dep_q + 1},
+        {"codebooks": -1},
+        {"text_temperatures": [0.0]},
+        {"text_top_k": [0]},
+        {"padding_bias": [0.0]},
+        {"penalties": []},
+        {"repeated": [[]]},
+        {"repeated": [[], [c.text_vocabulary]]},
+        {"repeated": [[-1], []]},
+        {"temperatures": [0.0] * 3},
+        {"top_k": [0] * 3},
+        {"uniforms": []},
+        {"uniforms": [0.5] * 3},
+        {"cfg_coef": 2.0},
+    ):
+        with pytest.raises(ValueError, match=r"\w"):
+            kernel._native.sample(**{**good, **bad})
 
 
 @pytest.mark.parametrize("family", ["hibiki_1b", "hibiki_2b", "hibiki_zero", "personaplex"])

@@ -10,7 +10,8 @@ from pipeline.kernels.library import Library
 
 DENSE = [mx.float32, mx.bfloat16, mx.float16]
 # Widths that are no multiple of a vector, of a block of outputs, or of what a packed vector covers.
-SHAPES = [(1, 1), (7, 5), (16, 64), (33, 96), (40, 257), (130, 320)]
+# The last is no matrix of those that the second cache holds, whatever it is stored as.
+SHAPES = [(1, 1), (7, 5), (16, 64), (33, 96), (40, 257), (130, 320), (1101, 320)]
 ROWS = [1, 2, 3, 4, 5, 9, 32]
 
 
@@ -114,7 +115,8 @@ def test_a_row_does_not_depend_on_the_rows_beside_it(library: Library, instructi
     """Bit for bit, whatever the width of the batch."""
     x = mx.array(numbers(9, 192))
     matrices = [packed(library, (40, 192), bits, 64, mx.bfloat16)[0] for bits in (4, 6, 8)]
-    matrices += [library.native.Matrix(evaluated(mx.array(numbers(40, 192)).astype(d))) for d in DENSE]
+    for out in (40, 1500):  # one that the second cache holds, and one that it does not
+        matrices += [library.native.Matrix(evaluated(mx.array(numbers(out, 192)).astype(d))) for d in DENSE]
     for matrix in matrices:
         whole = np.array(library.native.linear(x, matrix))
         for row in range(9):

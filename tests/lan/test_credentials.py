@@ -131,6 +131,24 @@ def test_an_unusable_folder_is_a_configuration_error(tmp_path):
     assert list(shared.iterdir()) == []
 
 
+def test_a_file_without_an_end_is_a_configuration_error(folder):
+    """It is not read until there is no more memory."""
+    folder.mkdir(mode=0o700, parents=True)
+    with (folder / "authority.pem").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(ConfigError, match="File too large"):
+        prepared(folder)
+
+
+def test_a_device_keeps_its_mode(tmp_path, monkeypatch):
+    """A server that root starts would otherwise take /dev/null from everybody."""
+    changed = []
+    monkeypatch.setattr(os, "fchmod", lambda descriptor, _: changed.append(descriptor))
+    (tmp_path / "link").symlink_to(os.devnull)
+    assert private_files.read(tmp_path / "link") == b""
+    assert changed == []
+
+
 def test_the_default_folder_is_in_the_users_data_folder(monkeypatch, tmp_path):
     """Where the system keeps the data of one user and one program."""
     monkeypatch.setattr("platformdirs.user_data_path", lambda name: tmp_path / name)

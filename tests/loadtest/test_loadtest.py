@@ -1,19 +1,23 @@
 """The loadtest command on a small checkpoint: it succeeds on a correct server, and detects violations."""
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import trio
 
-from pipeline.cli.loadtest import _with_former_keys
+from pipeline.cli.loadtest import _with_former_keys, main, serving
+from pipeline.errors import ConfigError
 from pipeline.loadtest.client import ViolationError, connect_client
 from pipeline.loadtest.fuzzing import Fuzzer
 from pipeline.loadtest.misbehaving import FAULTS, fuzz_socket
 from pipeline.loadtest.monitor import ServerMonitor
-from pipeline.loadtest.server_process import ServerStartError, start_server
+from pipeline.loadtest.server_process import ServerEndedError, ServerStartError, start_server
 
 ROOT = Path(__file__).parents[2]
 SETTINGS = ("lanes.admit=16", "limits.resume_grace_ms=100", "heartbeat.every_s=0.3")
@@ -50,6 +54,28 @@ def test_a_server_that_ends_is_a_sentence_of_its_own(checkpoint):
     ):
         pass
     assert str(failed.value).startswith("the server ended with exit code 2: pipeline.lanes.max")
+
+
+@pytest.mark.parametrize("setting", ["host=::1", "tls=auto", "token=0123456789abcdef"])
+def test_a_server_that_its_clients_could_not_talk_to_is_not_started(checkpoint, setting):
+    """The error says which setting to leave out, instead of after a minute that the server is not ready."""
+    key = f"server.{setting.partition('=')[0]}"
+    with pytest.raises(ConfigError, match=f"add --set {key}="):
+        main(["--config", str(checkpoint), "--set", f"server.{setting}"])
+
+
+def measure_one_that_is_killed(checkpoint):
+    with serving(checkpoint, SETTINGS) as running:
+        monitor = ServerMonitor(running, grace_s=0.0)
+        trio.run(monitor.take_baseline)
+        os.kill(running.pid, signal.SIGKILL)
+        trio.run(monitor.run, 0)
+
+
+def test_a_server_that_ends_in_the_middle_is_a_sentence(checkpoint):
+    """Whatever the clients and the monitor make of it."""
+    with pytest.raises(ServerEndedError, match="ended with exit code -9 under the load: "):
+        measure_one_that_is_killed(checkpoint)
 
 
 def test_a_load_is_reported(checkpoint):

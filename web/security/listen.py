@@ -9,8 +9,11 @@ pages of other origins (`web.security.origin`).
 """
 
 import ipaddress
+import os
 import re
 import ssl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +22,11 @@ from typing import Self
 from pipeline.config import Server
 from pipeline.errors import ConfigError
 from pipeline.lan.credentials import Credentials, prepare
-from pipeline.system.inputs import TOKEN_FILE_BYTES, read_text
+from pipeline.system.inputs import TOKEN_FILE_BYTES, read_bytes, read_text
 
 # What an Authorization header can carry (RFC 6750 §2.1); 16 characters cannot be guessed.
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{16,}=*", re.ASCII)
+_PIPE_BYTES = 1 << 14  # fits in a pipe on every system
 _SECTION = "pipeline.server"
 
 
@@ -122,6 +126,23 @@ def _token(server: Server) -> str | None:
     return token
 
 
+@contextmanager
+def _ending(*names: str) -> Iterator[list[str]]:
+    """The files, or pipes with the content of what is no regular file: OpenSSL might read on and on."""
+    special = {name for name in names if Path(name).exists() and not Path(name).is_file()}
+    contents = {name: read_bytes(Path(name), _PIPE_BYTES) for name in special}
+    with ExitStack() as stack:
+        yield [_pipe(contents[name], stack) if name in special else name for name in names]
+
+
+def _pipe(content: bytes, stack: ExitStack) -> str:
+    reading, writing = os.pipe()
+    stack.callback(os.close, reading)
+    with os.fdopen(writing, "wb") as file:
+        file.write(content)
+    return f"/dev/fd/{reading}"
+
+
 def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
     if cert is None:
         if key is not None:
@@ -134,7 +155,8 @@ def _tls(cert: str | None, key: str | None) -> ssl.SSLContext | None:
         raise ConfigError(f"{_SECTION}.tls_key", "the key is encrypted; use an unencrypted key")
 
     try:
-        context.load_cert_chain(cert, key, password=no_passphrase)
+        with _ending(cert, key or cert) as (cert_file, key_file):
+            context.load_cert_chain(cert_file, key_file, password=no_passphrase)
     except FileNotFoundError:
         missing = [path for path in (cert, key) if path and not Path(path).exists()]
         raise ConfigError(f"{_SECTION}.tls_cert", f"no such file: {', '.join(missing)}") from None

@@ -81,6 +81,8 @@ struct Compute {
   void (*gate)(const float* x, int hidden, float* y);  // silu(x[:hidden]) * x[hidden:]
   void (*gelu)(float* x, int size);
   void (*exponential)(float* x, int size);  // below -87 it is 0
+  float (*greatest)(const float* x, int size);  // of what are numbers; −infinity without any
+  int (*at_least)(const float* x, int size, float bound);  // how many are no smaller
   void (*elu)(const float* x, size_t size, float* y);
   void (*add_scaled)(float* x, const float* update, const float* scale, size_t size);  // scale may be null
   void (*rotate)(float* head, const float* cosines, const float* sines, int head_dim, Rope kind);

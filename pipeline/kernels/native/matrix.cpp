@@ -16,7 +16,13 @@ namespace packet_voice {
 namespace {
 
 constexpr int MOST_GROUPS = 960;  // see GROUPS_MAX in packed_floats.h
-constexpr size_t TASK_BYTES = 96 * 1024;  // of weights: below that, waking a thread costs more than it saves
+// See `work`: about two microseconds. Below that, handing over to another thread costs more than it saves.
+constexpr size_t TASK_WORK = 64 * 1024;
+
+// What a product costs: for each number of the weights its bytes, and one for each row that is multiplied with it.
+size_t work(const MatrixView& view, int count) {
+  return view.out * (view.row_bytes + size_t(view.in) * count);
+}
 
 Storage storage_of(const mx::array& values) {
   if (values.dtype() == mx::float32) return Storage::F32;
@@ -224,10 +230,11 @@ void product(const Matrix& matrix, const float* x, int count, float* y, const fl
     prepared = scratch.take(floats);
     c.prepare(view, rows, prepared);
   }
-  const size_t bytes = view.row_bytes * view.out;
-  const int most = threads() <= 1 ? 1 : threads() * 4;
-  const int tasks = int(std::clamp<size_t>(bytes / TASK_BYTES, 1, most));
-  const int share = (view.out / 8 + tasks - 1) / tasks * 8 + 8;  // whole blocks of outputs
+  const int several = threads(), most = several <= 1 ? 1 : several * 4;
+  int tasks = int(std::clamp<size_t>(work(view, count) / TASK_WORK, 1, most));
+  if (tasks < 2 * several) tasks = std::min(tasks, several);  // of three tasks one thread would have two
+  const int blocks = (view.out + 7) / 8;  // of outputs
+  const int share = (blocks + tasks - 1) / tasks * 8;
   in_parallel(tasks, [&](int task) {
     const int begin = std::min(view.out, task * share), end = std::min(view.out, begin + share);
     if (begin < end) c.multiply(view, rows, prepared, begin, end);

@@ -28,6 +28,8 @@ NB_MODULE(packet_voice_kernels, m) {
   m.def("choose", &choose, "name"_a);
   m.def("chosen", [] { return compute() == nullptr ? std::string() : std::string(compute()->name); });
   m.def("set_threads", &set_threads, "count"_a);
+  m.def("set_turns", &set_turns, "path"_a);
+  m.def("helped", &helped);
 
   nb::class_<Matrix>(m, "Matrix")
       .def(nb::init<mx::array>(), "weight"_a)
@@ -119,21 +121,42 @@ NB_MODULE(packet_voice_kernels, m) {
           },
           "weight_set"_a, "input"_a.none(), "embedding"_a, "projection"_a.none(), "norm"_a.none(), "head"_a, "head_bias"_a.none());
 
+  nb::class_<TextHead>(m, "TextHead")
+      .def(
+          "__init__",
+          [](TextHead* self, const Norm& norm, std::shared_ptr<Matrix> linear, const MaybeArray& bias, int padding) {
+            require(linear != nullptr, "a head has weights");
+            new (self) TextHead{norm, linear, std::nullopt, padding};
+            if (bias) self->bias.emplace(*bias, linear->out());
+          },
+          "norm"_a, "linear"_a, "bias"_a.none(), "padding"_a);
+
   nb::class_<Depformer>(m, "Depformer")
       .def(
           "__init__",
-          [](Depformer* self, std::shared_ptr<Transformer> transformer, std::vector<Codebook> codebooks) {
-            new (self) Depformer(transformer, std::move(codebooks));
+          [](Depformer* self, std::shared_ptr<Transformer> transformer, const TextHead& text,
+             std::shared_ptr<Matrix> shared, std::vector<Codebook> codebooks) {
+            new (self) Depformer(transformer, text, shared, std::move(codebooks));
           },
-          "transformer"_a, "codebooks"_a)
+          "transformer"_a, "text"_a, "shared"_a.none(), "codebooks"_a)
       .def(
           "sample",
-          [](std::shared_ptr<Depformer> self, const mx::array& x, const mx::array& text, const MaybeArray& uniforms,
-             int codebooks, std::vector<float> temperatures, std::vector<int> top_k, float cfg_coef) {
-            return depformer_sample(
-                self, x, text, uniforms, codebooks, {std::move(temperatures), std::move(top_k), cfg_coef});
+          [](std::shared_ptr<Depformer> self, const mx::array& x, int codebooks,
+             std::vector<float> text_temperatures, std::vector<int> text_top_k, std::vector<float> padding_bias,
+             std::vector<float> penalties, std::vector<std::vector<int>> repeated, std::vector<float> temperatures,
+             std::vector<int> top_k, std::vector<float> uniforms, float cfg_coef) {
+            return sample_tokens(
+                self, x, codebooks,
+                {{std::move(text_temperatures), std::move(text_top_k)},
+                 {std::move(temperatures), std::move(top_k)},
+                 std::move(padding_bias),
+                 std::move(penalties),
+                 std::move(repeated),
+                 std::move(uniforms),
+                 cfg_coef});
           },
-          "x"_a, "text"_a, "uniforms"_a.none(), "codebooks"_a, "temperatures"_a, "top_k"_a, "cfg_coef"_a);
+          "x"_a, "codebooks"_a, "text_temperatures"_a, "text_top_k"_a, "padding_bias"_a, "penalties"_a, "repeated"_a,
+          "temperatures"_a, "top_k"_a, "uniforms"_a, "cfg_coef"_a);
 
   nb::class_<Convolution>(m, "Convolution")
       .def_static(

@@ -4,8 +4,14 @@
 // takes part itself: nothing waits for a thread that the system has not scheduled yet, only for parts that a
 // helper has begun. After a product the helpers stay awake for `AWAKE`, longer than the time between two
 // products of a step and much shorter than a frame.
+//
+// Processes that were given the same file for it (`set_turns`) take turns: while one has its helpers awake, the
+// others compute without. More threads than cores would preempt each other in the middle of products.
 
 #pragma once
+
+#include <cstdint>
+#include <string>
 
 namespace packet_voice {
 
@@ -13,6 +19,12 @@ namespace packet_voice {
 // called by one thread at a time.
 int set_threads(int count);
 int threads();
+
+// Share turns with the processes that use the same file; to be called before the first helper starts.
+void set_turns(const std::string& path);
+
+// How many tasks helpers have run so far.
+uint64_t helped();
 
 namespace detail {
 void run(int tasks, void (*call)(void*, int), void* context);

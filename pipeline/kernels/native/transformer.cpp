@@ -1,6 +1,7 @@
 #include "transformer.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -17,7 +18,7 @@
 namespace packet_voice {
 namespace {
 
-constexpr int64_t TASK_NUMBERS = 48 * 1024;  // of keys and values, below which attention takes one thread
+constexpr int64_t TASK_NUMBERS = 16 * 1024;  // of keys and values, below which attention takes one thread
 
 void require_matrix(const MatrixPtr& matrix, int out, int in) {
   require(matrix != nullptr && matrix->in() == in, "a weight has another width than its input");
@@ -101,139 +102,213 @@ class TransformerStep : public mx::Primitive {
   std::shared_ptr<const Transformer::Places> places_;
 };
 
-class DepformerSample : public mx::Primitive {
+// Numbers in the order of the floats that they stand for, both ways.
+int32_t key_of(float x) {
+  const int32_t bits = std::bit_cast<int32_t>(x);
+  return bits < 0 ? bits ^ 0x7fffffff : bits;
+}
+
+float float_of(int32_t key) { return std::bit_cast<float>(key < 0 ? key ^ 0x7fffffff : key); }
+
+// The smallest of the `top_k` greatest of `logits`, all of which are numbers: the largest bound that so many reach.
+// Counting is so fast that the 32 bits of a float are found one after the other.
+float limit(const float* logits, int count, int top_k, float greatest) {
+  const float infinity = std::numeric_limits<float>::infinity();
+  if (top_k <= 0 || top_k >= count) return -infinity;
+  int64_t reached = key_of(-infinity), missed = int64_t(key_of(greatest)) + 1;
+  while (missed - reached > 1) {
+    const int64_t middle = (reached + missed) >> 1;
+    (compute()->at_least(logits, count, float_of(int32_t(middle))) >= top_k ? reached : missed) = middle;
+  }
+  return float_of(int32_t(reached));
+}
+
+// One token, as `pipeline.models.sampling` defines it; `scratch` holds twice as many numbers as `logits`.
+int draw(const float* logits, int count, float temperature, int top_k, float uniform, float* scratch) {
+  const Compute& c = *compute();
+  const float greatest = c.greatest(logits, count);
+  // What is not a number has no order.
+  const bool ordered = c.at_least(logits, count, -std::numeric_limits<float>::infinity()) == count;
+  const int best = int(std::find(logits, logits + count, greatest) - logits) % count;
+  if (!(temperature > 0) || !ordered) return best;
+  const float threshold = limit(logits, count, top_k, greatest);
+  float* weights = scratch;
+  int* tokens = reinterpret_cast<int*>(scratch + count);
+  int kept = 0;
+  for (int i = 0; i < count; i++) {
+    tokens[kept] = i;
+    weights[kept] = logits[i];
+    kept += logits[i] >= threshold;
+  }
+  for (int i = 0; i < kept; i++) weights[i] = (weights[i] - greatest) / temperature;
+  c.exponential(weights, kept);
+  float total = 0;
+  for (int i = 0; i < kept; i++) total += weights[i];
+  const float target = uniform * total;
+  float cumulative = 0;
+  int last = best;
+  for (int i = 0; i < kept; i++) {
+    if (!(weights[i] > 0)) continue;
+    cumulative += weights[i];
+    last = tokens[i];
+    if (cumulative > target) break;
+  }
+  return last;
+}
+
+class SampleTokens : public mx::Primitive {
  public:
-  DepformerSample(
-      mx::Stream stream, std::shared_ptr<const Depformer> depformer, int codebooks, Sampling sampling)
+  SampleTokens(mx::Stream stream, std::shared_ptr<const Depformer> depformer, int codebooks, TokenSampling sampling)
       : Primitive(stream),
         depformer_(std::move(depformer)),
         codebooks_(codebooks),
-        sampling_(std::make_shared<const Sampling>(std::move(sampling))) {}
+        sampling_(std::make_shared<const TokenSampling>(std::move(sampling))) {}
 
   void eval_cpu(const std::vector<mx::array>& inputs, std::vector<mx::array>& outputs) override {
-    auto& codes = outputs[0];
-    codes.set_data(mx::allocator::malloc(codes.nbytes()));
+    auto& tokens = outputs[0];
+    tokens.set_data(mx::allocator::malloc(tokens.nbytes()));
     auto& encoder = mx::cpu::get_command_encoder(stream());
-    std::optional<mx::array> uniforms;
-    if (inputs.size() > 2) uniforms = mx::array::unsafe_weak_copy(inputs[2]);
     encoder.dispatch([depformer = depformer_, codebooks = codebooks_, sampling = sampling_,
-                      x = mx::array::unsafe_weak_copy(inputs[0]), text = mx::array::unsafe_weak_copy(inputs[1]),
-                      uniforms = std::move(uniforms), codes = mx::array::unsafe_weak_copy(codes)]() mutable {
+                      x = mx::array::unsafe_weak_copy(inputs[0]),
+                      tokens = mx::array::unsafe_weak_copy(tokens)]() mutable {
       Scratch::here().reset();
-      sample_codes(*depformer, codebooks, *sampling, x, text, uniforms, codes.data<int32_t>());
+      Step(*depformer, codebooks, *sampling, x, tokens.data<int32_t>()).run();
     });
   }
 
   void eval_gpu(const std::vector<mx::array>&, std::vector<mx::array>&) override {
-    throw std::runtime_error("packet_voice::DepformerSample runs on a CPU only");
+    throw std::runtime_error("packet_voice::SampleTokens runs on a CPU only");
   }
 
-  DEFINE_NAME(PacketVoiceDepformerSample)
+  DEFINE_NAME(PacketVoiceSampleTokens)
 
  private:
-  static void sample_codes(
-      const Depformer& depformer, int codebooks, const Sampling& sampling, const mx::array& x, const mx::array& text,
-      const std::optional<mx::array>& uniforms, int32_t* codes) {
-    const Transformer& transformer = *depformer.transformer;
-    Scratch& scratch = Scratch::here();
-    const int rows = x.shape(0), width = text.shape(0), dim = transformer.dim();
-    float* context = scratch.take(x.size());
-    copy_rows(x, context);
-    const size_t ring = size_t(rows) * transformer.kv_heads() * transformer.context() * transformer.head_dim();
-    Transformer::Places places;
-    places.steps = 1;
-    for (int i = 0; i < rows; i++) places.lanes.push_back(i);
-    std::vector<Transformer::Rings> rings;
-    for (int layer = 0; layer < transformer.layers(); layer++) {
-      float* keys = scratch.take(ring);
-      rings.push_back({keys, scratch.take(ring), Storage::F32});
+  // The computation of one step; its memory is the thread's scratch.
+  class Step {
+   public:
+    Step(const Depformer& depformer, int codebooks, const TokenSampling& sampling, const mx::array& x, int32_t* tokens)
+        : depformer_(depformer), sampling_(sampling), rows_(x.shape(0)), width_(int(sampling.penalties.size())),
+          codebooks_(codebooks), tokens_(tokens) {
+      Scratch& scratch = Scratch::here();
+      context_ = scratch.take(x.size());
+      copy_rows(x, context_);
+      logits_ = scratch.take(size_t(rows_) * depformer.most_logits);
+      drawn_ = scratch.take(2 * size_t(depformer.most_logits));
     }
-    float* h = scratch.take(size_t(rows) * dim);
-    float* embedded = scratch.take(size_t(rows) * depformer.widest);
-    float* projected = scratch.take(size_t(rows) * dim);
-    float* logits = scratch.take(size_t(rows) * depformer.most_logits);
-    float* weights = scratch.take(2 * size_t(depformer.most_logits));
-    for (int codebook = 0; codebook < codebooks; codebook++) {
-      const Codebook& book = depformer.codebooks[codebook];
-      if (book.input != nullptr) {
-        product(*book.input, context, rows, h);
-      } else {
-        std::memcpy(h, context, size_t(rows) * dim * sizeof(float));
-      }
-      const int narrow = book.embedding->in();
-      for (int i = 0; i < rows; i++) {
-        const int lane = i % width;  // with guidance both rows of a session follow the same token
-        const int token = codebook == 0 ? text.data<int32_t>()[lane * text.strides()[0]]
-                                        : codes[lane * codebooks + codebook - 1];
-        const int row = std::clamp(token, 0, book.embedding->out() - 1);
-        compute()->widen(book.embedding->view(), row, embedded + size_t(i) * narrow);
-      }
-      const float* previous = embedded;
-      if (book.projection != nullptr) {
-        product(*book.projection, embedded, rows, projected);
-        previous = projected;
-      }
-      compute()->add_scaled(h, previous, nullptr, size_t(rows) * dim);
-      places.weight_set = book.weight_set;
-      places.starts.assign(rows, codebook);
-      places.slots.assign(rows, codebook);
-      transformer.run(h, places, rings);
-      const float* last = h;
-      if (book.norm) {
-        for (int i = 0; i < rows; i++) (*book.norm)(h + size_t(i) * dim, projected + size_t(i) * dim);
-        last = projected;
-      }
-      const int card = book.head->out();
-      product(*book.head, last, rows, logits, book.head_bias ? book.head_bias->data() : nullptr);
-      for (int lane = 0; lane < width; lane++) {
-        float* row = logits + size_t(lane) * card;
-        if (sampling.cfg_coef != 1) {
-          const float* null = logits + size_t(width + lane) * card;
-          for (int i = 0; i < card; i++) row[i] = null[i] + (row[i] - null[i]) * sampling.cfg_coef;
-        }
-        const float uniform =
-            uniforms ? uniforms->data<float>()[lane * uniforms->strides()[0] + codebook * uniforms->strides()[1]] : 0;
-        codes[lane * codebooks + codebook] =
-            draw(row, card, sampling.temperatures[lane], sampling.top_k[lane], uniform, weights);
-      }
-    }
-  }
 
-  // One token, as `pipeline.models.sampling` defines it; `scratch` holds twice as many numbers as `logits`.
-  static int draw(const float* logits, int count, float temperature, int top_k, float uniform, float* scratch) {
-    const int best = int(std::max_element(logits, logits + count) - logits);
-    if (!(temperature > 0)) return best;
-    // What is not a number has no order, which `nth_element` relies on.
-    if (std::any_of(logits, logits + count, [](float each) { return each != each; })) return best;
-    float threshold = -std::numeric_limits<float>::infinity();
-    if (top_k > 0 && top_k < count) {
-      float* copy = scratch + count;
-      std::copy(logits, logits + count, copy);
-      std::nth_element(copy, copy + (count - top_k), copy + count);
-      threshold = copy[count - top_k];
+    void run() {
+      sample_text();
+      if (codebooks_ > 0) sample_codes();
     }
-    for (int i = 0; i < count; i++) scratch[i] = (logits[i] - logits[best]) / temperature;
-    compute()->exponential(scratch, count);
-    float total = 0;
-    for (int i = 0; i < count; i++) {
-      if (!(logits[i] >= threshold)) scratch[i] = 0;
-      total += scratch[i];
+
+   private:
+    int token(int row, int column) const { return tokens_[(row % width_) * (1 + codebooks_) + column]; }
+
+    void sample_text() {
+      const TextHead& head = depformer_.text;
+      for (int row = 0; row < rows_; row++) {
+        float* x = context_ + size_t(row) * head.norm.dim;
+        head.norm(x, x);
+      }
+      product(*head.linear, context_, rows_, logits_, head.bias ? head.bias->data() : nullptr);
+      const int count = head.linear->out();
+      apply_cfg(count);
+      for (int row = 0; row < width_; row++) {
+        float* logits = logits_ + size_t(row) * count;
+        if (const float penalty = sampling_.penalties[row]; penalty != 1) {
+          for (const int each : sampling_.repeated[row]) {
+            logits[each] = logits[each] > 0 ? logits[each] / penalty : logits[each] * penalty;
+          }
+        }
+        if (head.padding < count) logits[head.padding] += sampling_.padding_bias[row];
+        sample(sampling_.text, row, 0, logits, count);
+      }
     }
-    const float target = uniform * total;
-    float cumulative = 0;
-    int last = best;
-    for (int i = 0; i < count; i++) {
-      if (!(scratch[i] > 0)) continue;
-      cumulative += scratch[i];
-      last = i;
-      if (cumulative > target) break;
+
+    void sample_codes() {
+      const Transformer& transformer = *depformer_.transformer;
+      Scratch& scratch = Scratch::here();
+      const int dim = transformer.dim();
+      const size_t ring = size_t(rows_) * transformer.kv_heads() * transformer.context() * transformer.head_dim();
+      Transformer::Places places;
+      places.steps = 1;
+      for (int row = 0; row < rows_; row++) places.lanes.push_back(row);
+      std::vector<Transformer::Rings> rings;
+      for (int layer = 0; layer < transformer.layers(); layer++) {
+        float* keys = scratch.take(ring);
+        rings.push_back({keys, scratch.take(ring), Storage::F32});
+      }
+      float* h = scratch.take(size_t(rows_) * dim);
+      float* embedded = scratch.take(size_t(rows_) * depformer_.widest);
+      float* projected = scratch.take(size_t(rows_) * dim);
+      float* context = context_;
+      if (depformer_.shared != nullptr) {
+        context = scratch.take(size_t(rows_) * dim);
+        product(*depformer_.shared, context_, rows_, context);
+      }
+      for (int codebook = 0; codebook < codebooks_; codebook++) {
+        const Codebook& book = depformer_.codebooks[codebook];
+        if (book.input != nullptr) {
+          product(*book.input, context, rows_, h);
+        } else {
+          std::memcpy(h, context, size_t(rows_) * dim * sizeof(float));
+        }
+        const int narrow = book.embedding->in();
+        for (int row = 0; row < rows_; row++) {  // with guidance both rows of a session follow the same token
+          const int index = std::clamp(token(row, codebook), 0, book.embedding->out() - 1);
+          compute()->widen(book.embedding->view(), index, embedded + size_t(row) * narrow);
+        }
+        const float* previous = embedded;
+        if (book.projection != nullptr) {
+          product(*book.projection, embedded, rows_, projected);
+          previous = projected;
+        }
+        compute()->add_scaled(h, previous, nullptr, size_t(rows_) * dim);
+        places.weight_set = book.weight_set;
+        places.starts.assign(rows_, codebook);
+        places.slots.assign(rows_, codebook);
+        transformer.run(h, places, rings);
+        const float* last = h;
+        if (book.norm) {
+          for (int row = 0; row < rows_; row++) (*book.norm)(h + size_t(row) * dim, projected + size_t(row) * dim);
+          last = projected;
+        }
+        const int card = book.head->out();
+        product(*book.head, last, rows_, logits_, book.head_bias ? book.head_bias->data() : nullptr);
+        apply_cfg(card);
+        for (int row = 0; row < width_; row++) {
+          sample(sampling_.codes, row, 1 + codebook, logits_ + size_t(row) * card, card);
+        }
+      }
     }
-    return last;
-  }
+
+    // The first half of the rows of logits, moved away from the second half.
+    void apply_cfg(int count) {
+      if (sampling_.cfg_coef == 1) return;
+      const float* null = logits_ + size_t(width_) * count;
+      for (size_t i = 0; i < size_t(width_) * count; i++) {
+        logits_[i] = null[i] + (logits_[i] - null[i]) * sampling_.cfg_coef;
+      }
+    }
+
+    void sample(const Draw& how, int row, int column, const float* logits, int count) {
+      const size_t at = size_t(row) * (1 + codebooks_) + column;
+      const float uniform = sampling_.uniforms.empty() ? 0 : sampling_.uniforms[at];
+      tokens_[at] = draw(logits, count, how.temperatures[row], how.top_k[row], uniform, drawn_);
+    }
+
+    const Depformer& depformer_;
+    const TokenSampling& sampling_;
+    const int rows_, width_, codebooks_;
+    int32_t* tokens_;  // [w, 1 + codebooks]
+    float* context_;  // the transformer's output, and then normed
+    float* logits_;
+    float* drawn_;
+  };
 
   std::shared_ptr<const Depformer> depformer_;
   int codebooks_;
-  std::shared_ptr<const Sampling> sampling_;
+  std::shared_ptr<const TokenSampling> sampling_;
 };
 
 }  // namespace
@@ -431,15 +506,22 @@ std::vector<mx::array> transformer_step(
       std::make_shared<TransformerStep>(stream, std::move(transformer), std::move(places)), inputs);
 }
 
-Depformer::Depformer(TransformerPtr transformer, std::vector<Codebook> codebooks)
-    : transformer(std::move(transformer)), codebooks(std::move(codebooks)) {
+Depformer::Depformer(TransformerPtr transformer, TextHead text, MatrixPtr shared, std::vector<Codebook> codebooks)
+    : transformer(std::move(transformer)), text(std::move(text)), shared(std::move(shared)),
+      codebooks(std::move(codebooks)) {
   require(this->transformer != nullptr && !this->codebooks.empty(), "a depth transformer has codebooks");
   require(int(this->codebooks.size()) <= this->transformer->context(), "more codebooks than positions");
-  const int dim = this->transformer->dim();
+  const int dim = this->transformer->dim(), wide = this->text.norm.dim;
+  require_matrix(this->text.linear, -1, wide);
+  require(this->text.padding >= 0, "tokens are not negative");
+  most_logits = this->text.linear->out();
+  const bool projects = this->codebooks[0].input != nullptr;
+  if (this->shared != nullptr) require_matrix(this->shared, dim, wide);
+  require(projects != (this->shared != nullptr), "the context is projected for each codebook, or for all of them");
   for (const auto& each : this->codebooks) {
     require_matrix(each.head, -1, dim);
-    require((each.input == nullptr) == (this->codebooks[0].input == nullptr), "all codebooks project the context, or none");
-    if (each.input != nullptr) require_matrix(each.input, dim, this->codebooks[0].input->in());
+    require((each.input != nullptr) == projects, "all codebooks project the context, or none");
+    if (projects) require_matrix(each.input, dim, wide);
     require(each.embedding != nullptr, "a codebook has an embedding of the token before it");
     if (each.projection != nullptr) require_matrix(each.projection, dim, each.embedding->in());
     require(each.projection != nullptr || each.embedding->in() == dim, "an embedding has another width than the model");
@@ -451,33 +533,27 @@ Depformer::Depformer(TransformerPtr transformer, std::vector<Codebook> codebooks
   }
 }
 
-mx::array depformer_sample(
-    std::shared_ptr<const Depformer> depformer, const mx::array& x, const mx::array& text,
-    const std::optional<mx::array>& uniforms, int codebooks, Sampling sampling) {
-  const Transformer& transformer = *depformer->transformer;
-  require(codebooks > 0 && codebooks <= int(depformer->codebooks.size()), "there are not so many codebooks");
-  const MatrixPtr& input = depformer->codebooks[0].input;
-  const int wide = input == nullptr ? transformer.dim() : input->in();
-  require(x.dtype() == mx::float32 && x.ndim() == 2 && x.shape(1) == wide, "x is [rows, dim] float32");
-  require(text.ndim() == 1 && text.shape(0) > 0, "text is [w]");
-  require(text.dtype() == mx::int32 || text.dtype() == mx::uint32, "tokens are 32-bit integers");
-  const int width = text.shape(0);
-  require(x.shape(0) == (sampling.cfg_coef == 1 ? width : 2 * width), "one row for each token, two with guidance");
-  require(sampling.temperatures.size() == size_t(width) && sampling.top_k.size() == size_t(width), "one setting for each row");
+mx::array sample_tokens(
+    std::shared_ptr<const Depformer> depformer, const mx::array& x, int codebooks, TokenSampling sampling) {
+  require(codebooks >= 0 && codebooks <= int(depformer->codebooks.size()), "there are not so many codebooks");
+  require(x.dtype() == mx::float32 && x.ndim() == 2 && x.shape(1) == depformer->text.norm.dim, "x is [rows, D] float32");
+  const size_t width = sampling.penalties.size();
+  require(width > 0 && size_t(x.shape(0)) == (sampling.cfg_coef == 1 ? width : 2 * width), "one row each, two with guidance");
+  require(sampling.padding_bias.size() == width && sampling.repeated.size() == width, "one setting for each row");
   bool random = false;
-  for (const float each : sampling.temperatures) random |= each > 0;
-  std::vector<mx::array> inputs{x, text};
-  if (random) {
-    require(uniforms.has_value(), "random rows need random numbers");
-    require(uniforms->dtype() == mx::float32 && uniforms->ndim() == 2, "uniforms are [w, codebooks] float32");
-    require(uniforms->shape(0) == width && uniforms->shape(1) >= codebooks, "uniforms are [w, codebooks] float32");
-    inputs.push_back(*uniforms);
+  for (const Draw* each : {&sampling.text, &sampling.codes}) {
+    require(each->temperatures.size() == width && each->top_k.size() == width, "one setting for each row");
+    for (const float temperature : each->temperatures) random |= temperature > 0;
+  }
+  const size_t uniforms = sampling.uniforms.size();
+  require(uniforms == width * (1 + codebooks) || (uniforms == 0 && !random), "one random number for each token");
+  for (const auto& row : sampling.repeated) {
+    for (const int each : row) require(each >= 0 && each < depformer->text.linear->out(), "there is no such text token");
   }
   auto stream = mx::default_stream(mx::Device::cpu);
   return mx::array(
-      mx::Shape{width, codebooks}, mx::int32,
-      std::make_shared<DepformerSample>(stream, std::move(depformer), codebooks, std::move(sampling)),
-      std::move(inputs));
+      mx::Shape{int(width), 1 + codebooks}, mx::int32,
+      std::make_shared<SampleTokens>(stream, std::move(depformer), codebooks, std::move(sampling)), {x});
 }
 
 }  // namespace packet_voice

@@ -83,7 +83,7 @@ std::vector<mx::array> transformer_step(
 // What the depth transformer has besides its layers, per codebook.
 struct Codebook {
   int weight_set;
-  MatrixPtr input;  // projects the context; null where all codebooks share the projected context
+  MatrixPtr input;  // projects the context; null where one projection is `shared`
   MatrixPtr embedding;  // of the token before it
   MatrixPtr projection;  // of a low-rank embedding; or null
   std::optional<Norm> norm;
@@ -91,27 +91,44 @@ struct Codebook {
   std::optional<Vector> head_bias;
 };
 
+// From the transformer's output to the text token, which the first codebook follows.
+struct TextHead {
+  Norm norm;
+  MatrixPtr linear;
+  std::optional<Vector> bias;
+  int padding;  // the token that `TokenSampling::padding_bias` is added to
+};
+
 struct Depformer {
   TransformerPtr transformer;
+  TextHead text;
+  MatrixPtr shared;  // projects the context for all codebooks; null where each has an `input`
   std::vector<Codebook> codebooks;
   int widest = 0;  // numbers of an embedding
   int most_logits = 0;
 
-  Depformer(TransformerPtr transformer, std::vector<Codebook> codebooks);
+  Depformer(TransformerPtr transformer, TextHead text, MatrixPtr shared, std::vector<Codebook> codebooks);
 };
 
-// How the codes of each row are drawn. Temperature 0 takes the best one; `top_k` 0 is no limit.
-struct Sampling {
+// How the tokens of each row are drawn. Temperature 0 takes the best one; `top_k` 0 is no limit.
+struct Draw {
   std::vector<float> temperatures;
   std::vector<int> top_k;
+};
+
+struct TokenSampling {
+  Draw text;
+  Draw codes;
+  std::vector<float> padding_bias;
+  std::vector<float> penalties;  // of the text tokens in `repeated`; 1 is none
+  std::vector<std::vector<int>> repeated;
+  std::vector<float> uniforms;  // [w, 1 + codebooks], the text's first; empty where all rows are greedy
   float cfg_coef = 1;  // other than 1: the second half of the rows has the null conditions
 };
 
-// An op: the codes of one step. The context `x [rows, D]` (or, projected, `[rows, dim]`), the `text [w]` token that
-// the first codebook follows, and a uniform number for each code, `[w, codebooks]`, unless all rows are greedy
-// → codes `[w, codebooks]` int32. `rows` is w, or 2w with guidance.
-mx::array depformer_sample(
-    std::shared_ptr<const Depformer> depformer, const mx::array& x, const mx::array& text,
-    const std::optional<mx::array>& uniforms, int codebooks, Sampling sampling);
+// An op: the tokens of one step. The transformer's output `x [rows, D]` → text and codes `[w, 1 + codebooks]` int32.
+// `rows` is w, or 2w with guidance.
+mx::array sample_tokens(
+    std::shared_ptr<const Depformer> depformer, const mx::array& x, int codebooks, TokenSampling sampling);
 
 }  // namespace packet_voice

@@ -20,7 +20,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Final, Literal
+from typing import IO, Final, Literal
 
 from pipeline.errors import ConfigError, VoiceError
 from pipeline.install import paths
@@ -29,6 +29,7 @@ from pipeline.values import Voice
 
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 MAX_ARCHIVE_BYTES: Final = 256 * 2**20  # unpacked; the published one has 20 MB
+_PIECE_BYTES: Final = 1 << 20
 _SUFFIX: Final = ".safetensors"
 
 Origin = Literal["published", "own"]
@@ -143,10 +144,13 @@ class VoiceStore:
     def _converted(self, archive: Path) -> Path:
         """The folder with the archive's voices as safetensors, made if it is not there."""
         try:
+            digest = hashlib.sha256()
             with archive.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                content = _Bounded(file)
+                while piece := content.read(_PIECE_BYTES):
+                    digest.update(piece)
             cache = self._usable_cache()
-            folder = cache / digest[:32]
+            folder = cache / digest.hexdigest()[:32]
             if folder.is_dir():
                 return folder
             with tempfile.TemporaryDirectory(dir=cache, prefix=".") as temporary:
@@ -220,7 +224,7 @@ def _voice_files(archive: Path, folder: Path) -> Iterator[tuple[str, Path]]:
 class _Bounded(io.RawIOBase):
     """A file that fails beyond `MAX_ARCHIVE_BYTES`, whatever its reader wants to skip or keep."""
 
-    def __init__(self, file: gzip.GzipFile) -> None:
+    def __init__(self, file: gzip.GzipFile | IO[bytes]) -> None:
         super().__init__()
         self._file = file
         self._left_bytes = MAX_ARCHIVE_BYTES
@@ -235,4 +239,5 @@ class _Bounded(io.RawIOBase):
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob(f"*{_SUFFIX}") if NAME.fullmatch(path.stem))
+    found = folder.glob(f"*{_SUFFIX}")
+    return sorted(path for path in found if NAME.fullmatch(path.stem) and path.is_file())

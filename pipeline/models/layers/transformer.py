@@ -241,7 +241,7 @@ class Transformer(nn.Module):
 
         Rows not named keep their state bit for bit. A row may be named several times only if it
         is never read, as the scratch row is: which of its inputs its rings keep is undefined.
-        `schedule` gets the output of each layer.
+        `schedule` gets the output of each layer, unless a kernel computes them at once.
 
         Raises:
             ValueError: T is larger than the context.
@@ -251,10 +251,7 @@ class Transformer(nn.Module):
             and self.kernel is not None
             and self.kernel.takes(x.shape[0] * x.shape[1])
         ):
-            x, state = self.kernel(x, state, lanes)
-            if schedule is not None:
-                schedule.add(x)
-            return x, state
+            return self.kernel(x, state, lanes)  # one operation, which needs no point of `schedule`
         order = np.argsort(lanes, kind="stable")
         if (np.diff(order) < 0).any():  # rows that are adjacent in the rings attend in one call
             x, state = self(x[mx.array(order)], state, lanes[order], schedule)

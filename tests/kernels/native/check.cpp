@@ -186,6 +186,14 @@ void elementwise(const Compute& c) {
     y = x;
     c.exponential(y.data(), size);
     for (int i = 0; i < size; i++) expect(close(y[i], std::exp(double(x[i])), std::exp(x[i])), "e^x", c.name);
+    expect(c.greatest(x.data(), size) == *std::max_element(x.begin(), x.end()), "the greatest", c.name);
+    const auto reaches = [&](float each) { return each >= x[0]; };
+    expect(c.at_least(x.data(), size, x[0]) == std::count_if(x.begin(), x.end(), reaches), "a count", c.name);
+    y = x;
+    y[size / 2] = std::nanf("");
+    expect(c.at_least(y.data(), size, -INFINITY) == size - 1, "a count of numbers", c.name);
+    const float rest = c.greatest(y.data(), size);
+    expect(size == 1 ? rest == -INFINITY : std::find(x.begin(), x.end(), rest) != x.end(), "the rest", c.name);
     y = x;
     c.add_scaled(y.data(), weight.data(), bias.data(), size);
     for (int i = 0; i < size; i++) expect(close(y[i], x[i] + double(weight[i]) * bias[i], 3), "a scaled sum", c.name);

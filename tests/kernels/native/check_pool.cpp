@@ -1,4 +1,5 @@
-// Lets several threads share their tasks with the pool's helpers at once, for the thread sanitizer.
+// Lets several threads share their tasks with the pool's helpers at once, for the thread sanitizer. The argument is
+// the file by which processes take turns.
 
 #include <cstdio>
 #include <thread>
@@ -10,7 +11,8 @@ using namespace packet_voice;
 
 // As the model threads are, callers compete for the helpers, of which there are more and fewer meanwhile. Every task
 // runs exactly once.
-int main() {
+int main(int, char** arguments) {
+  set_turns(arguments[1]);
   set_threads(4);
   std::vector<std::thread> callers;
   std::vector<int> failed(3);

@@ -1,6 +1,7 @@
 """Voices by name: published ones from an archive whatever it contains, and the user's own in private."""
 
 import io
+import os
 import tarfile
 from pathlib import Path
 
@@ -105,6 +106,22 @@ def test_what_is_no_archive_is_refused(tmp_path, content):
     (tmp_path / "voices.tgz").write_bytes(content)
     with pytest.raises(VoiceError, match=r"voices\.tgz"):
         VoiceStore(tmp_path / "voices.tgz", tmp_path / "own", tmp_path / "cache").list()
+
+
+def test_an_archive_without_an_end_is_refused(tmp_path):
+    """Nobody waits until a terabyte has been read."""
+    with (tmp_path / "voices.tgz").open("wb") as file:
+        file.truncate(1 << 40)
+    with pytest.raises(VoiceError, match="too large"):
+        VoiceStore(tmp_path / "voices.tgz", tmp_path / "own", tmp_path / "cache").list()
+
+
+def test_what_is_no_file_is_no_voice(tmp_path):
+    """Nobody waits for a pipe among the user's own."""
+    (tmp_path / "own").mkdir()
+    os.mkfifo(tmp_path / "own" / "a.safetensors")
+    with pytest.raises(VoiceError, match="no such voice"):
+        VoiceStore(None, tmp_path / "own", tmp_path / "cache").read("a")
 
 
 def test_an_own_voice_is_private_and_can_be_removed(tmp_path):

@@ -14,6 +14,7 @@ from pipeline.errors import ConfigError, PortInUseError
 from web.routes import haproxy_agent
 from web.routes.haproxy_agent import serve_agent
 
+HANG_S = 60  # turns a hang into a failure; no test depends on it
 AGENT = Server(port=0, agent_port=0)
 TWO_MAY_WAIT = Settings(server=AGENT, lanes=Lanes(queue=2), limits=SETTINGS.limits, drain_s=SETTINGS.drain_s)
 
@@ -102,6 +103,17 @@ async def test_silent_connections_are_bounded_and_closed(monkeypatch):
         assert await replies(served.agent_port) == b""
         await first.send_all(b"lanes\n")
         assert await first.receive_some() == b"up ready 300%\n"
+
+
+async def test_a_connection_that_is_never_closed_makes_room(monkeypatch):
+    """A balancer that does not read, or does not close, has its turn and no more."""
+    monkeypatch.setattr(haproxy_agent, "MAX_CONNECTIONS", 1)
+    monkeypatch.setattr(haproxy_agent, "REPLY_TIMEOUT_S", 0.1)
+    async with agent_server() as served, await trio.open_tcp_stream("127.0.0.1", served.agent_port) as stays:
+        await stays.send_all(b"lanes\n")
+        with trio.fail_after(HANG_S):
+            while await replies(served.agent_port) == b"":
+                pass
 
 
 async def test_the_agent_goes_on_when_files_can_be_opened_again():

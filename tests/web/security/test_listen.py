@@ -1,6 +1,9 @@
 """Address, TLS and token are read before a socket opens; errors never contain the token."""
 
+import contextlib
+import os
 import ssl
+import subprocess
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -100,6 +103,21 @@ def test_certificate_and_key_may_share_a_file(certified, tmp_path):
     """One PEM file that holds both is enough."""
     (tmp_path / "both.pem").write_bytes(certified.key.read_bytes() + certified.cert.read_bytes())
     assert ListenConfig.from_settings(Server(tls_cert=str(tmp_path / "both.pem"))).tls is not None
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_certificate_and_key_may_come_through_pipes(certified, tmp_path, files):
+    """As from `<(…)` of a shell: each is read once."""
+    cert, key = certified.cert.read_bytes(), certified.key.read_bytes()
+    contents = {"tls_cert": cert, "tls_key": key} if files == 2 else {"tls_cert": key + cert}
+    with contextlib.ExitStack() as stack:
+        for name, content in contents.items():
+            os.mkfifo(tmp_path / name)
+            (tmp_path / f"{name}.pem").write_bytes(content)
+            command = f"cat {tmp_path / name}.pem >{tmp_path / name}"
+            stack.callback(subprocess.Popen(["/bin/sh", "-c", command]).wait)
+        settings = Server(**{name: str(tmp_path / name) for name in contents})
+        assert ListenConfig.from_settings(settings).tls is not None
 
 
 def test_a_token_may_lie_in_a_file(tmp_path):

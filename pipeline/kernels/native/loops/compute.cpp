@@ -13,8 +13,8 @@ namespace packet_voice {
 
 extern const Compute PV_JOIN(compute_, PV_NAME);
 const Compute PV_JOIN(compute_, PV_NAME) = {
-    PV_STRING(PV_NAME), prepared_floats, prepare, multiply, widen, rms_norm, layer_norm, gate, gelu, exponential_of, elu,
-    add_scaled, rotate, attend, narrow, packed_floats, pack, convolve, panels,
+    PV_STRING(PV_NAME), prepared_floats, prepare, multiply, widen, rms_norm, layer_norm, gate, gelu, exponential_of,
+    greatest, at_least, elu, add_scaled, rotate, attend, narrow, packed_floats, pack, convolve, panels,
 };
 
 }  // namespace packet_voice

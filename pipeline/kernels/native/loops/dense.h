@@ -90,10 +90,18 @@ PV_INLINE void dense_block(const MatrixView& m, const Rows& rows, int output, in
 // several outputs.
 constexpr int block_rows(int n) { return n == 1 ? (W == 16 ? 1 : 2) : PV_REGISTERS == 32 || n == 2 ? 4 : 2; }
 
+// A matrix of so many bytes comes from the second cache, if anything does. Then one sum at a time would wait for itself.
+constexpr size_t CACHED_BYTES = 512 * 1024;
+
 template <class T, int N>
 void dense_rows(const MatrixView& m, const Rows& rows, int begin, int end, int row, size_t tile) {
   constexpr int R = block_rows(N);
   int output = begin;
+  if constexpr (N == 1) {
+    if (m.row_bytes * m.out <= CACHED_BYTES) {
+      for (; output + 8 <= end; output += 8) dense_block<T, 8, N>(m, rows, output, row, tile);
+    }
+  }
   for (; output + R <= end; output += R) dense_block<T, R, N>(m, rows, output, row, tile);
   for (; output < end; output++) dense_block<T, 1, N>(m, rows, output, row, tile);
 }

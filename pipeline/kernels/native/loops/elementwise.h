@@ -86,6 +86,26 @@ void exponential_of(float* x, int size) {
   map(x, size_t(size), x, [](Floats v) { return v < -87.0f ? Floats{} : exponential(v); });
 }
 
+float greatest(const float* x, int size) {
+  Floats most = broadcast(-__builtin_inff());
+  int i = 0;
+  for (; i + W <= size; i += W) most = maximum(load(x + i), most);  // what is no number is never greater
+  float result = most[0];
+  for (int k = 1; k < W; k++) result = most[k] > result ? most[k] : result;
+  for (; i < size; i++) result = x[i] > result ? x[i] : result;
+  return result;
+}
+
+int at_least(const float* x, int size, float bound) {
+  Ints found = {};
+  int i = 0;
+  for (; i + W <= size; i += W) found -= load(x + i) >= bound;
+  int total = 0;
+  for (int k = 0; k < W; k++) total += found[k];
+  for (; i < size; i++) total += x[i] >= bound;
+  return total;
+}
+
 void elu(const float* x, size_t size, float* y) {
   map(x, size, y, [](Floats v) { return maximum(v, exponential(minimum(v, Floats{})) - 1.0f); });
 }

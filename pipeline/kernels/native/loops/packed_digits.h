@@ -194,6 +194,11 @@ template <int B, int N>
 void packed_rows(const MatrixView& m, const Rows& rows, const float* prepared, int begin, int end, int row, size_t tile) {
   constexpr int R = N == 2 ? 4 : 2;
   int output = begin;
+  if constexpr (B == 4 && N == 1) {  // digits that have been loaded serve more outputs, which pays with short rows
+    if (m.row_bytes <= 1024) {
+      for (; output + 4 <= end; output += 4) packed_block<B, 4, N>(m, rows, prepared, output, row, tile);
+    }
+  }
   for (; output + R <= end; output += R) packed_block<B, R, N>(m, rows, prepared, output, row, tile);
   for (; output < end; output++) packed_block<B, 1, N>(m, rows, prepared, output, row, tile);
 }
