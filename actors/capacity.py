@@ -48,12 +48,13 @@ class Capacity:
     """What was measured: `ticks_ms` by width; empty where the number of sessions was set by hand.
 
     `sessions`: so many can be served in time by this measurement; 0 where not even one can.
-    `late_alone`: as it turned out since, one session alone is late at present.
+    `late_alone`: whether one session alone is late, as it turned out since; None where that is not known. It
+    counts for more than the measurement, during which the machine may have been busy.
     """
 
     lanes: int
     ticks_ms: Mapping[int, float] = field(default_factory=dict)
-    late_alone: bool = False
+    late_alone: bool | None = None
 
     @property
     def sessions(self) -> int:
@@ -76,11 +77,13 @@ class Capacity:
     @property
     def advice(self) -> str | None:
         """What helps a machine that cannot serve one session in time; None where it can."""
-        if self.serves_one:
+        if self.late_alone is not None:
             return BUSY_ADVICE if self.late_alone else None
+        if self.serves_one:
+            return None
         return (
             f"This machine is too slow for this model: 80 ms of audio take {self.ticks_ms[1]:.0f} ms. "
-            "Use a quantized checkpoint or a smaller model; `packet-voice doctor` lists what it can run."
+            "Use a quantized checkpoint or a smaller model; “packet-voice doctor” lists what it can run."
         )
 
     @property
@@ -149,7 +152,8 @@ class CapacityControl:
     Args:
         busy_s: total time that each stage has computed.
         threads: that the stages share.
-        on_late_alone: called with whether a single session alone is late, when that changes.
+        on_late_alone: called with whether a single session alone is late, or None if that is not known any
+            more, when it changes.
     """
 
     def __init__(
@@ -160,7 +164,7 @@ class CapacityControl:
         limit: ConcurrencyLimit,
         *,
         threads: int,
-        on_late_alone: Callable[[bool], None],
+        on_late_alone: Callable[[bool | None], None],
     ) -> None:
         self._admission = admission
         self._dispatcher = dispatcher
@@ -168,7 +172,7 @@ class CapacityControl:
         self._limit = limit
         self._threads = threads
         self._on_late_alone = on_late_alone
-        self._late_alone = False
+        self._late_alone: bool | None = None
 
     async def run(self) -> None:
         """Observe and correct until cancelled."""
@@ -203,10 +207,18 @@ class CapacityControl:
             ),
             trio.current_time(),
         )
-        if self._limit.is_late_alone is not self._late_alone:
-            self._late_alone = not self._late_alone
-            self._on_late_alone(self._late_alone)
+        if (late_alone := self._judge_one(trio.current_time())) is not self._late_alone:
+            self._late_alone = late_alone
+            self._on_late_alone(late_alone)
         if limit == before:
             return
         log.info("session_limit_changed", limit=limit, before=before, running=sessions.running)
         self._admission.set_limit(limit)
+
+    def _judge_one(self, now_s: float) -> bool | None:
+        """Whether one session alone is late: by what was seen last, and None after lateness that is over."""
+        if self._limit.is_late_alone:
+            return True
+        if self._limit.is_on_time(now_s):
+            return False
+        return None if self._late_alone else self._late_alone

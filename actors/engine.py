@@ -371,17 +371,20 @@ class Engine:
             self._busy_s,
             limit,
             threads=self._model_threads,
-            on_late_alone=lambda late: self._note_late_alone(late=late),
+            on_late_alone=self._note_late_alone,
         )
         await control.run()
 
-    def _note_late_alone(self, *, late: bool) -> None:
+    def _note_late_alone(self, late_alone: bool | None) -> None:  # noqa: FBT001 - one of three states
         assert self.capacity is not None
-        self.capacity = replace(self.capacity, late_alone=late)
-        if late:
-            log.warning("too_slow", problem=self.capacity.advice)
-        else:
+        before = self.capacity.advice
+        self.capacity = replace(self.capacity, late_alone=late_alone)
+        if (advice := self.capacity.advice) == before:
+            return
+        if advice is None:
             log.info("in_time_again")
+        else:
+            log.warning("too_slow", problem=advice)
 
     async def _warm_up_prompt(self) -> None:
         """Compute the default prompt, so that no session waits for it; no lane is open yet.

@@ -9,7 +9,6 @@ command needs too.
 
 import gc
 import io
-import os
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -39,6 +38,7 @@ from pipeline.errors import (
 )
 from pipeline.install import paths
 from pipeline.install.program_name import is_started_by_make
+from pipeline.install.started_as import LanCommands, is_service
 from pipeline.lan.invitation import PAGE, Invitation
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import ModelStages, open_stages
@@ -146,6 +146,8 @@ async def _announce(engine: Engine, stages: ModelStages, listen: ListenConfig, a
         text=card.text,
         lanes=stages.lanes,
         open=page,
+        # The link has the token, which no log contains: this prints it.
+        **({} if listen.credentials is None else {"invite": LanCommands.as_started().invite}),
     )
     if log.is_console() and listen.credentials is None:
         log.write_text(f"\nOpen {page} in a browser. Ctrl-C stops the server.\n\n")
@@ -271,21 +273,17 @@ def _explained(error: PortInUseError) -> PortInUseError:
     """The error with who has the port, and how to choose another where this server was started as it was."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1", "[::]": "::1"}.get(error.host, error.host)  # noqa: S104
     ours = is_server(host.strip("[]"), error.port)
-    is_service = (
-        os.environ.get("SYSTEMD_EXEC_PID") == str(os.getpid())
-        or os.environ.get("XPC_SERVICE_NAME") == f"local.{paths.NAME}"
-    )
     setting = f"--set {error.key}={error.port + 1 if error.port < _PORT_MAX else error.port - 1}"
     if is_started_by_make():
         choose = f'make run ARGS="{setting}"'
-    elif is_service:
+    elif is_service():
         choose = f"{paths.NAME} service install {setting}"
     else:
         choose = f"the option {setting}"
     user = "another server of this project" if ours else "another program"
     stop = (
         f" (stop the service: {paths.NAME} service stop)"
-        if ours and not is_service and _has_service()
+        if ours and not is_service() and _has_service()
         else ""
     )
     return PortInUseError(

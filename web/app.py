@@ -23,11 +23,12 @@ from actors.engine import Engine
 from actors.proxy import Proxy
 from pipeline.config import Settings
 from pipeline.errors import BrokenInvariantError, PeerError
+from pipeline.install.started_as import LanCommands
 from pipeline.system.command import shortage
 from web.responses import add_security_headers, denied, error_response
 from web.routes.dialects import add_dialects
 from web.routes.hub import add_hub
-from web.routes.landing import POLICY, describe, render
+from web.routes.landing import POLICY, Phone, describe, is_loopback, render
 from web.routes.pages import add_pages
 from web.routes.selftest import add_selftest
 from web.routes.status import Weights, add_status, health_of, model_of
@@ -120,7 +121,11 @@ def create_app(
         return health_of(engine, backend, weights, proxy) if has_access else None
 
     static = add_pages(app, visible_health)
-    _add_landing(app, engine, weights, access, url=("wss" if is_secure else "ws", prefix), static=static)
+    phone = None
+    if listen.credentials is not None or not (is_secure or auth.required):
+        phone = Phone(LanCommands.as_started(), is_open=listen.credentials is not None)
+    url = ("wss" if is_secure else "ws", prefix)
+    _add_landing(app, engine, weights, access, url=url, static=static, phone=phone)
     _add_token_exchange(app, auth, access)
     if listen.credentials is not None:
         _add_authority(app, listen.credentials.authority_file.read_bytes())
@@ -185,18 +190,28 @@ def _add_landing(
     *,
     url: tuple[str, str],
     static: str,
+    phone: Phone | None,
 ) -> None:
     """The landing page; without a valid cookie it shows no facts about the server.
 
     A token in its request is judged like everywhere else, and does not change the page. `url`: scheme
-    and path prefix of the packet WebSocket; `static`: where the pages' files are.
+    and path prefix of the packet WebSocket; `static`: where the pages' files are; `phone`: how one connects,
+    which only who may use the server or sits at it is told.
     """
     scheme, prefix = url
 
     @app.get("/")
     async def landing() -> Response:
-        shown = describe(engine.health(), model_of(weights), url=f"{scheme}://{request.host}{prefix}/ws")
-        if not access.has_cookie(request_ctx.request):
+        has_access, host = access.has_cookie(request_ctx.request), request.host
+        is_told = phone is not None and has_access and (phone.is_open or is_loopback(host))
+        shown = describe(
+            engine.health(),
+            model_of(weights),
+            url=f"{scheme}://{host}{prefix}/ws",
+            host=host,
+            phone=phone if is_told else None,
+        )
+        if not has_access:
             shown = dataclasses.replace(shown, facts=())
         page = Response(await render(shown, static), mimetype="text/html")
         page.headers["Content-Security-Policy"] = POLICY

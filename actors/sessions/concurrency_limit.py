@@ -105,6 +105,11 @@ class ConcurrencyLimit:
         """Whether answers are late at present."""
         return bool(self._recent) and self._on_time_since_s is None
 
+    def is_on_time(self, now_s: float) -> bool:
+        """Whether answers have been on time for a while."""
+        since_s = self._on_time_since_s
+        return bool(self._recent) and since_s is not None and now_s - since_s >= GROW_AFTER_S
+
     @property
     def is_late_alone(self) -> bool:
         """Whether even a single session has been late for most of a window: nothing is left to reduce."""

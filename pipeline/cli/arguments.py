@@ -7,12 +7,13 @@ import argparse
 import re
 from typing import NoReturn
 
-from pipeline.config import parse_source
+from pipeline.config import Server, parse_source
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.install.paths import default_config
 from pipeline.install.program_name import called_as_pipeline_run
 
-_UNKNOWN = re.compile(r"unrecognized arguments: (\S+)|invalid choice: '([^']*)'")
+_UNKNOWN = re.compile(r"unrecognized arguments: (\S+)(?: ([^-\s]\S*))?|invalid choice: '([^']*)'")
+_SECRET = {"token"}
 LAN_OVERRIDES = ("server.host=0.0.0.0", "server.tls=auto")
 
 
@@ -22,9 +23,21 @@ class CommandParser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Print the sentence and where to read more; exit code 2."""
         if unknown := _UNKNOWN.search(message):
-            option, choice = unknown.groups()
-            message += did_you_mean((option or choice).partition("=")[0], self._names())
+            option, value, choice = unknown.groups()
+            message += self._as_setting(option, value) or did_you_mean(
+                (option or choice).partition("=")[0], self._names()
+            )
         self.exit(ConfigError.exit_code, f"{self.prog}: {message}\nsee {self.prog} --help\n")
+
+    def _as_setting(self, option: str | None, value: str | None) -> str:
+        """How to set what the option names, where it is a setting of the server, such as --port."""
+        if option is None or "--set" not in self._option_string_actions:
+            return ""
+        name, _, given = option.removeprefix("--").replace("-", "_").partition("=")
+        if name not in Server.__struct_fields__:
+            return ""
+        shown = "VALUE" if name in _SECRET else given or value or "VALUE"
+        return f"; use --set server.{name}={shown}"
 
     def _names(self) -> list[str]:
         names = [name for action in self._actions for name in action.option_strings]

@@ -205,6 +205,33 @@ async def test_sessions_are_put_back_while_answers_are_late_and_run_again_after(
     assert admitted(clients[3])[-1] == "Ready"
 
 
+async def test_a_machine_that_was_busy_when_it_was_measured_is_not_called_too_slow_once_it_is_in_time(
+    autojump_clock, nursery
+):
+    """The advice ends with a conversation that is in time, and stays away after it."""
+    runners: list[Inline] = []
+
+    def runner(name: str):
+        slow = slow_inline(name, batch_s=0.15)
+        runners.append(slow.__enter__())
+        return cheap_again(runners[-1])
+
+    engine = await serving(make_engine(admit="auto", runner=runner), nursery)
+    assert engine.capacity is not None
+    assert "80 ms of audio take" in (engine.capacity.advice or "")
+    for each in runners:
+        each.batch_s = 0.002
+    client = Client()
+    nursery.start_soon(serve_client, engine, client)
+    nursery.start_soon(client.listen)
+    await client.ready()
+    nursery.start_soon(client.stream, speech(1, 200))
+    await trio.sleep(8)
+    assert engine.capacity.advice is None
+    await trio.sleep(120)
+    assert engine.capacity.advice is None
+
+
 class cheap_again:  # noqa: N801 - a context manager around a runner that the test keeps
     def __init__(self, runner: Inline) -> None:
         self.runner = runner
@@ -228,6 +255,9 @@ def test_the_absence_of_the_process_is_not_held_against_the_machine():
     class Limit:
         limit = 4
         is_late_alone = False
+
+        def is_on_time(self, now_s):
+            return False
 
         def observe(self, seen, now_s):
             observed.append(now_s)

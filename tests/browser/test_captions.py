@@ -94,7 +94,7 @@ def test_a_model_that_cannot_be_downloaded_is_reported_and_the_conversation_cont
     page.locator("#open-settings").click()
     page.locator("[name=captionsModel]").select_option("small")
     page.get_by_label("Captions").select_option("whisper")
-    expect(page.locator("#captions-state")).to_contain_text("Captions not available: ", timeout=WORDS_MS)
+    expect(page.locator("#captions-state")).to_contain_text("cannot download the model", timeout=WORDS_MS)
     page.locator("#close-settings").click()
     start(page)
     expect(page.locator(".notice[data-key=captions]")).to_contain_text("cannot download the model")

@@ -143,6 +143,7 @@ def test_a_recording_is_made_and_discarded_by_keyboard(browser: Browser, server:
         page.wait_for_function("() => document.getElementById('record-time').textContent > '0:00'")
         page.keyboard.press("Enter")
         expect(page.locator("#recording-summary")).to_have_text(re.compile(r"^\d+:\d\d recorded"))
+        page.on("dialog", lambda dialog: dialog.accept())
         tab_to(page, "discard")
         page.keyboard.press("Enter")
         expect(page.locator("#record")).to_be_focused()

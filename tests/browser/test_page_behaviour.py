@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Playwright, expect
-from support.browser.actions import expect_call_loaded, expect_phase, open_panel, start, stop
+from support.browser.actions import AT_WORK, expect_call_loaded, expect_phase, open_panel, start, stop
 from support.browser.chromium import Visit, launch, visiting
 from support.browser.servers import ROOT, Server, serving
 
@@ -32,7 +32,14 @@ BLANK = """(id) => {
   for (let i = 0; i < data.length; i += 4) if (data[i + 3] > 0) colours.add(data.slice(i, i + 3).join());
   return colours.size <= 2;  // the middle line only
 }"""
-SIZES = [(320, 640), (390, 844), (844, 390), (768, 1024), (1440, 900)]
+SIZES = [(320, 640), (390, 844), (844, 390), (640, 400), (768, 1024), (1280, 800)]
+LOW_PX = 480
+FIVE_LINES_PX = 5 * 24
+# Of the latest notice: whether its last pixels are seen.
+IS_WHOLE = """(button) => {
+  const { right, bottom } = button.getBoundingClientRect();
+  return button.contains(document.elementFromPoint(right - 12, bottom - 12));
+}"""
 
 
 def violations(page: Page) -> list[str]:
@@ -50,7 +57,7 @@ def test_after_stop_nothing_looks_like_an_open_microphone(visit: Visit) -> None:
     """Meters at their lowest, no waveform, no ring, and the title says that nothing runs."""
     page = visit()
     start(page)
-    expect(page).to_have_title("● Live · packet-voice")
+    expect(page).to_have_title(re.compile("^● (Listening|Answering) · packet-voice$"))
     expect(page.locator("link[rel=icon]")).to_have_attribute("href", re.compile("icon-live"))
     page.wait_for_function("() => document.getElementById('user-meter').value > -60")
     stop(page)
@@ -175,7 +182,7 @@ def test_a_silent_server_is_not_listened_to(browser: Browser) -> None:
         expect(page.locator("#call-status")).to_contain_text("No response from the server", timeout=20_000)
         expect(page.locator("#server-label")).to_have_text("Not responding")
         server.thaw()
-        expect(page.locator("#call-status")).to_have_text("Listening. Just talk.", timeout=20_000)
+        expect(page.locator("#call-status")).to_have_text(AT_WORK, timeout=20_000)
         stop(page)
 
 
@@ -195,11 +202,15 @@ def test_reconnecting_is_not_stopped_but_given_up(browser: Browser) -> None:
 def test_notices_and_messages_move_no_control(
     browser: Browser, server: Server, width: int, height: int
 ) -> None:
-    """Transcript and controls are in view without scrolling; three notices later they are where they were."""
+    """Transcript and controls are in view without scrolling; three notices later they are where they were.
+
+    In a low window the transcript has five lines all the same. No button sticks out of its column.
+    """
     with visiting(browser, server.origin, viewport={"width": width, "height": height}) as visit:
         page = visit()
         expect(page.locator(".notice[data-key=untrained]")).to_be_visible()
         start(page)
+        until_text(page)
         boxes = [page.locator(one).bounding_box() for one in ("#talk", "#mute", "#record")]
         for _ in range(3):
             page.evaluate(
@@ -216,6 +227,23 @@ def test_notices_and_messages_move_no_control(
             assert box["x"] >= 0, one
             assert box["x"] + box["width"] <= width, one
             assert box["y"] + min(box["height"], 40) <= height, one
+        page.locator("#record").click()
+        page.locator("#mute").click()
+        expect(page.locator("#record")).to_contain_text("Stop recording")
+        column = page.locator("#controls").bounding_box()
+        assert column is not None
+        for one in ("#mute", "#record"):
+            box = page.locator(one).bounding_box()
+            assert box is not None, one
+            assert column["x"] <= box["x"], one
+            assert box["x"] + box["width"] <= column["x"] + column["width"], one
+        page.locator("#record").click()
+        if height < LOW_PX:
+            lines = page.locator("#lines").bounding_box()
+            assert lines is not None
+            assert lines["height"] >= FIVE_LINES_PX
+            assert page.locator(".notice .close").last.evaluate(IS_WHOLE)
+        page.on("dialog", lambda dialog: dialog.accept())
         stop(page)
 
 
@@ -287,11 +315,13 @@ def test_past_conversations_are_kept_only_if_asked_and_can_be_deleted(visit: Vis
     stop(page)
     assert page.evaluate("localStorage.getItem('packet-voice-history')") is None
     open_panel(page, "history")
-    page.get_by_label("Keep transcripts in this browser").check()
+    page.get_by_label("Keep every conversation").check()
     expect(page.locator("#history-list li")).to_have_count(1)
     page.reload()
     open_panel(page, "history")
-    expect(page.get_by_label("Keep transcripts in this browser")).to_be_checked()
+    expect(page.get_by_label("Keep every conversation")).to_be_checked()
+    page.locator("#history-list summary").click()
+    page.on("dialog", lambda dialog: dialog.accept())
     page.get_by_role("button", name="Delete the conversation of").click()
     expect(page.locator("#history-empty")).to_be_visible()
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from axe_playwright_python.base import AXE_SCRIPT
 from playwright.sync_api import Browser, CDPSession, Page, Route, expect
-from support.browser.actions import expect_call_loaded, expect_phase, open_panel, start, stop
+from support.browser.actions import AT_WORK, expect_call_loaded, expect_phase, open_panel, start, stop
 from support.browser.chromium import Visit, visiting
 from support.browser.servers import Server, serving
 
@@ -205,7 +205,7 @@ def silent_and_paused(survey: Survey, server: Server, page: Page) -> None:
     expect(page.locator("#call-status")).to_contain_text("No response from the server", timeout=20_000)
     survey.look("not responding", page)
     server.thaw()
-    expect(page.locator("#call-status")).to_contain_text("Listening", timeout=20_000)
+    expect(page.locator("#call-status")).to_have_text(AT_WORK, timeout=20_000)
     server.put_back()
     expect_phase(page, "paused")
     survey.look("paused", page)

@@ -59,7 +59,7 @@ def test_a_recording_is_not_replaced_without_asking(visit: Visit) -> None:
     answers = Answers(page, accept=False)
     page.locator("#record").click()
     assert [kind for kind, _ in answers.asked] == ["confirm"]
-    expect(page.locator("#record")).to_have_attribute("aria-pressed", "false")
+    expect(page.locator("#record")).to_have_text("Record")
     expect(page.locator("#recording-summary")).to_have_text(kept)
     with page.expect_download():
         page.get_by_role("button", name="Save audio").click()
@@ -88,11 +88,12 @@ def test_a_transcript_that_the_browser_cannot_keep_is_not_taken_for_kept(
     with visiting(browser, server.origin, script=FULL_STORAGE) as visit:
         page = visit()
         open_panel(page, "history")
-        page.get_by_label("Keep transcripts in this browser").check()
+        page.get_by_label("Keep every conversation").check()
         start(page)
         until_text(page)
         stop(page)
-        expect(page.locator("#history-problem")).to_be_visible()
+        expect(page.locator("#history-current")).to_contain_text("does not store")
+        expect(page.locator("#keeping")).to_contain_text("does not store")
         answers = Answers(page)
         page.evaluate("location.reload()")
         page.wait_for_load_state()
@@ -111,12 +112,44 @@ def test_a_conversation_is_kept_when_the_page_is_closed_during_it(visit: Visit) 
     open_panel(page, "history")
     expect(page.locator("#history-list li")).to_have_count(1)
     assert len(answers.asked) <= 1
+    page.locator("#history-list summary").click()
     with page.expect_download() as download:
-        page.get_by_role("button", name="Save the conversation of").click()
+        page.get_by_role("button", name="Save as JSON: the conversation of").click()
     assert json.loads(Path(download.value.path()).read_text())["lines"]
     page.locator("#history-clear").click()
     expect(page.locator("#history-empty")).to_be_visible()
     assert answers.asked[-1][0] == "confirm"
+
+
+def test_a_conversation_is_kept_after_it_and_read_again(visit: Visit) -> None:
+    """The page says that it would be gone, and keeps this one only; deleting it asks first."""
+    page = visit()
+    answers = Answers(page, accept=False)
+    start(page)
+    until_text(page)
+    stop(page)
+    said = page.locator("#lines .agent p").first.inner_text()
+    expect(page.locator("#keeping-text")).to_contain_text("Gone when this page is closed")
+    page.get_by_role("button", name="Keep on this device").click()
+    expect(page.locator("#keeping-text")).to_contain_text("Kept on this device")
+    page.reload()
+    assert answers.asked == []
+    open_panel(page, "history")
+    expect(page.get_by_label("Keep every conversation")).not_to_be_checked()
+    page.locator("#history-list summary").click()
+    expect(page.locator("#history-list .agent p").first).to_have_text(said)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as TXT: the conversation of").click()
+    assert f"Agent: {said.removesuffix(' – interrupted')}" in Path(download.value.path()).read_text(
+        encoding="utf-8"
+    )
+    delete = page.get_by_role("button", name="Delete the conversation of")
+    delete.click()
+    expect(page.locator("#history-list li")).to_have_count(1)
+    answers.accept = True
+    delete.click()
+    expect(page.locator("#history-empty")).to_be_visible()
+    assert [kind for kind, _ in answers.asked] == ["confirm", "confirm"]
 
 
 @pytest.fixture(scope="module")

@@ -93,6 +93,14 @@ def test_the_log_describes_the_certificate_and_hides_the_token(server: Started) 
     assert not any(server.token in json.dumps(event) for event in server.events)
 
 
+def test_the_log_names_the_command_that_shows_the_link(server: Started) -> None:
+    """With the configuration of this server: no log contains the token."""
+    command = str(server.event("ready")["invite"])
+    assert " invite " in command
+    assert f"--set server.tls_folder={server.folder}" in command
+    assert command.endswith("--lan")
+
+
 def test_the_invitation_can_be_printed_later(
     server: Started, checkpoint: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

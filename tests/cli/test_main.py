@@ -71,6 +71,7 @@ def test_an_unknown_command_is_a_usage_error() -> None:
         (("weights", "inspct"), "did you mean inspect?"),
         (("loadtest", "--sesions", "3"), "did you mean --sessions?"),
         (("run", "--config", "configs/tiny", "--set", "port=9000"), "did you mean server.port?"),
+        (("run", "--config", "configs/tiny", "--port", "7998"), "use --set server.port=7998"),
         (("run", "--config", "configs/tiny", "--set", "server.hots=x"), "did you mean server.host?"),
         (("run", "--config", "configs/tiny", "--set", "lane.max=2"), "did you mean lanes.max?"),
         (("offline", "in.wav"), "OUT.wav is missing"),

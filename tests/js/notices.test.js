@@ -30,14 +30,14 @@ const EVENTS = [
   { kind: "health", health: { status: "ready", lanes: LANES, capacity: { advice: "Use a smaller one." } } },
   { kind: "token_refused", why: "token_wrong" },
   { kind: "token_refused", why: "request_timeout", message: "too slow", retryAfterMs: 7000 },
-  { kind: "connection_stats", droppedFrames: 3 },
+  { kind: "connection_stats", droppedFrames: 9 },
   { kind: "microphone_changed", label: "", why: "lost" },
   { kind: "output_missing" },
   { kind: "audio_state", state: "suspended" },
   { kind: "error", code: "bad_metadata", message: "no", retryAfterMs: 3000 },
   { kind: "draining" },
   { kind: "recording", on: true, name: "a" },
-  { kind: "dropped", what: "audio", count: 3 },
+  { kind: "dropped", what: "audio", count: 9 },
   { kind: "vad", state: "not_ready", why: "missing" },
   { kind: "captions", state: "not_ready", why: "unreachable", message: "No." },
   { kind: "captions", state: "behind" },
@@ -62,7 +62,7 @@ test("each condition of a call leads to a section of the help, and ends with it"
     const facts = { ...CALL, ...worse };
     const { root, send, topics } = notices(facts);
     send({ kind: "connection_stats" });
-    equal(root.querySelector("strong").textContent, CONDITIONS[condition].title);
+    equal(root.querySelector("strong").textContent, `${CONDITIONS[condition].title}.`);
     root.querySelector(`button[aria-label^="Help: "]`).click();
     equal(topics.length, 1);
     Object.assign(facts, CALL);
@@ -107,9 +107,25 @@ test("the focus stays where it is if something else disappears", () => {
 
 test("a notice of limited duration is replaced by a newer one of its topic", () => {
   const { root, send } = notices();
-  send({ kind: "dropped", what: "audio", count: 3 });
-  send({ kind: "dropped", what: "agent_audio", count: 3 });
+  send({ kind: "dropped", what: "audio", count: 9 });
+  send({ kind: "dropped", what: "agent_audio", count: 9 });
   equal(root.childElementCount, 1);
+});
+
+test("drops are one notice with their sum; less than half a second, or beside a slow machine, none", () => {
+  const { root, send } = notices();
+  const drop = () => send({ kind: "dropped", what: "audio", count: 4 });
+  drop();
+  equal(root.childElementCount, 0);
+  drop();
+  const [box] = root.children;
+  ok(box.textContent.includes("0.6 s of your audio"), box.textContent);
+  drop();
+  equal([...root.children], [box], "the notices");
+  ok(box.textContent.includes("1.0 s of your audio"), box.textContent);
+  send({ kind: "health", health: { status: "ready", lanes: LANES, capacity: { advice: "This machine is too slow." } } });
+  drop();
+  equal(root.querySelectorAll("[data-key=dropped]").length, 0);
 });
 
 test("a refusal that the page has no words for is told in the server's own, and one without any has a remedy too", () => {

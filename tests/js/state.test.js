@@ -1,11 +1,13 @@
 import { HistoryStore } from "voice/history-store.js";
 import { findRefusal } from "voice/protocol/refusal.js";
-import { recordingOf } from "voice/questions.js";
-import { describeState, serverState, withoutOwnSession } from "voice/state.js";
-import { TranscriptLog, sentenceCase } from "voice/transcript-log.js";
+import { asQuestion, recordingOf } from "voice/questions.js";
+import { AgentLevel, describeState, serverState, withoutOwnSession } from "voice/state.js";
+import { TranscriptLog, plainText, sentenceCase } from "voice/transcript-log.js";
 import { Metrics } from "voice/ui/metrics.js";
 import { SampleEnd } from "voice/voice-sample.js";
-import { CONDITIONS, PROBLEMS, REFUSALS, closeMessage, errorMessage, formatDelay } from "voice/ui/messages.js";
+import {
+  CONDITIONS, PROBLEMS, REFUSALS, adviceHere, closeMessage, droppedMessage, errorMessage, formatDelay,
+} from "voice/ui/messages.js";
 import { conditionOf } from "voice/diagnostics/condition.js";
 import { checkBeforeCall, diagnose } from "voice/diagnostics/diagnostics.js";
 import { equal, ok, test } from "./harness.js";
@@ -33,6 +35,26 @@ test("a call whose microphone is silent does not say that it listens", () => {
   equal(message, "Your microphone is silent.");
 });
 
+test("a call says whether it listens or answers, also while the microphone is held open or muted", () => {
+  const shown = (facts) => {
+    const { message, title } = describeState({ phase: "live", health: READY, ...facts });
+    return [message.split(".")[0], title.split(" · ")[0]];
+  };
+  equal(shown({ isAnswering: true }), ["Answering", "● Answering"]);
+  equal(shown({ pushToTalk: true, muted: false }), ["Listening", "● Listening"]);
+  equal(shown({ pushToTalk: true, muted: true }), ["Hold “Hold to talk” or the space bar to speak", "Hold to talk"]);
+  equal(shown({ muted: true }), ["You are muted", "Muted"]);
+  equal(shown({ muted: true, isAnswering: true }), ["Answering", "● Answering"]);
+});
+
+test("an answer lasts through its pauses, and ends after one of a second", () => {
+  const level = new AgentLevel();
+  const changes = (frames, rms) => Array.from({ length: frames }, () => level.changes(rms)).filter(Boolean).length;
+  equal([changes(20, 0), level.isAnswering], [0, false]);
+  equal([changes(10, 0.1), changes(8, 0), changes(3, 0.1), level.isAnswering], [1, 0, 0, true]);
+  equal([changes(20, 0.001), level.isAnswering], [1, false]);
+});
+
 test("a server that is gone is offline in every phase without a conversation", () => {
   for (const phase of ["idle", "connecting", "lost"]) equal(label({ phase, health: null }), "Offline", phase);
   equal(label({ phase: "lost", health: READY }), "Reconnecting");
@@ -40,7 +62,7 @@ test("a server that is gone is offline in every phase without a conversation", (
 
 test("the title and the icon show the state", () => {
   const shown = (facts) => [describeState(facts).title, describeState(facts).icon];
-  equal(shown({ phase: "live", health: READY }), ["● Live · packet-voice", "live"]);
+  equal(shown({ phase: "live", health: READY }), ["● Listening · packet-voice", "live"]);
   equal(shown({ phase: "live", health: READY, muted: true }), ["Muted · packet-voice", "waiting"]);
   equal(shown({ phase: "queued", health: FULL, position: 2 }), ["Queue: 2 · packet-voice", "waiting"]);
   equal(shown({ phase: "idle", health: READY }), ["Talk · packet-voice", "idle"]);
@@ -105,6 +127,7 @@ test("the transcript as TXT and JSON contains both sides", () => {
   log.userText({ text: "who are you", final: true }, 2000);
   log.agentText({ text: "i am a model", final: true }, 3000);
   ok(log.text().includes("0:02  You: Who are you\n0:03  Agent: I am a model\n"), log.text());
+  equal(plainText(JSON.parse(JSON.stringify(log.toJSON()))), log.text()); // of one that was kept
   equal(log.toJSON().lines, [
     { atS: 2, who: "user", text: "who are you", interrupted: false },
     { atS: 3, who: "agent", text: "i am a model", interrupted: false },
@@ -133,7 +156,8 @@ const CONDITION_CASES = [
   ["no_signal", { zeroMs: 9000 }],
   ["not_heard", { wasHeard: false, inputDb: -70 }],
   ["source_muted", { sourceMuted: true }],
-  ["clipping", { clippedShare: 0.1 }],
+  ["clipping", { clippedShare: 0.2 }],
+  ["clipping", { clippedShare: 0.2, autoGainControl: true }],
   ["server_slow", { slowMs: 4000, modelMs: 120 }],
   ["device_slow", { upHz: 6 }],
   ["gaps", { recentUnderruns: 6 }],
@@ -141,7 +165,7 @@ const CONDITION_CASES = [
 for (const [condition, facts] of CONDITION_CASES) {
   test(`${condition} is told with a remedy: ${JSON.stringify(facts)}`, () => {
     equal(conditionOf({ ...CALL, ...facts }), condition);
-    ok(CONDITIONS[condition].text({ ...CALL, ...facts }).length > 20, "no remedy");
+    ok(CONDITIONS[condition].text({ ...CALL, ...facts }, { hostname: "localhost" }).length > 20, "no remedy");
   });
 }
 
@@ -165,6 +189,52 @@ test("pure zeros, a quiet microphone and a slow server are noticed by the metric
   equal(conditionOf(factsAt(14_080)), null);
   metrics.onEvent({ kind: "stats", encodeMs: 10, stepMs: 90, decodeMs: 10 }, 15_000);
   equal(conditionOf(factsAt(19_000)), "server_slow");
+});
+
+test("a voice that touches full scale is not too loud, one that clips for half a second is", () => {
+  const conditionAfter = (clipped, frames) => {
+    const metrics = new Metrics();
+    metrics.onEvent({ kind: "opening" }, 0);
+    metrics.onEvent({ kind: "audio_state", state: "running", hasMicrophone: true }, 0);
+    metrics.onEvent({ kind: "ready" }, 0);
+    for (let i = 0; i < 60; i += 1) {
+      const isLoud = i < frames;
+      metrics.onEvent({ kind: "captured", peaks: [isLoud ? 1 : 0.3], rms: 0.2, clipped: isLoud ? clipped : 0 }, 80 * i);
+    }
+    return conditionOf(metrics.diagnosticFacts("live", { bargeIn: "off" }, 4800));
+  };
+  equal([conditionAfter(2, 60), conditionAfter(50, 3), conditionAfter(50, 8)], [null, null, "clipping"]);
+  ok(CONDITIONS.clipping.text({ autoGainControl: true }).includes("automatic gain control"), "the cause is not named");
+});
+
+test("gaps count only where the agent's voice has them", () => {
+  const gapsAt = (level) => {
+    const metrics = new Metrics();
+    metrics.onEvent({ kind: "ready" }, 0);
+    for (let i = 0; i < 60; i += 1) {
+      metrics.onEvent({ kind: "played", peaks: [level], rms: level, frames: i, underruns: i, latenciesMs: [] }, 80 * i);
+    }
+    return metrics.diagnosticFacts("live", { bargeIn: "off" }, 4800).recentUnderruns;
+  };
+  ok(gapsAt(0.2) > 50, "gaps in speech are not counted");
+  equal(gapsAt(0.001), 0);
+});
+
+test("on the server's own computer no network is blamed", () => {
+  for (const hostname of ["localhost", "127.0.0.1", "[::1]"]) {
+    for (const text of [CONDITIONS.gaps.text(CALL, { hostname }), droppedMessage({ what: "unsent", count: 9 }, { hostname })]) {
+      ok(!/network|cable/.test(text), `${hostname}: ${text}`);
+    }
+  }
+  ok(CONDITIONS.gaps.text(CALL, { hostname: "192.168.1.20" }).includes("network"), "the network is not named");
+});
+
+test("advice for the server's machine names the computer that it is meant for", () => {
+  equal(adviceHere("This machine is too slow.", { hostname: "localhost" }), "This computer is too slow.");
+  equal(
+    adviceHere("This machine is too slow.", { hostname: "192.168.1.20" }),
+    "The computer that runs the server is too slow.",
+  );
 });
 
 test("after a denied microphone the diagnosis says so", () => {
@@ -280,6 +350,7 @@ test("when storage is full the oldest conversations make room", () => {
 test("a question has a recording whatever its case and punctuation; others have none", () => {
   ok(recordingOf("What is three plus four?")?.endsWith("/questions/what-is-three-plus-four.wav"), "not found");
   equal([recordingOf("what is five"), recordingOf("")], [null, null]);
+  equal(["who are you", "Who are you?", "Say yes."].map(asQuestion), ["who are you?", "Who are you?", "Say yes."]);
 });
 
 test("when to try again is said where the server says it", () => {
@@ -354,6 +425,24 @@ test("a sentence that Stop cuts is interrupted, a finished one is not", () => {
     log.close("agent");
     equal(log.toJSON().lines[0].interrupted, interrupted);
   }
+});
+
+test("a second conversation has its own date, since its times begin anew", () => {
+  const log = conversation();
+  log.agentText({ text: "hello", final: true }, 9000);
+  const secondMs = Date.UTC(2026, 5, 1);
+  log.start(60_000, secondMs);
+  log.agentText({ text: "again", final: true }, 61_000);
+  ok(log.text().includes(`--- New conversation, ${new Date(secondMs).toLocaleString()} ---\n0:01  Agent: Again`), log.text());
+});
+
+test("the user's words are missing until there are some", () => {
+  const log = conversation();
+  equal(log.isWithoutUser, false); // nothing was said
+  log.agentText({ text: "hello", final: true }, 1000);
+  equal(log.isWithoutUser, true);
+  log.userText({ text: "hi", final: true }, 3000);
+  equal(log.isWithoutUser, false);
 });
 
 test("a transcript without the user's words says so wherever it goes", () => {

@@ -1,3 +1,4 @@
+import { LANGUAGES, languageName } from "transcribe/data/languages.js";
 import { AsrError } from "asr/errors.js";
 import { ModelRepository } from "asr/model/files.js";
 import { mixToMono, repairedMono } from "transcribe/data/audio-file.js";
@@ -15,6 +16,10 @@ import { equal, near, ok, seeded, test } from "./harness.js";
 
 const segment = (start, end, text) => ({ id: 1, start, end, text, words: [] });
 const result = (...segments) => ({ segments, info: { language: "en", duration: 1 } });
+
+test("each language of Whisper has a name", () => {
+  equal(LANGUAGES.filter((code) => languageName(code) === code), []);
+});
 
 test("cue times are whole milliseconds, rounded once, with as many hour digits as needed", () => {
   equal(cueTime(0, ","), "00:00:00,000");

@@ -250,6 +250,57 @@ async def test_the_command_of_the_start_page_is_how_this_server_was_started(
     assert f"in {folder}" in page
 
 
+@pytest.mark.parametrize(
+    ("words", "by_make", "run", "invite"),
+    [
+        (
+            ["python", "-m", "pipeline.run", "--config", "configs/tiny", "--set", "server.port=7998"],
+            False,
+            "python -m pipeline.run --config configs/tiny --set server.port=7998 --lan",
+            "python -m pipeline invite --config configs/tiny --set server.port=7998 --lan",
+        ),
+        (
+            ["python", "-m", "pipeline.run", "--config", "configs/tiny", "--set", "server.port=7998"],
+            True,
+            "make run ARGS=&#39;--lan --set server.port=7998&#39;",
+            ".venv/bin/packet-voice invite --config configs/tiny --set server.port=7998 --lan",
+        ),
+        (
+            ["python", "/usr/bin/packet-voice", "run", "--set=server.token=correct-horse-battery"],
+            False,
+            "packet-voice run --lan",
+            "packet-voice invite --lan",
+        ),
+    ],
+)
+async def test_a_visitor_on_the_servers_computer_reads_how_a_phone_connects(
+    monkeypatch, words, by_make, run, invite
+):
+    """With the commands of this server, on the start page and in the help; they contain no token."""
+    monkeypatch.setattr("sys.orig_argv", words)
+    monkeypatch.setattr("sys.argv", words[2:] if words[1] == "-m" else words[1:])
+    monkeypatch.setenv("PACKET_VOICE_STARTED_BY", "make" if by_make else "")
+    async with small_server() as served:
+        start, voice = [(await fetch(served, path)).body.decode() for path in ("/", "/packet-voice")]
+    for page in (start, voice):
+        assert f"<code>{run}</code>" in page.replace("&#x27;", "&#39;")
+        assert f"<code>{invite}</code>" in page
+        assert "battery" not in page
+    assert "this computer and no further" in start
+
+
+async def test_a_visitor_at_another_address_reads_nothing_about_the_servers_paths(monkeypatch):
+    """And “this computer” is not the one that he sits at."""
+    monkeypatch.setattr("sys.argv", ["run", "--config", "/home/somebody/model"])
+    settings = Settings(server=Server(port=0, allowed_hosts=("voice.example",)))
+    async with small_server(settings) as served:
+        pages = [
+            (await fetch(served, path, host="voice.example")).body.decode() for path in ("/", "/packet-voice")
+        ]
+    assert not any("somebody" in page for page in pages)
+    assert "the computer that runs the server and no further" in pages[0]
+
+
 async def test_a_refusal_page_says_when_to_try_again():
     """If the server knows: after too many wrong tokens."""
     settings = Settings(server=Server(port=0, token="correct-horse-battery-staple"))

@@ -42,7 +42,7 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
     ),
     "unauthorized": (
         "Token required",
-        "Open the link that the server printed when it started: it ends in #token=…",
+        "Open the link that ends in #token=… On the server's computer, “packet-voice invite --lan” shows it.",
     ),
     "too_many_attempts": (
         "Too many wrong tokens",

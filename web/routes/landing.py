@@ -6,13 +6,15 @@ the state up to date. It is readable without either, in dark mode, and at any wi
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from quart import render_template_string
 
 from pipeline.install.program_name import is_installed_command, is_started_by_make
+from pipeline.install.started_as import LanCommands
 from web.security.origin import content_security_policy
 
 STYLE = """
@@ -31,7 +33,7 @@ main { max-width: 44rem; margin: 0 auto; padding: clamp(2rem, 9vh, 6rem) 1.5rem 
 .wave .agent { fill: var(--agent); }
 h1 { font-size: clamp(2rem, 6vw, 3rem); line-height: 1.1; margin: 0 0 1rem; letter-spacing: -.03em; }
 h2 { font-size: 1rem; margin: 2.25rem 0 .5rem; }
-h2 + p { margin: 0; }
+h2 + p, pre + p { margin: 0; }
 .lead { color: var(--faint); font-size: 1.12rem; margin: 0 0 2rem; max-width: 36rem; }
 .start { display: flex; flex-wrap: wrap; gap: 1rem 1.5rem; align-items: center; margin: 0 0 2rem; }
 .talk { display: inline-flex; align-items: center; min-height: 54px; padding: 0 1.75rem; border-radius: 99px;
@@ -49,13 +51,15 @@ dl:empty { display: none; }
 dt { color: var(--faint); }
 dd { margin: 0; overflow-wrap: anywhere; }
 pre { margin: .5rem 0; padding: .9rem 1.2rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: 14px; white-space: pre; overflow-x: auto; }
+  border-radius: 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
 button { font: inherit; font-size: .92rem; color: inherit; min-height: 44px; padding: 0 1.1rem;
   cursor: pointer; border: 1px solid var(--line); border-radius: 99px; background: var(--card); }
 [hidden] { display: none; }
 code { font: .88rem/1.6 ui-monospace, "SF Mono", "Cascadia Mono", "DejaVu Sans Mono", monospace; }
 a { color: inherit; text-underline-offset: .2em; }
 footer { margin-top: 2.5rem; color: var(--faint); font-size: .92rem; }
+@media (max-height: 30rem) { main { padding-top: 1rem; } .wave { display: none; }
+  .lead, .start { margin-bottom: 1rem; } }
 @media (max-width: 30rem) { dl { grid-template-columns: 1fr; gap: 0; } dd { margin: 0 0 .6rem; } }
 """
 STYLE_HASH = f"sha256-{base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()}"
@@ -80,20 +84,27 @@ _PAGE = """<!doctype html>
 {% for speaker, x, height in bars %}<rect class="{{ speaker }}" x="{{ x }}" y="{{ 40 - height / 2 }}"
  width="5" height="{{ height }}" rx="2.5"/>{% endfor %}</svg>
 <h1>Talk to a local speech model</h1>
-<p class="lead">Full-duplex voice in real time: the model listens while it talks. Audio and transcripts
-are processed on this machine and are sent nowhere else.</p>
+<p class="lead">Talk in real time: the model listens while it speaks.
+Audio and words go to {{ computer }} and no further.</p>
 <div class="start"><a class="talk" href="./packet-voice">Open the voice page</a>
 <p class="state {{ 'ready' if ready else 'waiting' }}" id="state" role="status">
 <strong>{{ headline }}.</strong> <span>{{ sentence }}</span></p></div>
 <dl id="facts">{% for term, value in facts %}<dt>{{ term }}</dt><dd>{{ value }}</dd>{% endfor %}</dl>
-<h2>Transcription</h2>
+{% if phone %}<h2>On a phone</h2>
+{% if phone.is_open %}<p>Scan the QR code that the server showed in its terminal. To show code and link
+again:</p>
+{% else %}<p>Restart the server with <code>--lan</code>, then scan the QR code that its terminal shows:</p>
+<pre tabindex="0" aria-label="Command for a phone"><code>{{ phone.commands.run }}</code></pre>
+<p>Where there is no terminal, as for a service, this shows the link and the code:</p>
+{% endif %}<pre tabindex="0" aria-label="Command for the link"><code>{{ phone.commands.invite }}</code></pre>
+{% endif %}<h2>Transcription</h2>
 <p><a href="./whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
 <h2>Command line</h2>
 <p>Save <a href="./question.wav" download>question.wav</a> in {{ folder }}, then run there:</p>
 <pre tabindex="0" aria-label="Command"><code id="command">{{ command }}</code></pre>
 <p><button type="button" id="copy" hidden>Copy command</button> <span id="copied" role="status"></span></p>
-<footer>API: <a href="./health">health</a> and <a href="./weights">weights</a> as JSON; the packet
-WebSocket at <code>/ws</code> is described in <code>docs/reference/protocol.md</code>.</footer>
+<footer>API: <a href="./health">health</a> and <a href="./weights">weights</a> as JSON; the WebSocket at
+<code>/ws</code> is described in docs/reference/protocol.md, in the project’s folder.</footer>
 </main>
 </html>
 """
@@ -105,12 +116,28 @@ _VOICES = (
     ("agent", (10, 24, 42, 60, 44, 54, 36, 50, 28, 18, 10, 6)),
 )
 _BAR_PX = 13
+THIS_COMPUTER: Final = "this computer"
+SERVER_COMPUTER: Final = "the computer that runs the server"
+_LOOPBACK: Final = re.compile(r"(localhost|127(\.\d+){3}|\[::1\])(:\d+)?")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a Host header names the visitor's own computer."""
+    return _LOOPBACK.fullmatch(host) is not None
 
 
 def _bars() -> tuple[tuple[str, int, int], ...]:
     """For each bar: the speaker, x and height, in pixels."""
     bars = [(speaker, height) for speaker, heights in _VOICES for height in heights]
     return tuple((speaker, _BAR_PX * i, height) for i, (speaker, height) in enumerate(bars))
+
+
+@dataclass(frozen=True, slots=True)
+class Phone:
+    """How a phone reaches this server: `is_open` if it already can."""
+
+    commands: LanCommands
+    is_open: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +150,8 @@ class Landing:
     facts: Sequence[tuple[str, str]]
     command: str
     folder: str  # where the command works
+    computer: str = THIS_COMPUTER
+    phone: Phone | None = None
 
 
 # By the state of /health; `web/static/landing.js` has the same words.
@@ -134,8 +163,19 @@ _STATES: Mapping[str, tuple[str, str]] = {
 }
 
 
-def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url: str) -> Landing:
-    """The page for this /health state and packet WebSocket `url`; `model` is None while it is loading."""
+def describe(
+    health: Mapping[str, Any],
+    model: Mapping[str, Any] | None,
+    *,
+    url: str,
+    host: str = "localhost",
+    phone: Phone | None = None,
+) -> Landing:
+    """The page for this /health state and packet WebSocket `url`; `model` is None while it is loading.
+
+    `host`: as the visitor wrote it.
+    """
+    computer = THIS_COMPUTER if is_loopback(host) else SERVER_COMPUTER
     lanes = health["lanes"]
     is_full = health["status"] == "ready" and (lanes["queued"] > 0 or lanes["room"] == 0)
     headline, sentence = _STATES["full" if is_full else health["status"]]
@@ -143,14 +183,16 @@ def describe(health: Mapping[str, Any], model: Mapping[str, Any] | None, *, url:
     if model is not None and not model["trained"]:
         facts.append(("Untrained", "The weights are random, so the output is noise."))
     if (capacity := health["capacity"]) is not None and capacity["advice"] is not None:
-        facts.append(("Too slow", capacity["advice"]))
+        advice = str(capacity["advice"]).replace("This machine", f"{computer[:1].upper()}{computer[1:]}")
+        facts.append(("Too slow", advice))
     facts += [
         ("Sessions", f"{lanes['running']} of {lanes['limit']}, {lanes['queued']} queued"),
         ("Uptime", _duration(health["uptimeS"])),
     ]
     name, folder = _client()
     command = f"{name} talk --url {url} --in question.wav --out answer.wav"
-    return Landing(health["status"] == "ready" and not is_full, headline, sentence, facts, command, folder)
+    ready = health["status"] == "ready" and not is_full
+    return Landing(ready, headline, sentence, facts, command, folder, computer, phone)
 
 
 def _client() -> tuple[str, str]:
@@ -174,6 +216,8 @@ async def render(landing: Landing, static: str) -> str:
         facts=landing.facts,
         command=landing.command,
         folder=landing.folder,
+        computer=landing.computer,
+        phone=landing.phone,
         static=static,
     )
 

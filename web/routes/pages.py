@@ -22,7 +22,9 @@ import trio
 from quart import Response, abort, request
 from quart_trio import QuartTrio
 
+from pipeline.install.started_as import LanCommands
 from web.routes.error_pages import add_error_pages
+from web.routes.landing import is_loopback
 from web.vendor import FOLDER, installed, read_lock
 
 STATIC = Path(__file__).parents[1] / "static"
@@ -110,7 +112,10 @@ def add_pages(app: QuartTrio, health: Callable[[], Mapping[str, object] | None])
     @app.get("/packet-voice")
     async def packet_voice() -> Response:
         now = health()
-        return _page(voice.replace("{{health}}", "" if now is None else html.escape(json.dumps(now))))
+        commands = LanCommands.as_started() if is_loopback(request.host) else LanCommands.for_anyone()
+        filled = voice.replace("{{lan}}", html.escape(commands.run))
+        filled = filled.replace("{{invite}}", html.escape(commands.invite))
+        return _page(filled.replace("{{health}}", "" if now is None else html.escape(json.dumps(now))))
 
     @app.get("/whisperx")
     async def transcribe() -> Response:

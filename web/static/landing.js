@@ -5,7 +5,7 @@
  */
 
 import { serverState } from "./voice/state.js";
-import { refusalMessage } from "./voice/ui/messages.js";
+import { adviceHere, refusalMessage } from "./voice/ui/messages.js";
 import { watchHealth } from "./voice/health.js";
 
 const STATES = Object.freeze({
@@ -14,7 +14,10 @@ const STATES = Object.freeze({
   not_ready: ["Loading", "The models are still loading; sessions cannot start yet."],
   draining: ["Shutting down", "Running sessions are finishing; no new ones can start."],
   unreachable: ["Offline", "The server does not answer. Is it still running?"],
-  unauthorized: ["Token required", "Open the link that the server printed; it ends in #token=…"],
+  unauthorized: [
+    "Token required",
+    "Open the link that the server showed in its terminal; it ends in #token=… On its computer “packet-voice invite --lan” shows it again.",
+  ],
 });
 
 const state = document.getElementById("state");
@@ -30,6 +33,7 @@ function show(health) {
     span.textContent = sentence;
   }
   if (health?.lanes) showFacts(health);
+  else facts.replaceChildren(); // what was true of a server that answered
 }
 
 function refusalWords({ code, message, retryAfterMs }) {
@@ -41,7 +45,7 @@ function showFacts({ lanes, uptimeS, model, capacity }) {
   const rows = [
     ...(model ? [["Model", model.name]] : []),
     ...(model?.trained === false ? [["Untrained", "The weights are random, so the output is noise."]] : []),
-    ...(capacity?.advice ? [["Too slow", capacity.advice]] : []),
+    ...(capacity?.advice ? [["Too slow", adviceHere(capacity.advice, location)]] : []),
     ["Sessions", `${lanes.running} of ${lanes.limit}, ${lanes.queued} queued`],
     ["Uptime", duration(uptimeS)],
   ];

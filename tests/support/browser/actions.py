@@ -4,6 +4,7 @@ import re
 
 from playwright.sync_api import Page, expect
 
+AT_WORK = re.compile(r"^(Listening|Answering)\. ")  # the status of a call, whoever speaks
 PHASE_TIMEOUT_MS = 60_000  # no guarantee depends on it: it turns a hang into a failure
 
 

@@ -24,6 +24,13 @@ ANSWER_MS = 60_000
 FORGIVEN = ("No available adapters",)
 WINDOW = {"width": 1280, "height": 900}
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "has_touch": True}
+# The commands as a user has them: this server is started with a full path and settings of its own.
+WITHOUT_SETTINGS = """() => {
+  for (const code of document.querySelectorAll("pre code")) {
+    code.textContent = code.textContent
+      .replace(/ --set \\S+/g, "").replace(/--config \\S*configs/, "--config configs");
+  }
+}"""
 VIEWS: dict[str, dict[str, Any]] = {
     "live-light": {"color_scheme": "light", "viewport": WINDOW},
     "live-dark": {"color_scheme": "dark", "viewport": WINDOW},
@@ -45,7 +52,9 @@ def take_voice(playwright: Playwright) -> None:
         serving(config=ROOT / "configs/tiny") as server,
     ):
         with visiting(browser, server.origin, color_scheme="light") as visit:
-            save(visit("/"), "landing-light")
+            page = visit("/")
+            page.evaluate(WITHOUT_SETTINGS)
+            save(page, "landing-light")
         for name, view in VIEWS.items():
             with visiting(browser, server.origin, **view) as visit:
                 page = visit()

@@ -61,7 +61,7 @@ class Page {
       this._transcript,
       exports,
       new Summary(),
-      new Notices({ help: (topic) => help.open(topic), load: () => this._jobs.ensureLoaded() }),
+      new Notices({ help: (topic) => help.open(topic) }),
       new PageTitle(),
     ];
     new StorageDialog({ onDelete: () => this._onStorageChange() });

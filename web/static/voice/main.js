@@ -13,8 +13,9 @@ import { watchHealth } from "./health.js";
 import { OnDemand } from "./on-demand.js";
 import { nextPhase } from "./phase.js";
 import { loadPreferences, savePreferences } from "./preferences.js";
+import { asQuestion } from "./questions.js";
 import { serverUrl } from "./server-url.js";
-import { withoutOwnSession } from "./state.js";
+import { AgentLevel, withoutOwnSession } from "./state.js";
 import { exchangeToken } from "./token.js";
 import { TranscriptLog } from "./transcript-log.js";
 import { CallControl } from "./ui/call-control.js";
@@ -40,6 +41,7 @@ class Page {
     this._phase = "idle";
     this._call = null;
     this._attempt = null; // identifies the latest start
+    this._agentLevel = new AgentLevel();
     this._sampleEnd = null; // of the sample of a voice that is being played
     this._log = new TranscriptLog();
     this._metrics = new Metrics();
@@ -64,7 +66,7 @@ class Page {
 
   /** The views of the first screen. */
   _createViews(help) {
-    this._transcript = new Transcript(this._log);
+    this._transcript = new Transcript(this._log, { keep: () => this._panels.keep() });
     guardUnsaved(() => this._isUnsaved);
     return [
       new CallControl(this._preferences, { ...this._actions, openMicrophone: () => this._openMicrophone() }),
@@ -158,6 +160,9 @@ class Page {
     const nowMs = performance.now();
     this._metrics.onEvent(event, nowMs);
     for (const view of this._views) if (view.wantsAudio) view.onEvent(event, this._phase, this._facts);
+    if (event.kind === "played" && this._agentLevel.changes(event.rms)) {
+      this.onEvent({ kind: "answering", answering: this._agentLevel.isAnswering });
+    }
     if (event.kind === "played" && this._sampleEnd?.isOver(event.rms, nowMs)) {
       this.onEvent({ kind: "sample_over", wasHeard: this._sampleEnd.wasHeard });
       this._stop();
@@ -172,19 +177,21 @@ class Page {
   }
 
   _updateFacts(event) {
-    const facts = { ...this._facts, phase: this._phase };
+    const facts = { ...this._facts, phase: this._phase, pushToTalk: this._isPushToTalk };
     if (event.kind === "health") Object.assign(facts, { health: event.health, isCounted: HOLDING.has(this._phase) });
     if (event.kind === "ended" && facts.isCounted) {
       Object.assign(facts, { health: withoutOwnSession(facts.health), isCounted: false });
     }
     if (event.kind === "connection_stats") facts.isUnheard = this._isUnheard();
+    if (event.kind === "answering") facts.isAnswering = event.answering;
     if (event.kind === "stalled") facts.stalled = event.stalled;
     if (event.kind === "muted") facts.muted = event.muted;
     if (event.kind === "queued" || event.kind === "paused") facts.position = event.position;
     if (event.kind === "recorder") facts.recording = event.on;
     if (event.kind === "audio_state" && event.hasMicrophone !== undefined) facts.withoutMicrophone = !event.hasMicrophone;
     if (event.kind === "opening" || this._phase === "idle") {
-      Object.assign(facts, { stalled: false, muted: false, withoutMicrophone: false, isUnheard: false });
+      Object.assign(facts, { stalled: false, muted: false, withoutMicrophone: false, isUnheard: false, isAnswering: false });
+      this._agentLevel.clear();
       facts.isSample = event.kind === "opening" && event.isSample === true;
     }
     this._facts = facts;
@@ -280,7 +287,7 @@ class Page {
     }
     if (this._phase !== "live" || this._facts.isSample) return;
     this._question = null;
-    if (!this._captions?.isActive) this.onEvent({ kind: "user_text", text: question, final: true });
+    if (!this._captions?.isActive) this.onEvent({ kind: "user_text", text: asQuestion(question), final: true });
     await this._play(url);
   }
 

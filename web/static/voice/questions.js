@@ -13,6 +13,9 @@ const RECORDED = Object.freeze([
   "how are you",
 ]);
 
+/** The question as one writes it: with a question mark, if it ends with nothing else. */
+export const asQuestion = (text) => (/[.!?]$/.test(text) ? text : `${text}?`);
+
 /** The URL of the recording of `question`; null if there is none. */
 export function recordingOf(question) {
   const plain = question.toLowerCase().replace(/[^a-z ]/g, "").trim();

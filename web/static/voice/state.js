@@ -1,7 +1,7 @@
 /**
  * The state of the page, described once: the header, the call status, the title and the icon all show this.
  *
- * Pure: what is known in, words out. `facts`: {phase, health, stalled, muted, recording, position, isSample, isUnheard}; `health`: the
+ * Pure: what is known in, words out. `facts`: {phase, health, stalled, muted, pushToTalk, recording, position, isSample, isUnheard, isAnswering}; `health`: the
  * last answer of /health, null if there was none, undefined before the first.
  */
 
@@ -47,6 +47,30 @@ export function withoutOwnSession(health) {
   return { ...health, lanes: { ...health.lanes, running: Math.max(0, running - 1), room: room + 1 } };
 }
 
+const AUDIBLE_RMS = 0.01;
+const PAUSE_FRAMES = 12; // about a second: a pause between two words ends no answer
+
+/** Whether the agent is answering, by the level of its audio, frame by frame. */
+export class AgentLevel {
+  constructor() {
+    this.clear();
+  }
+
+  clear() {
+    this.isAnswering = false;
+    this._quietFrames = 0;
+  }
+
+  /** Take the level of one frame. → whether `isAnswering` has changed. */
+  changes(rms) {
+    this._quietFrames = rms > AUDIBLE_RMS ? 0 : this._quietFrames + 1;
+    const isAnswering = this._quietFrames === 0 || (this.isAnswering && this._quietFrames < PAUSE_FRAMES);
+    const hasChanged = isAnswering !== this.isAnswering;
+    this.isAnswering = isAnswering;
+    return hasChanged;
+  }
+}
+
 /** {server: {state, label}, message, title, icon}; `message` is null where the event at hand says more. */
 export function describeState(facts) {
   const state = stateOf(facts);
@@ -74,24 +98,28 @@ function stateOf({ phase, health, stalled }) {
   }
 }
 
-function messageOf({ phase, stalled, muted, withoutMicrophone, pushToTalk, isSample, isUnheard }, state) {
+function messageOf({ phase, stalled, muted, withoutMicrophone, pushToTalk, isSample, isUnheard, isAnswering }, state) {
   if (phase === "idle") return IDLE_MESSAGES[state];
   if (phase !== "live") return null;
   if (stalled) return "No response from the server. Waiting…";
   if (isSample) return "A sample of the voice: the agent answers a question.";
-  if (withoutMicrophone) return "Connected without a microphone. Press a question to ask it.";
-  if (muted && pushToTalk) return "Hold the Talk button or the space bar to speak.";
-  if (muted) return "You are muted.";
+  if (withoutMicrophone) return `${isAnswering ? "Answering" : "Connected"} without a microphone. Press a question to ask it.`;
+  if (muted && pushToTalk) return `${isAnswering ? "Answering. " : ""}Hold “Hold to talk” or the space bar to speak.`;
+  if (muted) return isAnswering ? "Answering. You are muted." : "You are muted.";
   if (isUnheard) return "Your microphone is silent.";
-  return "Listening. Just talk.";
+  if (pushToTalk) return "Listening. Let go when you have finished.";
+  return isAnswering ? "Answering. You can interrupt." : "Listening. Just talk.";
 }
 
-function titleOf({ phase, recording, muted, position, name = "Talk" }, state) {
+function titleOf({ phase, recording, muted, pushToTalk, isAnswering, position, name = "Talk" }, state) {
   const what = () => {
     switch (phase) {
       case "live":
         if (state === "stalled") return "Not responding";
-        return recording ? "● Recording" : muted ? "Muted" : "● Live";
+        if (recording) return "● Recording";
+        if (isAnswering) return "● Answering";
+        if (muted) return pushToTalk ? "Hold to talk" : "Muted";
+        return "● Listening";
       case "queued":
         return `Queue: ${position}`;
       case "paused":

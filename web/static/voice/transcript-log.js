@@ -32,13 +32,18 @@ export class TranscriptLog {
     return !this.lines.some(({ text }) => text);
   }
 
+  /** Whether there is text of the agent's and none of the user's. */
+  get isWithoutUser() {
+    return !this.isEmpty && !this.lines.some(({ who }) => who === "user");
+  }
+
   /** Whether the user has spoken, and none of it was written down. */
   get isOneSided() {
     return this._hasUserSpoken && !this.lines.some(({ who }) => who === "user");
   }
 
-  /** A conversation starts; the first one needs no divider. */
-  start(nowMs, epochMs, divider = "New conversation") {
+  /** A conversation starts; the first one needs no divider. Times begin anew, so the divider has the date. */
+  start(nowMs, epochMs, divider = `New conversation, ${new Date(epochMs).toLocaleString()}`) {
     if (this.lines.length > 0) this._divide(divider);
     this.startedAt ??= epochMs;
     this._startedMs = nowMs;
@@ -104,12 +109,7 @@ export class TranscriptLog {
 
   /** As plain text: one line each, with its time. */
   text() {
-    const head = `Conversation of ${new Date(this.startedAt ?? 0).toLocaleString()}${this.model ? `, model ${this.model}` : ""}\n${this.isOneSided ? `${ONE_SIDED}\n` : ""}\n`;
-    const line = ({ divider, who, text, atMs, interrupted }) =>
-      divider !== undefined
-        ? `--- ${divider} ---\n`
-        : `${formatDuration(atMs)}  ${NAMES[who]}: ${sentenceCase(text)}${interrupted ? " … (interrupted)" : ""}\n`;
-    return head + this.lines.map(line).join("");
+    return plainText(this.toJSON());
   }
 
   /** For JSON: times in seconds from the start of each conversation. */
@@ -153,6 +153,16 @@ export class TranscriptLog {
     this.close("user");
     this.lines.push({ divider });
   }
+}
+
+/** A conversation as plain text: the one of the page, or one that was kept; `conversation` as from `toJSON()`. */
+export function plainText({ startedAt, model, note, lines }) {
+  const head = `Conversation of ${new Date(startedAt ?? 0).toLocaleString()}${model ? `, model ${model}` : ""}\n${note ? `${note}\n` : ""}\n`;
+  const line = ({ divider, who, text, atS, interrupted }) =>
+    divider !== undefined
+      ? `--- ${divider} ---\n`
+      : `${formatDuration(1000 * atS)}  ${NAMES[who]}: ${sentenceCase(text)}${interrupted ? " … (interrupted)" : ""}\n`;
+  return head + lines.map(line).join("");
 }
 
 /** The text with a capital at the start of each sentence. */

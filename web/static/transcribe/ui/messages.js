@@ -18,12 +18,12 @@ const MESSAGES = Object.freeze({
   gated: ["Access to this model is restricted", SET_TOKEN],
   refused: [
     "This model is not allowed on this server",
-    "The server's owner decides which repositories it serves: see the allow list in docs/reference/hub-proxy.md.",
+    "The server's owner decides which repositories it serves: see proxy.allow in its configuration.",
   ],
   unreachable: ["Cannot download the model files", CHECK_NETWORK],
   server_storage: [
     "The server cannot store this model",
-    "Choose a smaller one, or make room there: see proxy.cache_bytes and proxy.file_bytes in docs/reference/hub-proxy.md.",
+    "Choose a smaller one, or make room there: raise proxy.cache_bytes or proxy.file_bytes in its configuration.",
   ],
   cut: ["Download interrupted", "Try again; files that were downloaded completely are kept."],
   storage: ["Not enough browser storage", "Delete another model under Storage, or choose a smaller one."],

@@ -8,7 +8,7 @@ import { AsrError } from "../../asr/errors.js";
 import { MODELS } from "../../asr/model/model-list.js";
 import { formatBytes } from "../data/format.js";
 import { estimateBytes, modelTitle } from "../data/model-title.js";
-import { PASSING } from "./messages.js";
+import { PASSING, messageFor } from "./messages.js";
 
 const KEY = "whisperx-model"; // in localStorage
 const DEVICE_NAMES = Object.freeze({ webgpu: "the GPU (WebGPU)", wasm: "the CPU (WebAssembly)" });
@@ -102,7 +102,8 @@ export class ModelCard {
         break;
       case "load_failed":
         if (phase !== "idle") break;
-        this._setStatus(PASSING.has(event.why) ? `The download failed: ${event.message}` : "");
+        this._setStatus(PASSING.has(event.why) ? `The download failed. ${messageFor(event.why, undefined, location).text}` : "");
+        this._state.title = event.message ?? ""; // for the server's owner
         if (PASSING.has(event.why)) this._load.textContent = "Try again";
         break;
       case "cancelled":

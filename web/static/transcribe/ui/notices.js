@@ -3,13 +3,12 @@
  */
 
 import { refusalMessage } from "../../voice/ui/messages.js";
-import { PASSING, helpTopic, messageFor } from "./messages.js";
+import { helpTopic, messageFor } from "./messages.js";
 
 export class Notices {
-  /** `help(topic)`: open the help; `load()`: load the model again. */
-  constructor({ help, load }) {
+  /** `help(topic)`: open the help. */
+  constructor({ help }) {
     this._help = help;
-    this._load = load;
     this._root = document.getElementById("notices");
     this._shown = new Map(); // by key
   }
@@ -69,14 +68,13 @@ export class Notices {
     box.className = `notice ${tone}`;
     box.dataset.why = why;
     const strong = document.createElement("strong");
-    strong.textContent = title;
+    strong.textContent = /[.!?:]$/.test(title) ? title : `${title}.`;
     const words = document.createElement("p");
     words.append(strong, " ", text);
     const help = button("Help", `Help: ${title}`, () => this._help(helpTopic(why)));
     const close = button("✕", `Close: ${title}`, () => this._hide(key));
     close.className = "close";
-    const retry = PASSING.has(why) ? [button("Try again", `Try again: ${title}`, this._load)] : [];
-    box.append(words, ...retry, help, close);
+    box.append(words, help, close);
     this._root.append(box);
     this._shown.set(key, box);
   }

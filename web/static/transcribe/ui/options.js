@@ -5,11 +5,10 @@
  */
 
 import { readOptions } from "../../asr/options.js";
-import { LANGUAGES } from "../data/languages.js";
+import { LANGUAGES, languageName } from "../data/languages.js";
 
 const KEY = "whisperx"; // in localStorage
 const DETECT = "Detect automatically";
-const names = new Intl.DisplayNames(["en"], { type: "language" });
 const CHECKS = Object.freeze({ vad_filter: true, word_timestamps: true, condition_on_previous_text: true });
 const VAD = [
   "threshold",
@@ -72,7 +71,7 @@ export class Options {
   _setLanguages(languages) {
     const select = this._field("language");
     const { value } = select;
-    const offered = languages.map((code) => new Option(names.of(code), code));
+    const offered = languages.map((code) => new Option(languageName(code), code));
     offered.sort((a, b) => a.text.localeCompare(b.text));
     select.replaceChildren(new Option(DETECT, ""), ...offered);
     select.value = value;

@@ -1,8 +1,7 @@
 /** The summary of a transcription: language, durations, number of words, speed. */
 
 import { formatDuration } from "../data/format.js";
-
-const names = new Intl.DisplayNames(["en"], { type: "language" });
+import { languageName } from "../data/languages.js";
 
 export class Summary {
   constructor() {
@@ -23,7 +22,7 @@ export class Summary {
   _show({ info, words, live }) {
     const { language, language_probability: probability, duration, duration_after_vad: speechDuration } = info;
     this._language.hidden = language === null;
-    if (language !== null) this._language.textContent = `${names.of(language)}${percent(probability)}`;
+    if (language !== null) this._language.textContent = `${languageName(language)}${percent(probability)}`;
     const tookS = (performance.now() - this._startedMs) / 1000;
     const parts = [
       `${formatDuration(duration)} of audio`,

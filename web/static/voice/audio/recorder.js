@@ -1,11 +1,11 @@
 /**
- * Records a conversation in the page's memory: user left, agent right, on one clock, with the transcript.
+ * Records a conversation in the page's memory: user left, agent right, on one clock.
  *
  * Each side is added in frames of 80 ms with the time of their first sample; gaps are silent. At most an hour is
  * kept. Saving is up to the user, see ui/recording.js.
  */
 
-import { RATE_HZ, formatDuration } from "../units.js";
+import { RATE_HZ } from "../units.js";
 import { quantize, wav } from "./wav.js";
 
 const SECOND_SAMPLES = 2 * RATE_HZ; // stereo
@@ -16,7 +16,6 @@ export class Recorder {
     this._startMs = null;
     this._seconds = []; // Int16Array of interleaved samples, one for each second
     this._endSamples = 0; // of one channel
-    this._lines = [];
   }
 
   get durationMs() {
@@ -39,21 +38,11 @@ export class Recorder {
     this._mix(samples, firstMs, 1);
   }
 
-  /** Add the final text of an utterance. */
-  addText(who, text, atMs) {
-    if (this._startMs !== null) this._lines.push({ who, text, atMs: Math.max(0, atMs - this._startMs) });
-  }
-
   wav() {
     const whole = [...this._seconds];
     const last = whole.length - 1;
     if (last >= 0) whole[last] = whole[last].subarray(0, 2 * (this._endSamples - last * RATE_HZ));
     return wav(whole, { rateHz: RATE_HZ, channels: 2 });
-  }
-
-  transcript() {
-    const line = ({ who, text, atMs }) => `${formatDuration(atMs)}  ${who}: ${text}\n`;
-    return new Blob(this._lines.map(line), { type: "text/plain;charset=utf-8" });
   }
 
   _mix(samples, firstMs, channel) {

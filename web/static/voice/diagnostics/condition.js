@@ -5,7 +5,8 @@ import { FRAME_RATE_HZ } from "../units.js";
 export const QUIET_DB = -55;
 export const INAUDIBLE_DB = -60; // a codec's own noise
 export const MIN_FRAME_SHARE = 0.8; // of the frames expected
-const LOUD_SHARE = 0.02; // of frames that clip
+export const CLIPPED_SAMPLES = 8; // of 1920: one that touches full scale is not distorted
+export const LOUD_SHARE = 0.1; // of frames that clip
 
 /**
  * The condition of the call that the user should know about, by the keys of CONDITIONS; null if there is none.

@@ -6,7 +6,8 @@
  */
 
 import { BUDGET_MS, FRAME_MS, FRAME_RATE_HZ } from "../units.js";
-import { INAUDIBLE_DB, MIN_FRAME_SHARE, QUIET_DB } from "./condition.js";
+import { isLoopback } from "../ui/messages.js";
+import { INAUDIBLE_DB, LOUD_SHARE, MIN_FRAME_SHARE, QUIET_DB } from "./condition.js";
 
 const DIGITAL_SILENCE_DB = -100;
 const MOSTLY_SILENT = 0.95;
@@ -61,7 +62,7 @@ function checkModel({ phase, modelMs, advice = null }) {
   const name = "Model speed";
   if (phase !== "live" || modelMs === null) return advice ? check(name, "bad", advice) : check(name, "idle", "Not measured yet.");
   const time = `${modelMs.toFixed(0)} ms per frame`;
-  if (advice) return check(name, "bad", `${time} at the moment, but not at all times. ${advice}`);
+  if (advice) return check(name, "bad", `${time} at the moment, but too slow lately. ${advice}`);
   if (modelMs > FRAME_MS) {
     return check(name, "bad", `${time}, more than the ${FRAME_MS} ms available: the server cannot keep up.`);
   }
@@ -96,23 +97,25 @@ const SLOW_NETWORK_MS = 80;
 
 /**
  * Before a call, after five seconds of hearing oneself: `frames` played back with `underruns`, the loudest `inputPeak`
- * (0 to 1), the `roundTripMs` to the server (null: none), its `health` (null: none); `problem`: why there was no sound
+ * (0 to 1), the `clippedShare` of its frames, the `roundTripMs` to the server (null: none), its `health` (null: none); `problem`: why there was no sound
  * at all, one of PROBLEMS. → checks like diagnose().
  */
-export function checkBeforeCall({ frames, underruns, inputPeak, roundTripMs, health, problem = null }) {
+export function checkBeforeCall({ frames, underruns, inputPeak, clippedShare = 0, roundTripMs, health, problem = null }) {
   return [
-    ...(problem === null ? [checkInputLevel(inputPeak), checkPlayback(frames, underruns)] : checkNothing(problem)),
+    ...(problem === null ? [checkInputLevel(inputPeak, clippedShare), checkPlayback(frames, underruns)] : checkNothing(problem)),
     checkNetwork(roundTripMs),
     checkMachine(health),
   ];
 }
 
-function checkInputLevel(inputPeak) {
+function checkInputLevel(inputPeak, clippedShare) {
   const name = "Microphone";
   const peakDb = 20 * Math.log10(inputPeak);
   if (inputPeak === 0) return check(name, "bad", "No signal: check its mute switch, or select another one in Settings.");
   if (peakDb < QUIET_DB) return check(name, "warn", `Very quiet (peak ${db(peakDb)}): speak up, or raise its input level.`);
-  if (inputPeak > 0.99) return check(name, "warn", "Too loud: lower its input level, or move away a little.");
+  if (clippedShare > LOUD_SHARE) {
+    return check(name, "warn", "Too loud: turn off automatic gain control in Settings, lower its input level, or move away a little.");
+  }
   return check(name, "ok", `Peak ${db(peakDb)}.`);
 }
 
@@ -134,7 +137,10 @@ function checkNetwork(roundTripMs) {
   const name = "Network";
   if (roundTripMs === null) return check(name, "bad", "The server does not answer.");
   const time = `${Math.max(1, Math.round(roundTripMs))} ms to the server and back`;
-  return roundTripMs > SLOW_NETWORK_MS ? check(name, "warn", `${time}: answers will be late.`) : check(name, "ok", `${time}.`);
+  if (roundTripMs <= SLOW_NETWORK_MS) return check(name, "ok", `${time}.`);
+  return isLoopback(globalThis.location ?? {})
+    ? check(name, "warn", `${time}, on this computer itself: it is busy, and answers will be late. Close other programs.`)
+    : check(name, "warn", `${time}: answers will be late.`);
 }
 
 function checkMachine(health) {
@@ -145,6 +151,6 @@ function checkMachine(health) {
   const modelMs = (encode?.p50 ?? 0) + step.p50 + (decode?.p50 ?? 0);
   const time = `${modelMs.toFixed(0)} ms for ${FRAME_MS} ms of audio`;
   const advice = health.capacity?.advice;
-  if (advice) return check(name, "bad", `${time} in the last conversation, but not at all times. ${advice}`);
+  if (advice) return check(name, "bad", `Usually ${time}, but too slow lately. ${advice}`);
   return modelMs > FRAME_MS ? check(name, "bad", `${time}: too slow to talk.`) : check(name, "ok", `${time}.`);
 }

@@ -1,7 +1,7 @@
 /** What happened on this page and when, for the diagnostics report: no audio, no words, no device names. */
 
 const MAX_EVENTS = 200;
-const IGNORED = new Set(["captured", "played", "connection_stats", "text", "user_text", "stats"]);
+const IGNORED = new Set(["captured", "played", "connection_stats", "text", "user_text", "stats", "answering"]);
 const FIELDS = ["why", "code", "state", "position", "inMs", "what", "count", "stalled", "resuming", "muted", "on"];
 
 export class EventLog {

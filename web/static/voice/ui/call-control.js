@@ -53,6 +53,10 @@ export class CallControl {
 
   onEvent(event, phase, facts) {
     this._facts = facts;
+    // Turns of the conversation are seen, not announced: the agent is speaking.
+    if (event.kind !== "captured" && event.kind !== "played") {
+      this._status.setAttribute("aria-live", event.kind === "answering" ? "off" : "polite");
+    }
     switch (event.kind) {
       case "captured":
       case "played":
@@ -116,7 +120,7 @@ export class CallControl {
   _render() {
     const { phase, muted, isSample } = this._facts;
     const withoutMicrophone = this._facts.withoutMicrophone && !isSample;
-    const { message, server } = describeState({ ...this._facts, pushToTalk: this._isPushToTalk });
+    const { message, server } = describeState(this._facts);
     this._root.dataset.phase = phase;
     this._root.dataset.muted = String(Boolean(muted));
     this._setText(this._label, LABELS[phase] ?? "Stop");
@@ -124,9 +128,11 @@ export class CallControl {
     const isLive = phase === "live" && !isSample;
     this._record.disabled = !isLive && !this._facts.recording;
     this._mute.disabled = !isLive;
-    this._mute.setAttribute("aria-pressed", String(Boolean(muted) && isLive));
-    this._setText(this._muteLabel, withoutMicrophone && isLive ? "Turn on mic" : "Mute");
-    this._mute.setAttribute("aria-label", withoutMicrophone && isLive ? "Turn on microphone" : "Mute");
+    const isMuted = Boolean(muted) && isLive;
+    this._mute.dataset.on = String(isMuted);
+    const muteLabel = isMuted ? "Unmute" : "Mute";
+    this._setText(this._muteLabel, withoutMicrophone && isLive ? "Turn on mic" : muteLabel);
+    this._mute.setAttribute("aria-label", withoutMicrophone && isLive ? "Turn on microphone" : muteLabel);
     this._mute.classList.toggle("long", withoutMicrophone && isLive);
     this._mute.hidden = this._isPushToTalk && !(withoutMicrophone && isLive);
     this._hold.hidden = !this._isPushToTalk || (withoutMicrophone && isLive);

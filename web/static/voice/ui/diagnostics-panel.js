@@ -1,6 +1,7 @@
 /** The troubleshooting panel: the result of each check, and an audio test that works without the server. */
 
 import { serverUrl } from "../server-url.js";
+import { CLIPPED_SAMPLES } from "../diagnostics/condition.js";
 import { checkBeforeCall, diagnose } from "../diagnostics/diagnostics.js";
 import { PROBLEMS } from "./messages.js";
 
@@ -34,13 +35,19 @@ export class DiagnosticsPanel {
   onEvent(event, phase) {
     this._phase = phase;
     if (event.kind === "health") this._health = event.health;
-    if (event.kind === "captured" && this._isTesting) this._inputPeak = Math.max(this._inputPeak, ...event.peaks);
+    if (event.kind === "captured" && this._isTesting) {
+      this._inputPeak = Math.max(this._inputPeak, ...event.peaks);
+      this._capturedFrames += 1;
+      if (event.clipped >= CLIPPED_SAMPLES) this._clippedFrames += 1;
+    }
     if (event.kind === "opening") {
       this._isTesting = event.echo;
       this._frames = 0;
       this._underruns = 0;
       this._maxRms = 0;
       this._inputPeak = 0;
+      this._capturedFrames = 0;
+      this._clippedFrames = 0;
       if (event.echo) this._setResult("Say something: your voice is played back by this page, without the server.");
     } else if (event.kind === "played" && this._isTesting) {
       this._frames = event.frames;
@@ -83,7 +90,8 @@ export class DiagnosticsPanel {
     const roundTripMs = await measureRoundTrip();
     const [frames, underruns, inputPeak] = [this._frames, this._underruns, this._inputPeak];
     const health = this._health ?? null;
-    const rows = checkBeforeCall({ frames, underruns, inputPeak, roundTripMs, health, problem });
+    const clippedShare = this._clippedFrames / Math.max(1, this._capturedFrames);
+    const rows = checkBeforeCall({ frames, underruns, inputPeak, clippedShare, roundTripMs, health, problem });
     if (problem === null) this._setResult(this._summaryOf(rows));
     this._results.hidden = false;
     this._results.replaceChildren(...rows.map(rowOf));
@@ -96,6 +104,7 @@ export class DiagnosticsPanel {
 
   _render() {
     if (!this._panel.open) return;
+    if (this._isTesting) return; // a test is no conversation: these checks say nothing about it
     const checks = diagnose(this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now()));
     this._checks.replaceChildren(...checks.map(rowOf));
   }

@@ -11,6 +11,17 @@ function localUrl({ protocol, port, pathname }) {
   return `${protocol}//localhost${port ? `:${port}` : ""}${pathname}`;
 }
 
+/** Whether the page comes from this computer, so that no network is in between. */
+export function isLoopback({ hostname }) {
+  return /^(localhost|127(\.\d+){3}|\[::1\])$/.test(hostname ?? "");
+}
+
+/** The server's advice about its machine, for a reader who may sit at another one. */
+export function adviceHere(advice, location) {
+  const computer = isLoopback(location) ? "This computer" : "The computer that runs the server";
+  return advice.replace("This machine", computer);
+}
+
 const CURRENT_BROWSERS = "Use a current version of Chrome, Edge, Firefox or Safari.";
 
 /** Problems with audio: {title, text(location)}; `help` topics are in ui/help-dialog.js. */
@@ -117,7 +128,7 @@ const CLOSE_MESSAGES = Object.freeze({
 export const REFUSALS = Object.freeze({
   unauthorized: {
     title: "Token required",
-    text: () => "Open this page with the link you were given; it ends in #token=…. The server prints it when it starts.",
+    text: () => "Open this page with the link you were given; it ends in #token=…. The server shows it in its terminal; on its computer “packet-voice invite --lan” shows it again.",
   },
   token_wrong: {
     title: "The token in the link is not valid",
@@ -178,7 +189,7 @@ export const REFUSALS = Object.freeze({
   },
 });
 
-/** Conditions during a call that have a remedy: {tone, title, text(facts), help}. */
+/** Conditions during a call that have a remedy: {tone, title, text(facts, location), help}. */
 export const CONDITIONS = Object.freeze({
   no_signal: {
     tone: "bad",
@@ -203,7 +214,10 @@ export const CONDITIONS = Object.freeze({
   clipping: {
     tone: "warn",
     title: "The microphone is too loud",
-    text: () => "Its sound is distorted. Lower the input level in the system's settings, or move away a little.",
+    text: ({ autoGainControl }) =>
+      autoGainControl
+        ? "Its sound is distorted. Turn off automatic gain control in Settings, or move away a little."
+        : "Its sound is distorted. Lower the input level in the system's settings, or move away a little.",
     help: "microphone",
   },
   server_slow: {
@@ -223,7 +237,10 @@ export const CONDITIONS = Object.freeze({
   gaps: {
     tone: "warn",
     title: "The agent's voice has gaps",
-    text: () => "The network or the server is late. A cable or a closer access point may help.",
+    text: (_facts, location) =>
+      isLoopback(location)
+        ? "This computer is late, with the model or with this page. Close other programs and tabs."
+        : "The network or the server is late. A cable or a closer access point may help.",
     help: "speed",
   },
 });
@@ -273,16 +290,35 @@ export function pausedPosition(position) {
   return `The server is busy. Your conversation is paused; position ${position}. What you say now is not heard.`;
 }
 
-/** For the `dropped` message of the server. */
-export function droppedMessage({ what, count }) {
+/** For the `dropped` message of the server, and frames that this page could not send. */
+export function droppedMessage({ what, count }, location) {
   const duration = `${((count * FRAME_MS) / 1000).toFixed(1)} s`;
-  if (what === "unsent") return `${duration} of your audio was not sent because the network is too slow.`;
+  if (what === "unsent") {
+    const why = isLoopback(location) ? "the server did not take it in time" : "the network is too slow";
+    return `${duration} of your audio was not sent because ${why}.`;
+  }
   if (what === "audio") return `${duration} of your audio was dropped because the server could not keep up.`;
   return `${duration} of the agent's audio was too late to play.`;
 }
 
-/** The state of captions by Whisper; `message` is the engine's. */
-export function captionsMessage({ state, model, device, loaded, total, message }) {
+const CAPTION_CAUSES = Object.freeze({
+  missing: "Whisper is not installed on this server: run “make vendor” there, then restart it.",
+  not_loaded: "Part of this page could not be loaded. Is the server still running? Reload the page.",
+  unreachable:
+    "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
+    "this browser needs none.",
+  browser: "This browser's own speech recognition does not run here. Choose Whisper in Settings.",
+  storage: "There is not enough browser storage. Delete a model on the Transcribe page, or choose a smaller one.",
+});
+
+/** Why there are no captions, and what to do about it; `message` is the engine's. */
+export function captionsProblem({ why, message }, location) {
+  const refusal = why in REFUSALS ? refusalMessage({ why }, location).text : undefined;
+  return CAPTION_CAUSES[why] ?? refusal ?? `${message} Choose another model in Settings.`;
+}
+
+/** The state of captions by Whisper. */
+export function captionsMessage({ state, why, model, device, loaded, total, message }, location) {
   switch (state) {
     case "loading":
       return total ? `Downloading the model: ${megabytes(loaded)} of ${megabytes(total)}…` : "Loading the model…";
@@ -291,11 +327,11 @@ export function captionsMessage({ state, model, device, loaded, total, message }
     case "behind":
       return "Whisper cannot keep up, so some captions are missing. A smaller model is faster.";
     case "not_ready":
-      return `Captions not available: ${message}`;
+      return captionsProblem({ why, message }, location);
     case "none_stored":
       return "Off: no Whisper model is stored in this browser. Choose Whisper here to download one.";
     default:
-      return "Captions appear next to the agent's text and are sent to the server.";
+      return "Captions appear in the transcript, and go to the server and no further.";
   }
 }
 

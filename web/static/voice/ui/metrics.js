@@ -5,6 +5,7 @@
  */
 
 import { decibels } from "../audio/envelope.js";
+import { CLIPPED_SAMPLES } from "../diagnostics/condition.js";
 import { PROBLEMS } from "./messages.js";
 import { RollingPercentiles } from "../percentiles.js";
 import { FRAME_MS } from "../units.js";
@@ -13,7 +14,8 @@ const RECENT_FRAMES = 5000 / FRAME_MS;
 const TEXT_FRAMES = 15_000 / FRAME_MS;
 const LATENCIES = 250;
 const HEARD_PEAK = 10 ** (-40 / 20);
-const CLIPPED_PEAK = 0.995;
+const AUDIBLE_PEAK = 10 ** (-40 / 20);
+const AUDIBLE_FRAMES = 5; // a gap is heard if the agent's voice was audible so shortly before
 
 /** The last `size` values of a per-frame measurement. */
 class RecentValues {
@@ -64,6 +66,8 @@ export class Metrics {
     this.droppedUserFrames = 0;
     this.droppedAgentFrames = 0;
     this._tokens = 0;
+    this._seenUnderruns = 0;
+    this._audibleUnderruns = 0;
     this._wasHeard = false;
     this._zeroSinceMs = null;
     this._slowSinceMs = null;
@@ -157,16 +161,20 @@ export class Metrics {
     this._inputs.add(peak);
     this._capturedAtMs.add(nowMs);
     if (peak > HEARD_PEAK) this._wasHeard = true;
-    this._clipped.add(peak >= CLIPPED_PEAK ? 1 : 0);
+    this._clipped.add(event.clipped >= CLIPPED_SAMPLES ? 1 : 0);
     if (peak === 0) this._zeroSinceMs ??= nowMs;
     else this._zeroSinceMs = null;
   }
 
   _onPlayed(event) {
     this.played = event;
-    this._outputs.add(Math.max(...event.peaks));
+    const peak = Math.max(...event.peaks);
+    const isAudible = Math.max(peak, ...this._outputs.values.slice(-AUDIBLE_FRAMES)) > AUDIBLE_PEAK;
+    if (isAudible) this._audibleUnderruns += Math.max(0, event.underruns - this._seenUnderruns);
+    this._seenUnderruns = event.underruns;
+    this._outputs.add(peak);
     this._receivedFrames.add(event.frames);
-    this._underruns.add(event.underruns);
+    this._underruns.add(this._audibleUnderruns);
     this._textFrames.add(event.frames);
     this._textTokens.add(this._tokens);
     for (const latencyMs of event.latenciesMs) this.micToSpeaker.add(latencyMs);
@@ -205,6 +213,7 @@ export class Metrics {
       paddingShare: this.paddingShare,
       modelMs: this.modelMs,
       advice: this._advice,
+      autoGainControl: this.audio?.granted?.autoGainControl === true,
       outputDb: this._outputs.max === null ? null : decibels(this._outputs.max),
       microphoneProblem: this._microphoneProblem,
       hasMicrophone: this._hasMicrophone,

@@ -8,21 +8,24 @@
 
 import { INAUDIBLE_DB, QUIET_DB, conditionOf } from "../diagnostics/condition.js";
 import { moveFocusFrom } from "../focus.js";
-import { CONDITIONS, PROBLEMS, REFUSALS, droppedMessage, errorMessage, refusalMessage } from "./messages.js";
+import {
+  CONDITIONS,
+  PROBLEMS,
+  REFUSALS,
+  adviceHere,
+  captionsProblem,
+  droppedMessage,
+  errorMessage,
+  refusalMessage,
+} from "./messages.js";
 
 const BRIEF_MS = 6000;
 const ERROR_MS = 12_000;
+const DROPPED_MS = 10_000;
+const MIN_DROPPED_FRAMES = 6; // half a second; less is not worth a notice
 const SPEED = new Set(["server_slow", "device_slow", "gaps"]);
+const SLOWNESS = new Set(["server_slow", "device_slow"]);
 const HELP_BY_KEY = Object.freeze({ loading: "server" });
-const CAPTION_CAUSES = Object.freeze({
-  missing: "Whisper is not installed on this server: run “make vendor” there, then restart it.",
-  not_loaded: "Part of this page could not be loaded. Is the server still running? Reload the page.",
-  unreachable:
-    "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
-    "this browser needs none.",
-  browser: "This browser's own speech recognition does not run here. Choose Whisper in Settings.",
-  storage: "There is not enough browser storage. Delete a model on the Transcribe page, or choose a smaller one.",
-});
 
 export class Notices {
   /** `resume()`: resume audio; `help(topic)`: open the help; `facts()`: what diagnose() gets. */
@@ -34,6 +37,7 @@ export class Notices {
     this._shown = new Map(); // by key
     this._closed = new Map(); // by key: the title of the notice that the user closed
     this._unsentFrames = 0; // as the user knows
+    this._dropped = []; // {atMs, what, count}: of the last seconds
     if (!globalThis.isSecureContext) this._showProblem("audio", "insecure_context");
     else if (globalThis.AudioWorkletNode === undefined) this._showProblem("audio", "no_audio_worklet");
   }
@@ -50,6 +54,7 @@ export class Notices {
         for (const key of ["audio", "server", "refusal", "output"]) this._hide(key);
         this._closed.clear();
         this._unsentFrames = 0;
+        this._dropped = [];
         return;
       case "not_loaded":
         this._showProblem("loading", "not_loaded");
@@ -143,9 +148,11 @@ export class Notices {
       const text = "Its weights are random, so the output is noise.";
       this._show("untrained", "info", "Untrained model", text, { help: "model" });
     } else if (health?.model) this._hide("untrained");
-    const advice = health?.capacity?.advice;
-    if (advice) this._show("capacity", "warn", "Too slow for a live conversation", advice, { help: "speed" });
-    else this._hide("capacity");
+    const advice = health?.capacity?.advice ? adviceHere(health.capacity.advice, location) : null;
+    if (advice) {
+      this._show("capacity", "warn", "Too slow for a live conversation", advice, { help: "speed" });
+      this._hide("dropped");
+    } else this._hide("capacity");
   }
 
   /** Once a second: frames that the network was too slow for, in this call so far. */
@@ -156,19 +163,34 @@ export class Notices {
     this._onDropped({ what: "unsent", count });
   }
 
-  /** Nothing is lost with silence; the statistics count it. */
+  /**
+   * One notice with what was lost lately. Nothing is lost with silence, and a machine that is too slow has a notice with
+   * more to say; the statistics count it all.
+   */
   _onDropped(event) {
     const { muted, inputDb, outputDb } = this._facts();
     const isOwn = event.what === "audio" || event.what === "unsent";
     if (isOwn ? muted || inputDb === null || inputDb < QUIET_DB : outputDb === null || outputDb < INAUDIBLE_DB) return;
-    this._show("dropped", "warn", "Audio dropped", droppedMessage(event), { durationMs: BRIEF_MS, help: "speed" });
+    const nowMs = performance.now();
+    this._dropped = [...this._dropped.filter(({ atMs }) => nowMs - atMs < DROPPED_MS), { ...event, atMs: nowMs }];
+    const same = this._dropped.filter(({ what }) => what === event.what);
+    const count = same.reduce((sum, one) => sum + one.count, 0);
+    if (count < MIN_DROPPED_FRAMES || this._isSlownessTold) return;
+    const text = droppedMessage({ what: event.what, count }, location);
+    this._show("dropped", "warn", "Audio dropped", text, { durationMs: BRIEF_MS, help: "speed" });
+  }
+
+  get _isSlownessTold() {
+    return this._shown.has("capacity") || SLOWNESS.has(this._shown.get("condition")?.condition);
   }
 
   /** Once a second during a call: what is wrong at the moment, with its remedy. */
   _onConditions() {
     const facts = this._facts();
     const condition = conditionOf(facts);
-    const isTold = condition === "gaps" && this._shown.has("dropped"); // the same, in other words
+    // The same, in other words.
+    const isTold =
+      (condition === "gaps" && this._shown.has("dropped")) || (SPEED.has(condition) && this._shown.has("capacity"));
     if (condition === null || isTold) {
       this._hide("condition");
       this._closed.delete("condition");
@@ -177,7 +199,8 @@ export class Notices {
     const { tone, title, text, help } = CONDITIONS[condition];
     // Figures change every second; the words stay as they were until the condition changes.
     if (this._shown.get("condition")?.title === title) return;
-    this._show("condition", tone, title, text(facts), { help: SPEED.has(condition) ? "speed" : help });
+    this._show("condition", tone, title, text(facts, location), { help: SPEED.has(condition) ? "speed" : help, condition });
+    if (SLOWNESS.has(condition)) this._hide("dropped");
   }
 
   _onMicrophoneChanged({ label, why }) {
@@ -206,8 +229,7 @@ export class Notices {
 
   _onCaptions({ state, why, message }) {
     if (state === "not_ready") {
-      const refusal = why in REFUSALS ? refusalMessage({ why }, location).text : undefined;
-      const text = CAPTION_CAUSES[why] ?? refusal ?? `${message} Choose another model in Settings.`;
+      const text = captionsProblem({ why, message }, location);
       this._show("captions", "warn", "Your words are not shown", text, { help: "captions" });
     } else if (state === "behind") {
       const text = "Whisper cannot keep up. A smaller model is faster; choose one in Settings.";
@@ -233,17 +255,21 @@ export class Notices {
     this._show("suspended", "warn", title, text(), { help: "speaker", action });
   }
 
-  _show(key, tone, title, text, { help, durationMs, action }) {
+  _show(key, tone, title, text, { help, durationMs, action, condition }) {
     const shown = this._shown.get(key);
     if (shown?.title === title && shown.text === text && durationMs === undefined) return;
     if (this._closed.get(key) === title) return; // the user has read it
+    if (shown?.title === title && action === undefined) {
+      this._update(shown, key, text, durationMs);
+      return;
+    }
     this._hide(key);
     const box = document.createElement("div");
     box.className = `notice ${tone}`;
     box.dataset.key = key;
     const words = document.createElement("p");
     const strong = document.createElement("strong");
-    strong.textContent = title;
+    strong.textContent = /[.!?:]$/.test(title) ? title : `${title}.`;
     const body = document.createElement("span");
     body.textContent = text;
     words.append(strong, " ", body);
@@ -257,8 +283,19 @@ export class Notices {
     close.className = "close";
     box.append(close);
     this._root.append(box);
-    const timer = durationMs === undefined ? null : setTimeout(() => this._hide(key), durationMs);
-    this._shown.set(key, { box, title, text, timer });
+    const timer = this._timer(key, durationMs);
+    this._shown.set(key, { box, body, title, text, timer, condition });
+  }
+
+  /** The same notice with other words, in its place. */
+  _update(shown, key, text, durationMs) {
+    clearTimeout(shown.timer);
+    if (shown.text !== text) shown.body.textContent = text;
+    Object.assign(shown, { text, timer: this._timer(key, durationMs) });
+  }
+
+  _timer(key, durationMs) {
+    return durationMs === undefined ? null : setTimeout(() => this._hide(key), durationMs);
   }
 
   _hide(key) {
@@ -266,6 +303,7 @@ export class Notices {
     if (shown === undefined) return;
     clearTimeout(shown.timer);
     const next = shown.box.nextElementSibling ?? shown.box.previousElementSibling;
+    if (next !== null && shown.box.nextElementSibling === null) this._root.append(next); // a small window shows only the last
     moveFocusFrom(shown.box, next?.querySelector(".close"), document.getElementById("talk"));
     shown.box.remove();
     this._shown.delete(key);

@@ -40,6 +40,11 @@ export class Panels {
     return Boolean(this._history.loaded?.isKept);
   }
 
+  /** Keep the conversation in this browser. */
+  async keep() {
+    (await this._history.get())?.keep();
+  }
+
   /** Load what an event or a preference asks for. */
   onEvent(event) {
     const { preferences } = this._page;
@@ -70,6 +75,7 @@ export class Panels {
       button.focus(); // where the focus returns to, even if it went on while the dialog was loaded
       settings?.open();
     });
+    onClick("open-captions", this._settings, (settings) => settings?.open("captions"));
     onClick("record", this._recording, (recording) => recording?.toggle());
   }
 
@@ -87,8 +93,8 @@ export class Panels {
 
   async _createHistory() {
     const { History } = await import("./history.js");
-    const { log, preferences, onChange } = this._page;
-    return new History(log, preferences, { onChange });
+    const { log, preferences, onChange, onEvent } = this._page;
+    return new History(log, preferences, { onChange, onEvent });
   }
 
   async _createPersona() {

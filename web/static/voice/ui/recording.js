@@ -1,4 +1,4 @@
-/** Recording controls: the user starts and stops a recording, and saves or discards it. */
+/** Recording controls: the user starts and stops a recording, and saves or discards it; the transcript has buttons of its own. */
 
 import { Recorder } from "../audio/recorder.js";
 import { moveFocusFrom } from "../focus.js";
@@ -15,19 +15,19 @@ export class Recording {
     this._running = false;
     this._isSaved = false;
     this._button = document.getElementById("record");
+    this._label = document.getElementById("record-label");
     this._time = document.getElementById("record-time");
     this._savePanel = document.getElementById("recording");
     this._summary = document.getElementById("recording-summary");
-    this._onClick("save-wav", () => this._save(this._recorder.wav(), "wav"));
-    this._onClick("save-text", () => this._save(this._recorder.transcript(), "txt"));
-    this._onClick("discard", () => this._discard());
+    this._onClick("save-wav", () => this._save());
+    this._onClick("discard", () => {
+      if (this._isSaved || confirm(`Discard the recording of ${this._duration}? It was not saved.`)) this._discard();
+    });
   }
 
   onEvent(event) {
     if (event.kind === "captured") this._addAudio("user", event);
     else if (event.kind === "played") this._addAudio("agent", event);
-    else if (event.kind === "text" && event.final) this._addText("Agent", event.text);
-    else if (event.kind === "user_text" && event.final) this._addText("You", event.text);
     else if (event.kind === "ended" && this._running) this._stop();
   }
 
@@ -75,12 +75,9 @@ export class Recording {
     if (this._recorder.isFull) this._stop();
   }
 
-  _addText(who, text) {
-    if (this._running) this._recorder.addText(who, text, performance.timeOrigin + performance.now());
-  }
-
   _show() {
-    this._button.setAttribute("aria-pressed", String(this._running));
+    this._button.dataset.on = String(this._running);
+    this._label.textContent = this._running ? "Stop recording" : "Record";
     this._time.textContent = this._running ? "0:00" : "";
     document.documentElement.dataset.recording = String(this._running);
     const hasRecording = !this._running && this._recorder !== null && !this._recorder.isEmpty;
@@ -94,8 +91,8 @@ export class Recording {
     return formatDuration(this._recorder.durationMs);
   }
 
-  _save(blob, suffix) {
-    saveFile(blob, `conversation-${timestamp()}.${suffix}`);
-    if (suffix === "wav") this._isSaved = true;
+  _save() {
+    saveFile(this._recorder.wav(), `conversation-${timestamp()}.wav`);
+    this._isSaved = true;
   }
 }

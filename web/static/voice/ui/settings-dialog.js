@@ -10,7 +10,7 @@ const SAMPLING_FIELDS = ["temperature", "topK", "textTemperature", "textTopK", "
 const CHECKBOXES = ["echoCancellation", "noiseSuppression", "autoGainControl", "shortcuts"];
 const SELECTS = ["bargeIn", "captions", "captionsModel", "talkMode", "vad"];
 const VAD_STATES = Object.freeze({
-  on: "Active.",
+  on: "Speech is noticed at present.",
   off: "",
   loading: "Loading the model…",
   not_ready: "The model is not available on this server; the level decides.",
@@ -44,11 +44,13 @@ export class SettingsDialog {
   onEvent(event) {
     if (event.kind === "audio_state" && event.granted !== undefined) this._listDevices();
     if (event.kind === "vad") this._showVad(event.state);
-    if (event.kind === "captions") this._captionsState.textContent = captionsMessage(event);
+    if (event.kind === "captions") this._captionsState.textContent = captionsMessage(event, location);
   }
 
-  async open() {
+  /** `name`: the field to go to. */
+  async open(name) {
     if (!this._dialog.open) this._dialog.showModal();
+    if (name !== undefined) this._field(name).focus();
     await this._listDevices();
     const option = this._field("captions").options.namedItem("browser-captions");
     option.disabled = !(await isLocalRecognitionAvailable());

@@ -1,9 +1,10 @@
 /**
- * The transcript on the page: the lines of transcript-log.js, and buttons to copy and save them.
+ * The transcript on the page: the lines of transcript-log.js, buttons to copy and save them, and what becomes of them.
  *
- * Text from the model is inserted as text, never as markup.
+ * Neighbour: ui/history.js keeps conversations in this browser. Text from the model is inserted as text, never as markup.
  */
 
+import { moveFocusFrom } from "../focus.js";
 import { sentenceCase } from "../transcript-log.js";
 import { copyText, saveFile, timestamp } from "../save-file.js";
 import { formatDuration } from "../units.js";
@@ -11,17 +12,31 @@ import { formatDuration } from "../units.js";
 const MAX_LINES = 500;
 const AUDIBLE_RMS = 0.01;
 const NEAR_END_PX = 120;
+const CAPTIONING = new Set(["loading", "on", "behind"]);
+const KEEPING = Object.freeze({
+  not_kept: "Gone when this page is closed or reloaded, unless you save or keep it.",
+  kept: "Kept on this device: see Past conversations below.",
+  failed: "This browser does not store it: its storage is full or switched off. Save it as a file instead.",
+});
 
 export class Transcript {
   wantsAudio = true;
 
-  constructor(log) {
+  /** `keep()`: keep the conversation in this browser. */
+  constructor(log, { keep }) {
     const get = (id) => document.getElementById(id);
     this._log = log;
     this._list = get("lines");
     this._empty = get("lines-empty");
     this._note = get("lines-note");
     this._status = get("transcript-status");
+    this._ownWords = get("own-words");
+    this._isCaptioning = false;
+    this._keeping = get("keeping");
+    this._keepingText = get("keeping-text");
+    this._keep = get("keep-conversation");
+    this._keep.addEventListener("click", keep);
+    this._kept = "not_kept"; // one of KEEPING
     this._shown = new Map(); // elements by line
     this._wasInterrupted = false;
     this._hasStarted = false;
@@ -44,6 +59,9 @@ export class Transcript {
   }
 
   onEvent(event, phase, { isSample }) {
+    if (event.kind === "captions") this._isCaptioning = CAPTIONING.has(event.state);
+    if (event.kind === "kept") this._kept = event.state;
+    this._phase = phase;
     if (isSample) return; // nobody talks
     const nowMs = performance.now();
     switch (event.kind) {
@@ -67,6 +85,9 @@ export class Transcript {
       case "ready":
         this._onReady(nowMs);
         break;
+      case "captions":
+      case "kept":
+        break;
       case "resumed":
         this._wasInterrupted = false;
         return;
@@ -75,7 +96,7 @@ export class Transcript {
         return;
       case "opening":
         this._hasStarted = false;
-        return;
+        break;
       case "closing":
         this._log.cutOff(nowMs, this._agentRms > AUDIBLE_RMS);
         break;
@@ -111,7 +132,20 @@ export class Transcript {
     while (this._list.childElementCount > MAX_LINES) this._list.firstElementChild.remove();
     this._empty.hidden = lines.length > 0;
     for (const button of this._buttons) button.disabled = this._log.isEmpty;
+    this._ownWords.hidden = this._isCaptioning || !this._log.isWithoutUser;
+    this._showKeeping();
     this._keepAtEnd();
+  }
+
+  /** After a conversation: what becomes of it. */
+  _showKeeping() {
+    const isHidden = this._phase !== "idle" || this._log.isEmpty;
+    if (isHidden) moveFocusFrom(this._keeping, document.getElementById("talk"));
+    this._keeping.hidden = isHidden;
+    if (this._keepingText.textContent !== KEEPING[this._kept]) this._keepingText.textContent = KEEPING[this._kept];
+    const isKept = this._kept === "kept";
+    if (isKept) moveFocusFrom(this._keep, document.getElementById("copy-lines"));
+    this._keep.hidden = isKept;
   }
 
   get _distanceToEnd() {
@@ -125,31 +159,11 @@ export class Transcript {
 
   _show(line) {
     const element = this._shown.get(line) ?? this._add(line);
-    if (line.divider !== undefined) return;
-    element.classList.toggle("open", !line.final);
-    element.classList.toggle("interrupted", line.interrupted);
-    const body = element.lastElementChild;
-    const text = this._list.dataset.text === "ids" ? line.text : sentenceCase(line.text);
-    if (body.firstChild?.data !== text) body.replaceChildren(text);
-    if (line.interrupted && body.childElementCount === 0) {
-      const mark = document.createElement("small");
-      mark.textContent = " – interrupted";
-      body.append(mark);
-    }
+    updateLine(element, line, { isIds: this._list.dataset.text === "ids" });
   }
 
   _add(line) {
-    const element = document.createElement("li");
-    if (line.divider === undefined) {
-      element.className = `line ${line.who}`;
-      const name = document.createElement("span");
-      name.className = "who";
-      name.textContent = `${line.who === "agent" ? "Agent" : "You"} · ${formatDuration(line.atMs)}`;
-      element.append(name, document.createElement("p"));
-    } else {
-      element.className = "divider";
-      element.textContent = line.divider;
-    }
+    const element = createLine(line);
     this._shown.set(line, element);
     this._list.append(element);
     return element;
@@ -169,12 +183,43 @@ export class Transcript {
   }
 
   get _warning() {
-    return this._log.isOneSided ? " Without your own words: captions need a Whisper model, see Settings." : "";
+    return this._log.isOneSided ? " Your own words are not in it." : "";
   }
 
   _announce(text) {
     this._status.textContent = text;
     clearTimeout(this._timer);
     this._timer = setTimeout(() => (this._status.textContent = ""), 4000 + 50 * text.length);
+  }
+}
+
+/** The list item of a line of the log, without its text. */
+export function createLine({ divider, who, atMs }) {
+  const element = document.createElement("li");
+  if (divider === undefined) {
+    element.className = `line ${who}`;
+    const name = document.createElement("span");
+    name.className = "who";
+    name.textContent = `${who === "agent" ? "Agent" : "You"} · ${formatDuration(atMs)}`;
+    element.append(name, document.createElement("p"));
+  } else {
+    element.className = "divider";
+    element.textContent = divider;
+  }
+  return element;
+}
+
+/** Show the text of a line as it is now; `isIds`: it is token IDs, not words. */
+export function updateLine(element, line, { isIds = false } = {}) {
+  if (line.divider !== undefined) return;
+  element.classList.toggle("open", !line.final);
+  element.classList.toggle("interrupted", line.interrupted);
+  const body = element.lastElementChild;
+  const text = isIds ? line.text : sentenceCase(line.text);
+  if (body.firstChild?.data !== text) body.replaceChildren(text);
+  if (line.interrupted && body.childElementCount === 0) {
+    const mark = document.createElement("small");
+    mark.textContent = " – interrupted";
+    body.append(mark);
   }
 }

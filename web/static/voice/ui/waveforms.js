@@ -11,6 +11,7 @@ const PEAKS_PER_BAR = 4;
 const BAR_PX = 3;
 const GAP_PX = 2;
 const HISTORY_BARS = 600;
+const LOUDEST_SHARE = 0.9; // of the height: clear of the level below
 const LOUDEST_DB = 0;
 const QUIETEST_DB = -60;
 const PHASE_EVENTS = new Set(["closing", "failed", "ended"]); // the microphone is closed, and the page shows it
@@ -54,7 +55,7 @@ class Waveform {
     context.beginPath();
     shown.forEach((peak, i) => {
       const x = width - (shown.length - i) * step;
-      const tall = Math.max(BAR_PX, Math.sqrt(Math.min(1, peak)) * height);
+      const tall = Math.max(BAR_PX, Math.sqrt(Math.min(1, peak)) * LOUDEST_SHARE * height);
       if (peak > 0.001) context.roundRect(x, middle - tall / 2, BAR_PX, tall, BAR_PX / 2);
     });
     context.fill();
