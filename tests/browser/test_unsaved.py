@@ -104,7 +104,7 @@ def test_a_transcript_that_the_browser_cannot_keep_is_not_taken_for_kept(
 def test_a_conversation_is_kept_when_the_page_is_closed_during_it(visit: Visit) -> None:
     page = visit()
     open_panel(page, "history")
-    page.get_by_label("Keep transcripts in this browser").check()
+    page.get_by_label("Keep every conversation").check()
     start(page)
     until_text(page)
     answers = Answers(page)
