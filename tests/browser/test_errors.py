@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Playwright, expect
 from support.browser.actions import expect_phase, numbers, open_panel, start, stop, until_played
-from support.browser.chromium import Visit, launch, visiting
+from support.browser.chromium import CUT_OFF, Visit, launch, visiting
 from support.browser.servers import Server, serving
 
 NO_WORKLET = "delete globalThis.AudioWorkletNode;"
@@ -37,7 +37,7 @@ def own_server() -> Iterator[Server]:
 
 def test_the_page_reconnects_to_a_restarted_server(browser: Browser, own_server: Server) -> None:
     """It shows the lost connection, reconnects, and marks the new conversation in the transcript."""
-    with visiting(browser, own_server.origin) as visit:
+    with visiting(browser, own_server.origin, forgiven=CUT_OFF) as visit:
         page = visit()
         open_panel(page, "stats")
         start(page)
@@ -53,7 +53,7 @@ def test_the_page_reconnects_to_a_restarted_server(browser: Browser, own_server:
 
 def test_the_time_to_the_next_attempt_is_counted_down(browser: Browser, own_server: Server) -> None:
     """In seconds that are seen, but not announced: the status changes only when something happens."""
-    with visiting(browser, own_server.origin) as visit:
+    with visiting(browser, own_server.origin, forgiven=CUT_OFF) as visit:
         page = visit()
         start(page)
         page.evaluate(WATCH_STATUS)

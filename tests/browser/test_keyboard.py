@@ -22,7 +22,7 @@ FOCUSED = """() => {
   };
 }"""
 REACH = """() => [...document.querySelectorAll("a, button, summary, select, input, textarea, ol[tabindex]")]
-  .filter((one) => one.checkVisibility() && !one.disabled)
+  .filter((one) => one.checkVisibility({ visibilityProperty: true }) && !one.disabled)
   .map((one) => one.id || one.getAttribute("aria-label") || one.textContent.trim())"""
 
 
