@@ -316,7 +316,7 @@ def test_past_conversations_are_kept_only_if_asked_and_can_be_deleted(visit: Vis
     assert page.evaluate("localStorage.getItem('packet-voice-history')") is None
     open_panel(page, "history")
     page.get_by_label("Keep every conversation").check()
-    expect(page.locator("#history-list li")).to_have_count(1)
+    expect(page.locator("#history-list > li")).to_have_count(1)
     page.reload()
     open_panel(page, "history")
     expect(page.get_by_label("Keep every conversation")).to_be_checked()

@@ -110,7 +110,7 @@ def test_a_conversation_is_kept_when_the_page_is_closed_during_it(visit: Visit) 
     answers = Answers(page)
     page.reload()
     open_panel(page, "history")
-    expect(page.locator("#history-list li")).to_have_count(1)
+    expect(page.locator("#history-list > li")).to_have_count(1)
     assert len(answers.asked) <= 1
     page.locator("#history-list summary").click()
     with page.expect_download() as download:
@@ -145,7 +145,7 @@ def test_a_conversation_is_kept_after_it_and_read_again(visit: Visit) -> None:
     )
     delete = page.get_by_role("button", name="Delete the conversation of")
     delete.click()
-    expect(page.locator("#history-list li")).to_have_count(1)
+    expect(page.locator("#history-list > li")).to_have_count(1)
     answers.accept = True
     delete.click()
     expect(page.locator("#history-empty")).to_be_visible()
