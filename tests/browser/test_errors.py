@@ -27,6 +27,12 @@ HAS_COUNTED_DOWN = """() => {
   const seconds = seen.retry.map((text) => Number(/^Trying again in (\\d+) s\\.$/.exec(text)?.[1]));
   return seconds.some((now, i) => now < seconds[i - 1]);
 }"""
+PRESS_TRY_NOW = """() => {
+  seen.retry.length = seen.status.length = 0;
+  const button = document.getElementById("try-now");
+  button.focus();
+  button.click();
+}"""
 
 
 @pytest.fixture
@@ -64,6 +70,26 @@ def test_the_time_to_the_next_attempt_is_counted_down(browser: Browser, own_serv
         expect(page.get_by_role("timer").and_(page.locator("#retry"))).to_have_attribute("aria-live", "off")
         stop(page)
         expect(page.locator("#retry")).to_be_empty()
+
+
+def test_the_next_attempt_can_be_made_at_once(browser: Browser, own_server: Server) -> None:
+    """Pressed with seconds to go, the page does not count them down; the button stays until it is live."""
+    with visiting(browser, own_server.origin, forgiven=CUT_OFF) as visit:
+        page = visit()
+        start(page)
+        page.evaluate(WATCH_STATUS)
+        own_server.kill()
+        again = page.get_by_role("button", name="Try now")
+        expect(page.locator("#retry")).to_have_text(re.compile(r"in ([6-9]|10) s"), timeout=60_000)
+        page.evaluate(PRESS_TRY_NOW)
+        page.wait_for_function("() => seen.status.includes('Reconnecting…')")
+        assert not [text for text in page.evaluate("seen.retry") if re.search(r"in [1-3] s", text)]
+        expect(again).to_be_focused()
+        own_server.start()
+        expect_phase(page, "live")
+        expect(again).to_be_hidden()
+        expect(page.locator("#talk")).to_be_focused()
+        stop(page)
 
 
 def test_a_session_is_resumed_after_a_silent_connection(browser: Browser) -> None:
