@@ -228,7 +228,7 @@ def test_a_machine_that_is_too_slow_is_shown(server: Server, visit: Visit) -> No
     page.route("**/health", lambda route: route.fulfill(json=slow))
     page.goto(server.origin + "/packet-voice")
     notice = page.locator(".notice[data-key=capacity]")
-    expect(notice.locator("p")).to_have_text("Too slow for a live conversation Use a smaller one.")
+    expect(notice.locator("p")).to_have_text("Too slow for a live conversation. Use a smaller one.")
     page.unroute("**/health")
     expect(notice).to_have_count(0, timeout=20_000)  # the next answer to the page's question
 
