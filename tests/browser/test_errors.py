@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Playwright, expect
 from support.browser.actions import expect_phase, numbers, open_panel, start, stop, until_played
-from support.browser.chromium import Visit, launch, visiting
+from support.browser.chromium import CUT_OFF, Visit, launch, visiting
 from support.browser.servers import Server, serving
 
 NO_WORKLET = "delete globalThis.AudioWorkletNode;"
@@ -27,6 +27,12 @@ HAS_COUNTED_DOWN = """() => {
   const seconds = seen.retry.map((text) => Number(/^Trying again in (\\d+) s\\.$/.exec(text)?.[1]));
   return seconds.some((now, i) => now < seconds[i - 1]);
 }"""
+PRESS_TRY_NOW = """() => {
+  seen.retry.length = seen.status.length = 0;
+  const button = document.getElementById("try-now");
+  button.focus();
+  button.click();
+}"""
 
 
 @pytest.fixture
@@ -37,7 +43,7 @@ def own_server() -> Iterator[Server]:
 
 def test_the_page_reconnects_to_a_restarted_server(browser: Browser, own_server: Server) -> None:
     """It shows the lost connection, reconnects, and marks the new conversation in the transcript."""
-    with visiting(browser, own_server.origin) as visit:
+    with visiting(browser, own_server.origin, forgiven=CUT_OFF) as visit:
         page = visit()
         open_panel(page, "stats")
         start(page)
@@ -53,7 +59,7 @@ def test_the_page_reconnects_to_a_restarted_server(browser: Browser, own_server:
 
 def test_the_time_to_the_next_attempt_is_counted_down(browser: Browser, own_server: Server) -> None:
     """In seconds that are seen, but not announced: the status changes only when something happens."""
-    with visiting(browser, own_server.origin) as visit:
+    with visiting(browser, own_server.origin, forgiven=CUT_OFF) as visit:
         page = visit()
         start(page)
         page.evaluate(WATCH_STATUS)
@@ -64,6 +70,26 @@ def test_the_time_to_the_next_attempt_is_counted_down(browser: Browser, own_serv
         expect(page.get_by_role("timer").and_(page.locator("#retry"))).to_have_attribute("aria-live", "off")
         stop(page)
         expect(page.locator("#retry")).to_be_empty()
+
+
+def test_the_next_attempt_can_be_made_at_once(browser: Browser, own_server: Server) -> None:
+    """Pressed with seconds to go, the page does not count them down; the button stays until it is live."""
+    with visiting(browser, own_server.origin, forgiven=CUT_OFF) as visit:
+        page = visit()
+        start(page)
+        page.evaluate(WATCH_STATUS)
+        own_server.kill()
+        again = page.get_by_role("button", name="Try now")
+        expect(page.locator("#retry")).to_have_text(re.compile(r"in ([6-9]|10) s"), timeout=60_000)
+        page.evaluate(PRESS_TRY_NOW)
+        page.wait_for_function("() => seen.status.includes('Reconnecting…')")
+        assert not [text for text in page.evaluate("seen.retry") if re.search(r"in [1-3] s", text)]
+        expect(again).to_be_focused()
+        own_server.start()
+        expect_phase(page, "live")
+        expect(again).to_be_hidden()
+        expect(page.locator("#talk")).to_be_focused()
+        stop(page)
 
 
 def test_a_session_is_resumed_after_a_silent_connection(browser: Browser) -> None:
@@ -202,7 +228,7 @@ def test_a_machine_that_is_too_slow_is_shown(server: Server, visit: Visit) -> No
     page.route("**/health", lambda route: route.fulfill(json=slow))
     page.goto(server.origin + "/packet-voice")
     notice = page.locator(".notice[data-key=capacity]")
-    expect(notice.locator("p")).to_have_text("Too slow for a live conversation Use a smaller one.")
+    expect(notice.locator("p")).to_have_text("Too slow for a live conversation. Use a smaller one.")
     page.unroute("**/health")
     expect(notice).to_have_count(0, timeout=20_000)  # the next answer to the page's question
 

@@ -22,7 +22,7 @@ FOCUSED = """() => {
   };
 }"""
 REACH = """() => [...document.querySelectorAll("a, button, summary, select, input, textarea, ol[tabindex]")]
-  .filter((one) => one.checkVisibility() && !one.disabled)
+  .filter((one) => one.checkVisibility({ visibilityProperty: true }) && !one.disabled)
   .map((one) => one.id || one.getAttribute("aria-label") || one.textContent.trim())"""
 
 
@@ -70,7 +70,7 @@ def test_a_conversation_from_start_to_saved_transcript(visit: Visit) -> None:
     expect_phase(page, "live")
     tab_to(page, "mute")
     page.keyboard.press("Enter")
-    expect(page.locator("#call-status")).to_have_text("You are muted.")
+    expect(page.locator("#call-status")).to_contain_text("You are muted.")
     page.keyboard.press("m")
     page.wait_for_function("() => document.querySelector('#lines .agent p')?.textContent.length > 5")
     page.keyboard.press("Shift+Tab")

@@ -14,7 +14,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, Playwright, expect
 from support.browser.actions import AT_WORK, expect_call_loaded, expect_phase, open_panel, start, stop
-from support.browser.chromium import Visit, launch, visiting
+from support.browser.chromium import CUT_OFF, Visit, launch, visiting
 from support.browser.servers import ROOT, Server, serving
 
 ZEROS = """
@@ -187,7 +187,7 @@ def test_a_silent_server_is_not_listened_to(browser: Browser) -> None:
 
 
 def test_reconnecting_is_not_stopped_but_given_up(browser: Browser) -> None:
-    with serving() as server, visiting(browser, server.origin) as visit:
+    with serving() as server, visiting(browser, server.origin, forgiven=CUT_OFF) as visit:
         page = visit()
         start(page)
         server.kill()
@@ -316,7 +316,7 @@ def test_past_conversations_are_kept_only_if_asked_and_can_be_deleted(visit: Vis
     assert page.evaluate("localStorage.getItem('packet-voice-history')") is None
     open_panel(page, "history")
     page.get_by_label("Keep every conversation").check()
-    expect(page.locator("#history-list li")).to_have_count(1)
+    expect(page.locator("#history-list > li")).to_have_count(1)
     page.reload()
     open_panel(page, "history")
     expect(page.get_by_label("Keep every conversation")).to_be_checked()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from playwright.sync_api import Browser, Dialog, Page, expect
-from support.browser.actions import open_panel, start, stop
+from support.browser.actions import expect_phase, open_panel, start, stop
 from support.browser.chromium import Visit, visiting
 from support.browser.servers import Server
 from support.browser.whisper_server import WhisperServer, serving_whisper
@@ -104,13 +104,13 @@ def test_a_transcript_that_the_browser_cannot_keep_is_not_taken_for_kept(
 def test_a_conversation_is_kept_when_the_page_is_closed_during_it(visit: Visit) -> None:
     page = visit()
     open_panel(page, "history")
-    page.get_by_label("Keep transcripts in this browser").check()
+    page.get_by_label("Keep every conversation").check()
     start(page)
     until_text(page)
     answers = Answers(page)
     page.reload()
     open_panel(page, "history")
-    expect(page.locator("#history-list li")).to_have_count(1)
+    expect(page.locator("#history-list > li")).to_have_count(1)
     assert len(answers.asked) <= 1
     page.locator("#history-list summary").click()
     with page.expect_download() as download:
@@ -145,11 +145,31 @@ def test_a_conversation_is_kept_after_it_and_read_again(visit: Visit) -> None:
     )
     delete = page.get_by_role("button", name="Delete the conversation of")
     delete.click()
-    expect(page.locator("#history-list li")).to_have_count(1)
+    expect(page.locator("#history-list > li")).to_have_count(1)
     answers.accept = True
     delete.click()
     expect(page.locator("#history-empty")).to_be_visible()
     assert [kind for kind, _ in answers.asked] == ["confirm", "confirm"]
+
+
+def test_a_link_asks_once_before_it_ends_the_conversation(browser: Browser, server: Server) -> None:
+    """Declined, the conversation goes on; without a conversation, a link just leads there."""
+    with visiting(browser, server.origin, forgiven=FORGIVEN) as visit:
+        page = visit()
+        start(page)
+        until_text(page)
+        answers = Answers(page, accept=False)
+        page.get_by_role("link", name="Transcribe", exact=True).click()
+        assert [kind for kind, _ in answers.asked] == ["confirm"]
+        assert "ends the conversation" in answers.asked[0][1]
+        expect_phase(page, "live")
+        answers.accept = True
+        page.get_by_role("link", name="Transcribe", exact=True).click()
+        page.wait_for_url("**/whisperx")
+        assert [kind for kind, _ in answers.asked] == ["confirm", "confirm"]
+        page.get_by_role("link", name="packet-voice home").click()
+        page.wait_for_url("**/")
+        assert len(answers.asked) == 2
 
 
 @pytest.fixture(scope="module")

@@ -51,7 +51,7 @@ dl:empty { display: none; }
 dt { color: var(--faint); }
 dd { margin: 0; overflow-wrap: anywhere; }
 pre { margin: .5rem 0; padding: .9rem 1.2rem; background: var(--card); border: 1px solid var(--line);
-  border-radius: 14px; white-space: pre-wrap; overflow-wrap: anywhere; }
+  border-radius: 14px; white-space: pre; overflow-x: auto; }
 button { font: inherit; font-size: .92rem; color: inherit; min-height: 44px; padding: 0 1.1rem;
   cursor: pointer; border: 1px solid var(--line); border-radius: 99px; background: var(--card); }
 [hidden] { display: none; }

@@ -22,6 +22,8 @@ EXPECTED = (
     "WebSocket connection to",
     "The Cross-Origin-Opener-Policy header has been ignored",  # of an insecure page
 )
+# Of a server that is killed in the middle of an answer; from one that runs, they would be faults.
+CUT_OFF = ("net::ERR_CONTENT_LENGTH_MISMATCH", "net::ERR_EMPTY_RESPONSE")
 
 Visit = Callable[..., Page]
 

@@ -86,6 +86,11 @@ export class Call {
     this._connection.postMessage({ kind: "configure", settings });
   }
 
+  /** Reconnect at once, if it waits for the next attempt. */
+  tryNow() {
+    this._connection.postMessage({ kind: "try_now" });
+  }
+
   resume() {
     return this._audio.resume();
   }

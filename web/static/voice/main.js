@@ -67,9 +67,14 @@ class Page {
   /** The views of the first screen. */
   _createViews(help) {
     this._transcript = new Transcript(this._log, { keep: () => this._panels.keep() });
-    guardUnsaved(() => this._isUnsaved);
+    const isTalking = () => HOLDING.has(this._phase) && !this._facts.isSample;
+    guardUnsaved(() => this._isUnsaved, { isTalking });
     return [
-      new CallControl(this._preferences, { ...this._actions, openMicrophone: () => this._openMicrophone() }),
+      new CallControl(this._preferences, {
+        ...this._actions,
+        openMicrophone: () => this._openMicrophone(),
+        tryNow: () => this._call?.tryNow(),
+      }),
       new PageTitle(),
       new Suggestions({ ask: (question, url) => this._ask(question, url) }),
       this._transcript,

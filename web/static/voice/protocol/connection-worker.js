@@ -46,6 +46,7 @@ class Connection {
     this._unackedPackets = new UnackedPackets();
     this._toResend = []; // not acknowledged when the connection was lost
     this._resumeToken = null;
+    this._nextAttempt = null; // while it is waited for
     this._isClosing = false;
     this._why = "unreachable"; // why there is no connection; null while there is one
     this._played = { lastPlayedFrame: null, underruns: 0, bufferMs: 0 };
@@ -97,6 +98,7 @@ class Connection {
   /** Send `bye`, give the server a moment to close the connection, then end. */
   close() {
     this._isClosing = true;
+    this._nextAttempt = null;
     clearTimeout(this._retry);
     this._playback.postMessage({ kind: "pause" });
     if (this._socket?.readyState !== WebSocket.OPEN) {
@@ -107,7 +109,15 @@ class Connection {
     this._retry = setTimeout(() => this._socket.close(1000), CLOSE_TIMEOUT_MS);
   }
 
+  /** Reconnect without waiting any longer. */
+  tryNow() {
+    if (this._nextAttempt === null) return;
+    clearTimeout(this._retry);
+    this._nextAttempt();
+  }
+
   _connect(resuming) {
+    this._nextAttempt = null;
     const query = resuming ? `?resume=${encodeURIComponent(this._resumeToken)}` : "";
     if (!resuming) this._isConfigured = false;
     this._sendQueue = new SendQueue({ maxAudioFrames: MAX_QUEUED_FRAMES, unackedPackets: this._unackedPackets });
@@ -323,12 +333,14 @@ class Connection {
     const inMs = this._backoff.next(refusal?.retryAfterMs ?? next.retryAfterMs);
     const { message, retryAfterMs } = refusal ?? this._error ?? {};
     postMessage({ kind: "lost", why: this._why, message, retryAfterMs, resuming, inMs });
-    this._retry = setTimeout(() => this._connect(resuming), inMs);
+    this._nextAttempt = () => this._connect(resuming);
+    this._retry = setTimeout(this._nextAttempt, inMs);
   }
 
   _finish(result) {
     clearInterval(this._timer);
     clearTimeout(this._retry);
+    this._nextAttempt = null;
     this._socket.onclose = null;
     this._socket.close();
     this._isFinished = true;
@@ -350,8 +362,10 @@ class EchoTest {
     };
   }
 
-  /** There is no server to configure. */
+  /** There is no server to configure, nor to connect to. */
   configure() {}
+
+  tryNow() {}
 
   close() {
     postMessage({ kind: "ended", why: "stopped" });
@@ -382,6 +396,9 @@ onmessage = ({ data }) => {
       break;
     case "detect_speech":
       current.detectSpeech(data.enabled);
+      break;
+    case "try_now":
+      current.tryNow();
       break;
     case "close":
       current.close();

@@ -1,5 +1,6 @@
 /** The call button, the microphone buttons, the elapsed time, and one line of status with the time to the next attempt. */
 
+import { moveFocusFrom } from "../focus.js";
 import { describeState } from "../state.js";
 import { formatDuration } from "../units.js";
 import { closeMessage, formatDelay, pausedPosition, queuePosition } from "./messages.js";
@@ -25,8 +26,8 @@ function openingMessage({ echo, microphone }) {
 export class CallControl {
   wantsAudio = true;
 
-  /** `hold(held)`: the push-to-talk button; `openMicrophone()`: turn it on in a call that has none. */
-  constructor(preferences, { toggle, mute, hold, openMicrophone }) {
+  /** `hold(held)`: the push-to-talk button; `openMicrophone()`: turn it on in a call that has none; `tryNow()`: reconnect. */
+  constructor(preferences, { toggle, mute, hold, openMicrophone, tryNow }) {
     const get = (id) => document.getElementById(id);
     this._preferences = preferences;
     this._root = get("call");
@@ -34,6 +35,7 @@ export class CallControl {
     this._label = get("talk-label");
     this._status = get("call-status");
     this._retry = get("retry"); // outside of the status, which is announced whenever it changes
+    this._tryNow = get("try-now");
     this._elapsed = get("elapsed");
     this._mute = get("mute");
     this._muteLabel = get("mute-label");
@@ -42,10 +44,12 @@ export class CallControl {
     this._levels = { user: 0, agent: 0 };
     this._startedMs = null;
     this._retryMs = null; // when the next attempt to reconnect is due
+    this._mayTryNow = false;
     this._facts = { phase: "idle", health: undefined };
     this._outcome = ""; // why the last call ended
     this._talk.addEventListener("click", toggle);
     this._mute.addEventListener("click", () => (this._facts.withoutMicrophone ? openMicrophone() : mute()));
+    this._tryNow.addEventListener("click", tryNow);
     this._listenToHold(hold);
     setInterval(() => this._updateTimes(), 1000);
     this._render();
@@ -86,6 +90,7 @@ export class CallControl {
         break;
       case "lost":
         this._retryMs = performance.now() + event.inMs;
+        this._mayTryNow = !event.retryAfterMs; // a server that says when is not asked before
         this._message = closeMessage(event.why, event.message);
         break;
       case "closing":
@@ -140,7 +145,17 @@ export class CallControl {
     this._hold.setAttribute("aria-pressed", String(isLive && !muted));
     const outcome = phase === "idle" && server.state === "ready" ? this._outcome : "";
     this._setText(this._status, outcome || [phase === "idle" ? this._reason : "", message ?? this._message].filter(Boolean).join(" "));
+    this._showTryNow(phase);
     this._updateTimes();
+  }
+
+  /** It stays while it tries: pressed twice, it must not have become another button. */
+  _showTryNow(phase) {
+    const isReconnecting = phase === "lost" || (phase === "connecting" && this._startedMs !== null);
+    const isHidden = !isReconnecting || !this._mayTryNow;
+    if (isHidden) moveFocusFrom(this._tryNow, this._talk);
+    this._tryNow.hidden = isHidden;
+    this._tryNow.setAttribute("aria-disabled", String(phase !== "lost"));
   }
 
   /** Why the last call ended, where the server's state is worth telling as well. */

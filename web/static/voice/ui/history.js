@@ -51,6 +51,7 @@ export class History {
     });
     addEventListener("pagehide", () => this._save()); // a page that is closed during a call
     get("history").addEventListener("toggle", () => this._render());
+    this._render(); // it may have been opened before it was loaded
   }
 
   /** Whether the conversation is kept here anyway. */
