@@ -20,10 +20,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.train.acoustics.rooms import chance, from_db, in_a_room, noisy, uniform
+from pipeline.train.acoustics.rooms import across_a_room, chance, from_db, in_a_room, noisy, uniform
 from pipeline.train.conversation.phrases import understood_words
 from pipeline.train.conversation.sessions import Questions, Session, by_frame, compose, results_by_frame
-from pipeline.train.conversation.speakers import Agent, Codes, Speech, agent_codes, agent_of, tracks
+from pipeline.train.conversation.speakers import (
+    Agent,
+    Codes,
+    Speech,
+    agent_codes,
+    agent_of,
+    others_talk,
+    tracks,
+)
 from pipeline.train.conversation.vocabulary import PADDING, word_numbers
 from pipeline.train.networks.architecture import add_recipe_argument, mimi_sizes, moshi_sizes
 from pipeline.train.networks.mimi import MimiNetwork
@@ -32,6 +40,7 @@ from pipeline.train.recordings.perturbation import perturbed
 from pipeline.train.runs import device as machine
 from pipeline.train.runs.checkpoints import codec_of, codes_folder, fingerprint
 from pipeline.train.runs.command import run
+from pipeline.units import FRAME_SAMPLES
 
 SESSION_FRAMES: Final = 300
 FILE_SESSIONS: Final = 64
@@ -42,6 +51,7 @@ _CUDA_GROUP: Final = 64
 VALIDATION: Final = "validation"
 VALIDATED: Final = ("eval-sums", "eval-talk", "eval-pairs")
 _ECHO_SHARE: Final = 0.25
+_OVERHEARD: Final = 0.7  # of sessions without a question, those with other people's talk
 
 
 class Encoding:
@@ -72,9 +82,10 @@ class Encoding:
             compose(rng, self.questions, self.agent.utterances, SESSION_FRAMES) for _ in range(self.group)
         ]
         users, played = tracks(sessions, self.speech, self.agent, rng)
+        others = self._others(sessions, rng)
         answers = [agent_codes(session, self.agent) for session in sessions]
         return {
-            "user": self._user_codes(users, played),
+            "user": self._user_codes(users, played, others),
             "agent": np.stack([codes for codes, _ in answers]),
             "speaking": np.stack([speaking for _, speaking in answers]),
             "text": np.stack([self._text(session) for session in sessions]),
@@ -82,12 +93,23 @@ class Encoding:
             "results": np.stack([results_by_frame(session).astype(np.int16) for session in sessions]),
         }
 
-    def _user_codes(self, users: Tensor, played: Tensor) -> Codes:
-        """`[B, N · 1920]` both → codes `[B, K, N]` with room acoustics, noise and some echo."""
+    def _others(self, sessions: list[Session], rng: np.random.Generator) -> Tensor:
+        """`[B, N · 1920]`: in most sessions without a question, other people's talk."""
+        samples = sessions[0].frames * FRAME_SAMPLES
+        rows = [
+            others_talk(self.speech, samples, rng)
+            if not session.user_segments and rng.random() < _OVERHEARD
+            else torch.zeros(samples, device=self.device)
+            for session in sessions
+        ]
+        return across_a_room(torch.stack(rows))
+
+    def _user_codes(self, users: Tensor, played: Tensor, overheard: Tensor) -> Codes:
+        """`[B, N · 1920]` each → codes `[B, K, N]` with room acoustics, noise and some echo."""
         count = len(users)
         others = torch.roll(users, 1, 0) + torch.roll(users, 3, 0)
         loud = from_db(uniform((count, 1), -36, -18, self.device)) * chance(count, _ECHO_SHARE, self.device)
-        sound = (noisy(in_a_room(users), others) + loud * played).clamp(-1, 1)
+        sound = (noisy(in_a_room(users) + overheard, others) + loud * played).clamp(-1, 1)
         # In float32, as it will be: fewer bits give other codes.
         return self.model.encode(sound[:, None]).cpu().numpy().astype(np.int16)
 

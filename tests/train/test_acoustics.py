@@ -5,7 +5,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from pipeline.train.acoustics.music import music  # noqa: E402 - after the skip
-from pipeline.train.acoustics.rooms import in_a_room, loudness, noisy, telephone  # noqa: E402
+from pipeline.train.acoustics.rooms import across_a_room, in_a_room, loudness, noisy, telephone  # noqa: E402
 from pipeline.units import SAMPLE_RATE_HZ  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -69,3 +69,15 @@ def test_without_speech_the_background_may_be_loud():
     decibels = 20 * torch.log10(behind.square().mean(1).sqrt().clamp(min=1e-6))
     assert decibels.max() > -20
     assert decibels.min() < -60
+
+
+def test_people_across_a_room_are_mostly_echo():
+    """After a click the room sounds on for longer than the click; silence stays silent; nothing clips."""
+    torch.manual_seed(5)
+    sound = torch.zeros(2, 24_000)
+    sound[0, 4000:4048] = 0.5
+    far = across_a_room(sound)
+    assert not far[1].any()
+    assert not far[0, :3000].abs().gt(1e-3).any()
+    assert far[0, 4048:].square().sum() > far[0, 4000:4048].square().sum()
+    assert far.abs().max() <= 1

@@ -97,6 +97,22 @@ def in_a_room(speech: Tensor) -> Tensor:
     return (speech * level / loudness(speech).clamp(min=1e-4)).clamp(-1, 1)
 
 
+def across_a_room(speech: Tensor) -> Tensor:
+    """`[B, S]` from people at the other end of it: more of its echo than of their voices."""
+    batch, samples = speech.shape
+    device = speech.device
+    length = min(samples, SAMPLE_RATE_HZ // 3)
+    time_s = torch.arange(length, device=device) / SAMPLE_RATE_HZ
+    tail = torch.randn(batch, length, device=device) * torch.exp(
+        -time_s / uniform((batch, 1), 0.02, 0.09, device)
+    )
+    echo = _convolved(speech, tail)
+    near = uniform((batch, 1), 0.15, 0.8, device) * speech / loudness(speech).clamp(min=1e-4)
+    level = from_db(uniform((batch, 1), -42, -14, device))
+    far = _shaped(echo / loudness(echo).clamp(min=1e-4) + near, from_db(uniform((batch, 7), -6, 6, device)))
+    return (level * far / loudness(far).clamp(min=1e-4)).clamp(-1, 1)
+
+
 def telephone(x: Tensor) -> Tensor:
     """`[B, S]` within 300 to 3,400 Hz, its amplitudes in the 8-bit μ-law of a telephone (G.711)."""
     spectrum = torch.fft.rfft(x)

@@ -19,10 +19,11 @@ from pipeline.train.conversation.sessions import Session
 from pipeline.train.networks.mimi import MimiNetwork
 from pipeline.train.recordings.bank import Shard, Utterance
 from pipeline.train.recordings.gathered import Recordings, phoneme_table
-from pipeline.units import FRAME_SAMPLES
+from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
 _LEAD_FRAMES: Final = 12  # of silence before an answer that is encoded
 _TOGETHER: Final = 32
+_PAUSE_S: Final = (-0.5, 1.5)  # between two sentences of people who talk with each other
 _SILENCE_FRAMES: Final = 64  # after which the codes of silence no longer change
 
 Codes = npt.NDArray[np.int16]
@@ -112,6 +113,18 @@ def tracks(
             piece = agent.pcm[answered.answer][: answered.frames * FRAME_SAMPLES]
             _put(loudspeaker, (answered.frame + late) * FRAME_SAMPLES, piece)
     return users, played
+
+
+def others_talk(speech: Speech, samples: int, rng: np.random.Generator) -> Tensor:
+    """`[S]`: some people talking with each other, who now and then interrupt each other or pause."""
+    track = torch.zeros(samples, device=speech.recordings.device)
+    at = int(rng.uniform(0, _PAUSE_S[1]) * SAMPLE_RATE_HZ)
+    while at < samples:
+        which = int(rng.integers(len(speech.utterances)))
+        length = speech.utterances[which].samples
+        _put(track, at, speech.recordings.stretch(which, 0, length))
+        at = max(0, at + length + int(rng.uniform(*_PAUSE_S) * SAMPLE_RATE_HZ))
+    return track
 
 
 def _put(track: Tensor, at: int, piece: Tensor) -> None:
