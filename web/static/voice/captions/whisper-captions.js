@@ -136,12 +136,14 @@ export class WhisperCaptions {
     this._onEvent({ kind: "captions", state: "not_ready", why: "not_loaded", message });
   }
 
-  /** The model of the preferences; with `auto` one that is stored already, or null. */
+  /** The model of the preferences; with `auto` or without a choice one that is stored already, or else null. */
   async _chooseModel() {
-    const preferred = MODELS.find((model) => model.name === this._preferences.captionsModel) ?? MODELS[0];
-    if (this._preferences.captions === "whisper") return preferred;
+    const chosen = MODELS.find((model) => model.name === this._preferences.captionsModel);
+    const isAsked = this._preferences.captions === "whisper";
+    if (isAsked && chosen !== undefined) return chosen;
     const { storedModel } = await import("../../asr/model/load-plan.js"); // not needed to show the page
-    return storedModel([preferred, ...MODELS.filter((model) => model !== preferred)]);
+    const others = MODELS.filter((model) => model !== chosen);
+    return (await storedModel(chosen === undefined ? others : [chosen, ...others])) ?? (isAsked ? MODELS[0] : null);
   }
 
   _unload() {
