@@ -313,6 +313,7 @@ const CAPTION_CAUSES = Object.freeze({
     "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
     "this browser needs none.",
   browser: "This browser's own speech recognition does not run here. Choose Whisper in Settings.",
+  gone: "The model could not be downloaded: the hub does not have it. Choose another model in Settings.",
   storage: "There is not enough browser storage. Delete a model on the Transcribe page, or choose a smaller one.",
 });
 
