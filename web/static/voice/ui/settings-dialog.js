@@ -44,7 +44,10 @@ export class SettingsDialog {
   onEvent(event) {
     if (event.kind === "audio_state" && event.granted !== undefined) this._listDevices();
     if (event.kind === "vad") this._showVad(event.state);
-    if (event.kind === "captions") this._captionsState.textContent = captionsMessage(event, location);
+    if (event.kind === "captions") {
+      this._captionsState.textContent = captionsMessage(event, location);
+      this._captionsState.title = event.message ?? ""; // technical, for the server's owner
+    }
   }
 
   /** `name`: the field to go to. */
