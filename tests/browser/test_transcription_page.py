@@ -343,7 +343,7 @@ def test_models_are_put_on_a_server_without_a_network(
 
 
 def test_nothing_stays_under_a_notice_on_a_phone(browser: Browser, rig: WhisperServer) -> None:
-    """The page can be scrolled until the next step is above it."""
+    """One about the model is part of its card; with another, the page can be scrolled out from under it."""
     with visiting(
         browser, rig.server.origin, forgiven=FORGIVEN, viewport={"width": 390, "height": 664}
     ) as visit:
@@ -351,11 +351,18 @@ def test_nothing_stays_under_a_notice_on_a_phone(browser: Browser, rig: WhisperS
         rig.hub.down = True
         page.locator("#model-choice").select_option("small.en")
         page.locator("#load").click()
-        expect(page.locator(".notice.bad")).to_be_visible()
+        expect(page.locator("#model-notice .notice.bad")).to_be_visible()
+        expect(page.locator("#model-notice")).to_have_css("position", "static")
         rig.hub.down = False
+        page.locator("#model-choice").select_option("tiny")
+        load(page)
+        page.locator("#file").set_input_files(
+            {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no sound"}
+        )
+        expect(page.locator("#notices .notice.bad")).to_be_visible()
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         bottom = page.evaluate("document.querySelector('footer').getBoundingClientRect().bottom")
-        top = page.evaluate("document.querySelector('.notice').getBoundingClientRect().top")
+        top = page.evaluate("document.querySelector('#notices .notice').getBoundingClientRect().top")
         assert bottom <= top
 
 
