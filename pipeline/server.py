@@ -13,6 +13,7 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -39,6 +40,7 @@ from pipeline.errors import (
 from pipeline.install import paths
 from pipeline.install.program_name import is_started_by_make
 from pipeline.install.started_as import LanCommands, is_service
+from pipeline.lan.addresses import Hosts
 from pipeline.lan.invitation import PAGE, Invitation
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import ModelStages, open_stages
@@ -123,6 +125,8 @@ async def _serve(
                 web = partial(serve, app, config.settings, shutdown=shutdown, drain=drain, limiter=limiter)
                 address = await serving.start(web)  # fails on a port in use before anything is loaded
                 events.info("listening", url=address.url)
+                if listen.credentials is not None:
+                    listen.credentials.note_port(address.port)
                 _show_invitation(listen, address.port)
                 nursery.start_soon(_announce, engine, stages, listen, address)
                 if proxy is not None:
@@ -136,7 +140,8 @@ async def _announce(engine: Engine, stages: ModelStages, listen: ListenConfig, a
     """Once the models are loaded, log what they are and where to go."""
     await engine.ready.wait()
     _keep_for_good()
-    card, page = stages.card, f"{address.url}{PAGE}"
+    host = Hosts.of(address.host).reachable(address.host)  # nobody can open a wildcard
+    card, page = stages.card, f"{replace(address, host=host.strip('[]')).url}{PAGE}"
     events.info(
         "ready",
         name=card.name,

@@ -14,7 +14,13 @@ from dataclasses import dataclass
 from typing import Final
 
 from pipeline.install import paths
-from pipeline.install.program_name import is_installed_command, is_started_by_make, program
+from pipeline.install.program_name import (
+    called_as_pipeline_run,
+    installed_command,
+    interpreter,
+    is_installed_command,
+    is_started_by_make,
+)
 
 LAN: Final = "--lan"
 _DEFAULT_CONFIG: Final = "configs/tiny"  # of the Makefile
@@ -36,12 +42,17 @@ class LanCommands:
         return cls._of(config, overrides)
 
     @classmethod
-    def for_anyone(cls) -> "LanCommands":
-        """Without this server's paths and settings."""
-        return cls._of(None, ())
+    def for_visitor(cls, *, here: bool) -> "LanCommands":
+        """What a page may say: `here` if the visitor sits at this computer."""
+        return cls.as_started() if here else cls.for_anyone()
 
     @classmethod
-    def _of(cls, config: str | None, overrides: Sequence[str]) -> "LanCommands":
+    def for_anyone(cls) -> "LanCommands":
+        """Without this server's paths and settings."""
+        return cls._of(None, (), is_public=True)
+
+    @classmethod
+    def _of(cls, config: str | None, overrides: Sequence[str], *, is_public: bool = False) -> "LanCommands":
         source = () if config is None else ("--config", config)
         sets = [word for each in overrides for word in ("--set", each)]
         if is_service():
@@ -55,8 +66,12 @@ class LanCommands:
             make, client = f"make run{chosen} ARGS={arguments}", ".venv/bin/packet-voice"
             return cls(make, f"{client} {shlex.join(('invite', *source, *sets, LAN))}")
         options = shlex.join((*source, *sets, LAN))
-        client = paths.NAME if is_installed_command() else "python -m pipeline"
-        return cls(f"{program('run')} {options}", f"{client} invite {options}")
+        if is_installed_command():
+            command = shlex.quote(installed_command())
+            return cls(f"{command} run {options}", f"{command} invite {options}")
+        python = shlex.quote(interpreter(is_public=is_public))
+        run = "pipeline.run" if called_as_pipeline_run() else "pipeline run"
+        return cls(f"{python} -m {run} {options}", f"{python} -m pipeline invite {options}")
 
 
 def is_service() -> bool:

@@ -47,6 +47,14 @@ class Hosts:
         """Every host as written in a URL and a Host header, IPv6 addresses in brackets."""
         return (*(_url_host(address) for address in self.addresses), *self.names)
 
+    def reachable(self, address: str) -> str:
+        """The host to open where `address` is bound: itself, or for a wildcard the first external one."""
+        try:
+            is_wildcard = ipaddress.ip_address(address).is_unspecified
+        except ValueError:
+            return address
+        return next(iter(self.external(address)), "localhost") if is_wildcard else address
+
     def external(self, address: str) -> tuple[str, ...]:
         """The hosts that other machines can use for a server bound to `address`, as written in a URL."""
         try:

@@ -1,9 +1,11 @@
 """The certificates and token of a server for other devices: created once, renewed when necessary.
 
 They are in one folder: `authority.pem` (the authority with its key), `authority.crt` (without the key, for
-clients to trust), `server.pem` (certificate and key) and `token`. Only fingerprints and paths are logged.
+clients to trust), `server.pem` (certificate and key), `token`, and `port` of the server that started last.
+Only fingerprints and paths are logged.
 """
 
+import contextlib
 import secrets
 from dataclasses import dataclass
 from datetime import datetime
@@ -45,6 +47,19 @@ class Credentials:
     def token_file(self) -> Path:
         """The token that clients must present unless another one is configured."""
         return self.folder / "token"
+
+    def note_port(self, port: int) -> None:
+        """Leave word of where the server listens; what cannot be written is done without."""
+        with contextlib.suppress(OSError):
+            private_files.write(self.folder / "port", str(port).encode())
+
+    def noted_port(self) -> int | None:
+        """Where the last server with these credentials listened."""
+        try:
+            port = int(private_files.read(self.folder / "port") or b"")
+        except (OSError, ValueError):
+            return None
+        return port if 0 < port < 1 << 16 else None
 
 
 def prepare(server: Server, address: str, now: datetime, *, token: bool) -> Credentials:

@@ -363,10 +363,16 @@ def test_the_command_of_the_start_page_can_be_pasted(
         with page.expect_download() as question:
             page.get_by_role("link", name="question.wav").click()
         question.value.save_as(tmp_path / "question.wav")
-        page.get_by_role("button", name="Copy command").click()
-        expect(page.locator("#copied")).to_have_text("Copied.")
-        command = page.evaluate("navigator.clipboard.readText()")
-    assert shlex.split(command)[:3] == ["python", "-m", "pipeline"]  # as this server was started
+        copied = {}
+        for name in ("Copy command", "Copy command for a phone", "Copy command for the link"):
+            button = page.get_by_role("button", name=name, exact=True)
+            button.click()
+            expect(button.locator("+ span")).to_have_text("Copied.")
+            copied[name] = page.evaluate("navigator.clipboard.readText()")
+    command = copied["Copy command"]
+    assert shlex.split(command)[1:3] == ["-m", "pipeline"]  # as this server was started
+    assert " invite " in copied["Copy command for the link"]
+    assert copied["Copy command for a phone"].endswith("--lan")
     if width == 320:
         words = [sys.executable, *shlex.split(command)[1:]]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}

@@ -249,6 +249,47 @@ def test_why_a_model_cannot_be_downloaded_is_shown(rig: WhisperServer, visit: Vi
     load(page)
 
 
+def test_a_model_that_the_hub_does_not_have_is_told_in_plain_words(visit: Visit) -> None:
+    """In the card of the model, where it covers no result; what the server said is under details."""
+    page = visit(PATH)
+    said = json.dumps({"error": {"code": "not_found", "message": "the hub has no such file"}})
+    page.route("**/api/hf/**", lambda route: route.fulfill(status=404, body=said))
+    page.locator("#model-choice").select_option("small.en")
+    page.locator("#load").click()
+    notice = page.locator("#model-notice .notice.bad")
+    expect(notice.locator("p")).to_have_text(
+        "The model could not be downloaded. The hub does not have it. Choose another model."
+    )
+    expect(notice.locator("details")).not_to_have_attribute("open", re.compile(""))
+    expect(notice.locator("details")).to_contain_text(repository("small.en"))
+    expect(page.locator("#notices .notice")).to_have_count(0)
+    assert violations(page) == []
+
+
+def test_a_model_that_is_stored_is_marked_and_selected(rig: WhisperServer, visit: Visit) -> None:
+    """On a later visit, and in the settings of the captions; a model that the user chose stays selected."""
+    page = visit(PATH)
+    page.locator("#model-choice").select_option("tiny.en")
+    load(page)
+    chosen = page.locator("#model-choice option:checked")
+    expect(chosen).to_have_text(re.compile("^tiny, English only .* stored$"))
+    expect(page.locator("#model-choice option", has_text="stored")).to_have_count(1)
+    page.evaluate("localStorage.clear()")
+    page.reload()
+    expect(chosen).to_have_attribute("value", "tiny.en")
+    expect(page.locator("#model-state")).to_contain_text("Stored in this browser")
+    page.locator("#model-choice").select_option("base")
+    page.reload()
+    expect(page.locator("#model-choice option", has_text="stored")).to_have_count(1)
+    expect(chosen).to_have_attribute("value", "base")
+    page.goto(f"{rig.server.origin}/packet-voice")
+    page.locator("#open-settings").click()
+    captions = page.locator("[name=captionsModel] option:checked")
+    expect(captions).to_have_text(re.compile("^tiny, English only .* stored$"))
+    page.get_by_label("Captions").select_option("whisper")
+    expect(page.locator("#captions-state")).to_contain_text("Whisper tiny.en is ready", timeout=LOAD_MS)
+
+
 def test_the_page_starts_in_good_order_without_a_network(rig: WhisperServer, visit: Visit) -> None:
     """It asks the hub for nothing and says what it would download, without a notice, for every model."""
     rig.hub.down = True
@@ -302,7 +343,7 @@ def test_models_are_put_on_a_server_without_a_network(
 
 
 def test_nothing_stays_under_a_notice_on_a_phone(browser: Browser, rig: WhisperServer) -> None:
-    """The page can be scrolled until the next step is above it."""
+    """One about the model is part of its card; with another, the page can be scrolled out from under it."""
     with visiting(
         browser, rig.server.origin, forgiven=FORGIVEN, viewport={"width": 390, "height": 664}
     ) as visit:
@@ -310,11 +351,18 @@ def test_nothing_stays_under_a_notice_on_a_phone(browser: Browser, rig: WhisperS
         rig.hub.down = True
         page.locator("#model-choice").select_option("small.en")
         page.locator("#load").click()
-        expect(page.locator(".notice.bad")).to_be_visible()
+        expect(page.locator("#model-notice .notice.bad")).to_be_visible()
+        expect(page.locator("#model-notice")).to_have_css("position", "static")
         rig.hub.down = False
+        page.locator("#model-choice").select_option("tiny")
+        load(page)
+        page.locator("#file").set_input_files(
+            {"name": "notes.txt", "mimeType": "text/plain", "buffer": b"no sound"}
+        )
+        expect(page.locator("#notices .notice.bad")).to_be_visible()
         page.evaluate("scrollTo(0, document.body.scrollHeight)")
         bottom = page.evaluate("document.querySelector('footer').getBoundingClientRect().bottom")
-        top = page.evaluate("document.querySelector('.notice').getBoundingClientRect().top")
+        top = page.evaluate("document.querySelector('#notices .notice').getBoundingClientRect().top")
         assert bottom <= top
 
 

@@ -109,8 +109,35 @@ def test_the_invitation_can_be_printed_later(
     assert invite.main(arguments) == 0
     output = capsys.readouterr().out
     assert str(server.event("certificate")["fingerprint"]) in output
+    port = server.event("listening")["url"].rpartition(":")[2]  # type: ignore[attr-defined]
     if HOST != "127.0.0.1":
-        assert f"https://{HOST}:8788/packet-voice#token={server.token}" in output
+        assert f"https://{HOST}:{port}/packet-voice#token={server.token}" in output  # of the server that runs
+
+
+def test_an_invitation_follows_the_configured_port_and_no_server_that_has_gone(
+    server: Started, checkpoint: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The port that a server left behind counts only while it answers there."""
+    arguments = ["--config", str(checkpoint), "--lan", "--set", f"server.tls_folder={server.folder}"]
+    noted = server.folder / "port"
+    kept = noted.read_bytes()
+    try:
+        assert invite.main([*arguments, "--set", "server.port=7998"]) == 0
+        assert ":7998/authority.crt" in capsys.readouterr().out or HOST == "127.0.0.1"
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            gone = taken.getsockname()[1]
+        noted.write_text(str(gone))
+        assert invite.main(arguments) == 0
+        assert f":{gone}/" not in capsys.readouterr().out
+    finally:
+        noted.write_bytes(kept)
+
+
+def test_the_log_names_an_address_that_can_be_opened(server: Started) -> None:
+    """Not the wildcard that the server is bound to."""
+    opened = str(server.event("ready")["open"])
+    assert "0.0.0.0" not in opened
+    assert opened.startswith(f"https://{HOST if HOST != '127.0.0.1' else 'localhost'}:")
 
 
 def test_a_server_on_loopback_has_no_invitation(checkpoint: Path) -> None:

@@ -1,6 +1,6 @@
 import { moveFocusFrom } from "voice/focus.js";
 import { Notices } from "voice/ui/notices.js";
-import { CONDITIONS, PROBLEMS, REFUSALS } from "voice/ui/messages.js";
+import { CONDITIONS, PROBLEMS, REFUSALS, captionsProblem } from "voice/ui/messages.js";
 import { equal, ok, test } from "./harness.js";
 
 const LANES = Object.freeze({ room: 1, queued: 0 });
@@ -160,4 +160,9 @@ test("silence that is dropped is not reported as audio", () => {
     audible.send(event);
     equal(audible.root.querySelectorAll("[data-key=dropped]").length, 1, JSON.stringify(event));
   }
+});
+
+test("captions whose model the hub does not have are told so in plain words", () => {
+  const text = captionsProblem({ why: "gone", message: "org/whisper has no config.json (HTTP 404)." }, location);
+  ok(text.includes("could not be downloaded") && !text.includes("config.json"), text);
 });

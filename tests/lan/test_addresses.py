@@ -30,6 +30,20 @@ def test_a_wildcard_stands_for_the_addresses_of_the_interfaces(wildcard, family)
     assert {str(address) for address in found} >= {"127.0.0.1", "::1"}
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "192.168.1.20", "voice.example", "::1"])
+def test_an_address_that_is_bound_is_the_one_to_open(address):
+    """It is what the user configured."""
+    assert Hosts.of(address).reachable(address) == address
+
+
+@pytest.mark.parametrize("wildcard", ["0.0.0.0", "::"])
+def test_a_wildcard_is_opened_at_another_address(wildcard):
+    """At the first that other machines can use, or where there is none at this machine's own name."""
+    hosts = Hosts.of(wildcard)
+    assert hosts.reachable(wildcard) == next(iter(hosts.external(wildcard)), "localhost")
+    assert Hosts(("localhost",), ()).reachable(wildcard) == "localhost"
+
+
 def test_one_address_stands_for_itself_and_loopback():
     """The host names of the machine are included."""
     hosts = Hosts.of("192.168.1.20")

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import sys
 import threading
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from support.web.sockets import close_code, connect, fetch, read_response, read_
 from actors.capacity import Capacity
 from pipeline.config import Lanes, Server, Settings
 from pipeline.errors import BrokenInvariantError, ConfigError, PortInUseError
+from pipeline.install.program_name import interpreter
 from web.app import create_app
 from web.security.rate_limit import RateLimiter
 from web.server.serve import serve
 
+PAGES = ("/", "/packet-voice", "/whisperx")
+OWN_PYTHON = str(Path(".venv/bin/python").absolute())
 HEALTH_KEYS = {"status", "uptimeS", "readiness", "clients", "lanes", "metrics", "backend", "model"}
 STAGE_KEYS = {"count", "avgMs", "lastMs", "p50", "p95", "p99"}
 METRIC_KEYS = {"encode", "step", "decode", "overBudget", "budgetMs", "queues", "underruns", "tokenRate"}
@@ -233,7 +237,18 @@ async def test_a_browser_gets_a_page_instead_of_json(path, host, words):
 @pytest.mark.parametrize(
     ("started", "by_make", "command", "folder"),
     [
-        (["python", "-m", "pipeline.run"], False, "python -m pipeline talk", "the project"),
+        (
+            [".venv/bin/python", "-m", "pipeline.run"],
+            False,
+            ".venv/bin/python -m pipeline talk",
+            "the project",
+        ),
+        (
+            [".venv/bin/python", ".venv/bin/packet-voice"],
+            False,
+            ".venv/bin/packet-voice talk",
+            "the folder in",
+        ),
         (["python", "-m", "pipeline.run"], True, ".venv/bin/packet-voice talk", "the project"),
         (["python", "/usr/bin/packet-voice", "run"], False, "packet-voice talk", "any folder"),
     ],
@@ -254,10 +269,18 @@ async def test_the_command_of_the_start_page_is_how_this_server_was_started(
     ("words", "by_make", "run", "invite"),
     [
         (
-            ["python", "-m", "pipeline.run", "--config", "configs/tiny", "--set", "server.port=7998"],
+            [
+                ".venv/bin/python",
+                "-m",
+                "pipeline.run",
+                "--config",
+                "configs/tiny",
+                "--set",
+                "server.port=7998",
+            ],
             False,
-            "python -m pipeline.run --config configs/tiny --set server.port=7998 --lan",
-            "python -m pipeline invite --config configs/tiny --set server.port=7998 --lan",
+            ".venv/bin/python -m pipeline.run --config configs/tiny --set server.port=7998 --lan",
+            ".venv/bin/python -m pipeline invite --config configs/tiny --set server.port=7998 --lan",
         ),
         (
             ["python", "-m", "pipeline.run", "--config", "configs/tiny", "--set", "server.port=7998"],
@@ -283,10 +306,48 @@ async def test_a_visitor_on_the_servers_computer_reads_how_a_phone_connects(
     async with small_server() as served:
         start, voice = [(await fetch(served, path)).body.decode() for path in ("/", "/packet-voice")]
     for page in (start, voice):
-        assert f"<code>{run}</code>" in page.replace("&#x27;", "&#39;")
-        assert f"<code>{invite}</code>" in page
+        assert f">{run}</code>" in page.replace("&#x27;", "&#39;")
+        assert f">{invite}</code>" in page
         assert "battery" not in page
     assert "this computer and no further" in start
+
+
+async def test_the_pages_without_a_token_name_the_command_that_shows_the_link(monkeypatch):
+    """With this server's settings to who sits at it; to others without them, and without an absolute path."""
+    monkeypatch.setattr("sys.orig_argv", ["/home/somebody/python", "-m", "pipeline.run"])
+    monkeypatch.setattr("sys.executable", OWN_PYTHON)
+    monkeypatch.setattr("sys.argv", ["run", "--config", "/home/somebody/model", "--set", "server.port=7998"])
+    token = "correct-horse-battery"
+    settings = Settings(server=Server(port=0, token=token, allowed_hosts=("voice.example", "localhost")))
+    own = ".venv/bin/python -m pipeline invite --config /home/somebody/model --set server.port=7998 --lan"
+    shown = {"localhost": own, "voice.example": ".venv/bin/python -m pipeline invite --lan"}
+    async with small_server(settings) as served:
+        for host, command in shown.items():
+            pages = [(await fetch(served, path, host=host)).body.decode() for path in PAGES]
+            for page in pages:
+                assert f'<meta name="invite" content="{command}">' in page
+                assert token not in page
+            refused = await fetch(served, "/health", host=host, headers=[("Accept", "text/html")])
+            assert refused.status == 401
+            assert f"“{command}”" in refused.body.decode()
+
+
+@pytest.mark.parametrize(
+    ("typed", "executable", "prefix", "shown"),
+    [
+        ("../env/bin/python", "/env/bin/python", "/env", "../env/bin/python"),  # as it was typed
+        ("python", "CWD/.venv/bin/python", "/env", ".venv/bin/python"),  # of an activated environment
+        ("python", "/env/bin/python", "/env", "/env/bin/python"),  # which is elsewhere
+        ("python", "/usr/bin/python3", sys.base_prefix, "python"),  # the system's
+    ],
+)
+def test_a_command_names_the_python_that_runs_the_server(monkeypatch, typed, executable, prefix, shown):
+    """And not one that happens to be first on the PATH of another terminal."""
+    monkeypatch.setattr("sys.orig_argv", [typed, "-m", "pipeline.run"])
+    monkeypatch.setattr("sys.executable", executable.replace("CWD", str(Path.cwd())))
+    monkeypatch.setattr("sys.prefix", prefix)
+    assert interpreter() == shown
+    assert not Path(interpreter(is_public=True)).is_absolute()
 
 
 async def test_a_visitor_at_another_address_reads_nothing_about_the_servers_paths(monkeypatch):

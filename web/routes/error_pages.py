@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from quart import Response, render_template_string, request
 from quart_trio import QuartTrio
 
-from web.routes.landing import STYLE, STYLE_HASH
+from pipeline.install.started_as import LanCommands
+from web.routes.landing import STYLE, STYLE_HASH, is_loopback
 from web.security.origin import content_security_policy
 
 _PAGE = """<!doctype html>
@@ -42,7 +43,7 @@ _ADVICE: Mapping[str, tuple[str, str]] = {
     ),
     "unauthorized": (
         "Token required",
-        "Open the link that ends in #token=… On the server's computer, “packet-voice invite --lan” shows it.",
+        "Open the link that ends in #token=… On the server's computer, “{invite}” shows it.",
     ),
     "too_many_attempts": (
         "Too many wrong tokens",
@@ -81,6 +82,9 @@ def add_error_pages(app: QuartTrio, icon: str) -> None:
             return response
         code = str(error["code"])
         title, advice = _ADVICE.get(code, ("This did not work", f"{error['message']}."))
+        if code == "unauthorized":
+            invite = LanCommands.for_visitor(here=is_loopback(request.host)).invite
+            advice = advice.replace("{invite}", invite)
         if "retryAfterMs" in error:
             advice += f" Try again in {math.ceil(error['retryAfterMs'] / 1000)} s."
         html = await render_template_string(

@@ -7,13 +7,20 @@ the state up to date. It is readable without either, in dark mode, and at any wi
 import base64
 import hashlib
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from quart import render_template_string
 
-from pipeline.install.program_name import is_installed_command, is_started_by_make
+from pipeline.install.paths import NAME
+from pipeline.install.program_name import (
+    installed_command,
+    interpreter,
+    is_installed_command,
+    is_started_by_make,
+)
 from pipeline.install.started_as import LanCommands
 from web.security.origin import content_security_policy
 
@@ -68,12 +75,15 @@ POLICY = (
     "script-src 'self'; connect-src 'self'; img-src 'self'; manifest-src 'self'"
 )
 
-_PAGE = """<!doctype html>
+_PAGE = """{% macro copy(of, name) %}<p><button type="button" data-copy="{{ of }}" \
+aria-label="{{ name }}" hidden>Copy command</button> <span role="status"></span></p>{% endmacro %}\
+<!doctype html>
 <html lang="en">
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="description" content="Talk to a speech model that runs on your own machine, in real time.">
 <title>packet-voice</title>
+<meta name="invite" content="{{ invite }}">
 <link rel="icon" href="{{ static }}/icon.svg" type="image/svg+xml">
 <link rel="apple-touch-icon" href="{{ static }}/touch-icon.png">
 <link rel="manifest" href="{{ static }}/manifest.webmanifest">
@@ -94,15 +104,20 @@ Audio and words go to {{ computer }} and no further.</p>
 {% if phone.is_open %}<p>Scan the QR code that the server showed in its terminal. To show code and link
 again:</p>
 {% else %}<p>Restart the server with <code>--lan</code>, then scan the QR code that its terminal shows:</p>
-<pre tabindex="0" aria-label="Command for a phone"><code>{{ phone.commands.run }}</code></pre>
+<pre tabindex="0" aria-label="Command for a phone">\
+<code id="command-lan">{{ phone.commands.run }}</code></pre>
+{{ copy("command-lan", "Copy command for a phone") }}
+<p>From then on, the link that it shows, which begins with https, is the address on this computer, too.</p>
 <p>Where there is no terminal, as for a service, this shows the link and the code:</p>
-{% endif %}<pre tabindex="0" aria-label="Command for the link"><code>{{ phone.commands.invite }}</code></pre>
+{% endif %}<pre tabindex="0" aria-label="Command for the link">\
+<code id="command-invite">{{ phone.commands.invite }}</code></pre>
+{{ copy("command-invite", "Copy command for the link") }}
 {% endif %}<h2>Transcription</h2>
 <p><a href="./whisperx">Transcribe speech</a> from the microphone or a file, with Whisper in your browser.</p>
 <h2>Command line</h2>
 <p>Save <a href="./question.wav" download>question.wav</a> in {{ folder }}, then run there:</p>
 <pre tabindex="0" aria-label="Command"><code id="command">{{ command }}</code></pre>
-<p><button type="button" id="copy" hidden>Copy command</button> <span id="copied" role="status"></span></p>
+{{ copy("command", "Copy command") }}
 <footer>API: <a href="./health">health</a> and <a href="./weights">weights</a> as JSON; the WebSocket at
 <code>/ws</code> is described in docs/reference/protocol.md, in the project’s folder.</footer>
 </main>
@@ -152,6 +167,7 @@ class Landing:
     folder: str  # where the command works
     computer: str = THIS_COMPUTER
     phone: Phone | None = None
+    invite: str = ""  # the command that shows the link
 
 
 # By the state of /health; `web/static/landing.js` has the same words.
@@ -189,19 +205,21 @@ def describe(
         ("Sessions", f"{lanes['running']} of {lanes['limit']}, {lanes['queued']} queued"),
         ("Uptime", _duration(health["uptimeS"])),
     ]
-    name, folder = _client()
+    name, folder = _client(is_public=not is_loopback(host))
     command = f"{name} talk --url {url} --in question.wav --out answer.wav"
     ready = health["status"] == "ready" and not is_full
-    return Landing(ready, headline, sentence, facts, command, folder, computer, phone)
+    invite = LanCommands.for_visitor(here=is_loopback(host)).invite
+    return Landing(ready, headline, sentence, facts, command, folder, computer, phone, invite)
 
 
-def _client() -> tuple[str, str]:
+def _client(*, is_public: bool) -> tuple[str, str]:
     """How the command-line client is called where this server was started, and in which folder."""
     if is_installed_command():
-        return "packet-voice", "any folder"
+        command = installed_command()
+        return command, "any folder" if command == NAME else "the folder in which the server was started"
     if is_started_by_make():  # nobody has activated the environment
         return ".venv/bin/packet-voice", "the project's folder"
-    return "python -m pipeline", "the project's folder"
+    return f"{shlex.quote(interpreter(is_public=is_public))} -m pipeline", "the project's folder"
 
 
 async def render(landing: Landing, static: str) -> str:
@@ -218,6 +236,7 @@ async def render(landing: Landing, static: str) -> str:
         folder=landing.folder,
         computer=landing.computer,
         phone=landing.phone,
+        invite=landing.invite,
         static=static,
     )
 

@@ -112,14 +112,15 @@ def add_pages(app: QuartTrio, health: Callable[[], Mapping[str, object] | None])
     @app.get("/packet-voice")
     async def packet_voice() -> Response:
         now = health()
-        commands = LanCommands.as_started() if is_loopback(request.host) else LanCommands.for_anyone()
+        commands = LanCommands.for_visitor(here=is_loopback(request.host))
         filled = voice.replace("{{lan}}", html.escape(commands.run))
         filled = filled.replace("{{invite}}", html.escape(commands.invite))
         return _page(filled.replace("{{health}}", "" if now is None else html.escape(json.dumps(now))))
 
     @app.get("/whisperx")
     async def transcribe() -> Response:
-        return _page(transcriber)
+        commands = LanCommands.for_visitor(here=is_loopback(request.host))
+        return _page(transcriber.replace("{{invite}}", html.escape(commands.invite)))
 
     @app.get("/packet-voice/")
     @app.get("/whisperx/")

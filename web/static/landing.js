@@ -1,11 +1,11 @@
 /**
- * Keeps the start page's state and figures up to date without a reload, and copies the command.
+ * Keeps the start page's state and figures up to date without a reload, and copies the commands.
  *
  * The words are those of web/routes/landing.py, which the page shows before this script runs.
  */
 
 import { serverState } from "./voice/state.js";
-import { adviceHere, refusalMessage } from "./voice/ui/messages.js";
+import { adviceHere, inviteCommand, refusalMessage } from "./voice/ui/messages.js";
 import { watchHealth } from "./voice/health.js";
 
 const STATES = Object.freeze({
@@ -16,7 +16,7 @@ const STATES = Object.freeze({
   unreachable: ["Offline", "The server does not answer. Is it still running?"],
   unauthorized: [
     "Token required",
-    "Open the link that the server showed in its terminal; it ends in #token=… On its computer “packet-voice invite --lan” shows it again.",
+    `Open the link that the server showed in its terminal; it ends in #token=… On its computer “${inviteCommand()}” shows it again.`,
   ],
 });
 
@@ -65,10 +65,11 @@ function element(name, text) {
   return made;
 }
 
-const copy = document.getElementById("copy");
-copy.hidden = navigator.clipboard === undefined; // insecure page
-copy.addEventListener("click", async () => {
-  await navigator.clipboard.writeText(document.getElementById("command").textContent);
-  document.getElementById("copied").textContent = "Copied.";
-});
+for (const copy of document.querySelectorAll("[data-copy]")) {
+  copy.hidden = navigator.clipboard === undefined; // insecure page
+  copy.addEventListener("click", async () => {
+    await navigator.clipboard.writeText(document.getElementById(copy.dataset.copy).textContent);
+    copy.nextElementSibling.textContent = "Copied.";
+  });
+}
 watchHealth(show);

@@ -71,6 +71,7 @@ class Page {
   async _signIn() {
     const refusal = await exchangeToken();
     if (refusal !== null) this.onEvent({ kind: "token_refused", ...refusal });
+    await this._model.showStored();
     await this._onModelChange();
   }
 
@@ -92,7 +93,8 @@ class Page {
 
   /** Files were deleted: a loaded model keeps working; otherwise check again what is cached. */
   async _onStorageChange() {
-    if (this._jobs.phase === "idle") await this._model.checkCache();
+    await this._model.showStored();
+    if (this._jobs.phase === "idle") await this._onModelChange();
   }
 
   /** Where the audio goes: the player and the timeline. */

@@ -13,7 +13,7 @@ export const DEFAULTS = Object.freeze({
   talkMode: "open", // open, or push: the microphone is muted unless a button or the space bar is held
   volume: 1, // of the agent; up to 2, limited so that it does not clip
   captions: "auto", // auto (Whisper, if a model is stored in this browser), off, whisper or browser
-  captionsModel: "", // empty: the first model of the list
+  captionsModel: "", // empty: one that is stored, or else the first of the list
   shortcuts: true,
   history: false, // keep transcripts of past conversations in this browser
   voice: "", // empty: the server's default

@@ -4,6 +4,7 @@
  * A partial text replaces the previous one. The server closes an utterance after about a second of silence, so two
  * quick answers can be one utterance: a line also ends where the user spoke in between. A pause alone ends none: it
  * may be the network's.
+ * Lines are in the order in which they began to be spoken: the user's words are recognized later than that.
  * No clock and no page: times are passed in. Neighbour: ui/transcript.js shows it.
  */
 
@@ -75,8 +76,9 @@ export class TranscriptLog {
     this.close("agent");
   }
 
-  userText({ text, final }, nowMs) {
-    this._update("user", text.trim(), nowMs);
+  /** The user's utterance so far, or its final text; `spokenMs`: when it began, which is before it was recognized. */
+  userText({ text, final, spokenMs = null }, nowMs) {
+    this._update("user", text.trim(), Math.min(spokenMs ?? nowMs, nowMs));
     if (final || text.trim() === "") this._close("user");
   }
 
@@ -132,15 +134,22 @@ export class TranscriptLog {
     return this._turn?.isOver === true && nowMs - this._grewMs >= ANSWER_GAP_MS;
   }
 
-  _update(who, text, nowMs) {
+  _update(who, text, beganMs) {
     if (text === "" && this._open[who] === null) return;
     if (this._open[who] === null) {
-      const line = { who, text, atMs: Math.max(0, nowMs - (this._startedMs ?? nowMs)), final: false, interrupted: false };
+      const line = { who, text, atMs: Math.max(0, beganMs - (this._startedMs ?? beganMs)), final: false, interrupted: false };
       this._open[who] = line;
-      this.lines.push(line);
+      this._insert(line);
     }
     this._open[who].text = text;
     if (text === "") this.lines.splice(this.lines.indexOf(this._open[who]), 1); // it turned out to be empty
+  }
+
+  /** Add a line after those of this conversation that began no later. */
+  _insert(line) {
+    let at = this.lines.length;
+    while (at > 0 && this.lines[at - 1].atMs > line.atMs) at -= 1; // a divider has no time, so nothing passes it
+    this.lines.splice(at, 0, line);
   }
 
   _close(who) {

@@ -57,14 +57,19 @@ export async function planStored({ base, model, revision, dtype = null, device =
   return { ...chosen, files };
 }
 
-/** The first of `models` (entries of MODELS) that can be loaded without a network; null if there is none. */
-export async function storedModel(models) {
+/** Those of `models` (entries of MODELS) that can be loaded without a network, one after the other. */
+export async function* storedModels(models, settings = {}) {
   const { runtime, transformers } = vendored();
-  if (!runtime || !transformers || globalThis.caches === undefined) return null;
-  if (!(await caches.has(CACHE_NAME))) return null; // nothing was ever stored
+  if (!runtime || !transformers || globalThis.caches === undefined) return;
+  if (!(await caches.has(CACHE_NAME))) return; // nothing was ever stored
   for (const model of models) {
-    const { files } = await planStored({ base: HUB, model: model.name, revision: model.revision });
-    if (files.every(({ cached }) => cached)) return model;
+    const { files } = await planStored({ base: HUB, ...settings, model: model.name, revision: model.revision });
+    if (files.every(({ cached }) => cached)) yield model;
   }
+}
+
+/** The first of them; null if there is none. */
+export async function storedModel(models) {
+  for await (const model of storedModels(models)) return model;
   return null;
 }

@@ -7,6 +7,14 @@ export function modelTitle({ name, multilingual }) {
   return `${size}, ${multilingual ? "multilingual" : "English only"} (${PARAMETERS[size]}M)`;
 }
 
+/** Mark in the list of a `<select>` which models are stored in this browser: `names` of them. */
+export function markStored(select, models, names) {
+  models.forEach((model, i) => {
+    const title = `${modelTitle(model)}${names.has(model.name) ? " · stored" : ""}`;
+    if (select.options[i].text !== title) select.options[i].text = title;
+  });
+}
+
 // Bytes per parameter: 8-bit weights on the CPU; a mixture of 4 to 32 bits on a GPU.
 const BYTES = Object.freeze({ wasm: 1.1, webgpu: 3 });
 

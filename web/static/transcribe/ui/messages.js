@@ -14,7 +14,7 @@ const CHECK_NETWORK =
 const MESSAGES = Object.freeze({
   // Engine and model files
   missing: ["Whisper is not installed on this server", "Run “make vendor” on the server, then restart it."],
-  gone: ["Model not found", "The hub has no such file in this revision. Choose another model."],
+  gone: ["The model could not be downloaded", "The hub does not have it. Choose another model."],
   gated: ["Access to this model is restricted", SET_TOKEN],
   refused: [
     "This model is not allowed on this server",
@@ -69,15 +69,18 @@ const MESSAGES = Object.freeze({
   not_kept: ["One hour of audio is kept", "Transcription continues, but later audio cannot be played back."],
 });
 
+// What the engine says about these is technical: file names, revisions.
+const TECHNICAL = new Set(["gone", "gated", "refused", "server_storage", "load"]);
 const SHOWN_ELSEWHERE = new Set(["unreachable"]); // what the server says is for its owner: see model-card.js
 
 /** Problems that may be over the next time. */
 export const PASSING = new Set(["unreachable", "cut"]);
 
-/** {title, text} for `why`; `message` is the specific message of the engine or the server. */
+/** {title, text, details?} for `why`; `message` is the specific message of the engine or the server. */
 export function messageFor(why, message, location) {
   if (why in MESSAGES) {
     const [title, advice] = MESSAGES[why];
+    if (message && TECHNICAL.has(why)) return { title, text: advice, details: withPeriod(message) };
     return { title, text: message && !SHOWN_ELSEWHERE.has(why) ? `${withPeriod(message)} ${advice}` : advice };
   }
   if (why in REFUSALS) return refusalMessage({ why }, location);

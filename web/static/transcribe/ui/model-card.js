@@ -5,9 +5,10 @@
  */
 
 import { AsrError } from "../../asr/errors.js";
+import { storedModels } from "../../asr/model/load-plan.js";
 import { MODELS } from "../../asr/model/model-list.js";
 import { formatBytes } from "../data/format.js";
-import { estimateBytes, modelTitle } from "../data/model-title.js";
+import { estimateBytes, markStored, modelTitle } from "../data/model-title.js";
 import { PASSING, messageFor } from "./messages.js";
 
 const KEY = "whisperx-model"; // in localStorage
@@ -32,10 +33,13 @@ export class ModelCard {
     this._device = get("model-device");
     this._files = new Map(); // download progress by file: {loaded, total}
     this._modelSelect.replaceChildren(...MODELS.map((model) => new Option(modelTitle(model), model.name)));
-    [this._modelSelect.value, this._deviceSelect.value] = loadChoice();
+    const [model, device] = loadChoice();
+    [this._modelSelect.value, this._deviceSelect.value] = [model, device];
+    this._isChosen = this._modelSelect.selectedIndex >= 0;
     for (const select of [this._modelSelect, this._deviceSelect]) {
       if (select.selectedIndex < 0) select.selectedIndex = 0;
       select.addEventListener("change", () => {
+        this._isChosen = true;
         saveChoice([this._modelSelect.value, this._deviceSelect.value]);
         onChange();
       });
@@ -53,6 +57,19 @@ export class ModelCard {
   get settings() {
     const { name, revision } = this.selectedModel;
     return { model: name, revision, device: this._deviceSelect.value };
+  }
+
+  /** Mark the models that are stored in this browser; unless the user chose one, select the first of them. */
+  async showStored() {
+    const names = new Set();
+    try {
+      for await (const { name } of storedModels(MODELS, { device: this._deviceSelect.value })) names.add(name);
+    } catch {
+      // Storage is switched off, or there is no such device: reported for the model that is selected.
+    }
+    markStored(this._modelSelect, MODELS, names);
+    if (this._isChosen || this._modelSelect.disabled || names.size === 0) return;
+    this._modelSelect.value = MODELS.find(({ name }) => names.has(name)).name;
   }
 
   /** Check whether the selected model is stored in this browser. */
@@ -87,6 +104,7 @@ export class ModelCard {
         this._load.textContent = event.complete ? "Load model" : "Download model";
         break;
       case "loading":
+        this._isChosen = true; // it stays selected
         this._files.clear();
         this._setStatus("Loading…");
         break;
@@ -96,6 +114,7 @@ export class ModelCard {
       case "loaded":
         this._setStatus(`Ready (loaded in ${(event.loadMs / 1000).toFixed(1)} s)`);
         this._showDevice(event);
+        this.showStored();
         break;
       case "not_installed":
         this._setStatus("Whisper is not installed on this server. Run “make vendor” there, then restart it.");

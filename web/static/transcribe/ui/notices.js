@@ -1,5 +1,5 @@
 /**
- * Notices over the page: problems and what to do about them, until they are over, each with a button for more help.
+ * Notices over the page, and about the model in its card: problems and what to do about them, until they are over, each with a button for more help.
  */
 
 import { refusalMessage } from "../../voice/ui/messages.js";
@@ -10,6 +10,7 @@ export class Notices {
   constructor({ help }) {
     this._help = help;
     this._root = document.getElementById("notices");
+    this._modelRoot = document.getElementById("model-notice"); // in its card, so that it covers no result
     this._shown = new Map(); // by key
   }
 
@@ -62,7 +63,7 @@ export class Notices {
     this._showWords(key, tone, why, messageFor(why, message, location));
   }
 
-  _showWords(key, tone, why, { title, text }) {
+  _showWords(key, tone, why, { title, text, details }) {
     this._hide(key);
     const box = document.createElement("div");
     box.className = `notice ${tone}`;
@@ -75,7 +76,8 @@ export class Notices {
     const close = button("✕", `Close: ${title}`, () => this._hide(key));
     close.className = "close";
     box.append(words, help, close);
-    this._root.append(box);
+    if (details !== undefined) box.append(folded(details));
+    (key === "model" ? this._modelRoot : this._root).append(box);
     this._shown.set(key, box);
   }
 
@@ -83,6 +85,15 @@ export class Notices {
     this._shown.get(key)?.remove();
     this._shown.delete(key);
   }
+}
+
+/** Technical details, for who wants them. */
+function folded(text) {
+  const made = document.createElement("details");
+  const summary = document.createElement("summary");
+  summary.textContent = "Details";
+  made.append(summary, text);
+  return made;
 }
 
 function button(label, name, run) {

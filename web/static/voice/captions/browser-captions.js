@@ -46,9 +46,17 @@ export class BrowserCaptions {
     recognition.continuous = true;
     recognition.interimResults = true;
     recognition.lang = navigator.language;
+    let spokenMs = null; // when the current utterance began
+    let hasText = false;
+    recognition.onspeechstart = () => {
+      if (!hasText) spokenMs = performance.now(); // otherwise it goes on
+    };
     recognition.onresult = ({ results, resultIndex }) => {
       const result = results[resultIndex];
-      this._emit({ kind: "user_text", text: result[0].transcript.trim(), final: result.isFinal });
+      spokenMs ??= performance.now();
+      hasText = !result.isFinal;
+      this._emit({ kind: "user_text", text: result[0].transcript.trim(), final: result.isFinal, spokenMs });
+      if (result.isFinal) spokenMs = null;
     };
     recognition.onerror = ({ error }) => {
       if (this._recognition !== recognition || PASSING.has(error)) return;
@@ -56,6 +64,7 @@ export class BrowserCaptions {
       this._fail(error);
     };
     recognition.onend = () => {
+      [spokenMs, hasText] = [null, false];
       if (this._recognition === recognition) recognition.start(); // recognition ends by itself after a pause
     };
     recognition.start();

@@ -10,6 +10,7 @@ import { MODELS } from "../../asr/model/model-list.js";
 import { AsrError } from "../../asr/errors.js";
 import { Resampler } from "../audio/resampler.js";
 import { RATE_HZ } from "../units.js";
+import { StreamClock } from "./stream-clock.js";
 
 const SAMPLE_RATE_HZ = 16_000;
 const OPTIONS = Object.freeze({ word_timestamps: false, condition_on_previous_text: false });
@@ -23,7 +24,9 @@ export class WhisperCaptions {
     this._loadId = 0; // identifies the current load; results of earlier ones are ignored
     this._call = null; // {port, send, setPortEnabled} of the current call
     this._stream = null;
+    this._clock = null; // of the stream
     this._openText = ""; // the utterance so far
+    this._openMs = null; // when it began
     this._files = new Map(); // download progress by file: {loaded, total}
   }
 
@@ -64,7 +67,13 @@ export class WhisperCaptions {
     if (!(await this._load()) || call !== this._call || this._stream !== null) return;
     this._stream = this._transcriber.stream(OPTIONS);
     const resampler = new Resampler(RATE_HZ, SAMPLE_RATE_HZ);
-    call.port.onmessage = ({ data }) => this._stream?.push(resampler.process(data.samples));
+    const clock = new StreamClock(SAMPLE_RATE_HZ);
+    this._clock = clock;
+    call.port.onmessage = ({ data }) => {
+      const samples = resampler.process(data.samples);
+      clock.push(samples.length, performance.now());
+      this._stream?.push(samples);
+    };
     call.setPortEnabled(true);
   }
 
@@ -127,12 +136,14 @@ export class WhisperCaptions {
     this._onEvent({ kind: "captions", state: "not_ready", why: "not_loaded", message });
   }
 
-  /** The model of the preferences; with `auto` one that is stored already, or null. */
+  /** The model of the preferences; with `auto` or without a choice one that is stored already, or else null. */
   async _chooseModel() {
-    const preferred = MODELS.find((model) => model.name === this._preferences.captionsModel) ?? MODELS[0];
-    if (this._preferences.captions === "whisper") return preferred;
+    const chosen = MODELS.find((model) => model.name === this._preferences.captionsModel);
+    const isAsked = this._preferences.captions === "whisper";
+    if (isAsked && chosen !== undefined) return chosen;
     const { storedModel } = await import("../../asr/model/load-plan.js"); // not needed to show the page
-    return storedModel([preferred, ...MODELS.filter((model) => model !== preferred)]);
+    const others = MODELS.filter((model) => model !== chosen);
+    return (await storedModel(chosen === undefined ? others : [chosen, ...others])) ?? (isAsked ? MODELS[0] : null);
   }
 
   _unload() {
@@ -148,10 +159,10 @@ export class WhisperCaptions {
         this._onProgress(event);
         return;
       case "partial":
-        this._sendText(event.text, false);
+        this._sendText(event.text, false, this._clock.timeOf(event.start));
         return;
       case "utterance":
-        this._sendText(event.text, true);
+        this._sendText(event.text, true, this._clock.timeOf(event.start));
         return;
       case "dropped":
         if (event.what === "window") this._sendText(this._openText, true); // keep the text so far
@@ -170,12 +181,14 @@ export class WhisperCaptions {
     this._onEvent({ kind: "captions", state: "loading", loaded: sum("loaded"), total: sum("total") });
   }
 
-  _sendText(text, final) {
+  /** `spokenMs`: when it began to be spoken; by default, when the open utterance did. */
+  _sendText(text, final, spokenMs = this._openMs) {
     const caption = { text: text.trim(), final };
     const isEmpty = caption.text === "" && this._openText === "";
     this._openText = final ? "" : caption.text;
+    this._openMs = final ? null : spokenMs;
     if (isEmpty) return;
-    this._onEvent({ kind: "user_text", ...caption });
+    this._onEvent({ kind: "user_text", ...caption, spokenMs });
     this._call?.send(caption);
   }
 

@@ -124,11 +124,16 @@ const CLOSE_MESSAGES = Object.freeze({
   ended: "The server ended the conversation.",
 });
 
+/** The command that shows the link again, as the server delivered it with the page. */
+export function inviteCommand() {
+  return document.querySelector("meta[name=invite]")?.content || "packet-voice invite --lan";
+}
+
 /** What to do about a refusal: {title, text(location, retryAfterMs)}; `retryAfterMs` if the server says when to retry. */
 export const REFUSALS = Object.freeze({
   unauthorized: {
     title: "Token required",
-    text: () => "Open this page with the link you were given; it ends in #token=…. The server shows it in its terminal; on its computer “packet-voice invite --lan” shows it again.",
+    text: () => `Open this page with the link you were given; it ends in #token=…. The server shows it in its terminal; on its computer “${inviteCommand()}” shows it again.`,
   },
   token_wrong: {
     title: "The token in the link is not valid",
@@ -308,6 +313,7 @@ const CAPTION_CAUSES = Object.freeze({
     "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
     "this browser needs none.",
   browser: "This browser's own speech recognition does not run here. Choose Whisper in Settings.",
+  gone: "The model could not be downloaded: the hub does not have it. Choose another model in Settings.",
   storage: "There is not enough browser storage. Delete a model on the Transcribe page, or choose a smaller one.",
 });
 

@@ -1,7 +1,7 @@
 /** The settings dialog: every change is applied at once; options that this browser cannot offer are disabled. */
 
 import { MODELS } from "../../asr/model/model-list.js";
-import { modelTitle } from "../../transcribe/data/model-title.js";
+import { markStored, modelTitle } from "../../transcribe/data/model-title.js";
 import { listDevices } from "../audio/microphone.js";
 import { isLocalRecognitionAvailable } from "../captions/browser-captions.js";
 import { captionsMessage } from "./messages.js";
@@ -44,16 +44,35 @@ export class SettingsDialog {
   onEvent(event) {
     if (event.kind === "audio_state" && event.granted !== undefined) this._listDevices();
     if (event.kind === "vad") this._showVad(event.state);
-    if (event.kind === "captions") this._captionsState.textContent = captionsMessage(event, location);
+    if (event.kind === "captions") {
+      this._captionsState.textContent = captionsMessage(event, location);
+      this._captionsState.title = event.message ?? ""; // technical, for the server's owner
+    }
   }
 
   /** `name`: the field to go to. */
   async open(name) {
     if (!this._dialog.open) this._dialog.showModal();
     if (name !== undefined) this._field(name).focus();
-    await this._listDevices();
+    await Promise.all([this._listDevices(), this._showStored()]);
     const option = this._field("captions").options.namedItem("browser-captions");
     option.disabled = !(await isLocalRecognitionAvailable());
+  }
+
+  /** Which Whisper models are stored here; unless the user chose one, the one that captions use is selected. */
+  async _showStored() {
+    const names = new Set();
+    try {
+      const { storedModels } = await import("../../asr/model/load-plan.js"); // not needed to show the page
+      for await (const { name } of storedModels(MODELS)) names.add(name);
+    } catch {
+      return; // the server has gone, or storage is switched off: nothing is known to be stored
+    }
+    const select = this._field("captionsModel");
+    markStored(select, MODELS, names);
+    if (this._preferences.captionsModel === "" && names.size > 0) {
+      select.value = MODELS.find(({ name }) => names.has(name)).name;
+    }
   }
 
   _field(name) {

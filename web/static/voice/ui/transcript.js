@@ -165,8 +165,18 @@ export class Transcript {
   _add(line) {
     const element = createLine(line);
     this._shown.set(line, element);
-    this._list.append(element);
+    this._list.insertBefore(element, this._nextShown(line));
     return element;
+  }
+
+  /** The element before which a new line belongs: words that were recognized late precede the answer. */
+  _nextShown(line) {
+    const { lines } = this._log;
+    for (let i = lines.length - 1, next = null; i >= 0; i -= 1) {
+      if (lines[i] === line) return next;
+      next = this._shown.get(lines[i]) ?? next;
+    }
+    return null;
   }
 
   async _copy() {
