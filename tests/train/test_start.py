@@ -4,10 +4,10 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from safetensors.torch import save_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from support.train.recipes import small_corpus, small_recipe, spoken  # noqa: E402
 
-from pipeline.train import codec, start  # noqa: E402
+from pipeline.train import average, codec, start  # noqa: E402
 from pipeline.train.conversation.phrases import Exchange  # noqa: E402
 from pipeline.train.conversation.speakers import agent_of  # noqa: E402
 from pipeline.train.conversation.vocabulary import PADDING, train_tokenizer  # noqa: E402
@@ -165,3 +165,17 @@ def test_the_agent_gets_another_voice(made, tmp_path):
     later = codec_of(out, sizes, CPU, agent=True)
     assert torch.equal(later.encode(sound), agent.encode(sound))
     assert not torch.equal(later.decode(codes), agent.decode(codes))
+
+
+def test_two_checkpoints_are_averaged(made, tmp_path):
+    """Weight by weight, in the given share; another architecture is refused."""
+    folder, *_ = made
+    one, other, mean = (tmp_path / name for name in ("one", "other", "mean"))
+    for path, value in ((one, 1.0), (other, 4.0)):
+        path.mkdir()
+        save_file({"weight": torch.full((2, 3), value, dtype=torch.float16)}, path / "model.safetensors")
+    (other / "config.json").write_text("{}")
+    assert average.main(["--of", str(one), "--and", str(other), "--share", "0.75", "--to", str(mean)]) == 0
+    assert torch.equal(load_file(mean / "model.safetensors")["weight"], torch.full((2, 3), 3.25).half())
+    assert (mean / "config.json").read_text() == "{}"
+    assert average.main(["--of", str(folder / "checkpoint"), "--and", str(one), "--to", str(mean)]) == 2
