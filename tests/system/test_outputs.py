@@ -130,9 +130,9 @@ DIRECT = {
     ("pipeline/models/bundle.py", "_weights"): "a lock; the weights are written by `writer`",
     ("pipeline/models/checkpoint/voice_store.py", "_voice_files"): "temporary copies",
     ("pipeline/models/checkpoint/voices.py", "write_voice"): "the voice store renames it",
-    ("pipeline/server.py", "_announce"): "the log",
     ("pipeline/server.py", "_show_invitation"): "the log",
     ("pipeline/train/runs/journal.py", "log"): "one line more",
+    ("web/security/listen.py", "_pipe"): "a pipe",
 }
 
 
