@@ -24,7 +24,7 @@ from pipeline.values import Pcm
 AGENT_SHARD: Final = "agent"
 NATURAL: Final = "natural-"  # shards of training questions in natural voices
 SOUND_SAMPLES: Final = SAMPLE_RATE_HZ // 50
-_FULL_SCALE: Final = 32767
+FULL_SCALE: Final = 32767  # of what is stored
 
 
 class CorpusError(StartupError):
@@ -79,7 +79,7 @@ class Shard:
     def recording(self, index: int) -> Pcm:
         """`[S]` float32 within ±1."""
         one = self.utterances[index]
-        return (self.pcm[one.start : one.start + one.samples] / _FULL_SCALE).astype(np.float32)
+        return (self.pcm[one.start : one.start + one.samples] / FULL_SCALE).astype(np.float32)
 
 
 def _spread(sounds: Sequence[Sound], samples: int, numbers: dict[str, int]) -> npt.NDArray[np.uint8]:
@@ -92,6 +92,11 @@ def _spread(sounds: Sequence[Sound], samples: int, numbers: dict[str, int]) -> n
     return np.array([numbers.setdefault(names[i], len(numbers)) for i in which], np.uint8)
 
 
+def stored(pcm: Pcm) -> npt.NDArray[np.int16]:
+    """`[S]` as a shard has it."""
+    return np.round(pcm.clip(-1, 1) * FULL_SCALE).astype(np.int16)
+
+
 def write_shard(folder: Path, name: str, spoken: Iterable[tuple[Exchange, Named, Spoken]]) -> None:
     """Write a shard, whole or not at all."""
     pieces: list[npt.NDArray[np.int16]] = []
@@ -101,7 +106,7 @@ def write_shard(folder: Path, name: str, spoken: Iterable[tuple[Exchange, Named,
     start = 0
     for exchange, voice, recording in spoken:
         samples = len(recording.pcm)
-        pieces.append(np.round(recording.pcm.clip(-1, 1) * _FULL_SCALE).astype(np.int16))
+        pieces.append(stored(recording.pcm))
         sounds.append(_spread(recording.sounds, samples, numbers))
         utterances.append(
             Utterance(

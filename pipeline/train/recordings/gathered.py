@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.train.recordings.bank import NATURAL, SOUND_SAMPLES, Shard
+from pipeline.train.recordings.bank import FULL_SCALE, NATURAL, SOUND_SAMPLES, Shard
 from pipeline.train.synthesizers.spoken import SILENCE
 from pipeline.units import FRAME_SAMPLES
 
 SOUNDS_PER_FRAME: Final = FRAME_SAMPLES // SOUND_SAMPLES
-_FULL_SCALE: Final = 32767
 _NATURAL_SHARE: Final = 0.8
 _UNKNOWN: Final = 255  # a phoneme that is not in the table
 
@@ -87,14 +86,14 @@ class Recordings:
     def stretch(self, which: int, begin: int, end: int) -> Tensor:
         """Samples `[begin, end)` of one utterance."""
         start = self._starts[which]
-        return self.pcm[start + begin : start + end].float() / _FULL_SCALE
+        return self.pcm[start + begin : start + end].float() / FULL_SCALE
 
     def window(self, which: Tensor, offset: Tensor, samples: int) -> Tensor:
         """`[B, S]`: from `offset [B]` samples into the utterances `which [B]`, silence around them."""
         at = offset[:, None] + torch.arange(samples, device=self.device)
         inside = (at >= 0) & (at < self.lengths[which, None])
         index = (self.starts[which, None] + at).clamp(0, len(self.pcm) - 1)
-        return torch.where(inside, self.pcm[index].float() / _FULL_SCALE, 0.0)
+        return torch.where(inside, self.pcm[index].float() / FULL_SCALE, 0.0)
 
     def phonemes(self, which: Tensor, offset: Tensor, frames: int) -> Tensor:
         """`[B, T, 4]`: what sounds in each 20 ms of each frame of the same window; −1 if unknown."""

@@ -10,7 +10,7 @@ from typing import Final
 
 import numpy as np
 
-from pipeline.train.recordings.bank import SOUND_SAMPLES, Shard, Utterance
+from pipeline.train.recordings.bank import Shard, Utterance, stored
 from pipeline.train.synthesizers.synthesis import with_tract
 from pipeline.train.synthesizers.time_scale import time_scaled
 from pipeline.values import Pcm
@@ -18,7 +18,6 @@ from pipeline.values import Pcm
 _TRACTS: Final = (0.93, 1.08)
 _TEMPOS: Final = (0.85, 1.18)
 _TEMPO_SHARE: Final = 0.5
-_FULL_SCALE: Final = 32767
 
 
 def perturbed_recording(rng: np.random.Generator, pcm: Pcm) -> Pcm:
@@ -55,12 +54,12 @@ def _changed(shard: Shard, rng: np.random.Generator, which: Sequence[int]) -> Sh
         utterances.append(replace(one, word_starts=starts, start=start, samples=len(pcm)))
         pieces.append(pcm)
         start += len(pcm)
-    sounds = np.array([-(-one.samples // SOUND_SAMPLES) for one in utterances], np.int64)
+    sounds = np.array([one.sounds for one in utterances], np.int64)
     return Shard(
         shard.name,
         tuple(utterances),
         shard.phonemes[:1],
-        np.round(np.concatenate(pieces).clip(-1, 1) * _FULL_SCALE).astype(np.int16),
+        stored(np.concatenate(pieces)),
         np.zeros(int(sounds.sum()), np.uint8),
         np.concatenate([[0], np.cumsum(sounds)[:-1]]),
     )

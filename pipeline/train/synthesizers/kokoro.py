@@ -78,7 +78,7 @@ class Kokoro:
         return self.timed(text, speaker).pcm
 
     def timed(self, text: str, speaker: Speaker) -> Spoken:
-        """As `synthesize`, with the start of every word, in units of 25 ms, and of the silence at the end.
+        """As `synthesize`, with the start of every word, in units of 25 ms; its phonemes are not placed.
 
         A word is what espeak-ng separates from the next: "I am" may be one.
         """
@@ -98,8 +98,7 @@ class Kokoro:
             if before == " " != letter
         ]
         pcm: Pcm = np.asarray(sound, np.float32).ravel()
-        last = max(at for at, letter in enumerate(letters, start=1) if letter.isalpha())
-        return Spoken(pcm, tuple(begins), (Sound(phonemes, begins[0]), Sound(SILENCE, ends[last])))
+        return Spoken(pcm, tuple(begins), (Sound(SILENCE, 0),))
 
 
 def _with_durations(path: Path) -> bytes:
