@@ -1,6 +1,7 @@
 """The engine admits what it was measured to hold, and a session that is put back loses nothing but time."""
 
 import functools
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -171,13 +172,7 @@ async def test_sessions_are_put_back_while_answers_are_late_and_run_again_after(
     As long as one alone is late, the server says so.
     """
     runners: list[Inline] = []
-
-    def runner(name: str):
-        cheap = slow_inline(name, batch_s=0.002)
-        runners.append(cheap.__enter__())
-        return cheap_again(runners[-1])
-
-    engine = await serving(make_engine(admit="auto", runner=runner), nursery)
+    engine = await serving(make_engine(admit="auto", runner=kept_in(runners, batch_s=0.002)), nursery)
     assert engine.admission.statistics().limit == 4
     clients = [Client() for _ in range(4)]
     for client in clients:
@@ -210,13 +205,7 @@ async def test_a_machine_that_was_busy_when_it_was_measured_is_not_called_too_sl
 ):
     """The advice ends with a conversation that is in time, and stays away after it."""
     runners: list[Inline] = []
-
-    def runner(name: str):
-        slow = slow_inline(name, batch_s=0.15)
-        runners.append(slow.__enter__())
-        return cheap_again(runners[-1])
-
-    engine = await serving(make_engine(admit="auto", runner=runner), nursery)
+    engine = await serving(make_engine(admit="auto", runner=kept_in(runners, batch_s=0.15)), nursery)
     assert engine.capacity is not None
     assert "80 ms of audio take" in (engine.capacity.advice or "")
     for each in runners:
@@ -232,15 +221,16 @@ async def test_a_machine_that_was_busy_when_it_was_measured_is_not_called_too_sl
     assert engine.capacity.advice is None
 
 
-class cheap_again:  # noqa: N801 - a context manager around a runner that the test keeps
-    def __init__(self, runner: Inline) -> None:
-        self.runner = runner
+def kept_in(runners: list[Inline], *, batch_s: float):
+    """Runners whose batches take so long, until the test that keeps them says otherwise."""
 
-    def __enter__(self) -> Inline:
-        return self.runner
+    @contextmanager
+    def runner(name: str):
+        with slow_inline(name, batch_s=batch_s) as inline:
+            runners.append(inline)
+            yield inline
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    return runner
 
 
 def test_observations_are_shorter_than_what_they_decide():

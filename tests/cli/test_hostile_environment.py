@@ -317,18 +317,22 @@ def test_json_that_is_nested_too_deep_is_a_sentence(
     assert "internal error" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("limit", ["-n 8", *(f"-v {kib}000" for kib in (100, 200, 300, 400, 600, 800, 1000))])
-def test_too_little_of_the_machine_is_a_sentence(checkpoint: Path, limit: str) -> None:
-    """Too few open files, or too little memory (KiB) for a library, its threads, or what they map."""
-    command = f"{sys.executable} -m pipeline.run --config {checkpoint} --set server.port=0"
-    done = subprocess.run(
-        ["/bin/sh", "-c", f"ulimit {limit}; exec {command}"],
+def limited(module: str, limit: str) -> subprocess.CompletedProcess[str]:
+    """Run a module with its arguments under a limit of the shell."""
+    return subprocess.run(
+        ["/bin/sh", "-c", f"ulimit {limit}; exec {sys.executable} -m {module}"],
         cwd=ROOT,
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
     )
+
+
+@pytest.mark.parametrize("limit", ["-n 8", *(f"-v {kib}000" for kib in (100, 200, 300, 400, 600, 800, 1000))])
+def test_too_little_of_the_machine_is_a_sentence(checkpoint: Path, limit: str) -> None:
+    """Too few open files, or too little memory (KiB) for a library, its threads, or what they map."""
+    done = limited(f"pipeline.run --config {checkpoint} --set server.port=0", limit)
     assert done.returncode in (1, 3), done.stderr
     *logged, sentence = done.stderr.splitlines()
     assert {json.loads(line)["level"] for line in logged} <= {"info", "warning"}
@@ -350,14 +354,7 @@ CLIENT = f"talk --url ws://127.0.0.1:9/ws --in {SPEECH}"
 )
 def test_too_little_of_the_machine_is_a_sentence_of_every_command(command: str, limit: str) -> None:
     """The last line, and an exit code."""
-    done = subprocess.run(
-        ["/bin/sh", "-c", f"ulimit {limit}; exec {sys.executable} -m pipeline {command}"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    done = limited(f"pipeline {command}", limit)
     assert done.returncode in (1, 2, 3), done.stderr
     assert "Traceback" not in done.stderr
     assert "internal error" not in done.stderr.splitlines()[-1]

@@ -1,13 +1,13 @@
 import { AudioIO } from "voice/audio/audio-io.js";
 import { MicrophoneCapture } from "transcribe/microphone-capture.js";
 import { newContext, openContext, watchContext } from "voice/audio/context.js";
-import { BrowserCaptions } from "voice/captions/browser-captions.js";
 import { LevelDetector } from "voice/vad/level-detector.js";
 import { SpeechGate } from "voice/vad/speech-gate.js";
 import { applyVolume } from "voice/audio/limiter.js";
 import { AudioError, openMicrophone } from "voice/audio/microphone.js";
 import { DEFAULTS } from "voice/preferences.js";
 import { inFirefox } from "./fake-audio.js";
+import { inRecognition } from "./fake-recognition.js";
 import { equal, ok, test } from "./harness.js";
 
 const RATES = { builtin: 48_000, headset: 16_000, usb: 48_000 };
@@ -218,32 +218,15 @@ test("both pages watch the context that they use, whichever that is", () =>
     await capture.close();
   }));
 
-test("recognition by the browser that cannot go on ends, and says so", async () => {
-  const kept = globalThis.SpeechRecognition;
-  const [events, started] = [[], []];
-  globalThis.SpeechRecognition = class {
-    static async available() {
-      return "available";
-    }
-    start() {
-      started.push(this);
-    }
-    abort() {}
-  };
-  try {
-    const captions = new BrowserCaptions({ captions: "browser" }, { onEvent: (event) => events.push(event) });
-    await captions.onEvent({ kind: "ready" }, "live");
-    for (let i = 0; i < 5; i += 1) await Promise.resolve();
+test("recognition by the browser that cannot go on ends, and says so", () =>
+  inRecognition(({ started, events }) => {
     started[0].onerror({ error: "no-speech" });
     started[0].onend();
     equal([started.length, events.length], [2, 0]);
     started[1].onerror({ error: "not-allowed" });
     started[1].onend();
     equal([started.length, events.map(({ state, why }) => [state, why])], [2, [["not_ready", "browser"]]]);
-  } finally {
-    globalThis.SpeechRecognition = kept;
-  }
-});
+  }));
 
 test("the agent's volume never clips and leaves quiet sound exactly as it is", () => {
   const loud = Float32Array.from({ length: 128 }, (_, i) => Math.sin(i));

@@ -1,8 +1,8 @@
-import { BrowserCaptions } from "voice/captions/browser-captions.js";
 import { StreamClock } from "voice/captions/stream-clock.js";
 import { WhisperCaptions } from "voice/captions/whisper-captions.js";
 import { TranscriptLog } from "voice/transcript-log.js";
 import { Transcript } from "voice/ui/transcript.js";
+import { inRecognition } from "./fake-recognition.js";
 import { equal, ok, test } from "./harness.js";
 
 const STARTED = Date.UTC(2026, 0, 1);
@@ -94,22 +94,8 @@ test("Whisper's captions say when the utterance began, also one that the end of 
   equal(events.map(of), [["what is", false, 9000], ["what is two", true, 9000], ["and", false, 13_000], ["and", true, 13_000], []]);
 });
 
-test("the browser's captions say when the utterance began", async () => {
-  const kept = globalThis.SpeechRecognition;
-  const [events, started] = [[], []];
-  globalThis.SpeechRecognition = class {
-    static async available() {
-      return "available";
-    }
-    start() {
-      started.push(this);
-    }
-    abort() {}
-  };
-  try {
-    const captions = new BrowserCaptions({ captions: "browser" }, { onEvent: (event) => events.push(event) });
-    await captions.onEvent({ kind: "ready" }, "live");
-    for (let i = 0; i < 5; i += 1) await Promise.resolve();
+test("the browser's captions say when the utterance began", () =>
+  inRecognition(({ started, events }) => {
     const [recognition] = started;
     const result = (transcript, isFinal) =>
       recognition.onresult({ resultIndex: 0, results: [Object.assign([{ transcript }], { isFinal })] });
@@ -120,7 +106,4 @@ test("the browser's captions say when the utterance began", async () => {
     const at = events.map(({ spokenMs }) => spokenMs);
     ok(at[0] <= heardMs && at[1] === at[0], "not when the speech began");
     ok(at[2] > heardMs && at[3] === at[2], "the second utterance has a time of its own");
-  } finally {
-    globalThis.SpeechRecognition = kept;
-  }
-});
+  }));
