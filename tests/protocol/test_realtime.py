@@ -14,7 +14,7 @@ from support.established import DialectPeer
 
 from pipeline.audio import g711
 from pipeline.protocol import outgoing
-from pipeline.protocol.events import Ignored, InputCleared, InputEnded, SessionChanged
+from pipeline.protocol.events import Answered, Ignored, InputCleared, InputEnded, SessionChanged
 from pipeline.protocol.faults import LocalProtocolError
 from pipeline.protocol.metadata import (
     Configure,
@@ -258,16 +258,33 @@ def test_time_to_answer_begins_behind_what_was_appended(peer):
 
 
 def test_an_empty_buffer_cannot_be_committed(peer):
-    """Nor one that was cleared, or committed with the beginning of an answer."""
+    """Nor one that was cleared."""
     code = "input_audio_buffer_commit_empty"
     assert peer.error({**COMMIT, "event_id": "e"})["code"] == code
     peer.send(APPEND)
     assert kinds(peer.send({"type": "input_audio_buffer.clear"})) == ["input_audio_buffer.cleared"]
     assert peer.event == InputCleared()
     assert peer.error(COMMIT)["code"] == code
+    assert peer.event == Answered()
+
+
+def test_a_turn_may_be_answered_before_it_is_over(peer):
+    """The model may begin to speak at any time; what it has not heard by then can still be committed."""
     peer.send(APPEND)
-    peer.text("one")
-    assert peer.error(COMMIT)["code"] == code
+    peer.send(APPEND)
+    assert kinds(peer.frames(LOUD))[:3] == COMMITTED
+    assert kinds(peer.send(COMMIT)) == COMMITTED
+    assert peer.event == InputEnded(QUIET)
+    assert peer.dialect.wants_silence
+
+
+def test_a_turn_that_was_answered_can_be_ended(peer):
+    """There is nothing to commit, and the session still goes on in silence until the answer ends."""
+    peer.send(APPEND)
+    assert kinds(peer.frames(LOUD))[:3] == COMMITTED
+    assert peer.error(COMMIT)["code"] == "input_audio_buffer_commit_empty"
+    assert peer.event == InputEnded(QUIET)
+    assert peer.dialect.wants_silence
 
 
 def test_items_can_be_truncated(peer):

@@ -21,17 +21,24 @@ class TurnConversation:
     Args:
         new_name: a part of the name of each item and response, different every time.
         audio_format: that of the sound, as it is now.
+        audio_waits: whether audio of the user is still on its way to the model.
 
     Attributes:
         response: the one in progress.
         has_user_audio: the user has sent audio that is in no item yet.
     """
 
-    def __init__(self, new_name: Callable[[], str], audio_format: Callable[[], AudioFormat]) -> None:
+    def __init__(
+        self,
+        new_name: Callable[[], str],
+        audio_format: Callable[[], AudioFormat],
+        audio_waits: Callable[[], bool],
+    ) -> None:
         self.response: Response | None = None
         self.has_user_audio = False
         self._new_name = new_name
         self._audio_format = audio_format
+        self._audio_waits = audio_waits
         self._turns = TurnTracker()
         self._cancelled = False  # nothing of this turn is sent any more
         self._items: deque[str] = deque(maxlen=ITEMS_KNOWN)
@@ -124,9 +131,12 @@ class TurnConversation:
         return self._finish("completed" if self._turns.is_over_with_text else "incomplete")
 
     def _begin(self) -> list[Event]:
-        """The model begins to speak: what the user has said until now is an item."""
+        """The model begins to speak: what it has heard of the user until now is an item."""
         self._cancelled = False
-        events = self.commit() if self.has_user_audio else []
+        events: list[Event] = []
+        if self.has_user_audio:
+            events = self.commit()
+            self.has_user_audio = self._audio_waits()
         if self.response is None:
             events.append(self._open(None))
         assert self.response is not None

@@ -82,9 +82,12 @@ class RealtimeDialect(SingleConnection):
         self._has_audio = False  # audio came or was sent: the formats are fixed
         self._waiting_ms = 0.0  # of audio that was received and not answered
         self._turn_ended = False  # the client has said so, and has not spoken since
+        self._in_turn = False  # the user has spoken, and neither the turn was ended nor the audio cleared
         self._answer_by_ms = 0  # of the session's audio: until then an answer is awaited
         self._position_ms = 0  # of the audio that was answered
-        self._conversation = TurnConversation(self._new_name, lambda: self.output_format)
+        self._conversation = TurnConversation(
+            self._new_name, lambda: self.output_format, lambda: self._waiting_ms > 0
+        )
         self._text = TextDeltas()
         self._numbers = 0
 
@@ -108,8 +111,11 @@ class RealtimeDialect(SingleConnection):
             self._counters.received[event.TYPE] += 1
             return self._handle(event)
         except InvalidEventError as error:
-            self._counters.refused[error.code] += 1
-            return Answered(), (_packet("error", None, **_error_fields(error)),)
+            return Answered(), (self._refused(error),)
+
+    def _refused(self, error: InvalidEventError) -> OutgoingPacket:
+        self._counters.refused[error.code] += 1
+        return _packet("error", None, **_error_fields(error))
 
     def _handle(self, event: ClientEvent) -> tuple[Event, tuple[OutgoingPacket, ...]]:
         result: Event
@@ -122,11 +128,11 @@ class RealtimeDialect(SingleConnection):
             case Commit():
                 result, replies = self._commit(event)
             case Clear():
-                self._waiting_ms, self._conversation.has_user_audio = 0.0, False
+                self._waiting_ms, self._conversation.has_user_audio, self._in_turn = 0.0, False, False
                 result, replies = InputCleared(), (_packet("input_audio_buffer.cleared"),)
             case CreateResponse():
                 field = event.response or ResponseField()
-                _refuse_what_no_modelhas_persona(field, event.event_id)
+                _refuse_what_no_model_has(field, event.event_id)
                 self._end_turn()
                 result, replies = InputEnded(b""), (_packet(event.TYPE, event, metadata=field.metadata),)
             case CancelResponse():
@@ -141,7 +147,7 @@ class RealtimeDialect(SingleConnection):
         if not self._created:
             self._counters.ignored["not_ready"] += 1
             return Ignored("not_ready")
-        self._has_audio, self._turn_ended = True, False
+        self._has_audio, self._in_turn, self._turn_ended = True, True, False
         sample_bytes = _SAMPLE_BYTES[self.input_format.encoding]
         appended_ms = 1000 * len(event.audio) / (self.input_format.rate_hz * sample_bytes)
         self._waiting_ms = min(self._waiting_ms + appended_ms, 1000 * BUFFER_S)
@@ -185,21 +191,24 @@ class RealtimeDialect(SingleConnection):
         return (_packet("session.updated", event),)
 
     def _commit(self, event: Commit) -> tuple[Event, tuple[OutgoingPacket, ...]]:
-        if not self._conversation.has_user_audio:
-            raise InvalidEventError(
-                "input_audio_buffer_commit_empty",
-                "there is no audio that was not committed",
-                event_id=event.event_id,
-            )
-        self._conversation.has_user_audio = False
+        """The user has finished speaking, also where the model has answered to all of it already."""
+        if self._conversation.has_user_audio:
+            self._conversation.has_user_audio = False
+            reply = _packet(event.TYPE, event)
+        else:
+            why = "there is no audio that was not committed"
+            error = InvalidEventError("input_audio_buffer_commit_empty", why, event_id=event.event_id)
+            if not self._in_turn:
+                raise error
+            reply = self._refused(error)
         self._end_turn()
         sample_bytes = _SAMPLE_BYTES[self.input_format.encoding]
         size = self.input_format.rate_hz * FRAME_MS // 1000 * sample_bytes
-        return InputEnded(silence(self.input_format, size)), (_packet(event.TYPE, event),)
+        return InputEnded(silence(self.input_format, size)), (reply,)
 
     def _end_turn(self) -> None:
         """The user has finished speaking; what was appended may still be on its way to the model."""
-        self._turn_ended = True
+        self._in_turn, self._turn_ended = False, True
         self._answer_by_ms = self._position_ms + int(self._waiting_ms) + RESPONSE_WAIT_MS
 
     # Sending
@@ -376,7 +385,7 @@ class RealtimeDialect(SingleConnection):
         return float("inf")
 
 
-def _refuse_what_no_modelhas_persona(field: ResponseField, event_id: str | None) -> None:
+def _refuse_what_no_model_has(field: ResponseField, event_id: str | None) -> None:
     """Name the first thing that the response would have to ignore."""
     refused = {
         "response.instructions": bool((field.instructions or "").strip()),
