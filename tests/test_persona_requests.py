@@ -106,8 +106,11 @@ async def moshi(server: ServerProcess, voice: str | None, role: str | None) -> t
     return errors, unsupported
 
 
-async def live(server: ServerProcess, voice: str | None, role: str | None) -> list[dict[str, Any]]:
-    """Over the Live API: the answers to `session.start` up to an error or `session.started`."""
+async def live(server: ServerProcess, voice: str | None, role: str | None) -> dict[str, Any]:
+    """Over the Live API: the answer to `session.start`, an error or `session.started`.
+
+    Before it may come that the session waits for the lane of the one before.
+    """
     session: dict[str, Any] = {"model": "any"}
     if voice is not None:
         session["audio"] = {"output": {"voice": voice}}
@@ -116,10 +119,10 @@ async def live(server: ServerProcess, voice: str | None, role: str | None) -> li
     url = f"ws://127.0.0.1:{server.port}/v1/live/sessions"
     async with asyncio.timeout(30), websockets.connect(url) as connection:
         await connection.send(json.dumps({"type": "session.start", "session": session}))
-        answers = []
-        while not answers or answers[-1]["type"] not in ("error", "session.started"):
-            answers.append(json.loads(await connection.recv()))
-    return answers
+        answer: dict[str, Any] = {"type": None}
+        while answer["type"] not in ("error", "session.started"):
+            answer = json.loads(await connection.recv())
+    return answer
 
 
 def talk(
@@ -176,7 +179,7 @@ def test_moshi_clients_are_refused_in_one_sentence(server: ServerProcess, voice,
 )
 def test_live_sessions_start_with_a_voice_and_a_role(server: ServerProcess, voice, role, begins_with) -> None:
     """The answer has what the session begins with, the server's defaults included."""
-    *_, started = run(live(server, voice, role))
+    started = run(live(server, voice, role))
     session = started["session"]
     assert (session["audio"].get("output", {}).get("voice"), session.get("instructions")) == begins_with
 
@@ -184,7 +187,7 @@ def test_live_sessions_start_with_a_voice_and_a_role(server: ServerProcess, voic
 @pytest.mark.parametrize(("voice", "role", "sentence"), REFUSED)
 def test_live_sessions_are_refused_in_one_sentence(server: ServerProcess, voice, role, sentence) -> None:
     """The session does not start."""
-    (error,) = run(live(server, voice, role))
+    error = run(live(server, voice, role))
     assert_is_one_sentence([error["error"]["message"]], sentence)
 
 
@@ -204,7 +207,7 @@ def test_a_role_beyond_the_protocol_is_one_sentence(server: ServerProcess, folde
     result = talk(server, tmp_path / "out.wav", None, role)
     sentence, _hint = result.stderr.strip().splitlines()
     assert_is_one_sentence([sentence], f"role must be a string of at most {ROLE_MAX} characters")
-    (error,) = run(live(server, None, role))
+    error = run(live(server, None, role))
     assert_is_one_sentence([error["error"]["message"]], str(ROLE_MAX))
     with pytest.raises(ConfigError, match="shorten the role"):
         offline(["--config", str(folder), "--role", role, str(QUESTION), str(tmp_path / "out.wav")])
@@ -216,9 +219,9 @@ def test_a_model_that_takes_none_says_so(embedded: ServerProcess, tmp_path) -> N
     assert_is_one_sentence(errors, TAKES_NONE)
     assert ready == Ready()
     assert run(moshi(embedded, "NATF0", "be kind"))[1] == ["voice_prompt", "text_prompt"]
-    (error,) = run(live(embedded, "NATF0", None))
+    error = run(live(embedded, "NATF0", None))
     assert error["error"]["param"] == "session.audio.output.voice"
-    (error,) = run(live(embedded, None, "be kind"))
+    error = run(live(embedded, None, "be kind"))
     assert error["error"]["param"] == "session.instructions"
     result = talk(embedded, tmp_path / "out.wav", "NATF0", None)
     assert_is_one_sentence([result.stderr.strip().splitlines()[-1]], TAKES_NONE)
