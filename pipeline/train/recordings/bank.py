@@ -23,6 +23,7 @@ from pipeline.values import Pcm
 
 AGENT_SHARD: Final = "agent"
 NATURAL: Final = "natural-"  # shards of training questions in natural voices
+EVALUATION: Final = "eval-"  # of questions for `evaluate`
 SOUND_SAMPLES: Final = SAMPLE_RATE_HZ // 50
 FULL_SCALE: Final = 32767  # of what is stored
 
@@ -153,7 +154,7 @@ def read_shard(folder: Path, name: str) -> Shard:
     try:
         about = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise CorpusError(f"{folder} has no {name}: python -m pipeline.train.corpus makes it") from None
+        raise _missing(folder, name) from None
     utterances = tuple(_utterance(raw) for raw in about["utterances"])
     lengths = np.array([utterance.sounds for utterance in utterances], np.int64)
     return Shard(
@@ -174,5 +175,10 @@ def read_shards(folder: Path, prefix: str) -> list[Shard]:
     """
     names = sorted(path.stem for path in folder.glob(f"{prefix}*.json"))
     if not names:
-        raise CorpusError(f"{folder} has no {prefix} speech: python -m pipeline.train.corpus makes it")
+        raise _missing(folder, prefix)
     return [read_shard(folder, name) for name in names]
+
+
+def _missing(folder: Path, name: str) -> CorpusError:
+    step = "record" if name.startswith((NATURAL, EVALUATION)) else "corpus"
+    return CorpusError(f"{folder} has no {name}: python -m pipeline.train.{step} makes it")
