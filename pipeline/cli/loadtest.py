@@ -30,8 +30,8 @@ from typing import Any, Final
 
 import trio
 
-from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.config import Config, Server, Source
+from pipeline.cli.arguments import CommandParser, add_config_arguments, number, whole_number
+from pipeline.config import LONGEST_S, Config, Server, Source
 from pipeline.errors import ConfigError
 from pipeline.install.program_name import program
 from pipeline.lan.credentials import prepare
@@ -295,28 +295,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=program("loadtest"), description="Load-test a server that is started for the test."
     )
     add_config_arguments(parser)
-    parser.add_argument("--sessions", type=int, default=12, help="number of sessions (default 12)")
+    parser.add_argument("--sessions", type=whole_number(), default=12, help="number of sessions (default 12)")
     parser.add_argument(
         "--minutes",
-        type=float,
+        type=number(0, LONGEST_S / 60),
         default=1.0,
         help="duration in minutes; with --ramp and --slow, of each step (default 1)",
     )
     parser.add_argument(
-        "--misbehaving", type=float, default=0.1, help="share of misbehaving sessions (default 0.1)"
+        "--misbehaving", type=number(0, 1), default=0.1, help="share of misbehaving sessions (default 0.1)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
-    parser.add_argument("--ramp", type=int, metavar="MAX", help="run 1, 2, 4, 8, 12, … up to MAX sessions")
-    parser.add_argument("--stall", type=float, metavar="SECONDS", help="suspend the server's process")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed (default 0)")
+    parser.add_argument(
+        "--ramp", type=whole_number(), metavar="MAX", help="run 1, 2, 4, 8, 12, … up to MAX sessions"
+    )
+    parser.add_argument("--stall", type=number(0), metavar="SECONDS", help="suspend the server's process")
     parser.add_argument(
         "--fuzz",
-        type=int,
+        type=whole_number(),
         metavar="MESSAGES",
         help="random messages in every dialect, and 1 %% as many packets over sockets",
     )
     parser.add_argument(
         "--dialects",
-        type=int,
+        type=whole_number(),
         metavar="ROUNDS",
         help="measure the latency and processor time of --sessions sessions of each dialect, in so many "
         "rounds of a fifth of --minutes each",
@@ -324,8 +326,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--flood", choices=["all", *FLOODS], help="flood the server, and measure what a neighbour notices"
     )
-    parser.add_argument("--ticks", type=int, metavar="TICKS", help="time batches of 1 lane and of 8 lanes")
-    parser.add_argument("--steps", type=int, metavar="STEPS", help="run one lane for STEPS frames")
+    parser.add_argument(
+        "--ticks", type=whole_number(), metavar="TICKS", help="time batches of 1 lane and of 8 lanes"
+    )
+    parser.add_argument("--steps", type=whole_number(), metavar="STEPS", help="run one lane for STEPS frames")
     parser.add_argument(
         "--slow",
         type=_shares,
@@ -334,7 +338,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "times what it measured",
     )
     parser.add_argument(
-        "--replicas", type=int, metavar="REPLICAS", help="run replicas behind HAProxy, with a rolling restart"
+        "--replicas",
+        type=whole_number(),
+        metavar="REPLICAS",
+        help="run replicas behind HAProxy, with a rolling restart",
     )
     parser.add_argument("--json", action="store_true", help="make the last line of stdout one JSON object")
     options = parser.parse_args(arguments)
