@@ -32,7 +32,7 @@ import trio
 
 from pipeline.cli.arguments import CommandParser, add_config_arguments, number, whole_number
 from pipeline.config import LONGEST_S, Config, Server, Source
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, StartupError
 from pipeline.install.program_name import program
 from pipeline.lan.credentials import prepare
 from pipeline.loadtest.client import ViolationError
@@ -50,11 +50,13 @@ from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.loadtest.slow_machine import MOST, slow_machine
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import open_stages
+from pipeline.system.command import leaves
 
 SOCKET_SHARE: Final = 100  # one fuzzed packet in so many is sent over a socket
 SPARE_LANES: Final = 4
 STALLED_SESSIONS: Final = 4
 VIOLATED: Final = 1
+_CLIENT_ERRORS: Final = (ViolationError, trio.TooSlowError)
 
 # What the keys of `--json` were called before; each value is printed under both for one version.
 FORMER_KEYS: Final = {
@@ -85,6 +87,12 @@ def _server_settings(options: argparse.Namespace, lanes: int) -> list[str]:
     ]
 
 
+class LoadStoppedError(StartupError):
+    """The clients of a load test could not do what it is about, with these settings or at all."""
+
+    exit_code = VIOLATED
+
+
 @contextmanager
 def serving(
     config: Source, settings: Sequence[str], *, tls: ssl.SSLContext | None = None
@@ -94,13 +102,18 @@ def serving(
     Raises:
         ServerStartError: it did not start.
         ServerEndedError: it ended before the scenario did.
+        LoadStoppedError: a normal client had no conversation with it, so that there was nothing to measure.
     """
     with start_server(config, settings, tls=tls) as server:
         try:
             yield server
-        except Exception:
+        except Exception as error:
             server.check_running()
-            raise
+            failed = next((each for each in leaves(error) if isinstance(each, _CLIENT_ERRORS)), None)
+            if failed is None:
+                raise
+            reason = str(failed) or "a client waited in vain for the server"
+            raise LoadStoppedError(f"the load test had to stop: {reason}") from None
 
 
 def run_mixed_load(options: argparse.Namespace, config: Config) -> dict[str, Any]:
@@ -256,6 +269,10 @@ def _check_server(server: Server) -> None:
                 "a load test connects to 127.0.0.1, without TLS and without a token: "
                 f"add --set server.{key}={value or 'null'}",
             )
+    if "127.0.0.1" not in server.allowed_hosts:
+        raise ConfigError(
+            "pipeline.server.allowed_hosts", "a load test connects to 127.0.0.1, which is not among them"
+        )
 
 
 def _grace_s(config: Config) -> float:
