@@ -124,6 +124,22 @@ def test_a_hub_client_that_cannot_be_imported_concerns_only_the_hub(checkpoint: 
         assert "soon" in hub_answer(url)
 
 
+HUBLESS = """
+import sys
+
+sys.modules["huggingface_hub"] = None  # importing it is an ImportError, as where it is not installed
+from pipeline.run import run_and_exit
+
+run_and_exit()
+"""
+
+
+def test_a_hub_client_that_is_not_installed_concerns_only_the_hub(checkpoint: Path) -> None:
+    """A model that is on this machine does not need it."""
+    with server(clean_environment(), checkpoint, ("-c", HUBLESS)) as url:
+        assert "huggingface_hub" in hub_answer(url)
+
+
 HOMELESS = """
 import pwd
 
