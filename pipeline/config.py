@@ -399,6 +399,8 @@ def parse_settings(section: object) -> Settings:
     """Parse a `pipeline` section; a `ConfigError` has the dotted path of the invalid key."""
     try:
         return msgspec.convert(section, Settings)
+    except UnicodeEncodeError:
+        raise ConfigError("pipeline", "a key holds bytes that are not text in UTF-8") from None
     except msgspec.ValidationError as error:
         problem, _, at = str(error).partition(" - at `$")
         raise ConfigError("pipeline" + at.rstrip("`"), problem + _key_meant(section)) from None
