@@ -21,10 +21,16 @@ from pipeline.errors import ConfigError, did_you_mean
 from pipeline.system.inputs import parse_json, read_text
 from pipeline.values import SamplingParams
 
-Count = Annotated[int, msgspec.Meta(ge=1)]
-Natural = Annotated[int, msgspec.Meta(ge=0)]
-Seconds = Annotated[float, msgspec.Meta(gt=0)]
-Milliseconds = Annotated[int, msgspec.Meta(ge=1)]
+LARGEST_INTEGER = (1 << 53) - 1  # beyond it JavaScript's numbers skip integers
+LONGEST_S = 1e9  # 31 years, for ever; a sum of such times is still exact to the millisecond
+Count = Annotated[int, msgspec.Meta(ge=1, le=LARGEST_INTEGER)]
+Natural = Annotated[int, msgspec.Meta(ge=0, le=LARGEST_INTEGER)]
+Seconds = Annotated[float, msgspec.Meta(ge=0.001, le=LONGEST_S)]
+SecondsFromZero = Annotated[float, msgspec.Meta(ge=0, le=LONGEST_S)]
+Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=int(LONGEST_S * 1000))]
+# The ranges of sampling are those of a client's `configure`.
+Temperature = Annotated[float, msgspec.Meta(ge=0, le=10)]
+TopK = Annotated[int, msgspec.Meta(ge=0, le=65_536)]
 Share = Annotated[float, msgspec.Meta(gt=0, le=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65535)]
 Suggestion = Annotated[str, msgspec.Meta(min_length=1, max_length=80)]
@@ -179,13 +185,13 @@ class SamplingDefaults(Section, frozen=True):
     seed: seed of sessions that do not send one; unset: a new one each time.
     """
 
-    temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    top_k: Natural | None = None
-    text_temperature: Annotated[float, msgspec.Meta(ge=0)] | None = None
-    text_top_k: Natural | None = None
-    padding_bias: float | None = None
-    repetition_penalty: Annotated[float, msgspec.Meta(gt=0)] | None = None
-    cfg_coef: float | None = None
+    temperature: Temperature | None = None
+    top_k: TopK | None = None
+    text_temperature: Temperature | None = None
+    text_top_k: TopK | None = None
+    padding_bias: Annotated[float, msgspec.Meta(ge=-100, le=100)] | None = None
+    repetition_penalty: Annotated[float, msgspec.Meta(ge=0.1, le=10)] | None = None
+    cfg_coef: Annotated[float, msgspec.Meta(ge=-100, le=100)] | None = None
     seed: Natural | None = None
 
 
@@ -270,8 +276,8 @@ class Proxy(Section, frozen=True):
     fetches: Count = 4
     queue_s: Seconds = 10.0
     timeout_s: Seconds = 10.0
-    fresh_s: Annotated[float, msgspec.Meta(ge=0)] = 300.0
-    absent_s: Annotated[float, msgspec.Meta(ge=0)] = 60.0
+    fresh_s: SecondsFromZero = 300.0
+    absent_s: SecondsFromZero = 60.0
 
 
 class Ranks(Section, frozen=True):
@@ -283,7 +289,7 @@ class Ranks(Section, frozen=True):
     """
 
     depformer: Literal["cut", "whole"] = "cut"
-    join_s: Annotated[float, msgspec.Meta(ge=1)] = 60.0
+    join_s: Annotated[float, msgspec.Meta(ge=1, le=LONGEST_S)] = 60.0
 
 
 class Settings(Section, frozen=True):
@@ -393,6 +399,8 @@ def parse_settings(section: object) -> Settings:
     """Parse a `pipeline` section; a `ConfigError` has the dotted path of the invalid key."""
     try:
         return msgspec.convert(section, Settings)
+    except UnicodeEncodeError:
+        raise ConfigError("pipeline", "a key holds bytes that are not text in UTF-8") from None
     except msgspec.ValidationError as error:
         problem, _, at = str(error).partition(" - at `$")
         raise ConfigError("pipeline" + at.rstrip("`"), problem + _key_meant(section)) from None

@@ -69,6 +69,18 @@ def access() -> Access:
     return Access(constants.ENDPOINT, client.get_token(), constants.HF_HUB_OFFLINE)
 
 
+def cache_folder() -> Path:
+    """Where huggingface_hub keeps what it downloads.
+
+    Raises:
+        ValueError: the path begins with a home folder that does not exist.
+    """
+    folder = Path(constants.HF_HUB_CACHE)
+    if folder.parts[:1] and folder.parts[0].startswith("~"):  # the client would fail with it, in its own way
+        raise ValueError(f"{folder}: there is no such home folder; set HOME, HF_HOME or HF_HUB_CACHE")
+    return folder
+
+
 def _check_token_file() -> None:
     """Raise an OSError where the client would wait for the token's file, or read it without an end."""
     path = Path(constants.HF_TOKEN_PATH)
@@ -98,6 +110,8 @@ class Repository:
         self._api = client.HfApi()
         self._sizes_bytes: dict[str, int] = {}
         self._folder: Path | None = None
+        with self._failing():
+            cache_folder()
         try:
             with self._failing():
                 _check_token_file()
@@ -212,7 +226,7 @@ class Repository:
 
     def _require_space(self, name: str) -> None:
         needed_bytes = self._sizes_bytes[name]
-        cache = Path(constants.HF_HUB_CACHE)
+        cache = cache_folder()
         existing = next(folder for folder in (cache, *cache.parents) if folder.is_dir())
         free_bytes = shutil.disk_usage(existing).free
         if free_bytes < needed_bytes:

@@ -92,6 +92,7 @@ async def _serve(
         weights=lambda: loaded if engine.ready.is_set() else None,
         limiter=limiter,
         proxy=proxy,
+        listen=listen,
     )
     shutdown = trio.Event()
     exit_code = 0
@@ -122,7 +123,15 @@ async def _serve(
             if config.settings.server.agent_port is not None:
                 await nursery.start(serve_agent, config.settings.server, engine)
             async with trio.open_nursery() as serving:
-                web = partial(serve, app, config.settings, shutdown=shutdown, drain=drain, limiter=limiter)
+                web = partial(
+                    serve,
+                    app,
+                    config.settings,
+                    shutdown=shutdown,
+                    drain=drain,
+                    limiter=limiter,
+                    listen=listen,
+                )
                 address = await serving.start(web)  # fails on a port in use before anything is loaded
                 events.info("listening", url=address.url)
                 if listen.credentials is not None:

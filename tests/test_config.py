@@ -1,12 +1,16 @@
 """Parsing of the `pipeline` section of a config.json."""
 
 import json
+import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from msgspec.inspect import FloatType, IntType, StructType, Type, UnionType, type_info
 
-from pipeline.config import read_config
+from pipeline.config import SamplingDefaults, Settings, read_config
 from pipeline.errors import ConfigError
+from pipeline.protocol.metadata import Configure
 
 
 def written(folder: Path, content: object) -> Path:
@@ -38,6 +42,11 @@ def test_model_keys_are_unchanged_and_the_section_is_removed(tmp_path: Path) -> 
         ({"server": {"port": 70000}}, "pipeline.server.port"),
         ({"lanes": {"max": 0}}, "pipeline.lanes.max"),
         ({"heartbeat": {"every_s": -1}}, "pipeline.heartbeat.every_s"),
+        ({"heartbeat": {"every_s": math.inf}}, "pipeline.heartbeat.every_s"),
+        ({"heartbeat": {"timeout_s": 1e308}}, "pipeline.heartbeat.timeout_s"),
+        ({"text": {"final_after_s": math.inf}}, "pipeline.text.final_after_s"),
+        ({"limits": {"max_lag_ms": 1 << 53}}, "pipeline.limits.max_lag_ms"),
+        ({"sampling": {"padding_bias": math.nan}}, "pipeline.sampling.padding_bias"),
         ({"log": {"level": "loud"}}, "pipeline.log.level"),
         ({"greeting": {"about": ""}}, "pipeline.greeting.about"),
         ({"greeting": {"about": "x" * 201}}, "pipeline.greeting.about"),
@@ -53,6 +62,34 @@ def test_an_invalid_key_is_named_by_its_path(tmp_path: Path, section: object, pa
         read_config(written(tmp_path, {"pipeline": section}))
     assert caught.value.key == path
     assert caught.value.exit_code == 2
+
+
+def numbers_without_bounds(kind: Type, path: str = "pipeline") -> Iterator[str]:
+    """The dotted paths of settings that are numbers, and may be infinite or as large as one likes."""
+    match kind:
+        case StructType(fields=fields):
+            for field in fields:
+                yield from numbers_without_bounds(field.type, f"{path}.{field.name}")
+        case UnionType(types):
+            for each in types:
+                yield from numbers_without_bounds(each, path)
+        case IntType(gt=gt, ge=ge, lt=lt, le=le) | FloatType(gt=gt, ge=ge, lt=lt, le=le):
+            if (gt is None and ge is None) or (lt is None and le is None):
+                yield path
+
+
+def test_every_number_has_bounds() -> None:
+    """An infinite one, or one too large for JSON, is refused at the start, not by whatever meets it first."""
+    assert list(numbers_without_bounds(type_info(Settings))) == []
+    assert list(numbers_without_bounds(type_info(int | float | None))) == ["pipeline"] * 2
+
+
+def test_sampling_has_the_ranges_of_clients() -> None:
+    """What a session may set, the configuration may set as its default."""
+    allowed = {field.name: field.type for field in type_info(Configure).fields}
+    for field in type_info(SamplingDefaults).fields:
+        if field.name in allowed:
+            assert field.type == allowed[field.name], field.name
 
 
 def test_a_greeting_is_empty_by_default_and_accepts_the_maximum_lengths(tmp_path: Path) -> None:

@@ -37,6 +37,18 @@ def test_a_file_is_downloaded_once_and_unchanged(hub: Hub) -> None:
     assert hub.sent_bytes == {name: len(content) for name, content in FILES.items()}
 
 
+@pytest.mark.parametrize("folder", ["~/.cache/huggingface/hub", "~nobody-at-all/hub"])
+@pytest.mark.parametrize("offline", [False, True])
+def test_a_cache_in_no_home_folder_is_a_sentence(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch, folder: str, *, offline: bool
+) -> None:
+    """As for a user without one; the client itself would raise what is no error of a file."""
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", folder)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
+    with pytest.raises(HubError, match="no such home folder; set HOME"):
+        open_repository()
+
+
 def test_only_requested_files_are_downloaded(hub: Hub) -> None:
     open_repository().path("config.json")
     assert hub.sent_bytes == {"config.json": len(FILES["config.json"])}

@@ -67,6 +67,50 @@ def test_a_full_disk_costs_lines_and_nothing_else() -> None:
         os.close(full)
 
 
+def test_a_line_after_one_that_was_cut_begins_anew(pipe: tuple[int, int]) -> None:
+    """Another process may have made the pipe one that is not waited for; what was cut is counted."""
+    reading, writing = pipe
+    os.set_blocking(writing, False)
+    writer = LineWriter(writing)
+    writer.write("x" * 200_000 + "\n")  # more than a pipe holds
+    writer.flush(HANG_S)
+    got = os.read(reading, 1 << 20)
+    writer.write("next\n")
+    writer.flush(HANG_S)
+    got += os.read(reading, 1 << 20)
+    cut, following, rest = got.split(b"\n", 2)
+    assert (set(cut), following, writer.lost) == (set(b"x"), b"next", 1)
+    assert b"\n" not in rest.rstrip(b"\n")
+
+
+def test_a_line_of_any_text_is_written(pipe: tuple[int, int]) -> None:
+    """The name of a file may be no text."""
+    reading, writing = pipe
+    writer = LineWriter(writing)
+    writer.write("\udcff\n")
+    writer.flush(HANG_S)
+    assert os.read(reading, 100) == b"\\udcff\n"
+
+
+def test_a_system_without_another_thread_costs_lines_until_there_is_one(
+    pipe: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer is started with the first line that finds one."""
+    reading, writing = pipe
+    writer = LineWriter(writing)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as none_left:
+        none_left.setattr(threading.Thread, "start", refuse)
+        writer.write("lost\n")
+    writer.write("written\n")
+    writer.flush(HANG_S)
+    assert os.read(reading, 100).startswith(b"written\n")
+    assert writer.lost == 1
+
+
 def test_lines_of_many_threads_are_not_mixed(pipe: tuple[int, int]) -> None:
     """A line is written as one."""
     reading, writing = pipe

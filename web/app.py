@@ -95,16 +95,18 @@ def create_app(
     weights: Weights,
     limiter: RateLimiter,
     proxy: Proxy | None = None,
+    listen: ListenConfig | None = None,
 ) -> QuartTrio:
     """The HTTP application of one engine, and of the hub proxy if there is one.
 
     `weights` returns what is loaded, None while nothing is; the model's `name` and whether it is
-    `trained` are also shown on the landing page and in /health.
+    `trained` are also shown on the landing page and in /health. `listen`: what the files of the settings
+    hold, if they have been read; a pipe can be read only once.
 
     Raises:
         ConfigError: other machines could reach the server without TLS or a token.
     """
-    listen = ListenConfig.from_settings(settings.server)
+    listen = listen or ListenConfig.from_settings(settings.server)
     reverse_proxy = ReverseProxy.from_settings(settings.server)
     is_secure = listen.tls is not None or reverse_proxy.is_secure
     auth = TokenAuth(listen.token, secure=is_secure)

@@ -5,9 +5,10 @@ Neighbours: `pipeline.system.command` turns errors into sentences and exit codes
 
 import argparse
 import re
+from collections.abc import Callable
 from typing import NoReturn
 
-from pipeline.config import Server, parse_source
+from pipeline.config import LARGEST_INTEGER, LONGEST_S, Server, parse_source
 from pipeline.errors import ConfigError, did_you_mean
 from pipeline.install.paths import default_config
 from pipeline.install.program_name import called_as_pipeline_run
@@ -46,6 +47,39 @@ class CommandParser(argparse.ArgumentParser):
                 names += [name for parser in action.choices.values() for name in parser._names()]  # noqa: SLF001
             names += [str(choice) for choice in action.choices or ()]
         return names
+
+
+def whole_number(least: int = 1, most: int = LARGEST_INTEGER) -> Callable[[str], int]:
+    """The type of an argument that is a whole number within bounds."""
+
+    def parse(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
+        _check_range(value, least, most)
+        return value
+
+    return parse
+
+
+def number(least: float, most: float = LONGEST_S) -> Callable[[str], float]:
+    """The type of an argument that is a number within bounds, and so finite."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+        _check_range(value, least, most)
+        return value
+
+    return parse
+
+
+def _check_range(value: float, least: float, most: float) -> None:
+    if not least <= value <= most:  # NaN is not in any range
+        raise argparse.ArgumentTypeError(f"{value} is not between {least:.16g} and {most:.16g}")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

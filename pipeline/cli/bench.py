@@ -24,7 +24,7 @@ import trio
 
 from pipeline import backend
 from pipeline.audio.noise import noise_frames
-from pipeline.cli.arguments import CommandParser, add_config_arguments
+from pipeline.cli.arguments import CommandParser, add_config_arguments, number, whole_number
 from pipeline.client.session import ConversationError, converse
 from pipeline.config import Source, read_config
 from pipeline.diagnostics.checkpoint_load import ARCHITECTURE, measure_load
@@ -159,15 +159,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="append",
         help="run this measurement only; repeatable (default stages, memory, dialects and server)",
     )
-    parser.add_argument("--frames", type=int, default=200, help="frames per batch width (default 200)")
-    parser.add_argument("--steps", type=int, default=20_000, help="steps of the memory run (default 20000)")
-    parser.add_argument("--seconds", type=float, default=30.0, help="speech for the server (default 30)")
-    parser.add_argument("--lanes", type=int, default=1, help="lanes of the profile (default 1)")
+    parser.add_argument(
+        "--frames", type=whole_number(), default=200, help="frames per batch width (default 200)"
+    )
+    parser.add_argument(
+        "--steps", type=whole_number(), default=20_000, help="steps of the memory run (default 20000)"
+    )
+    parser.add_argument(
+        "--seconds", type=number(0.08), default=30.0, help="speech for the server (default 30)"
+    )
+    parser.add_argument("--lanes", type=whole_number(), default=1, help="lanes of the profile (default 1)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     options = parser.parse_args(arguments)
     wanted = set(options.only or usual)
-    if options.lanes < 1:
-        parser.error("--lanes must be positive")
 
     # First, because a mistake in the command line is told by it.
     measured = _measure(options, wanted) if wanted & {"stages", "memory", "server", "profile"} else {}

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pipeline import backend
-from pipeline.cli.arguments import CommandParser, add_config_arguments
+from pipeline.cli.arguments import CommandParser, add_config_arguments, number, whole_number
 from pipeline.cli.ranks import run_coordinator, run_follower
 from pipeline.config import Settings, Source, read_config
 from pipeline.errors import ConfigError
@@ -217,14 +217,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = CommandParser(prog=program("bench-tensor-parallel"), description=__doc__)
     add_config_arguments(parser)
     parser.add_argument(
-        "--ranks", type=int, default=2, help="number of ranks to measure and to estimate (default 2)"
+        "--ranks",
+        type=whole_number(),
+        default=2,
+        help="number of ranks to measure and to estimate (default 2)",
     )
     parser.add_argument(
-        "--steps", type=int, default=100, help="steps to measure; 0: estimate only (default 100)"
+        "--steps", type=whole_number(0), default=100, help="steps to measure; 0: estimate only (default 100)"
     )
     parser.add_argument(
         "--memory",
-        type=float,
+        type=number(1e-3),
         default=400.0,
         metavar="GB/S",
         help="memory bandwidth of a machine (default 400)",

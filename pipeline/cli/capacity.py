@@ -20,7 +20,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from pipeline import log
-from pipeline.cli.arguments import CommandParser, add_config_arguments
+from pipeline.cli.arguments import CommandParser, add_config_arguments, number, whole_number
 from pipeline.config import Source
 from pipeline.diagnostics.capacity_plan import ReplicaCapacity, replica_capacities, shared_resources
 from pipeline.errors import StartupError
@@ -119,22 +119,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--sessions", type=_count, default=1000, help="concurrent sessions (default 1000)")
     parser.add_argument(
-        "--lanes", type=_count, help="sessions per replica (default: a table of known machines)"
+        "--sessions", type=whole_number(), default=1000, help="concurrent sessions (default 1000)"
+    )
+    parser.add_argument(
+        "--lanes", type=whole_number(), help="sessions per replica (default: a table of known machines)"
     )
     add_config_arguments(parser, required=False)
-    parser.add_argument("--price", type=float, help="cost of one replica per hour, in any currency")
+    parser.add_argument("--price", type=number(0), help="cost of one replica per hour, in any currency")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
     here = None if options.lanes is not None else measured_here(options.config, options.set)
     planned = plan(options.sessions, options.lanes, options.price, here)
     print(json.dumps(planned) if options.json else table(planned))
     return 0
-
-
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError(text)
-    return number

@@ -22,7 +22,7 @@ from msgspec.structs import replace
 
 from actors.capacity import Capacity
 from pipeline import backend, log
-from pipeline.cli.arguments import CommandParser, add_config_arguments
+from pipeline.cli.arguments import CommandParser, add_config_arguments, number
 from pipeline.config import Config
 from pipeline.diagnostics import microbenchmarks
 from pipeline.diagnostics import stage_timing as timing
@@ -228,12 +228,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_config_arguments(parser, required=False)
     parser.add_argument(
-        "--seconds", type=float, default=SECONDS, help="duration of each measurement (default 1)"
+        "--seconds", type=number(1e-3), default=SECONDS, help="duration of each measurement (default 1)"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    if options.seconds <= 0:
-        parser.error("--seconds must be positive")
     found = diagnose(
         open_config(options.config or embedded(), options.set, check=open_stages), options.seconds
     )

@@ -30,9 +30,9 @@ from typing import Any, Final
 
 import trio
 
-from pipeline.cli.arguments import CommandParser, add_config_arguments
-from pipeline.config import Config, Server, Source
-from pipeline.errors import ConfigError
+from pipeline.cli.arguments import CommandParser, add_config_arguments, number, whole_number
+from pipeline.config import LONGEST_S, Config, Server, Source
+from pipeline.errors import ConfigError, StartupError
 from pipeline.install.program_name import program
 from pipeline.lan.credentials import prepare
 from pipeline.loadtest.client import ViolationError
@@ -50,11 +50,13 @@ from pipeline.loadtest.server_process import ServerProcess, start_server
 from pipeline.loadtest.slow_machine import MOST, slow_machine
 from pipeline.models.checkpoint.resolve import open_config
 from pipeline.stages.model_stages import open_stages
+from pipeline.system.command import leaves
 
 SOCKET_SHARE: Final = 100  # one fuzzed packet in so many is sent over a socket
 SPARE_LANES: Final = 4
 STALLED_SESSIONS: Final = 4
 VIOLATED: Final = 1
+_CLIENT_ERRORS: Final = (ViolationError, trio.TooSlowError)
 
 # What the keys of `--json` were called before; each value is printed under both for one version.
 FORMER_KEYS: Final = {
@@ -85,6 +87,12 @@ def _server_settings(options: argparse.Namespace, lanes: int) -> list[str]:
     ]
 
 
+class LoadStoppedError(StartupError):
+    """The clients of a load test could not do what it is about, with these settings or at all."""
+
+    exit_code = VIOLATED
+
+
 @contextmanager
 def serving(
     config: Source, settings: Sequence[str], *, tls: ssl.SSLContext | None = None
@@ -94,13 +102,18 @@ def serving(
     Raises:
         ServerStartError: it did not start.
         ServerEndedError: it ended before the scenario did.
+        LoadStoppedError: a normal client had no conversation with it, so that there was nothing to measure.
     """
     with start_server(config, settings, tls=tls) as server:
         try:
             yield server
-        except Exception:
+        except Exception as error:
             server.check_running()
-            raise
+            failed = next((each for each in leaves(error) if isinstance(each, _CLIENT_ERRORS)), None)
+            if failed is None:
+                raise
+            reason = str(failed) or "a client waited in vain for the server"
+            raise LoadStoppedError(f"the load test had to stop: {reason}") from None
 
 
 def run_mixed_load(options: argparse.Namespace, config: Config) -> dict[str, Any]:
@@ -256,6 +269,10 @@ def _check_server(server: Server) -> None:
                 "a load test connects to 127.0.0.1, without TLS and without a token: "
                 f"add --set server.{key}={value or 'null'}",
             )
+    if "127.0.0.1" not in server.allowed_hosts:
+        raise ConfigError(
+            "pipeline.server.allowed_hosts", "a load test connects to 127.0.0.1, which is not among them"
+        )
 
 
 def _grace_s(config: Config) -> float:
@@ -295,28 +312,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog=program("loadtest"), description="Load-test a server that is started for the test."
     )
     add_config_arguments(parser)
-    parser.add_argument("--sessions", type=int, default=12, help="number of sessions (default 12)")
+    parser.add_argument("--sessions", type=whole_number(), default=12, help="number of sessions (default 12)")
     parser.add_argument(
         "--minutes",
-        type=float,
+        type=number(0, LONGEST_S / 60),
         default=1.0,
         help="duration in minutes; with --ramp and --slow, of each step (default 1)",
     )
     parser.add_argument(
-        "--misbehaving", type=float, default=0.1, help="share of misbehaving sessions (default 0.1)"
+        "--misbehaving", type=number(0, 1), default=0.1, help="share of misbehaving sessions (default 0.1)"
     )
-    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
-    parser.add_argument("--ramp", type=int, metavar="MAX", help="run 1, 2, 4, 8, 12, … up to MAX sessions")
-    parser.add_argument("--stall", type=float, metavar="SECONDS", help="suspend the server's process")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="random seed (default 0)")
+    parser.add_argument(
+        "--ramp", type=whole_number(), metavar="MAX", help="run 1, 2, 4, 8, 12, … up to MAX sessions"
+    )
+    parser.add_argument("--stall", type=number(0), metavar="SECONDS", help="suspend the server's process")
     parser.add_argument(
         "--fuzz",
-        type=int,
+        type=whole_number(),
         metavar="MESSAGES",
         help="random messages in every dialect, and 1 %% as many packets over sockets",
     )
     parser.add_argument(
         "--dialects",
-        type=int,
+        type=whole_number(),
         metavar="ROUNDS",
         help="measure the latency and processor time of --sessions sessions of each dialect, in so many "
         "rounds of a fifth of --minutes each",
@@ -324,8 +343,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--flood", choices=["all", *FLOODS], help="flood the server, and measure what a neighbour notices"
     )
-    parser.add_argument("--ticks", type=int, metavar="TICKS", help="time batches of 1 lane and of 8 lanes")
-    parser.add_argument("--steps", type=int, metavar="STEPS", help="run one lane for STEPS frames")
+    parser.add_argument(
+        "--ticks", type=whole_number(), metavar="TICKS", help="time batches of 1 lane and of 8 lanes"
+    )
+    parser.add_argument("--steps", type=whole_number(), metavar="STEPS", help="run one lane for STEPS frames")
     parser.add_argument(
         "--slow",
         type=_shares,
@@ -334,7 +355,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "times what it measured",
     )
     parser.add_argument(
-        "--replicas", type=int, metavar="REPLICAS", help="run replicas behind HAProxy, with a rolling restart"
+        "--replicas",
+        type=whole_number(),
+        metavar="REPLICAS",
+        help="run replicas behind HAProxy, with a rolling restart",
     )
     parser.add_argument("--json", action="store_true", help="make the last line of stdout one JSON object")
     options = parser.parse_args(arguments)

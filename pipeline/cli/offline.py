@@ -22,7 +22,7 @@ import numpy as np
 from pipeline.audio.framing import Framer
 from pipeline.audio.recordings import Replay, Stop, read_replay
 from pipeline.audio.sound_file import FORMATS, SoundWriter, read_sound
-from pipeline.cli.arguments import CommandParser, add_config_arguments
+from pipeline.cli.arguments import CommandParser, add_config_arguments, whole_number
 from pipeline.cli.voices import VOICE_FILES, voice_of_file
 from pipeline.config import PromptDefaults
 from pipeline.errors import ConfigError, OutputError, PromptError
@@ -180,7 +180,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_config_arguments(parser)
     parser.add_argument("--greedy", action="store_true", help="always take the most likely token")
-    parser.add_argument("--seed", type=int, default=0, help="random seed for sampling (default 0)")
+    parser.add_argument(
+        "--seed", type=whole_number(0), default=0, help="random seed for sampling (default 0)"
+    )
     parser.add_argument(
         "--voice", metavar="NAME|FILE", help="the agent's voice: one of `packet-voice voices list`, or a file"
     )

@@ -23,7 +23,7 @@ from typing import Final
 
 import psutil
 
-from pipeline.cli.arguments import CommandParser, add_config_arguments, add_lan_argument
+from pipeline.cli.arguments import CommandParser, add_config_arguments, add_lan_argument, whole_number
 from pipeline.config import Server, make_config, parse_source, read_config
 from pipeline.errors import ConfigError, NoServiceManagerError, ServiceError
 from pipeline.install import paths
@@ -221,7 +221,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name == "logs":
             subparser.add_argument(
                 "--lines",
-                type=int,
+                type=whole_number(0),
                 default=LOG_LINES,
                 metavar="N",
                 help=f"number of lines (default {LOG_LINES})",

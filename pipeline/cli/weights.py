@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import backend
-from pipeline.cli.arguments import CommandParser, add_config_arguments
+from pipeline.cli.arguments import CommandParser, add_config_arguments, whole_number
 from pipeline.config import Config
 from pipeline.errors import ConfigError, OutputError, StartupError, WeightsError
 from pipeline.install.program_name import program
@@ -275,7 +275,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         subparser.add_argument("--json", action="store_true", help="print one JSON object")
         if name == "inspect":
             subparser.add_argument(
-                "--lanes", type=int, metavar="N", help="concurrent sessions (default: as configured)"
+                "--lanes",
+                type=whole_number(),
+                metavar="N",
+                help="concurrent sessions (default: as configured)",
             )
         if name == "quantize":
             subparser.add_argument(
@@ -290,7 +293,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 action="store_true",
                 help="use --bits throughout, also for a model that gets 8 in the parts that need them",
             )
-            subparser.add_argument("--group", type=int, metavar="N", help="weights per quantization group")
+            subparser.add_argument(
+                "--group", type=whole_number(), metavar="N", help="weights per quantization group"
+            )
             subparser.add_argument("output", type=Path, metavar="OUT", help="folder to create")
     options = parser.parse_args(arguments)
     run, format_report, _ = SUBCOMMANDS[options.subcommand]

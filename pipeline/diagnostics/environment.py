@@ -79,9 +79,9 @@ def check_disk() -> list[Finding]:
 
 
 def _downloads_folder() -> Path:
-    from huggingface_hub import constants  # noqa: PLC0415 - importing it reads the environment
+    from pipeline.hub import cache_folder  # noqa: PLC0415 - importing the client reads the environment
 
-    return Path(constants.HF_HUB_CACHE)
+    return cache_folder()
 
 
 def check_browser(server: Server, listen: ListenConfig) -> Finding:

@@ -44,15 +44,25 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 def read(path: Path, *, public: bool = False) -> bytes | None:
-    """The content of the file, None if there is none. Unless `public`, remove the access of other users."""
+    """The content of the file, None if there is none. Unless `public`, remove the access of other users.
+
+    Raises:
+        OSError: it cannot be read, is a pipe, which would be waited for, or is far too long.
+    """
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_open_at_once) as file:
             mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISFIFO(mode):
+                raise OSError(errno.EINVAL, f"{path.name} is a pipe", str(path))
             if not public and stat.S_ISREG(mode) and mode & _OTHERS:  # a device is everybody's
                 os.fchmod(file.fileno(), _PRIVATE_FILE)
             return read_stream(file, _FILE_BYTES)
     except FileNotFoundError:
         return None
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def write(path: Path, content: bytes, *, public: bool = False) -> None:

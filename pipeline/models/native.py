@@ -37,6 +37,7 @@ from pipeline.models.mimi import Mimi
 from pipeline.models.quantizer import ResidualVectorQuantizer, SplitResidualVectorQuantizer
 from pipeline.models.sampling import SamplingBatch
 from pipeline.models.seanet import Convolutions, convolutions
+from pipeline.system.inputs import named_in_utf8
 
 Matrix = Any  # of the native library, as are the other classes that it makes
 # Beyond so many positions MLX's wide products are as fast, and a prompt's are computed in one piece.
@@ -86,7 +87,8 @@ class MappedReader:
                 continue
             if header.file not in mappings:
                 try:
-                    mappings[header.file] = self._native.Mapping(str(header.file))
+                    with named_in_utf8(header.file) as file_name:
+                        mappings[header.file] = self._native.Mapping(file_name)
                 except RuntimeError:  # a file system that has no mappings
                     return tensors
             kind = str(dtype).rpartition(".")[2]

@@ -7,6 +7,8 @@ RecursionError. Only the standard library is imported. What does not belong here
 import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -35,6 +37,22 @@ def read_bytes(path: Path, at_most_bytes: int = FILE_BYTES) -> bytes:
             return read_stream(file, at_most_bytes)
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(path)) from None
+
+
+@contextmanager
+def named_in_utf8(path: str | Path) -> Iterator[str]:
+    """A name by which a native library can open the file in the block: on Linux a name may be any bytes.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with Path(path).open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield str(path)
 
 
 def read_stream(file: BinaryIO, at_most_bytes: int = FILE_BYTES) -> bytes:

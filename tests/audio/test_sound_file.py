@@ -1,5 +1,6 @@
 import contextlib
 import os
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -262,6 +263,37 @@ def test_what_is_written_to_a_pipe_can_be_read_from_one(tmp_path):
     read = read_speech(f"/dev/fd/{reading}")
     os.close(reading)
     assert np.abs(read - VOICE).max() <= 1 / 32768
+
+
+def test_only_wav_is_written_to_a_pipe(tmp_path):
+    """Another format needs to go back in the file; whoever reads gets its end, and nothing before."""
+    pipe = tmp_path / "a.flac"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    with pytest.raises(AudioFileError, match="only WAV"):
+        SoundWriter(pipe)
+    assert os.read(reading, 1) == b""
+    os.close(reading)
+
+
+def test_a_pipe_without_an_end_is_a_sentence(monkeypatch):
+    """Even where all of it so far is sound."""
+    monkeypatch.setattr("pipeline.audio.sound_file.PIPED_BYTES_MAX", 1 << 20)
+    with subprocess.Popen(["yes"], stdout=subprocess.PIPE) as endless:
+        with pytest.raises(AudioFileError, match="does not end within 1 MiB"):
+            read_speech(f"/dev/fd/{endless.stdout.fileno()}")
+        endless.kill()
+
+
+def test_a_reader_of_a_pipe_who_leaves_is_no_error_of_a_file():
+    """The command ends as every other whose output nobody wants."""
+    reading, writing = os.pipe()
+    file = SoundWriter(f"/dev/fd/{writing}")
+    os.close(writing)
+    os.close(reading)
+    with pytest.raises(BrokenPipeError):
+        file.write(VOICE)
+    file.close()
 
 
 def test_a_file_may_have_any_name(tmp_path):

@@ -82,15 +82,32 @@ def test_every_variable_that_the_code_reads_is_among_them() -> None:
     assert read - {TRACEBACK} <= set(VARIABLES)
 
 
-@pytest.mark.parametrize("seed", range(16))
-def test_any_environment(seed: int, tmp_path: Path) -> None:
+def any_environment(rng: random.Random, home: Path) -> dict[bytes, bytes]:
     """A third of all variables that are read, with any bytes."""
-    rng = random.Random(seed)
     environment = dict(os.environb)
-    environment |= {b"HOME": os.fsencode(tmp_path), b"XDG_DATA_HOME": os.fsencode(tmp_path)}
+    environment |= {b"HOME": os.fsencode(home), b"XDG_DATA_HOME": os.fsencode(home)}
     for name in rng.sample(VARIABLES, len(VARIABLES) // 3):
         value = rng.choice([*VALUES, rng.randbytes(12).replace(b"\0", b"")])
         environment[name.encode()] = value
+    return environment
+
+
+@pytest.mark.parametrize("seed", [103, 104, 105])  # with the embedded model, MLX_RANK, and MIMI_LOCAL
+def test_doctor_in_any_environment(seed: int, tmp_path: Path) -> None:
+    """It looks at more of it than all others."""
+    environment = any_environment(random.Random(seed), tmp_path)
+    command = ["pipeline", "doctor", "--config", "configs/tiny", "--seconds", "0.001"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=ROOT, env=environment, capture_output=True, check=False
+    )
+    check(done.returncode, done.stdout + done.stderr, ENDS, environment)
+
+
+@pytest.mark.parametrize("seed", range(16))
+def test_any_environment(seed: int, tmp_path: Path) -> None:
+    """For a command of all."""
+    rng = random.Random(seed)
+    environment = any_environment(rng, tmp_path)
     command = rng.choice(COMMANDS)
     done = subprocess.run(
         [sys.executable, "-m", *command],

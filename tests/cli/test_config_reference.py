@@ -119,7 +119,7 @@ def test_types_ranges_and_units_are_described(monkeypatch: pytest.MonkeyPatch) -
     for row in (
         "| `example.one` | integer | `1` | of both, on two lines |",
         "| `example.two` | integer | `null` | of both, on two lines |",
-        "| `example.wait_s` | number > 0, seconds | `2.0` | how long |",
+        "| `example.wait_s` | number ≥ 0.001, seconds | `2.0` | how long |",
         '| `example.kind` | `a` or `b` or `c` | `"a"` | which |',
         '| `example.many` | list: string | `["x", "y"]` | more than one |',
         "| `example.few` | list of at most 3: string of 1 to 9 characters | `[]` | not too many or long |",

@@ -6,13 +6,16 @@ A server whose model is on this machine starts whatever the settings of its opti
 import contextlib
 import json
 import os
+import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +29,7 @@ from actors.hub_proxy.request import FileRef
 from pipeline.cli import config_reference, offline, talk, trace, weights
 from pipeline.config import Server
 from pipeline.errors import HubFileError
+from pipeline.lan.credentials import prepare
 from pipeline.stages.text import SentencePiece
 from pipeline.system.command import run_command
 from web.security.listen import ListenConfig
@@ -59,11 +63,15 @@ def clean_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def server(
-    environment: dict[str, str], checkpoint: Path, program: tuple[str, ...] = ("-m", "pipeline.run")
+    environment: dict[str, str],
+    checkpoint: Path,
+    program: tuple[str, ...] = ("-m", "pipeline.run"),
+    settings: Sequence[str] = (),
 ) -> Iterator[str]:
     """The address of a server that became ready."""
     with subprocess.Popen(
-        [sys.executable, *program, "--config", str(checkpoint), "--set", "server.port=0"],
+        [sys.executable, *program, "--config", str(checkpoint), "--set", "server.port=0", *settings],
+        close_fds=False,
         cwd=ROOT,
         env=environment,
         stderr=subprocess.PIPE,
@@ -122,6 +130,22 @@ def test_a_hub_client_that_cannot_be_imported_concerns_only_the_hub(checkpoint: 
     """It reads some variables when it is imported."""
     with server({**clean_environment(), "HF_HUB_DOWNLOAD_TIMEOUT": "soon"}, checkpoint) as url:
         assert "soon" in hub_answer(url)
+
+
+HUBLESS = """
+import sys
+
+sys.modules["huggingface_hub"] = None  # importing it is an ImportError, as where it is not installed
+from pipeline.run import run_and_exit
+
+run_and_exit()
+"""
+
+
+def test_a_hub_client_that_is_not_installed_concerns_only_the_hub(checkpoint: Path) -> None:
+    """A model that is on this machine does not need it."""
+    with server(clean_environment(), checkpoint, ("-c", HUBLESS)) as url:
+        assert "huggingface_hub" in hub_answer(url)
 
 
 HOMELESS = """
@@ -203,6 +227,50 @@ def test_files_of_any_name_and_content_are_a_sentence(
             assert "internal error" not in printed, printed
     finally:
         path.unlink()
+
+
+def test_a_model_may_be_in_a_folder_of_any_name(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The libraries that read its weights take only names that are text."""
+    folder = tmp_path / os.fsdecode(b"\xff\n")
+    shutil.copytree(EMBEDDED, folder)
+    out = folder / "answer.wav"
+    assert run_command(lambda: offline.main(["--config", str(folder), str(SPEECH), str(out)])) == 0
+    assert out.stat().st_size > 0
+    assert "internal error" not in capfd.readouterr().err
+
+
+def test_a_setting_whose_name_is_no_text_is_a_sentence(capfd: pytest.CaptureFixture[str]) -> None:
+    """As a shell passes it on."""
+    setting = os.fsdecode(b"\xff=1")
+    inspect = ["inspect", "--config", str(EMBEDDED), "--set", setting]
+    assert run_command(lambda: weights.main(inspect)) == 2
+    assert "not text in UTF-8" in capfd.readouterr().err
+
+
+def test_certificate_key_and_token_may_come_through_pipes(checkpoint: Path, tmp_path: Path) -> None:
+    """As by process substitution: a server reads each of them once, and has them all the same."""
+    token, now = "0123456789abcdef", datetime.now(UTC)
+    credentials = prepare(Server(tls_folder=str(tmp_path)), "127.0.0.1", now, token=False)
+    with contextlib.ExitStack() as stack:
+        settings: list[str] = []
+        for key, content in (
+            ("tls_cert", credentials.server_file.read_bytes()),
+            ("tls_key", credentials.server_file.read_bytes()),
+            ("token_file", token.encode()),
+        ):
+            reading, writing = os.pipe()
+            stack.callback(os.close, reading)
+            with os.fdopen(writing, "wb") as file:
+                file.write(content)
+            os.set_inheritable(reading, True)
+            settings += ["--set", f"server.{key}=/dev/fd/{reading}"]
+        with server(clean_environment(), checkpoint, settings=settings) as url:
+            trusted = ssl.create_default_context(cafile=credentials.authority_file)
+            https = urllib.request.HTTPSHandler(context=trusted)
+            opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), https)
+            request = urllib.request.Request(f"{url}/health", headers={"Authorization": f"Bearer {token}"})
+            with opener.open(request, timeout=60) as response:
+                assert response.status == 200
 
 
 KINDS = [

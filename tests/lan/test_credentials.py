@@ -140,6 +140,35 @@ def test_a_file_without_an_end_is_a_configuration_error(folder):
         prepared(folder)
 
 
+@pytest.mark.parametrize("name", ["authority.pem", "authority.crt", "server.pem", "token"])
+def test_a_pipe_is_not_waited_for(folder, name):
+    """Nobody may ever write to it."""
+    prepared(folder)
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+    with pytest.raises(ConfigError, match=f"{name} is a pipe"):
+        prepared(folder)
+
+
+def test_a_port_is_noted_for_invitations(folder):
+    """It is only advice: whatever stands there, or cannot be written, is done without."""
+    made = prepared(folder)
+    assert made.noted_port() is None
+    made.note_port(8788)
+    assert made.noted_port() == 8788
+    port = folder / "port"
+    for content in (b"", b"x", b"0", b"-1", b"65536", b"\xff", b"9" * 5000):
+        port.write_bytes(content)
+        assert made.noted_port() is None, content
+    port.unlink()
+    os.mkfifo(port)
+    assert made.noted_port() is None
+    port.unlink()
+    port.mkdir()
+    made.note_port(8788)
+    assert made.noted_port() is None
+
+
 def test_a_device_keeps_its_mode(tmp_path, monkeypatch):
     """A server that root starts would otherwise take /dev/null from everybody."""
     changed = []

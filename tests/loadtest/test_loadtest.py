@@ -64,6 +64,12 @@ def test_a_server_that_its_clients_could_not_talk_to_is_not_started(checkpoint, 
         main(["--config", str(checkpoint), "--set", f"server.{setting}"])
 
 
+def test_a_server_that_refuses_its_clients_address_is_not_started(checkpoint):
+    """It would answer each of them with 403."""
+    with pytest.raises(ConfigError, match="allowed_hosts: a load test connects"):
+        main(["--config", str(checkpoint), "--set", 'server.allowed_hosts=["localhost"]'])
+
+
 def measure_one_that_is_killed(checkpoint):
     with serving(checkpoint, SETTINGS) as running:
         monitor = ServerMonitor(running, grace_s=0.0)
@@ -76,6 +82,15 @@ def test_a_server_that_ends_in_the_middle_is_a_sentence(checkpoint):
     """Whatever the clients and the monitor make of it."""
     with pytest.raises(ServerEndedError, match="ended with exit code -9 under the load: "):
         measure_one_that_is_killed(checkpoint)
+
+
+@pytest.mark.parametrize("setting", ["limits.message_bytes=17", "heartbeat.timeout_s=0.001"])
+def test_a_server_that_nobody_can_talk_to_is_a_sentence(checkpoint, setting):
+    """There is nothing to measure, and that is no error of the load test's own."""
+    done = loadtest(checkpoint, "--sessions", "2", "--minutes", "0.03", "--set", setting)
+    assert done.returncode == 1, done.stderr
+    assert "the load test had to stop: a normal conversation" in done.stderr
+    assert "internal error" not in done.stderr
 
 
 def test_a_load_is_reported(checkpoint):

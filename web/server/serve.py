@@ -55,18 +55,19 @@ async def serve(
     shutdown: trio.Event,
     drain: Callable[[], Awaitable[None]],
     limiter: RateLimiter,
+    listen: ListenConfig | None = None,
     task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve until `shutdown` is set and the sessions have ended, or until cancelled.
 
     `drain` makes the sessions finish and returns when they have. The task has started once the
-    address is bound.
+    address is bound. `listen`: what the files of the settings hold, if they have been read.
 
     Raises:
         PortInUseError: another process listens there.
         ConfigError: the address is not one of this machine, or needs TLS and a token.
     """
-    listen = ListenConfig.from_settings(settings.server)
+    listen = listen or ListenConfig.from_settings(settings.server)
     listener = await bind(settings.server, listen)
     name = listener.socket.getsockname()
     context = WorkerContext(max_requests=None)

@@ -26,6 +26,7 @@ from pipeline.models.checkpoint.files import shard_paths
 from pipeline.models.checkpoint.safetensors_header import Shape, TensorHeader, read_header
 from pipeline.models.layers.conditioning import PREFIX as CONDITIONS
 from pipeline.models.layers.quantized import Quantization, Quantized, quantization_of
+from pipeline.system.inputs import named_in_utf8
 
 Weight = mx.array | Quantized
 
@@ -58,8 +59,8 @@ class Copies:
         """
         tensors: dict[str, mx.array] = {}
         for shard in shard_paths(path):
-            with _as_weights_error(shard):
-                shard_tensors = mx.load(str(shard), format="safetensors")
+            with _as_weights_error(shard), named_in_utf8(shard) as name:
+                shard_tensors = mx.load(name, format="safetensors")
             assert isinstance(shard_tensors, dict)
             tensors |= shard_tensors
         return tensors
