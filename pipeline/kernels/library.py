@@ -106,6 +106,11 @@ def _is_whole(path: Path) -> bool:
     return digest_of(path) == expected.strip()
 
 
+def _mlx_release() -> list[str]:
+    """The three numbers of MLX's version, without what a development build adds to them."""
+    return importlib.metadata.version("mlx").partition("+")[0].split(".")[:3]
+
+
 def open_library(path: Path, best: str = "") -> Library | Unavailable:
     """Load the library at `path` and choose its best instruction set, none better than `best`.
 
@@ -124,7 +129,7 @@ def open_library(path: Path, best: str = "") -> Library | Unavailable:
         loader.exec_module(native)
     except (ImportError, OSError) as error:
         return Unavailable(f"the library cannot be loaded ({error}); build it again with make kernels")
-    if native.mlx_version.partition("+")[0] != importlib.metadata.version("mlx").partition("+")[0]:
+    if native.mlx_version.split(".") != _mlx_release():
         return Unavailable("the library was built for another version of MLX; run make kernels")
     names = [name for name in native.supported().split(",") if name]
     if best:

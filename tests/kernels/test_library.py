@@ -118,6 +118,28 @@ def test_another_mlx_needs_another_library(monkeypatch: pytest.MonkeyPatch) -> N
     assert library.file_name.__wrapped__() != here
 
 
+def test_a_library_of_another_mlx_is_not_used(library: Library, tmp_path: Path) -> None:
+    """Whatever its name says: the version that it was compiled with is in it."""
+    assert library.native.__file__ is not None
+    built = Path(library.native.__file__).read_bytes()
+    version = f"{library.native.mlx_version}\0".encode()
+    assert version in built
+    copy = tmp_path / "kernels.so"
+    copy.write_bytes(built.replace(version, version[:-2] + b"x\0"))
+    code = (
+        "import sys; from pathlib import Path; from pipeline import backend; backend.prepare();"
+        "from pipeline.kernels import library; print(library.open_library(Path(sys.argv[1])))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code, copy],
+        env=backend.user_environment(),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "built for another version of MLX" in result.stdout
+
+
 def test_without_a_compiler_there_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,10 +20,15 @@ using namespace packet_voice;
 
 using MaybeArray = std::optional<mx::array>;
 
+#define PV_TEXT_(x) #x
+#define PV_TEXT(x) PV_TEXT_(x)
+
 NB_MODULE(packet_voice_kernels, m) {
   nb::module_::import_("mlx.core");
 
-  m.attr("mlx_version") = mx::version();
+  // That of the headers: `mx::version` is in the library that is loaded, whichever that is.
+  m.attr("mlx_version") =
+      PV_TEXT(MLX_VERSION_MAJOR) "." PV_TEXT(MLX_VERSION_MINOR) "." PV_TEXT(MLX_VERSION_PATCH);
   m.def("supported", &supported);
   m.def("choose", &choose, "name"_a);
   m.def("chosen", [] { return compute() == nullptr ? std::string() : std::string(compute()->name); });

@@ -110,12 +110,13 @@ void dense_rows(const MatrixView& m, const Rows& rows, int begin, int end, int r
 // meanwhile. With few rows there are no tiles, and what is fetched is as near as the time it takes allows.
 constexpr size_t TILE_BYTES = 24 * 1024;
 constexpr size_t NEAR_BYTES = 4 * 1024;
+constexpr size_t FAR_BYTES = 8 * 1024;  // of weights in fewer bytes, which are multiplied faster than they are fetched
 
 // Calls `run(first output, last, first row, number of rows, tile)`.
-template <class Run>
+template <size_t AHEAD, class Run>
 PV_INLINE void in_tiles(const MatrixView& m, int count, int begin, int end, Run run) {
   int outputs = end - begin;
-  size_t bytes = NEAR_BYTES;
+  size_t bytes = AHEAD;
   if (count > 4) {
     outputs = int(TILE_BYTES / (m.row_bytes + 1)) / 8 * 8;
     if (outputs < 8) outputs = 8;
@@ -131,7 +132,8 @@ PV_INLINE void in_tiles(const MatrixView& m, int count, int begin, int end, Run 
 
 template <class T>
 void dense(const MatrixView& m, const Rows& rows, int begin, int end) {
-  in_tiles(m, rows.count, begin, end, [&](int first, int last, int row, int n, size_t tile) {
+  constexpr size_t near = T::bytes == 4 ? NEAR_BYTES : FAR_BYTES;
+  in_tiles<near>(m, rows.count, begin, end, [&](int first, int last, int row, int n, size_t tile) {
     if (n == 4) dense_rows<T, 4>(m, rows, first, last, row, tile);
     if (n == 3) dense_rows<T, 3>(m, rows, first, last, row, tile);
     if (n == 2) dense_rows<T, 2>(m, rows, first, last, row, tile);

@@ -127,53 +127,77 @@ PV_INLINE __m512i multiplied(const __m512i* q, const __m512i* x) {
   return sum;
 }
 
-PV_INLINE Floats sixteen(const void* p, Storage storage, size_t at, int count) {
+// The numbers of a row's groups from `at` on, as many as `mask` has ones, and zeros.
+PV_INLINE Floats sixteen(const void* p, Storage storage, size_t at, __mmask16 mask) {
   const char* from = static_cast<const char*>(p) + at * (storage == Storage::F32 ? 4 : 2);
-  if (storage == Storage::F32) return count < W ? F32::first(from, count) : F32::vector(from);
-  if (storage == Storage::BF16) return count < W ? BF16::first(from, count) : BF16::vector(from);
-  return count < W ? F16::first(from, count) : F16::vector(from);
+  if (storage == Storage::F32) return reinterpret_cast<Floats>(_mm512_maskz_loadu_ps(mask, from));
+  const Halves halves = reinterpret_cast<Halves>(_mm256_maskz_loadu_epi16(mask, from));
+  return storage == Storage::BF16 ? from_bfloat16(halves) : from_float16(halves);
 }
 
+// What the blocks of a product have in common.
+template <int B>
+struct Blocks {
+  const MatrixView& m;
+  const Rows& rows;
+  const float* prepared;
+  size_t tile;
+  int groups, padded, shift;
+  int chunks, whole;  // of a row, and those of them that the row fills
+  int segment;  // chunks of sixteen groups
+  size_t stride;
+  size_t scale_bytes, scale_tile;  // of one scale, and of those that belong to a tile
+  __m512i first_groups;  // the group of each lane of the first chunk
+
+  PV_INLINE Blocks of(const MatrixView& m, const Rows& rows, const float* prepared, size_t tile) {
+    using C = Chunk<B>;
+    const int shift = __builtin_ctz(m.group);
+    const size_t scale_bytes = m.scale_storage == Storage::F32 ? 4 : 2;
+    const __m512i lanes = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return {
+        m, rows, prepared, tile, m.in / m.group, groups_padded(m), shift, chunks_of<B>(m), m.in / C::values,
+        (W << shift) / C::values, prepared_row<B>(m), scale_bytes,
+        tile * 8 / (m.group * B) * scale_bytes,
+        _mm512_srl_epi32(_mm512_mullo_epi32(lanes, _mm512_set1_epi32(C::values / W)), _mm_cvtsi32_si128(shift)),
+    };
+  }
+};
+
 template <int B, int R, int N>
-void packed_block(const MatrixView& m, const Rows& rows, const float* prepared, int output, int row, size_t tile) {
+PV_INLINE void packed_block(const Blocks<B>& all, int output, int row) {
   using C = Chunk<B>;
-  const int groups = m.in / m.group, padded = groups_padded(m), chunks = chunks_of<B>(m);
-  const int shift = __builtin_ctz(m.group);
-  const int segment = (W << shift) / C::values;  // chunks of sixteen groups
-  const size_t stride = prepared_row<B>(m), scale_bytes = m.scale_storage == Storage::F32 ? 4 : 2;
+  const MatrixView& m = all.m;
   const char* w = static_cast<const char*>(m.data) + size_t(output) * m.row_bytes;
   const float* x[N];
-  for (int n = 0; n < N; n++) x[n] = prepared + (row + n) * stride;
-  alignas(64) int32_t first[W];  // the group of each lane of the first chunk
-  for (int lane = 0; lane < W; lane++) first[lane] = lane * (C::values / W) >> shift;
-  const __m512i first_groups = _mm512_load_si512(first);
-  Ahead ahead = Ahead::of(w, R * m.row_bytes, tile);
-  const size_t scales_ahead = size_t(R) * groups * scale_bytes;
+  for (int n = 0; n < N; n++) x[n] = all.prepared + (row + n) * all.stride;
+  Ahead ahead = Ahead::of(w, R * m.row_bytes, all.tile);
+  // Scales and biases are fetched as far ahead as the weights they belong to.
+  const size_t scale_row = all.groups * all.scale_bytes, scale_block = R * scale_row;
+  const size_t scales_ahead = output * scale_row + (scale_block > all.scale_tile ? scale_block : all.scale_tile);
   Floats acc[R][N] = {};
-  for (int g = 0; g < padded; g += W) {
+  for (int g = 0; g < all.padded; g += W) {
+    const __mmask16 mask = all.groups - g >= W ? __mmask16(-1) : __mmask16((1u << (all.groups - g)) - 1);
+    for (size_t i = 0; i < R * W * all.scale_bytes; i += 64) {
+      __builtin_prefetch(static_cast<const char*>(m.scales) + scales_ahead + g * R * all.scale_bytes + i);
+      __builtin_prefetch(static_cast<const char*>(m.biases) + scales_ahead + g * R * all.scale_bytes + i);
+    }
     Floats scales[R][N];
     for (int r = 0; r < R; r++) {
-      const size_t at = size_t(output + r) * groups + g;
-      const int count = groups - g;
-      __builtin_prefetch(static_cast<const char*>(m.scales) + at * scale_bytes + scales_ahead);
-      __builtin_prefetch(static_cast<const char*>(m.biases) + at * scale_bytes + scales_ahead);
-      const Floats s = sixteen(m.scales, m.scale_storage, at, count), b = sixteen(m.biases, m.scale_storage, at, count);
+      const size_t at = size_t(output + r) * all.groups + g;
+      const Floats s = sixteen(m.scales, m.scale_storage, at, mask), b = sixteen(m.biases, m.scale_storage, at, mask);
       for (int n = 0; n < N; n++) {
         const float* of_groups = x[n] + digits_floats<B>(m) + g;
         scales[r][n] = s * load(of_groups);
-        acc[r][n] += b * load(of_groups + padded);
+        acc[r][n] += b * load(of_groups + all.padded);
       }
     }
-    const int begin = g / W * segment, end = begin + segment < chunks ? begin + segment : chunks;
-    for (int c = begin; c < end; c++) {
-      const __m512i index = _mm512_add_epi32(first_groups, _mm512_set1_epi32((c - begin) * C::values >> shift));
-      const size_t at = size_t(c) * C::bytes;
-      const size_t rest = m.row_bytes - at;
-      const uint64_t bytes = rest >= 64 ? (B == 6 ? (uint64_t(1) << 48) - 1 : ~uint64_t(0)) : (uint64_t(1) << (rest < C::bytes ? rest : C::bytes)) - 1;
+    const int begin = g / W * all.segment;
+    auto step = [&](int c, uint64_t bytes) __attribute__((always_inline)) {
+      const __m512i index = _mm512_add_epi32(all.first_groups, _mm512_set1_epi32((c - begin) * C::values >> all.shift));
       __m512i q[R][C::parts];
       for (int r = 0; r < R; r++) {
         Ahead::fetch(ahead, C::bytes);
-        unpack<B>(w + r * m.row_bytes + at, bytes, q[r]);
+        unpack<B>(w + r * m.row_bytes + size_t(c) * C::bytes, bytes, q[r]);
       }
       for (int n = 0; n < N; n++) {
         __m512i digits[3 * C::parts];
@@ -185,31 +209,35 @@ void packed_block(const MatrixView& m, const Rows& rows, const float* prepared, 
           acc[r][n] = reinterpret_cast<Floats>(_mm512_fmadd_ps(products, scale, reinterpret_cast<__m512>(acc[r][n])));
         }
       }
-    }
+    };
+    const int end = begin + all.segment;
+    int c = begin;
+    for (; c < end && c < all.whole; c++) step(c, B == 6 ? (uint64_t(1) << C::bytes) - 1 : ~uint64_t(0));
+    if (c < end && c < all.chunks) step(c, (uint64_t(1) << (m.row_bytes - size_t(c) * C::bytes)) - 1);
   }
-  write_sums<R, N>(acc, rows, output, row);
+  write_sums<R, N>(acc, all.rows, output, row);
+}
+
+template <int B, int R, int N>
+PV_INLINE void packed_blocks(const Blocks<B>& all, int& output, int end, int row) {
+  for (; output + R <= end; output += R) packed_block<B, R, N>(all, output, row);
 }
 
 template <int B, int N>
-void packed_rows(const MatrixView& m, const Rows& rows, const float* prepared, int begin, int end, int row, size_t tile) {
-  constexpr int R = N == 2 ? 4 : 2;
+void packed_rows(const Blocks<B>& all, int begin, int end, int row) {
   int output = begin;
-  if constexpr (B == 4 && N == 1) {  // digits that have been loaded serve more outputs, which pays with short rows
-    if (m.row_bytes <= 1024) {
-      for (; output + 4 <= end; output += 4) packed_block<B, 4, N>(m, rows, prepared, output, row, tile);
-    }
-  }
-  for (; output + R <= end; output += R) packed_block<B, R, N>(m, rows, prepared, output, row, tile);
-  for (; output < end; output++) packed_block<B, 1, N>(m, rows, prepared, output, row, tile);
+  packed_blocks<B, N <= 2 ? 4 : 2, N>(all, output, end, row);
+  packed_blocks<B, 1, N>(all, output, end, row);
 }
 
 template <int B>
 void packed(const MatrixView& m, const Rows& rows, const float* prepared, int begin, int end) {
-  in_tiles(m, rows.count, begin, end, [&](int first, int last, int row, int n, size_t tile) {
-    if (n == 4) packed_rows<B, 4>(m, rows, prepared, first, last, row, tile);
-    if (n == 3) packed_rows<B, 3>(m, rows, prepared, first, last, row, tile);
-    if (n == 2) packed_rows<B, 2>(m, rows, prepared, first, last, row, tile);
-    if (n == 1) packed_rows<B, 1>(m, rows, prepared, first, last, row, tile);
+  in_tiles<FAR_BYTES>(m, rows.count, begin, end, [&](int first, int last, int row, int n, size_t tile) {
+    const Blocks<B> all = Blocks<B>::of(m, rows, prepared, tile);
+    if (n == 4) packed_rows<B, 4>(all, first, last, row);
+    if (n == 3) packed_rows<B, 3>(all, first, last, row);
+    if (n == 2) packed_rows<B, 2>(all, first, last, row);
+    if (n == 1) packed_rows<B, 1>(all, first, last, row);
   });
 }
 

@@ -206,7 +206,7 @@ void packed_rows(const MatrixView& m, const Rows& rows, const float* prepared, i
 
 template <int B, int M>
 void packed_groups(const MatrixView& m, const Rows& rows, const float* prepared, int begin, int end) {
-  in_tiles(m, rows.count, begin, end, [&](int first, int last, int row, int n, size_t tile) {
+  in_tiles<NEAR_BYTES>(m, rows.count, begin, end, [&](int first, int last, int row, int n, size_t tile) {
     if (n == 4) packed_rows<B, M, 4>(m, rows, prepared, first, last, row, tile);
     if (n == 3) packed_rows<B, M, 3>(m, rows, prepared, first, last, row, tile);
     if (n == 2) packed_rows<B, M, 2>(m, rows, prepared, first, last, row, tile);
