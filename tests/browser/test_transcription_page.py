@@ -317,6 +317,23 @@ def test_the_page_starts_in_good_order_without_a_network(rig: WhisperServer, vis
     rig.hub.down = False
 
 
+def test_a_server_that_has_gone_is_not_taken_for_the_hub(browser: Browser, tmp_path: Path) -> None:
+    """The page says that the server does not answer, and goes on when it does."""
+    with (
+        serving_whisper(tmp_path) as own,
+        visiting(browser, own.server.origin, forgiven=(*FORGIVEN, "Failed to load resource")) as visit,
+    ):
+        page = visit(PATH)
+        expect(page.locator("#model-state")).to_contain_text("to download")
+        own.server.kill()
+        page.locator("#load").click()
+        expect(page.locator("#model-state")).to_contain_text("Is it still running?")
+        assert "hub" not in page.locator("#model-state").inner_text()
+        own.server.start()
+        page.get_by_role("button", name="Try again").click()
+        expect(page.locator("#model-state")).to_contain_text("Ready", timeout=LOAD_MS)
+
+
 def test_a_failed_download_is_tried_again_by_its_button(rig: WhisperServer, visit: Visit) -> None:
     page = visit(PATH)
     rig.hub.down = True
