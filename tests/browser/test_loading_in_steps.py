@@ -15,16 +15,13 @@ NOT_LOADED = ("Failed to fetch dynamically imported module", "Failed to load res
 AT_READY = """
 new MutationObserver(() => {
   if (document.getElementById("server")?.dataset.state !== "ready") return;
+  globalThis.atReadyElements ??= document.querySelectorAll("*").length;
   globalThis.atReady ??= performance.getEntriesByType("resource").map(({ name }) => name);
 }).observe(document, { subtree: true, attributeFilter: ["data-state"] });
 """
-FETCHED = """() => {
-  const entries = performance.getEntriesByType("resource").filter(({ responseEnd }) => responseEnd > 0);
-  const names = new Set(entries.map(({ name }) => name));
-  return [...document.querySelectorAll("link[rel=prefetch]")].every(({ href }) => names.has(href));
-}"""
 FIRST_REQUESTS = 36  # 75ae221 had 40
 FIRST_MODULES = 32
+FIRST_ELEMENTS = 350  # with those of the settings and the statistics there were 456
 PANELS = {
     "open-settings": "ui/settings-dialog.js",
     "diagnostics": "ui/diagnostics-panel.js",
@@ -70,6 +67,7 @@ def test_little_is_asked_for_before_the_page_is_ready(browser: Browser, server: 
         page = visit()
         page.wait_for_function("() => globalThis.atReady !== undefined")
         asked = [urlsplit(name).path for name in page.evaluate("atReady")]
+        elements = page.evaluate("atReadyElements")
         document = page.content()
     preloaded = re.findall(r'rel="modulepreload" href="\.(/[^"]+)"', document)
     modules = [path for path in asked if path.endswith(".js")]
@@ -79,6 +77,25 @@ def test_little_is_asked_for_before_the_page_is_ready(browser: Browser, server: 
     )  # a chain of two requests
     assert len(modules) <= FIRST_MODULES
     assert len(asked) <= FIRST_REQUESTS
+    assert elements <= FIRST_ELEMENTS
+
+
+def test_what_is_drawn_during_a_call_is_not_painted_twice(visit: Visit) -> None:
+    """Only the page itself is a layer of its size: what lies around a canvas needs no second one."""
+    page = visit()
+    open_panel(page, "stats")
+    start(page)
+    layers: list[dict[str, float]] = []
+    session = page.context.new_cdp_session(page)
+    session.on("LayerTree.layerTreeDidChange", lambda event: layers.extend(event.get("layers", [])))
+    session.send("DOM.enable")
+    session.send("LayerTree.enable")
+    while not any(layer["drawsContent"] for layer in layers):
+        page.wait_for_timeout(20)
+    areas = {one["layerId"]: one["width"] * one["height"] for one in layers if one["drawsContent"]}
+    largest = sorted(areas.values())
+    assert sum(largest[:-1]) < largest[-1] / 4
+    stop(page)
 
 
 def test_a_call_can_be_started_at_once(browser: Browser, server: Server) -> None:
@@ -153,7 +170,6 @@ def test_panels_open_although_the_server_has_gone(browser: Browser) -> None:
     with serving() as own, visiting(browser, own.origin) as visit:
         page = visit()
         expect_call_loaded(page)
-        page.wait_for_function(FETCHED)
         own.kill()
         expect(page.locator("#server[data-state=unreachable]")).to_be_visible()
         open_panel(page, "diagnostics")

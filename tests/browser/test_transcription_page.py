@@ -121,6 +121,7 @@ def test_from_a_cold_start_to_an_exported_file(rig: WhisperServer, visit: Visit,
     assert words.all_text_contents() == SPOKEN_TEXT.split()
     expect(page.locator("#language")).to_contain_text("English")
 
+    file_s = float(page.locator("#timeline").get_attribute("aria-valuemax") or "")
     start_s = 0.5 * SPOKEN[3]
     assert abs(sought(page, words.nth(3).click) - start_s) < 0.05
     expect(page.locator("#player")).to_have_js_property("paused", value=False)
@@ -136,7 +137,12 @@ def test_from_a_cold_start_to_an_exported_file(rig: WhisperServer, visit: Visit,
     expect(timeline).to_have_attribute("aria-valuetext", re.compile("echo"))
     expect(words.nth(3)).to_have_class(re.compile("now"))
     # Each word is half a second: the second one.
-    assert abs(sought(page, partial(timeline.click, position={"x": 0.75 * 110, "y": 40})) - 0.5) < 0.35
+    box = timeline.bounding_box()
+    assert box is not None
+    at_s = partial(
+        timeline.click, position={"x": 0.75 / file_s * box["width"], "y": 40}
+    )  # it is as wide as the file
+    assert abs(sought(page, at_s) - 0.5) < 0.1
     page.evaluate("document.getElementById('player').pause()")
 
     assert saved(page, "TXT").split() == SPOKEN_TEXT.split()
@@ -191,6 +197,7 @@ def test_stored_models_are_listed_and_can_be_deleted(rig: WhisperServer, visit: 
     expect(page.locator("#storage-total")).to_contain_text("available")
     page.get_by_role("button", name=f"Delete {repository('tiny')}").click()
     expect(page.locator("#storage-empty")).to_be_visible()
+    expect(page.locator("#storage-persist")).to_be_hidden()
     page.get_by_role("button", name="Close storage").click()
     page.reload()
     expect(page.locator("#load")).to_contain_text("Download model")
@@ -308,6 +315,23 @@ def test_the_page_starts_in_good_order_without_a_network(rig: WhisperServer, vis
     assert rig.requests == requests
     assert not [url for url in asked if "/api/hf/" in url]
     rig.hub.down = False
+
+
+def test_a_server_that_has_gone_is_not_taken_for_the_hub(browser: Browser, tmp_path: Path) -> None:
+    """The page says that the server does not answer, and goes on when it does."""
+    with (
+        serving_whisper(tmp_path) as own,
+        visiting(browser, own.server.origin, forgiven=(*FORGIVEN, "Failed to load resource")) as visit,
+    ):
+        page = visit(PATH)
+        expect(page.locator("#model-state")).to_contain_text("to download")
+        own.server.kill()
+        page.locator("#load").click()
+        expect(page.locator("#model-state")).to_contain_text("Is it still running?")
+        assert "hub" not in page.locator("#model-state").inner_text()
+        own.server.start()
+        page.get_by_role("button", name="Try again").click()
+        expect(page.locator("#model-state")).to_contain_text("Ready", timeout=LOAD_MS)
 
 
 def test_a_failed_download_is_tried_again_by_its_button(rig: WhisperServer, visit: Visit) -> None:

@@ -69,6 +69,29 @@ def test_a_recording_is_not_replaced_without_asking(visit: Visit) -> None:
     stop(page)
 
 
+def test_a_recording_is_asked_for_before_the_conversation(visit: Visit) -> None:
+    """It begins with it, and can be called off. What was saved as a file is not said to be lost."""
+    page = visit()
+    button = page.locator("#record")
+    button.click()
+    expect(button).to_have_text("Will record")
+    button.click()
+    expect(button).to_have_text("Record")
+    button.click()
+    start(page)
+    expect(button).to_contain_text("Stop recording")
+    until_text(page)
+    stop(page)
+    summary = page.locator("#recording-summary")
+    expect(summary).to_contain_text("kept only in this page")
+    with page.expect_download():
+        page.get_by_role("button", name="Save audio").click()
+    expect(summary).to_contain_text("saved as a file")
+    with page.expect_download():
+        page.get_by_role("button", name="Save as TXT").click()
+    expect(page.locator("#keeping-text")).to_have_text("Saved as a file.")
+
+
 def test_leaving_asks_first_while_a_recording_is_not_saved(visit: Visit) -> None:
     page = visit()
     start(page)

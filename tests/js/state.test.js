@@ -3,6 +3,7 @@ import { findRefusal } from "voice/protocol/refusal.js";
 import { asQuestion, recordingOf } from "voice/questions.js";
 import { AgentLevel, describeState, serverState, withoutOwnSession } from "voice/state.js";
 import { TranscriptLog, plainText, sentenceCase } from "voice/transcript-log.js";
+import { formatDate } from "voice/units.js";
 import { Metrics } from "voice/ui/metrics.js";
 import { SampleEnd } from "voice/voice-sample.js";
 import {
@@ -433,7 +434,7 @@ test("a second conversation has its own date, since its times begin anew", () =>
   const secondMs = Date.UTC(2026, 5, 1);
   log.start(60_000, secondMs);
   log.agentText({ text: "again", final: true }, 61_000);
-  ok(log.text().includes(`--- New conversation, ${new Date(secondMs).toLocaleString()} ---\n0:01  Agent: Again`), log.text());
+  ok(log.text().includes(`--- New conversation, ${formatDate(secondMs)} ---\n0:01  Agent: Again`), log.text());
 });
 
 test("the user's words are missing until there are some", () => {

@@ -165,7 +165,8 @@ def _fill_template(assets: Assets, folder: str) -> str:
     first = _transitive_imports(assets.files, main)
     later = _transitive_imports(assets.files, *LATER[folder]) - first - {main}
     links = [f'<link rel="modulepreload" href="{base}/{name}">' for name in sorted(first - {main})]
-    links += [f'<link rel="later" href="{base}/{name}">' for name in sorted(later)]
+    if later:
+        links.append(f'<meta name="later" content="{" ".join(sorted(later))}">')
     links += [
         f'<link rel="vendored" title="{package.name}" href="./vendor/{package.slug}/">'
         for package in read_lock()

@@ -47,6 +47,11 @@ from web.server.work_budget import ConnectionWork
 EXTEND_SEND_TIMEOUT = "extend_send_timeout"  # key in the `state` of an ASGI scope
 HALF_CLOSED_S = 30.0  # for the next part of a response whose client has ended its side, and may have left
 APP_END_S = 5.0  # an application still running this long after its client has gone is cancelled
+_USE_HTTPS = b"This server is reached over HTTPS: open the same address with https:// in place of http://.\n"
+USE_HTTPS = (
+    b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n"
+    b"Content-Length: %d\r\nConnection: close\r\n\r\n%b" % (len(_USE_HTTPS), _USE_HTTPS)
+)
 
 AppSend = Callable[[ASGISendEvent | None], Awaitable[None]]
 AppReceive = Callable[[ASGIReceiveEvent], Awaitable[None]]
@@ -169,6 +174,9 @@ class Connection:
                 return
             self._set_idle(idle=True)
             if not await self._stream.do_handshake():
+                if self._stream.is_plain_http:
+                    await self._write(USE_HTTPS)
+                    await self._end()
                 return
             while not self._ended and (data := await self._stream.receive_some()):
                 if self._protocol is None:

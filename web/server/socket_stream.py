@@ -40,6 +40,7 @@ class SocketStream:
         self.handshake_done = False
         self.left_silently = False
         self.certificate_rejected = False
+        self.is_plain_http = False
         self.is_broken = False
         self._stream = stream
         self._paced = _PacedStream(self, stream)
@@ -56,16 +57,21 @@ class SocketStream:
     async def do_handshake(self) -> bool:
         """Complete the TLS handshake, if there is TLS; whether it succeeded.
 
-        Sets `handshake_done`, `certificate_rejected` where the peer rejected our certificate, or
-        `left_silently` where it only connected, as health probes do.
+        Sets `handshake_done`, `certificate_rejected` where the peer rejected our certificate,
+        `left_silently` where it only connected, as health probes do, or `is_plain_http` where it began
+        as an HTTP request does; what is sent to it then is not encrypted.
         """
         if self._tls is not None:
             try:
-                if not await self.socket.recv(1, socket.MSG_PEEK):
-                    self.left_silently = True
-                    return False
+                first = await self.socket.recv(1, socket.MSG_PEEK)
             except OSError:
+                first = b""
+            if not first:
                 self.left_silently = True
+                return False
+            if first.isalpha():  # of a method; a TLS record begins with its type, 22
+                self.is_plain_http = True
+                self._tls = None
                 return False
             try:
                 await self._tls.do_handshake()

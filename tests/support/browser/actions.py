@@ -14,7 +14,7 @@ def expect_phase(page: Page, phase: str) -> None:
 
 def expect_call_loaded(page: Page) -> None:
     """Also what the page loads after its first screen, and what it fetches for later."""
-    expect(page.locator("link[rel=later]")).to_have_count(0)
+    expect(page.locator("meta[name=later]")).to_have_count(0)
 
 
 def start(page: Page) -> None:

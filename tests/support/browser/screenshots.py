@@ -84,6 +84,8 @@ def take_questions(playwright: Playwright) -> None:
                 expect(page.locator("#lines .agent p").get_by_text(answer).first).to_be_visible(
                     timeout=ANSWER_MS
                 )
+                over = page.locator("#call-status", has_text="Connected")  # and not interrupted
+                expect(over).to_be_visible(timeout=ANSWER_MS)
             save(page, "questions-light", full_page=False)
             stop(page)
 

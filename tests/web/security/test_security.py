@@ -346,7 +346,21 @@ async def test_rejecting_the_certificate_is_not_rate_limited(certified):
         assert not served.limiter.rejected
 
 
-@pytest.mark.parametrize("noise", [b"GET / HTTP/1.1\r\n\r\n", bytes(100), b"\x16\x03\x01\xff\xff"])
+async def test_plain_http_is_told_to_use_https(certified):
+    """As after a typed address; it is no TLS, and is counted as such."""
+    async with tls_server(certified) as served:
+        async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
+            await stream.send_all(b"GET /packet-voice HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            received = await read_to_end(stream)
+        head, _, body = received.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 400 ")
+        assert f"content-length: {len(body)}".encode() in head.lower()
+        assert b"https://" in body
+        await until(lambda: served.limiter.failures["handshake"] == 1)
+        assert (await fetch(served, "/health")).status == 200
+
+
+@pytest.mark.parametrize("noise", [b"\x00GET / HTTP/1.1\r\n\r\n", bytes(100), b"\x16\x03\x01\xff\xff"])
 async def test_bytes_that_are_not_tls_are_disconnected(certified, noise):
     """Only their own connection ends: without a response, counted, one line of the log for all of them."""
     async with tls_server(certified) as served:

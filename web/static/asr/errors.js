@@ -1,8 +1,8 @@
 /**
  * Errors of the transcription engine: a code for programs and a sentence for people.
  *
- * `code` is one of: `missing` (vendored files); `gone`, `gated`, `refused`, `unreachable`, `cut`, `storage`,
- * `server_storage` (model files), or the code with which the server refuses the page, such as `unauthorized`; `load` (the
+ * `code` is one of: `missing` (vendored files); `offline` (no connection to the server); `gone`, `gated`, `refused`,
+ * `unreachable`, `cut`, `storage`, `server_storage` (model files), or the code with which the server refuses the page, such as `unauthorized`; `load` (the
  * model cannot run on this device); `options`, `stalled`, `crashed`, `cancelled`, `closed`, `busy` and `empty`.
  */
 

@@ -9,7 +9,7 @@ import { AsrError } from "../asr/errors.js";
 import { requireVendored, vendored } from "../asr/model/vendored.js";
 import { readOptions } from "../asr/options.js";
 import { Transcriber } from "../asr/transcriber.js";
-import { AudioError } from "../voice/audio/microphone.js";
+import { AudioError } from "../voice/audio/audio-error.js";
 import { AudioFileError, SAMPLE_RATE_HZ, decodeAudioFile } from "./data/audio-file.js";
 import { MicrophoneCapture } from "./microphone-capture.js";
 import { nextPhase } from "./phase.js";

@@ -6,7 +6,8 @@
  */
 
 import { newContext, openContext, watchContext } from "../voice/audio/context.js";
-import { AudioError, isMicrophoneDenied, openMicrophone, stopStream } from "../voice/audio/microphone.js";
+import { AudioError } from "../voice/audio/audio-error.js";
+import { isMicrophoneDenied, openMicrophone, stopStream } from "../voice/audio/microphone.js";
 import { Resampler } from "../voice/audio/resampler.js";
 import { RATE_HZ as CAPTURE_HZ } from "../voice/units.js";
 import { SAMPLE_RATE_HZ } from "./data/audio-file.js";

@@ -2,11 +2,11 @@
  * Entry point of the voice page: one call at a time, every event to every view, every user action to the call.
  *
  * The first screen is loaded first; then, when the browser has nothing else to do, what a call needs. Panels and dialogs
- * are loaded when they are opened.
+ * are loaded when they are opened, some with their elements.
  * Neighbours: views in ui/ decide how things look; call.js and below do the work.
  */
 
-import { AudioError } from "./audio/microphone.js";
+import { AudioError } from "./audio/audio-error.js";
 import { conditionOf } from "./diagnostics/condition.js";
 import { EventLog } from "./diagnostics/event-log.js";
 import { watchHealth } from "./health.js";
@@ -31,6 +31,7 @@ import { guardUnsaved } from "./unsaved.js";
 import { SAMPLE_QUESTION, SampleEnd } from "./voice-sample.js";
 
 const ECHO_TEST_MS = 5000;
+const DRAWN_MS = 200; // no event says that the first screen is on the display
 const HOLDING = new Set(["live", "paused", "lost", "closing"]); // this page's session has a place on the server
 const UNHEARD = new Set(["no_signal", "source_muted"]);
 
@@ -55,6 +56,7 @@ class Page {
     const onFailure = (error) => this._onNotLoaded(error);
     this._panels = this._createPanels(onFailure);
     this._callPart = new OnDemand(() => this._loadCallPart(), onFailure);
+    document.getElementById("stats").addEventListener("toggle", () => this._callPart.get()); // fills it, if nothing has yet
     const isHolding = () => this._phase === "live" && this._isPushToTalk && !this._facts.isSample;
     addShortcuts(this._preferences, { ...this._actions, help: () => help.open("keys"), isHolding });
     this._signIn();
@@ -123,7 +125,7 @@ class Page {
     this._captions = new Captions(this._preferences, { onEvent: (event) => this.onEvent(event) });
     for (const view of [new Waveforms(), new StatsPanel(this._metrics)]) this._addView(view);
     this._onLoaded();
-    whenIdle(prefetch);
+    whenDrawn(prefetch);
     return Call;
   }
 
@@ -141,7 +143,7 @@ class Page {
     if (refusal !== null) this.onEvent({ kind: "token_refused", ...refusal });
     this._askHealth = watchHealth((health) => {
       this.onEvent({ kind: "health", health });
-      if (health !== null) whenIdle(() => this._callPart.get());
+      if (health !== null) whenDrawn(() => this._callPart.get());
     });
   }
 
@@ -368,19 +370,33 @@ class Page {
   }
 }
 
-/** Load the rest into the browser's cache: workers and worklets for the first call, panels for a server that goes. */
-function prefetch() {
+/**
+ * Load the rest into the browser's cache: workers and worklets for the first call, panels for a server that goes. One
+ * file after another, so that nothing else has to wait.
+ */
+async function prefetch() {
+  const list = document.querySelector("meta[name=later]");
   const loaded = new Set(performance.getEntriesByType("resource").map(({ name }) => name));
-  for (const link of document.querySelectorAll('link[rel="later"]')) {
-    if (loaded.has(link.href)) link.remove();
-    else link.rel = "prefetch";
+  for (const name of list.content.split(" ")) {
+    const { href } = new URL(`../${name}`, import.meta.url);
+    if (!loaded.has(href)) await load("prefetch", href);
   }
+  list.remove();
 }
 
-/** When the page is drawn and nothing waits; browsers without idle callbacks get a moment. */
-function whenIdle(run) {
-  if (globalThis.requestIdleCallback === undefined) setTimeout(run, 200);
-  else requestIdleCallback(run, { timeout: 1000 });
+/** Resolves when the browser has the file, or has failed to get it. */
+function load(rel, href) {
+  const link = Object.assign(document.createElement("link"), { rel, href });
+  return new Promise((resolve) => {
+    link.onload = link.onerror = resolve;
+    document.head.append(link);
+  }).then(() => link.remove());
+}
+
+/** When the page is loaded and drawn, and nothing waits; some browsers have no idle callbacks. */
+async function whenDrawn(run) {
+  if (document.readyState !== "complete") await new Promise((resolve) => addEventListener("load", resolve, { once: true }));
+  setTimeout(() => globalThis.requestIdleCallback?.(run, { timeout: 1000 }) ?? run(), DRAWN_MS);
 }
 
 new Page();

@@ -8,7 +8,7 @@
  * No clock and no page: times are passed in. Neighbour: ui/transcript.js shows it.
  */
 
-import { formatDuration } from "./units.js";
+import { formatDate, formatDuration } from "./units.js";
 
 const ANSWER_GAP_MS = 400; // words of one answer follow each other faster
 const TALKING_MS = 1000; // the agent is talking if its text grew within this time
@@ -44,7 +44,7 @@ export class TranscriptLog {
   }
 
   /** A conversation starts; the first one needs no divider. Times begin anew, so the divider has the date. */
-  start(nowMs, epochMs, divider = `New conversation, ${new Date(epochMs).toLocaleString()}`) {
+  start(nowMs, epochMs, divider = `New conversation, ${formatDate(epochMs)}`) {
     if (this.lines.length > 0) this._divide(divider);
     this.startedAt ??= epochMs;
     this._startedMs = nowMs;
@@ -166,7 +166,7 @@ export class TranscriptLog {
 
 /** A conversation as plain text: the one of the page, or one that was kept; `conversation` as from `toJSON()`. */
 export function plainText({ startedAt, model, note, lines }) {
-  const head = `Conversation of ${new Date(startedAt ?? 0).toLocaleString()}${model ? `, model ${model}` : ""}\n${note ? `${note}\n` : ""}\n`;
+  const head = `Conversation of ${formatDate(startedAt ?? 0)}${model ? `, model ${model}` : ""}\n${note ? `${note}\n` : ""}\n`;
   const line = ({ divider, who, text, atS, interrupted }) =>
     divider !== undefined
       ? `--- ${divider} ---\n`

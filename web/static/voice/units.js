@@ -17,6 +17,11 @@ export const samplesIn = (ms) => Math.round((ms * RATE_HZ) / 1000);
 /** Samples to milliseconds. */
 export const msOf = (samples) => (samples * 1000) / RATE_HZ;
 
+/** The day and the minute, as people write them here. */
+export function formatDate(epochMs) {
+  return new Date(epochMs).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
+}
+
 /** m:ss */
 export function formatDuration(ms) {
   const seconds = Math.floor(ms / 1000);

@@ -114,7 +114,7 @@ export class ModelRepository {
       return await fetch(this.urlOf(file), { cache: "no-store", credentials: "same-origin", ...options });
     } catch {
       const message = `${this.name}, ${file}: no connection to the server.`;
-      throw new AsrError("unreachable", message, { file });
+      throw new AsrError("offline", message, { file });
     }
   }
 

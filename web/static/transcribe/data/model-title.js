@@ -4,7 +4,7 @@ const PARAMETERS = Object.freeze({ tiny: 39, base: 74, small: 244 }); // million
 
 export function modelTitle({ name, multilingual }) {
   const [size] = name.split(".");
-  return `${size}, ${multilingual ? "multilingual" : "English only"} (${PARAMETERS[size]}M)`;
+  return `${size}, ${multilingual ? "multilingual" : "English only"} (${PARAMETERS[size]} million parameters)`;
 }
 
 /** Mark in the list of a `<select>` which models are stored in this browser: `names` of them. */

@@ -20,6 +20,7 @@ const MESSAGES = Object.freeze({
     "This model is not allowed on this server",
     "The server's owner decides which repositories it serves: see proxy.allow in its configuration.",
   ],
+  offline: ["Cannot reach the server", "Is it still running? A model that is stored in this browser needs no server."],
   unreachable: ["Cannot download the model files", CHECK_NETWORK],
   server_storage: [
     "The server cannot store this model",
@@ -71,10 +72,10 @@ const MESSAGES = Object.freeze({
 
 // What the engine says about these is technical: file names, revisions.
 const TECHNICAL = new Set(["gone", "gated", "refused", "server_storage", "load"]);
-const SHOWN_ELSEWHERE = new Set(["unreachable"]); // what the server says is for its owner: see model-card.js
+const SHOWN_ELSEWHERE = new Set(["offline", "unreachable"]); // what the server says is for its owner: see model-card.js
 
 /** Problems that may be over the next time. */
-export const PASSING = new Set(["unreachable", "cut"]);
+export const PASSING = new Set(["offline", "unreachable", "cut"]);
 
 /** {title, text, details?} for `why`; `message` is the specific message of the engine or the server. */
 export function messageFor(why, message, location) {
@@ -92,7 +93,7 @@ const TOPICS = Object.freeze({
   model: ["missing", "gone", "gated", "refused", "unreachable", "server_storage", "cut", "storage", "load", "closed"],
   speed: ["stalled", "crashed", "recycled", "dropped"],
   files: ["empty", "not_sound", "unreadable", "too_long", "only_zeros", "cancelled", "over_scale", "quiet", "not_played", "not_kept"],
-  server: Object.keys(REFUSALS),
+  server: ["offline", ...Object.keys(REFUSALS)],
   microphone: [...Object.keys(PROBLEMS), "no_signal", "source_muted", "audio_suspended"],
 });
 

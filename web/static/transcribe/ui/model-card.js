@@ -102,6 +102,7 @@ export class ModelCard {
             : `Not stored in this browser yet: about ${formatBytes(event.missing)} to download, once.`,
         );
         this._load.textContent = event.complete ? "Load model" : "Download model";
+        this._load.classList.toggle("strong", !event.complete); // a stored one is loaded when audio is chosen, too
         break;
       case "loading":
         this._isChosen = true; // it stays selected

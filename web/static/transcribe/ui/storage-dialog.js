@@ -31,10 +31,10 @@ export class StorageDialog {
     const { usage, quota, persisted } = await measure(navigator.storage);
     document.getElementById("storage-total").textContent =
       usage === null ? "" : `${formatBytes(usage)} used of ${formatBytes(quota)} available.`;
-    this._persist.hidden = persisted !== false;
-    this._persisted.textContent = persisted
-      ? "Models are kept until you delete them."
-      : "The browser may delete models when space runs low.";
+    const isEmpty = models.length === 0; // nothing to keep
+    this._persist.hidden = persisted !== false || isEmpty;
+    const kept = persisted ? "Models are kept until you delete them." : "The browser may delete models when space runs low.";
+    this._persisted.textContent = isEmpty ? "" : kept;
   }
 
   _line(model) {

@@ -11,6 +11,7 @@ import { formatPosition } from "../data/format.js";
 
 const PEAKS_PER_SECOND = 100;
 const PX_PER_SECOND = 110;
+const MAX_ZOOM = 4; // of a file that is shorter than the timeline is wide
 const ROW_PX = 24;
 const FONT = "13px system-ui, -apple-system, sans-serif";
 
@@ -23,6 +24,8 @@ export class Timeline {
     this._root = document.getElementById("timeline");
     this._canvas = this._root.firstElementChild;
     this._index = new WordIndex();
+    this._isWhole = false;
+    this._pxPerSecond = PX_PER_SECOND;
     this._clear();
     this._root.addEventListener("click", (event) => this._onClick(event));
     this._root.addEventListener("keydown", (event) => this._onKeyDown(event));
@@ -31,7 +34,10 @@ export class Timeline {
   }
 
   onEvent(event) {
-    if (event.kind === "transcribing" || event.kind === "listening") this._clear();
+    if (event.kind === "transcribing" || event.kind === "listening") {
+      this._clear();
+      this._isWhole = event.kind === "transcribing"; // the length of live audio is not known
+    }
     if (event.kind === "segment") {
       this._index.add(event.segment.words ?? []);
       this.draw();
@@ -67,10 +73,12 @@ export class Timeline {
   draw() {
     const { context, width, height } = clearedContext(this._canvas);
     if (width === 0) return;
-    const spanS = width / PX_PER_SECOND;
     const { durationS } = this;
+    this._pxPerSecond = PX_PER_SECOND;
+    if (this._isWhole) this._pxPerSecond *= Math.max(1, Math.min(MAX_ZOOM, width / PX_PER_SECOND / durationS));
+    const spanS = width / this._pxPerSecond;
     this._startS = viewStart({ atS: this._positionS, spanS, durationS, startS: this._startS });
-    const x = (s) => (s - this._startS) * PX_PER_SECOND;
+    const x = (s) => (s - this._startS) * this._pxPerSecond;
     const floor = height - 2 * ROW_PX - 6;
     this._drawWaveform(context, { width, floor });
     this._drawWords(context, { x, endS: this._startS + spanS, floor });
@@ -89,8 +97,9 @@ export class Timeline {
   _drawWaveform(context, { width, floor }) {
     const middle = floor / 2;
     context.fillStyle = colour("faint");
-    for (let px = 0; px < width; px += 2) {
-      const from = Math.floor((this._startS + px / PX_PER_SECOND) * PEAKS_PER_SECOND);
+    const end = Math.min(width, (this.durationS - this._startS) * this._pxPerSecond);
+    for (let px = 0; px < end; px += 2) {
+      const from = Math.floor((this._startS + px / this._pxPerSecond) * PEAKS_PER_SECOND);
       const peak = Math.max(this._peaks.values[from] ?? 0, this._peaks.values[from + 1] ?? 0);
       const tall = Math.max(1, peak * (floor - 8));
       context.fillRect(px, middle - tall / 2, 1, tall);
@@ -122,7 +131,7 @@ export class Timeline {
   }
 
   _onClick({ offsetX }) {
-    const s = Math.min(this.durationS, this._startS + offsetX / PX_PER_SECOND);
+    const s = Math.min(this.durationS, this._startS + offsetX / this._pxPerSecond);
     const word = this.wordAt(s) ?? this._index.words[this._index.before(s)] ?? null;
     const isNear = word !== null && s - word.end < 0.3; // the label may be wider than the word
     this._play(isNear ? word.start : s);

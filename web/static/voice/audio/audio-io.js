@@ -7,7 +7,8 @@
  */
 
 import { newContext, openContext, watchContext } from "./context.js";
-import { AudioError, grantedBy, hasOutput, isMicrophoneDenied, openMicrophone, stopStream } from "./microphone.js";
+import { AudioError } from "./audio-error.js";
+import { grantedBy, hasOutput, isMicrophoneDenied, openMicrophone, stopStream } from "./microphone.js";
 import { RATE_HZ } from "../units.js";
 
 const WORKLETS = ["capture", "playback"];

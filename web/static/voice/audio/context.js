@@ -4,7 +4,7 @@
  * Every way to open or change a microphone goes through here, on both pages.
  */
 
-import { AudioError } from "./microphone.js";
+import { AudioError } from "./audio-error.js";
 
 /** A context at `sampleRate`, or at the device's own rate if the browser refuses that one. */
 export function newContext(sampleRate) {

@@ -6,15 +6,7 @@
  */
 
 import { RATE_HZ } from "../units.js";
-
-/** The audio path could not be opened; `why` is one of the keys of PROBLEMS in ui/messages.js. */
-export class AudioError extends Error {
-  constructor(why, cause) {
-    super(why, { cause });
-    this.name = "AudioError";
-    this.why = why;
-  }
-}
+import { AudioError } from "./audio-error.js";
 
 // By DOMException name (Media Capture and Streams, getUserMedia).
 const WHY_BY_ERROR = Object.freeze({

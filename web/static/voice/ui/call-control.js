@@ -131,7 +131,7 @@ export class CallControl {
     this._setText(this._label, LABELS[phase] ?? "Stop");
     this._talk.setAttribute("aria-disabled", String(phase === "closing")); // a disabled button would lose the focus
     const isLive = phase === "live" && !isSample;
-    this._record.disabled = !isLive && !this._facts.recording;
+    this._record.disabled = !isLive && phase !== "idle" && !this._facts.recording;
     this._mute.disabled = !isLive;
     const isMuted = Boolean(muted) && isLive;
     this._mute.dataset.on = String(isMuted);

@@ -9,10 +9,11 @@ import { moveFocusFrom } from "../focus.js";
 import { HistoryStore } from "../history-store.js";
 import { plainText, sentenceCase } from "../transcript-log.js";
 import { copyText, saveFile } from "../save-file.js";
+import { formatDate } from "../units.js";
 import { createLine, updateLine } from "./transcript.js";
 
 const CURRENT = Object.freeze({
-  not_kept: "The conversation above is not kept: it is gone when this page is closed or reloaded.",
+  not_kept: "The conversation above is not kept here.",
   kept: "The conversation above is kept.",
   failed: "This browser does not store the conversation: its storage is full or switched off. Save it as a file instead.",
 });
@@ -120,9 +121,10 @@ export class History {
 
   _item(conversation) {
     const item = document.createElement("li");
-    const when = new Date(conversation.startedAt ?? 0).toLocaleString();
-    const first = conversation.lines.find(({ text }) => text)?.text ?? "";
-    const count = conversation.lines.filter(({ text }) => text).length;
+    const when = formatDate(conversation.startedAt ?? 0);
+    const spoken = conversation.lines.filter(({ text }) => text);
+    const first = (spoken.find(({ who }) => who === "user") ?? spoken[0])?.text ?? ""; // the agent often greets alike
+    const count = spoken.length;
     const details = document.createElement("details");
     const summary = document.createElement("summary");
     const words = document.createElement("span");

@@ -309,6 +309,7 @@ export function droppedMessage({ what, count }, location) {
 const CAPTION_CAUSES = Object.freeze({
   missing: "Whisper is not installed on this server: run “make vendor” there, then restart it.",
   not_loaded: "Part of this page could not be loaded. Is the server still running? Reload the page.",
+  offline: "The server does not answer, so the model cannot be downloaded. Is it still running?",
   unreachable:
     "The server cannot download the model: it has no network, or the hub does not answer. A model that is stored in " +
     "this browser needs none.",

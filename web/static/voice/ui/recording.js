@@ -1,4 +1,7 @@
-/** Recording controls: the user starts and stops a recording, and saves or discards it; the transcript has buttons of its own. */
+/**
+ * Recording controls: the user starts and stops a recording, and saves or discards it. Started before a conversation,
+ * it begins with the first word. The transcript has buttons of its own.
+ */
 
 import { Recorder } from "../audio/recorder.js";
 import { moveFocusFrom } from "../focus.js";
@@ -13,6 +16,8 @@ export class Recording {
     this._record = record;
     this._recorder = null;
     this._running = false;
+    this._isArmed = false; // it starts with the next conversation
+    this._phase = "idle";
     this._isSaved = false;
     this._button = document.getElementById("record");
     this._label = document.getElementById("record-label");
@@ -21,11 +26,14 @@ export class Recording {
     this._summary = document.getElementById("recording-summary");
     this._onClick("save-wav", () => this._save());
     this._onClick("discard", () => {
-      if (this._isSaved || confirm(`Discard the recording of ${this._duration}? It was not saved.`)) this._discard();
+      if (this._mayReplace()) this._discard();
     });
   }
 
-  onEvent(event) {
+  onEvent(event, phase, facts) {
+    this._phase = phase;
+    if (event.kind === "opening") this._isAudioTest = event.echo;
+    if (event.kind === "ready" && this._isArmed && !this._isAudioTest && !facts.isSample) this._start();
     if (event.kind === "captured") this._addAudio("user", event);
     else if (event.kind === "played") this._addAudio("agent", event);
     else if (event.kind === "ended" && this._running) this._stop();
@@ -36,18 +44,30 @@ export class Recording {
     return this._running || (this._recorder !== null && !this._recorder.isEmpty && !this._isSaved);
   }
 
-  /** The button was pressed; it is disabled where there is nothing to record. */
+  /** The button was pressed. */
   toggle() {
     if (this._running) this._stop();
-    else if (!this._button.disabled) this._start();
+    else if (this._isArmed) this._arm(false);
+    else if (!this._mayReplace()) return;
+    else if (this._phase === "live") this._start();
+    else this._arm(true);
   }
 
   _onClick(id, action) {
     document.getElementById(id).addEventListener("click", action);
   }
 
+  _mayReplace() {
+    return !this.isUnsaved || confirm(`Discard the recording of ${this._duration}? It was not saved.`);
+  }
+
+  _arm(isArmed) {
+    this._isArmed = isArmed;
+    this._discard();
+  }
+
   _start() {
-    if (this.isUnsaved && !confirm(`Discard the recording of ${this._duration}? It was not saved.`)) return;
+    this._isArmed = false;
     this._discard();
     this._recorder = new Recorder();
     this._isSaved = false;
@@ -77,14 +97,21 @@ export class Recording {
 
   _show() {
     this._button.dataset.on = String(this._running);
-    this._label.textContent = this._running ? "Stop recording" : "Record";
+    this._button.dataset.armed = String(this._isArmed);
+    this._label.textContent = this._name;
     this._time.textContent = this._running ? "0:00" : "";
     document.documentElement.dataset.recording = String(this._running);
     const hasRecording = !this._running && this._recorder !== null && !this._recorder.isEmpty;
     this._savePanel.hidden = !hasRecording;
     if (!hasRecording) return;
     const why = this._recorder.isFull ? " This is the longest possible." : "";
-    this._summary.textContent = `${this._duration} recorded, kept only in this page.${why}`;
+    const where = this._isSaved ? "saved as a file" : "kept only in this page";
+    this._summary.textContent = `${this._duration} recorded, ${where}.${why}`;
+  }
+
+  get _name() {
+    if (this._running) return "Stop recording";
+    return this._isArmed ? "Will record" : "Record";
   }
 
   get _duration() {
@@ -94,5 +121,6 @@ export class Recording {
   _save() {
     saveFile(this._recorder.wav(), `conversation-${timestamp()}.wav`);
     this._isSaved = true;
+    this._show();
   }
 }

@@ -5,6 +5,7 @@ import { markStored, modelTitle } from "../../transcribe/data/model-title.js";
 import { listDevices } from "../audio/microphone.js";
 import { isLocalRecognitionAvailable } from "../captions/browser-captions.js";
 import { captionsMessage } from "./messages.js";
+import { SETTINGS } from "./settings-markup.js";
 
 const SAMPLING_FIELDS = ["temperature", "topK", "textTemperature", "textTopK", "seed"];
 const CHECKBOXES = ["echoCancellation", "noiseSuppression", "autoGainControl", "shortcuts"];
@@ -19,6 +20,7 @@ const MICROPHONE_SETTINGS = new Set(["deviceId", "echoCancellation", "noiseSuppr
 
 export class SettingsDialog {
   constructor(preferences, { onChange }) {
+    document.body.insertAdjacentHTML("beforeend", SETTINGS);
     this._preferences = preferences;
     this._onChange = onChange;
     this._dialog = document.getElementById("settings");

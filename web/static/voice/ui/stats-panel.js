@@ -6,6 +6,7 @@
 
 import { BUDGET_MS, FRAME_MS, FRAME_RATE_HZ } from "../units.js";
 import { Chart } from "./chart.js";
+import { STATS } from "./stats-markup.js";
 
 const NONE = "–";
 const MIC_TO_SPEAKER_MS = 200;
@@ -19,6 +20,7 @@ export class StatsPanel {
   constructor(metrics) {
     this._metrics = metrics;
     this._panel = document.getElementById("stats");
+    this._panel.insertAdjacentHTML("beforeend", STATS);
     this._headline = document.getElementById("stats-headline");
     const chart = (name, limits, unit) => new Chart(document.getElementById(`chart-${name}`), { limits, unit });
     this._charts = {

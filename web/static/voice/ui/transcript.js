@@ -15,6 +15,7 @@ const NEAR_END_PX = 120;
 const CAPTIONING = new Set(["loading", "on", "behind"]);
 const KEEPING = Object.freeze({
   not_kept: "Gone when this page is closed or reloaded, unless you save or keep it.",
+  saved: "Saved as a file.",
   kept: "Kept on this device: see Past conversations below.",
   failed: "This browser does not store it: its storage is full or switched off. Save it as a file instead.",
 });
@@ -42,6 +43,7 @@ export class Transcript {
     this._hasStarted = false;
     this._agentRms = 0;
     this._savedLength = 0; // of the text that was saved or copied last
+    this._fileLength = 0; // of the text that was saved last
     this._buttons = ["copy-lines", "save-lines-txt", "save-lines-json"].map(get);
     get("copy-lines").addEventListener("click", () => this._copy());
     get("save-lines-txt").addEventListener("click", () => this._save(this._log.text(), "text/plain", "txt"));
@@ -142,7 +144,9 @@ export class Transcript {
     const isHidden = this._phase !== "idle" || this._log.isEmpty;
     if (isHidden) moveFocusFrom(this._keeping, document.getElementById("talk"));
     this._keeping.hidden = isHidden;
-    if (this._keepingText.textContent !== KEEPING[this._kept]) this._keepingText.textContent = KEEPING[this._kept];
+    const isSaved = this._kept !== "kept" && this._log.text().length === this._fileLength;
+    const text = KEEPING[isSaved ? "saved" : this._kept];
+    if (this._keepingText.textContent !== text) this._keepingText.textContent = text;
     const isKept = this._kept === "kept";
     if (isKept) moveFocusFrom(this._keep, document.getElementById("copy-lines"));
     this._keep.hidden = isKept;
@@ -188,7 +192,8 @@ export class Transcript {
 
   _save(content, type, suffix) {
     saveFile(new Blob([content], { type: `${type};charset=utf-8` }), `conversation-${timestamp()}.${suffix}`);
-    this._savedLength = this._log.text().length;
+    this._savedLength = this._fileLength = this._log.text().length;
+    this._showKeeping();
     this._announce(`Saved.${this._warning}`);
   }
 
