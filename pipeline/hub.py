@@ -260,6 +260,8 @@ class Repository:
             raise self._error(self._refusal(error, name)) from None
         except httpx2.HTTPError as error:
             raise _UnreachableError(_first_line(error)) from error
+        except RecursionError:
+            raise self._error(f"{self._api.endpoint} answered with JSON that is nested too deep") from None
         except (ImportError, httpx2.InvalidURL, ValueError, OSError) as error:
             if isinstance(error, OSError) and error.errno is None:  # the client's own: an unexpected length
                 raise _UnreachableError(_first_line(error)) from error

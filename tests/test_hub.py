@@ -1,7 +1,9 @@
 """Repositories are downloaded by the real client: over sockets, interrupted, refused, and without network."""
 
+import http.server
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,6 +49,30 @@ def test_a_cache_in_no_home_folder_is_a_sentence(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", offline)
     with pytest.raises(HubError, match="no such home folder; set HOME"):
         open_repository()
+
+
+class _Nested(http.server.BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"[" * 100_000)
+
+    def log_message(self, *_: object) -> None:
+        """Do not log requests."""
+
+
+def test_an_answer_that_is_nested_too_deep_is_a_sentence(tmp_path: Path) -> None:
+    """Python reports it with an exception of its own."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Nested) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            with (
+                pointed_at(f"http://127.0.0.1:{server.server_port}", tmp_path),
+                pytest.raises(HubError, match="nested too deep"),
+            ):
+                open_repository()
+        finally:
+            server.shutdown()
 
 
 def test_only_requested_files_are_downloaded(hub: Hub) -> None:

@@ -24,6 +24,7 @@ URL: Final = "http://127.0.0.1:8788"
 NOT_READY: Final = 1
 _TIMEOUT_S: Final = 4.0
 _LIVE_BYTES: Final = 4096
+_REASON_MAX: Final = 200
 
 
 def _url(text: str) -> str:
@@ -76,8 +77,11 @@ def check_ready(url: str) -> tuple[bool, str]:
             return True, f"{url} is ready"
     except urllib.error.HTTPError as response:
         return False, f"{url} is not ready (status {response.code})"
-    except (OSError, HTTPException) as error:
-        return False, f"cannot reach {url} ({getattr(error, 'reason', error)})"
+    except (OSError, HTTPException, ValueError) as error:  # of a redirection to no address
+        reason = str(getattr(error, "reason", error))
+        if not reason.isprintable() or len(reason) > _REASON_MAX:  # it holds what another program sent
+            reason = "the program there does not speak HTTP"
+        return False, f"cannot reach {url} ({reason})"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import h11
 import trio
 from trio_websocket import ConnectionRejected, WebSocketConnection, wrap_client_stream
+from wsproto.utilities import ProtocolError
 
 from actors.runtime import awake_clock
 from pipeline.errors import PeerError
@@ -157,7 +158,13 @@ class _Reader:
         self._nursery.start_soon(self._run, read)
 
     async def _run(self, read: Callable[[], Awaitable[None]]) -> None:
-        await read()
+        try:
+            await read()
+        except ProtocolError:  # the library refuses a refusal that it cannot read
+            if self.is_open:
+                raise
+            problem = f"the program at {self._authority} does not speak HTTP"
+            raise UnreachableError(problem, None) from None
         if not self.is_open:
             raise UnreachableError(f"{self._authority} closed the connection at once", _RETRY_AFTER_S)
 

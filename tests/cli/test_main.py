@@ -1,6 +1,7 @@
 """`packet-voice COMMAND` and `python -m pipeline COMMAND` run the command of that name."""
 
 import http.server
+import socketserver
 import subprocess
 import sys
 import threading
@@ -102,6 +103,35 @@ def endpoint() -> Iterator[str]:
         threading.Thread(target=server.serve_forever).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"\xff" * 5000,
+        b"\x1b[2J\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://[\r\n\r\n",
+        b"HTTP/1.1 x\r\n\r\n",
+        b"",
+    ],
+)
+def test_health_of_another_program_is_a_sentence(answer: bytes) -> None:
+    """Whatever it answers, and without what would change the terminal."""
+
+    class Other(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(1 << 16)
+            self.request.sendall(answer)
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Other) as server:
+        threading.Thread(target=server.serve_forever).start()
+        try:
+            is_ready, sentence = check_ready(f"http://127.0.0.1:{server.server_address[1]}")
+        finally:
+            server.shutdown()
+    assert not is_ready
+    assert sentence.isprintable()
+    assert len(sentence) < 300
 
 
 def test_health_follows_the_status_of_the_ready_endpoint(

@@ -425,6 +425,7 @@ async def test_a_connection_that_is_closed_at_once_is_one_sentence(heard, answer
     ("answer", "sentence"),
     [
         (b"SSH-2.0-OpenSSH_9.2\r\n\r\n", "does not speak HTTP"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", "does not speak HTTP"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "is not a WebSocket (HTTP 200)"),
         (b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n", "is not a WebSocket (HTTP 404)"),
         (b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n", "behind it does not (HTTP 502)"),
