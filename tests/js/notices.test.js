@@ -1,6 +1,7 @@
 import { moveFocusFrom } from "voice/focus.js";
 import { Notices } from "voice/ui/notices.js";
 import { CONDITIONS, PROBLEMS, REFUSALS, captionsProblem } from "voice/ui/messages.js";
+import { isNoteworthy } from "voice/ui/noteworthy.js";
 import { equal, ok, test } from "./harness.js";
 
 const LANES = Object.freeze({ room: 1, queued: 0 });
@@ -46,6 +47,7 @@ const EVENTS = [
 test("each notice leads to a section of the help", async () => {
   const page = new DOMParser().parseFromString(await (await fetch("/packet-voice")).text(), "text/html");
   for (const event of EVENTS) {
+    ok(isNoteworthy(event, { droppedFrames: event.count }), `the notices are not loaded for ${JSON.stringify(event)}`);
     const { root, send, topics } = notices();
     root.replaceChildren();
     send(event);
@@ -54,6 +56,18 @@ test("each notice leads to a section of the help", async () => {
     root.querySelector(`button[aria-label^="Help: "]`)?.click();
     ok(page.getElementById(`help-${topics[0]}`) !== null, `no help after ${what}: ${topics}`);
   }
+});
+
+test("a visit without problems needs no notices", () => {
+  const health = { status: "ready", lanes: LANES, model: { trained: true } };
+  const events = [
+    { kind: "health", health }, { kind: "loaded" }, { kind: "opening" }, { kind: "audio_state", state: "running" },
+    { kind: "ready" }, { kind: "vad", state: "on" }, { kind: "captions", state: "none_stored" }, { kind: "speaking" },
+    { kind: "connection_stats", droppedFrames: 0 }, { kind: "recording", on: false }, { kind: "ended", why: "stopped" },
+  ];
+  for (const event of events) ok(!isNoteworthy(event, { condition: null, droppedFrames: 0 }), JSON.stringify(event));
+  ok(!isNoteworthy({ kind: "dropped", what: "audio", count: 1 }, { droppedFrames: 1 }), "one frame");
+  ok(isNoteworthy({ kind: "connection_stats", droppedFrames: 0 }, { condition: "gaps" }), "a condition");
 });
 
 test("each condition of a call leads to a section of the help, and ends with it", () => {

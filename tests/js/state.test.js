@@ -4,11 +4,10 @@ import { asQuestion, recordingOf } from "voice/questions.js";
 import { AgentLevel, describeState, serverState, withoutOwnSession } from "voice/state.js";
 import { TranscriptLog, plainText, sentenceCase } from "voice/transcript-log.js";
 import { formatDate } from "voice/units.js";
+import { closeMessage, formatDelay } from "voice/ui/call-messages.js";
 import { Metrics } from "voice/ui/metrics.js";
 import { SampleEnd } from "voice/voice-sample.js";
-import {
-  CONDITIONS, PROBLEMS, REFUSALS, adviceHere, closeMessage, droppedMessage, errorMessage, formatDelay,
-} from "voice/ui/messages.js";
+import { CONDITIONS, PROBLEMS, REFUSALS, adviceHere, droppedMessage, errorMessage } from "voice/ui/messages.js";
 import { conditionOf } from "voice/diagnostics/condition.js";
 import { checkBeforeCall, diagnose } from "voice/diagnostics/diagnostics.js";
 import { equal, ok, test } from "./harness.js";

@@ -14,6 +14,7 @@ from pipeline.protocol.faults import Fault
 ROOT = Path(__file__).parents[2]
 STATIC = ROOT / "web/static"
 MESSAGES = STATIC / "voice/ui/messages.js"
+CALL_MESSAGES = STATIC / "voice/ui/call-messages.js"
 MODEL_FILES = STATIC / "asr/model/files.js"
 # Where the pages name the topics of their help.
 TOPICS = {
@@ -32,9 +33,9 @@ def denials() -> Iterator[str]:
     yield "too_many_requests"
 
 
-def keys(name: str) -> set[str]:
-    """The keys of an object in messages.js."""
-    source = MESSAGES.read_text(encoding="utf-8")
+def keys(path: Path, name: str) -> set[str]:
+    """The keys of an object in a module."""
+    source = path.read_text(encoding="utf-8")
     (body,) = re.findall(rf"const {name} = Object\.freeze\(\{{(.*?)^\}}\);", source, re.DOTALL | re.MULTILINE)
     return set(re.findall(r"^  (\w+): ", body, re.MULTILINE))
 
@@ -42,15 +43,15 @@ def keys(name: str) -> set[str]:
 @pytest.mark.parametrize("code", sorted({*Fault, *get_args(RefusalCode), *denials()}))
 def test_the_page_explains_an_error(code: str) -> None:
     """It is a key of `CLOSE_MESSAGES`, or one of the codes that share the words for malformed data."""
-    source = MESSAGES.read_text(encoding="utf-8")
+    source = CALL_MESSAGES.read_text(encoding="utf-8")
     (malformed,) = re.findall(r"const MALFORMED = new Set\(\[(.*?)\]\);", source, re.DOTALL)
-    assert code in keys("CLOSE_MESSAGES") or f'"{code}"' in malformed
+    assert code in keys(CALL_MESSAGES, "CLOSE_MESSAGES") or f'"{code}"' in malformed
 
 
 @pytest.mark.parametrize("code", sorted({*denials()}))
 def test_the_page_says_what_to_do_about_a_refusal(code: str) -> None:
     """Whoever is refused learns the remedy, not only the reason."""
-    assert code in keys("REFUSALS")
+    assert code in keys(MESSAGES, "REFUSALS")
 
 
 def test_a_page_knows_the_codes_of_the_hub_proxy() -> None:

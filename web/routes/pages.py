@@ -31,13 +31,20 @@ STATIC = Path(__file__).parents[1] / "static"
 CACHE_FOREVER = "public, max-age=31536000, immutable"
 VERSION_LENGTH = 12
 QUESTION = "voice/questions/what-is-three-plus-four.wav"  # for the command on the start page
-# Workers, worklets and what main.js imports after the first screen.
-LATER: Mapping[str, Sequence[str]] = {
+# What main.js imports as soon as the first screen is drawn.
+SOON: Mapping[str, Sequence[str]] = {
     "voice": (
         "voice/call.js",
         "voice/captions/captions.js",
         "voice/ui/stats-panel.js",
         "voice/ui/waveforms.js",
+    ),
+    "transcribe": (),
+}
+# Workers, worklets and what is imported when it is needed, in the order in which that is likely.
+LATER: Mapping[str, Sequence[str]] = {
+    "voice": (
+        "voice/ui/notices.js",
         "voice/protocol/connection-worker.js",
         "voice/audio/capture-worklet.js",
         "voice/audio/playback-worklet.js",
@@ -156,17 +163,23 @@ def add_pages(app: QuartTrio, health: Callable[[], Mapping[str, object] | None])
 def _fill_template(assets: Assets, folder: str) -> str:
     """The page in `folder`, with links to the files of this version.
 
-    The modules of the first screen are preloaded, so that a browser fetches them in parallel; those
-    needed later are named for main.js, which has them fetched then. Links also name the installed
-    third-party packages.
+    The modules of the first screen are preloaded, so that a browser fetches them in parallel, and after
+    them those of a call, so that one can be started as soon as it is offered; those needed later are
+    named for main.js, which has them fetched then. Links also name the installed third-party packages.
     """
     base = f".{assets.base}"  # relative to the page, which may be under a path prefix
     main = f"{folder}/main.js"
     first = _transitive_imports(assets.files, main)
-    later = _transitive_imports(assets.files, *LATER[folder]) - first - {main}
+    soon = _transitive_imports(assets.files, *SOON[folder]) - first - {main}
+    later = [
+        name
+        for start in LATER[folder]
+        for name in sorted(_transitive_imports(assets.files, start) - first - soon - {main})
+    ]
     links = [f'<link rel="modulepreload" href="{base}/{name}">' for name in sorted(first - {main})]
+    links += [f'<link rel="modulepreload" fetchpriority="low" href="{base}/{name}">' for name in sorted(soon)]
     if later:
-        links.append(f'<meta name="later" content="{" ".join(sorted(later))}">')
+        links.append(f'<meta name="later" content="{" ".join(dict.fromkeys(later))}">')
     links += [
         f'<link rel="vendored" title="{package.name}" href="./vendor/{package.slug}/">'
         for package in read_lock()

@@ -1,8 +1,8 @@
 /**
  * Entry point of the voice page: one call at a time, every event to every view, every user action to the call.
  *
- * The first screen is loaded first; then, when the browser has nothing else to do, what a call needs. Panels and dialogs
- * are loaded when they are opened, some with their elements.
+ * The first screen is loaded first; then, when it is drawn, what a call needs. Panels and dialogs are loaded when they
+ * are opened, some with their elements, and the notices when there is something to say.
  * Neighbours: views in ui/ decide how things look; call.js and below do the work.
  */
 
@@ -21,7 +21,6 @@ import { TranscriptLog } from "./transcript-log.js";
 import { CallControl } from "./ui/call-control.js";
 import { HelpDialog } from "./ui/help-dialog.js";
 import { Metrics } from "./ui/metrics.js";
-import { Notices } from "./ui/notices.js";
 import { PageTitle } from "./ui/page-title.js";
 import { Panels } from "./ui/panels.js";
 import { addShortcuts } from "./ui/shortcuts.js";
@@ -52,9 +51,9 @@ class Page {
     this._latest = new Map(); // the latest event of each kind, for views that are loaded later
     this._eventLog = new EventLog();
     const help = new HelpDialog();
-    this._views = this._createViews(help);
+    this._views = this._createViews();
     const onFailure = (error) => this._onNotLoaded(error);
-    this._panels = this._createPanels(onFailure);
+    this._panels = this._createPanels(help, onFailure);
     this._callPart = new OnDemand(() => this._loadCallPart(), onFailure);
     document.getElementById("stats").addEventListener("toggle", () => this._callPart.get()); // fills it, if nothing has yet
     const isHolding = () => this._phase === "live" && this._isPushToTalk && !this._facts.isSample;
@@ -67,7 +66,7 @@ class Page {
   }
 
   /** The views of the first screen. */
-  _createViews(help) {
+  _createViews() {
     this._transcript = new Transcript(this._log, { keep: () => this._panels.keep() });
     const isTalking = () => HOLDING.has(this._phase) && !this._facts.isSample;
     guardUnsaved(() => this._isUnsaved, { isTalking });
@@ -80,16 +79,11 @@ class Page {
       new PageTitle(),
       new Suggestions({ ask: (question, url) => this._ask(question, url) }),
       this._transcript,
-      new Notices({
-        resume: () => this._call?.resume(),
-        help: (topic) => help.open(topic),
-        facts: () => this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now()),
-      }),
     ];
   }
 
   /** The views that are loaded when they are needed. */
-  _createPanels(onFailure) {
+  _createPanels(help, onFailure) {
     const page = {
       log: this._log,
       metrics: this._metrics,
@@ -100,6 +94,9 @@ class Page {
       listen: () => this._listenToVoice(),
       record: (on) => this._record(on),
       testAudio: () => this._testAudio(),
+      resume: () => this._call?.resume(),
+      help: (topic) => help.open(topic),
+      facts: () => this._diagnosticFacts,
     };
     return new Panels(page, { add: (view) => this._addView(view), onFailure, onLoaded: () => this._onLoaded() });
   }
@@ -110,7 +107,7 @@ class Page {
 
   /** A view that was loaded later learns what the others know. */
   _addView(view) {
-    for (const latest of this._latest.values()) view.onEvent(...latest);
+    this._latest.forEach(([event, phase, facts]) => view.onEvent(event, phase, facts));
     this._views.push(view);
   }
 
@@ -143,7 +140,7 @@ class Page {
     if (refusal !== null) this.onEvent({ kind: "token_refused", ...refusal });
     this._askHealth = watchHealth((health) => {
       this.onEvent({ kind: "health", health });
-      if (health !== null) whenDrawn(() => this._callPart.get());
+      if (health !== null && this._callPart.loaded === null) whenDrawn(() => this._callPart.get());
     });
   }
 
@@ -180,7 +177,7 @@ class Page {
     this._eventLog.onEvent(event);
     this._latest.delete(event.kind); // the order is that of the latest ones
     this._latest.set(event.kind, [event, this._phase, this._facts]);
-    this._panels.onEvent(event);
+    this._panels.onEvent(event, this._facts.condition);
   }
 
   _updateFacts(event) {
@@ -189,7 +186,7 @@ class Page {
     if (event.kind === "ended" && facts.isCounted) {
       Object.assign(facts, { health: withoutOwnSession(facts.health), isCounted: false });
     }
-    if (event.kind === "connection_stats") facts.isUnheard = this._isUnheard();
+    if (event.kind === "connection_stats") Object.assign(facts, this._lookAtCall());
     if (event.kind === "answering") facts.isAnswering = event.answering;
     if (event.kind === "stalled") facts.stalled = event.stalled;
     if (event.kind === "muted") facts.muted = event.muted;
@@ -197,17 +194,25 @@ class Page {
     if (event.kind === "recorder") facts.recording = event.on;
     if (event.kind === "audio_state" && event.hasMicrophone !== undefined) facts.withoutMicrophone = !event.hasMicrophone;
     if (event.kind === "opening" || this._phase === "idle") {
-      Object.assign(facts, { stalled: false, muted: false, withoutMicrophone: false, isUnheard: false, isAnswering: false });
+      Object.assign(facts, { stalled: false, muted: false, withoutMicrophone: false, isUnheard: false, isAnswering: false, condition: null });
       this._agentLevel.clear();
       facts.isSample = event.kind === "opening" && event.isSample === true;
     }
     this._facts = facts;
   }
 
-  /** Whether nothing but silence comes from the microphone, which should not be called listening. */
-  _isUnheard() {
-    const facts = this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now());
-    return Boolean(facts.microphoneProblem) || UNHEARD.has(conditionOf(facts));
+  /**
+   * What is wrong with the call, if anything; and whether nothing but silence comes from the microphone, which should
+   * not be called listening.
+   */
+  _lookAtCall() {
+    const facts = this._diagnosticFacts;
+    const condition = conditionOf(facts);
+    return { condition, isUnheard: Boolean(facts.microphoneProblem) || UNHEARD.has(condition) };
+  }
+
+  get _diagnosticFacts() {
+    return this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now());
   }
 
   get _isPushToTalk() {
@@ -374,29 +379,29 @@ class Page {
  * Load the rest into the browser's cache: workers and worklets for the first call, panels for a server that goes. One
  * file after another, so that nothing else has to wait.
  */
-async function prefetch() {
+function prefetch() {
   const list = document.querySelector("meta[name=later]");
-  const loaded = new Set(performance.getEntriesByType("resource").map(({ name }) => name));
-  for (const name of list.content.split(" ")) {
-    const { href } = new URL(`../${name}`, import.meta.url);
-    if (!loaded.has(href)) await load("prefetch", href);
-  }
-  list.remove();
-}
-
-/** Resolves when the browser has the file, or has failed to get it. */
-function load(rel, href) {
-  const link = Object.assign(document.createElement("link"), { rel, href });
-  return new Promise((resolve) => {
-    link.onload = link.onerror = resolve;
+  const names = list.content.split(" ");
+  const next = () => {
+    if (names.length === 0) {
+      list.remove();
+      return;
+    }
+    const href = new URL(`../${names.shift()}`, import.meta.url).href;
+    const link = Object.assign(document.createElement("link"), { rel: "prefetch", href });
+    link.onload = link.onerror = () => {
+      link.remove();
+      next(); // whether or not the browser could get it
+    };
     document.head.append(link);
-  }).then(() => link.remove());
+  };
+  next();
 }
 
-/** When the page is loaded and drawn, and nothing waits; some browsers have no idle callbacks. */
+/** When the page is loaded and drawn. */
 async function whenDrawn(run) {
   if (document.readyState !== "complete") await new Promise((resolve) => addEventListener("load", resolve, { once: true }));
-  setTimeout(() => globalThis.requestIdleCallback?.(run, { timeout: 1000 }) ?? run(), DRAWN_MS);
+  setTimeout(run, DRAWN_MS);
 }
 
 new Page();

@@ -6,7 +6,7 @@
  */
 
 import { BUDGET_MS, FRAME_MS, FRAME_RATE_HZ } from "../units.js";
-import { isLoopback } from "../ui/messages.js";
+import { PROBLEMS, isLoopback } from "../ui/messages.js";
 import { INAUDIBLE_DB, LOUD_SHARE, MIN_FRAME_SHARE, QUIET_DB } from "./condition.js";
 
 const DIGITAL_SILENCE_DB = -100;
@@ -25,7 +25,10 @@ export function diagnose(facts) {
 
 function checkMicrophone({ contextState, muted, sourceMuted, inputDb, microphoneProblem, hasMicrophone }) {
   const name = "Microphone";
-  if (microphoneProblem) return check(name, "bad", `${microphoneProblem.title}. ${microphoneProblem.text(globalThis.location ?? {})}`);
+  if (microphoneProblem) {
+    const { title, text } = PROBLEMS[microphoneProblem];
+    return check(name, "bad", `${title}. ${text(globalThis.location ?? {})}`);
+  }
   if (hasMicrophone === false && contextState !== null) {
     return check(name, "warn", "This call has no microphone. Press “Turn on mic”, or one of the questions.");
   }

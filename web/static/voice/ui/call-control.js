@@ -3,7 +3,7 @@
 import { moveFocusFrom } from "../focus.js";
 import { describeState } from "../state.js";
 import { formatDuration } from "../units.js";
-import { closeMessage, formatDelay, pausedPosition, queuePosition } from "./messages.js";
+import { closeMessage, formatDelay, pausedPosition, queuePosition } from "./call-messages.js";
 
 const LABELS = Object.freeze({
   idle: "Start talking",

@@ -6,7 +6,6 @@
 
 import { decibels } from "../audio/envelope.js";
 import { CLIPPED_SAMPLES } from "../diagnostics/condition.js";
-import { PROBLEMS } from "./messages.js";
 import { RollingPercentiles } from "../percentiles.js";
 import { FRAME_MS } from "../units.js";
 
@@ -99,7 +98,7 @@ export class Metrics {
         break;
       case "failed":
       case "audio_failed":
-        if (event.why.startsWith("microphone")) this._microphoneProblem = PROBLEMS[event.why];
+        if (event.why.startsWith("microphone")) this._microphoneProblem = event.why;
         break;
       case "microphone_opened":
       case "microphone_changed":
@@ -178,6 +177,11 @@ export class Metrics {
     this._textFrames.add(event.frames);
     this._textTokens.add(this._tokens);
     for (const latencyMs of event.latenciesMs) this.micToSpeaker.add(latencyMs);
+  }
+
+  /** In this call so far, on either way. */
+  get droppedFrames() {
+    return this.droppedUserFrames + this.droppedAgentFrames;
   }
 
   /** Share of the agent's steps that produced no word; each new word arrives as a partial text. */

@@ -3,7 +3,7 @@
  *
  * They have a place of their own and move nothing else. One notice per topic, by key; `tone` is info, warn or bad.
  * Each has a button that opens the help where it says more.
- * Neighbours: messages.js has the words, help-dialog.js the longer advice.
+ * Neighbours: messages.js has the words, help-dialog.js the longer advice; noteworthy.js knows when this view is needed.
  */
 
 import { INAUDIBLE_DB, QUIET_DB, conditionOf } from "../diagnostics/condition.js";

@@ -1,10 +1,11 @@
 /**
- * The panels and dialogs, each loaded when it is opened or when something else needs it: most visits need none.
+ * The panels, dialogs and notices, each loaded when it is opened or when something else needs it: most visits need none.
  *
  * A view that is loaded late gets the latest event of each kind, so that it knows the state of the page.
  */
 
 import { OnDemand } from "../on-demand.js";
+import { isNoteworthy } from "./noteworthy.js";
 
 export class Panels {
   /**
@@ -20,6 +21,11 @@ export class Panels {
         onLoaded();
         return view;
       }, onFailure);
+    this._notices = new OnDemand(async () => {
+      const view = await this._createNotices();
+      add(view);
+      return view;
+    }, console.warn); // nothing else could say it; the next event that is worth a notice tries again
     this._diagnostics = part(() => this._createDiagnostics());
     this._report = part(() => this._createReport());
     this._history = part(() => this._createHistory());
@@ -27,6 +33,7 @@ export class Panels {
     this._recording = part(() => this._createRecording());
     this._settings = part(() => this._createSettings());
     this._browserCaptions = part(() => this._createBrowserCaptions());
+    if (globalThis.AudioWorkletNode === undefined) this._notices.get(); // says why the page cannot be used
     this._listen();
   }
 
@@ -45,9 +52,10 @@ export class Panels {
     (await this._history.get())?.keep();
   }
 
-  /** Load what an event or a preference asks for. */
-  onEvent(event) {
-    const { preferences } = this._page;
+  /** Load what an event or a preference asks for; `condition`: of the call, see conditionOf(). */
+  onEvent(event, condition) {
+    const { metrics, preferences } = this._page;
+    if (isNoteworthy(event, { condition, droppedFrames: metrics.droppedFrames })) this._notices.get();
     const model = event.kind === "health" ? event.health?.model : event.kind === "connection_established" ? event.model : null;
     if (Array.isArray(model?.voices)) this._persona.get();
     if (event.kind === "health" && preferences.history) this._history.get();
@@ -77,6 +85,12 @@ export class Panels {
     });
     onClick("open-captions", this._settings, (settings) => settings?.open("captions"));
     onClick("record", this._recording, (recording) => recording?.toggle());
+  }
+
+  async _createNotices() {
+    const { Notices } = await import("./notices.js");
+    const { resume, help, facts } = this._page;
+    return new Notices({ resume, help, facts });
   }
 
   async _createDiagnostics() {

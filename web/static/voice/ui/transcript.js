@@ -12,6 +12,7 @@ import { formatDuration } from "../units.js";
 const MAX_LINES = 500;
 const AUDIBLE_RMS = 0.01;
 const NEAR_END_PX = 120;
+const INTERRUPTED = " – interrupted";
 const CAPTIONING = new Set(["loading", "on", "behind"]);
 const KEEPING = Object.freeze({
   not_kept: "Gone when this page is closed or reloaded, unless you save or keep it.",
@@ -144,6 +145,7 @@ export class Transcript {
     const isHidden = this._phase !== "idle" || this._log.isEmpty;
     if (isHidden) moveFocusFrom(this._keeping, document.getElementById("talk"));
     this._keeping.hidden = isHidden;
+    if (isHidden) return; // what follows reads the whole transcript, which grows with every word of a call
     const isSaved = this._kept !== "kept" && this._log.text().length === this._fileLength;
     const text = KEEPING[isSaved ? "saved" : this._kept];
     if (this._keepingText.textContent !== text) this._keepingText.textContent = text;
@@ -231,10 +233,10 @@ export function updateLine(element, line, { isIds = false } = {}) {
   element.classList.toggle("interrupted", line.interrupted);
   const body = element.lastElementChild;
   const text = isIds ? line.text : sentenceCase(line.text);
-  if (body.firstChild?.data !== text) body.replaceChildren(text);
-  if (line.interrupted && body.childElementCount === 0) {
-    const mark = document.createElement("small");
-    mark.textContent = " – interrupted";
-    body.append(mark);
-  }
+  if (body.textContent === (line.interrupted ? text + INTERRUPTED : text)) return;
+  body.replaceChildren(text);
+  if (!line.interrupted) return;
+  const mark = document.createElement("small");
+  mark.textContent = INTERRUPTED;
+  body.append(mark);
 }
