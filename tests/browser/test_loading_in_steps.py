@@ -70,7 +70,7 @@ def test_little_is_asked_for_before_the_page_is_ready(browser: Browser, server: 
         elements = page.evaluate("atReadyElements")
         document = page.content()
     preloaded = re.findall(r'rel="modulepreload" href="\.(/[^"]+)"', document)
-    soon = re.findall(r'rel="modulepreload" fetchpriority="low" href="\.(/[^"]+)"', document)
+    soon = re.findall(r'(?:fetchpriority="low"|rel="prefetch") href="\.(/[^"]+)"', document)
     asked = [path for path in asked if path not in soon]  # those only if the browser had the time
     modules = [path for path in asked if path.endswith(".js")]
     assert "/health" not in asked

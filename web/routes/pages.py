@@ -41,13 +41,19 @@ SOON: Mapping[str, Sequence[str]] = {
     ),
     "transcribe": (),
 }
-# Workers, worklets and what is imported when it is needed, in the order in which that is likely.
-LATER: Mapping[str, Sequence[str]] = {
+# The worker and the worklets of a call.
+APART: Mapping[str, Sequence[str]] = {
     "voice": (
-        "voice/ui/notices.js",
         "voice/protocol/connection-worker.js",
         "voice/audio/capture-worklet.js",
         "voice/audio/playback-worklet.js",
+    ),
+    "transcribe": (),
+}
+# What is loaded when it is needed, in the order in which that is likely.
+LATER: Mapping[str, Sequence[str]] = {
+    "voice": (
+        "voice/ui/notices.js",
         "voice/vad/vad-worker.js",
         "voice/ui/diagnostics-panel.js",
         "voice/ui/report.js",
@@ -165,19 +171,22 @@ def _fill_template(assets: Assets, folder: str) -> str:
 
     The modules of the first screen are preloaded, so that a browser fetches them in parallel, and after
     them those of a call, so that one can be started as soon as it is offered; those needed later are
-    named for main.js, which has them fetched then. Links also name the installed third-party packages.
+    named for main.js, which has them fetched then. Workers and worklets only go into the browser's cache,
+    since they are run elsewhere. Links also name the installed third-party packages.
     """
     base = f".{assets.base}"  # relative to the page, which may be under a path prefix
     main = f"{folder}/main.js"
     first = _transitive_imports(assets.files, main)
     soon = _transitive_imports(assets.files, *SOON[folder]) - first - {main}
+    apart = _transitive_imports(assets.files, *APART[folder])
     later = [
         name
         for start in LATER[folder]
-        for name in sorted(_transitive_imports(assets.files, start) - first - soon - {main})
+        for name in sorted(_transitive_imports(assets.files, start) - first - soon - apart - {main})
     ]
     links = [f'<link rel="modulepreload" href="{base}/{name}">' for name in sorted(first - {main})]
     links += [f'<link rel="modulepreload" fetchpriority="low" href="{base}/{name}">' for name in sorted(soon)]
+    links += [f'<link rel="prefetch" href="{base}/{name}">' for name in sorted(apart - first - soon)]
     if later:
         links.append(f'<meta name="later" content="{" ".join(dict.fromkeys(later))}">')
     links += [

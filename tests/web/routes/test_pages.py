@@ -59,20 +59,17 @@ async def test_what_is_needed_later_is_named():
     files = read_assets().files
     first = {link.split("/", 3)[3] for link in re.findall(r'modulepreload" href="([^"]+)"', page)}
     (names,) = re.findall(r'<meta name="later" content="([^"]+)">', page)
-    soon = {
-        link.split("/", 3)[3]
-        for link in re.findall(r'modulepreload" fetchpriority="low" href="([^"]+)"', page)
-    }
+    soon = {link.split("/", 3)[3] for link in re.findall(r'fetchpriority="low" href="([^"]+)"', page)}
+    apart = {link.split("/", 3)[3] for link in re.findall(r'rel="prefetch" href="([^"]+)"', page)}
     later = set(names.split())
     assert "voice/call.js" in soon
-    assert not first & soon
-    assert not (first | soon) & later
-    for name in {"voice/main.js"} | first | soon | later:
+    assert len(first | soon | apart | later) == len(first) + len(soon) + len(apart) + len(later)
+    for name in {"voice/main.js"} | first | soon | apart | later:
         source = files[name].decode()
         loaded = re.findall(r'import\("(\./[^"]+)"\)|new URL\("(\.[^"]+\.js)", import', source)
         for target in (*map("".join, loaded), *re.findall(r'from "(\.[^"]+)";', source)):
-            assert posixpath.normpath(f"{name}/../{target}") in first | soon | later, (name, target)
-    assert {f"voice/audio/{name}-worklet.js" for name in ("capture", "playback")} <= later
+            assert posixpath.normpath(f"{name}/../{target}") in first | soon | apart | later, (name, target)
+    assert {f"voice/audio/{name}-worklet.js" for name in ("capture", "playback")} <= apart
 
 
 @pytest.mark.parametrize("path", PAGES)

@@ -13,7 +13,8 @@ const MIC_TO_SPEAKER_MS = 200;
 const MODEL_LIMITS = [BUDGET_MS, FRAME_MS];
 
 const ms = (value) => (value === null || value === undefined ? NONE : `${value.toFixed(value < 10 ? 1 : 0)} ms`);
-const count = (value) => (value === null || value === undefined ? NONE : String(value));
+const digits = (number) => number.toFixed(0); // the browser keeps what String() makes of a count: 64 kB for one that grows
+const count = (value) => (value === null || value === undefined ? NONE : digits(value));
 const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 
 export class StatsPanel {
@@ -112,9 +113,9 @@ export class StatsPanel {
 }
 
 const formatUnderruns = ({ underruns, frames }) =>
-  frames === 0 ? "0" : `${underruns} in ${frames} frames (${percent(underruns / frames)})`;
+  frames === 0 ? "0" : `${digits(underruns)} in ${digits(frames)} frames (${percent(underruns / frames)})`;
 
-const formatSendQueue = ({ sendQueueDepth, socketBytes }) => `${sendQueueDepth} packets, ${socketBytes} bytes`;
+const formatSendQueue = ({ sendQueueDepth, socketBytes }) => `${digits(sendQueueDepth)} packets, ${digits(socketBytes)} bytes`;
 
 function formatDeviceLatency({ inputLatencyMs, outputLatencyMs }) {
   const out = `out ${ms(outputLatencyMs)}`;
@@ -137,8 +138,8 @@ function formatSessions(stats, health) {
 }
 
 function formatCaptions({ sent, dropped, acked, unacked }) {
-  const finals = unacked === 0 ? `${acked} acknowledged` : `${acked} of ${acked + unacked} acknowledged`;
-  return `${sent}, ${dropped} dropped, ${finals}`;
+  const finals = `${digits(acked)}${unacked === 0 ? "" : ` of ${digits(acked + unacked)}`} acknowledged`;
+  return `${digits(sent)}, ${digits(dropped)} dropped, ${finals}`;
 }
 
 function formatQueues(health) {
@@ -150,5 +151,5 @@ function formatQueues(health) {
 function formatHealth(health) {
   if (health === null) return "offline";
   const { status, metrics } = health;
-  return `${status.replace("_", " ")}, ${metrics.overBudget} steps over budget`;
+  return `${status.replace("_", " ")}, ${digits(metrics.overBudget)} steps over budget`;
 }
