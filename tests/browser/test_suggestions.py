@@ -14,7 +14,7 @@ from support.browser.servers import serving
 SUGGESTIONS = ["what is <b>three</b> plus four", "who are you", "a" * 80, "good morning & good-bye", "…"]
 ABOUT = "It answers <i>sums</i> of small numbers."
 GREETING = f"greeting={json.dumps({'about': ABOUT, 'suggestions': SUGGESTIONS})}"
-SILENT = "sampling.padding_bias=1000"  # the agent's text is padding only
+SILENT = "sampling.padding_bias=100"  # the agent's text is padding only
 LOOKS = [("light", 1280), ("dark", 1280), ("light", 320), ("dark", 390)]
 
 
