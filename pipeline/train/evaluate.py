@@ -263,7 +263,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
     findings = (_offline if arguments.offline else _through_server)(corpus, conditions, sounds, arguments)
     answers = findings.answers
     judge = Judge(cache) if arguments.judge else None
-    transcribed = {name: transcripts(judge, outcomes) for name, outcomes in answers.items()}
+    transcribed: dict[str, list[Transcripts] | None] = {}
+    for name, outcomes in answers.items():
+        transcribed[name] = transcripts(judge, outcomes)
+        if judge is not None:
+            print(f"{name}: {len(outcomes)} judged", file=sys.stderr, flush=True)
     report = {
         "conditions": {
             one.name: row(answers[one.name], transcribed[one.name], stopped)
