@@ -6,7 +6,7 @@ Neighbours: `pipeline.system.command` turns errors into sentences and exit codes
 import argparse
 import re
 from collections.abc import Callable
-from typing import NoReturn
+from typing import NoReturn, TypeVar
 
 from pipeline.config import LARGEST_INTEGER, LONGEST_S, Server, parse_source
 from pipeline.errors import ConfigError, did_you_mean
@@ -15,6 +15,7 @@ from pipeline.install.program_name import called_as_pipeline_run
 
 _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)(?: ([^-\s]\S*))?|invalid choice: '([^']*)'")
 _SECRET = {"token"}
+N = TypeVar("N", int, float)
 LAN_OVERRIDES = ("server.host=0.0.0.0", "server.tls=auto")
 
 
@@ -51,35 +52,25 @@ class CommandParser(argparse.ArgumentParser):
 
 def whole_number(least: int = 1, most: int = LARGEST_INTEGER) -> Callable[[str], int]:
     """The type of an argument that is a whole number within bounds."""
-
-    def parse(text: str) -> int:
-        try:
-            value = int(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-        _check_range(value, least, most)
-        return value
-
-    return parse
+    return _within(int, "a whole number", least, most)
 
 
 def number(least: float, most: float = LONGEST_S) -> Callable[[str], float]:
     """The type of an argument that is a number within bounds, and so finite."""
+    return _within(float, "a number", least, most)
 
-    def parse(text: str) -> float:
+
+def _within(read: Callable[[str], N], kind: str, least: float, most: float) -> Callable[[str], N]:
+    def parse(text: str) -> N:
         try:
-            value = float(text)
+            value = read(text)
         except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
-        _check_range(value, least, most)
+            raise argparse.ArgumentTypeError(f"{text!r} is not {kind}") from None
+        if not least <= value <= most:  # NaN is not in any range
+            raise argparse.ArgumentTypeError(f"{value} is not between {least:.16g} and {most:.16g}")
         return value
 
     return parse
-
-
-def _check_range(value: float, least: float, most: float) -> None:
-    if not least <= value <= most:  # NaN is not in any range
-        raise argparse.ArgumentTypeError(f"{value} is not between {least:.16g} and {most:.16g}")
 
 
 def add_config_arguments(parser: argparse.ArgumentParser, *, required: bool = True) -> None:

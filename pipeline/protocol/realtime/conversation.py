@@ -131,7 +131,7 @@ class TurnConversation:
         return self._finish("completed" if self._turns.is_over_with_text else "incomplete")
 
     def _begin(self) -> list[Event]:
-        """The model begins to speak: what it has heard of the user until now is an item."""
+        """The model begins to speak: the user's audio that it has received until now is an item."""
         self._cancelled = False
         events: list[Event] = []
         if self.has_user_audio:

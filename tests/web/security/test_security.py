@@ -346,7 +346,7 @@ async def test_rejecting_the_certificate_is_not_rate_limited(certified):
         assert not served.limiter.rejected
 
 
-async def test_plain_http_is_told_to_use_https(certified):
+async def test_plain_http_is_answered_with_the_remedy(certified):
     """As after a typed address; it is no TLS, and is counted as such."""
     async with tls_server(certified) as served:
         async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:

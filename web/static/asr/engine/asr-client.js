@@ -133,11 +133,9 @@ export class AsrClient {
     else pending.reject(error);
   }
 
-  /** Without a `message` its script, or one that it imports, could not be loaded. */
   _crash(message) {
     if (this._pending === null) this._recycle("crashed");
-    else if (!message) this._complete({ error: new AsrError("offline", "The server does not deliver this program.") });
-    else this._complete({ error: new AsrError("crashed", `Whisper stopped: ${message}`) });
+    else this._complete({ error: AsrError.ofWorker("Whisper", message) });
   }
 
   _countUsage(device, samples) {

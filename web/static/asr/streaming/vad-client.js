@@ -57,12 +57,7 @@ export class VadClient {
     if (this._worker === null) {
       this._worker = new Worker(new URL("./vad-worker.js", import.meta.url), { type: "module" });
       this._worker.onmessage = ({ data }) => this._receive(data);
-      this._worker.onerror = ({ message }) =>
-        this._fail(
-          message
-            ? new AsrError("crashed", `Voice activity detection stopped: ${message}`)
-            : new AsrError("offline", "The server does not deliver this program."), // or one that it imports
-        );
+      this._worker.onerror = ({ message }) => this._fail(AsrError.ofWorker("Voice activity detection", message));
     }
     await this._request({ kind: "open", assets: { runtime: this._vendor.runtime, model: this._vendor.vad } });
   }

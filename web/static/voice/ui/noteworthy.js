@@ -3,7 +3,7 @@
 const ALWAYS = new Set([
   "token_refused", "not_loaded", "failed", "audio_failed", "microphone_changed", "output_missing", "error", "draining", "lost",
 ]);
-const FEW_FRAMES = 3; // fewer than a notice tells of, so that it is there in time
+const FEW_FRAMES = 3; // fewer than are worth a notice, so that it is loaded in time
 
 /** `condition`: of the call, see conditionOf(); `droppedFrames`: in the call so far. */
 export function isNoteworthy(event, { condition = null, droppedFrames = 0 } = {}) {
