@@ -181,10 +181,23 @@ async def pour(stream, data):
         await stream.send_all(data)
 
 
+async def until_health(served, holds):
+    """Wait until what `/health` shows of the engine `holds`; bounded by the test's own deadline.
+
+    Asked in this process: as requests, as fast as they are answered, the questions would be a flood.
+    """
+    while not holds(served.engine.health()):  # noqa: ASYNC110 - there is no event for it
+        await trio.sleep(0.01)
+
+
+async def until_lanes_open(served, count):
+    """Wait until so many lanes are in use."""
+    await until_health(served, lambda health: health["lanes"]["open"] == count)
+
+
 async def until_closed(served):
     """Wait until every session has left its lane."""
-    while (await fetch(served, "/health")).json["lanes"]["open"]:  # noqa: ASYNC110 - there is no event for it
-        await trio.sleep(0.01)
+    await until_lanes_open(served, 0)
 
 
 async def read_to_end(stream):

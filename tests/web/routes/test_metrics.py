@@ -9,7 +9,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from support.hub_rig import proxy_of
 from support.web.small_engine import SETTINGS, packet_client, small_server, speech
-from support.web.sockets import fetch
+from support.web.sockets import fetch, until_health
 
 from actors.runtime.histogram import BOUNDS_MS
 from pipeline.protocol.packets import Packet, Priority, encode
@@ -127,8 +127,7 @@ async def test_what_ended_stays_counted():
         async with packet_client(served) as client:
             await client.exchange(speech(3))
             before = await scrape(served)
-        while not (await fetch(served, "/health")).json["endings"]:
-            pass
+        await until_health(served, lambda health: health["endings"])
         after = await scrape(served)
     assert after["packet_voice_clients"] == 0
     assert sum(labels(after, "packet_voice_sessions_ended", "reason").values()) == 1

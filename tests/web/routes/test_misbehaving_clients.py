@@ -9,7 +9,7 @@ import struct
 import pytest
 import trio
 from support.web.small_engine import packet_client, small_server, speech
-from support.web.sockets import fetch, frame, pour, raw_websocket
+from support.web.sockets import fetch, frame, pour, raw_websocket, until_lanes_open
 
 from pipeline.audio.noise import noise_frames
 from pipeline.client.scripts import scripts
@@ -94,11 +94,9 @@ async def test_a_client_that_is_cut_off_loses_its_lane(path):
             await begin(stream, path)
             message = as_frame(SCRIPTS[path].frames[0])
             await stream.send_all(message + message[: len(message) // 2])
-            while (await health(served))["lanes"]["open"] < 2:  # noqa: ASYNC110 - there is no event for it
-                await trio.sleep(0.01)
+            await until_lanes_open(served, 2)
             stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        while (await health(served))["lanes"]["open"] > 1:  # noqa: ASYNC110 - there is no event for it
-            await trio.sleep(0.01)
+        await until_lanes_open(served, 1)
         answers += await neighbour.exchange(speech(8)[4:])
         async with packet_client(served) as alone:
             assert await alone.exchange(speech(8)) == answers

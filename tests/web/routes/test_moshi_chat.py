@@ -7,7 +7,16 @@ import trio
 import trio.lowlevel
 import trio_websocket
 from support.web.small_engine import SETTINGS, packet_client, small_server, speech
-from support.web.sockets import HANDSHAKE, fetch, frame, pour, raw_websocket, until_closed, websocket
+from support.web.sockets import (
+    HANDSHAKE,
+    fetch,
+    frame,
+    pour,
+    raw_websocket,
+    until_closed,
+    until_health,
+    websocket,
+)
 
 from pipeline.audio.opus import OpusEncoder
 from pipeline.config import Lanes, Server, Settings
@@ -63,8 +72,7 @@ async def test_packets_of_any_legal_length_are_frames(samples):
         for at in range(0, len(data), 2000):
             await connection.send_message(b"\x01" + data[at : at + 2000])
             await trio.lowlevel.checkpoint()
-        while await frames_in(served) < 10:  # noqa: ASYNC110 - there is no event for it
-            await trio.sleep(0.01)
+        await until_health(served, lambda health: health["metrics"]["framesIn"] >= 10)
         assert await frames_in(served) == len(pcm) // 1920
 
 

@@ -9,7 +9,7 @@ import structlog
 import trio
 from support.web.realtime import PATH, realtime_client
 from support.web.small_engine import SETTINGS, packet_client, small_server, spoken
-from support.web.sockets import fetch, frame, pour, raw_websocket, until_closed
+from support.web.sockets import fetch, frame, pour, raw_websocket, until_closed, until_health
 
 from pipeline.config import Lanes, Limits, Server, Settings
 
@@ -63,8 +63,7 @@ async def test_audio_that_was_not_processed_can_be_cleared():
         await client.until("input_audio_buffer.cleared")
         heard = await frames_in(served)
         await client.append(spoken(1))
-        while await frames_in(served) == heard:  # noqa: ASYNC110 - there is no event for it
-            await trio.sleep(0.01)
+        await until_health(served, lambda health: health["metrics"]["framesIn"] != heard)
         assert await frames_in(served) == heard + 1 < 60
 
 
@@ -141,8 +140,7 @@ async def test_a_client_waits_in_the_queue():
                 assert client.created["session"]["model"] == "small"
 
         n.start_soon(wait)
-        while not (await fetch(served, "/health")).json["lanes"]["queued"]:  # noqa: ASYNC110 - no event for it
-            await trio.sleep(0.01)
+        await until_health(served, lambda health: health["lanes"]["queued"])
         await first.connection.aclose()
 
 

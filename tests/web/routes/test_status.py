@@ -5,7 +5,7 @@ import threading
 import pytest
 import trio
 from support.web.small_engine import SETTINGS, packet_client, small_server, speech
-from support.web.sockets import fetch
+from support.web.sockets import fetch, until_closed
 
 PROFILE = "/profile/lm?steps=20&warmup=3"
 
@@ -62,8 +62,7 @@ async def test_no_profile_beside_a_session():
             wanted = await client.exchange(speech(6))
             answer = await fetch(served, PROFILE)
             assert (answer.status, answer.error) == (409, "busy")
-        while (await fetch(served, "/health")).json["lanes"]["open"]:
-            await trio.lowlevel.checkpoint()
+        await until_closed(served)
         assert (await fetch(served, PROFILE)).status == 200
         async with packet_client(served) as client:
             assert await client.exchange(speech(6)) == wanted

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import trio
 from support.web.small_engine import SETTINGS, packet_client, small_server, speech
-from support.web.sockets import closing_code, fetch, frame, pour, raw_websocket, read_frames
+from support.web.sockets import closing_code, fetch, frame, pour, raw_websocket, read_frames, until_lanes_open
 
 from pipeline.config import Heartbeat, Limits, Server, Settings
 from pipeline.protocol import outgoing
@@ -37,12 +37,6 @@ async def beside_a_healthy_session(settings=SETTINGS, **how):
             answers += await neighbour.exchange(SPOKEN[HALF:])
         assert answers == expected
         assert len(expected) == len(SPOKEN) - 1
-
-
-async def lanes_open(served, count):
-    """Wait until `count` lanes are in use; bounded by the test's own deadline."""
-    while (await fetch(served, "/health")).json["lanes"]["open"] != count:
-        await trio.lowlevel.checkpoint()
 
 
 async def frames_out(served):
@@ -90,7 +84,7 @@ async def test_an_invalid_packet_ends_its_session(message, code, close):
             await faulty.connection.send_message(message)
             assert (await faulty.receive_metadata("error")).code == code
             assert await faulty.close_code() == close
-        await lanes_open(served, 1)
+        await until_lanes_open(served, 1)
         assert (await fetch(served, "/health")).json["endings"][code] == 1
 
 
@@ -101,7 +95,7 @@ async def test_a_message_over_the_limit_ends_its_session():
         async with packet_client(served) as faulty:
             await faulty.connection.send_message(bytes(limit_bytes + 1))
             assert await faulty.close_code() == 1009
-        await lanes_open(served, 1)
+        await until_lanes_open(served, 1)
         assert (await fetch(served, "/health")).json["endings"]["too_big"] == 1
 
 
@@ -111,7 +105,7 @@ async def test_a_malformed_frame_ends_its_session():
         async with raw_websocket(served) as stream:
             await stream.send_all(frame(BINARY, GOOD, masked=False))
             assert closing_code(await read_frames(stream)) == 1002
-        await lanes_open(served, 1)
+        await until_lanes_open(served, 1)
         assert (await fetch(served, "/health")).json["endings"]["bad_frame"] == 1
 
 
@@ -201,7 +195,7 @@ async def test_a_silent_client_is_closed():
                 nursery.start_soon(neighbour.keep_alive_until, gone)
                 assert (await silent.receive_metadata_silently("error")).code == "silent"
                 assert await silent.close_code() == 1013
-                await lanes_open(served, 1)
+                await until_lanes_open(served, 1)
                 gone.set()
             assert (await fetch(served, "/health")).json["endings"]["silent"] == 1
             answers += await neighbour.exchange(SPOKEN[HALF:])
@@ -215,7 +209,7 @@ async def test_a_client_that_does_not_read_is_closed():
         async with stalled as stream:
             with pytest.raises(trio.BrokenResourceError):
                 await pour(stream, frame(BINARY, GOOD))
-        await lanes_open(served, 1)
+        await until_lanes_open(served, 1)
         assert (await fetch(served, "/health")).json["endings"]["not_reading"] == 1
 
 
