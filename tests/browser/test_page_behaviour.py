@@ -574,3 +574,17 @@ def test_before_a_call_the_questions_follow_the_first_sentence(browser: Browser,
         assert sentence is not None
         assert questions is not None
         assert questions["y"] - (sentence["y"] + sentence["height"]) < 40
+
+
+@pytest.mark.parametrize(("width", "height"), [(1440, 900), (390, 844)])
+def test_a_notice_does_not_move_the_questions(
+    browser: Browser, asked: Server, width: int, height: int
+) -> None:
+    """The first one comes when somebody may be about to press a question."""
+    with visiting(browser, asked.origin, viewport={"width": width, "height": height}) as visit:
+        page = visit()
+        expect(page.locator(".notice[data-key=untrained]")).to_be_visible()
+        place = page.locator("#suggestions .ask").first.bounding_box()
+        page.locator(".notice[data-key=untrained] .close").click()
+        expect(page.locator(".notice")).to_have_count(0)
+        assert page.locator("#suggestions .ask").first.bounding_box() == place
