@@ -6,6 +6,7 @@ answered with `error`, and the session goes on.
 """
 
 import base64
+import enum
 import json
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Final
@@ -60,6 +61,14 @@ _SAMPLE_BYTES: Final = {"pcm16": 2, "mulaw": 1, "alaw": 1}
 _CLIENT_ERRORS: Final = frozenset({"audio_refused", "too_big", "bad_frame", "silent", "idle"})
 
 
+class _Turn(enum.Enum):
+    """The user's: none yet, or its audio was cleared; the user speaks; the client has ended it."""
+
+    NONE = enum.auto()
+    OPEN = enum.auto()
+    ENDED = enum.auto()
+
+
 class RealtimeDialect(SingleConnection):
     """One Realtime session, which ends with its connection."""
 
@@ -81,8 +90,7 @@ class RealtimeDialect(SingleConnection):
         self._not_applied: set[str] = set()  # what was asked for in vain, and logged
         self._has_audio = False  # audio came or was sent: the formats are fixed
         self._waiting_ms = 0.0  # of audio that was received and not answered
-        self._turn_ended = False  # the client has said so, and has not spoken since
-        self._in_turn = False  # the user has spoken, and neither the turn was ended nor the audio cleared
+        self._turn = _Turn.NONE
         self._answer_by_ms = 0  # of the session's audio: until then an answer is awaited
         self._position_ms = 0  # of the audio that was answered
         self._conversation = TurnConversation(
@@ -95,7 +103,7 @@ class RealtimeDialect(SingleConnection):
     def wants_silence(self) -> bool:
         """Whether the session goes on while nothing comes from the client: an answer is awaited."""
         awaited = self._conversation.response is not None or self._position_ms < self._answer_by_ms
-        return self._turn_ended and awaited
+        return self._turn is _Turn.ENDED and awaited
 
     # Receiving
 
@@ -128,7 +136,8 @@ class RealtimeDialect(SingleConnection):
             case Commit():
                 result, replies = self._commit(event)
             case Clear():
-                self._waiting_ms, self._conversation.has_user_audio, self._in_turn = 0.0, False, False
+                self._waiting_ms, self._conversation.has_user_audio = 0.0, False
+                self._turn = _Turn.NONE if self._turn is _Turn.OPEN else self._turn
                 result, replies = InputCleared(), (_packet("input_audio_buffer.cleared"),)
             case CreateResponse():
                 field = event.response or ResponseField()
@@ -147,7 +156,7 @@ class RealtimeDialect(SingleConnection):
         if not self._created:
             self._counters.ignored["not_ready"] += 1
             return Ignored("not_ready")
-        self._has_audio, self._in_turn, self._turn_ended = True, True, False
+        self._has_audio, self._turn = True, _Turn.OPEN
         sample_bytes = _SAMPLE_BYTES[self.input_format.encoding]
         appended_ms = 1000 * len(event.audio) / (self.input_format.rate_hz * sample_bytes)
         self._waiting_ms = min(self._waiting_ms + appended_ms, 1000 * BUFFER_S)
@@ -198,7 +207,7 @@ class RealtimeDialect(SingleConnection):
         else:
             why = "there is no audio that was not committed"
             error = InvalidEventError("input_audio_buffer_commit_empty", why, event_id=event.event_id)
-            if not self._in_turn:
+            if self._turn is not _Turn.OPEN:
                 raise error
             reply = self._refused(error)
         self._end_turn()
@@ -208,7 +217,7 @@ class RealtimeDialect(SingleConnection):
 
     def _end_turn(self) -> None:
         """The user has finished speaking; what was appended may still be on its way to the model."""
-        self._in_turn, self._turn_ended = False, True
+        self._turn = _Turn.ENDED
         self._answer_by_ms = self._position_ms + int(self._waiting_ms) + RESPONSE_WAIT_MS
 
     # Sending
