@@ -26,7 +26,8 @@ from web.security.throttled_log import ThrottledLog
 MAX_ADDRESSES: Final = 4096  # with failures; the one whose last failure is oldest is forgotten first
 _NO_PROXY: Final = ReverseProxy()
 
-Attempt = Literal["handshake", "token", "distrust"]
+Attempt = Literal["handshake", "token"]
+Forgiven = Literal["distrust", "plain_http"]
 RejectReason = Literal["connections", "address", "handshake", "token", "work"]
 
 
@@ -47,7 +48,7 @@ class RateLimiter:
         self._open: Counter[str] = Counter()
         self._buckets: OrderedDict[tuple[Attempt, str], TokenBucket] = OrderedDict()
         self.log = ThrottledLog()
-        self.failures: Counter[Attempt] = Counter()
+        self.failures: Counter[Attempt | Forgiven] = Counter()
         self.rejected: Counter[RejectReason] = Counter()
 
     @property
@@ -101,13 +102,13 @@ class RateLimiter:
         if len(self._buckets) > MAX_ADDRESSES:
             self._buckets.popitem(last=False)
 
-    def record_distrust(self) -> None:
-        """Count a client that rejected our certificate; not held against its address.
+    def record_forgiven(self, attempt: Forgiven) -> None:
+        """Count a client that rejected our certificate or spoke plain HTTP; not held against its address.
 
-        A browser whose user made an exception does it on every new connection, before it connects again.
-        And an attacker could complete the handshake as often as they like.
+        A browser whose user made an exception rejects it on every new connection, before it connects again;
+        a typed address begins with http://. And an attacker could complete handshakes as often as they like.
         """
-        self.failures["distrust"] += 1
+        self.failures[attempt] += 1
 
     def wait_s(self, attempt: Attempt, host: str) -> float:
         """How long attempts from `host` are still refused; 0 where one is allowed."""

@@ -99,8 +99,11 @@ async def serve(
             open_connections.remove(connection)
             limiter.disconnect(host)
             if stream.certificate_rejected:
-                limiter.record_distrust()
+                limiter.record_forgiven("distrust")
                 limiter.log.warning("handshake_failed", reason="certificate_rejected", peer=host)
+            elif stream.is_plain_http:
+                limiter.record_forgiven("plain_http")
+                limiter.log.warning("handshake_failed", reason="plain_http", peer=host)
             elif listen.tls is not None and not stream.handshake_done and not stream.left_silently:
                 limiter.record_failure("handshake", host)
                 limiter.log.warning("handshake_failed", reason="no_tls", peer=host)

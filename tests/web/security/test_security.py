@@ -314,7 +314,8 @@ async def test_failed_handshakes_are_rate_limited(certified):
     async with small_server(settings, tls=certified.client) as served:
         for failures in (1, 2):
             async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
-                await stream.send_all(b"GET / HTTP/1.1\r\n\r\n")
+                await stream.send_all(b"\x16\x03\x01\xff\xff")
+                await stream.send_eof()
                 await read_to_end(stream)
             await until(lambda: served.limiter.failures["handshake"] == failures)  # noqa: B023
         answer = b""
@@ -347,17 +348,21 @@ async def test_rejecting_the_certificate_is_not_rate_limited(certified):
 
 
 async def test_plain_http_is_answered_with_the_remedy(certified):
-    """As after a typed address; it is no TLS, and is counted as such."""
-    async with tls_server(certified) as served:
-        async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
-            await stream.send_all(b"GET /packet-voice HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
-            received = await read_to_end(stream)
-        head, _, body = received.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 400 ")
-        assert f"content-length: {len(body)}".encode() in head.lower()
-        assert b"https://" in body
-        await until(lambda: served.limiter.failures["handshake"] == 1)
+    """As after a typed address, however often: it is counted, but not against whoever typed it."""
+    files = {"tls_cert": str(certified.cert), "tls_key": str(certified.key)}
+    settings = limited(Server(port=0, **files), failures_per_minute=2)
+    async with small_server(settings, tls=certified.client) as served:
+        for _ in range(5):
+            async with await trio.open_tcp_stream("127.0.0.1", served.port) as stream:
+                await stream.send_all(b"GET /packet-voice HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+                received = await read_to_end(stream)
+            head, _, body = received.partition(b"\r\n\r\n")
+            assert head.startswith(b"HTTP/1.1 400 ")
+            assert f"content-length: {len(body)}".encode() in head.lower()
+            assert b"https://" in body
+        await until(lambda: served.limiter.failures["plain_http"] == 5)
         assert (await fetch(served, "/health")).status == 200
+        assert not served.limiter.rejected
 
 
 @pytest.mark.parametrize("noise", [b"\x00GET / HTTP/1.1\r\n\r\n", bytes(100), b"\x16\x03\x01\xff\xff"])
