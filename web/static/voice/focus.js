@@ -2,6 +2,6 @@
 
 /** Before `element` disappears: if it has the focus, move that to the first of `others` that can have it. */
 export function moveFocusFrom(element, ...others) {
-  if (!element.contains(document.activeElement)) return;
+  if (element.hidden || !element.contains(document.activeElement)) return;
   others.find((other) => other?.disabled === false && (other.checkVisibility?.() ?? true))?.focus();
 }

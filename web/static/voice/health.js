@@ -46,14 +46,18 @@ function deliveredHealth() {
 }
 
 async function fetchHealth() {
+  const controller = new AbortController();
+  const timer = setTimeout(() => controller.abort(), TIMEOUT_MS);
   try {
-    const response = await fetch(serverUrl("health"), { cache: "no-store", signal: AbortSignal.timeout(TIMEOUT_MS) });
+    const response = await fetch(serverUrl("health"), { cache: "no-store", signal: controller.signal });
     if (response.ok) return await response.json();
     if (response.status === 401) return { status: "unauthorized" };
     return { status: "refused", ...(await refusalOf(response)) };
   } catch (error) {
     if (error instanceof ReferenceError) throw error; // a mistake of this page
     return null; // the server is not reachable, or does not answer in time
+  } finally {
+    clearTimeout(timer);
   }
 }
 

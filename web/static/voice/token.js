@@ -10,6 +10,7 @@ import { serverUrl } from "./server-url.js";
 
 /** Exchange `#token=…`, if the page was opened with one. → null, or {why, message?, retryAfterMs?}. */
 export async function exchangeToken() {
+  if (!location.hash.includes("token=")) return null;
   const token = new URLSearchParams(location.hash.slice(1)).get("token");
   if (token === null) return null;
   history.replaceState(null, "", location.pathname + location.search);

@@ -11,7 +11,7 @@ export function guardUnsaved(isUnsaved, { isTalking = () => false } = {}) {
     isAnswered = false;
   });
   document.addEventListener("click", (event) => {
-    if (!leadsElsewhere(event) || !isTalking()) return;
+    if (!isTalking() || !leadsElsewhere(event)) return;
     isAnswered = confirm(`${isUnsaved() ? UNSAVED : TALKING} Leave this page?`);
     if (!isAnswered) event.preventDefault();
   });
