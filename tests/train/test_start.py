@@ -1,5 +1,6 @@
 """A run that begins with trained weights, and an encoder that is trained while the rest stays."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,7 +10,7 @@ from support.train.recipes import small_corpus, small_recipe, spoken  # noqa: E4
 
 from pipeline.train import average, codec, start  # noqa: E402
 from pipeline.train.conversation.phrases import Exchange  # noqa: E402
-from pipeline.train.conversation.speakers import agent_of  # noqa: E402
+from pipeline.train.conversation.speakers import agent_of, with_shared_phrases  # noqa: E402
 from pipeline.train.conversation.vocabulary import PADDING, train_tokenizer  # noqa: E402
 from pipeline.train.networks.architecture import mimi_sizes, moshi_sizes  # noqa: E402
 from pipeline.train.networks.mimi import MimiNetwork  # noqa: E402
@@ -18,10 +19,12 @@ from pipeline.train.recordings.bank import read_shard, read_shards, write_shard 
 from pipeline.train.recordings.gathered import Recordings  # noqa: E402
 from pipeline.train.runs.checkpoints import codec_of, codes_folder, language_of  # noqa: E402
 from pipeline.train.start import renumbered  # noqa: E402
-from pipeline.train.synthesizers.spoken import Sound, Spoken  # noqa: E402
+from pipeline.train.synthesizers.spoken import SILENCE, Sound, Spoken  # noqa: E402
 from pipeline.train.synthesizers.voices import Voice  # noqa: E402
+from pipeline.units import FRAME_SAMPLES  # noqa: E402
 
 CPU = torch.device("cpu")
+QUIET = (Sound(SILENCE, 0),)
 
 
 @pytest.fixture(scope="module")
@@ -139,6 +142,43 @@ def test_the_agents_codes_are_those_that_the_decoder_knows(made):
     assert all((kept[text] == direct[text]).all() for text in direct)
     lengths = {one.text: one.samples // 1920 for one in shard.utterances}
     assert {text: codes.shape for text, codes in kept.items()} == {t: (2, n) for t, n in lengths.items()}
+
+
+def test_a_phrase_has_the_same_codes_in_every_sum(tmp_path):
+    """Where it sounds the same; the codes of a sentence are then no longer those that it was encoded with."""
+    rng = np.random.default_rng(1)
+    sounds = {
+        phrase: rng.standard_normal(2 * FRAME_SAMPLES) * 0.1 for phrase in ("Six plus", "three is", "two is")
+    }
+    sounds |= {
+        "nine.": rng.standard_normal(FRAME_SAMPLES) * 0.1,
+        "eight.": rng.standard_normal(FRAME_SAMPLES) * 0.1,
+    }
+
+    def sentence(*phrases, other=0.0):
+        pcm = np.concatenate([sounds[phrase] for phrase in phrases]).astype(np.float32)
+        starts = tuple(FRAME_SAMPLES * frame for frame in range(5))
+        return (
+            Exchange("unknown", " ".join(phrases), ""),
+            Voice("a voice", 100, 50),
+            Spoken(pcm + other, starts, QUIET),
+        )
+
+    write_shard(
+        tmp_path,
+        "agent",
+        [
+            sentence("Six plus", "three is", "nine."),
+            sentence("Six plus", "two is", "eight."),
+            sentence("Six plus", "three is", "eight.", other=0.01),
+        ],
+    )
+    shard = read_shard(tmp_path, "agent")
+    encoded = {one.text: np.full((2, 5), number) for number, one in enumerate(shard.utterances)}
+    first, second, third = with_shared_phrases(shard, encoded).values()
+    assert first[0].tolist() == [0] * 5
+    assert second[0].tolist() == [0, 0, 1, 1, 1]
+    assert third[0].tolist() == [2] * 5
 
 
 def test_the_agent_gets_another_voice(made, tmp_path):

@@ -4,8 +4,9 @@ Answers are encoded once, after silence, and their codes placed where they are s
 agent's codes do not come from an encoder, so they may begin in any frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,6 +20,7 @@ from pipeline.train.conversation.sessions import Session
 from pipeline.train.networks.mimi import MimiNetwork
 from pipeline.train.recordings.bank import Shard, Utterance
 from pipeline.train.recordings.gathered import Recordings, phoneme_table
+from pipeline.train.synthesizers.agent_speech import phrase_bounds
 from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
 _LEAD_FRAMES: Final = 12  # of silence before an answer that is encoded
@@ -71,8 +73,27 @@ def agent_of(
                 with output.path.open("wb") as file:
                     np.savez(file, **found)
                 output.commit()
-    codes = {text: found[str(index)] for index, text in enumerate(pcm)}
+    codes = with_shared_phrases(shard, {text: found[str(index)] for index, text in enumerate(pcm)})
     return Agent({one.text: one for one in shard.utterances}, pcm, codes, found["silence"])
+
+
+def with_shared_phrases(shard: Shard, codes: Mapping[str, Codes]) -> dict[str, Codes]:
+    """`codes` by sentence, with the same ones for a phrase in every sum in which it sounds the same.
+
+    An encoder hears what came before, so it gives the same sound other codes in each sentence: 882 sums to
+    learn, and not 124 phrases.
+    """
+    shared: dict[bytes, Codes] = {}
+    made = {}
+    for index, one in enumerate(shard.utterances):
+        sound, own = shard.recording(index), codes[one.text]
+        starts = (0, *one.word_starts[1:], one.samples)
+        pieces = []
+        for begin, end in pairwise(starts[word] for word in phrase_bounds(one.text)):
+            frames = own[:, begin // FRAME_SAMPLES : end // FRAME_SAMPLES]
+            pieces.append(shared.setdefault(sound[begin:end].tobytes(), frames))
+        made[one.text] = np.concatenate(pieces, axis=1)
+    return made
 
 
 def _encoded(sounds: Sequence[Tensor], model: MimiNetwork, codebooks: int) -> dict[str, Any]:
