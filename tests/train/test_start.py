@@ -181,26 +181,28 @@ def test_a_phrase_has_the_same_codes_in_every_sum(tmp_path):
     assert third[0].tolist() == [2] * 5
 
 
-def test_the_agent_gets_another_voice(made, tmp_path):
+@pytest.mark.parametrize("before", [("codec",), ("codec", "encoder")])
+def test_the_agent_gets_another_voice(made, tmp_path, before):
     """Its decoder and the encoder of its own are trained; codebooks and the users' codes stay bit for bit."""
     _, recipe, _, mimi, _ = made
     sizes, sound = mimi_sizes(recipe), torch.randn(1, 1, 1920 * 3) * 0.1
     corpus, out = small_corpus(tmp_path / "corpus"), tmp_path / "run"
     out.mkdir()
-    for name in ("codec", "encoder"):
+    for name in before:
         torch.save({"step": 0, "parts": {"model": mimi.state_dict()}}, out / f"{name}.pt")
     arguments = ["--corpus", str(corpus), "--recipe", str(recipe), "--out", str(out)]
     few = ["--steps", "3", "--frames", "4", "--batch", "10", "--rate", "0.01"]
-    before = codes_folder(out, codec_of(out, sizes, CPU), codec_of(out, sizes, CPU, agent=True))
+    folder = codes_folder(out, codec_of(out, sizes, CPU), codec_of(out, sizes, CPU, agent=True))
     assert codec.main([*arguments, *few, "--only", "voice"]) == 0
     users, agent = (codec_of(out, sizes, CPU, agent=which) for which in (False, True))
     assert torch.equal(users.encode(sound), mimi.eval().encode(sound))
+    assert torch.equal(users.features(sound), mimi.features(sound))
     books = {name for name in mimi.state_dict() if "_codebook" in name or "output_proj" in name}
     for name, tensor in agent.state_dict().items():
         assert torch.equal(tensor, mimi.state_dict()[name]) == (name in books), name
     codes = mimi.encode(sound)
     assert torch.equal(users.decode(codes), agent.decode(codes))
-    assert codes_folder(out, users, agent) != before
+    assert codes_folder(out, users, agent) != folder
     assert codec.main([*arguments, *few, "--only", "decoder"]) == 0
     later = codec_of(out, sizes, CPU, agent=True)
     assert torch.equal(later.encode(sound), agent.encode(sound))
