@@ -34,7 +34,7 @@ from pipeline.train.recordings.bank import NATURAL, Shard, read_shard, read_shar
 from pipeline.train.recordings.gathered import SOUNDS_PER_FRAME, Recordings, phoneme_table
 from pipeline.train.recordings.windows import DECODING, ENCODING, SPEAKING, WHOLE, Batch, Windows
 from pipeline.train.runs import device as machine
-from pipeline.train.runs.checkpoints import CODEC, DECODER, ENCODER, VOICE, codec_of, latest, take
+from pipeline.train.runs.checkpoints import CODEC, DECODER, ENCODER, VOICE, latest, take
 from pipeline.train.runs.command import run
 from pipeline.train.runs.journal import Journal, add_run_arguments
 
@@ -155,7 +155,10 @@ class Trainer:
         self.parts: dict[str, nn.Module | Optimizer] = {"model": self.model, "head": self.head}
         self.trained = [*_trainable(self.model, arguments.only), *self.head.parameters()]
         if arguments.only == "encoder":
-            self.kept = codec_of(arguments.out, self.sizes, self.device, agent=True)
+            # The users' encoder, also where the agent has one of its own.
+            self.kept = MimiNetwork(self.sizes).to(self.device)
+            take(latest(arguments.out, CODEC), {"model": self.kept}, self.device)
+            self.kept.train(mode=False)
             self.head_of_all = PhonemeHead(self.sizes.dim, len(self.table)).to(self.device)
             self.parts["head_of_all"] = self.head_of_all
             self.trained += self.head_of_all.parameters()
