@@ -27,6 +27,12 @@ CPU = torch.device("cpu")
 QUIET = (Sound(SILENCE, 0),)
 
 
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Encoders learn from the first step."""
+    monkeypatch.setattr(codec, "_HEADS_ALONE_STEPS", 0)
+
+
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
     """A small recipe, its corpus, and a checkpoint of random weights."""
@@ -123,6 +129,21 @@ def test_voices_that_are_recorded_later_may_have_other_phonemes(made, tmp_path):
     assert found[0] == -1
     assert {trainer.table[number] for number in found if number >= 0} >= {"i", "t", "p", "f", "_"}
     assert codec.main([*arguments, "--steps", "3"]) == 0
+
+
+def test_the_heads_of_an_encoder_learn_first(made, tmp_path, monkeypatch):
+    """Until they predict something, their gradients would ruin what it has learnt."""
+    _, recipe, _, mimi, _ = made
+    monkeypatch.setattr(codec, "_HEADS_ALONE_STEPS", 2)
+    corpus, out = small_corpus(tmp_path / "corpus"), tmp_path / "run"
+    out.mkdir()
+    torch.save({"step": 0, "parts": {"model": mimi.state_dict()}}, out / "codec.pt")
+    arguments = ["--corpus", str(corpus), "--recipe", str(recipe), "--out", str(out), "--rate", "0.01"]
+    few, sound = ["--frames", "4", "--batch", "8", "--only", "encoder"], torch.randn(1, 1, 1920 * 3) * 0.1
+    for steps, changed in (("2", False), ("3", True)):
+        assert codec.main([*arguments, *few, "--steps", steps]) == 0
+        users = codec_of(out, mimi_sizes(recipe), CPU)
+        assert torch.equal(users.features(sound), mimi.eval().features(sound)) != changed
 
 
 def test_the_agents_codes_are_those_that_the_decoder_knows(made):
