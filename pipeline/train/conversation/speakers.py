@@ -26,6 +26,7 @@ from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
 _LEAD_FRAMES: Final = 12  # of silence before an answer that is encoded
 _TOGETHER: Final = 32
 _PAUSE_S: Final = (-0.5, 1.5)  # between two sentences of people who talk with each other
+_CHATTER: Final = 0.6  # of those sentences, such as the agent would decline
 _SILENCE_FRAMES: Final = 64  # after which the codes of silence no longer change
 
 Codes = npt.NDArray[np.int16]
@@ -140,8 +141,10 @@ def others_talk(speech: Speech, samples: int, rng: np.random.Generator) -> Tenso
     """`[S]`: some people talking with each other, who now and then interrupt each other or pause."""
     track = torch.zeros(samples, device=speech.recordings.device)
     at = int(rng.uniform(0, _PAUSE_S[1]) * SAMPLE_RATE_HZ)
+    chatter = [index for index, one in enumerate(speech.utterances) if one.kind == "unknown"]
     while at < samples:
-        which = int(rng.integers(len(speech.utterances)))
+        among = chatter if chatter and rng.random() < _CHATTER else range(len(speech.utterances))
+        which = int(among[int(rng.integers(len(among)))])
         length = speech.utterances[which].samples
         _put(track, at, speech.recordings.stretch(which, 0, length))
         at = max(0, at + length + int(rng.uniform(*_PAUSE_S) * SAMPLE_RATE_HZ))
