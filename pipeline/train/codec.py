@@ -34,11 +34,14 @@ from pipeline.train.recordings.bank import NATURAL, Shard, read_shard, read_shar
 from pipeline.train.recordings.gathered import SOUNDS_PER_FRAME, Recordings, phoneme_table
 from pipeline.train.recordings.windows import DECODING, ENCODING, SPEAKING, WHOLE, Batch, Windows
 from pipeline.train.runs import device as machine
-from pipeline.train.runs.checkpoints import CODEC, DECODER, ENCODER, VOICE, codec_of, latest, take
+from pipeline.train.runs.checkpoints import CODEC, DECODER, ENCODER, VOICE, latest, take
 from pipeline.train.runs.command import run
 from pipeline.train.runs.journal import Journal, add_run_arguments
 
 _FREE_STEPS: Final = 300  # before anything is quantized: centroids are then put where features are
+_HEADS_ALONE_STEPS: Final = (
+    200  # of a trained encoder, which heads that predict nothing yet would lead astray
+)
 _WEIGHTS: Final = {
     "spectral": 1.0,
     "wave": 4.0,
@@ -89,14 +92,20 @@ def phoneme_losses(batch: Batch, features: Tensor, head: PhonemeHead, of: str = 
 
 
 def encoder_losses(
-    batch: Batch, model: MimiNetwork, kept: MimiNetwork, heads: Sequence[PhonemeHead]
+    batch: Batch,
+    model: MimiNetwork,
+    kept: MimiNetwork,
+    heads: Sequence[PhonemeHead],
+    *,
+    heads_alone: bool = False,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Each part of the loss of an encoder by itself, unweighted; and the codes `[B, K, T]`.
 
     Phonemes are predicted from the first codebook and from all; the agent's features are
-    distilled from the `kept` codec.
+    distilled from the `kept` codec. `heads_alone`: without gradients of the encoder.
     """
-    coded = model.coded_features(batch.inputs[:, None], learn=False)
+    with torch.set_grad_enabled(not heads_alone):
+        coded = model.coded_features(batch.inputs[:, None], learn=False)
     agent = batch.inputs[batch.agent[:, 0]]
     parts = {"commitment": coded.commitment}
     if len(agent):
@@ -155,7 +164,10 @@ class Trainer:
         self.parts: dict[str, nn.Module | Optimizer] = {"model": self.model, "head": self.head}
         self.trained = [*_trainable(self.model, arguments.only), *self.head.parameters()]
         if arguments.only == "encoder":
-            self.kept = codec_of(arguments.out, self.sizes, self.device, agent=True)
+            # The users' encoder, also where the agent has one of its own.
+            self.kept = MimiNetwork(self.sizes).to(self.device)
+            take(latest(arguments.out, CODEC), {"model": self.kept}, self.device)
+            self.kept.train(mode=False)
             self.head_of_all = PhonemeHead(self.sizes.dim, len(self.table)).to(self.device)
             self.parts["head_of_all"] = self.head_of_all
             self.trained += self.head_of_all.parameters()
@@ -219,7 +231,8 @@ class Trainer:
         batch = self.windows.draw()
         with machine.half(self.device):
             if self.arguments.only == "encoder":
-                parts, codes = encoder_losses(batch, self.model, self.kept, (self.head, self.head_of_all))
+                heads, heads_alone = (self.head, self.head_of_all), self.journal.step < _HEADS_ALONE_STEPS
+                parts, codes = encoder_losses(batch, self.model, self.kept, heads, heads_alone=heads_alone)
             else:
                 coded: Coded = self.model(
                     batch.inputs[:, None],

@@ -51,7 +51,7 @@ _CUDA_GROUP: Final = 64
 VALIDATION: Final = "validation"
 VALIDATED: Final = ("eval-sums", "eval-talk", "eval-pairs")
 _ECHO_SHARE: Final = 0.25
-_OVERHEARD: Final = 0.7  # of sessions without a question, those with other people's talk
+_OVERHEARD: Final = 0.75  # of sessions in which nobody asks for long, those with other people's talk
 
 
 class Encoding:
@@ -94,15 +94,14 @@ class Encoding:
         }
 
     def _others(self, sessions: list[Session], rng: np.random.Generator) -> Tensor:
-        """`[B, N · 1920]`: in most sessions without a question, other people's talk."""
+        """`[B, N · 1920]`: other people's talk, mostly, where there is no conversation for long."""
         samples = sessions[0].frames * FRAME_SAMPLES
-        rows = [
-            others_talk(self.speech, samples, rng)
-            if not session.user_segments and rng.random() < _OVERHEARD
-            else torch.zeros(samples, device=self.device)
-            for session in sessions
-        ]
-        return across_a_room(torch.stack(rows))
+        rows = torch.zeros(len(sessions), samples, device=self.device)
+        for row, session in zip(rows, sessions, strict=True):
+            begin, end = session.apart or ((0, 0) if session.user_segments else (0, samples))
+            if end > begin and rng.random() < _OVERHEARD:
+                row[begin:end] = others_talk(self.speech, end - begin, rng)
+        return across_a_room(rows)
 
     def _user_codes(self, users: Tensor, played: Tensor, overheard: Tensor) -> Codes:
         """`[B, N · 1920]` each → codes `[B, K, N]` with room acoustics, noise and some echo."""

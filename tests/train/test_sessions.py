@@ -63,6 +63,18 @@ def test_the_agent_waits_and_yields(tmp_path_factory, seed):
 
 @settings(max_examples=120)
 @given(SEEDS)
+def test_others_talk_apart_from_the_conversation(tmp_path_factory, seed):
+    """Where they may talk, neither the user nor the agent speaks, nor a moment before or after."""
+    users, answers = shards(tmp_path_factory)
+    session = composed(users, answers, seed)
+    if session.apart is not None:
+        user, agent = speaking(session)
+        begin, end = (sample // FRAME_SAMPLES for sample in session.apart)
+        assert not (user | agent)[max(0, begin - 2) if begin else 0 : end + 2].any()
+
+
+@settings(max_examples=120)
+@given(SEEDS)
 def test_okay_ends_no_answer_and_stop_does(tmp_path_factory, seed):
     """A back-channel during an answer leaves it whole; after "stop" it lasts for some frames at most."""
     users, answers = shards(tmp_path_factory)

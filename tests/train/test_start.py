@@ -1,5 +1,6 @@
 """A run that begins with trained weights, and an encoder that is trained while the rest stays."""
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -9,7 +10,7 @@ from support.train.recipes import small_corpus, small_recipe, spoken  # noqa: E4
 
 from pipeline.train import average, codec, start  # noqa: E402
 from pipeline.train.conversation.phrases import Exchange  # noqa: E402
-from pipeline.train.conversation.speakers import agent_of  # noqa: E402
+from pipeline.train.conversation.speakers import agent_of, with_shared_phrases  # noqa: E402
 from pipeline.train.conversation.vocabulary import PADDING, train_tokenizer  # noqa: E402
 from pipeline.train.networks.architecture import mimi_sizes, moshi_sizes  # noqa: E402
 from pipeline.train.networks.mimi import MimiNetwork  # noqa: E402
@@ -18,10 +19,18 @@ from pipeline.train.recordings.bank import read_shard, read_shards, write_shard 
 from pipeline.train.recordings.gathered import Recordings  # noqa: E402
 from pipeline.train.runs.checkpoints import codec_of, codes_folder, language_of  # noqa: E402
 from pipeline.train.start import renumbered  # noqa: E402
-from pipeline.train.synthesizers.spoken import Sound, Spoken  # noqa: E402
+from pipeline.train.synthesizers.spoken import SILENCE, Sound, Spoken  # noqa: E402
 from pipeline.train.synthesizers.voices import Voice  # noqa: E402
+from pipeline.units import FRAME_SAMPLES  # noqa: E402
 
 CPU = torch.device("cpu")
+QUIET = (Sound(SILENCE, 0),)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+    """Encoders learn from the first step."""
+    monkeypatch.setattr(codec, "_HEADS_ALONE_STEPS", 0)
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +131,21 @@ def test_voices_that_are_recorded_later_may_have_other_phonemes(made, tmp_path):
     assert codec.main([*arguments, "--steps", "3"]) == 0
 
 
+def test_the_heads_of_an_encoder_learn_first(made, tmp_path, monkeypatch):
+    """Until they predict something, their gradients would ruin what it has learnt."""
+    _, recipe, _, mimi, _ = made
+    monkeypatch.setattr(codec, "_HEADS_ALONE_STEPS", 2)
+    corpus, out = small_corpus(tmp_path / "corpus"), tmp_path / "run"
+    out.mkdir()
+    torch.save({"step": 0, "parts": {"model": mimi.state_dict()}}, out / "codec.pt")
+    arguments = ["--corpus", str(corpus), "--recipe", str(recipe), "--out", str(out), "--rate", "0.01"]
+    few, sound = ["--frames", "4", "--batch", "8", "--only", "encoder"], torch.randn(1, 1, 1920 * 3) * 0.1
+    for steps, changed in (("2", False), ("3", True)):
+        assert codec.main([*arguments, *few, "--steps", steps]) == 0
+        users = codec_of(out, mimi_sizes(recipe), CPU)
+        assert torch.equal(users.features(sound), mimi.eval().features(sound)) != changed
+
+
 def test_the_agents_codes_are_those_that_the_decoder_knows(made):
     """Sessions have the agent's codes of the codec as it was, whatever became of the users' encoder."""
     folder, recipe, arguments, *_ = made
@@ -141,26 +165,65 @@ def test_the_agents_codes_are_those_that_the_decoder_knows(made):
     assert {text: codes.shape for text, codes in kept.items()} == {t: (2, n) for t, n in lengths.items()}
 
 
-def test_the_agent_gets_another_voice(made, tmp_path):
+def test_a_phrase_has_the_same_codes_in_every_sum(tmp_path):
+    """Where it sounds the same; the codes of a sentence are then no longer those that it was encoded with."""
+    rng = np.random.default_rng(1)
+    sounds = {
+        phrase: rng.standard_normal(2 * FRAME_SAMPLES) * 0.1 for phrase in ("Six plus", "three is", "two is")
+    }
+    sounds |= {
+        "nine.": rng.standard_normal(FRAME_SAMPLES) * 0.1,
+        "eight.": rng.standard_normal(FRAME_SAMPLES) * 0.1,
+    }
+
+    def sentence(*phrases, other=0.0):
+        pcm = np.concatenate([sounds[phrase] for phrase in phrases]).astype(np.float32)
+        starts = tuple(FRAME_SAMPLES * frame for frame in range(5))
+        return (
+            Exchange("unknown", " ".join(phrases), ""),
+            Voice("a voice", 100, 50),
+            Spoken(pcm + other, starts, QUIET),
+        )
+
+    write_shard(
+        tmp_path,
+        "agent",
+        [
+            sentence("Six plus", "three is", "nine."),
+            sentence("Six plus", "two is", "eight."),
+            sentence("Six plus", "three is", "eight.", other=0.01),
+        ],
+    )
+    shard = read_shard(tmp_path, "agent")
+    encoded = {one.text: np.full((2, 5), number) for number, one in enumerate(shard.utterances)}
+    first, second, third = with_shared_phrases(shard, encoded).values()
+    assert first[0].tolist() == [0] * 5
+    assert second[0].tolist() == [0, 0, 1, 1, 1]
+    assert third[0].tolist() == [2] * 5
+
+
+@pytest.mark.parametrize("before", [("codec",), ("codec", "encoder")])
+def test_the_agent_gets_another_voice(made, tmp_path, before):
     """Its decoder and the encoder of its own are trained; codebooks and the users' codes stay bit for bit."""
     _, recipe, _, mimi, _ = made
     sizes, sound = mimi_sizes(recipe), torch.randn(1, 1, 1920 * 3) * 0.1
     corpus, out = small_corpus(tmp_path / "corpus"), tmp_path / "run"
     out.mkdir()
-    for name in ("codec", "encoder"):
+    for name in before:
         torch.save({"step": 0, "parts": {"model": mimi.state_dict()}}, out / f"{name}.pt")
     arguments = ["--corpus", str(corpus), "--recipe", str(recipe), "--out", str(out)]
     few = ["--steps", "3", "--frames", "4", "--batch", "10", "--rate", "0.01"]
-    before = codes_folder(out, codec_of(out, sizes, CPU), codec_of(out, sizes, CPU, agent=True))
+    folder = codes_folder(out, codec_of(out, sizes, CPU), codec_of(out, sizes, CPU, agent=True))
     assert codec.main([*arguments, *few, "--only", "voice"]) == 0
     users, agent = (codec_of(out, sizes, CPU, agent=which) for which in (False, True))
     assert torch.equal(users.encode(sound), mimi.eval().encode(sound))
+    assert torch.equal(users.features(sound), mimi.features(sound))
     books = {name for name in mimi.state_dict() if "_codebook" in name or "output_proj" in name}
     for name, tensor in agent.state_dict().items():
         assert torch.equal(tensor, mimi.state_dict()[name]) == (name in books), name
     codes = mimi.encode(sound)
     assert torch.equal(users.decode(codes), agent.decode(codes))
-    assert codes_folder(out, users, agent) != before
+    assert codes_folder(out, users, agent) != folder
     assert codec.main([*arguments, *few, "--only", "decoder"]) == 0
     later = codec_of(out, sizes, CPU, agent=True)
     assert torch.equal(later.encode(sound), agent.encode(sound))

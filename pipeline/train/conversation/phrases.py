@@ -40,7 +40,7 @@ _PAIR_SEED: Final = 20
 
 LARGEST_WRITTEN: Final = 49  # that the agent's words can name
 Manner = Literal["fluent", "filler", "repeat", "correction"]
-_MANNERS: Final[dict[Manner, float]] = {"fluent": 0.60, "filler": 0.15, "repeat": 0.05, "correction": 0.20}
+_MANNERS: Final[dict[Manner, float]] = {"fluent": 0.54, "filler": 0.16, "repeat": 0.05, "correction": 0.25}
 _PUNCTUATION: Final = str.maketrans("", "", ",.?!")
 
 

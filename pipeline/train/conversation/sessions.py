@@ -25,13 +25,16 @@ _WAIT_SHARES: Final = (0.6, 0.25, 0.1, 0.05)
 _YIELD_DELAYS: Final = (8, 9, 10)
 _STOP_DELAYS: Final = (3, 4, 5)  # frames after the end of "stop"
 _INTERRUPTED: Final = 0.12
-_STOPPED: Final = 0.12
-_BACKCHANNELLED: Final = 0.3  # answers during which the user says "okay"
+_STOPPED: Final = 0.15
+_BACKCHANNELLED: Final = 0.4  # answers during which the user says "okay"
 _ALONE: Final = 0.25  # of utterances without an answer: those in silence
 _PAUSES: Final = 0.3  # questions that have a pause inside
 _PAUSE_S: Final = (0.1, 1.5)
 _ABANDONED: Final = 0.04  # questions of which only the beginning is spoken
-_SILENT: Final = 0.2  # sessions in which nobody asks
+_SILENT: Final = 0.24  # sessions in which nobody asks
+_LATE: Final = 0.15  # of the others, those in which nobody asks for long, and then somebody does
+_LEFT: Final = 0.2  # and those in which somebody asks, and then nobody does
+_APART_S: Final = 1.0  # between the conversation and what is beside it
 _FORMANT: Final = "en"  # how the names of espeak-ng's voices begin
 _FORMANT_SHARE: Final = 0.2  # of questions, where there are natural voices as well
 _NOTHING_BEFORE: Final = 0.2  # of the requests to say it again, where nothing was said, those that stay
@@ -67,6 +70,7 @@ class Session:
     """Who speaks when; by frame, the words the agent begins and those of the user that have ended.
 
     `results`: frames `[first, last]` in which the result of a sum can be known and is not yet spoken.
+    `apart`: samples `[begin, end)` of a session with questions in which there is no conversation for long.
     """
 
     frames: int
@@ -75,6 +79,7 @@ class Session:
     words: list[tuple[int, str]] = field(default_factory=list)
     user_words: list[tuple[int, str]] = field(default_factory=list)
     results: list[tuple[int, int, int]] = field(default_factory=list)
+    apart: tuple[int, int] | None = None
 
 
 def pauses(utterance: Utterance) -> list[int]:
@@ -184,10 +189,11 @@ def compose(
     session = Session(frames)
     if rng.random() < _SILENT:
         return session
-    at = int(rng.uniform(0.2, 2.5) * SAMPLE_RATE_HZ)
+    last = (frames - 20) * FRAME_SAMPLES
+    at, until = _stay(rng, session, last)
     before: Turn | None = None  # the last complete answer
     interrupting = False
-    while at < (frames - 20) * FRAME_SAMPLES:
+    while at < (last if interrupting else until):
         alone = None if interrupting else questions.other(rng, "backchannel", _ALONE * _BACKCHANNELLED)
         if alone is None:
             again = before is not None or rng.random() < _NOTHING_BEFORE
@@ -209,7 +215,20 @@ def compose(
         response = _respond(rng, session, questions, turn, onset)
         at, interrupting = response.resume_at, response.interrupted
         before = turn if response.complete else before
+    if until < last:
+        session.apart = (at + int(_APART_S * SAMPLE_RATE_HZ), frames * FRAME_SAMPLES)
     return session
+
+
+def _stay(rng: np.random.Generator, session: Session, last: int) -> tuple[int, int]:
+    """The samples from which and until which users ask, of those before `last`."""
+    first, stay = int(rng.uniform(0.2, 2.5) * SAMPLE_RATE_HZ), rng.random()
+    if stay < _LATE:
+        session.apart = (0, int(rng.uniform(0.2, 0.5) * last))
+        return session.apart[1] + int(_APART_S * SAMPLE_RATE_HZ) + first, last
+    if stay < _LATE + _LEFT:
+        return first, int(rng.uniform(0.15, 0.6) * last)
+    return first, last
 
 
 class Response(NamedTuple):

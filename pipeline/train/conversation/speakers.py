@@ -4,8 +4,9 @@ Answers are encoded once, after silence, and their codes placed where they are s
 agent's codes do not come from an encoder, so they may begin in any frame.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,11 +20,13 @@ from pipeline.train.conversation.sessions import Session
 from pipeline.train.networks.mimi import MimiNetwork
 from pipeline.train.recordings.bank import Shard, Utterance
 from pipeline.train.recordings.gathered import Recordings, phoneme_table
+from pipeline.train.synthesizers.agent_speech import phrase_bounds
 from pipeline.units import FRAME_SAMPLES, SAMPLE_RATE_HZ
 
 _LEAD_FRAMES: Final = 12  # of silence before an answer that is encoded
 _TOGETHER: Final = 32
 _PAUSE_S: Final = (-0.5, 1.5)  # between two sentences of people who talk with each other
+_CHATTER: Final = 0.6  # of those sentences, such as the agent would decline
 _SILENCE_FRAMES: Final = 64  # after which the codes of silence no longer change
 
 Codes = npt.NDArray[np.int16]
@@ -71,8 +74,27 @@ def agent_of(
                 with output.path.open("wb") as file:
                     np.savez(file, **found)
                 output.commit()
-    codes = {text: found[str(index)] for index, text in enumerate(pcm)}
+    codes = with_shared_phrases(shard, {text: found[str(index)] for index, text in enumerate(pcm)})
     return Agent({one.text: one for one in shard.utterances}, pcm, codes, found["silence"])
+
+
+def with_shared_phrases(shard: Shard, codes: Mapping[str, Codes]) -> dict[str, Codes]:
+    """`codes` by sentence, with the same ones for a phrase in every sum in which it sounds the same.
+
+    An encoder hears what came before, so it gives the same sound other codes in each sentence: 882 sums to
+    learn, and not 124 phrases.
+    """
+    shared: dict[bytes, Codes] = {}
+    made = {}
+    for index, one in enumerate(shard.utterances):
+        sound, own = shard.recording(index), codes[one.text]
+        starts = (0, *one.word_starts[1:], one.samples)
+        pieces = []
+        for begin, end in pairwise(starts[word] for word in phrase_bounds(one.text)):
+            frames = own[:, begin // FRAME_SAMPLES : end // FRAME_SAMPLES]
+            pieces.append(shared.setdefault(sound[begin:end].tobytes(), frames))
+        made[one.text] = np.concatenate(pieces, axis=1)
+    return made
 
 
 def _encoded(sounds: Sequence[Tensor], model: MimiNetwork, codebooks: int) -> dict[str, Any]:
@@ -119,8 +141,10 @@ def others_talk(speech: Speech, samples: int, rng: np.random.Generator) -> Tenso
     """`[S]`: some people talking with each other, who now and then interrupt each other or pause."""
     track = torch.zeros(samples, device=speech.recordings.device)
     at = int(rng.uniform(0, _PAUSE_S[1]) * SAMPLE_RATE_HZ)
+    chatter = [index for index, one in enumerate(speech.utterances) if one.kind == "unknown"]
     while at < samples:
-        which = int(rng.integers(len(speech.utterances)))
+        among = chatter if chatter and rng.random() < _CHATTER else range(len(speech.utterances))
+        which = int(among[int(rng.integers(len(among)))])
         length = speech.utterances[which].samples
         _put(track, at, speech.recordings.stretch(which, 0, length))
         at = max(0, at + length + int(rng.uniform(*_PAUSE_S) * SAMPLE_RATE_HZ))

@@ -145,21 +145,21 @@ ANSWERS: Final[dict[Kind, str]] = {
 # How often each is asked; arithmetic has the most to learn, refusals have the most varied questions.
 # Those that are spoken beside a question ("stop", "backchannel") are placed by `sessions`.
 SHARES: Final[dict[Kind, float]] = {
-    "sum": 0.21,
-    "difference": 0.18,
-    "greeting": 0.045,
-    "wellbeing": 0.04,
-    "name": 0.045,
-    "age": 0.035,
-    "ability": 0.045,
-    "audible": 0.045,
-    "introduction": 0.035,
-    "repeat": 0.06,
-    "thanks": 0.035,
-    "goodbye": 0.035,
-    "stop": 0.02,
+    "sum": 0.18,
+    "difference": 0.16,
+    "greeting": 0.04,
+    "wellbeing": 0.03,
+    "name": 0.035,
+    "age": 0.03,
+    "ability": 0.04,
+    "audible": 0.04,
+    "introduction": 0.025,
+    "repeat": 0.065,
+    "thanks": 0.03,
+    "goodbye": 0.025,
+    "stop": 0.03,
     "backchannel": 0.03,
-    "unknown": 0.14,
+    "unknown": 0.24,
 }
 
 NAMES: Final[dict[Split, tuple[str, ...]]] = {

@@ -55,12 +55,11 @@ def codec_of(folder: Path, sizes: MimiSizes, device: torch.device, *, agent: boo
     """
     model = MimiNetwork(sizes).to(device)
     take(latest(folder, DECODER, VOICE, CODEC), {"model": model}, device)
-    encoder = folder / f"{ENCODER}.pt"
-    if encoder.is_file() and not agent:
-        later = MimiNetwork(sizes).to(device)
-        take(encoder, {"model": later}, device)
+    if not agent and any((folder / f"{name}.pt").is_file() for name in (ENCODER, VOICE)):
+        users = MimiNetwork(sizes).to(device)  # the encoder of a voice is the agent's alone
+        take(latest(folder, ENCODER, CODEC), {"model": users}, device)
         for name in ("encoder", "encoder_transformer", "downsample", "quantizer"):
-            getattr(model, name).load_state_dict(getattr(later, name).state_dict())
+            getattr(model, name).load_state_dict(getattr(users, name).state_dict())
     model.train(mode=False)
     return model
 

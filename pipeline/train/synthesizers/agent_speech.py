@@ -50,6 +50,13 @@ def quietest(pcm: Pcm, at: int) -> int:
     return first + int(np.argmin(energy)) + _QUIET_SAMPLES // 2 if len(energy) else at
 
 
+def phrase_bounds(sentence: str) -> tuple[int, ...]:
+    """Where its phrases begin, and where the last ends, in words: two of them to a sum, then the result."""
+    words = sentence.split()
+    is_sum = len(words) >= 5 and words[1] in _OPERATORS and words[3] == _EQUALS
+    return (0, 2, 4, len(words)) if is_sum else (0, len(words))
+
+
 def joined_phrases(phrases: list[Spoken]) -> Spoken:
     """Phrases of whole frames, one after the other, faded where they meet."""
     pieces, starts, at = [], [], 0
@@ -76,7 +83,7 @@ class AgentSpeech:
     def speak(self, sentence: str) -> Spoken:
         """A sum joined from its phrases, any other sentence in one."""
         words = sentence.split()
-        if len(words) < 5 or words[1] not in _OPERATORS or words[3] != _EQUALS:
+        if len(phrase_bounds(sentence)) == 2:
             return self._phrase(sentence, 0, None)
         first, operator, second = (plain(word) for word in words[:3])
         result = _NUMBERS[plain(" ".join(words[4:]))]
