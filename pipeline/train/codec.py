@@ -39,9 +39,7 @@ from pipeline.train.runs.command import run
 from pipeline.train.runs.journal import Journal, add_run_arguments
 
 _FREE_STEPS: Final = 300  # before anything is quantized: centroids are then put where features are
-_HEADS_ALONE_STEPS: Final = (
-    200  # of a trained encoder, which heads that predict nothing yet would lead astray
-)
+_HEADS_ALONE_STEPS: Final = 200  # untrained heads would lead a trained encoder astray
 _WEIGHTS: Final = {
     "spectral": 1.0,
     "wave": 4.0,

@@ -51,7 +51,7 @@ _CUDA_GROUP: Final = 64
 VALIDATION: Final = "validation"
 VALIDATED: Final = ("eval-sums", "eval-talk", "eval-pairs")
 _ECHO_SHARE: Final = 0.25
-_OVERHEARD: Final = 0.75  # of sessions in which nobody asks for long, those with other people's talk
+_OVERHEARD: Final = 0.75  # of sessions with long stretches without a question, those with other people's talk
 
 
 class Encoding:

@@ -580,7 +580,7 @@ def test_before_a_call_the_questions_follow_the_first_sentence(browser: Browser,
 def test_a_notice_does_not_move_the_questions(
     browser: Browser, asked: Server, width: int, height: int
 ) -> None:
-    """The first one comes when somebody may be about to press a question."""
+    """The first one comes when a visitor may be about to press a question."""
     with visiting(browser, asked.origin, viewport={"width": width, "height": height}) as visit:
         page = visit()
         expect(page.locator(".notice[data-key=untrained]")).to_be_visible()

@@ -81,8 +81,8 @@ def agent_of(
 def with_shared_phrases(shard: Shard, codes: Mapping[str, Codes]) -> dict[str, Codes]:
     """`codes` by sentence, with the same ones for a phrase in every sum in which it sounds the same.
 
-    An encoder hears what came before, so it gives the same sound other codes in each sentence: 882 sums to
-    learn, and not 124 phrases.
+    The codes of an encoder depend on what came before, so the same sound has other codes in each sentence:
+    882 sums to learn, and not 124 phrases.
     """
     shared: dict[bytes, Codes] = {}
     made = {}
