@@ -151,7 +151,7 @@ def losses(model: MoshiNetwork, heads: Heads, batch: dict[str, Tensor], equals: 
     )
     ended = batch["user_words"] > 0
     after_equals = after(equals, text, batch["speaking"])
-    predictable = ~batch["apart"][:, None]  # the text follows from the audio
+    predictable = ~batch["apart"][:, None] & ~batch["slips"]  # the text follows from the audio
     known_result = after_equals & (batch["results"] > NO_RESULT)
     together = (~batch["apart"] & ~batch["respoken"]).nonzero()[:, 0]
     of_code, known, loud = _audio(
@@ -187,7 +187,7 @@ def drill_losses(model: MoshiNetwork, heads: Heads, drills: Drills, count: int) 
 
 @torch.no_grad()
 def results_right(model: MoshiNetwork, sessions: Sessions, numbers: dict[str, int]) -> dict[str, float]:
-    """Teacher-forced accuracy of words in held-out sessions.
+    """Teacher-forced accuracy of words in held-out sessions, but for the first of answers to other people.
 
     `held_out_results`: of the first words after "is" alone, which cannot be recognized from the audio.
     """
@@ -200,8 +200,9 @@ def results_right(model: MoshiNetwork, sessions: Sessions, numbers: dict[str, in
         predicted = model.text_linear(model.context(grid.inputs)).argmax(-1)
         text = grid.targets[:, 0]
         spoken = text != model.sizes.padding
-        right += (predicted == text)[spoken].sum().item()
-        words += spoken.sum().item()
+        follows = spoken & ~batch["slips"]
+        right += (predicted == text)[follows].sum().item()
+        words += follows.sum().item()
         before = torch.zeros_like(text)
         for row, line in enumerate(text.tolist()):
             last = 0

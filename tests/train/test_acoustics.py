@@ -1,10 +1,13 @@
 """Room acoustics, channels and background sound."""
 
+import numpy as np
 import pytest
+from opuslib_next import APPLICATION_AUDIO
 
 torch = pytest.importorskip("torch")
 
-from pipeline.train.acoustics.music import music  # noqa: E402 - after the skip
+from pipeline.train.acoustics.channels import some_through_opus, through_opus  # noqa: E402 - after the skip
+from pipeline.train.acoustics.music import music  # noqa: E402
 from pipeline.train.acoustics.rooms import across_a_room, in_a_room, loudness, noisy, telephone  # noqa: E402
 from pipeline.units import SAMPLE_RATE_HZ  # noqa: E402
 
@@ -81,3 +84,24 @@ def test_people_across_a_room_are_mostly_echo():
     assert not far[0, :3000].abs().gt(1e-3).any()
     assert far[0, 4048:].square().sum() > far[0, 4000:4048].square().sum()
     assert far.abs().max() <= 1
+
+
+def test_opus_keeps_the_words_and_not_the_samples():
+    """As long as before and about as loud; the fewer bits, the farther from what was said."""
+    pcm = tones(300, 800)[:, : SAMPLE_RATE_HZ - 7].sum(0).numpy() * 0.3
+    heard = {bits: through_opus(pcm, bits, APPLICATION_AUDIO) for bits in (8_000, 64_000)}
+    for coded in heard.values():
+        assert len(coded) == len(pcm)
+        assert 0.7 < coded.std() / pcm.std() < 1.3
+    spectrum = np.abs(np.fft.rfft(pcm))
+    apart = {bits: np.abs(np.abs(np.fft.rfft(coded)) - spectrum).sum() for bits, coded in heard.items()}
+    assert 0 < apart[64_000] < apart[8_000]
+
+
+def test_a_fifth_goes_through_opus():
+    """Row by row; the others stay as they are."""
+    sound = tones(*[440] * 60)
+    coded = some_through_opus(sound, np.random.default_rng(5))
+    changed = (coded != sound).any(1).sum().item()
+    assert coded.shape == sound.shape
+    assert 4 < changed < 25

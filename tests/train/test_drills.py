@@ -10,8 +10,9 @@ from pipeline.train.conversation.diction import Diction, words_in  # noqa: E402
 from pipeline.train.conversation.drills import Amount, Drills  # noqa: E402
 from pipeline.train.conversation.phrases import agent_words, answers, held_out_pairs, in_words, plain  # noqa: E402
 from pipeline.train.conversation.vocabulary import PADDING  # noqa: E402
-from pipeline.train.language import after, cross_text, respoken  # noqa: E402
+from pipeline.train.language import Heads, after, cross_text, losses, respoken  # noqa: E402
 from pipeline.train.networks.architecture import moshi_sizes  # noqa: E402 - after the skip
+from pipeline.train.networks.moshi import MoshiNetwork  # noqa: E402
 
 NUMBERS = {word: PADDING + 1 + index for index, word in enumerate(agent_words())}
 WORDS = {number: word for word, number in NUMBERS.items()}
@@ -128,7 +129,8 @@ def batch(tmp_path):
     speaking = torch.zeros(8, 40).bool()
     speaking[:, 10:22] = True
     user_words, results = torch.randint(0, 9, (8, 40)), torch.randint(0, 9, (8, 40)).float()
-    return sizes, {"codes": codes, "speaking": speaking, "user_words": user_words, "results": results}
+    rows = {"speaking": speaking, "user_words": user_words, "results": results}
+    return sizes, {"codes": codes, "slips": torch.zeros(8, 40).bool(), **rows}
 
 
 def test_a_crossed_session_has_another_ones_text(batch):
@@ -146,6 +148,28 @@ def test_a_crossed_session_has_another_ones_text(batch):
     for name in ("results", "speaking"):
         assert torch.equal(crossed[name][:3], whole[name][[7, 0, 1]])
         assert torch.equal(crossed[name][3:], whole[name][3:])
+
+
+def test_a_slip_is_not_learned(batch):
+    """Whichever word the agent begins to answer others with; elsewhere it matters which word it is."""
+    sizes, whole = batch
+    whole["inputs"], whole["respoken"] = whole["codes"].clone(), torch.zeros(8).bool()
+    whole["slips"][4, 10] = True
+    torch.manual_seed(1)
+    model, heads = MoshiNetwork(sizes), Heads(sizes.transformer.dim, 9)
+    with torch.no_grad():
+        model.text_emb.weight[5] = model.text_emb.weight[7]  # as inputs, the two words are the same
+
+    def words(row):
+        codes = whole["codes"].clone()
+        codes[row, 0, 10] = 5
+        torch.manual_seed(2)
+        return losses(model, heads, whole | {"codes": codes}, equals=11)["words"].item()
+
+    torch.manual_seed(2)
+    as_written = losses(model, heads, whole, equals=11)["words"].item()
+    assert words(4) == as_written
+    assert words(5) != as_written
 
 
 def test_a_word_is_replaced_by_another_recording_of_it(batch):

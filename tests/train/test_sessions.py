@@ -13,6 +13,7 @@ from pipeline.train.conversation.sessions import (
     compose,
     pauses,
     results_by_frame,
+    slip,
 )
 from pipeline.train.conversation.wording import ANSWERS
 from pipeline.train.recordings.bank import read_shard
@@ -67,10 +68,42 @@ def test_others_talk_apart_from_the_conversation(tmp_path_factory, seed):
     """Where they may talk, neither the user nor the agent speaks, nor a moment before or after."""
     users, answers = shards(tmp_path_factory)
     session = composed(users, answers, seed)
-    if session.apart is not None:
-        user, agent = speaking(session)
-        begin, end = (sample // FRAME_SAMPLES for sample in session.apart)
+    user, agent = speaking(session)
+    for stretch in session.overheard:
+        begin, end = (sample // FRAME_SAMPLES for sample in stretch)
         assert not (user | agent)[max(0, begin - 2) if begin else 0 : end + 2].any()
+
+
+def test_others_talk_between_questions_too(tmp_path_factory):
+    """The agent has answered before they talk, and answers after it: silence does not follow from silence."""
+    users, answers = shards(tmp_path_factory)
+    between = 0
+    for seed in range(40):
+        session = composed(users, answers, seed)
+        spoken = [answered.frame * FRAME_SAMPLES for answered in session.agent_answers]
+        for begin, end in session.overheard:
+            between += any(at < begin for at in spoken) and any(at >= end for at in spoken)
+    assert between > 10
+
+
+@settings(max_examples=120)
+@given(SEEDS)
+def test_a_slip_ends_before_others_do(tmp_path_factory, seed):
+    """The agent's answer to what others say is noted, and is over before the conversation goes on."""
+    users, answers = shards(tmp_path_factory)
+    session = composed(users, answers, seed)
+    meant = len(session.agent_answers)
+    rng = np.random.default_rng(seed)
+    for begin, end in session.overheard:
+        slip(rng, session, [((begin + end) // 2, users[0])], answers, end)
+    made = session.agent_answers[meant:]
+    assert [one.frame for one in made] == session.slips
+    for one in made:
+        assert one.frames == answers[one.answer].samples // FRAME_SAMPLES
+        assert any(
+            begin <= one.frame * FRAME_SAMPLES and (one.frame + one.frames) * FRAME_SAMPLES <= end
+            for begin, end in session.overheard
+        )
 
 
 @settings(max_examples=120)

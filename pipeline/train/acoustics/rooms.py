@@ -130,12 +130,14 @@ def noisy(speech: Tensor, babble: Tensor, *, least_db: float = 3) -> Tensor:
     """`[B, S]` with background noise, music, a television or `babble [B, S]`.
 
     `least_db` to 35 dB below the voice; a quarter stays clean. Where there is no speech, the
-    background has a random level of its own.
+    background has a random level of its own, and music is more frequent.
     """
     batch, samples = speech.shape
     device = speech.device
     noise = coloured(batch, samples, device)
-    kind = torch.rand(batch, 1, device=device)
+    voice = loudness(speech)
+    silent = voice < 1e-4
+    kind = torch.rand(batch, 1, device=device) * torch.where(silent, 0.6, 1.0)
     others = babble / loudness(babble).clamp(min=1e-4)
     noise = torch.where(kind < 0.45, others, noise)
     some = (kind[:, 0] < 0.25).nonzero()[:, 0]  # music takes longest to make
@@ -143,7 +145,6 @@ def noisy(speech: Tensor, babble: Tensor, *, least_db: float = 3) -> Tensor:
         played = music(len(some), samples, device)
         television = unit(played * 0.4 + others[some])
         noise[some] = torch.where(kind[some] < 0.1, television, played)
-    silent = loudness(speech) < 1e-4
-    reference = torch.where(silent, from_db(uniform((batch, 1), -45, -5, device)), loudness(speech))
+    reference = torch.where(silent, from_db(uniform((batch, 1), -45, -5, device)), voice)
     noise = noise * reference * from_db(-uniform((batch, 1), least_db, 35, device))
     return torch.where(chance(batch, 0.25, device), speech, speech + noise).clamp(-1, 1)

@@ -40,12 +40,16 @@ class Sessions:
         return self.of(which)
 
     def of(self, which: Tensor) -> dict[str, Tensor]:
-        """The sessions `which [B]`: `codes [B, 1 + n_q, T]`; `speaking`, `user_words`, `results [B, T]`."""
+        """The sessions `which [B]`: `codes [B, 1 + n_q, T]`, and the others `[B, T]`.
+
+        Those are `speaking`, `slips`, `user_words` and `results`.
+        """
         rows = {name: row[which] for name, row in self.rows.items()}
         codes = torch.cat([rows["text"][:, None, :-1], rows["agent"][..., :-1], rows["user"][..., 1:]], 1)
         return {
             "codes": codes.long(),
             "speaking": rows["speaking"][:, :-1],
+            "slips": rows["slips"][:, :-1],
             "user_words": rows["heard"][:, :-1].long(),
             "results": rows["results"][:, :-1].float(),
         }

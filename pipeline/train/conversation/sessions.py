@@ -6,6 +6,7 @@ within a question the agent waits as long as the user pauses, because the questi
 A question or "stop" interrupts it; "okay" and "mm hm" do not.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -34,7 +35,10 @@ _ABANDONED: Final = 0.04  # questions of which only the beginning is spoken
 _SILENT: Final = 0.24  # sessions without a question
 _LATE: Final = 0.15  # of the others, those whose first question comes late
 _LEFT: Final = 0.2  # and those whose last question comes early
-_APART_S: Final = 1.0  # between the conversation and what is beside it
+_BETWEEN: Final = 0.35  # of the gaps between two questions, those in which other people talk
+_BETWEEN_S: Final = (1.5, 7.0)
+_APART_S: Final = (0.3, 1.2)  # between the conversation and what is beside it
+_SLIPS: Final = 0.35  # of the stretches of other people's talk, those in which the agent answers them
 _FORMANT: Final = "en"  # how the names of espeak-ng's voices begin
 _FORMANT_SHARE: Final = 0.2  # of questions, where there are natural voices as well
 _NOTHING_BEFORE: Final = 0.2  # of the requests to say it again, where nothing was said, those that stay
@@ -70,7 +74,8 @@ class Session:
     """Who speaks when; by frame, the words the agent begins and those of the user that have ended.
 
     `results`: frames `[first, last]` in which the result of a sum can be known and is not yet spoken.
-    `apart`: samples `[begin, end)` of a session with questions in which there is no conversation for long.
+    `overheard`: samples `[begin, end)` in which there is no conversation, and others may talk.
+    `slips`: frames in which the agent begins to answer others, which is not to be learned.
     """
 
     frames: int
@@ -79,7 +84,8 @@ class Session:
     words: list[tuple[int, str]] = field(default_factory=list)
     user_words: list[tuple[int, str]] = field(default_factory=list)
     results: list[tuple[int, int, int]] = field(default_factory=list)
-    apart: tuple[int, int] | None = None
+    overheard: list[tuple[int, int]] = field(default_factory=list)
+    slips: list[int] = field(default_factory=list)
 
 
 def pauses(utterance: Utterance) -> list[int]:
@@ -188,6 +194,7 @@ def compose(
     """A session of so many frames in which users ask one thing after another."""
     session = Session(frames)
     if rng.random() < _SILENT:
+        session.overheard = [(0, frames * FRAME_SAMPLES)]
         return session
     last = (frames - 20) * FRAME_SAMPLES
     at, until = _stay(rng, session, last)
@@ -215,20 +222,54 @@ def compose(
         response = _respond(rng, session, questions, turn, onset)
         at, interrupting = response.resume_at, response.interrupted
         before = turn if response.complete else before
+        if not interrupting and at < until and rng.random() < _BETWEEN:
+            at = _leave(rng, session, at, rng.uniform(*_BETWEEN_S))
     if until < last:
-        session.apart = (at + int(_APART_S * SAMPLE_RATE_HZ), frames * FRAME_SAMPLES)
+        _leave(rng, session, at, math.inf)
     return session
 
 
 def _stay(rng: np.random.Generator, session: Session, last: int) -> tuple[int, int]:
     """The samples from which and until which users ask, of those before `last`."""
-    first, stay = int(rng.uniform(0.2, 2.5) * SAMPLE_RATE_HZ), rng.random()
+    stay = rng.random()
     if stay < _LATE:
-        session.apart = (0, int(rng.uniform(0.2, 0.5) * last))
-        return session.apart[1] + int(_APART_S * SAMPLE_RATE_HZ) + first, last
-    if stay < _LATE + _LEFT:
-        return first, int(rng.uniform(0.15, 0.6) * last)
-    return first, last
+        late_s = rng.uniform(0.2, 0.5) * last / SAMPLE_RATE_HZ
+        return _leave(rng, session, 0, late_s), last
+    first = int(rng.uniform(0.2, 2.5) * SAMPLE_RATE_HZ)
+    return first, int(rng.uniform(0.15, 0.6) * last) if stay < _LATE + _LEFT else last
+
+
+def _leave(rng: np.random.Generator, session: Session, at: int, seconds: float) -> int:
+    """Leave a stretch to others, some time after the sample `at`; gives where the conversation goes on."""
+    whole = session.frames * FRAME_SAMPLES
+    begin = at + int(rng.uniform(*_APART_S) * SAMPLE_RATE_HZ) if at else 0
+    end = int(min(whole, begin + seconds * SAMPLE_RATE_HZ))
+    if end > begin:
+        session.overheard.append((begin, end))
+    return end + int(rng.uniform(0.2, 2.5) * SAMPLE_RATE_HZ)
+
+
+def slip(
+    rng: np.random.Generator,
+    session: Session,
+    sentences: Sequence[tuple[int, Utterance]],
+    answers: Mapping[str, Utterance],
+    end: int,
+) -> None:
+    """By chance, let the agent answer one of their `sentences`, each with the sample of its end.
+
+    With one such answer in its context a model goes on to answer, unless it has learned to be silent
+    again. The answer is over before the sample `end`.
+    """
+    if not sentences or rng.random() >= _SLIPS:
+        return
+    ended, asked = sentences[int(rng.integers(len(sentences)))]
+    answer = answers[asked.answer or ANSWERS["unknown"]]
+    frame = (ended - 1) // FRAME_SAMPLES + int(rng.choice(_WAITS, p=_WAIT_SHARES))
+    frames = answer.samples // FRAME_SAMPLES
+    if frame + frames <= end // FRAME_SAMPLES:
+        session.slips.append(frame)
+        _answer(session, Turn(asked, answer), frame, frames)
 
 
 class Response(NamedTuple):

@@ -137,9 +137,15 @@ def tracks(
     return users, played
 
 
-def others_talk(speech: Speech, samples: int, rng: np.random.Generator) -> Tensor:
-    """`[S]`: some people talking with each other, who now and then interrupt each other or pause."""
+def others_talk(
+    speech: Speech, samples: int, rng: np.random.Generator
+) -> tuple[Tensor, list[tuple[int, Utterance]]]:
+    """`[S]`: some people talking with each other, who now and then interrupt each other or pause.
+
+    And their sentences, each with the sample at which it ends.
+    """
     track = torch.zeros(samples, device=speech.recordings.device)
+    sentences: list[tuple[int, Utterance]] = []
     at = int(rng.uniform(0, _PAUSE_S[1]) * SAMPLE_RATE_HZ)
     chatter = [index for index, one in enumerate(speech.utterances) if one.kind == "unknown"]
     while at < samples:
@@ -147,8 +153,9 @@ def others_talk(speech: Speech, samples: int, rng: np.random.Generator) -> Tenso
         which = int(among[int(rng.integers(len(among)))])
         length = speech.utterances[which].samples
         _put(track, at, speech.recordings.stretch(which, 0, length))
+        sentences.append((at + length, speech.utterances[which]))
         at = max(0, at + length + int(rng.uniform(*_PAUSE_S) * SAMPLE_RATE_HZ))
-    return track
+    return track, sentences
 
 
 def _put(track: Tensor, at: int, piece: Tensor) -> None:
