@@ -6,6 +6,7 @@ In a room, leave `input` and `output` to LiveKit: `await session.start(agent, ro
 """
 
 import asyncio
+import os
 import sys
 
 import aiohttp
@@ -93,3 +94,7 @@ async def main() -> None:
 
 
 asyncio.run(asyncio.wait_for(main(), 60))
+# LiveKit's native threads still call into Python. While the interpreter shuts down, Python 3.13 and older
+# end a thread that does so, through frames of Rust, and that aborts the process.
+sys.stdout.flush()
+os._exit(0)
