@@ -10,6 +10,7 @@ from support.browser.chromium import Visit, visiting
 from support.browser.servers import Server, serving
 
 CALL = "**/voice/call.js"
+WORKER = "**/connection-worker.js"
 NOT_LOADED = ("Failed to fetch dynamically imported module", "Failed to load resource", "net::ERR_FAILED")
 # What the page has asked for at the moment when it first shows that the server is ready.
 AT_READY = """
@@ -30,17 +31,30 @@ PANELS = {
 }
 
 
-def visit_holding(page: Page, server: Server, pattern: str) -> list[Route]:
-    """The requests for this part of the page, which are not answered."""
+def hold(page: Page, pattern: str) -> list[Route]:
+    """The requests for these files, which are not answered."""
     held: list[Route] = []
 
-    def hold(route: Route) -> None:
+    def on_request(route: Route) -> None:
         held.append(route)
 
-    page.route(pattern, hold)
+    page.route(pattern, on_request)
+    return held
+
+
+def visit_holding(page: Page, server: Server, pattern: str) -> list[Route]:
+    """Visit the page without this part of it."""
+    held = hold(page, pattern)
     page.goto(server.origin + "/packet-voice", wait_until="commit")
     expect(page.locator("#server-label")).to_have_text("Ready")
     return held
+
+
+def later_names(page: Page, server: Server) -> list[str]:
+    """The files that the page has fetched into the cache, in their order."""
+    document = page.request.get(server.origin + "/packet-voice").text()
+    (names,) = re.findall(r'<meta name="later" content="([^"]+)">', document)
+    return str(names).split()
 
 
 def deliver(page: Page, held: list[Route], pattern: str) -> None:
@@ -114,6 +128,28 @@ def test_a_call_can_be_started_at_once(browser: Browser, server: Server) -> None
         page.locator("#open-settings").click()
         expect(page.locator("#settings")).to_be_visible()
         page.locator("#close-settings").click()
+        stop(page)
+
+
+def test_nothing_is_fetched_for_later_while_a_call_is_started(browser: Browser, server: Server) -> None:
+    with visiting(browser, server.origin) as visit:
+        page = visit("/health/live")
+        first, *_ = later = later_names(page, server)
+        held_first = hold(page, f"**/{first}")
+        held = visit_holding(page, server, WORKER)
+        while not held_first:
+            page.wait_for_timeout(20)
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(urlsplit(request.url).path.split("/", 3)[-1]))
+        page.locator("#talk").click()
+        expect_phase(page, "opening")
+        deliver(page, held_first, f"**/{first}")
+        expect(page.locator(f"link[href$='{first}']")).to_have_count(0)
+        assert not set(asked) & set(later)
+        deliver(page, held, WORKER)
+        expect_phase(page, "live")
+        expect_call_loaded(page)
+        assert set(later[1:]) <= set(asked)
         stop(page)
 
 

@@ -15,12 +15,33 @@ test("the framer neither loses nor repeats samples, for any split of the input",
     let next = 0;
     while (next < 10_000) {
       const piece = Float32Array.from({ length: Math.floor(random() * 4000) }, () => next++);
-      framer.push(piece, (frame) => input.push(frame));
+      framer.push(piece, (frame) => input.push(frame.slice()));
     }
     ok(input.every((frame) => frame.length === FRAME), "a frame has 1920 samples");
     input.forEach((frame, k) => ok(frame.every((value, i) => value === k * FRAME + i), `frame ${k}`));
     equal(input.length, Math.floor(next / FRAME));
   }
+});
+
+test("the framer fills one buffer again and again", () => {
+  const framer = new Framer();
+  const frames = new Set();
+  for (let i = 0; i < 10; i += 1) framer.push(new Float32Array(FRAME), (frame) => frames.add(frame.buffer));
+  equal(frames.size, 1);
+});
+
+test("a frame comes back from playback, to be filled again", async () => {
+  const context = new OfflineAudioContext(1, FRAME, 24_000);
+  await context.audioWorklet.addModule(import.meta.resolve("voice/audio/playback-worklet.js"));
+  const node = new AudioWorkletNode(context, "playback", { numberOfInputs: 0, processorOptions: { epochMs: 0 } });
+  const { port1, port2 } = new MessageChannel();
+  node.port.postMessage({ connection: port1 }, [port1]);
+  const samples = Float32Array.from({ length: FRAME }, (_, i) => i / FRAME);
+  const { promise: used, resolve } = Promise.withResolvers();
+  port2.onmessage = ({ data }) => data.used === undefined || resolve(data.used);
+  port2.postMessage({ kind: "frame", samples, echoMs: 0, index: 0 }, [samples.buffer]);
+  equal(samples.length, 0, "it was not copied");
+  equal(await used, Float32Array.from({ length: FRAME }, (_, i) => i / FRAME));
 });
 
 const RATES = [

@@ -1,5 +1,6 @@
 import { Backoff } from "voice/protocol/backoff.js";
 import { Conversation } from "voice/protocol/conversation.js";
+import { FramePool } from "voice/protocol/frame-pool.js";
 import { configureFields, hasPersona } from "voice/protocol/persona.js";
 import { afterClose } from "voice/protocol/close-codes.js";
 import { ReceivedIds } from "voice/protocol/received-ids.js";
@@ -21,14 +22,16 @@ const metadata = (content) => packet(Type.METADATA, text(JSON.stringify(content)
 /** A client with its queue; `receive(message)` returns events, `sent()` the packets queued since. */
 function client({ receivedIds = new ReceivedIds(), unackedPackets = new UnackedPackets() } = {}) {
   const sendQueue = new SendQueue({ maxAudioFrames: 8, unackedPackets });
-  const conversation = new Conversation({ sendQueue, receivedIds, unackedPackets, nowMs: 0, epochMs: () => 1000 });
+  const framePool = new FramePool();
+  const session = { receivedIds, unackedPackets, framePool };
+  const conversation = new Conversation({ ...session, sendQueue, nowMs: 0, epochMs: () => 1000 });
   const sent = () => {
     const packets = [];
     for (let message = sendQueue.shift(); message !== null; message = sendQueue.shift()) packets.push(decode(message));
     return packets;
   };
   const receive = (message, nowMs = 0) => conversation.receive(message, nowMs);
-  return { conversation, sendQueue, unackedPackets, sent, receive };
+  return { conversation, sendQueue, unackedPackets, framePool, sent, receive };
 }
 
 test("a packet that requests an ACK is acknowledged by its seq", () => {
@@ -108,6 +111,20 @@ test("a burst is split into frames, each with its own echo time", () => {
   const events = receive(packet(Type.AUDIO_CHUNK, payloadOf(samples), { timestampMs: 1000 }));
   equal(events.map(({ echoMs, index }) => [echoMs, index]), [[840, 0], [920, 1], [1000, 2]]);
   equal(events[1].samples, samples.subarray(1920, 3840));
+});
+
+test("a frame that came back is filled again", () => {
+  const { receive, framePool } = client();
+  const receiveFrame = (sample) => {
+    const frame = new Float32Array(1920).fill(sample);
+    return receive(packet(Type.AUDIO_CHUNK, payloadOf(frame)))[0].samples;
+  };
+  const first = receiveFrame(0.5);
+  const second = receiveFrame(0.25);
+  ok(first !== second && first[0] === 0.5, "nobody had given the first one back");
+  framePool.give(first);
+  ok(receiveFrame(-1) === first, "it was not used");
+  equal([...new Set(first)], [-1]);
 });
 
 test("an invalid packet, text, metadata object or frame length is a protocol error", () => {

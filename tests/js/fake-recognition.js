@@ -16,7 +16,7 @@ export async function inRecognition(run) {
     abort() {}
   };
   try {
-    const captions = new BrowserCaptions({ captions: "browser" }, { onEvent: (event) => events.push(event) });
+    const captions = new BrowserCaptions({ preferences: { captions: "browser" }, onEvent: (event) => events.push(event) });
     await captions.onEvent({ kind: "ready" }, "live");
     for (let i = 0; i < 5; i += 1) await Promise.resolve();
     await run({ started, events });

@@ -1,6 +1,6 @@
 import { Metrics } from "voice/ui/metrics.js";
 import { RollingPercentiles } from "voice/percentiles.js";
-import { nextPhase } from "voice/phase.js";
+import { initialFacts, nextFacts, nextPhase } from "voice/facts.js";
 import { DEFAULTS, loadPreferences, savePreferences } from "voice/preferences.js";
 import { Recorder } from "voice/audio/recorder.js";
 import { diagnose } from "voice/diagnostics/diagnostics.js";
@@ -136,7 +136,23 @@ test("late events do not reopen a call that the user has ended", () => {
   equal(phases(["opening", "closing", "ready", "ended"]), "idle");
 });
 
-/** A Suggestions view in its own section; `send(kind, content)` passes an event with its phase. */
+test("only events that concern the state of the page change it", () => {
+  const idle = initialFacts({ pushToTalk: false });
+  const after = (facts, ...events) => events.reduce(nextFacts, facts);
+  const health = { status: "ready", lanes: { running: 0, room: 2 } };
+  const live = after(idle, { kind: "health", health }, { kind: "opening", isSample: false }, { kind: "ready" });
+  for (const kind of ["captured", "played", "text", "stats", "connection_stats"]) ok(after(live, { kind }) === live, kind);
+  const asked = after(live, { kind: "health", health });
+  ok(after(asked, { kind: "health", health: { ...health, metrics: {} } }) === asked, "health as before");
+  ok(after(asked, { kind: "health", health: null }).health === null, "no health");
+  const heard = after(live, { kind: "answering", answering: true }, { kind: "muted", muted: true });
+  equal([heard.phase, heard.isAnswering, heard.muted], ["live", true, true]);
+  const counted = after(heard, { kind: "health", health: { ...health, lanes: { running: 1, room: 1 } } });
+  const over = after(counted, { kind: "closing" }, { kind: "ended", why: "stopped" });
+  equal([over.phase, over.isAnswering, over.muted, over.health.lanes], ["idle", false, false, health.lanes]);
+});
+
+/** A Suggestions view in its own section; `send(kind, content)` passes an event, and the facts that follow from it. */
 function suggestionsView() {
   document.getElementById("suggestions")?.remove();
   const section = document.createElement("section");
@@ -144,10 +160,12 @@ function suggestionsView() {
   section.hidden = true;
   document.body.append(section);
   const view = new Suggestions({ ask: () => {} });
-  let phase = "idle";
+  let facts = initialFacts({ pushToTalk: false });
   const send = (kind, content) => {
-    phase = nextPhase(phase, { kind });
-    view.onEvent({ kind, ...content }, phase);
+    const event = { kind, ...content };
+    facts = nextFacts(facts, event);
+    view.onEvent(event, facts.phase, facts);
+    view.onState(null, facts);
   };
   return { section, send };
 }

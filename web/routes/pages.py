@@ -36,6 +36,7 @@ SOON: Mapping[str, Sequence[str]] = {
     "voice": (
         "voice/call.js",
         "voice/captions/captions.js",
+        "voice/prefetch.js",
         "voice/ui/stats-panel.js",
         "voice/ui/waveforms.js",
     ),
@@ -171,7 +172,7 @@ def _fill_template(assets: Assets, folder: str) -> str:
 
     The modules of the first screen are preloaded, so that a browser fetches them in parallel, and after
     them those of a call, so that one can be started as soon as it is offered; those needed later are
-    named for main.js, which has them fetched then. Workers and worklets only go into the browser's cache,
+    named for prefetch.js, which has them fetched then. Workers and worklets only go into the browser's cache,
     since they are run elsewhere. Links also name the installed third-party packages.
     """
     base = f".{assets.base}"  # relative to the page, which may be under a path prefix

@@ -1,7 +1,8 @@
 """`PYTHONPATH=tests python tests/support/browser/questions.py`: make the recordings of questions again.
 
 The voice page plays them for people without a microphone (`web/static/voice/questions.js` has the list):
-speech of espeak-ng, 24 kHz, 16 bit, in a voice that the embedded model was not trained on.
+speech of Kokoro, 24 kHz, 16 bit, in a voice that the embedded model was not trained on. Needs the extra
+`train-voices`.
 """
 
 import json
@@ -9,13 +10,14 @@ import wave
 
 import numpy as np
 
-from pipeline.train.synthesizers.espeak import Synthesizer
-from pipeline.train.synthesizers.voices import Voice
+from pipeline.train.synthesizers.packages import cache_folder
+from pipeline.train.synthesizers.speaker import Speaker
+from pipeline.train.synthesizers.synthesis import Synthesizers
 from pipeline.units import SAMPLE_RATE_HZ
 from support.browser.servers import ROOT
 
 FOLDER = ROOT / "web/static/voice/questions"
-VOICE = Voice("en-us+f3", speed=150, pitch=55)
+SPEAKER = Speaker("kokoro", (("bf_emma", 1.0),))
 PEAK = 0.5
 PAUSE_S = 0.15  # before and after the words
 
@@ -23,9 +25,9 @@ PAUSE_S = 0.15  # before and after the words
 def main() -> None:
     FOLDER.mkdir(exist_ok=True)
     config = json.loads((ROOT / "configs/tiny/config.json").read_text())
-    synthesizer = Synthesizer()
+    synthesizers = Synthesizers(cache_folder())
     for question in config["pipeline"]["greeting"]["suggestions"]:
-        pcm = synthesizer.synthesize(question, VOICE).pcm
+        pcm = synthesizers.synthesize(question, SPEAKER, "?").pcm
         pause = np.zeros(int(PAUSE_S * SAMPLE_RATE_HZ))
         samples = np.concatenate([pause, pcm * PEAK / np.abs(pcm).max(), pause])
         path = FOLDER / f"{question.replace(' ', '-')}.wav"

@@ -141,21 +141,21 @@ export class Call {
     });
   }
 
-  async _onConnectionEvent(event) {
-    if (event.kind === "speaking") {
-      this._onSpeaking(event.speaking);
-      return;
-    }
-    if (event.kind === "ended") {
-      this._vad.close();
-      this._captions.detach();
-      this._onEvent({ kind: "speaking", speaking: false });
-      this._connection.terminate();
-      await this._audio.close();
-      this._resolveEnded();
-    }
-    this._onEvent(event);
+  _onConnectionEvent(event) {
+    if (event.kind === "speaking") this._onSpeaking(event.speaking);
+    else if (event.kind === "ended") this._end(event);
+    else this._onEvent(event);
     if (event.kind === "ready" || event.kind === "queued") this._startListeners();
+  }
+
+  async _end(event) {
+    this._vad.close();
+    this._captions.detach();
+    this._onEvent({ kind: "speaking", speaking: false });
+    this._connection.terminate();
+    await this._audio.close();
+    this._resolveEnded();
+    this._onEvent(event);
   }
 }
 

@@ -9,13 +9,14 @@
 import { AudioError } from "./audio/audio-error.js";
 import { conditionOf } from "./diagnostics/condition.js";
 import { EventLog } from "./diagnostics/event-log.js";
+import { HOLDING, initialFacts, nextFacts } from "./facts.js";
 import { watchHealth } from "./health.js";
+import { Listener } from "./listener.js";
 import { OnDemand } from "./on-demand.js";
-import { nextPhase } from "./phase.js";
 import { loadPreferences, savePreferences } from "./preferences.js";
 import { asQuestion } from "./questions.js";
 import { serverUrl } from "./server-url.js";
-import { AgentLevel, withoutOwnSession } from "./state.js";
+import { AgentLevel, describeState } from "./state.js";
 import { exchangeToken } from "./token.js";
 import { TranscriptLog } from "./transcript-log.js";
 import { CallControl } from "./ui/call-control.js";
@@ -31,22 +32,20 @@ import { SAMPLE_QUESTION, SampleEnd } from "./voice-sample.js";
 
 const ECHO_TEST_MS = 5000;
 const DRAWN_MS = 200; // no event says that the first screen is on the display
-const HOLDING = new Set(["live", "paused", "lost", "closing"]); // this page's session has a place on the server
 const UNHEARD = new Set(["no_signal", "source_muted"]);
 
-class Page {
+class Page extends Listener {
   constructor() {
+    super();
     this._preferences = loadPreferences(localStorage);
     this._askHealth = null; // once it is watched
-    this._phase = "idle";
     this._call = null;
     this._attempt = null; // identifies the latest start
     this._agentLevel = new AgentLevel();
     this._sampleEnd = null; // of the sample of a voice that is being played
     this._log = new TranscriptLog();
     this._metrics = new Metrics();
-    // What every view that shows the state gets; see state.js.
-    this._facts = { phase: "idle", health: undefined, stalled: false, muted: false, recording: false, position: null };
+    this._facts = initialFacts({ pushToTalk: this._isPushToTalk });
     this._captions = null; // until they are loaded
     this._latest = new Map(); // the latest event of each kind, for views that are loaded later
     this._eventLog = new EventLog();
@@ -54,11 +53,17 @@ class Page {
     this._views = this._createViews();
     const onFailure = (error) => this._onNotLoaded(error);
     this._panels = this._createPanels(help, onFailure);
+    this._views.push(this._eventLog, this._panels);
     this._callPart = new OnDemand(() => this._loadCallPart(), onFailure);
     document.getElementById("stats").addEventListener("toggle", () => this._callPart.get()); // fills it, if nothing has yet
     const isHolding = () => this._phase === "live" && this._isPushToTalk && !this._facts.isSample;
     addShortcuts(this._preferences, { ...this._actions, help: () => help.open("keys"), isHolding });
+    this._showState();
     this._signIn();
+  }
+
+  get _phase() {
+    return this._facts.phase;
   }
 
   get _actions() {
@@ -71,7 +76,7 @@ class Page {
     const isTalking = () => HOLDING.has(this._phase) && !this._facts.isSample;
     guardUnsaved(() => this._isUnsaved, { isTalking });
     return [
-      new CallControl(this._preferences, {
+      new CallControl({
         ...this._actions,
         openMicrophone: () => this._openMicrophone(),
         tryNow: () => this._call?.tryNow(),
@@ -96,7 +101,7 @@ class Page {
       testAudio: () => this._testAudio(),
       resume: () => this._call?.resume(),
       help: (topic) => help.open(topic),
-      facts: () => this._diagnosticFacts,
+      facts: () => this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now()),
     };
     return new Panels(page, { add: (view) => this._addView(view), onFailure, onLoaded: () => this._onLoaded() });
   }
@@ -107,22 +112,24 @@ class Page {
 
   /** A view that was loaded later learns what the others know. */
   _addView(view) {
-    this._latest.forEach(([event, phase, facts]) => view.onEvent(event, phase, facts));
+    this._latest.forEach((event) => view.onEvent(event, this._phase, this._facts));
     this._views.push(view);
   }
 
   /** What a call needs, and what shows it. → `Call` */
   async _loadCallPart() {
-    const [{ Call }, { Captions }, { StatsPanel }, { Waveforms }] = await Promise.all([
+    const [{ Call }, { Captions }, { Prefetch }, { StatsPanel }, { Waveforms }] = await Promise.all([
       import("./call.js"),
       import("./captions/captions.js"),
+      import("./prefetch.js"),
       import("./ui/stats-panel.js"),
       import("./ui/waveforms.js"),
     ]);
     this._captions = new Captions(this._preferences, { onEvent: (event) => this.onEvent(event) });
-    for (const view of [new Waveforms(), new StatsPanel(this._metrics)]) this._addView(view);
+    const prefetch = new Prefetch();
+    for (const view of [new Waveforms(), new StatsPanel(this._metrics), prefetch]) this._addView(view);
     this._onLoaded();
-    whenDrawn(prefetch);
+    whenDrawn(() => prefetch.start());
     return Call;
   }
 
@@ -144,61 +151,42 @@ class Page {
     });
   }
 
-  /** Every event passes through here, in order. */
+  /** Every event passes through here, in order; 25 of them a second are audio. */
   onEvent(event) {
-    if (event.kind === "captured" || event.kind === "played") {
-      this._onAudio(event);
-      return;
-    }
-    this._phase = nextPhase(this._phase, event);
-    this._updateFacts(event);
+    if (event.kind === "connection_stats") this._lookAtCall();
+    const before = this._facts;
+    const facts = (this._facts = nextFacts(before, event));
     this._metrics.onEvent(event, performance.now());
-    for (const view of this._views) view.onEvent(event, this._phase, this._facts);
-    this._remember(event);
-    if (event.kind === "ended") this._askHealth?.(); // a place is free again
-    if (event.kind === "ready" && this._isPushToTalk && !this._facts.isSample) this._setMuted(true);
-  }
-
-  /** 25 times a second, for views that say so: audio changes nothing else. */
-  _onAudio(event) {
-    const nowMs = performance.now();
-    this._metrics.onEvent(event, nowMs);
-    for (const view of this._views) if (view.wantsAudio) view.onEvent(event, this._phase, this._facts);
-    if (event.kind === "played" && this._agentLevel.changes(event.rms)) {
-      this.onEvent({ kind: "answering", answering: this._agentLevel.isAnswering });
-    }
-    if (event.kind === "played" && this._sampleEnd?.isOver(event.rms, nowMs)) {
-      this.onEvent({ kind: "sample_over", wasHeard: this._sampleEnd.wasHeard });
-      this._stop();
-    }
-  }
-
-  _remember(event) {
-    this._eventLog.onEvent(event);
+    this._views.forEach((view) => view.onEvent(event, facts.phase, facts));
+    if (facts !== before) this._showState(event);
     this._latest.delete(event.kind); // the order is that of the latest ones
-    this._latest.set(event.kind, [event, this._phase, this._facts]);
-    this._panels.onEvent(event, this._facts.condition);
+    this._latest.set(event.kind, event);
+    super.onEvent(event);
   }
 
-  _updateFacts(event) {
-    const facts = { ...this._facts, phase: this._phase, pushToTalk: this._isPushToTalk };
-    if (event.kind === "health") Object.assign(facts, { health: event.health, isCounted: HOLDING.has(this._phase) });
-    if (event.kind === "ended" && facts.isCounted) {
-      Object.assign(facts, { health: withoutOwnSession(facts.health), isCounted: false });
-    }
-    if (event.kind === "connection_stats") Object.assign(facts, this._lookAtCall());
-    if (event.kind === "answering") facts.isAnswering = event.answering;
-    if (event.kind === "stalled") facts.stalled = event.stalled;
-    if (event.kind === "muted") facts.muted = event.muted;
-    if (event.kind === "queued" || event.kind === "paused") facts.position = event.position;
-    if (event.kind === "recorder") facts.recording = event.on;
-    if (event.kind === "audio_state" && event.hasMicrophone !== undefined) facts.withoutMicrophone = !event.hasMicrophone;
-    if (event.kind === "opening" || this._phase === "idle") {
-      Object.assign(facts, { stalled: false, muted: false, withoutMicrophone: false, isUnheard: false, isAnswering: false, condition: null });
-      this._agentLevel.clear();
-      facts.isSample = event.kind === "opening" && event.isSample === true;
-    }
-    this._facts = facts;
+  on_opening() {
+    this._agentLevel.clear();
+  }
+
+  on_ready() {
+    if (this._isPushToTalk && !this._facts.isSample) this._setMuted(true);
+  }
+
+  on_ended() {
+    this._askHealth?.(); // a place is free again
+  }
+
+  on_played({ rms }) {
+    if (this._agentLevel.changes(rms)) this.onEvent({ kind: "answering", answering: this._agentLevel.isAnswering });
+    if (!this._sampleEnd?.isOver(rms, performance.now())) return;
+    this.onEvent({ kind: "sample_over", wasHeard: this._sampleEnd.wasHeard });
+    this._stop();
+  }
+
+  /** What is known about the call and the server has changed. */
+  _showState(event) {
+    const state = describeState(this._facts);
+    this._views.forEach((view) => view.onState?.(state, this._facts, event));
   }
 
   /**
@@ -206,13 +194,11 @@ class Page {
    * not be called listening.
    */
   _lookAtCall() {
-    const facts = this._diagnosticFacts;
+    const facts = this._metrics.callFacts(this._phase, performance.now());
     const condition = conditionOf(facts);
-    return { condition, isUnheard: Boolean(facts.microphoneProblem) || UNHEARD.has(condition) };
-  }
-
-  get _diagnosticFacts() {
-    return this._metrics.diagnosticFacts(this._phase, this._preferences, performance.now());
+    const isUnheard = Boolean(facts.microphoneProblem) || UNHEARD.has(condition);
+    if (condition === this._facts.condition && isUnheard === this._facts.isUnheard) return;
+    this.onEvent({ kind: "condition", condition, isUnheard });
   }
 
   get _isPushToTalk() {
@@ -362,8 +348,8 @@ class Page {
 
   async _onPreferenceChange(changed) {
     savePreferences(localStorage, this._preferences);
+    this.onEvent({ kind: "preferences", changed, pushToTalk: this._isPushToTalk });
     if (changed === "talkMode" && this._phase === "live") this._setMuted(this._isPushToTalk);
-    this.onEvent({ kind: "preferences", changed });
     if (changed === "captions" || changed === "captionsModel") this._onCaptionsChange();
     if (changed === "sampling") this._call?.configure(this._preferences.sampling);
     try {
@@ -373,29 +359,6 @@ class Page {
       this.onEvent({ kind: "audio_failed", why: error.why });
     }
   }
-}
-
-/**
- * Load the rest into the browser's cache: workers and worklets for the first call, panels for a server that goes. One
- * file after another, so that nothing else has to wait.
- */
-function prefetch() {
-  const list = document.querySelector("meta[name=later]");
-  const names = list.content.split(" ");
-  const next = () => {
-    if (names.length === 0) {
-      list.remove();
-      return;
-    }
-    const href = new URL(`../${names.shift()}`, import.meta.url).href;
-    const link = Object.assign(document.createElement("link"), { rel: "prefetch", href });
-    link.onload = link.onerror = () => {
-      link.remove();
-      next(); // whether or not the browser could get it
-    };
-    document.head.append(link);
-  };
-  next();
 }
 
 /** When the page is loaded and drawn. */

@@ -1,8 +1,8 @@
 /**
  * The state of the page, described once: the header, the call status, the title and the icon all show this.
  *
- * Pure: what is known in, words out. `facts`: {phase, health, stalled, muted, pushToTalk, recording, position, isSample, isUnheard, isAnswering}; `health`: the
- * last answer of /health, null if there was none, undefined before the first.
+ * Pure: what is known in, words out. `facts`: see facts.js; `health`: the last answer of /health, null if there was none,
+ * undefined before the first.
  */
 
 const SERVER_LABELS = Object.freeze({
@@ -31,6 +31,13 @@ const IDLE_MESSAGES = Object.freeze({
   unreachable: "The server is not reachable.",
 });
 
+const TITLES = Object.freeze({
+  opening: "Connecting…",
+  connecting: "Connecting…",
+  paused: "Paused",
+  lost: "Reconnecting…",
+});
+
 /** The server's state for a new conversation, from its /health. */
 export function serverState(health) {
   if (health === undefined) return "waiting";
@@ -38,6 +45,13 @@ export function serverState(health) {
   if (health.status !== "ready") return health.status in IDLE_MESSAGES ? health.status : "not_ready";
   const { room, queued } = health.lanes;
   return room === 0 || queued > 0 ? "full" : "ready";
+}
+
+/** Whether the page's state follows from both answers of /health alike: it is polled, and seldom says anything new. */
+export function isSameHealth(one, other) {
+  if (!one || !other) return one === other;
+  const isSame = one.status === other.status && one.code === other.code;
+  return isSame && one.lanes?.room === other.lanes?.room && one.lanes?.queued === other.lanes?.queued;
 }
 
 /** /health from before this page's session ended, which no longer takes a place. */
@@ -77,7 +91,7 @@ export function describeState(facts) {
   return {
     server: { state, label: SERVER_LABELS[state] },
     message: messageOf(facts, state),
-    title: titleOf(facts, state),
+    title: `${titleOf(facts, state)} · packet-voice`,
     icon: iconOf(facts, state),
   };
 }
@@ -111,29 +125,19 @@ function messageOf({ phase, stalled, muted, withoutMicrophone, pushToTalk, isSam
   return isAnswering ? "Answering. You can interrupt." : "Listening. Just talk.";
 }
 
-function titleOf({ phase, recording, muted, pushToTalk, isAnswering, position, name = "Talk" }, state) {
-  const what = () => {
-    switch (phase) {
-      case "live":
-        if (state === "stalled") return "Not responding";
-        if (recording) return "● Recording";
-        if (isAnswering) return "● Answering";
-        if (muted) return pushToTalk ? "Hold to talk" : "Muted";
-        return "● Listening";
-      case "queued":
-        return `Queue: ${position}`;
-      case "paused":
-        return "Paused";
-      case "lost":
-        return "Reconnecting…";
-      case "opening":
-      case "connecting":
-        return "Connecting…";
-      default:
-        return state === "ready" || state === "waiting" ? name : SERVER_LABELS[state];
-    }
-  };
-  return `${what()} · packet-voice`;
+function titleOf(facts, state) {
+  if (facts.phase === "live") return liveTitle(facts, state);
+  if (facts.phase === "queued") return `Queue: ${facts.position}`;
+  const hasName = state === "ready" || state === "waiting";
+  return TITLES[facts.phase] ?? (hasName ? (facts.name ?? "Talk") : SERVER_LABELS[state]);
+}
+
+function liveTitle({ recording, muted, pushToTalk, isAnswering }, state) {
+  if (state === "stalled") return "Not responding";
+  if (recording) return "● Recording";
+  if (isAnswering) return "● Answering";
+  if (muted) return pushToTalk ? "Hold to talk" : "Muted";
+  return "● Listening";
 }
 
 function iconOf({ phase, muted }, state) {

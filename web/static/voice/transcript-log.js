@@ -27,6 +27,14 @@ export class TranscriptLog {
     this._shown = 0; // characters of it that earlier lines contain
     this._grewMs = -Infinity;
     this._turn = null; // {wasTalking, isOver}: the user spoke since the agent's text last grew
+    this._changed = new Set(); // lines, for those who show them
+  }
+
+  /** The lines that have changed since this was last asked; one whose text is empty is gone. */
+  takeChanged() {
+    const changed = this._changed;
+    this._changed = new Set();
+    return changed;
   }
 
   get isEmpty() {
@@ -44,8 +52,8 @@ export class TranscriptLog {
   }
 
   /** A conversation starts; the first one needs no divider. Times begin anew, so the divider has the date. */
-  start(nowMs, epochMs, divider = `New conversation, ${formatDate(epochMs)}`) {
-    if (this.lines.length > 0) this._divide(divider);
+  start(nowMs, epochMs, divider = null) {
+    if (this.lines.length > 0) this._divide(divider ?? `New conversation, ${formatDate(epochMs)}`);
     this.startedAt ??= epochMs;
     this._startedMs = nowMs;
   }
@@ -96,7 +104,9 @@ export class TranscriptLog {
 
   /** The conversation ends here, whether or not the agent has finished. */
   cutOff(nowMs, isAudible = false) {
-    if (this._open.agent !== null && this._isTalking(nowMs, isAudible)) this._open.agent.interrupted = true;
+    if (this._open.agent === null || !this._isTalking(nowMs, isAudible)) return;
+    this._open.agent.interrupted = true;
+    this._changed.add(this._open.agent);
   }
 
   /** The open line of one side is final as it is. */
@@ -135,14 +145,23 @@ export class TranscriptLog {
   }
 
   _update(who, text, beganMs) {
-    if (text === "" && this._open[who] === null) return;
-    if (this._open[who] === null) {
-      const line = { who, text, atMs: Math.max(0, beganMs - (this._startedMs ?? beganMs)), final: false, interrupted: false };
-      this._open[who] = line;
-      this._insert(line);
+    const line = this._open[who];
+    if (line === null) {
+      if (text !== "") this._begin(who, text, beganMs);
+      return;
     }
-    this._open[who].text = text;
-    if (text === "") this.lines.splice(this.lines.indexOf(this._open[who]), 1); // it turned out to be empty
+    line.text = text;
+    this._changed.add(line);
+    if (text !== "") return;
+    this.lines.splice(this.lines.indexOf(line), 1); // it turned out to be empty
+    this._open[who] = null;
+  }
+
+  _begin(who, text, beganMs) {
+    const line = { who, text, atMs: Math.max(0, beganMs - (this._startedMs ?? beganMs)), final: false, interrupted: false };
+    this._open[who] = line;
+    this._changed.add(line);
+    this._insert(line);
   }
 
   /** Add a line after those of this conversation that began no later. */
@@ -153,14 +172,19 @@ export class TranscriptLog {
   }
 
   _close(who) {
-    if (this._open[who] !== null) this._open[who].final = true;
+    const line = this._open[who];
+    if (line === null) return;
+    line.final = true;
+    this._changed.add(line);
     this._open[who] = null;
   }
 
   _divide(divider) {
     this.close("agent");
     this.close("user");
-    this.lines.push({ divider });
+    const line = { divider };
+    this.lines.push(line);
+    this._changed.add(line);
   }
 }
 
@@ -176,5 +200,5 @@ export function plainText({ startedAt, model, note, lines }) {
 
 /** The text with a capital at the start of each sentence. */
 export function sentenceCase(text) {
-  return text.replace(/(^|[.!?]\s+)(\p{Ll})/gu, (_, before, letter) => before + letter.toUpperCase());
+  return text.replace(/(?:^|[.!?]\s+)\S/g, (start) => start.toUpperCase());
 }

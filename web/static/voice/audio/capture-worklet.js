@@ -47,9 +47,9 @@ class Capture extends AudioWorkletProcessor {
     const lastMs = firstMs + msOf(FRAME_SAMPLES - 1);
     const report = { kind: "captured", ...envelope(samples), muted: this._muted };
     if (this._muted) samples.fill(0);
-    if (this._recording) Object.assign(report, { firstMs, samples: samples.slice() });
+    if (this._recording) Object.assign(report, { firstMs, samples });
     this.port.postMessage(report);
-    this._connection?.postMessage({ samples, lastMs }, [samples.buffer]);
+    this._connection?.postMessage({ samples, lastMs });
   }
 }
 

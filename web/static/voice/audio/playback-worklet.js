@@ -65,11 +65,9 @@ class Playback extends AudioWorkletProcessor {
       return;
     }
     const { samples, echoMs, index } = message;
-    if (this._isFlushing) {
-      this._lastPlayedFrame = index; // not played, but not pending either
-      return;
-    }
-    this._jitterBuffer.push(samples, { echoMs, index });
+    if (this._isFlushing) this._lastPlayedFrame = index; // not played, but not pending either
+    else this._jitterBuffer.push(samples, { echoMs, index });
+    this._connection.postMessage({ used: samples }, [samples.buffer]);
   }
 
   process(_inputs, [output]) {

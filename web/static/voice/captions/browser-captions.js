@@ -9,7 +9,7 @@
 const PASSING = new Set(["no-speech", "aborted"]);
 
 export class BrowserCaptions {
-  constructor(preferences, { onEvent }) {
+  constructor({ preferences, onEvent }) {
     this._preferences = preferences;
     this._emit = onEvent;
     this._recognition = null;

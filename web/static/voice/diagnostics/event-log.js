@@ -1,7 +1,8 @@
 /** What happened on this page and when, for the diagnostics report: no audio, no words, no device names. */
 
 const MAX_EVENTS = 200;
-const IGNORED = new Set(["captured", "played", "connection_stats", "text", "user_text", "stats", "answering"]);
+// What comes so often that nothing else would be left.
+const IGNORED = new Set(["captured", "played", "connection_stats", "text", "user_text", "speaking", "stats", "answering", "condition"]);
 const FIELDS = ["why", "code", "state", "position", "inMs", "what", "count", "stalled", "resuming", "muted", "on"];
 
 export class EventLog {
@@ -23,8 +24,11 @@ export class EventLog {
   }
 
   _add(event) {
-    const fields = FIELDS.filter((name) => event[name] !== undefined).map((name) => [name, event[name]]);
-    this.events.push({ ms: Math.round(performance.now()), kind: event.kind, ...Object.fromEntries(fields) });
+    const entry = { ms: Math.round(performance.now()), kind: event.kind };
+    FIELDS.forEach((name) => {
+      if (event[name] !== undefined) entry[name] = event[name];
+    });
+    this.events.push(entry);
     if (this.events.length > MAX_EVENTS) this.events.shift();
   }
 }

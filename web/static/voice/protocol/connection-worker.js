@@ -11,6 +11,7 @@
 import { Backoff } from "./backoff.js";
 import { Conversation, ServerProtocolError } from "./conversation.js";
 import { CLOSE_PROTOCOL_ERROR, afterClose } from "./close-codes.js";
+import { FramePool } from "./frame-pool.js";
 import { configureFields, hasPersona } from "./persona.js";
 import { findRefusal } from "./refusal.js";
 import { ReceivedIds } from "./received-ids.js";
@@ -44,6 +45,7 @@ class Connection {
     this._backoff = new Backoff();
     this._receivedIds = new ReceivedIds();
     this._unackedPackets = new UnackedPackets();
+    this._framePool = new FramePool();
     this._toResend = []; // not acknowledged when the connection was lost
     this._resumeToken = null;
     this._nextAttempt = null; // while it is waited for
@@ -63,7 +65,12 @@ class Connection {
   setAudioPorts({ capture, playback }) {
     this._playback = playback;
     capture.onmessage = ({ data }) => this._onCapturedFrame(data);
-    playback.onmessage = ({ data }) => Object.assign(this._played, data);
+    playback.onmessage = ({ data }) => this._onPlaybackMessage(data);
+  }
+
+  _onPlaybackMessage(message) {
+    if (message.used === undefined) Object.assign(this._played, message);
+    else this._framePool.give(message.used);
   }
 
   configure(settings) {
@@ -125,6 +132,7 @@ class Connection {
       sendQueue: this._sendQueue,
       receivedIds: this._receivedIds,
       unackedPackets: this._unackedPackets,
+      framePool: this._framePool,
       nowMs: performance.now(),
       epochMs: () => performance.timeOrigin + performance.now(),
     });
@@ -197,7 +205,10 @@ class Connection {
   _onProtocolEvent(event) {
     switch (event.kind) {
       case "audio":
-        if (this._conversation.isPaused) return; // playback has paused
+        if (this._conversation.isPaused) {
+          this._framePool.give(event.samples); // playback has paused
+          return;
+        }
         this._recordRoundTrip(event.echoMs);
         this._playback.postMessage(
           { kind: "frame", samples: event.samples, echoMs: event.echoMs, index: event.index },
@@ -360,6 +371,7 @@ class EchoTest {
       playback.postMessage({ kind: "frame", samples, echoMs: lastMs, index: this._frames }, [samples.buffer]);
       this._frames += 1;
     };
+    playback.onmessage = () => {}; // unread messages would pile up
   }
 
   /** There is no server to configure, nor to connect to. */

@@ -6,10 +6,11 @@
  */
 
 import { Liveness } from "./liveness.js";
-import { Priority, Type, decode, payloadOf, samplesOf } from "./packets.js";
+import { Priority, Type, copySamples, decode, payloadOf } from "./packets.js";
 import { FRAME_MS, FRAME_SAMPLES } from "../units.js";
 
 const EMPTY = new Uint8Array(0);
+const FRAME_BYTES = FRAME_SAMPLES * Float32Array.BYTES_PER_ELEMENT;
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 const DEFAULT_INTERVALS = Object.freeze({ everyMs: 5000, timeoutMs: 15_000 }); // until the server sends its own
 
@@ -22,9 +23,10 @@ export class ServerProtocolError extends Error {
 }
 
 export class Conversation {
-  /** `receivedIds` and `unackedPackets` belong to the session and outlive a connection. */
-  constructor({ sendQueue, receivedIds, unackedPackets, nowMs, epochMs }) {
+  /** `receivedIds` and `unackedPackets` belong to the session and outlive a connection; `framePool` is for audio. */
+  constructor({ sendQueue, receivedIds, unackedPackets, framePool, nowMs, epochMs }) {
     this._sendQueue = sendQueue;
+    this._framePool = framePool;
     this._receivedIds = receivedIds;
     this._unackedPackets = unackedPackets;
     this._epochMs = epochMs;
@@ -114,16 +116,15 @@ export class Conversation {
   }
 
   _onAudio({ payload, timestampMs }) {
-    const samples = samplesOf(payload);
-    const count = samples.length / FRAME_SAMPLES;
+    const count = payload.length / FRAME_BYTES;
     if (!Number.isInteger(count) || count === 0) {
-      throw new ServerProtocolError(`${samples.length} samples are not a whole number of frames`);
+      throw new ServerProtocolError(`${payload.length} bytes of audio are not a whole number of frames`);
     }
     return Array.from({ length: count }, (_, i) => {
       const index = this.framesReceived;
       this.framesReceived += 1;
-      const frame = samples.slice(i * FRAME_SAMPLES, (i + 1) * FRAME_SAMPLES);
-      return { kind: "audio", samples: frame, echoMs: timestampMs - FRAME_MS * (count - 1 - i), index };
+      const samples = copySamples(payload.subarray(i * FRAME_BYTES, (i + 1) * FRAME_BYTES), this._framePool.take());
+      return { kind: "audio", samples, echoMs: timestampMs - FRAME_MS * (count - 1 - i), index };
     });
   }
 

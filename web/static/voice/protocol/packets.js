@@ -74,10 +74,10 @@ export function decode(message) {
   };
 }
 
-/** The samples of an audio payload, copied because the header leaves them unaligned. */
-export function samplesOf(payload) {
-  const bytes = payload.slice();
-  return new Float32Array(bytes.buffer, 0, Math.floor(bytes.byteLength / Float32Array.BYTES_PER_ELEMENT));
+/** Copy an audio payload into `samples`, as many bytes; the header leaves it unaligned. → `samples` */
+export function copySamples(payload, samples) {
+  payloadOf(samples).set(payload);
+  return samples;
 }
 
 /** The audio payload of `samples`; a view. Typed arrays are little endian wherever browsers run. */

@@ -1,7 +1,7 @@
 /** The call button, the microphone buttons, the elapsed time, and one line of status with the time to the next attempt. */
 
 import { moveFocusFrom } from "../focus.js";
-import { describeState } from "../state.js";
+import { Listener } from "../listener.js";
 import { formatDuration } from "../units.js";
 import { closeMessage, formatDelay, pausedPosition, queuePosition } from "./call-messages.js";
 
@@ -15,6 +15,7 @@ const LABELS = Object.freeze({
   lost: "Give up",
   closing: "Stopping…",
 });
+const OVER = new Set(["idle", "closing"]); // reports of the last frames may still arrive
 const ATTACK = 0.6; // share of the way to a louder level per frame
 const RELEASE = 0.25;
 
@@ -23,13 +24,11 @@ function openingMessage({ echo, microphone }) {
   return microphone ? "Waiting for the microphone…" : "Connecting without the microphone…";
 }
 
-export class CallControl {
-  wantsAudio = true;
-
+export class CallControl extends Listener {
   /** `hold(held)`: the push-to-talk button; `openMicrophone()`: turn it on in a call that has none; `tryNow()`: reconnect. */
-  constructor(preferences, { toggle, mute, hold, openMicrophone, tryNow }) {
+  constructor({ toggle, mute, hold, openMicrophone, tryNow }) {
+    super();
     const get = (id) => document.getElementById(id);
-    this._preferences = preferences;
     this._root = get("call");
     this._talk = get("talk");
     this._label = get("talk-label");
@@ -45,67 +44,72 @@ export class CallControl {
     this._startedMs = null;
     this._retryMs = null; // when the next attempt to reconnect is due
     this._mayTryNow = false;
-    this._facts = { phase: "idle", health: undefined };
+    this._message = "";
     this._outcome = ""; // why the last call ended
     this._talk.addEventListener("click", toggle);
-    this._mute.addEventListener("click", () => (this._facts.withoutMicrophone ? openMicrophone() : mute()));
+    this._mute.addEventListener("click", () => (this._isMissing ? openMicrophone() : mute()));
     this._tryNow.addEventListener("click", tryNow);
     this._listenToHold(hold);
     setInterval(() => this._updateTimes(), 1000);
-    this._render();
   }
 
-  onEvent(event, phase, facts) {
-    this._facts = facts;
-    // Turns of the conversation are seen, not announced: the agent is speaking.
-    if (event.kind !== "captured" && event.kind !== "played") {
-      this._status.setAttribute("aria-live", event.kind === "answering" ? "off" : "polite");
-    }
-    switch (event.kind) {
-      case "captured":
-      case "played":
-        if (phase === "idle" || phase === "closing") return;
-        this._showLevel(event.kind === "captured" ? "user" : "agent", event.muted ? 0 : event.rms);
-        return;
-      case "opening":
-        this._isAudioTest = event.echo;
-        this._isSample = event.isSample;
-        this._outcome = "";
-        this._message = openingMessage(event);
-        break;
-      case "connecting":
-        this._retryMs = null;
-        this._message = this._startedMs === null ? "Connecting…" : "Reconnecting…";
-        break;
-      case "queued":
-        this._message = queuePosition(event.position);
-        break;
-      case "paused":
-        this._message = pausedPosition(event.position);
-        break;
-      case "continued":
-      case "ready":
-      case "resumed":
-        this._startedMs ??= performance.now();
-        break;
-      case "lost":
-        this._retryMs = performance.now() + event.inMs;
-        this._mayTryNow = !event.retryAfterMs; // a server that says when is not asked before
-        this._message = closeMessage(event.why, event.message);
-        break;
-      case "closing":
-        this._retryMs = null;
-        this._message = "Ending the conversation…";
-        break;
-      case "failed":
-        this._end("Press to try again.");
-        break;
-      case "ended":
-        this._end(event.why === "stopped" ? this._endStatus() : closeMessage(event.why, event.message));
-        break;
-      default:
-    }
-    this._render();
+  on_captured({ rms, muted }, phase) {
+    if (!OVER.has(phase)) this._showLevel("user", muted ? 0 : rms);
+  }
+
+  on_played({ rms }, phase) {
+    if (!OVER.has(phase)) this._showLevel("agent", rms);
+  }
+
+  on_opening(event) {
+    this._isAudioTest = event.echo;
+    this._isSample = event.isSample;
+    this._outcome = "";
+    this._message = openingMessage(event);
+  }
+
+  on_connecting() {
+    this._retryMs = null;
+    this._message = this._startedMs === null ? "Connecting…" : "Reconnecting…";
+  }
+
+  on_queued({ position }) {
+    this._message = queuePosition(position);
+  }
+
+  on_paused({ position }) {
+    this._message = pausedPosition(position);
+  }
+
+  on_ready() {
+    this._startedMs ??= performance.now();
+  }
+
+  on_continued() {
+    this.on_ready();
+  }
+
+  on_resumed() {
+    this.on_ready(); // it may have begun while there was no connection
+  }
+
+  on_lost({ why, message, inMs, retryAfterMs }) {
+    this._retryMs = performance.now() + inMs;
+    this._mayTryNow = !retryAfterMs; // a server that says when is not asked before
+    this._message = closeMessage(why, message);
+  }
+
+  on_closing() {
+    this._retryMs = null;
+    this._message = "Ending the conversation…";
+  }
+
+  on_failed() {
+    this._end("Press to try again.");
+  }
+
+  on_ended({ why, message }) {
+    this._end(why === "stopped" ? this._endStatus() : closeMessage(why, message));
   }
 
   _endStatus() {
@@ -122,31 +126,45 @@ export class CallControl {
     this._showLevel("agent", 0);
   }
 
-  _render() {
-    const { phase, muted, isSample } = this._facts;
-    const withoutMicrophone = this._facts.withoutMicrophone && !isSample;
-    const { message, server } = describeState(this._facts);
+  onState(state, facts, event) {
+    if (event?.kind !== "answering") this._showButtons(facts);
+    // Turns of the conversation are seen, not announced: the agent is speaking.
+    this._status.setAttribute("aria-live", event?.kind === "answering" ? "off" : "polite");
+    this._showStatus(state);
+  }
+
+  _showButtons({ phase, muted, pushToTalk, recording, isSample, withoutMicrophone }) {
     this._root.dataset.phase = phase;
-    this._root.dataset.muted = String(Boolean(muted));
-    this._setText(this._label, LABELS[phase] ?? "Stop");
+    this._root.dataset.muted = String(muted);
+    this._setText(this._label, LABELS[phase]);
     this._talk.setAttribute("aria-disabled", String(phase === "closing")); // a disabled button would lose the focus
     const isLive = phase === "live" && !isSample;
-    this._record.disabled = !isLive && phase !== "idle" && !this._facts.recording;
-    this._mute.disabled = !isLive;
-    const isMuted = Boolean(muted) && isLive;
-    this._mute.dataset.on = String(isMuted);
-    const muteLabel = isMuted ? "Unmute" : "Mute";
-    this._setText(this._muteLabel, withoutMicrophone && isLive ? "Turn on mic" : muteLabel);
-    this._mute.setAttribute("aria-label", withoutMicrophone && isLive ? "Turn on microphone" : muteLabel);
-    this._mute.classList.toggle("long", withoutMicrophone && isLive);
-    this._mute.hidden = this._isPushToTalk && !(withoutMicrophone && isLive);
-    this._hold.hidden = !this._isPushToTalk || (withoutMicrophone && isLive);
+    this._record.disabled = !isLive && phase !== "idle" && !recording;
+    this._showMute({ isLive, isMuted: muted && isLive, pushToTalk, isMissing: withoutMicrophone && isLive });
     this._hold.disabled = !isLive;
     this._hold.setAttribute("aria-pressed", String(isLive && !muted));
-    const outcome = phase === "idle" && server.state === "ready" ? this._outcome : "";
-    this._setText(this._status, outcome || [phase === "idle" ? this._reason : "", message ?? this._message].filter(Boolean).join(" "));
     this._showTryNow(phase);
     this._updateTimes();
+  }
+
+  /** One of two buttons; `isMissing`: the call has no microphone. */
+  _showMute({ isLive, isMuted, pushToTalk, isMissing }) {
+    this._isMissing = isMissing;
+    this._mute.disabled = !isLive;
+    this._mute.dataset.on = String(isMuted);
+    const label = isMuted ? "Unmute" : "Mute";
+    this._setText(this._muteLabel, isMissing ? "Turn on mic" : label);
+    this._mute.setAttribute("aria-label", isMissing ? "Turn on microphone" : label);
+    this._mute.classList.toggle("long", isMissing);
+    this._mute.hidden = pushToTalk && !isMissing;
+    this._hold.hidden = !pushToTalk || isMissing;
+  }
+
+  /** Why the last call ended is all there is to say, or comes before the server's state if that is no good. */
+  _showStatus({ message, server }) {
+    const reason = server.state !== "ready" && this._outcome.startsWith("Press") ? "" : this._outcome;
+    const isAll = reason !== "" && server.state === "ready";
+    this._setText(this._status, isAll ? reason : `${reason} ${message ?? this._message}`.trim());
   }
 
   /** It stays while it tries: pressed twice, it must not have become another button. */
@@ -156,15 +174,6 @@ export class CallControl {
     if (isHidden) moveFocusFrom(this._tryNow, this._talk);
     this._tryNow.hidden = isHidden;
     this._tryNow.setAttribute("aria-disabled", String(phase !== "lost"));
-  }
-
-  /** Why the last call ended, where the server's state is worth telling as well. */
-  get _reason() {
-    return this._outcome.startsWith("Press") ? "" : this._outcome;
-  }
-
-  get _isPushToTalk() {
-    return this._preferences.talkMode === "push";
   }
 
   _setText(element, text) {

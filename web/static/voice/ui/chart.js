@@ -5,10 +5,12 @@ import { colour, clearedContext } from "./palette.js";
 const POINTS = 60;
 
 export class Chart {
-  /** `limits`: values of the dashed lines; above the first one the line is a warning, above the last one bad. */
-  constructor(canvas, { limits, unit }) {
+  /** What it draws is said by the canvas: see stats-markup.js. Above the first limit it is a warning, above the last bad. */
+  constructor(canvas) {
+    const { value, limits, unit } = canvas.dataset;
+    this.path = value;
     this._canvas = canvas;
-    this._limits = limits;
+    this._limits = limits.split(" ").filter(Boolean).map(Number);
     this._unit = unit;
     this._values = [];
     new ResizeObserver(() => this.draw()).observe(canvas);
@@ -27,20 +29,20 @@ export class Chart {
 
   draw() {
     const { context, width, height } = clearedContext(this._canvas);
-    const known = this._values.filter((value) => value !== null);
-    const top = 1.15 * Math.max(this._limits[0] ?? 0, 1, ...known);
+    const last = this._values.findLast((value) => value !== null);
+    const top = 1.15 * Math.max(this._limits[0] ?? 0, 1, ...this._values);
     const y = (value) => height - (value / top) * (height - 3) - 1.5;
     context.setLineDash([3, 3]);
     context.strokeStyle = colour("faint");
     context.lineWidth = 1;
-    for (const limit of this._limits.filter((value) => value <= top)) {
-      context.beginPath();
-      context.moveTo(0, y(limit));
+    context.beginPath();
+    this._limits.forEach((limit) => {
+      context.moveTo(0, y(limit)); // outside of the canvas if it is above `top`
       context.lineTo(width, y(limit));
-      context.stroke();
-    }
+    });
+    context.stroke();
     context.setLineDash([]);
-    context.strokeStyle = colour(this._tone(known.at(-1)));
+    context.strokeStyle = colour(this._tone(last));
     context.lineWidth = 1.75;
     context.lineJoin = "round";
     context.beginPath();
@@ -50,7 +52,6 @@ export class Chart {
       else context.lineTo(x, y(value));
     });
     context.stroke();
-    const last = known.at(-1);
     const label = last === undefined ? "no data yet" : `now ${last.toFixed(1)} ${this._unit}`;
     this._canvas.setAttribute("aria-label", `${this._canvas.dataset.name}: ${label}`);
   }

@@ -14,9 +14,7 @@ const namesOf = (rows) => rows.map(({ name }) => name).join(" and ");
 const formatGaps = (count) => (count === 1 ? "1 gap" : `${count === 0 ? "no" : count} gaps`);
 
 export class DiagnosticsPanel {
-  wantsAudio = true;
-
-  constructor(metrics, preferences, { testAudio }) {
+  constructor({ metrics, preferences, testAudio }) {
     this._metrics = metrics;
     this._preferences = preferences;
     this._phase = "idle";

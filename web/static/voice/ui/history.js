@@ -18,10 +18,18 @@ const CURRENT = Object.freeze({
   failed: "This browser does not store the conversation: its storage is full or switched off. Save it as a file instead.",
 });
 const COPIED_MS = 3000;
+const MARKUP = `
+<p class="faint" id="history-current" role="status" hidden></p>
+<label class="check"><input type="checkbox" id="history-keep"> Keep every conversation on this device <small>Off by default. The words stay in this browser.</small></label>
+<p class="faint" id="history-empty">No conversations are kept.</p>
+<ul id="history-list"></ul>
+<button type="button" class="pill" id="history-clear" hidden>Delete all</button>
+`;
 
 export class History {
-  constructor(log, preferences, { onChange, onEvent }) {
+  constructor({ log, preferences, onChange, onEvent }) {
     const get = (id) => document.getElementById(id);
+    get("history").insertAdjacentHTML("beforeend", MARKUP);
     this._log = log;
     this._preferences = preferences;
     this._onEvent = onEvent;

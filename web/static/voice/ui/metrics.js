@@ -6,11 +6,12 @@
 
 import { decibels } from "../audio/envelope.js";
 import { CLIPPED_SAMPLES } from "../diagnostics/condition.js";
+import { Listener } from "../listener.js";
 import { RollingPercentiles } from "../percentiles.js";
-import { FRAME_MS } from "../units.js";
+import { FRAME_MS, FRAME_RATE_HZ } from "../units.js";
 
-const RECENT_FRAMES = 5000 / FRAME_MS;
-const TEXT_FRAMES = 15_000 / FRAME_MS;
+const RECENT_FRAMES = Math.floor(5000 / FRAME_MS);
+const TEXT_FRAMES = Math.floor(15_000 / FRAME_MS);
 const LATENCIES = 250;
 const HEARD_PEAK = 10 ** (-40 / 20);
 const AUDIBLE_PEAK = 10 ** (-40 / 20);
@@ -33,20 +34,24 @@ class RecentValues {
     return this.values.length === 0 ? null : Math.max(...this.values);
   }
 
-  /** The increase of a counter over the window. */
-  get increase() {
-    return this.values.length === 0 ? 0 : this.values.at(-1) - this.values[0];
+  /** The increase of a counter over the last `count` values. */
+  increase(count = this._size) {
+    const recent = this.values.slice(-count);
+    return recent.length === 0 ? 0 : recent.at(-1) - recent[0];
   }
 
-  /** The increase per second of a counter that is read every frame. */
-  get increaseHz() {
-    return this.values.length < 2 ? 0 : (1000 * this.increase) / ((this.values.length - 1) * FRAME_MS);
+  /** The same, for each of them. */
+  slope(count = this._size) {
+    const steps = Math.min(count, this.values.length) - 1;
+    return steps < 1 ? 0 : this.increase(count) / steps;
   }
 }
 
-export class Metrics {
+/** Its events come with the time of their arrival. */
+export class Metrics extends Listener {
   constructor() {
-    this.trained = null;
+    super();
+    this.model = null; // of the last call
     this._advice = null; // of the server, whose machine is too slow
     this._microphoneProblem = null; // why the last call could not open it
     this.clear();
@@ -65,6 +70,7 @@ export class Metrics {
     this.droppedUserFrames = 0;
     this.droppedAgentFrames = 0;
     this._tokens = 0;
+    this._clippedFrames = 0;
     this._seenUnderruns = 0;
     this._audibleUnderruns = 0;
     this._wasHeard = false;
@@ -77,106 +83,139 @@ export class Metrics {
   }
 
   _resetRecent() {
-    this._clipped = new RecentValues(RECENT_FRAMES);
     this._inputs = new RecentValues(RECENT_FRAMES);
-    this._outputs = new RecentValues(RECENT_FRAMES);
-    this._receivedFrames = new RecentValues(RECENT_FRAMES);
-    this._underruns = new RecentValues(RECENT_FRAMES);
-    this._textFrames = new RecentValues(TEXT_FRAMES);
-    this._textTokens = new RecentValues(TEXT_FRAMES);
+    this._clipped = new RecentValues(RECENT_FRAMES); // frames, so far
     this._capturedAtMs = new RecentValues(RECENT_FRAMES);
+    this._outputs = new RecentValues(RECENT_FRAMES);
+    this._underruns = new RecentValues(RECENT_FRAMES);
+    this._frames = new RecentValues(TEXT_FRAMES);
+    this._textTokens = new RecentValues(TEXT_FRAMES);
   }
 
-  onEvent(event, nowMs) {
-    switch (event.kind) {
-      case "health":
-        this._advice = event.health?.capacity?.advice ?? null;
-        break;
-      case "opening":
-        this.clear();
-        this._microphoneProblem = null;
-        break;
-      case "failed":
-      case "audio_failed":
-        if (event.why.startsWith("microphone")) this._microphoneProblem = event.why;
-        break;
-      case "microphone_opened":
-      case "microphone_changed":
-        this._microphoneProblem = null;
-        break;
-      case "asking":
-        this._asking = event.asking;
-        break;
-      case "ready":
-      case "resumed":
-      case "continued":
-        this._liveSinceMs = nowMs;
-        this._slowSinceMs = null;
-        this._resetRecent();
-        break;
-      case "captured":
-        this._onCaptured(event, nowMs);
-        break;
-      case "played":
-        this._onPlayed(event);
-        break;
-      case "text":
-        if (!event.final) this._tokens += 1;
-        break;
-      case "dropped":
-        if (event.what === "audio") this.droppedUserFrames += event.count;
-        else this.droppedAgentFrames += event.count;
-        break;
-      case "connection_established":
-        this.trained = event.model.trained;
-        break;
-      case "stats":
-        this.stats = event;
-        if (this.modelMs !== null && this.modelMs > FRAME_MS) this._slowSinceMs ??= nowMs;
-        else this._slowSinceMs = null;
-        break;
-      case "connection_stats":
-        this.connection = event;
-        break;
-      case "audio_state":
-        this.audio = { ...this.audio, ...event };
-        this._hasMicrophone = this.audio.hasMicrophone ?? true;
-        break;
-      case "muted":
-        this.muted = event.muted;
-        break;
-      case "source_muted":
-        this.sourceMuted = event.muted;
-        break;
-      case "speaking":
-        this.speaking = event.speaking;
-        break;
-      default:
-    }
+  on_health({ health }) {
+    this._advice = health?.capacity?.advice ?? null;
   }
 
-  _onCaptured(event, nowMs) {
-    const peak = Math.max(...event.peaks);
+  on_opening() {
+    this.clear();
+    this._microphoneProblem = null;
+  }
+
+  on_failed({ why }) {
+    if (why.startsWith("microphone")) this._microphoneProblem = why;
+  }
+
+  on_audio_failed(event) {
+    this.on_failed(event);
+  }
+
+  on_microphone_opened() {
+    this._microphoneProblem = null;
+  }
+
+  on_microphone_changed() {
+    this._microphoneProblem = null;
+  }
+
+  on_asking({ asking }) {
+    this._asking = asking;
+  }
+
+  on_ready(_event, nowMs) {
+    this._liveSinceMs = nowMs;
+    this._slowSinceMs = null;
+    this._resetRecent();
+  }
+
+  on_resumed(event, nowMs) {
+    this.on_ready(event, nowMs);
+  }
+
+  on_continued(event, nowMs) {
+    this.on_ready(event, nowMs);
+  }
+
+  on_captured({ peaks, clipped }, nowMs) {
+    const peak = Math.max(...peaks);
     this._inputs.add(peak);
     this._capturedAtMs.add(nowMs);
     if (peak > HEARD_PEAK) this._wasHeard = true;
-    this._clipped.add(event.clipped >= CLIPPED_SAMPLES ? 1 : 0);
+    if (clipped >= CLIPPED_SAMPLES) this._clippedFrames += 1;
+    this._clipped.add(this._clippedFrames);
     if (peak === 0) this._zeroSinceMs ??= nowMs;
     else this._zeroSinceMs = null;
   }
 
-  _onPlayed(event) {
+  on_played(event) {
     this.played = event;
     const peak = Math.max(...event.peaks);
     const isAudible = Math.max(peak, ...this._outputs.values.slice(-AUDIBLE_FRAMES)) > AUDIBLE_PEAK;
     if (isAudible) this._audibleUnderruns += Math.max(0, event.underruns - this._seenUnderruns);
     this._seenUnderruns = event.underruns;
     this._outputs.add(peak);
-    this._receivedFrames.add(event.frames);
     this._underruns.add(this._audibleUnderruns);
-    this._textFrames.add(event.frames);
+    this._frames.add(event.frames);
     this._textTokens.add(this._tokens);
-    for (const latencyMs of event.latenciesMs) this.micToSpeaker.add(latencyMs);
+    event.latenciesMs.forEach((latencyMs) => this.micToSpeaker.add(latencyMs));
+  }
+
+  on_text({ final }) {
+    if (!final) this._tokens += 1;
+  }
+
+  on_dropped({ what, count }) {
+    if (what === "audio") this.droppedUserFrames += count;
+    else this.droppedAgentFrames += count;
+  }
+
+  on_connection_established({ model }) {
+    this.model = model;
+  }
+
+  on_stats(event, nowMs) {
+    this.stats = event;
+    if (this.modelMs !== null && this.modelMs > FRAME_MS) this._slowSinceMs ??= nowMs;
+    else this._slowSinceMs = null;
+  }
+
+  on_connection_stats(event) {
+    this.connection = event;
+  }
+
+  on_audio_state(event) {
+    this.audio = { ...this.audio, ...event };
+    this._hasMicrophone = this.audio.hasMicrophone ?? true;
+  }
+
+  on_muted({ muted }) {
+    this.muted = muted;
+  }
+
+  on_source_muted({ muted }) {
+    this.sourceMuted = muted;
+  }
+
+  on_speaking({ speaking }) {
+    this.speaking = speaking;
+  }
+
+  /** The metric at a path such as `stats.stepMs`; null if it was not measured. */
+  at(path) {
+    return path.split(".").reduce((part, name) => part?.[name] ?? null, this);
+  }
+
+  get latency() {
+    return this.micToSpeaker.summary();
+  }
+
+  /** Frames of the user that were dropped, here or by the server; null before there was a connection. */
+  get unsentFrames() {
+    return this.connection && this.connection.droppedFrames + this.droppedUserFrames;
+  }
+
+  /** Frames of the agent that were dropped; null before there was a connection. */
+  get lostFrames() {
+    return this.connection && this.droppedAgentFrames;
   }
 
   /** In this call so far, on either way. */
@@ -186,12 +225,12 @@ export class Metrics {
 
   /** Share of the agent's steps that produced no word; each new word arrives as a partial text. */
   get paddingShare() {
-    const frames = this._textFrames.increase;
-    return frames < 25 ? null : Math.max(0, 1 - this._textTokens.increase / frames);
+    const frames = this._frames.increase();
+    return frames < 25 ? null : Math.max(0, 1 - this._textTokens.increase() / frames);
   }
 
   get stepHz() {
-    return this._receivedFrames.increaseHz;
+    return this._frames.slope(RECENT_FRAMES) * FRAME_RATE_HZ;
   }
 
   /** Encode + step + decode time of one frame, as measured by the server. */
@@ -200,25 +239,16 @@ export class Metrics {
     return stepMs === undefined ? null : (encodeMs ?? 0) + stepMs + (decodeMs ?? 0);
   }
 
-  /** The input of diagnose(). */
-  diagnosticFacts(phase, { bargeIn }, nowMs = 0) {
+  /** The input of conditionOf(). */
+  callFacts(phase, nowMs) {
     const since = (startMs) => (startMs === null ? 0 : nowMs - startMs);
-    const clipped = this._clipped.values;
-    const span = this._capturedAtMs.values;
-    const upHz = span.length < 2 ? 0 : (1000 * (span.length - 1)) / (span.at(-1) - span[0]);
     return {
       phase,
       contextState: phase === "idle" ? null : (this.audio?.state ?? null),
       muted: this.muted,
       sourceMuted: this.sourceMuted,
-      inputDb: this._inputs.max === null ? null : decibels(this._inputs.max),
-      upHz,
-      downHz: this.stepHz,
-      paddingShare: this.paddingShare,
-      modelMs: this.modelMs,
-      advice: this._advice,
-      autoGainControl: this.audio?.granted?.autoGainControl === true,
-      outputDb: this._outputs.max === null ? null : decibels(this._outputs.max),
+      inputDb: decibelsOf(this._inputs.max),
+      upHz: 1000 / (this._capturedAtMs.slope() || Infinity),
       microphoneProblem: this._microphoneProblem,
       hasMicrophone: this._hasMicrophone,
       asking: this._asking,
@@ -226,10 +256,25 @@ export class Metrics {
       liveMs: since(this._liveSinceMs),
       zeroMs: since(this._zeroSinceMs),
       slowMs: since(this._slowSinceMs),
-      clippedShare: clipped.length === 0 ? 0 : clipped.reduce((sum, one) => sum + one, 0) / clipped.length,
+      clippedShare: this._clipped.slope(),
+      recentUnderruns: this._underruns.increase(),
+    };
+  }
+
+  /** The input of diagnose(). */
+  diagnosticFacts(phase, { bargeIn }, nowMs = 0) {
+    return {
+      ...this.callFacts(phase, nowMs),
+      downHz: this.stepHz,
+      paddingShare: this.paddingShare,
+      modelMs: this.modelMs,
+      advice: this._advice,
+      autoGainControl: this.audio?.granted?.autoGainControl === true,
+      outputDb: decibelsOf(this._outputs.max),
       bargingIn: this.speaking && bargeIn !== "off",
-      recentUnderruns: this._underruns.increase,
-      trained: this.trained,
+      trained: this.model?.trained ?? null,
     };
   }
 }
+
+const decibelsOf = (peak) => (peak === null ? null : decibels(peak));

@@ -5,26 +5,18 @@ const ALWAYS = new Set([
 ]);
 const FEW_FRAMES = 3; // fewer than are worth a notice, so that it is loaded in time
 
-/** `condition`: of the call, see conditionOf(); `droppedFrames`: in the call so far. */
-export function isNoteworthy(event, { condition = null, droppedFrames = 0 } = {}) {
-  switch (event.kind) {
-    case "health":
-      return event.health?.status !== "ready" || event.health.model?.trained === false || Boolean(event.health.capacity?.advice);
-    case "connection_stats":
-      return condition !== null || event.droppedFrames >= FEW_FRAMES;
-    case "dropped":
-      return droppedFrames >= FEW_FRAMES;
-    case "audio_state":
-      return event.state === "suspended" || event.state === "interrupted";
-    case "recording":
-      return event.on;
-    case "vad":
-      return event.state === "not_ready";
-    case "captions":
-      return event.state === "not_ready" || event.state === "behind";
-    case "ended":
-      return event.why !== "stopped";
-    default:
-      return ALWAYS.has(event.kind);
-  }
+// By kind; `condition`: of the call, see conditionOf(); `droppedFrames`: in the call so far.
+const SOMETIMES = Object.freeze({
+  health: ({ health }) => health?.status !== "ready" || health.model?.trained === false || Boolean(health.capacity?.advice),
+  connection_stats: (event, { condition }) => condition !== null || event.droppedFrames >= FEW_FRAMES,
+  dropped: (_event, { droppedFrames }) => droppedFrames >= FEW_FRAMES,
+  audio_state: ({ state }) => state === "suspended" || state === "interrupted",
+  recording: ({ on }) => on,
+  vad: ({ state }) => state === "not_ready",
+  captions: ({ state }) => state === "not_ready" || state === "behind",
+  ended: ({ why }) => why !== "stopped",
+});
+
+export function isNoteworthy(event, call) {
+  return ALWAYS.has(event.kind) || Boolean(SOMETIMES[event.kind]?.(event, call));
 }

@@ -4,35 +4,38 @@
  * A view that is loaded late gets the latest event of each kind, so that it knows the state of the page.
  */
 
+import { Listener } from "../listener.js";
 import { OnDemand } from "../on-demand.js";
 import { isNoteworthy } from "./noteworthy.js";
 
-export class Panels {
+export class Panels extends Listener {
   /**
    * `page`: what the views get, see main.js. `add(view)`: it gets all events from now on; `onFailure()`: a panel could
    * not be loaded; `onLoaded()`: one could.
    */
   constructor(page, { add, onFailure, onLoaded }) {
+    super();
     this._page = page;
-    const part = (create) =>
+    const load = async (file, name) => {
+      const view = new (await import(file))[name](page);
+      add(view);
+      return view;
+    };
+    const part = (file, name) =>
       new OnDemand(async () => {
-        const view = await create();
-        add(view);
+        const view = await load(file, name);
         onLoaded();
         return view;
       }, onFailure);
-    this._notices = new OnDemand(async () => {
-      const view = await this._createNotices();
-      add(view);
-      return view;
-    }, console.warn); // nothing else could say it; the next event that is worth a notice tries again
-    this._diagnostics = part(() => this._createDiagnostics());
-    this._report = part(() => this._createReport());
-    this._history = part(() => this._createHistory());
-    this._persona = part(() => this._createPersona());
-    this._recording = part(() => this._createRecording());
-    this._settings = part(() => this._createSettings());
-    this._browserCaptions = part(() => this._createBrowserCaptions());
+    // Nothing else could say that they are not loaded; the next event that is worth a notice tries again.
+    this._notices = new OnDemand(() => load("./notices.js", "Notices"), console.warn);
+    this._diagnostics = part("./diagnostics-panel.js", "DiagnosticsPanel");
+    this._report = part("./report.js", "Report");
+    this._history = part("./history.js", "History");
+    this._persona = part("./persona.js", "PersonaPanel");
+    this._recording = part("./recording.js", "Recording");
+    this._settings = part("./settings-dialog.js", "SettingsDialog");
+    this._browserCaptions = part("../captions/browser-captions.js", "BrowserCaptions");
     if (globalThis.AudioWorkletNode === undefined) this._notices.get(); // says why the page cannot be used
     this._listen();
   }
@@ -52,15 +55,31 @@ export class Panels {
     (await this._history.get())?.keep();
   }
 
-  /** Load what an event or a preference asks for; `condition`: of the call, see conditionOf(). */
-  onEvent(event, condition) {
-    const { metrics, preferences } = this._page;
-    if (isNoteworthy(event, { condition, droppedFrames: metrics.droppedFrames })) this._notices.get();
-    const model = event.kind === "health" ? event.health?.model : event.kind === "connection_established" ? event.model : null;
+  /** Load what an event or a preference asks for. */
+  onEvent(event, _phase, { condition }) {
+    super.onEvent(event);
+    if (isNoteworthy(event, { condition, droppedFrames: this._page.metrics.droppedFrames })) this._notices.get();
+  }
+
+  on_health({ health }) {
+    this._onModel(health?.model);
+    if (this._page.preferences.history) this._history.get();
+  }
+
+  on_connection_established({ model }) {
+    this._onModel(model);
+  }
+
+  on_opening() {
+    if (this._page.preferences.captions === "browser") this._browserCaptions.get();
+  }
+
+  on_preferences() {
+    this.on_opening();
+  }
+
+  _onModel(model) {
     if (Array.isArray(model?.voices)) this._persona.get();
-    if (event.kind === "health" && preferences.history) this._history.get();
-    const isCaptions = event.kind === "opening" || event.kind === "preferences";
-    if (isCaptions && preferences.captions === "browser") this._browserCaptions.get();
   }
 
   _listen() {
@@ -85,52 +104,5 @@ export class Panels {
     });
     onClick("open-captions", this._settings, (settings) => settings?.open("captions"));
     onClick("record", this._recording, (recording) => recording?.toggle());
-  }
-
-  async _createNotices() {
-    const { Notices } = await import("./notices.js");
-    const { resume, help, facts } = this._page;
-    return new Notices({ resume, help, facts });
-  }
-
-  async _createDiagnostics() {
-    const { DiagnosticsPanel } = await import("./diagnostics-panel.js");
-    const { metrics, preferences, testAudio } = this._page;
-    return new DiagnosticsPanel(metrics, preferences, { testAudio });
-  }
-
-  async _createReport() {
-    const { Report } = await import("./report.js");
-    const { metrics, preferences, events } = this._page;
-    return new Report(metrics, preferences, events);
-  }
-
-  async _createHistory() {
-    const { History } = await import("./history.js");
-    const { log, preferences, onChange, onEvent } = this._page;
-    return new History(log, preferences, { onChange, onEvent });
-  }
-
-  async _createPersona() {
-    const { PersonaPanel } = await import("./persona.js");
-    const { preferences, onChange, listen } = this._page;
-    return new PersonaPanel(preferences, { onChange, listen });
-  }
-
-  async _createRecording() {
-    const { Recording } = await import("./recording.js");
-    return new Recording({ record: this._page.record });
-  }
-
-  async _createSettings() {
-    const { SettingsDialog } = await import("./settings-dialog.js");
-    const { preferences, onChange } = this._page;
-    return new SettingsDialog(preferences, { onChange });
-  }
-
-  async _createBrowserCaptions() {
-    const { BrowserCaptions } = await import("../captions/browser-captions.js");
-    const { preferences, onEvent } = this._page;
-    return new BrowserCaptions(preferences, { onEvent });
   }
 }

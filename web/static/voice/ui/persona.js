@@ -13,17 +13,33 @@ const ROLES = Object.freeze([
   ["Companion", "You enjoy having a good conversation. Have a casual discussion about what makes a good weekend."],
   ["Restaurant", "You work for a small Italian restaurant and your name is Sara. Take a reservation: ask for the date, the time and the number of guests."],
 ]);
+const MARKUP = `
+<details id="persona-form">
+  <summary><h2>Voice and role</h2> <span class="headline" id="persona-headline"></span></summary>
+  <div class="fields">
+    <div><label for="persona-voice">Voice</label>
+      <div class="row"><select id="persona-voice"></select>
+        <button type="button" class="pill" id="persona-listen" disabled>Listen</button></div>
+      <p id="persona-hint" class="faint"></p></div>
+    <div><label for="persona-role">Role</label>
+      <textarea id="persona-role" placeholder="Who the agent is and what it does"></textarea></div>
+    <div id="persona-roles" role="group" aria-label="Example roles"><span class="faint">Examples:</span></div>
+  </div>
+</details>
+<p id="persona-current" class="faint" role="status"></p>
+`;
 const ROOMY = matchMedia("(min-width: 60rem) and (min-height: 45rem)"); // the open form leaves room for the transcript
 const HINT = "Listen: the agent answers a recorded question in this voice.";
 const SILENT_HINT = "The agent did not answer this time. Listen again, or ask it something in a conversation.";
 
 export class PersonaPanel {
   /** `listen()`: let the agent speak with the chosen voice, or stop that. */
-  constructor(preferences, { onChange, listen }) {
+  constructor({ preferences, onChange, listen }) {
     const get = (name) => document.getElementById(name);
     this._preferences = preferences;
     this._onChange = onChange;
     this._section = get("persona");
+    this._section.insertAdjacentHTML("beforeend", MARKUP);
     this._form = get("persona-form");
     this._headline = get("persona-headline");
     this._voice = get("persona-voice");

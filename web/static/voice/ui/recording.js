@@ -9,8 +9,6 @@ import { saveFile, timestamp } from "../save-file.js";
 import { formatDuration } from "../units.js";
 
 export class Recording {
-  wantsAudio = true;
-
   /** `record(on)`: start or stop copying the audio. */
   constructor({ record }) {
     this._record = record;

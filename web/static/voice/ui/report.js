@@ -7,11 +7,11 @@ import { diagnose } from "../diagnostics/diagnostics.js";
 import { copyText, saveFile, timestamp } from "../save-file.js";
 
 export class Report {
-  /** `log`: the EventLog of the page. */
-  constructor(metrics, preferences, log) {
+  /** `events`: the EventLog of the page. */
+  constructor({ metrics, preferences, events }) {
     this._metrics = metrics;
     this._preferences = preferences;
-    this._log = log;
+    this._events = events;
     const result = document.getElementById("report-result");
     document.getElementById("copy-report").addEventListener("click", async () => {
       const isCopied = await copyText(this.text());
@@ -47,8 +47,8 @@ export class Report {
       latencyMs: micToSpeaker.summary(),
       connection,
       stats,
-      health: healthOf(this._log),
-      events: this._log.events,
+      health: healthOf(this._events),
+      events: this._events.events,
     };
     return `${JSON.stringify(report, null, 2)}\n`;
   }

@@ -19,7 +19,7 @@ const VAD_STATES = Object.freeze({
 const MICROPHONE_SETTINGS = new Set(["deviceId", "echoCancellation", "noiseSuppression", "autoGainControl"]);
 
 export class SettingsDialog {
-  constructor(preferences, { onChange }) {
+  constructor({ preferences, onChange }) {
     document.body.insertAdjacentHTML("beforeend", SETTINGS);
     this._preferences = preferences;
     this._onChange = onChange;

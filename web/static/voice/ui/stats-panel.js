@@ -4,111 +4,105 @@
  * While the panel is closed only its headline is updated.
  */
 
-import { BUDGET_MS, FRAME_MS, FRAME_RATE_HZ } from "../units.js";
+import { FRAME_RATE_HZ } from "../units.js";
+import { Listener } from "../listener.js";
 import { Chart } from "./chart.js";
 import { STATS } from "./stats-markup.js";
 
 const NONE = "–";
-const MIC_TO_SPEAKER_MS = 200;
-const MODEL_LIMITS = [BUDGET_MS, FRAME_MS];
 
 const ms = (value) => (value === null || value === undefined ? NONE : `${value.toFixed(value < 10 ? 1 : 0)} ms`);
+const pair = (summary) => `${ms(summary?.p50)} / ${ms(summary?.p95)}`;
 const digits = (number) => number.toFixed(0); // the browser keeps what String() makes of a count: 64 kB for one that grows
 const count = (value) => (value === null || value === undefined ? NONE : digits(value));
 const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 
-export class StatsPanel {
+export class StatsPanel extends Listener {
   constructor(metrics) {
+    super();
     this._metrics = metrics;
     this._panel = document.getElementById("stats");
     this._panel.insertAdjacentHTML("beforeend", STATS);
     this._headline = document.getElementById("stats-headline");
-    const chart = (name, limits, unit) => new Chart(document.getElementById(`chart-${name}`), { limits, unit });
-    this._charts = {
-      latency: chart("latency", [MIC_TO_SPEAKER_MS], "ms"),
-      rate: chart("rate", [], "steps per second"),
-      encode: chart("encode", MODEL_LIMITS, "ms"),
-      step: chart("step", MODEL_LIMITS, "ms"),
-      decode: chart("decode", MODEL_LIMITS, "ms"),
-      buffer: chart("buffer", [3 * FRAME_MS], "ms"),
-    };
+    this._charts = Array.from(this._panel.querySelectorAll("canvas"), (canvas) => new Chart(canvas));
     this._health = null;
-    this._model = null;
-    this._panel.addEventListener("toggle", () => this._render(this._phase));
+    this._isInCall = false;
+    this._panel.addEventListener("toggle", () => this._showAll());
   }
 
-  onEvent(event, phase) {
-    this._phase = phase;
-    switch (event.kind) {
-      case "opening":
-        for (const chart of Object.values(this._charts)) chart.clear();
-        break;
-      case "connection_established":
-        this._model = event.model;
-        break;
-      case "stats":
-        this._updateCharts(event);
-        break;
-      case "health":
-        this._health = event.health?.metrics === undefined ? null : event.health;
-        this._render(phase);
-        break;
-      case "ready":
-      case "resumed":
-      case "continued":
-      case "paused":
-      case "lost":
-      case "connection_stats":
-      case "ended":
-        this._render(phase);
-        break;
-      default:
-    }
+  on_opening() {
+    this._charts.forEach((chart) => chart.clear());
+    this._showAll();
   }
 
-  _updateCharts({ encodeMs, stepMs, decodeMs }) {
-    const { micToSpeaker, played, stepHz } = this._metrics;
-    this._charts.latency.add(micToSpeaker.summary().p50);
-    this._charts.rate.add(stepHz);
-    this._charts.encode.add(encodeMs ?? null);
-    this._charts.step.add(stepMs ?? null);
-    this._charts.decode.add(decodeMs ?? null);
-    this._charts.buffer.add(played?.bufferMs ?? null);
+  on_stats() {
+    this._charts.forEach((chart) => chart.add(this._metrics.at(chart.path)));
   }
 
-  _render(phase) {
-    const { micToSpeaker, connection, played, stats, stepHz, audio } = this._metrics;
-    const latency = micToSpeaker.summary();
+  on_health({ health }) {
+    this._health = health?.metrics === undefined ? null : health;
+    this._showServer();
+  }
+
+  on_audio_state() {
+    this._showAudio();
+  }
+
+  on_connection_stats() {
+    this._showCall();
+  }
+
+  onState(_state, { phase }) {
+    const isInCall = phase === "live" || phase === "paused";
+    if (isInCall === this._isInCall) return;
+    this._isInCall = isInCall;
+    this._showAll();
+  }
+
+  _showAll() {
+    this._showCall();
+    this._showServer();
+    this._showAudio();
+  }
+
+  _set(id, text) {
+    if (this._panel.open) document.getElementById(`stat-${id}`).textContent = text;
+  }
+
+  /** Write the metrics that are named in this attribute. */
+  _write(name, format) {
+    this._panel.querySelectorAll(`[${name}]`).forEach((element) => {
+      element.textContent = format(this._metrics.at(element.getAttribute(name)));
+    });
+  }
+
+  /** What changes every second. */
+  _showCall() {
+    const { connection, played, latency, stepHz } = this._metrics;
     const measured = latency.p50 === null ? "Measuring…" : `Mic to speaker ${ms(latency.p50)}`;
-    this._headline.textContent = phase === "live" || phase === "paused" ? measured : "Not connected";
+    this._headline.textContent = this._isInCall ? measured : "Not connected";
     if (!this._panel.open) return;
-    const set = (id, text) => {
-      document.getElementById(`stat-${id}`).textContent = text;
-    };
-    set("latency", `${ms(latency.p50)} / ${ms(latency.p95)}`);
-    set("rate", `${stepHz.toFixed(1)} of ${FRAME_RATE_HZ} /s`);
-    set("encode", ms(stats?.encodeMs));
-    set("step", ms(stats?.stepMs));
-    set("decode", ms(stats?.decodeMs));
-    set("buffer", ms(played?.bufferMs));
-    set("round-trip", `${ms(connection?.roundTrip.p50)} / ${ms(connection?.roundTrip.p95)}`);
-    set("in-flight", connection === null ? NONE : count(connection.unanswered));
-    set("overhead", ms(stats?.addedMs));
-    set("model-delay", ms(this._model?.modelDelayMs));
-    set("device", audio === null ? NONE : formatDeviceLatency(audio));
-    set("sample-rate", audio === null ? NONE : `${audio.rateHz / 1000} kHz`);
-    set("processing", audio?.granted ? formatProcessing(audio.granted) : NONE);
-    set("underruns", played === null ? NONE : formatUnderruns(played));
-    set("trimmed", ms(played?.trimmedMs));
-    set("target-delay", ms(played?.targetDelayMs));
-    set("server-underruns", count(stats?.underruns));
-    set("dropped-up", count(connection === null ? null : connection.droppedFrames + this._metrics.droppedUserFrames));
-    set("dropped-down", count(connection === null ? null : this._metrics.droppedAgentFrames));
-    set("send-queue", connection === null ? NONE : formatSendQueue(connection));
-    set("captions", connection?.captions?.sent ? formatCaptions(connection.captions) : NONE);
-    set("sessions", formatSessions(phase === "live" ? stats : null, this._health));
-    set("server-queues", formatQueues(this._health));
-    set("server-status", formatHealth(this._health));
+    this._write("data-ms", ms);
+    this._write("data-pair", pair);
+    this._write("data-count", count);
+    this._set("rate", `${stepHz.toFixed(1)} of ${FRAME_RATE_HZ} /s`);
+    this._set("underruns", played === null ? NONE : formatUnderruns(played));
+    this._set("send-queue", connection === null ? NONE : formatSendQueue(connection));
+    this._set("captions", connection?.captions?.sent ? formatCaptions(connection.captions) : NONE);
+  }
+
+  _showAudio() {
+    const { audio } = this._metrics;
+    const isKnown = audio?.rateHz !== undefined;
+    this._set("device", isKnown ? formatDeviceLatency(audio) : NONE);
+    this._set("sample-rate", isKnown ? `${audio.rateHz / 1000} kHz` : NONE);
+    this._set("processing", audio?.granted ? formatProcessing(audio.granted) : NONE);
+  }
+
+  _showServer() {
+    this._set("sessions", formatSessions(this._isInCall ? this._metrics.stats : null, this._health));
+    this._set("server-queues", formatQueues(this._health));
+    this._set("server-status", formatHealth(this._health));
   }
 }
 

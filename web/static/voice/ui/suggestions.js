@@ -8,55 +8,55 @@
  */
 
 import { moveFocusFrom } from "../focus.js";
+import { Listener } from "../listener.js";
 import { recordingOf } from "../questions.js";
 
-export class Suggestions {
+export class Suggestions extends Listener {
   /** `ask(question, url)`: play the recording of a question to the model. */
   constructor({ ask }) {
+    super();
     this._ask = ask;
     this._section = document.getElementById("suggestions");
     this._key = "";
     this._hasText = false;
   }
 
-  onEvent(event, phase, facts) {
-    this._isNeeded = facts?.withoutMicrophone === true && facts.isSample !== true;
-    this._isSample = facts?.isSample === true;
-    switch (event.kind) {
-      case "microphone_opened":
-      case "ready":
-        break;
-      case "health":
-        if (event.health?.model) this._show(event.health.model); // absent while the model is loading
-        break;
-      case "connection_established":
-        this._show(event.model);
-        break;
-      case "opening":
-        this._hasText = false;
-        break;
-      case "text":
-      case "user_text":
-        this._hasText ||= event.text !== "";
-        break;
-      case "ended":
-      case "failed":
-        break;
-      default:
-        return;
-    }
-    this._update(phase);
+  on_health({ health }, _phase, facts) {
+    if (health?.model) this._show(health.model, facts); // absent while the model is loading
+  }
+
+  on_connection_established({ model }, _phase, facts) {
+    this._show(model, facts);
+  }
+
+  on_opening() {
+    this._hasText = false;
+  }
+
+  on_text({ text }, _phase, facts) {
+    if (this._hasText || text === "") return;
+    this._hasText = true;
+    this._update(facts);
+  }
+
+  on_user_text(event, phase, facts) {
+    this.on_text(event, phase, facts);
+  }
+
+  onState(_state, facts) {
+    this._update(facts);
   }
 
   /** Without a microphone the questions stay: they are the way to go on. */
-  _update(phase) {
+  _update({ phase, isSample, withoutMicrophone }) {
     const isEmpty = this._section.childElementCount === 0;
-    const isHidden = isEmpty || this._isSample || (this._hasText && phase !== "idle" && !this._isNeeded);
+    const isHidden = isEmpty || isSample || (this._hasText && phase !== "idle" && !withoutMicrophone);
+    if (isHidden === this._section.hidden) return;
     if (isHidden) moveFocusFrom(this._section, document.getElementById("talk"));
     this._section.hidden = isHidden;
   }
 
-  _show({ about, suggestions }) {
+  _show({ about, suggestions }, facts) {
     const key = JSON.stringify([about, suggestions]);
     if (key === this._key) return; // /health is polled: unchanged content keeps the reader's place
     this._key = key;
@@ -64,6 +64,7 @@ export class Suggestions {
       ...(about ? [element("p", about)] : []),
       ...(suggestions?.length > 0 ? this._list(suggestions) : []),
     );
+    this._update(facts);
   }
 
   _list(suggestions) {

@@ -5,6 +5,7 @@
  */
 
 import { moveFocusFrom } from "../focus.js";
+import { Listener } from "../listener.js";
 import { sentenceCase } from "../transcript-log.js";
 import { copyText, saveFile, timestamp } from "../save-file.js";
 import { formatDuration } from "../units.js";
@@ -21,11 +22,10 @@ const KEEPING = Object.freeze({
   failed: "This browser does not store it: its storage is full or switched off. Save it as a file instead.",
 });
 
-export class Transcript {
-  wantsAudio = true;
-
+export class Transcript extends Listener {
   /** `keep()`: keep the conversation in this browser. */
   constructor(log, { keep }) {
+    super();
     const get = (id) => document.getElementById(id);
     this._log = log;
     this._list = get("lines");
@@ -53,7 +53,6 @@ export class Transcript {
     this._isAtEnd = true;
     this._list.addEventListener("scroll", () => (this._isAtEnd = this._distanceToEnd < NEAR_END_PX), { passive: true });
     new ResizeObserver(() => this._keepAtEnd()).observe(this._list); // a notice takes part of its place
-    this._render();
   }
 
   /** Whether the transcript contains something that was neither copied nor saved. */
@@ -61,83 +60,124 @@ export class Transcript {
     return !this._log.isEmpty && this._log.text().length !== this._savedLength;
   }
 
-  onEvent(event, phase, { isSample }) {
-    if (event.kind === "captions") this._isCaptioning = CAPTIONING.has(event.state);
-    if (event.kind === "kept") this._kept = event.state;
-    this._phase = phase;
-    if (isSample) return; // nobody talks
-    const nowMs = performance.now();
-    switch (event.kind) {
-      case "connection_established":
-        this._note.hidden = event.model.text !== "ids";
-        this._list.dataset.text = event.model.text;
-        this._log.model = event.model.name;
-        return;
-      case "played":
-        this._agentRms = event.rms;
-        return;
-      case "speaking":
-        if (phase === "live") this._log.speaking(event.speaking, nowMs, this._agentRms > AUDIBLE_RMS);
-        return;
-      case "text":
-        this._log.agentText(event, nowMs);
-        break;
-      case "user_text":
-        this._log.userText(event, nowMs);
-        break;
-      case "ready":
-        this._onReady(nowMs);
-        break;
-      case "captions":
-      case "kept":
-        break;
-      case "resumed":
-        this._wasInterrupted = false;
-        return;
-      case "lost":
-        this._wasInterrupted = this._hasStarted; // open lines stay open: after a resume the utterance continues
-        return;
-      case "opening":
-        this._hasStarted = false;
-        break;
-      case "closing":
-        this._log.cutOff(nowMs, this._agentRms > AUDIBLE_RMS);
-        break;
-      case "ended":
-      case "failed":
-        this._wasInterrupted = false;
-        if (event.why !== "stopped") this._log.cutOff(nowMs, this._agentRms > AUDIBLE_RMS);
-        this._log.close("agent");
-        this._log.close("user");
-        break;
-      default:
-        return;
-    }
-    this._render();
+  on_connection_established({ model }) {
+    this._note.hidden = model.text !== "ids";
+    this._list.dataset.text = model.text;
+    this._log.model = model.name;
   }
 
-  _onReady(nowMs) {
+  on_played({ rms }) {
+    this._agentRms = rms;
+  }
+
+  on_speaking({ speaking }, phase) {
+    if (phase === "live") this._log.speaking(speaking, performance.now(), this._isAudible);
+  }
+
+  on_text(event, _phase, { isSample }) {
+    if (isSample) return; // nobody talks
+    this._log.agentText(event, performance.now());
+    this._showLines();
+  }
+
+  on_user_text(event, _phase, { isSample }) {
+    if (isSample) return;
+    this._log.userText(event, performance.now());
+    this._showLines();
+  }
+
+  on_opening() {
+    this._hasStarted = false;
+  }
+
+  on_ready(_event, _phase, { isSample }) {
+    if (isSample) return;
     if (this._wasInterrupted) this._log.restart("New conversation: the previous one could not be resumed.");
-    else if (!this._hasStarted) this._log.start(nowMs, Date.now());
+    else if (!this._hasStarted) this._log.start(performance.now(), Date.now());
     this._hasStarted = true;
+    this._wasInterrupted = false;
+    this._showLines();
+  }
+
+  on_lost() {
+    this._wasInterrupted = this._hasStarted; // open lines stay open: after a resume the utterance continues
+  }
+
+  on_resumed() {
     this._wasInterrupted = false;
   }
 
-  /** Bring the list up to date with the log. */
-  _render() {
-    const { lines } = this._log;
-    for (const [line, element] of this._shown) {
-      if (lines.includes(line)) continue;
-      element.remove();
-      this._shown.delete(line);
-    }
-    for (const line of lines.slice(-MAX_LINES)) this._show(line);
-    while (this._list.childElementCount > MAX_LINES) this._list.firstElementChild.remove();
-    this._empty.hidden = lines.length > 0;
-    for (const button of this._buttons) button.disabled = this._log.isEmpty;
-    this._ownWords.hidden = this._isCaptioning || !this._log.isWithoutUser;
+  on_closing() {
+    this._log.cutOff(performance.now(), this._isAudible);
+    this._showLines();
+  }
+
+  on_ended({ why }) {
+    this._wasInterrupted = false;
+    if (why !== "stopped") this._log.cutOff(performance.now(), this._isAudible);
+    this._log.close("agent");
+    this._log.close("user");
+    this._showLines();
+  }
+
+  on_failed(event) {
+    this.on_ended(event);
+  }
+
+  on_captions({ state }) {
+    this._isCaptioning = CAPTIONING.has(state);
+    this._showOwnWords();
+  }
+
+  on_kept({ state }) {
+    this._kept = state;
     this._showKeeping();
+  }
+
+  onState(_state, { phase }) {
+    if (phase === this._phase) return;
+    this._phase = phase;
+    this._showKeeping();
+  }
+
+  get _isAudible() {
+    return this._agentRms > AUDIBLE_RMS;
+  }
+
+  /** Bring the list up to date with the log. */
+  _showLines() {
+    this._log.takeChanged().forEach((line) => {
+      if (line.text === "") this._remove(line);
+      else updateLine(this._shown.get(line) ?? this._add(line), line, { isIds: this._list.dataset.text === "ids" });
+    });
+    if (this._phase === "idle") this._showKeeping(); // words that were recognized after the end
     this._keepAtEnd();
+  }
+
+  _add(line) {
+    const element = createLine(line);
+    this._shown.set(line, element);
+    this._list.insertBefore(element, this._nextShown(line));
+    if (this._list.childElementCount > MAX_LINES) this._list.firstElementChild.remove();
+    this._onCountChange();
+    return element;
+  }
+
+  _remove(line) {
+    this._shown.get(line)?.remove();
+    this._shown.delete(line);
+    this._onCountChange();
+  }
+
+  /** There are more or fewer lines than before. */
+  _onCountChange() {
+    this._empty.hidden = this._log.lines.length > 0;
+    this._buttons.forEach((button) => (button.disabled = this._log.isEmpty));
+    this._showOwnWords();
+  }
+
+  _showOwnWords() {
+    this._ownWords.hidden = this._isCaptioning || !this._log.isWithoutUser;
   }
 
   /** After a conversation: what becomes of it. */
@@ -145,7 +185,7 @@ export class Transcript {
     const isHidden = this._phase !== "idle" || this._log.isEmpty;
     if (isHidden) moveFocusFrom(this._keeping, document.getElementById("talk"));
     this._keeping.hidden = isHidden;
-    if (isHidden) return; // what follows reads the whole transcript, which grows with every word of a call
+    if (isHidden) return;
     const isSaved = this._kept !== "kept" && this._log.text().length === this._fileLength;
     const text = KEEPING[isSaved ? "saved" : this._kept];
     if (this._keepingText.textContent !== text) this._keepingText.textContent = text;
@@ -161,18 +201,6 @@ export class Transcript {
   /** Show the latest line, unless the reader has scrolled up. */
   _keepAtEnd() {
     if (this._isAtEnd) this._list.scrollTop = this._list.scrollHeight;
-  }
-
-  _show(line) {
-    const element = this._shown.get(line) ?? this._add(line);
-    updateLine(element, line, { isIds: this._list.dataset.text === "ids" });
-  }
-
-  _add(line) {
-    const element = createLine(line);
-    this._shown.set(line, element);
-    this._list.insertBefore(element, this._nextShown(line));
-    return element;
   }
 
   /** The element before which a new line belongs: words that were recognized late precede the answer. */
