@@ -73,6 +73,15 @@ for (const [inHz, outHz] of RATES) {
   });
 }
 
+test("a resampler fills the same buffers again, whatever the rates", () => {
+  for (const [inHz, outHz] of RATES) {
+    const resampler = new Resampler(inHz, outHz);
+    const quantum = new Float32Array(QUANTUM);
+    const { buffer } = resampler.process(quantum);
+    for (let i = 0; i < 1000; i += 1) equal(resampler.process(quantum).buffer, buffer, `${inHz} → ${outHz} Hz`);
+  }
+});
+
 test("frequencies above the new Nyquist frequency are removed, not aliased", () => {
   const samples = Float32Array.from({ length: 48_000 }, (_, n) => Math.sin((2 * Math.PI * 15_000 * n) / 48_000));
   const out = new Resampler(48_000, 24_000).process(samples).subarray(500);

@@ -1,6 +1,7 @@
 import { StreamClock } from "voice/captions/stream-clock.js";
 import { WhisperCaptions } from "voice/captions/whisper-captions.js";
 import { TranscriptLog } from "voice/transcript-log.js";
+import { History } from "voice/ui/history.js";
 import { Transcript } from "voice/ui/transcript.js";
 import { inRecognition } from "./fake-recognition.js";
 import { equal, ok, test } from "./harness.js";
@@ -107,3 +108,30 @@ test("the browser's captions say when the utterance began", () =>
     ok(at[0] <= heardMs && at[1] === at[0], "not when the speech began");
     ok(at[2] > heardMs && at[3] === at[2], "the second utterance has a time of its own");
   }));
+
+const KEPT = [
+  [[{ divider: "12:00" }, { who: "agent", text: "hello. i add numbers" }, { who: "user", text: "what is two plus two" }],
+    "What is two plus two (2 lines)"],
+  [[{ who: "agent", text: "hello. i add numbers" }], "Hello. I add numbers (1 line)"],
+];
+
+test("a kept conversation is named after what its user said first, else after the agent's words", () => {
+  const page = document.createElement("div");
+  page.innerHTML = `<details id="history"></details>`;
+  document.body.append(page);
+  const key = "packet-voice-history";
+  const before = localStorage.getItem(key);
+  const startedAt = new Date(STARTED).toISOString();
+  const conversations = KEPT.map(([lines], id) => ({ id: String(id), startedAt, lines: lines.map((line) => ({ atS: 0, ...line })) }));
+  try {
+    localStorage.setItem(key, JSON.stringify(conversations));
+    new History({ log: new TranscriptLog(), preferences: { history: false }, onChange: () => {}, onEvent: () => {} });
+    const titles = [...page.querySelectorAll("#history-list summary")].map(({ textContent }) => textContent);
+    equal(titles.map((title) => title.slice(title.indexOf(": ") + 2)), KEPT.map(([, title]) => title));
+    ok(titles.every((title) => title.includes("2026") || title.includes("2025")), titles[0]);
+  } finally {
+    if (before === null) localStorage.removeItem(key);
+    else localStorage.setItem(key, before);
+    page.remove();
+  }
+});

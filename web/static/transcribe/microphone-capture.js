@@ -70,7 +70,7 @@ export class MicrophoneCapture {
       channelCountMode: "explicit",
     });
     const frames = new MessageChannel();
-    frames.port2.onmessage = ({ data }) => this._onSamples(this._resampler.process(data.samples));
+    frames.port2.onmessage = ({ data }) => this._onSamples(this._resampler.process(data.samples).slice());
     worklet.port.onmessage = ({ data }) => this._onFrame(data);
     worklet.port.postMessage({ connection: frames.port1 }, [frames.port1]);
     worklet.onprocessorerror = () => this._onLost("worklet_failed");

@@ -9,7 +9,7 @@ import { storedModels } from "../../asr/model/load-plan.js";
 import { MODELS } from "../../asr/model/model-list.js";
 import { formatBytes } from "../data/format.js";
 import { estimateBytes, markStored, modelTitle } from "../data/model-title.js";
-import { PASSING, messageFor } from "./messages.js";
+import { PASSING } from "./messages.js";
 
 const KEY = "whisperx-model"; // in localStorage
 const DEVICE_NAMES = Object.freeze({ webgpu: "the GPU (WebGPU)", wasm: "the CPU (WebAssembly)" });
@@ -122,7 +122,7 @@ export class ModelCard {
         break;
       case "load_failed":
         if (phase !== "idle") break;
-        this._setStatus(PASSING.has(event.why) ? `The download failed. ${messageFor(event.why, undefined, location).text}` : "");
+        this._setStatus(PASSING.has(event.why) ? "Not downloaded." : ""); // the notice below says why
         this._state.title = event.message ?? ""; // for the server's owner
         if (PASSING.has(event.why)) this._load.textContent = "Try again";
         break;

@@ -11,6 +11,8 @@ import { Framer } from "./framer.js";
 import { Resampler } from "./resampler.js";
 import { FRAME_SAMPLES, RATE_HZ, msOf } from "../units.js";
 
+const SILENCE = new Float32Array(128); // one quantum
+
 class Capture extends AudioWorkletProcessor {
   constructor({ processorOptions: { epochMs } }) {
     super();
@@ -34,7 +36,7 @@ class Capture extends AudioWorkletProcessor {
 
   process([channels]) {
     if (this._stopped) return false;
-    const input = channels.length === 0 ? new Float32Array(128) : channels[0]; // no source: silence instead of a gap
+    const input = channels.length === 0 ? SILENCE : channels[0]; // no source: silence instead of a gap
     this._startedMs ??= this._epochMs + currentTime * 1000;
     const samples = this._resampler === null ? input : this._resampler.process(input);
     this._framer.push(samples, (frame) => this._emit(frame));

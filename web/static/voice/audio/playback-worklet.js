@@ -24,7 +24,7 @@ class Playback extends AudioWorkletProcessor {
     this._jitterBuffer = new JitterBuffer();
     this._framer = new Framer();
     this._resampler = sampleRate === RATE_HZ ? null : new Resampler(RATE_HZ, sampleRate);
-    this._ready = new Float32Array(0); // resampled, not yet played
+    this._rest = new Float32Array(0); // resampled, not yet played
     this._block = new Float32Array(QUANTUM_SAMPLES);
     this._pulled = 0;
     this._startedMs = null;
@@ -83,16 +83,15 @@ class Playback extends AudioWorkletProcessor {
   }
 
   _resample(speaker) {
-    while (this._ready.length < speaker.length) {
+    for (let filled = 0; ; ) {
+      const part = this._rest.subarray(0, speaker.length - filled);
+      speaker.set(part, filled);
+      filled += part.length;
+      this._rest = this._rest.subarray(part.length);
+      if (filled === speaker.length) return;
       this._pull(this._block);
-      const more = this._resampler.process(this._block);
-      const joined = new Float32Array(this._ready.length + more.length);
-      joined.set(this._ready);
-      joined.set(more, this._ready.length);
-      this._ready = joined;
+      this._rest = this._resampler.process(this._block); // all of the last one has been played
     }
-    speaker.set(this._ready.subarray(0, speaker.length));
-    this._ready = this._ready.slice(speaker.length);
   }
 
   _pull(block) {

@@ -19,34 +19,46 @@ export class Resampler {
     const cutoff = Math.min(1, this._up / this._down) * ROLLOFF;
     this._reach = Math.ceil(ZERO_CROSSINGS / cutoff);
     this._phases = phases(this._up, this._reach, cutoff);
-    // Preceded by silence, so that output 0 is at input 0.
-    this._held = new Float32Array(this._reach - 1);
+    // Both buffers grow to the largest input and are then filled again: audio threads leave no garbage.
+    this._held = new Float32Array(2 * this._reach);
+    this._heldSamples = this._reach - 1; // preceded by silence, so that output 0 is at input 0
+    this._out = new Float32Array(0);
     this._index = 0; // of the input sample at or before the next output, counted in _held
     this._phase = 0; // how far the next output is after it, in 1/up of a sample
   }
 
-  /** Add `samples`. → the output available so far, as a new Float32Array. */
+  /** Add `samples`. → the output available so far, in a buffer that the next call fills again. */
   process(samples) {
-    const held = new Float32Array(this._held.length + samples.length);
-    held.set(this._held);
-    held.set(samples, this._held.length);
+    this._reserve(samples.length);
+    const length = this._heldSamples + samples.length;
+    this._held.set(samples, this._heldSamples);
     const taps = 2 * this._reach;
-    const out = new Float32Array(Math.ceil((held.length * this._up) / this._down) + 1);
     let made = 0;
-    while (this._index + taps <= held.length) {
+    while (this._index + taps <= length) {
       const kernel = this._phases[this._phase];
       let sum = 0;
-      for (let tap = 0; tap < taps; tap += 1) sum += kernel[tap] * held[this._index + tap];
-      out[made] = sum;
+      for (let tap = 0; tap < taps; tap += 1) sum += kernel[tap] * this._held[this._index + tap];
+      this._out[made] = sum;
       made += 1;
       this._phase += this._down;
       this._index += Math.floor(this._phase / this._up);
       this._phase %= this._up;
     }
-    const dropped = Math.min(this._index, held.length);
-    this._held = held.slice(dropped);
+    const dropped = Math.min(this._index, length);
+    this._held.copyWithin(0, dropped, length);
+    this._heldSamples = length - dropped;
     this._index -= dropped;
-    return out.subarray(0, made);
+    return this._out.subarray(0, made);
+  }
+
+  /** Make room for so many samples beside those that are held, which are fewer than a kernel has taps. */
+  _reserve(count) {
+    const size = 2 * this._reach + count;
+    if (size <= this._held.length) return;
+    const held = new Float32Array(size);
+    held.set(this._held);
+    this._held = held;
+    this._out = new Float32Array(Math.ceil((size * this._up) / this._down) + 1);
   }
 }
 

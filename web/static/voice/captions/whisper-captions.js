@@ -70,7 +70,7 @@ export class WhisperCaptions {
     const clock = new StreamClock(SAMPLE_RATE_HZ);
     this._clock = clock;
     call.port.onmessage = ({ data }) => {
-      const samples = resampler.process(data.samples);
+      const samples = resampler.process(data.samples).slice(); // they are kept
       clock.push(samples.length, performance.now());
       this._stream?.push(samples);
     };

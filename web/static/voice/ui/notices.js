@@ -18,11 +18,11 @@ import {
   errorMessage,
   refusalMessage,
 } from "./messages.js";
+import { MIN_DROPPED_FRAMES } from "./noteworthy.js";
 
 const BRIEF_MS = 6000;
 const ERROR_MS = 12_000;
 const DROPPED_MS = 10_000;
-const MIN_DROPPED_FRAMES = 6; // half a second; less is not worth a notice
 const SPEED = new Set(["server_slow", "device_slow", "gaps"]);
 const SLOWNESS = new Set(["server_slow", "device_slow"]);
 const HELP_BY_KEY = Object.freeze({ loading: "server" });
