@@ -50,25 +50,40 @@ const PAGE = `<p id="lines-empty"></p><p id="lines-note"></p><p id="transcript-s
   <button id="copy-lines"></button><button id="save-lines-txt"></button><button id="save-lines-json"></button>
   <ol id="lines"></ol>`;
 
-test("the page shows the lines in the order in which they were spoken", () => {
+/** Run `body({page, log, send})` with the transcript of an empty page. */
+function inTranscript(body) {
   const page = document.createElement("div");
   page.innerHTML = PAGE;
   document.body.append(page);
   try {
     const log = conversation();
     const transcript = new Transcript(log, { keep: () => {} });
-    const send = (event) => transcript.onEvent(event, "live", { isSample: false });
+    body({ page, log, send: (event) => transcript.onEvent(event, "live", { isSample: false }) });
+  } finally {
+    page.remove();
+  }
+}
+
+const shownTexts = (page) => [...page.querySelectorAll("#lines li p")].map(({ textContent }) => textContent);
+
+test("the page shows the lines in the order in which they were spoken", () => {
+  inTranscript(({ page, send }) => {
     const nowMs = performance.now();
     send({ kind: "user_text", text: "hello", final: true, spokenMs: nowMs - 500 });
     send({ kind: "text", text: "it is four", final: true });
     send({ kind: "user_text", text: "what", final: false, spokenMs: nowMs - 100 });
     send({ kind: "user_text", text: "what is two", final: true, spokenMs: nowMs - 100 });
     send({ kind: "text", text: "bye", final: true });
-    const shown = [...page.querySelectorAll("#lines li p")].map(({ textContent }) => textContent);
-    equal(shown, ["Hello", "What is two", "It is four", "Bye"]);
-  } finally {
-    page.remove();
-  }
+    equal(shownTexts(page), ["Hello", "What is two", "It is four", "Bye"]);
+  });
+});
+
+test("a long conversation is shown from its latest 500 lines, and saved whole", () => {
+  inTranscript(({ page, log, send }) => {
+    for (let i = 1; i <= 600; i += 1) send({ kind: "text", text: `answer ${i}`, final: true });
+    equal(shownTexts(page), Array.from({ length: 500 }, (_, i) => `Answer ${i + 101}`));
+    equal(log.toJSON().lines.length, 600);
+  });
 });
 
 test("the time of a sample is when it was captured, also after a pause and where the page was busy", () => {

@@ -158,7 +158,7 @@ export class Transcript extends Listener {
     const element = createLine(line);
     this._shown.set(line, element);
     this._list.insertBefore(element, this._nextShown(line));
-    if (this._list.childElementCount > MAX_LINES) this._list.firstElementChild.remove();
+    if (this._list.childElementCount > MAX_LINES) this._removeOldest();
     this._onCountChange();
     return element;
   }
@@ -167,6 +167,17 @@ export class Transcript extends Listener {
     this._shown.get(line)?.remove();
     this._shown.delete(line);
     this._onCountChange();
+  }
+
+  /** From the page; the log has it still. */
+  _removeOldest() {
+    const { firstElementChild: oldest } = this._list;
+    oldest.remove();
+    for (const [line, element] of this._shown) {
+      if (element !== oldest) continue; // words that were recognized late
+      this._shown.delete(line);
+      return;
+    }
   }
 
   /** There are more or fewer lines than before. */
