@@ -11,7 +11,7 @@ from pipeline.audio.opus import OpusDecoder
 from pipeline.units import SAMPLE_RATE_HZ
 from pipeline.values import Pcm
 
-_OPUS_SHARE: Final = 0.2
+_OPUS_SHARE: Final = 0.1
 _BITS_PER_S: Final = (10_000, 64_000)
 _PACKET_SAMPLES: Final = SAMPLE_RATE_HZ // 50
 _APPLICATIONS: Final = (opuslib_next.APPLICATION_VOIP, opuslib_next.APPLICATION_AUDIO)

@@ -15,8 +15,8 @@ from pipeline.train.synthesizers.synthesis import with_tract
 from pipeline.train.synthesizers.time_scale import time_scaled
 from pipeline.values import Pcm
 
-_TRACTS: Final = (0.93, 1.08)
-_TEMPOS: Final = (0.85, 1.18)
+_TRACTS: Final = (0.9, 1.12)
+_TEMPOS: Final = (0.82, 1.22)
 _TEMPO_SHARE: Final = 0.5
 
 
