@@ -31,7 +31,7 @@ def through_opus(pcm: Pcm, bits_per_s: int, application: int) -> Pcm:
 
 
 def some_through_opus(sound: Tensor, rng: np.random.Generator) -> Tensor:
-    """`[B, S]`, a fifth of the rows through Opus at bit rates from bad to good."""
+    """`[B, S]`, a tenth of the rows through Opus at bit rates from bad to good."""
     rows = []
     for row in sound:
         if rng.random() < _OPUS_SHARE:
