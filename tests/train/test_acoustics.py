@@ -98,10 +98,10 @@ def test_opus_keeps_the_words_and_not_the_samples():
     assert 0 < apart[64_000] < apart[8_000]
 
 
-def test_a_fifth_goes_through_opus():
+def test_a_tenth_goes_through_opus():
     """Row by row; the others stay as they are."""
     sound = tones(*[440] * 60)
     coded = some_through_opus(sound, np.random.default_rng(5))
     changed = (coded != sound).any(1).sum().item()
     assert coded.shape == sound.shape
-    assert 4 < changed < 25
+    assert 1 < changed < 14
