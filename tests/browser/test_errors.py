@@ -11,7 +11,7 @@ from support.browser.servers import Server, serving
 
 NO_WORKLET = "delete globalThis.AudioWorkletNode;"
 WATCH_STATUS = """() => {
-  globalThis.seen = { retry: [], status: [] };
+  globalThis.seen = { retry: [], status: [], button: [] };
   const watch = (id, texts) => {
     const element = document.getElementById(id);
     const observer = new MutationObserver(() => texts.push(element.textContent));
@@ -19,6 +19,7 @@ WATCH_STATUS = """() => {
   };
   watch("retry", seen.retry);
   watch("call-status", seen.status);
+  watch("talk-label", seen.button);
 }"""
 HAS_LOST_AND_RETRIES = """() =>
   seen.status.includes("Connection lost.") && seen.retry.some((text) => /^Trying again in /.test(text))"""
@@ -66,6 +67,7 @@ def test_the_time_to_the_next_attempt_is_counted_down(browser: Browser, own_serv
         own_server.kill()
         page.wait_for_function(HAS_COUNTED_DOWN, timeout=60_000)
         assert set(page.evaluate("seen.status")) <= {"Connection lost.", "Reconnecting…"}
+        assert page.evaluate("seen.button") == ["Give up"]  # not another one during each attempt
         assert page.evaluate("document.getElementById('retry').closest('[role=status]')") is None
         expect(page.get_by_role("timer").and_(page.locator("#retry"))).to_have_attribute("aria-live", "off")
         stop(page)

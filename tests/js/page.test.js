@@ -131,6 +131,7 @@ test("late events do not reopen a call that the user has ended", () => {
   equal(phases(["opening", "connecting", "queued", "ready", "paused"]), "paused");
   equal(phases(["opening", "connecting", "ready", "paused", "continued"]), "live");
   equal(phases(["opening", "connecting", "ready", "paused", "lost", "connecting", "resumed", "paused"]), "paused");
+  equal(phases(["opening", "connecting", "ready", "lost", "connecting"]), "lost");
   equal(phases(["opening", "ready", "closing", "paused", "continued"]), "closing");
   equal(phases(["opening", "closing", "connecting", "ready"]), "closing");
   equal(phases(["opening", "closing", "ready", "ended"]), "idle");
@@ -147,6 +148,9 @@ test("only events that concern the state of the page change it", () => {
   ok(after(asked, { kind: "health", health: null }).health === null, "no health");
   const heard = after(live, { kind: "answering", answering: true }, { kind: "muted", muted: true });
   equal([heard.phase, heard.isAnswering, heard.muted], ["live", true, true]);
+  const lost = after(heard, { kind: "lost" });
+  const attempts = [lost, after(lost, { kind: "connecting" }), after(lost, { kind: "connecting" }, { kind: "lost" })];
+  equal(attempts.map(({ phase, isReconnecting }) => [phase, isReconnecting]), [["lost", false], ["lost", true], ["lost", false]]);
   const counted = after(heard, { kind: "health", health: { ...health, lanes: { running: 1, room: 1 } } });
   const over = after(counted, { kind: "closing" }, { kind: "ended", why: "stopped" });
   equal([over.phase, over.isAnswering, over.muted, over.health.lanes], ["idle", false, false, health.lanes]);

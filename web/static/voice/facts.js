@@ -29,6 +29,7 @@ const NO_CALL = Object.freeze({
   isSample: false,
   isUnheard: false,
   isAnswering: false,
+  isReconnecting: false,
   condition: null,
 });
 
@@ -42,6 +43,8 @@ const CHANGES = Object.freeze({
   opening: ({ isSample }) => ({ ...NO_CALL, isSample }),
   failed: () => NO_CALL,
   ended: (_, { health, isCounted }) => ({ ...NO_CALL, health: isCounted ? withoutOwnSession(health) : health, isCounted: false }),
+  connecting: (_, { phase }) => ({ isReconnecting: phase === "lost" }),
+  lost: () => ({ isReconnecting: false }), // for the moment: the next attempt has a time
   queued: ({ position }) => ({ position }),
   paused: ({ position }) => ({ position }),
   stalled: ({ stalled }) => ({ stalled }),
@@ -61,6 +64,7 @@ export function initialFacts({ pushToTalk }) {
 export function nextPhase(phase, { kind }) {
   // Once the user has ended the call, late events do not reopen it.
   if (phase === "closing" && kind !== "ended") return phase;
+  if (phase === "lost" && kind === "connecting") return phase; // an attempt that fails at once changes nothing to be seen
   return PHASE_AFTER[kind] ?? phase;
 }
 

@@ -133,7 +133,7 @@ export class CallControl extends Listener {
     this._showStatus(state);
   }
 
-  _showButtons({ phase, muted, pushToTalk, recording, isSample, withoutMicrophone }) {
+  _showButtons({ phase, muted, pushToTalk, recording, isSample, withoutMicrophone, isReconnecting }) {
     this._root.dataset.phase = phase;
     this._root.dataset.muted = String(muted);
     this._setText(this._label, LABELS[phase]);
@@ -143,7 +143,7 @@ export class CallControl extends Listener {
     this._showMute({ isLive, isMuted: muted && isLive, pushToTalk, isMissing: withoutMicrophone && isLive });
     this._hold.disabled = !isLive;
     this._hold.setAttribute("aria-pressed", String(isLive && !muted));
-    this._showTryNow(phase);
+    this._showTryNow(phase, isReconnecting);
     this._updateTimes();
   }
 
@@ -168,12 +168,11 @@ export class CallControl extends Listener {
   }
 
   /** It stays while it tries: pressed twice, it must not have become another button. */
-  _showTryNow(phase) {
-    const isReconnecting = phase === "lost" || (phase === "connecting" && this._startedMs !== null);
-    const isHidden = !isReconnecting || !this._mayTryNow;
+  _showTryNow(phase, isReconnecting) {
+    const isHidden = phase !== "lost" || !this._mayTryNow;
     if (isHidden) moveFocusFrom(this._tryNow, this._talk);
     this._tryNow.hidden = isHidden;
-    this._tryNow.setAttribute("aria-disabled", String(phase !== "lost"));
+    this._tryNow.setAttribute("aria-disabled", String(isReconnecting));
   }
 
   _setText(element, text) {
