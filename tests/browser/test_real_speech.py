@@ -1,5 +1,6 @@
 """Natural voices and a real Whisper in a browser: through the proxy to the right words and times."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 import soundfile
 import soxr
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, Page, Playwright, expect
 from support.browser import real_whisper
+from support.browser.actions import start, stop
 from support.browser.asr_page import AsrPage
-from support.browser.chromium import Visit, visiting
-from support.browser.voices import RATE_HZ, Recording, quiet, recording
+from support.browser.chromium import Visit, launch, visiting
+from support.browser.voices import RATE_HZ, Recording, as_microphone, quiet, recording
 from support.browser.whisper_server import WhisperServer, serving_whisper
 
 from web.vendor import read_lock
@@ -134,3 +136,31 @@ def test_quiet_speech_is_transcribed(asr_page: AsrPage) -> None:
     sound = np.concatenate([0.01 * quiet(1), faint, 0.01 * quiet(1)]).astype(np.float32)
     words = words_of(asr_page.transcribe(sound, vad_filter=True, word_timestamps=True))
     assert plain([word["word"] for word in words]) == [word for word, _ in spoken.words]
+
+
+def test_the_last_words_of_a_call_are_written_down_after_it(
+    playwright: Playwright, rig: WhisperServer, tmp_path: Path
+) -> None:
+    """Whisper is seconds behind: whoever stops at once finds the question in the transcript all the same."""
+    spoken = recording("question-kokoro")
+    sound = as_microphone(spoken.name, tmp_path)
+    microphone = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={sound}"]
+    with (
+        contextlib.closing(launch(playwright, *microphone)) as browser,
+        visiting(browser, rig.server.origin, forgiven=FORGIVEN) as visit,
+    ):
+        page = visit()
+        page.locator("#open-settings").click()
+        page.get_by_label("Captions").select_option("whisper")
+        page.get_by_label("Whisper model").select_option(real_whisper.NAME)
+        expect(page.locator("#captions-state")).to_contain_text("is ready", timeout=WAIT_MS)
+        page.locator("#close-settings").click()
+        start(page)
+        # The question is over, and not yet repeated.
+        expect(page.locator("#elapsed")).to_have_text(re.compile("^0:0[4-9]$"))
+        stop(page)
+        words = page.locator("#lines .user p").first
+        expect(words).to_contain_text(re.compile("5|five"), timeout=WAIT_MS)
+        assert plain(words.inner_text().split()) == [word for word, _ in spoken.words]
+        expect(page.locator("#transcript-status")).to_be_empty(timeout=WAIT_MS)
+        expect(page.locator("#lines .user.open")).to_have_count(0)

@@ -427,6 +427,16 @@ test("a sentence that Stop cuts is interrupted, a finished one is not", () => {
   }
 });
 
+test("an answer that has been said whole is not interrupted, although it is still heard", () => {
+  for (const [text, sinceMs, interrupted] of [["it is seven.", 800, false], ["it is seven.", 200, true], ["it is", 800, true]]) {
+    const log = conversation();
+    log.agentText({ text, final: false }, 1000);
+    log.cutOff(1000 + sinceMs, true);
+    log.close("agent");
+    equal(log.toJSON().lines[0].interrupted, interrupted, `${text} ${sinceMs} ms`);
+  }
+});
+
 test("a second conversation has its own date, since its times begin anew", () => {
   const log = conversation();
   log.agentText({ text: "hello", final: true }, 9000);
@@ -455,4 +465,21 @@ test("a transcript without the user's words says so wherever it goes", () => {
   ok(log.toJSON().note.includes("Only the agent's words"));
   log.userText({ text: "hi", final: true }, 3000);
   equal([log.isOneSided, "note" in log.toJSON()], [false, false]);
+});
+
+test("a transcript with some of the user's words says that others may be missing", () => {
+  const log = conversation();
+  const say = (nowMs) => [log.speaking(true, nowMs), log.speaking(false, nowMs + 500)];
+  say(1000);
+  log.setCaptioning(true);
+  equal(log.isPartlyOneSided, false); // none of them so far
+  say(5000);
+  log.userText({ text: "hi", final: true, spokenMs: 5000 }, 6000);
+  ok(log.text().includes("Some of what you said may be missing"), log.text());
+  const whole = conversation();
+  whole.setCaptioning(true);
+  whole.speaking(true, 1000);
+  whole.userText({ text: "hi", final: true }, 2000);
+  whole.setCaptioning(false); // nobody speaks then
+  equal("note" in whole.toJSON(), false);
 });

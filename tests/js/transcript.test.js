@@ -110,6 +110,42 @@ test("Whisper's captions say when the utterance began, also one that the end of 
   equal(events.map(of), [["what is", false, 9000], ["what is two", true, 9000], ["and", false, 13_000], ["and", true, 13_000], []]);
 });
 
+/** Captions during a call; `over()`: what was said has been written down. */
+function inCall() {
+  const [events, sent] = [[], []];
+  const captions = new WhisperCaptions({ captions: "auto" }, { onEvent: (event) => events.push(event) });
+  captions._clock = new StreamClock(16_000);
+  captions._on = { kind: "captions", state: "on" };
+  captions._call = { port: { close: () => {} }, send: (caption) => sent.push(caption), setPortEnabled: () => {} };
+  const { promise, resolve: over } = Promise.withResolvers();
+  captions._stream = { flush: () => promise, stop: () => {} };
+  captions._onEngineEvent({ type: "partial", text: "what is", start: 4 });
+  const told = () => events.map(({ kind, state, text, final }) => (kind === "captions" ? state : `${text}${final ? "." : "…"}`));
+  return { captions, sent, told, over };
+}
+
+test("the last words of a call are written down after it", async () => {
+  const { captions, sent, told, over } = inCall();
+  captions.detach();
+  equal(sent.at(-1), { text: "what is", final: true }); // the server gets no more
+  equal(captions.isActive, false);
+  captions._onEngineEvent({ type: "utterance", text: "what is two", start: 4 });
+  over();
+  await new Promise((resolve) => setTimeout(resolve));
+  equal(told(), ["what is…", "finishing", "what is two.", "on"]);
+  equal(sent.length, 2);
+});
+
+test("the next call does not wait for the last words of the one before", async () => {
+  const { captions, told, over } = inCall();
+  captions.detach();
+  captions._load = async () => false;
+  captions.attach({}, { send: () => {}, setPortEnabled: () => {} });
+  over();
+  await new Promise((resolve) => setTimeout(resolve));
+  equal(told(), ["what is…", "finishing", "on"]); // its line was closed by the page
+});
+
 test("the browser's captions say when the utterance began", () =>
   inRecognition(({ started, events }) => {
     const [recognition] = started;

@@ -65,6 +65,7 @@ LATER: Mapping[str, Sequence[str]] = {
         "voice/captions/browser-captions.js",
         "voice/captions/whisper-captions.js",
         "asr/model/load-plan.js",
+        "icon-off.svg",  # for a server that has gone
     ),
     "transcribe": (),
 }

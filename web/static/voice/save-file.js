@@ -21,5 +21,9 @@ export async function copyText(text) {
   }
 }
 
-/** For file names: 2026-11-30T12-00-00 */
-export const timestamp = () => new Date().toISOString().slice(0, 19).replaceAll(":", "-");
+/** For file names, in local time: 2026-11-30T12-00-00; `when`: a date, as epoch milliseconds or as in JSON. */
+export function timestamp(when = Date.now()) {
+  const date = new Date(when);
+  const local = new Date(date.getTime() - 60_000 * date.getTimezoneOffset());
+  return local.toISOString().slice(0, 19).replaceAll(":", "-");
+}

@@ -12,7 +12,10 @@ import { formatDate, formatDuration } from "./units.js";
 
 const ANSWER_GAP_MS = 400; // words of one answer follow each other faster
 const TALKING_MS = 1000; // the agent is talking if its text grew within this time
+const WORD_MS = 700; // a sentence has been said whole when its last word began this long ago
+const SENTENCE_END = /[.!?]$/;
 const ONE_SIDED = "Only the agent's words: nothing wrote down what you said.";
+const PARTLY_ONE_SIDED = "Some of what you said may be missing: it was not written down all the time.";
 const NAMES = Object.freeze({ agent: "Agent", user: "You" });
 
 export class TranscriptLog {
@@ -23,6 +26,7 @@ export class TranscriptLog {
     this._startedMs = null; // of the current conversation, on the clock of `nowMs`
     this._open = { agent: null, user: null };
     this._hasUserSpoken = false;
+    this._captioning = { isOn: false, wasOn: false, wasMissed: false }; // missed: the user spoke while it was not on
     this._utterance = ""; // the agent's, so far
     this._shown = 0; // characters of it that earlier lines contain
     this._grewMs = -Infinity;
@@ -49,6 +53,18 @@ export class TranscriptLog {
   /** Whether the user has spoken, and none of it was written down. */
   get isOneSided() {
     return this._hasUserSpoken && !this.lines.some(({ who }) => who === "user");
+  }
+
+  /** Whether some of the user's words were written down, and others not. */
+  get isPartlyOneSided() {
+    const { wasOn, wasMissed } = this._captioning;
+    return wasOn && wasMissed && !this.isOneSided;
+  }
+
+  /** Whether the user's words are being written down. */
+  setCaptioning(isOn) {
+    this._captioning.isOn = isOn;
+    this._captioning.wasOn ||= isOn;
   }
 
   /** A conversation starts; the first one needs no divider. Times begin anew, so the divider has the date. */
@@ -97,6 +113,7 @@ export class TranscriptLog {
       return;
     }
     this._hasUserSpoken = true;
+    this._captioning.wasMissed ||= !this._captioning.isOn;
     if (this._open.agent === null) return;
     const wasTalking = this._isTalking(nowMs, isAudible);
     this._turn = { wasTalking: wasTalking || (this._turn?.wasTalking ?? false), isOver: false };
@@ -131,13 +148,20 @@ export class TranscriptLog {
     return {
       startedAt: this.startedAt === null ? null : new Date(this.startedAt).toISOString(),
       model: this.model,
-      ...(this.isOneSided ? { note: ONE_SIDED } : {}),
+      ...(this._note === null ? {} : { note: this._note }),
       lines: this.lines.map(line),
     };
   }
 
+  get _note() {
+    if (this.isOneSided) return ONE_SIDED;
+    return this.isPartlyOneSided ? PARTLY_ONE_SIDED : null;
+  }
+
   _isTalking(nowMs, isAudible) {
-    return isAudible || nowMs - this._grewMs < TALKING_MS;
+    const sinceMs = nowMs - this._grewMs;
+    if (sinceMs >= WORD_MS && SENTENCE_END.test(this._utterance.trimEnd())) return false;
+    return isAudible || sinceMs < TALKING_MS;
   }
 
   _isNewAnswer(nowMs) {

@@ -27,30 +27,52 @@ export class WhisperCaptions {
     this._clock = null; // of the stream
     this._openText = ""; // the utterance so far
     this._openMs = null; // when it began
+    this._isFinishing = false; // the call is over, and its last words are being written down
+    this._on = null; // the event that captions are on
     this._files = new Map(); // download progress by file: {loaded, total}
   }
 
   /** A call started: `port` delivers its frames while `setPortEnabled(true)`; `send({text, final})` sends captions. */
   attach(port, { send, setPortEnabled }) {
+    this._openText = ""; // the page has closed the line of the call before
+    this._stop();
     this._call = { port, send, setPortEnabled };
     if (this._isWanted) this._start();
   }
 
   /** Whether the user's speech is being transcribed. */
   get isActive() {
-    return this._stream !== null;
+    return this._stream !== null && !this._isFinishing;
   }
 
   get _isWanted() {
     return this._preferences.captions === "whisper" || this._preferences.captions === "auto";
   }
 
-  /** The call ended; the open caption becomes final as it is. */
+  /**
+   * The call ended. The server gets the open caption as it is; for the page, what was said until now is still written
+   * down, unless another call begins.
+   */
   detach() {
     if (this._call === null) return;
-    this._stop();
+    if (this._openText !== "") this._call.send({ text: this._openText, final: true });
+    this._call.setPortEnabled(false);
     this._call.port.close();
     this._call = null;
+    this._finish();
+  }
+
+  async _finish() {
+    const stream = this._stream;
+    if (stream === null) return;
+    this._isFinishing = true;
+    this._onEvent({ kind: "captions", state: "finishing" });
+    try {
+      await stream.flush();
+    } catch {
+      return; // told by an event of the stream
+    }
+    if (stream === this._stream) this._stop();
   }
 
   /** The captions or the model were changed in the settings. */
@@ -79,10 +101,13 @@ export class WhisperCaptions {
 
   _stop() {
     if (this._stream === null) return;
-    this._call.setPortEnabled(false);
+    this._call?.setPortEnabled(false);
     this._stream.stop();
     this._stream = null;
     this._sendText(this._openText, true);
+    if (!this._isFinishing) return;
+    this._isFinishing = false;
+    this._onEvent(this._on);
   }
 
   _load() {
@@ -119,7 +144,8 @@ export class WhisperCaptions {
     try {
       const { device } = await transcriber.load({ model: name, revision, device: "auto" });
       if (transcriber !== this._transcriber) return false;
-      this._onEvent({ kind: "captions", state: "on", model: name, device });
+      this._on = { kind: "captions", state: "on", model: name, device };
+      this._onEvent(this._on);
       return true;
     } catch (error) {
       if (transcriber !== this._transcriber) return false;

@@ -76,10 +76,10 @@ function checkModel({ phase, modelMs, advice = null }) {
 function checkAgent({ phase, paddingShare, trained }) {
   const name = "Agent";
   if (phase !== "live" || paddingShare === null) return check(name, "idle", "Not measured yet.");
-  const share = `${Math.round(100 * paddingShare)} % of its steps are pauses`;
+  const share = `${Math.round(100 * paddingShare)} % of its latest steps were pauses`;
   if (trained === false) return check(name, "warn", `The model is untrained; its output is noise. ${share}.`);
   if (paddingShare > MOSTLY_SILENT) return check(name, "ok", `Listening, and saying nothing at the moment: ${share}.`);
-  return check(name, "ok", `Talking: ${share}.`);
+  return check(name, "ok", `It has spoken in the last seconds: ${share}.`);
 }
 
 function checkSpeaker({ phase, outputDb, bargingIn, recentUnderruns }) {
@@ -92,7 +92,7 @@ function checkSpeaker({ phase, outputDb, bargingIn, recentUnderruns }) {
     return check(name, "warn", `Playing with gaps: ${gaps} in the last few seconds.`);
   }
   if (outputDb < INAUDIBLE_DB) return check(name, "ok", "The agent is not speaking at the moment.");
-  return check(name, "ok", `Playing, peak ${db(outputDb)}. If you hear nothing, check the volume.`);
+  return check(name, "ok", `Played in the last seconds, peak ${db(outputDb)}. If you heard nothing, check the volume.`);
 }
 
 const TEST_FRAMES = 40; // of about 60 in five seconds

@@ -54,6 +54,7 @@ export class CallControl extends Listener {
   }
 
   on_captured({ rms, muted }, phase) {
+    this._wasHeard ||= rms > 0;
     if (!OVER.has(phase)) this._showLevel("user", muted ? 0 : rms);
   }
 
@@ -65,6 +66,7 @@ export class CallControl extends Listener {
     this._isAudioTest = event.echo;
     this._isSample = event.isSample;
     this._outcome = "";
+    this._wasHeard = false;
     this._message = openingMessage(event);
   }
 
@@ -114,7 +116,8 @@ export class CallControl extends Listener {
 
   _endStatus() {
     if (this._isSample) return "";
-    return this._isAudioTest ? "Did you hear yourself?" : "Press to start again.";
+    if (!this._isAudioTest) return "Press to start again.";
+    return this._wasHeard ? "Did you hear yourself?" : "Your microphone is silent: see Troubleshooting.";
   }
 
   _end(outcome) {

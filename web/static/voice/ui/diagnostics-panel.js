@@ -14,7 +14,8 @@ const namesOf = (rows) => rows.map(({ name }) => name).join(" and ");
 const formatGaps = (count) => (count === 1 ? "1 gap" : `${count === 0 ? "no" : count} gaps`);
 
 export class DiagnosticsPanel {
-  constructor({ metrics, preferences, testAudio }) {
+  constructor({ metrics, preferences, testAudio, onEvent }) {
+    this._onEvent = onEvent;
     this._metrics = metrics;
     this._preferences = preferences;
     this._phase = "idle";
@@ -28,6 +29,7 @@ export class DiagnosticsPanel {
     this._isTesting = false;
     this._panel.addEventListener("toggle", () => this._render());
     setInterval(() => this._render(), REFRESH_MS);
+    this._render(); // it may have been opened before it was loaded
   }
 
   onEvent(event, phase) {
@@ -93,6 +95,7 @@ export class DiagnosticsPanel {
     if (problem === null) this._setResult(this._summaryOf(rows));
     this._results.hidden = false;
     this._results.replaceChildren(...rows.map(rowOf));
+    this._onEvent({ kind: "audio_tested", checks: rows });
   }
 
   _setResult(text) {

@@ -8,7 +8,7 @@
 import { moveFocusFrom } from "../focus.js";
 import { HistoryStore } from "../history-store.js";
 import { plainText, sentenceCase } from "../transcript-log.js";
-import { copyText, saveFile } from "../save-file.js";
+import { copyText, saveFile, timestamp } from "../save-file.js";
 import { formatDate } from "../units.js";
 import { createLine, updateLine } from "./transcript.js";
 
@@ -20,7 +20,7 @@ const CURRENT = Object.freeze({
 const COPIED_MS = 3000;
 const MARKUP = `
 <p class="faint" id="history-current" role="status" hidden></p>
-<label class="check"><input type="checkbox" id="history-keep"> Keep every conversation on this device <small>Off by default. The words stay in this browser.</small></label>
+<label class="check"><input type="checkbox" id="history-keep"> Keep every conversation on this device <small>Off by default. Stored in this browser only.</small></label>
 <p class="faint" id="history-empty">No conversations are kept.</p>
 <ul id="history-list"></ul>
 <button type="button" class="pill" id="history-clear" hidden>Delete all</button>
@@ -159,7 +159,7 @@ export class History {
     }
     const actions = document.createElement("div");
     actions.className = "actions";
-    const name = `conversation-${(conversation.startedAt ?? "").slice(0, 19).replaceAll(":", "-")}`;
+    const name = `conversation-${timestamp(conversation.startedAt ?? 0)}`;
     const save = (content, type, suffix) =>
       saveFile(new Blob([content], { type: `${type};charset=utf-8` }), `${name}.${suffix}`);
     const { id, ...data } = conversation;

@@ -269,6 +269,8 @@ export function captionsMessage({ state, why, model, device, loaded, total, mess
       return total ? `Downloading the model: ${megabytes(loaded)} of ${megabytes(total)}…` : "Loading the model…";
     case "on":
       return `Whisper ${model} is ready, running on the ${device === "webgpu" ? "GPU" : "CPU"}.`;
+    case "finishing":
+      return "Writing down your last words…";
     case "behind":
       return "Whisper cannot keep up, so some captions are missing. A smaller model is faster.";
     case "not_ready":

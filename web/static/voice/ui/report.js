@@ -23,8 +23,9 @@ export class Report {
     });
   }
 
-  onEvent(_event, phase) {
+  onEvent(event, phase) {
     this._phase = phase;
+    if (event.kind === "audio_tested") this._tested = event.checks;
   }
 
   text() {
@@ -43,7 +44,8 @@ export class Report {
       phase: this._phase,
       preferences,
       audio: { ...path, processing },
-      checks: diagnose(facts).map(({ name, state, text }) => ({ name, state, text })),
+      checks: diagnose(facts),
+      audioTest: this._tested, // the latest; absent if there was none
       latencyMs: micToSpeaker.summary(),
       connection,
       stats,

@@ -41,7 +41,7 @@ export const SETTINGS = `<dialog id="settings" aria-labelledby="settings-title">
     <fieldset><legend>Captions for my speech</legend>
       <div class="grid">
         <label>Captions <select name="captions">
-          <option value="auto">If a Whisper model is stored here</option>
+          <option value="auto">Whisper, if stored here</option>
           <option value="off">Off</option>
           <option value="whisper">Whisper, in this browser</option>
           <option value="browser" id="browser-captions" disabled>Browser speech recognition, on this device</option>

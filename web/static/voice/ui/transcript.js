@@ -14,7 +14,8 @@ const MAX_LINES = 500;
 const AUDIBLE_RMS = 0.01;
 const NEAR_END_PX = 120;
 const INTERRUPTED = " – interrupted";
-const CAPTIONING = new Set(["loading", "on", "behind"]);
+const CAPTIONING = new Set(["loading", "on", "behind", "finishing"]);
+const WRITING = new Set(["on", "behind"]);
 const KEEPING = Object.freeze({
   not_kept: "Gone when this page is closed or reloaded, unless you save or keep it.",
   saved: "Saved as a file.",
@@ -34,6 +35,7 @@ export class Transcript extends Listener {
     this._status = get("transcript-status");
     this._ownWords = get("own-words");
     this._isCaptioning = false;
+    this._isFinishing = false; // the last words of the call are being written down
     this._keeping = get("keeping");
     this._keepingText = get("keeping-text");
     this._keep = get("keep-conversation");
@@ -116,7 +118,7 @@ export class Transcript extends Listener {
     this._wasInterrupted = false;
     if (why !== "stopped") this._log.cutOff(performance.now(), this._isAudible);
     this._log.close("agent");
-    this._log.close("user");
+    if (!this._isFinishing) this._log.close("user");
     this._showLines();
   }
 
@@ -126,7 +128,18 @@ export class Transcript extends Listener {
 
   on_captions({ state }) {
     this._isCaptioning = CAPTIONING.has(state);
+    this._log.setCaptioning(WRITING.has(state));
     this._showOwnWords();
+    if (this._isFinishing !== (state === "finishing")) this._setFinishing(state === "finishing");
+  }
+
+  _setFinishing(isFinishing) {
+    this._isFinishing = isFinishing;
+    clearTimeout(this._timer);
+    this._status.textContent = isFinishing ? "Writing down your last words…" : "";
+    if (isFinishing || this._phase !== "idle") return;
+    this._log.close("user");
+    this._showLines();
   }
 
   on_kept({ state }) {
@@ -232,14 +245,15 @@ export class Transcript extends Listener {
   }
 
   _save(content, type, suffix) {
-    saveFile(new Blob([content], { type: `${type};charset=utf-8` }), `conversation-${timestamp()}.${suffix}`);
+    saveFile(new Blob([content], { type: `${type};charset=utf-8` }), `conversation-${timestamp(this._log.startedAt)}.${suffix}`);
     this._savedLength = this._fileLength = this._log.text().length;
     this._showKeeping();
     this._announce(`Saved.${this._warning}`);
   }
 
   get _warning() {
-    return this._log.isOneSided ? " Your own words are not in it." : "";
+    if (this._log.isOneSided) return " Your own words are not in it.";
+    return this._log.isPartlyOneSided ? " Some of your own words may be missing." : "";
   }
 
   _announce(text) {
