@@ -192,10 +192,11 @@ def test_stored_models_are_listed_and_can_be_deleted(rig: WhisperServer, visit: 
     page.get_by_role("button", name="Storage", exact=True).click()
     line = page.locator("#storage-models li")
     expect(line).to_have_count(1)
-    expect(line).to_contain_text(repository("tiny"))
-    expect(line).to_contain_text(re.compile(r"\d\.\d MB in 7 files, revision " + offered()["tiny"][1][:12]))
+    expect(line).to_contain_text("tiny, multilingual (39 million parameters)")  # as in the list of models
+    files = rf"\d\.\d MB in 7 files of {repository('tiny')}, revision {offered()['tiny'][1][:12]}"
+    expect(line).to_contain_text(re.compile(files))
     expect(page.locator("#storage-total")).to_contain_text("available")
-    page.get_by_role("button", name=f"Delete {repository('tiny')}").click()
+    page.get_by_role("button", name="Delete tiny, multilingual").click()
     expect(page.locator("#storage-empty")).to_be_visible()
     expect(page.locator("#storage-persist")).to_be_hidden()
     page.get_by_role("button", name="Close storage").click()

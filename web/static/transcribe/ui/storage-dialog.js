@@ -1,7 +1,9 @@
 /** The storage dialog: list and delete stored models, and request persistent storage. */
 
+import { MODELS } from "../../asr/model/model-list.js";
 import { deleteModel, listModels, measure } from "../data/storage.js";
 import { formatBytes } from "../data/format.js";
+import { modelTitle } from "../data/model-title.js";
 
 export class StorageDialog {
   /** `onDelete()` is called after a model was deleted. */
@@ -41,15 +43,16 @@ export class StorageDialog {
     const line = document.createElement("li");
     const title = document.createElement("div");
     const detail = document.createElement("small");
-    title.textContent = model.model;
+    const name = nameOf(model);
+    title.textContent = name;
     const revision = model.revision.slice(0, 12);
-    detail.textContent = `${formatBytes(model.bytes)} in ${model.files.length} files, revision ${revision}`;
+    detail.textContent = `${formatBytes(model.bytes)} in ${model.files.length} files of ${model.model}, revision ${revision}`;
     title.append(detail);
     const button = document.createElement("button");
     button.type = "button";
     button.className = "pill";
     button.textContent = "Delete";
-    button.setAttribute("aria-label", `Delete ${model.model}`);
+    button.setAttribute("aria-label", `Delete ${name}`);
     button.addEventListener("click", () => this._delete(model, button));
     line.append(title, button);
     return line;
@@ -68,4 +71,10 @@ export class StorageDialog {
     await this._show();
     if (!isGranted) this._persisted.textContent = "The browser declined. Try again later.";
   }
+}
+
+/** As in the list of models, if it is one of them. */
+function nameOf({ model }) {
+  const known = MODELS.find(({ repository }) => repository === model);
+  return known === undefined ? model : modelTitle(known);
 }
