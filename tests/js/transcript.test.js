@@ -78,6 +78,16 @@ test("the page shows the lines in the order in which they were spoken", () => {
   });
 });
 
+test("an answer that began when Stop was pressed is interrupted, one that was said before is not", () => {
+  inTranscript(({ page, send }) => {
+    send({ kind: "text", text: "hello.", final: true });
+    send({ kind: "closing" });
+    send({ kind: "text", text: "i am", final: false });
+    send({ kind: "ended", why: "stopped" });
+    equal(shownTexts(page), ["Hello.", "I am – interrupted"]);
+  });
+});
+
 test("a long conversation is shown from its latest 500 lines, and saved whole", () => {
   inTranscript(({ page, log, send }) => {
     for (let i = 1; i <= 600; i += 1) send({ kind: "text", text: `answer ${i}`, final: true });

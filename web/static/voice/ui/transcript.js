@@ -114,16 +114,16 @@ export class Transcript extends Listener {
     this._showLines();
   }
 
-  on_ended({ why }) {
+  on_ended() {
     this._wasInterrupted = false;
-    if (why !== "stopped") this._log.cutOff(performance.now(), this._isAudible);
+    this._log.cutOff(performance.now(), this._isAudible); // also an answer that began after “Stop” was pressed
     this._log.close("agent");
     if (!this._isFinishing) this._log.close("user");
     this._showLines();
   }
 
-  on_failed(event) {
-    this.on_ended(event);
+  on_failed() {
+    this.on_ended();
   }
 
   on_captions({ state }) {
