@@ -17,7 +17,7 @@ from support.browser import real_whisper
 from support.browser.actions import start, stop
 from support.browser.asr_page import AsrPage
 from support.browser.chromium import Visit, launch, visiting
-from support.browser.voices import RATE_HZ, Recording, as_microphone, quiet, recording
+from support.browser.voices import RATE_HZ, Recording, quiet, recording
 from support.browser.whisper_server import WhisperServer, serving_whisper
 
 from web.vendor import read_lock
@@ -143,8 +143,11 @@ def test_the_last_words_of_a_call_are_written_down_after_it(
 ) -> None:
     """Whisper is seconds behind: whoever stops at once finds the question in the transcript all the same."""
     spoken = recording("question-kokoro")
-    sound = as_microphone(spoken.name, tmp_path)
-    microphone = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={sound}"]
+    file = tmp_path / "microphone.wav"
+    # Silence first, while the call is being made; from 6.5 s after it was opened at most, the question is over.
+    sound = np.concatenate([quiet(5), spoken.samples, quiet(25)])
+    soundfile.write(file, sound, RATE_HZ, subtype="PCM_16")
+    microphone = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={file}"]
     with (
         contextlib.closing(launch(playwright, *microphone)) as browser,
         visiting(browser, rig.server.origin, forgiven=FORGIVEN) as visit,
@@ -156,11 +159,10 @@ def test_the_last_words_of_a_call_are_written_down_after_it(
         expect(page.locator("#captions-state")).to_contain_text("is ready", timeout=WAIT_MS)
         page.locator("#close-settings").click()
         start(page)
-        # The question is over, and not yet repeated.
-        expect(page.locator("#elapsed")).to_have_text(re.compile("^0:0[4-9]$"))
+        expect(page.locator("#elapsed")).to_have_text(re.compile("^0:(0[7-9]|1)"))
         stop(page)
-        words = page.locator("#lines .user p").first
-        expect(words).to_contain_text(re.compile("5|five"), timeout=WAIT_MS)
-        assert plain(words.inner_text().split()) == [word for word, _ in spoken.words]
+        # Whisper writes numbers as it likes.
+        asked = re.compile(r"^what is (2|two) ?(\+|plus) ?(5|five)\b", re.IGNORECASE)
+        expect(page.locator("#lines .user p").first).to_have_text(asked, timeout=WAIT_MS)
         expect(page.locator("#transcript-status")).to_be_empty(timeout=WAIT_MS)
         expect(page.locator("#lines .user.open")).to_have_count(0)
