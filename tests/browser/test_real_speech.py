@@ -144,7 +144,7 @@ def test_the_last_words_of_a_call_are_written_down_after_it(
     """Whisper is seconds behind: whoever stops at once finds the question in the transcript all the same."""
     spoken = recording("question-kokoro")
     file = tmp_path / "microphone.wav"
-    # Silence first, while the call is being made; from 6.5 s after it was opened at most, the question is over.
+    # Silence first, while the call is being made; 6.5 s after it was opened the question is over.
     sound = np.concatenate([quiet(5), spoken.samples, quiet(25)])
     soundfile.write(file, sound, RATE_HZ, subtype="PCM_16")
     microphone = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={file}"]
