@@ -1,6 +1,7 @@
 """The voice page loads what is shown first, then what a call needs, and panels when they are opened."""
 
 import re
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 import pytest
@@ -31,12 +32,20 @@ PANELS = {
 }
 
 
-def hold(page: Page, pattern: str) -> list[Route]:
+def is_prefetch(request: Request) -> bool:
+    """Whether it only fills the cache: a notice that a slow machine asks for needs the same files at once."""
+    return request.headers.get("sec-purpose") == "prefetch"
+
+
+def hold(page: Page, pattern: str, *, only: Callable[[Request], bool] = lambda _: True) -> list[Route]:
     """The requests for these files, which are not answered."""
     held: list[Route] = []
 
     def on_request(route: Route) -> None:
-        held.append(route)
+        if only(route.request):
+            held.append(route)
+        else:
+            route.continue_()
 
     page.route(pattern, on_request)
     return held
@@ -50,25 +59,6 @@ def visit_holding(page: Page, server: Server, pattern: str) -> list[Route]:
     return held
 
 
-def is_prefetch(request: Request) -> bool:
-    """Whether it only fills the cache: a notice that a slow machine asks for needs the same files at once."""
-    return request.headers.get("sec-purpose") == "prefetch"
-
-
-def hold_prefetch(page: Page, pattern: str) -> list[Route]:
-    """The prefetches of these files, which are not answered."""
-    held: list[Route] = []
-
-    def on_request(route: Route) -> None:
-        if is_prefetch(route.request):
-            held.append(route)
-        else:
-            route.continue_()
-
-    page.route(pattern, on_request)
-    return held
-
-
 def later_names(page: Page, server: Server) -> list[str]:
     """The files that the page has fetched into the cache, in their order."""
     document = page.request.get(server.origin + "/packet-voice").text()
@@ -76,9 +66,13 @@ def later_names(page: Page, server: Server) -> list[str]:
     return str(names).split()
 
 
-def deliver(page: Page, held: list[Route], pattern: str) -> None:
+def until_held(page: Page, held: list[Route]) -> None:
     while not held:
         page.wait_for_timeout(20)
+
+
+def deliver(page: Page, held: list[Route], pattern: str) -> None:
+    until_held(page, held)
     for route in held:
         route.continue_()
     page.unroute(pattern)
@@ -154,10 +148,9 @@ def test_nothing_is_fetched_for_later_while_a_call_is_started(browser: Browser, 
     with visiting(browser, server.origin) as visit:
         page = visit("/health/live")
         first, *_ = later = later_names(page, server)
-        held_first = hold_prefetch(page, f"**/{first}")
+        held_first = hold(page, f"**/{first}", only=is_prefetch)
         held = visit_holding(page, server, WORKER)
-        while not held_first:
-            page.wait_for_timeout(20)
+        until_held(page, held_first)
         prefetched: list[str] = []
 
         def on_request(request: Request) -> None:

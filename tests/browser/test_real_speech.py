@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, Playwright, expect
 from support.browser import real_whisper
 from support.browser.actions import start, stop
 from support.browser.asr_page import AsrPage
-from support.browser.chromium import Visit, launch, visiting
+from support.browser.chromium import Visit, launch, microphone, visiting
 from support.browser.voices import RATE_HZ, Recording, quiet, recording
 from support.browser.whisper_server import WhisperServer, serving_whisper
 
@@ -147,9 +147,8 @@ def test_the_last_words_of_a_call_are_written_down_after_it(
     # Silence first, while the call is being made; 6.5 s after it was opened the question is over.
     sound = np.concatenate([quiet(5), spoken.samples, quiet(25)])
     soundfile.write(file, sound, RATE_HZ, subtype="PCM_16")
-    microphone = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={file}"]
     with (
-        contextlib.closing(launch(playwright, *microphone)) as browser,
+        contextlib.closing(launch(playwright, *microphone(file))) as browser,
         visiting(browser, rig.server.origin, forgiven=FORGIVEN) as visit,
     ):
         page = visit()

@@ -13,7 +13,6 @@ SPEECH = Path(__file__).parents[2] / "data/speech.wav"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 # Audio requires a user gesture, as in a normal browser.
 FLAGS = ["--no-sandbox", "--autoplay-policy=user-gesture-required", "--use-fake-device-for-media-stream"]
-MICROPHONE = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={SPEECH}"]
 DESKTOP = {"width": 1280, "height": 900}
 # Browsers log refused connections to the console; some tests cause them.
 EXPECTED = (
@@ -26,6 +25,14 @@ EXPECTED = (
 CUT_OFF = ("net::ERR_CONTENT_LENGTH_MISMATCH", "net::ERR_EMPTY_RESPONSE")
 
 Visit = Callable[..., Page]
+
+
+def microphone(sound: Path) -> list[str]:
+    """The flags of a microphone that repeats this file, and that pages may use."""
+    return ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={sound}"]
+
+
+MICROPHONE = microphone(SPEECH)
 
 
 def launch(playwright: Playwright, *flags: str) -> Browser:

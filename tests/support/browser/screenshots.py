@@ -13,13 +13,12 @@ from typing import Any
 from playwright.sync_api import Page, Playwright, expect, sync_playwright
 
 from support.browser.actions import start, stop
-from support.browser.chromium import launch, visiting
+from support.browser.chromium import launch, microphone, visiting
 from support.browser.servers import ROOT, serving
 from support.browser.whisper_server import serving_whisper, spoken_file
 
 FOLDER = ROOT / "docs/screenshots"
 QUESTION = ROOT / "tests/data/question.wav"  # "what is three plus four" and silence, repeated
-MICROPHONE = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={QUESTION}"]
 ANSWER_MS = 60_000
 FORGIVEN = ("No available adapters",)
 WINDOW = {"width": 1280, "height": 900}
@@ -48,7 +47,7 @@ def save(page: Page, name: str, *, full_page: bool = True) -> None:
 def take_voice(playwright: Playwright) -> None:
     """The landing page, and the voice page after two answers."""
     with (
-        contextlib.closing(launch(playwright, *MICROPHONE)) as browser,
+        contextlib.closing(launch(playwright, *microphone(QUESTION))) as browser,
         serving(config=ROOT / "configs/tiny") as server,
     ):
         with visiting(browser, server.origin, color_scheme="light") as visit:

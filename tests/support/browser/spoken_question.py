@@ -12,7 +12,7 @@ from pathlib import Path
 from playwright.sync_api import Locator, Page, Playwright, expect, sync_playwright
 
 from support.browser import voices
-from support.browser.chromium import launch, visiting
+from support.browser.chromium import launch, microphone, visiting
 from support.browser.servers import serving
 
 ANSWERS = {  # by family of voices
@@ -28,9 +28,8 @@ ANSWER_MS = 120_000  # the microphone repeats the question meanwhile
 def asking(playwright: Playwright, family: str, checkpoint: Path, folder: Path):
     """The voice page of a server on `checkpoint`, with a voice of the family in front of the microphone."""
     sound = voices.as_microphone(f"question-{family}", folder)
-    microphone = ["--use-fake-ui-for-media-stream", f"--use-file-for-fake-audio-capture={sound}"]
     with (
-        contextlib.closing(launch(playwright, *microphone)) as browser,
+        contextlib.closing(launch(playwright, *microphone(sound))) as browser,
         serving(config=checkpoint) as server,
         visiting(browser, server.origin) as visit,
     ):

@@ -27,7 +27,6 @@ export class WhisperCaptions {
     this._clock = null; // of the stream
     this._openText = ""; // the utterance so far
     this._openMs = null; // when it began
-    this._isFinishing = false; // the call is over, and its last words are being written down
     this._on = null; // the event that captions are on
     this._files = new Map(); // download progress by file: {loaded, total}
   }
@@ -42,7 +41,12 @@ export class WhisperCaptions {
 
   /** Whether the user's speech is being transcribed. */
   get isActive() {
-    return this._stream !== null && !this._isFinishing;
+    return this._stream !== null && this._call !== null;
+  }
+
+  /** Whether the call is over, and its last words are being written down. */
+  get _isFinishing() {
+    return this._stream !== null && this._call === null;
   }
 
   get _isWanted() {
@@ -65,12 +69,11 @@ export class WhisperCaptions {
   async _finish() {
     const stream = this._stream;
     if (stream === null) return;
-    this._isFinishing = true;
     this._onEvent({ kind: "captions", state: "finishing" });
     try {
       await stream.flush();
     } catch {
-      return; // told by an event of the stream
+      return; // reported by an event of the stream
     }
     if (stream === this._stream) this._stop();
   }
@@ -101,13 +104,12 @@ export class WhisperCaptions {
 
   _stop() {
     if (this._stream === null) return;
+    const wasFinishing = this._isFinishing;
     this._call?.setPortEnabled(false);
     this._stream.stop();
     this._stream = null;
     this._sendText(this._openText, true);
-    if (!this._isFinishing) return;
-    this._isFinishing = false;
-    this._onEvent(this._on);
+    if (wasFinishing) this._onEvent(this._on);
   }
 
   _load() {

@@ -46,6 +46,7 @@ export class CallControl extends Listener {
     this._mayTryNow = false;
     this._message = "";
     this._outcome = ""; // why the last call ended
+    this._wasHeard = false; // whether the microphone was anything but silent in this call
     this._talk.addEventListener("click", toggle);
     this._mute.addEventListener("click", () => (this._isMissing ? openMicrophone() : mute()));
     this._tryNow.addEventListener("click", tryNow);

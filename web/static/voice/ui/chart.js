@@ -5,7 +5,7 @@ import { colour, clearedContext } from "./palette.js";
 const POINTS = 60;
 
 export class Chart {
-  /** What it draws is said by the canvas: see stats-markup.js. Above the first limit it is a warning, above the last bad. */
+  /** The canvas names what is drawn: see stats-markup.js. Above the first limit it is a warning, above the last bad. */
   constructor(canvas) {
     const { value, limits, unit } = canvas.dataset;
     this.path = value;
